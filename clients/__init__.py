@@ -1,0 +1,1 @@
+"""What runs where the data is; imports torch, numpy, grpcio and protobuf only."""

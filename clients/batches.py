@@ -1,0 +1,81 @@
+"""A client's samples as tensors, and the mini-batches of a pass over them.
+
+Legend: N samples, B batch, T characters of a text line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedlearn.data.samples import IGNORE, Samples, Task
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """Samples as a model takes them: images float32 in [0, 1], text int64, targets int64."""
+
+    task: Task
+    x: torch.Tensor  # (N, …)
+    y: torch.Tensor  # (N,), or (N, T) for text
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.y)
+
+    def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the inputs and targets at the given positions; text is cut at its longest line."""
+        x, y = self.x[indices], self.y[indices]
+        if self.task != "text":
+            return x, y
+        longest = max(1, int((y != IGNORE).sum(1).max()))
+        return x[:, :longest], y[:, :longest]
+
+
+def tensors(samples: Samples, task: Task, device: str = "cpu") -> Tensors:
+    """Return samples as tensors on a device; images of uint8 become float32 in [0, 1]."""
+    x = torch.from_numpy(np.ascontiguousarray(samples.x))
+    scale = 255.0 if task == "image" and x.dtype == torch.uint8 else 1.0
+    x = x.long() if task == "text" else x.float() / scale
+    return Tensors(task, x.to(device), torch.from_numpy(samples.y.astype(np.int64)).to(device))
+
+
+def passes(
+    data: Tensors, batch_size: int, random: np.random.Generator, merge_single: bool = False
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield mini-batches for ever, pass after pass, each pass in a new random order.
+
+    batch_size: B, 0 = all samples in one batch. The last batch of a pass may be smaller. Lines of text are
+    batched with lines of like length, the batches then in random order, so that padding costs little.
+    merge_single: a last batch of one sample joins the batch before it (BatchNorm cannot train on one).
+    """
+    while True:
+        for indices in _one_pass(data, batch_size or len(data), random, merge_single):
+            yield data.batch(torch.from_numpy(indices).to(data.y.device))
+
+
+def batches_per_pass(samples: int, batch_size: int, merge_single: bool = False) -> int:
+    """Return how many mini-batches one pass over the samples has."""
+    size = batch_size or samples
+    merged = merge_single and samples > size and samples % size == 1
+    return -(-samples // size) - merged
+
+
+def _one_pass(
+    data: Tensors, size: int, random: np.random.Generator, merge_single: bool
+) -> list[NDArray[np.int64]]:
+    order = random.permutation(len(data))
+    if data.task == "text":
+        lengths = (data.y != IGNORE).sum(1).cpu().numpy()
+        order = order[np.argsort(lengths[order], kind="stable")]
+    cuts = list(range(size, len(order), size))
+    if merge_single and cuts and len(order) - cuts[-1] == 1:
+        cuts.pop()
+    batches = np.split(order, cuts)
+    if data.task == "text":
+        batches = [batches[i] for i in random.permutation(len(batches))]
+    return batches

@@ -1,0 +1,62 @@
+"""Loss and accuracy of a model on a client's or the server's samples.
+
+Legend: N samples, B batch, T characters, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import fsum
+
+import torch
+from torch import nn
+
+from fedlearn.clients.batches import Tensors
+from fedlearn.data.samples import IGNORE
+
+
+@dataclass(frozen=True)
+class Score:
+    """Sums over targets, so that scores of parts add up exactly: a target is a sample, or a character of text."""
+
+    loss_sum: float
+    correct: int
+    targets: int
+    samples: int
+
+    @property
+    def loss(self) -> float:
+        """Return the mean loss of a target."""
+        return self.loss_sum / self.targets if self.targets else float("nan")
+
+    @property
+    def accuracy(self) -> float:
+        """Return the share of targets whose highest score is right."""
+        return self.correct / self.targets if self.targets else float("nan")
+
+
+def add(scores: Iterable[Score]) -> Score:
+    """Return the score of all parts together; exactly rounded, so their order does not matter."""
+    parts = list(scores)
+    return Score(
+        fsum(s.loss_sum for s in parts),
+        sum(s.correct for s in parts),
+        sum(s.targets for s in parts),
+        sum(s.samples for s in parts),
+    )
+
+
+def evaluate(module: nn.Module, data: Tensors, batch_size: int = 500) -> Score:
+    """Return the score of ``module``, as its weights are now, in evaluation mode."""
+    module.eval()
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(data), batch_size):
+            x, y = data.batch(torch.arange(start, min(start + batch_size, len(data)), device=data.y.device))
+            scores = module(x).float()
+            loss = nn.functional.cross_entropy(scores.flatten(0, -2), y.flatten(), ignore_index=IGNORE, reduction="sum")
+            counted = y != IGNORE
+            correct = int(((scores.argmax(-1) == y) & counted).sum())
+            parts.append(Score(float(loss), correct, int(counted.sum()), len(y)))
+    return add(parts)

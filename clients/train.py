@@ -1,0 +1,174 @@
+"""Local training: one client, one plan → one update. The readable twin of every fast engine.
+
+Legend: P floats and Q integers of the model's layout, B batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedlearn.arrays import Layout, State
+from fedlearn.clients.augment import augment
+from fedlearn.clients.batches import Tensors, batches_per_pass, passes
+from fedlearn.data.samples import IGNORE
+from fedlearn.errors import ClientError
+from fedlearn.models import read_state, write_state
+from fedlearn.plan import Plan
+from fedlearn.seeds import derive, generator, torch_generator
+
+Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a client learned: its model minus the model it started from, floats (P,) float32, integers (Q,) int64."""
+
+    difference: State
+    examples: int
+    train_loss: float  # mean over the steps taken
+    steps: int
+
+
+def train(module: nn.Module, layout: Layout, plan: Plan, start: State, data: Tensors, client: int) -> Update:
+    """Train ``module`` from ``start`` on one client's data as ``plan`` asks, and return the update.
+
+    The result is a function of its arguments alone: batches, augmentation and dropout draw from
+    (plan.seed, purpose, plan.round, client), and torch's global generator is left as it was.
+    The module's weights are overwritten. Raises ClientError when there is no data or training diverges.
+    """
+    if not len(data):
+        raise ClientError(f"client {client} has no samples")
+    write_state(module, layout, start)
+    module.train()
+    merge = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
+    order = generator(plan.seed, "batches", plan.round, client)
+    batches = _augmented(passes(data, plan.batch_size, order, merge), plan, client)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(plan.seed, "dropout", plan.round, client))
+        if plan.task == "gradient":
+            losses = _gradient(module, plan, batches)
+        else:
+            per_pass = math.ceil(batches_per_pass(len(data), plan.batch_size, merge) / plan.accumulate)
+            losses = _descend(module, plan, batches, plan.steps or plan.epochs * per_pass)
+    end = read_state(module, layout)
+    difference = State(end.floats - start.floats, end.integers - start.integers)
+    if plan.task == "gradient":
+        difference = _with_gradients(module, layout, difference)
+    loss = float(torch.stack(losses).mean())
+    if not (math.isfinite(loss) and np.isfinite(difference.floats).all()):
+        raise ClientError(
+            f"client {client} diverged in round {plan.round}: its loss became {loss:g}; lower train.lr or set train.clip_norm"
+        )
+    return Update(difference, len(data), loss, len(losses))
+
+
+def _descend(module: nn.Module, plan: Plan, batches: Batches, steps: int) -> list[torch.Tensor]:
+    """Take SGD steps in place; the update rule is `torch.optim.SGD`'s, without its per-step overhead."""
+    weights: list[torch.Tensor] = [p for p in module.parameters() if p.requires_grad]
+    start = [w.detach().clone() for w in weights] if plan.proximal_mu else []
+    velocity: list[torch.Tensor] = []
+    scale = 65536.0 if plan.precision == "float16" else 1.0
+    losses = []
+    for _ in range(steps):
+        loss, gradients = _loss_and_gradients(module, weights, plan, batches, scale)
+        losses.append(loss)
+        if plan.precision == "float16" and not all(bool(g.isfinite().all()) for g in gradients):
+            scale /= 2  # the half-precision gradients overflowed: skip this step, as torch.amp.GradScaler does
+            continue
+        with torch.no_grad():
+            if plan.clip_norm:
+                _clip(gradients, plan.clip_norm)
+            if plan.weight_decay:
+                torch._foreach_add_(gradients, weights, alpha=plan.weight_decay)
+            if plan.proximal_mu:
+                for gradient, weight, anchor in zip(gradients, weights, start, strict=True):
+                    gradient.add_(weight - anchor, alpha=plan.proximal_mu)
+            if plan.momentum:
+                if not velocity:
+                    velocity = [g.clone() for g in gradients]
+                else:
+                    torch._foreach_mul_(velocity, plan.momentum)
+                    torch._foreach_add_(velocity, gradients)
+                if plan.nesterov:
+                    torch._foreach_add_(gradients, velocity, alpha=plan.momentum)
+                else:
+                    gradients = velocity
+            torch._foreach_add_(weights, gradients, alpha=-plan.lr)
+    return losses
+
+
+def _gradient(module: nn.Module, plan: Plan, batches: Batches) -> list[torch.Tensor]:
+    """Leave the mean gradient over ``plan.accumulate`` batches, clipped, in each weight's ``grad``."""
+    weights: list[torch.Tensor] = [p for p in module.parameters() if p.requires_grad]
+    loss, gradients = _loss_and_gradients(module, weights, plan, batches, 1.0)
+    if plan.clip_norm:
+        _clip(gradients, plan.clip_norm)
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.grad = gradient
+    return [loss]
+
+
+def _with_gradients(module: nn.Module, layout: Layout, difference: State) -> State:
+    """Return the difference with minus the gradient in the place of every trained weight."""
+    views = layout.split(difference)
+    for name, parameter in module.named_parameters():
+        if parameter.grad is not None:
+            views[name][...] = parameter.grad.neg().float().cpu().numpy()
+            parameter.grad = None
+    return difference
+
+
+def _loss_and_gradients(
+    module: nn.Module, weights: list[torch.Tensor], plan: Plan, batches: Batches, scale: float
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    total: list[torch.Tensor] = []
+    mean_loss = torch.zeros(())
+    for _ in range(plan.accumulate):
+        x, y = next(batches)
+        with _autocast(plan.precision, x.device.type):
+            loss = loss_of(module(x), y, plan.label_smoothing)
+        mean_loss = mean_loss + loss.detach().float().cpu() / plan.accumulate
+        # A weight that this batch does not reach has a zero gradient.
+        found = torch.autograd.grad(loss * (scale / plan.accumulate), weights, allow_unused=True)
+        gradients = [torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)]
+        if total:
+            torch._foreach_add_(total, gradients)
+        else:
+            total = gradients
+    if scale != 1.0:
+        torch._foreach_div_(total, scale)
+    return mean_loss, total
+
+
+def loss_of(scores: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+    """Return the mean cross-entropy of scores (B, K) or (B, T, K); padding targets do not count."""
+    return nn.functional.cross_entropy(
+        scores.float().flatten(0, -2), targets.flatten(), ignore_index=IGNORE, label_smoothing=label_smoothing
+    )
+
+
+def _clip(gradients: list[torch.Tensor], limit: float) -> None:
+    """Scale the gradients in place so that their joint L2 norm is at most ``limit``."""
+    norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
+    if norm > limit:
+        torch._foreach_mul_(gradients, limit / norm)
+
+
+def _autocast(precision: str, device: str) -> AbstractContextManager[object]:
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device, torch.bfloat16 if precision == "bfloat16" else torch.float16)
+
+
+def _augmented(batches: Batches, plan: Plan, client: int) -> Batches:
+    if not plan.augment:
+        return batches
+    random = torch_generator(plan.seed, "augment", plan.round, client)
+    return ((augment(plan.augment, x, random), y) for x, y in batches)

@@ -1,0 +1,1 @@
+"""The experiments that come with fedlearn: one TOML file per claim."""

@@ -1,0 +1,39 @@
+"""The command ``fedlearn``: its subcommands are ``python -m fedlearn.<name>`` each."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import fedlearn
+from fedlearn.names import nearest
+
+COMMANDS = {
+    "simulate": ("fedlearn.simulate", "run an experiment with simulated clients on this machine"),
+    "report": ("fedlearn.report", "draw a run's report, or compare runs"),
+    "data": ("fedlearn.data.__main__", "fetch and list data sets"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Hand the arguments to a subcommand and return its exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: fedlearn COMMAND …\n\nfedlearn {fedlearn.__version__}: federated learning on Flower's strategies\n")
+        print("\n".join(f"  {name:<12}{about}" for name, (_, about) in COMMANDS.items()))
+        print("\nfedlearn COMMAND --help tells more")
+        return 0
+    if arguments[0] == "--version":
+        print(f"fedlearn {fedlearn.__version__}")
+        return 0
+    if arguments[0] not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        print(f"fedlearn: unknown command '{arguments[0]}'.{nearest(arguments[0], COMMANDS)} Known: {known}", file=sys.stderr)
+        return 2
+    run = importlib.import_module(COMMANDS[arguments[0]][0]).main
+    code: int = run(arguments[1:])
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""A model's state as two flat vectors, and back.
+
+Legend: P floating-point values (parameters and float buffers), Q integer values (e.g. BatchNorm's counters).
+A `Layout` is the agreed order: what both ends of an exchange must share to read one another's payloads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn.errors import ModelError
+
+FLOATS = ("float32", "float16", "bfloat16", "float64")
+INTEGERS = ("int64", "int32", "int16", "int8", "uint8", "bool")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a state: its name, shape, dtype and whether an optimiser trains it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    trained: bool
+
+    @property
+    def size(self) -> int:
+        """Return the number of values."""
+        return prod(self.shape)
+
+    @property
+    def is_float(self) -> bool:
+        """Tell whether the values travel in the float vector (P,)."""
+        return self.dtype in FLOATS
+
+
+@dataclass(frozen=True)
+class State:
+    """A model's state: ``floats`` (P,) float32 and ``integers`` (Q,) int64, in the order of a layout."""
+
+    floats: NDArray[np.float32]
+    integers: NDArray[np.int64]
+
+    def copy(self) -> State:
+        """Return a copy that shares nothing with this one."""
+        return State(self.floats.copy(), self.integers.copy())
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The order in which a model's tensors stand in its two flat vectors."""
+
+    entries: tuple[Entry, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse dtypes that no payload carries."""
+        for entry in self.entries:
+            if entry.dtype not in FLOATS + INTEGERS:
+                raise ModelError(f"tensor '{entry.name}' has dtype {entry.dtype}; use one of {', '.join(FLOATS + INTEGERS)}")
+
+    @cached_property
+    def floats(self) -> int:
+        """Return P."""
+        return sum(e.size for e in self.entries if e.is_float)
+
+    @cached_property
+    def integers(self) -> int:
+        """Return Q."""
+        return sum(e.size for e in self.entries if not e.is_float)
+
+    @cached_property
+    def trained(self) -> int:
+        """Return the number of values that an optimiser trains (what papers call parameters)."""
+        return sum(e.size for e in self.entries if e.trained)
+
+    @property
+    def raw_bytes(self) -> int:
+        """Return the bytes of the whole state as plain float32 and int64: what an exchange costs uncompressed."""
+        return 4 * self.floats + 8 * self.integers
+
+    @cached_property
+    def schema(self) -> bytes:
+        """Return 8 bytes that name this layout: the head of a SHA-256 over names, shapes and dtypes in order."""
+        text = "\n".join(f"{e.name} {e.shape} {e.dtype}" for e in self.entries)
+        return hashlib.sha256(text.encode()).digest()[:8]
+
+    def split(self, state: State) -> dict[str, NDArray[np.generic]]:
+        """Return named arrays, each of its shape, as views of the state (float32 or int64)."""
+        if state.floats.shape != (self.floats,) or state.integers.shape != (self.integers,):
+            raise ModelError(
+                f"a state of {state.floats.size} floats and {state.integers.size} integers "
+                f"does not fit a layout of {self.floats} and {self.integers}"
+            )
+        out: dict[str, NDArray[np.generic]] = {}
+        at = {True: 0, False: 0}
+        for entry in self.entries:
+            start, vector = at[entry.is_float], state.floats if entry.is_float else state.integers
+            out[entry.name] = vector[start : start + entry.size].reshape(entry.shape)
+            at[entry.is_float] += entry.size
+        return out
+
+    def join(self, arrays: Mapping[str, NDArray[np.generic]]) -> State:
+        """Return the flat vectors of named arrays; names and shapes must be this layout's.
+
+        Float values are cast to float32, integers to int64 (a float array at an integer's place is rounded).
+        """
+        state = State(np.empty(self.floats, np.float32), np.empty(self.integers, np.int64))
+        views = self.split(state)
+        if list(arrays) != list(views):
+            odd = sorted(set(arrays) ^ set(views)) or ["(another order)"]
+            raise ModelError(f"the arrays are not this model's; differing names: {', '.join(odd[:5])}")
+        for entry in self.entries:
+            array = np.asarray(arrays[entry.name])
+            if array.shape != entry.shape:
+                raise ModelError(f"tensor '{entry.name}' has shape {array.shape}; the model's is {entry.shape}")
+            views[entry.name][...] = array if entry.is_float or array.dtype.kind in "iub" else np.rint(array)
+        return state
+
+
+def model_sha256(layout: Layout, state: State) -> str:
+    """Return the SHA-256 of the ordered names, shapes, dtypes and little-endian bytes of a model's state.
+
+    A narrower dtype than float32 or int64 hashes as the values that the run carries (float32, int64).
+    """
+    digest = hashlib.sha256()
+    for entry, array in zip(layout.entries, layout.split(state).values(), strict=True):
+        kind = "<f4" if entry.is_float else "<i8"
+        digest.update(f"{entry.name} {entry.shape} {entry.dtype}\n".encode())
+        digest.update(np.ascontiguousarray(array, dtype=kind).tobytes())
+    return digest.hexdigest()

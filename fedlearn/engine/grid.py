@@ -1,0 +1,238 @@
+"""`SimulationGrid`: Flower's Grid over the clients of this machine.
+
+Every broadcast and every update goes through encode → bytes → decode, as on the wire, and is counted there. Our
+own strategies get decoded updates one by one as they come; others get Flower's arrays, in the order of the nodes,
+so that float sums do not depend on arrival.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+
+from fedlearn.arrays import Layout, State
+from fedlearn.engine.runner import Outcome, Task
+from fedlearn.engine.serial import Engine
+from fedlearn.errors import PayloadError, RunError
+from fedlearn.flower import ERROR_CODE, EXAMPLES, Received, attach, to_record, to_state
+from fedlearn.plan import Plan
+from fedlearn.seeds import derive
+from fedlearn.strategies.aggregate import ExactSum
+from fedlearn.wire import GRADIENT, UPDATE, Header, decode, encode_model
+
+_ASKED_TWICE = 3  # times a strategy may ask for the nodes within one round before we say it waits for ever
+
+
+@dataclass
+class Tally:
+    """What happened since the round began; seconds by phase, bytes as encoded."""
+
+    clients: int = 0
+    failures: dict[int, str] = field(default_factory=dict)
+    bytes_up: int = 0
+    bytes_down: int = 0
+    bytes_raw: int = 0
+    training_s: float = 0.0  # local training summed over clients, divided by the workers
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def spend(self, phase: str, seconds: float) -> None:
+        """Add seconds to a phase."""
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """One model as it was sent: its payload, what receivers read of it, and the node of each message."""
+
+    payload: bytes
+    header: Header
+    state: State
+    messages: dict[int, Message]
+
+
+class SimulationGrid(Grid):
+    """The clients of one experiment, as Flower nodes; a node's id is its client's number."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        layout: Layout,
+        clients: int,
+        seed: int,
+        plan: Callable[[int, dict[str, Any]], Plan],
+        codec_down: str,
+        payloads: bool,
+        app: bool = False,
+        on_client: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        """Take the engine and what the messages need.
+
+        plan: (round, the strategy's config) → the plan of that round. payloads: give decoded updates one by one.
+        app: the clients are Flower ClientApps, which keep a state each. on_client: called as (done, total).
+        """
+        self.engine, self.layout, self.clients, self.seed = engine, layout, clients, seed
+        self.plan, self.codec_down, self.payloads, self.app, self.on_client = plan, codec_down, payloads, app, on_client
+        self.tally = Tally()
+        self.states: dict[int, RecordDict] = {}  # of ClientApps, by client
+        self.round = 0
+        self._asked = 0
+        self._run: Any = None
+        self._kept: dict[str, Message] = {}
+
+    def begin(self, round: int) -> None:
+        """Start a round with an empty tally."""
+        self.round, self.tally, self._asked = round, Tally(), 0
+
+    def failures(self) -> dict[int, str]:
+        """Return the reasons of the clients that failed in this round."""
+        return self.tally.failures
+
+    @property
+    def run(self) -> Any:
+        """Return Flower's run, as set."""
+        return self._run
+
+    def set_run(self, run: Any) -> None:
+        """Keep Flower's run; a simulation has no use for it."""
+        self._run = run
+
+    def create_message(self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None) -> Message:
+        """Return a message to a node."""
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return every client. Raises RunError for a strategy that waits for more nodes than there are."""
+        self._asked += 1
+        if self._asked > _ASKED_TWICE:
+            raise RunError(
+                f"the strategy waits for more clients than the {self.clients} of this experiment; lower its "
+                "min_available_nodes, min_train_nodes and min_evaluate_nodes, or add clients"
+            )
+        return range(self.clients)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Run the messages' clients now and keep their replies; returns the ids to pull them by."""
+        ids = []
+        for reply in self.send_and_receive(messages):
+            ids.append(f"{self.round}-{reply.metadata.src_node_id}-{len(self._kept)}")
+            self._kept[ids[-1]] = reply
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that were kept under these ids, once."""
+        return [self._kept.pop(i) for i in list(message_ids) if i in self._kept]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Yield a reply or an error reply for each message.
+
+        A client that fails, diverges or sends what a decoder refuses gives an error reply with the reason.
+        ``timeout`` does not apply: every client of a simulation answers.
+        """
+        self._asked = 0
+        replies = self._replies(list(messages))
+        return replies if self.payloads else sorted(replies, key=lambda m: m.metadata.src_node_id)
+
+    def _replies(self, messages: list[Message]) -> Iterator[Message]:
+        done, total = 0, len(messages)
+        for sent in self._encode(messages):
+            kinds = {m.metadata.message_type for m in sent.messages.values()}
+            for kind in sorted(kinds):
+                for reply in self._work(kind, sent):
+                    done += 1
+                    self.on_client(done, total)
+                    yield reply
+
+    def _encode(self, messages: list[Message]) -> Iterator[_Sent]:
+        """Yield each distinct model among the messages, encoded once, with the messages that carry it."""
+        groups: dict[int, list[Message]] = {}
+        for message in messages:
+            groups.setdefault(id(_arrays(message)), []).append(message)
+        for place, group in enumerate(groups.values()):
+            begun = time.perf_counter()
+            state = to_state(self.layout, _arrays(group[0]))
+            seed = derive(self.seed, "codec-down", self.round, place)
+            payload, header, decoded = encode_model(self.layout, state, self.round - 1, self.codec_down, seed)
+            self.tally.spend("prepare", time.perf_counter() - begun)
+            yield _Sent(payload, header, decoded, {m.metadata.dst_node_id: m for m in group})
+
+    def _work(self, kind: str, sent: _Sent) -> Iterator[Message]:
+        messages = {n: m for n, m in sent.messages.items() if m.metadata.message_type == kind}
+        tasks = [self._task(node, message) for node, message in messages.items()]
+        train = kind == "train"
+        self.tally.bytes_down += len(tasks) * len(sent.payload)
+        self.tally.bytes_raw += len(tasks) * self.layout.raw_bytes
+        self.tally.clients += len(tasks) if train else 0
+        workers = min(self.engine.workers, max(1, len(tasks)))
+        for outcome in self.engine.run(tasks, sent.payload):
+            phase = "train" if train else "evaluate"
+            self.tally.spend(phase, outcome.train_s / workers)
+            self.tally.spend("encode", outcome.encode_s / workers)
+            self.tally.training_s += outcome.train_s / workers if train else 0.0
+            if outcome.state is not None:
+                self.states[outcome.client] = outcome.state
+            begun = time.perf_counter()
+            reply = self._reply(messages[outcome.client], outcome, sent, train)
+            self.tally.spend("aggregate", time.perf_counter() - begun)
+            yield reply
+
+    def _task(self, node: int, message: Message) -> Task:
+        configs = {name: dict(record) for name, record in message.content.config_records.items()}
+        flat = {k: v for values in configs.values() for k, v in values.items()}
+        plan = self.plan(self.round, flat)
+        kind = message.metadata.message_type
+        if not self.app:
+            return Task(node, kind, plan)
+        name = next(iter(message.content.array_records))
+        return Task(node, kind, plan, {"configs": configs, "arrays": name}, self.states.get(node))
+
+    def _reply(self, message: Message, outcome: Outcome, sent: _Sent, train: bool) -> Message:
+        if outcome.error is not None:
+            return self._failed(message, outcome.client, outcome.error, train)
+        if not train:
+            return Message(RecordDict({"metrics": MetricRecord(dict(outcome.metrics))}), reply_to=message)
+        payload = outcome.payload or b""
+        self.tally.bytes_up += len(payload)
+        self.tally.bytes_raw += self.layout.raw_bytes
+        try:
+            received = self._receive(outcome.client, payload, sent)
+        except PayloadError as error:
+            return self._failed(message, outcome.client, str(error), train)
+        reply = self._content(message, received, sent)
+        return attach(reply, received) if self.payloads else reply
+
+    def _receive(self, client: int, payload: bytes, sent: _Sent) -> Received:
+        """Return a checked update; raises PayloadError when it must not be aggregated."""
+        header, difference = decode(self.layout, payload, (UPDATE, GRADIENT))
+        if (header.version, header.digest) != (sent.header.version, sent.header.digest):
+            raise PayloadError("the update started from another model than the one sent")
+        if header.examples < 1:
+            raise PayloadError("the update reports 0 examples; it would weigh nothing")
+        ExactSum(0, 0, len(sent.messages)).check(difference, header.examples)
+        return Received(client, header, difference)
+
+    def _content(self, message: Message, received: Received, sent: _Sent) -> Message:
+        header = received.header
+        metrics = MetricRecord({EXAMPLES: header.examples, "train_loss": header.train_loss, **header.metrics})
+        content = RecordDict({"metrics": metrics})
+        if not self.payloads:
+            base, moved = sent.state, received.difference
+            end = State(base.floats + moved.floats, base.integers + moved.integers)
+            content["arrays"] = to_record(self.layout, end)
+        return Message(content, reply_to=message)
+
+    def _failed(self, message: Message, client: int, reason: str, train: bool) -> Message:
+        self.tally.failures[client] = reason if train else f"evaluation: {reason}"
+        return Message(Error(code=ERROR_CODE, reason=reason), reply_to=message)
+
+
+def _arrays(message: Message) -> ArrayRecord:
+    records = list(message.content.array_records.values())
+    if len(records) != 1:
+        raise RunError(f"the strategy sent a message with {len(records)} ArrayRecords; one model is expected")
+    return records[0]
+

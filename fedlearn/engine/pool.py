@@ -1,0 +1,181 @@
+"""`Pool`: one process per core, one torch thread each, clients handed out one by one.
+
+Workers are forked once the data is loaded, so they share it. A model reaches them through memory that all
+processes see; an update comes back as its payload. Every client runs the same code as in `Serial` on one thread,
+and sums are exact, so neither the number of workers nor their speed changes a bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import multiprocessing
+import os
+import signal
+import sys
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import numpy as np
+
+from fedlearn.arrays import State
+from fedlearn.clients.evaluate import Score, add
+from fedlearn.engine.runner import Outcome, Runner, Task, single_thread
+from fedlearn.errors import RunError
+
+TRIES = 2
+"""How often a client is tried whose worker dies: a worker killed by chance costs nothing, a deadly client one round."""
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    task: Any = None  # what it is working on
+
+
+class Pool:
+    """A pool of worker processes; see the module."""
+
+    def __init__(self, runner: Runner, workers: int = 0) -> None:
+        """Fork the workers. workers: their number, 0 = one per core that this process may use."""
+        single_thread()
+        self.runner = runner
+        self.workers = workers or len(os.sched_getaffinity(0))
+        room = 2 * runner.layout.raw_bytes + (1 << 16)  # no codec of a whole model takes more
+        self._models = (mmap.mmap(-1, room), mmap.mmap(-1, room))  # the payload of the cohort; the state to score
+        self._lengths = [0, 0]
+        self._sent = [0, 0]  # how often each was written: a worker reads it anew when this changes
+        self._pool: list[_Worker] = []
+        for _ in range(self.workers):
+            self._pool.append(self._fork())
+
+    def run(self, tasks: Sequence[Task], payload: bytes) -> Iterator[Outcome]:
+        """Yield one outcome per task, as they come; the largest clients start first."""
+        self._publish(0, payload)
+        size = self.runner.population.clients.size
+        for task, outcome in self._work(sorted(tasks, key=lambda t: -size(t.client))):
+            yield outcome if isinstance(outcome, Outcome) else Outcome(task.client, error=str(outcome))
+
+    def score(self, state: State) -> Score:
+        """Return the score of a model on the server's held-out samples; raises RunError when a part fails twice."""
+        self._publish(1, state.floats.tobytes() + state.integers.tobytes())
+        scores = {}
+        for part, score in self._work(list(range(self.runner.parts))):
+            if not isinstance(score, Score):
+                raise RunError(f"the evaluation of held-out samples failed: {score}")
+            scores[part] = score
+        return add(scores[part] for part in sorted(scores))
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self._pool:
+            worker.pipe.close()
+            worker.process.terminate()
+        for worker in self._pool:
+            worker.process.join()
+        self._pool = []
+
+    def _publish(self, slot: int, data: bytes) -> None:
+        self._models[slot][: len(data)] = data
+        self._lengths[slot] = len(data)
+        self._sent[slot] += 1
+
+    def _work(self, tasks: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        """Yield (task, result); a task whose worker dies twice has the reason, a string, as its result."""
+        queue = deque((task, 1) for task in tasks)
+        try:
+            while queue or any(w.task for w in self._pool):
+                for worker in self._pool:
+                    if queue and worker.task is None:
+                        self._give(worker, queue.popleft())
+                ready = wait([w.pipe for w in self._pool if w.task])
+                for worker in [w for w in self._pool if w.pipe in ready]:
+                    task, tries = worker.task
+                    try:
+                        result = worker.pipe.recv()
+                        worker.task = None
+                    except (EOFError, OSError):
+                        result = self._bury(worker)
+                        if tries < TRIES:
+                            queue.append((task, tries + 1))
+                            continue
+                    yield task, result
+        finally:
+            if any(w.task for w in self._pool):  # the consumer stopped half-way: late answers must not be read as new ones
+                self._restart()
+
+    def _give(self, worker: _Worker, task: tuple[Any, int]) -> None:
+        slot = 0 if isinstance(task[0], Task) else 1
+        worker.task = task
+        with contextlib.suppress(OSError):  # it died while idle: the next wait finds its pipe closed and tries the task again
+            worker.pipe.send((task[0], slot, self._lengths[slot], self._sent[slot]))
+
+    def _bury(self, worker: _Worker) -> str:
+        """Replace a dead worker and return how it died."""
+        worker.pipe.close()
+        worker.process.join()
+        code = worker.process.exitcode or 0
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        hint = " (out of memory? lower engine.workers or train.batch_size)" if code == -signal.SIGKILL else ""
+        self._pool[self._pool.index(worker)] = self._fork()
+        return f"its worker process was {how} twice{hint}"
+
+    def _restart(self) -> None:
+        count = len(self._pool)
+        self.close()
+        self._pool = []
+        for _ in range(count):
+            self._pool.append(self._fork())
+
+    def _fork(self) -> _Worker:
+        context = multiprocessing.get_context("fork")
+        ours, theirs = context.Pipe()
+        others = [w.pipe for w in self._pool if not w.pipe.closed]
+        process = context.Process(target=_serve, args=(self, theirs, [ours, *others]), daemon=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with warnings.catch_warnings():
+            # Python 3.12+ warns of forking beside threads; numpy's idle BLAS threads are the only ones here.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _read(self, slot: int, length: int) -> bytes:
+        return self._models[slot][:length]
+
+
+def _serve(pool: Pool, pipe: Connection, inherited: Sequence[Connection]) -> None:
+    """Work until the parent closes its end, or dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what it means
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for other in inherited:
+        other.close()  # or a dead parent's pipes would stay open in its children, and they would wait for ever
+    single_thread()
+    seen = [0, 0]
+    payload, state = b"", State(np.empty(0, np.float32), np.empty(0, np.int64))
+    while True:
+        try:
+            task, slot, length, sent = pipe.recv()
+        except (EOFError, OSError):
+            os._exit(0)
+        if seen[slot] != sent:
+            data = pool._read(slot, length)
+            seen[slot] = sent
+            if slot == 0:
+                payload = data
+            else:
+                cut = 4 * pool.runner.layout.floats
+                state = State(np.frombuffer(data[:cut], np.float32), np.frombuffer(data[cut:], np.int64))
+        try:
+            pipe.send(pool.runner.run(task, payload) if slot == 0 else pool.runner.score(task, state))
+        except OSError:
+            os._exit(0)
+        except Exception as error:  # scoring has no client to blame: the parent turns the reason into the run's error
+            pipe.send(f"{type(error).__name__}: {error}")

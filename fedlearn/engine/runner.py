@@ -1,0 +1,155 @@
+"""One simulated client at a time: payload in, payload out. Every engine calls this and nothing else.
+
+Legend: P floats, Q integers of the model's layout; N samples.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedlearn.arrays import Layout, State
+from fedlearn.clients.batches import Tensors, tensors
+from fedlearn.clients.evaluate import Score, evaluate
+from fedlearn.clients.train import train
+from fedlearn.data.samples import Population, Samples
+from fedlearn.errors import ClientError, FedlearnError
+from fedlearn.models import write_state
+from fedlearn.plan import Plan
+from fedlearn.seeds import derive, generator
+from fedlearn.wire import GRADIENT, UPDATE, Header, Metric, decode_model, encode
+
+SCORE_SAMPLES = 500
+"""Held-out samples scored at a time: fixed, so that no number of workers changes a bit of the sum."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one client is to do: train or evaluate by a plan; ``config`` and ``state`` are for a Flower ClientApp."""
+
+    client: int
+    kind: str  # Flower's message type: "train", "evaluate", …
+    plan: Plan
+    config: Mapping[str, Any] = field(default_factory=dict)
+    state: Any = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a task: a payload (train) or metrics (evaluate), or the reason why not."""
+
+    client: int
+    payload: bytes | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    state: Any = None
+    train_s: float = 0.0
+    encode_s: float = 0.0
+
+
+class Runner:
+    """The clients of this process: their data, one module that they take turns in, the held-out samples."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        layout: Layout,
+        population: Population,
+        seed: int,
+        holdout: float = 0.0,
+        device: str = "cpu",
+        app: Any = None,
+    ) -> None:
+        """Take the parts. holdout: share of each client's samples kept for its evaluation; app: a Flower ClientApp."""
+        self.module, self.layout, self.population = module.to(device), layout, population
+        self.seed, self.holdout, self.device, self.app = seed, holdout, device, app
+        self._model: tuple[bytes, Header, State] | None = None  # the payload decoded last: a cohort shares one
+
+    def run(self, task: Task, payload: bytes) -> Outcome:
+        """Return what comes of a task on the model in ``payload``; a failure of the client is an outcome, not an error."""
+        try:
+            if self.app is not None:
+                from fedlearn.engine.apps import answer
+
+                return answer(self, task, payload)
+            return self._train(task, payload) if task.kind == "train" else self._evaluate(task, payload)
+        except FedlearnError as error:
+            return Outcome(task.client, error=str(error))
+        except MemoryError:
+            return Outcome(task.client, error="out of memory; lower train.batch_size or engine.workers")
+        except Exception as error:  # the model, the data or the app is the user's code
+            return Outcome(task.client, error=f"{type(error).__name__}: {error}")
+
+    def receive(self, payload: bytes) -> tuple[Header, State]:
+        """Return a decoded model; the payload of a cohort is decoded once."""
+        if self._model is None or self._model[0] != payload:
+            self._model = (payload, *decode_model(self.layout, payload))
+        return self._model[1], self._model[2]
+
+    def samples(self, client: int, held_out: bool = False) -> Samples:
+        """Return a client's samples for training, or the ones it keeps for evaluation."""
+        samples = self.population.clients[client]
+        if not self.holdout:
+            return samples
+        order = generator(self.seed, "holdout", client).permutation(len(samples))
+        cut = min(len(samples) - 1, round(self.holdout * len(samples)))
+        return samples.take(np.sort(order[:cut] if held_out else order[cut:]))
+
+    def tensors(self, client: int, held_out: bool = False) -> Tensors:
+        """Return `samples` as the model takes them."""
+        return tensors(self.samples(client, held_out), self.population.task, self.device)
+
+    def score(self, part: int, state: State) -> Score:
+        """Return the score of a model on one part of the held-out samples; see `parts`."""
+        write_state(self.module, self.layout, state)
+        test = self.population.test
+        rows = slice(part * SCORE_SAMPLES, (part + 1) * SCORE_SAMPLES)
+        return evaluate(self.module, tensors(Samples(test.x[rows], test.y[rows]), self.population.task, self.device))
+
+    @property
+    def parts(self) -> int:
+        """Return how many parts the held-out samples are scored in."""
+        return -(-len(self.population.test) // SCORE_SAMPLES)
+
+    def reply(self, task: Task, base: Header, difference: State, examples: int, loss: float, metrics: Mapping[str, Metric]) -> bytes:
+        """Return a client's answer as a payload."""
+        plan = task.plan
+        header = Header(
+            kind=GRADIENT if plan.task == "gradient" else UPDATE,
+            version=base.version,
+            digest=base.digest,
+            codec=plan.codec,
+            seed=derive(plan.seed, "codec", plan.round, task.client),
+            examples=examples,
+            train_loss=loss,
+            metrics=metrics,
+        )
+        return encode(self.layout, header, difference)
+
+    def _train(self, task: Task, payload: bytes) -> Outcome:
+        base, start = self.receive(payload)
+        begun = time.perf_counter()
+        update = train(self.module, self.layout, task.plan, start, self.tensors(task.client), task.client)
+        trained = time.perf_counter()
+        answer = self.reply(task, base, update.difference, update.examples, update.train_loss, {})
+        return Outcome(task.client, answer, train_s=trained - begun, encode_s=time.perf_counter() - trained)
+
+    def _evaluate(self, task: Task, payload: bytes) -> Outcome:
+        _, state = self.receive(payload)
+        if not self.holdout:
+            raise ClientError(f"client {task.client} keeps no samples for evaluation; set evaluate.clients = true")
+        data = self.tensors(task.client, held_out=True)
+        write_state(self.module, self.layout, state)
+        score = evaluate(self.module, data)
+        return Outcome(task.client, metrics={"loss": score.loss, "accuracy": score.accuracy, "num-examples": score.samples})
+
+
+def single_thread() -> None:
+    """Keep torch on one thread in this process: two would change low bits, and fight other workers."""
+    torch.set_num_threads(1)

@@ -1,0 +1,201 @@
+"""A whole experiment in this process and its workers: config in, run folder out."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.serverapp.strategy import Strategy
+
+import fedlearn
+from fedlearn import data, models
+from fedlearn.arrays import Layout
+from fedlearn.clients.augment import KINDS
+from fedlearn.config import Experiment, to_toml
+from fedlearn.data.samples import Population
+from fedlearn.engine import ENGINES, apps
+from fedlearn.engine.grid import SimulationGrid
+from fedlearn.engine.runner import Runner, single_thread
+from fedlearn.engine.serial import Engine
+from fedlearn.errors import ConfigError
+from fedlearn.flower import enter
+from fedlearn.names import call, find, nearest
+from fedlearn.progress import Progress
+from fedlearn.record import RunFolder
+from fedlearn.server.plans import plan
+from fedlearn.server.run import Run
+from fedlearn.strategies import memory
+from fedlearn.strategies.build import build
+
+
+def simulate(experiment: Experiment, folder: RunFolder, display: Progress, resume: bool = False) -> dict[str, Any]:
+    """Run an experiment, or go on with one, and return its summary.
+
+    Everything that can be wrong with the input is checked before anything is written. Raises UserError,
+    RoundError, RunError and RecordError.
+    """
+    begun = time.perf_counter()
+    single_thread()
+    enter()
+    population, module, layout = _parts(experiment)
+    strategy = _strategy(experiment, layout, len(population.clients))
+    with _section("client"):
+        app = apps.load(experiment.client.app, experiment.client.mods)
+    initial = models.read_state(module, layout)
+    holdout = experiment.evaluate.holdout if experiment.evaluate.clients else 0.0
+    runner = Runner(module, layout, population, experiment.experiment.seed, holdout, experiment.engine.device, app)
+    if not resume:
+        folder.write("config.toml", to_toml(experiment))
+        folder.write("metrics.jsonl", "")
+    engine = _engine(experiment, runner)
+    try:
+        grid = SimulationGrid(
+            engine,
+            layout,
+            len(population.clients),
+            experiment.experiment.seed,
+            lambda round, asked: plan(experiment, round, asked),
+            experiment.codec.down,
+            payloads=getattr(strategy, "takes_payloads", False),
+            app=app is not None,
+            on_client=display.client_done,
+        )
+        run = Run(experiment, layout, initial, strategy, grid, engine.score, folder, display)
+        if resume:
+            run.resume()
+        folder.write_json("manifest.json", manifest(experiment, population, layout, engine))
+        display.start(facts(experiment, population, layout, engine) | {"lines": run.lines})
+        if forgotten := memory.forgets(strategy):
+            display.note(f"the strategy keeps what no checkpoint holds ({', '.join(forgotten)}): a resumed run may differ")
+        summary = run.go()
+    finally:
+        engine.close()
+    summary["seconds_total"] = time.perf_counter() - begun
+    folder.write_json("summary.json", summary)
+    return summary
+
+
+def _parts(experiment: Experiment) -> tuple[Population, torch.nn.Module, Layout]:
+    seed = experiment.experiment.seed
+    with _section("data"):
+        section = experiment.data
+        partition = section.partition.options | ({"kind": section.partition.kind} if section.partition.kind else {})
+        population = data.population(section.name, section.options, partition, seed)
+    with _section("train"):
+        _check_augment(experiment.train.augment, population)
+    with _section("model"):
+        module = models.build(
+            experiment.model.name,
+            experiment.model.options,
+            input_shape=population.input_shape,
+            classes=population.classes,
+            seed=seed,
+            task=population.task,
+        )
+        return population, module, models.layout(module)
+
+
+def _strategy(experiment: Experiment, layout: Layout, clients: int) -> Strategy:
+    evaluate, settings = experiment.evaluate, experiment.experiment
+    if settings.min_clients > clients:
+        raise ConfigError(f"experiment.min_clients = {settings.min_clients}, but there are {clients} clients")
+    offered = {
+        "layout": layout,
+        "seed": settings.seed,
+        "clients": clients,
+        "min_clients": settings.min_clients,
+        "fraction_evaluate": min(1.0, evaluate.max_clients / clients) if evaluate.clients else 0.0,
+    }
+    with _section("strategy"):
+        return build(experiment.strategy.name, experiment.strategy.options, offered)
+
+
+def _engine(experiment: Experiment, runner: Runner) -> Engine:
+    section = experiment.engine
+    try:
+        torch.empty(0, device=section.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"[engine] device = '{section.device}' cannot be used here: {str(error).splitlines()[0]}") from None
+    made: Engine = call("engine", find("engine", section.kind, ENGINES), {}, {"runner": runner, "workers": section.workers})
+    return made
+
+
+def _check_augment(kind: str, population: Population) -> None:
+    known = KINDS.get(population.task, ())
+    if kind and kind not in known:
+        raise ConfigError(
+            f"augment = '{kind}' does not fit {population.task} data.{nearest(kind, known)} "
+            f"Known for {population.task}: {', '.join(known) or 'none'}"
+        )
+
+
+@contextlib.contextmanager
+def _section(name: str) -> Iterator[None]:
+    """Say in which table of the config an error lies."""
+    try:
+        yield
+    except ConfigError as error:
+        raise type(error)(f"[{name}] {error}") from error
+
+
+def facts(experiment: Experiment, population: Population, layout: Layout, engine: Engine) -> dict[str, Any]:
+    """Return what a display shows of a run at its start."""
+    codec, kind = experiment.codec, experiment.data.partition.kind
+    return {
+        "name": experiment.experiment.name,
+        "rounds": experiment.experiment.rounds,
+        "data": f"{population.name}, {len(population.clients):,} clients{f' ({kind})' if kind else ''}",
+        "model": f"{experiment.model.name}, {layout.trained:,} parameters",
+        "strategy": experiment.strategy.name,
+        "codec": f"{codec.up} up, {codec.down} down",
+        "engine": f"{experiment.engine.kind}, {engine.workers} worker{'s' * (engine.workers > 1)}",
+    }
+
+
+def manifest(experiment: Experiment, population: Population, layout: Layout, engine: Engine) -> dict[str, Any]:
+    """Return what was run on what: versions, platform, data, model, engine."""
+    clients = population.clients
+    shown = data.label_counts(population) if population.task != "text" else None
+    sizes = np.sort([clients.size(k) for k in range(min(len(clients), 10_000))])
+    partition = getattr(clients, "partition", None)
+    return {
+        "name": experiment.experiment.name,
+        "seed": experiment.experiment.seed,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": {
+            "fedlearn": fedlearn.__version__,
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("torch", "numpy", "flwr")},
+        },
+        "platform": {
+            "system": platform.platform(),
+            "machine": platform.machine(),
+            "torch_capability": torch.backends.cpu.get_cpu_capability(),
+        },
+        "engine": {"kind": experiment.engine.kind, "workers": engine.workers, "device": experiment.engine.device, "threads": 1},
+        "data": {
+            "name": population.name,
+            "clients": len(clients),
+            "test_samples": len(population.test),
+            "sizes": [int(sizes[0]), int(np.median(sizes)), int(sizes[-1])],
+            "partition_sha256": partition.sha256() if partition is not None else None,
+            "label_counts": {"clients": shown[0].tolist(), "counts": shown[1].tolist()} if shown else None,
+        },
+        "model": {"name": experiment.model.name, "parameters": layout.trained, "floats": layout.floats, "schema": layout.schema.hex()},
+        "codec": {"up": experiment.codec.up, "down": experiment.codec.down},
+        "command": sys.argv,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,74 @@
+"""Every exception that fedlearn raises on purpose.
+
+FedlearnError                 one root; ``exit_code`` is what a command ends with
+├── UserError          (2)    the input is wrong: the message names the thing, the place and the fix
+│   ├── ConfigError           a key, a value or a file of an experiment
+│   ├── DataError             a data set, a partition or a file of samples
+│   └── ModelError            a model that cannot be built or does not fit the data
+├── RunError           (3)    the run itself failed
+│   ├── RoundError            no attempt of a round gave enough usable updates
+│   └── RecordError           the run folder cannot be written or read
+├── ExpectationError   (4)    the run ended, but an ``[expect]`` line of its config does not hold
+├── PayloadError       (3)    bytes that a decoder refuses, or values that a codec cannot carry
+│   ├── FormatError           not a payload, a newer format, or a damaged one
+│   └── SchemaError           a payload for another model
+└── ClientError        (3)    one client could not do what the plan asks; recorded, the round goes on
+"""
+
+
+class FedlearnError(Exception):
+    """Root of every error raised on purpose."""
+
+    exit_code = 3
+
+
+class UserError(FedlearnError):
+    """The user's input is wrong; the message says what, where and how to mend it."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A key, a value or a file of an experiment is wrong."""
+
+
+class DataError(UserError):
+    """A data set, a partition or a file of samples is wrong or missing."""
+
+
+class ModelError(UserError):
+    """A model cannot be built or does not fit the data."""
+
+
+class RunError(FedlearnError):
+    """The run itself failed."""
+
+
+class RoundError(RunError):
+    """No attempt of a round gave enough usable updates."""
+
+
+class RecordError(RunError):
+    """The run folder cannot be written or read."""
+
+
+class ExpectationError(FedlearnError):
+    """The run ended, but an expectation of its config does not hold."""
+
+    exit_code = 4
+
+
+class PayloadError(FedlearnError):
+    """Bytes that a decoder refuses, or values that a codec cannot carry."""
+
+
+class FormatError(PayloadError):
+    """Not a payload, a payload of a newer format, or a damaged one."""
+
+
+class SchemaError(PayloadError):
+    """A payload for another model."""
+
+
+class ClientError(FedlearnError):
+    """One client could not do what the plan asks; it is recorded as failed and the round goes on."""

@@ -1,0 +1,77 @@
+"""Everything that fedlearn needs of Flower beyond its public API, in one place."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from flwr.app import Array, ArrayRecord, Message
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedlearn.arrays import Layout, State
+from fedlearn.wire import UPDATE, Header
+
+EXAMPLES = "num-examples"
+"""The metric by which Flower's strategies weight replies."""
+
+ERROR_CODE = 2
+"""The code of an error reply: the client's own code failed (Flower's constant for it is private)."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """One client's update as the Grid received, decoded and checked it."""
+
+    client: int
+    header: Header
+    difference: State  # floats (P,) float32, integers (Q,) int64
+
+
+def enter() -> None:
+    """Let this process create messages, and keep Flower's own log to errors.
+
+    Since flwr 1.38 `Message(...)` raises unless a process-global, private identity is set.
+    """
+    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+
+
+def attach(reply: Message, received: Received) -> Message:
+    """Return the reply with its decoded update, for strategies that add updates one by one."""
+    reply.__dict__["fedlearn_update"] = received
+    return reply
+
+
+def update_of(reply: Message, layout: Layout, current: State) -> Received:
+    """Return the update that `attach` put on a reply, or else the reply's arrays minus the ``current`` model.
+
+    The second serves our strategies inside a wrapper that changes the arrays (differential privacy), and on
+    Flower's own Grids.
+    """
+    received: Received | None = reply.__dict__.get("fedlearn_update")
+    if received is not None:
+        return received
+    end = to_state(layout, next(iter(reply.content.array_records.values())))
+    metrics = {k: v for record in reply.content.metric_records.values() for k, v in record.items()}
+    header = Header(
+        kind=UPDATE,
+        version=0,
+        digest=bytes(8),
+        codec="",
+        examples=int(metrics[EXAMPLES]),  # type: ignore[arg-type]
+        train_loss=float(metrics.get("train_loss", 0.0)),  # type: ignore[arg-type]
+    )
+    return Received(reply.metadata.src_node_id, header, State(end.floats - current.floats, end.integers - current.integers))
+
+
+def to_record(layout: Layout, state: State) -> ArrayRecord:
+    """Return a state as Flower's arrays, each of its shape; narrow floats as float32, narrow integers as int64."""
+    return ArrayRecord({name: Array(array) for name, array in layout.split(state).items()})
+
+
+def to_state(layout: Layout, record: ArrayRecord) -> State:
+    """Return Flower's arrays as a state of the layout's own dtypes, whatever dtype a strategy left them in.
+
+    Raises ModelError when names or shapes are not the layout's.
+    """
+    return layout.join({name: array.numpy() for name, array in record.items()})

@@ -1,0 +1,54 @@
+"""Plan: what one round asks of each client of its cohort."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+
+from fedlearn.errors import FormatError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a client does with the model it is sent; frozen, and the same text on both ends.
+
+    task: "update" trains and answers with the difference of the models; "gradient" answers with minus the
+    gradient of the mean loss over ``accumulate`` mini-batches at the weights sent.
+    """
+
+    round: int  # counted from 1
+    seed: int  # of the experiment; every random number of the client derives from it
+    task: str = "update"
+    epochs: int = 1  # passes over the client's samples
+    steps: int = 0  # optimiser steps; when above 0 it replaces epochs
+    batch_size: int = 10  # samples; 0 = all of the client's
+    accumulate: int = 1  # mini-batches whose gradients are averaged into one step
+    lr: float = 0.1
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0  # largest L2 norm of a step's gradient; 0 = no clipping
+    label_smoothing: float = 0.0
+    proximal_mu: float = 0.0  # FedProx's pull towards the weights sent (Li et al., MLSys 2020)
+    precision: str = "float32"  # or "bfloat16", "float16": autocast of the forward pass
+    augment: str = ""
+    codec: str = "raw32"  # how the answer is encoded
+
+    def to_json(self) -> str:
+        """Return the plan as one line of JSON."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Return the plan of a line of JSON; raises FormatError when it is not one."""
+        try:
+            values = json.loads(text)
+            plan = cls(**values)
+        except (TypeError, ValueError) as error:
+            raise FormatError(f"not a plan: {error}") from None
+        for f in fields(cls):
+            value, kind = getattr(plan, f.name), f.type
+            fits = isinstance(value, int | float) if kind == "float" else type(value).__name__ == kind
+            if not fits or (kind == "float" and isinstance(value, bool)):
+                raise FormatError(f"not a plan: '{f.name}' is {value!r}, not {kind}")
+        return plan

@@ -1,0 +1,228 @@
+"""The command ``python -m fedlearn.simulate``: run an experiment on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedlearn.errors import ConfigError, FedlearnError
+
+if TYPE_CHECKING:
+    from fedlearn.config import Experiment
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
+
+_MAY_CHANGE = {("engine",), ("expect",), ("experiment", "rounds"), ("experiment", "about"), ("experiment", "checkpoint_every")}
+"""What a resumed run may have different from its start: none of it changes what a round computes."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's arguments."""
+    p = argparse.ArgumentParser(
+        prog="fedlearn simulate",
+        description="Train one model over many simulated clients, and leave a run folder with its report.",
+        epilog="exit codes: 0 done, 2 wrong input, 3 the run failed, 4 an [expect] line does not hold, 130 interrupted",
+    )
+    p.add_argument("config", nargs="?", help="a TOML file or the name of a shipped experiment (default: the embedded default)")
+    p.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one key, e.g. --set train.lr=0.05")
+    p.add_argument("--out", metavar="DIR", help="the run folder (default: runs/NAME-TIME)")
+    p.add_argument("--resume", action="store_true", help="go on with the run in --out, or with the newest in runs/")
+    p.add_argument("--list", action="store_true", help="show datasets, partitions, models, strategies, codecs, engines and experiments")
+    p.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code; a user's mistake is one line on standard error."""
+    arguments = parser().parse_args(argv)
+    try:
+        if arguments.list:
+            print(listing())
+            return 0
+        return _run(arguments)
+    except FedlearnError as error:
+        print(f"fedlearn: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    _require_extra()
+    from fedlearn import config
+
+    given = _folder(arguments)
+    if given and arguments.resume and arguments.config is None and (given / "config.toml").exists():
+        experiment = config.read(str(given / "config.toml"), arguments.set)
+    else:
+        experiment = config.read(arguments.config, arguments.set)
+    check_names(experiment)
+    path = given or _new_folder(experiment.experiment.name)
+    _check_folder(path, experiment, arguments.resume)
+
+    from fedlearn.engine.simulation import simulate
+    from fedlearn.progress import Progress
+    from fedlearn.record import RunFolder
+    from fedlearn.reporting.page import write_page
+    from fedlearn.reporting.plots import draw
+    from fedlearn.server.run import check_expectations
+
+    command = f"python -m fedlearn.simulate --resume --out {shlex.quote(str(path))}"
+    existed = path.exists()
+    with _open(RunFolder, path) as folder, Progress(arguments.quiet) as display:
+        try:
+            summary = simulate(experiment, folder, display, arguments.resume and folder.used)
+        except KeyboardInterrupt:
+            display.interrupted(path, command)
+            return INTERRUPTED
+        except FedlearnError as error:
+            if not existed and not folder.used:
+                _remove(path)
+            elif error.exit_code == 3:
+                display.note(f"to go on: {command}")
+            raise
+        draw(path)
+        write_page(path)
+        display.finish(summary, path)
+    check_expectations(summary)
+    return 0
+
+
+def check_names(experiment: Experiment) -> None:
+    """Raise ConfigError for a name that no registry has, before anything heavy is imported."""
+    from fedlearn.codec import CODECS
+    from fedlearn.data import DATASETS
+    from fedlearn.data.partition import KINDS
+    from fedlearn.models import MODELS
+    from fedlearn.names import nearest
+    from fedlearn.strategies import STRATEGIES
+
+    kind = experiment.data.partition.kind
+    for where, name, known in (
+        ("data.name", experiment.data.name, DATASETS),
+        ("data.partition.kind", kind or next(iter(KINDS)), KINDS),
+        ("model.name", experiment.model.name, MODELS),
+        ("strategy.name", experiment.strategy.name, STRATEGIES),
+        ("codec.up", experiment.codec.up, CODECS),
+        ("codec.down", experiment.codec.down, CODECS),
+    ):
+        if name not in known and (":" not in name or known is CODECS):
+            raise ConfigError(f"{where}: unknown name '{name}'.{nearest(name, known)} Known: {', '.join(known)}")
+
+
+def listing() -> str:
+    """Return every name that a config can use, one line each."""
+    from fedlearn.codec import CODECS
+    from fedlearn.config import read, shipped
+    from fedlearn.data import DATASETS
+    from fedlearn.data.partition import KINDS
+    from fedlearn.engine import ENGINES
+    from fedlearn.models import MODELS
+    from fedlearn.strategies import STRATEGIES
+
+    tables = {
+        "datasets": DATASETS, "partitions": KINDS, "models": MODELS, "strategies": STRATEGIES, "codecs": CODECS, "engines": ENGINES,
+    }  # fmt: skip
+    lines = []
+    for title, table in tables.items():
+        lines += [f"{title}:", *(f"  {name:<22}{named.about}" for name, named in table.items()), ""]
+    lines += ["experiments:", *(f"  {name:<22}{read(name).experiment.about}" for name in shipped())]
+    return "\n".join([*lines, "", "your own: 'my_package.my_module:name' for datasets, models and strategies (any Flower strategy)"])
+
+
+def _require_extra() -> None:
+    missing = []
+    for module in ("torch", "flwr", "pydantic", "matplotlib", "safetensors"):
+        from importlib.util import find_spec
+
+        if find_spec(module) is None:
+            missing.append(module)
+    if sys.version_info < (3, 11):
+        raise ConfigError(f"simulation needs Python 3.11 or newer; this is {sys.version.split()[0]}")
+    if missing:
+        raise ConfigError(f"simulation needs {', '.join(missing)}: pip install 'fedlearn[sim]'")
+
+
+def _folder(arguments: argparse.Namespace) -> Path | None:
+    if arguments.out:
+        return Path(arguments.out)
+    if not arguments.resume:
+        return None
+    runs = sorted((p.parent for p in Path("runs").glob("*/config.toml")), key=lambda p: (p / "config.toml").stat().st_mtime)
+    if not runs:
+        raise ConfigError("--resume: there is no run in runs/; name its folder with --out")
+    return runs[-1]
+
+
+def _new_folder(name: str) -> Path:
+    stem = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path, number = stem, 2
+    while path.exists():
+        path, number = stem.with_name(f"{stem.name}-{number}"), number + 1
+    return path
+
+
+def _check_folder(path: Path, experiment: Experiment, resume: bool) -> None:
+    """Refuse a folder that holds something else than this run."""
+    from fedlearn import config
+
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"--out {path} is a file; a run needs a folder")
+    if not (path / "config.toml").exists():
+        if resume:
+            raise ConfigError(f"--resume: {path} holds no run (it has no config.toml)")
+        if path.exists() and any(p.name != ".lock" for p in path.iterdir()):
+            raise ConfigError(f"--out {path} is not empty and holds no run; choose another folder")
+        return
+    if not resume:
+        raise ConfigError(f"--out {path} already holds a run; add --resume to go on with it, or choose another folder")
+    before = config.read(str(path / "config.toml"))
+    changed = _differences(before.model_dump(), experiment.model_dump())
+    if changed:
+        raise ConfigError(
+            f"--out {path} holds another experiment: {', '.join(changed[:4])} {'differ' if len(changed) > 1 else 'differs'}; "
+            "resume with the same config, or choose another folder"
+        )
+    if before.experiment.rounds != experiment.experiment.rounds and experiment.train.schedule == "cosine":
+        raise ConfigError("--resume with another number of rounds would change the cosine schedule of the rounds done; start anew")
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[str]:
+    found = []
+    for key in sorted(set(before) | set(after)):
+        here = (*path, key)
+        if here in _MAY_CHANGE:
+            continue
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += _differences(old, new, here)
+        elif old != new:
+            found.append(".".join(here))
+    return found
+
+
+@contextlib.contextmanager
+def _open(kind: Any, path: Path) -> Iterator[Any]:
+    folder = kind(path)
+    try:
+        yield folder
+    finally:
+        folder.close()
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder in which nothing was started: a wrong config leaves no trace."""
+    with contextlib.suppress(OSError):
+        (path / ".lock").unlink()
+        path.rmdir()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""One run from its first round to its last: the strategy's rounds, and after each one its score, line and checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from flwr.app import ArrayRecord, RecordDict
+from flwr.serverapp.strategy import Strategy
+from safetensors.numpy import save
+
+from fedlearn.arrays import Layout, State, model_sha256
+from fedlearn.config import Experiment
+from fedlearn.errors import ExpectationError
+from fedlearn.flower import to_record, to_state
+from fedlearn.record import RunFolder
+from fedlearn.server import checkpoint
+from fedlearn.strategies import memory
+from fedlearn.strategies.guard import Guarded
+
+Line = dict[str, Any]
+
+
+class Score(Protocol):
+    """What a model reaches on held-out samples."""
+
+    @property
+    def loss(self) -> float:
+        """Return the mean loss."""
+
+    @property
+    def accuracy(self) -> float:
+        """Return the share of right answers."""
+
+
+class Display(Protocol):
+    """What shows a run's progress."""
+
+    def round_done(self, line: Mapping[str, Any]) -> None:
+        """Show a round's line."""
+
+    def note(self, text: str) -> None:
+        """Show a warning."""
+
+
+class Run:
+    """A run of an experiment over a Grid; see `go`."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        layout: Layout,
+        initial: State,
+        strategy: Strategy,
+        grid: Any,
+        score: Callable[[State], Score],
+        folder: RunFolder,
+        display: Display,
+    ) -> None:
+        """Take the parts. grid: a Flower Grid with a ``tally`` of each round; score: a model → its held-out score."""
+        self.experiment, self.layout, self.strategy, self.grid = experiment, layout, strategy, grid
+        self.score, self.folder, self.display = score, folder, display
+        self.model, self.done = initial, 0
+        self.lines: list[Line] = []
+        self._since = time.perf_counter()
+        self._record_s = 0.0
+        self._guard: Guarded
+
+    def resume(self) -> int:
+        """Go back to the newest whole checkpoint, or to the start; returns the rounds that are done."""
+        found = checkpoint.latest(self.folder.path)
+        self.done = found.round if found else 0
+        self.lines = self.folder.rewind(self.done if found else -1)
+        if found:
+            self.model = found.model
+            memory.recall(self.strategy, found.memory["strategy"], found.arrays)
+            self.grid.states = {int(c): memory.load(s, found.arrays) for c, s in found.memory["clients"].items()}
+        return self.done
+
+    def go(self) -> dict[str, Any]:
+        """Run the rounds that are left and return the summary, written to the folder.
+
+        Raises RoundError, RunError or RecordError when the run cannot go on; the last checkpoint is kept.
+        """
+        self._since = time.perf_counter()
+        settings = self.experiment.experiment
+        if not self.lines:
+            self._line(0, {})
+        guard = self._guard = Guarded(
+            self.strategy,
+            self.layout,
+            settings.seed,
+            first_round=self.done + 1,
+            min_clients=settings.min_clients,
+            attempts=settings.attempts,
+            settings=self._settings,
+            evaluates=lambda round: self.experiment.evaluate.clients and self._evaluates(round),
+            note=self.display.note,
+        )
+        if self.done < settings.rounds:
+            guard.run(self.grid, to_record(self.layout, self.model), settings.rounds, self._after)
+        return self._finish()
+
+    def _settings(self, round: int) -> Mapping[str, Any]:
+        return {"lr": self.grid.plan(round, {}).lr}
+
+    def _evaluates(self, round: int) -> bool:
+        every, last = self.experiment.experiment.evaluate_every, self.experiment.experiment.rounds
+        return round % every == 0 or round == last
+
+    def _after(self, round: int, arrays: ArrayRecord) -> None:
+        self.model, self.done = to_state(self.layout, arrays), round
+        tally, guard = self.grid.tally, self._guard
+        self._line(
+            round,
+            {
+                "train_loss": guard.train_loss,
+                "clients": tally.clients,
+                "failed": len(tally.failures),
+                "failures": {str(c): reason for c, reason in sorted(tally.failures.items())},
+                "attempts": guard.attempt + 1,
+                "bytes_up": tally.bytes_up,
+                "bytes_down": tally.bytes_down,
+                "bytes_raw": tally.bytes_raw,
+                "seconds_training": tally.training_s,
+                "seconds_by_phase": dict(tally.seconds),
+                "clients_evaluation": guard.evaluation,
+            },
+        )
+        begun = time.perf_counter()
+        if round % self.experiment.experiment.checkpoint_every == 0 or round == self.experiment.experiment.rounds:
+            self._checkpoint()
+        self._record_s = time.perf_counter() - begun
+
+    def _line(self, round: int, told: Line) -> None:
+        begun = time.perf_counter()
+        line: Line = {
+            "round": round, "loss": None, "accuracy": None, "train_loss": None, "clients": 0, "failed": 0, "failures": {},
+            "attempts": 1, "bytes_up": 0, "bytes_down": 0, "bytes_raw": 0, "seconds": 0.0, "seconds_training": 0.0,
+            "seconds_by_phase": {}, "clients_evaluation": None, **told,
+        }  # fmt: skip
+        if round == 0 or self._evaluates(round):
+            score = self.score(self.model)
+            line |= {"loss": score.loss, "accuracy": score.accuracy}
+        now = time.perf_counter()
+        phases = line["seconds_by_phase"]
+        phases["evaluate"] = phases.get("evaluate", 0.0) + now - begun
+        phases["record"] = self._record_s
+        line["seconds"], self._since = now - self._since, now
+        self.lines.append(line)
+        self.folder.append(line)
+        self.display.round_done(line)
+
+    def _checkpoint(self) -> None:
+        arrays: memory.Arrays = {}
+        states: dict[int, RecordDict] = self.grid.states
+        remembered = {
+            "strategy": memory.remember(self.strategy, arrays),
+            "clients": {str(c): memory.save(s, arrays) for c, s in states.items()},
+        }
+        checkpoint.write(self.folder, checkpoint.Checkpoint(self.done, self.model, remembered, arrays))
+
+    def _finish(self) -> dict[str, Any]:
+        trained = [line for line in self.lines if line["round"]]
+        scored = [line for line in self.lines if line["accuracy"] is not None]
+        last = scored[-1]
+        summary: dict[str, Any] = {
+            "name": self.experiment.experiment.name,
+            "model_sha256": model_sha256(self.layout, self.model),
+            "rounds": self.done,
+            "loss": last["loss"],
+            "accuracy": last["accuracy"],
+            "best_accuracy": max(line["accuracy"] for line in scored),
+            **{k: sum(line[k] for line in trained) for k in ("bytes_up", "bytes_down", "bytes_raw", "seconds", "seconds_training")},
+            "failed": sum(line["failed"] for line in trained),
+            "engine": self.experiment.engine.kind,
+            "clients": self.grid.clients,
+            "parameters": self.layout.trained,
+        }
+        summary["expectations"] = expectations(self.experiment, summary, scored)
+        self.folder.write("model.safetensors", save(dict(self.layout.split(self.model))))
+        self.folder.write_json("summary.json", summary)
+        return summary
+
+
+def expectations(experiment: Experiment, summary: Mapping[str, Any], scored: list[Line]) -> list[dict[str, Any]]:
+    """Return what ``[expect]`` asks, one entry each: what, wanted, got, met."""
+    expect = experiment.expect
+    total = summary["bytes_up"] + summary["bytes_down"]
+    out: list[dict[str, Any]] = []
+
+    def ask(what: str, wanted: Any, got: Any, met: bool) -> None:
+        if wanted is not None:
+            out.append({"what": what, "wanted": wanted, "got": got, "met": bool(met)})
+
+    ask("accuracy at least", expect.accuracy, summary["accuracy"], summary["accuracy"] >= (expect.accuracy or 0))
+    ask("best accuracy at least", expect.best_accuracy, summary["best_accuracy"], summary["best_accuracy"] >= (expect.best_accuracy or 0))
+    reached = next((line["round"] for line in scored if line["accuracy"] >= (expect.best_accuracy or 0)), None)
+    ask(f"accuracy {expect.best_accuracy} by round", expect.by_round, reached, reached is not None and reached <= (expect.by_round or 0))
+    ask("loss at most", expect.loss, summary["loss"], summary["loss"] <= (expect.loss or 0))
+    ask("bytes of both directions at most", expect.total_bytes, total, total <= (expect.total_bytes or 0))
+    ask("model_sha256", expect.model_sha256, summary["model_sha256"], summary["model_sha256"] == expect.model_sha256)
+    return out
+
+
+def check_expectations(summary: Mapping[str, Any]) -> None:
+    """Raise ExpectationError naming the first expectation that does not hold."""
+    for entry in summary["expectations"]:
+        if not entry["met"]:
+            raise ExpectationError(f"expected {entry['what']} {entry['wanted']}; got {entry['got']}")

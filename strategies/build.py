@@ -1,0 +1,41 @@
+"""From ``[strategy]`` to a Flower strategy: ours by name, any other by import path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flwr.serverapp.strategy import Strategy
+
+from fedlearn.errors import ConfigError, FedlearnError
+from fedlearn.names import call, find
+from fedlearn.strategies import STRATEGIES
+
+
+def build(name: str, options: Mapping[str, Any], offered: Mapping[str, Any]) -> Strategy:
+    """Return the strategy of a name or import path; ``offered`` arguments are given to those that take them.
+
+    An option that is a table with a ``name`` is built first: the DP wrappers take a ``strategy`` this way. A string
+    ``module:attribute`` in an option whose name ends in ``_fn`` is imported. Raises ConfigError.
+    """
+    made = find("strategy", name, STRATEGIES)
+    if not callable(made):
+        raise ConfigError(f"strategy '{name}' is a {type(made).__name__}, not a class or function that makes one")
+    arguments = {key: _argument(key, value, offered) for key, value in options.items()}
+    try:
+        strategy = call(f"strategy '{name}'", made, arguments, offered)
+    except FedlearnError:
+        raise
+    except Exception as error:  # a strategy checks its own arguments with errors of its own
+        raise ConfigError(f"strategy '{name}': {error}") from error
+    if not isinstance(strategy, Strategy):
+        raise ConfigError(f"strategy '{name}' made a {type(strategy).__name__}, not a flwr.serverapp.strategy.Strategy")
+    return strategy
+
+
+def _argument(key: str, value: Any, offered: Mapping[str, Any]) -> Any:
+    if isinstance(value, dict) and "name" in value:
+        return build(value["name"], {k: v for k, v in value.items() if k != "name"}, offered)
+    if key.endswith("_fn") and isinstance(value, str):
+        return find(key, value, {})
+    return value

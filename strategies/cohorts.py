@@ -1,0 +1,29 @@
+"""How a cohort is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedlearn.errors import ConfigError
+from fedlearn.seeds import generator
+
+
+def cohort_size(clients: int, fraction_train: float, clients_per_round: int) -> int:
+    """Return the clients of a round: the number given, else max(1, round(fraction * clients)).
+
+    Raises ConfigError for a fraction outside (0, 1] and for more clients than there are.
+    """
+    if clients_per_round:
+        if not 0 < clients_per_round <= clients:
+            raise ConfigError(f"clients_per_round = {clients_per_round}: the experiment has {clients} clients")
+        return clients_per_round
+    if not 0 < fraction_train <= 1:
+        raise ConfigError(f"fraction_train = {fraction_train:g}: it is a share of the clients, above 0 and at most 1")
+    return max(1, round(fraction_train * clients))
+
+
+def uniform(nodes: Sequence[int], size: int, seed: int, round: int, attempt: int) -> list[int]:
+    """Return ``size`` distinct nodes, uniformly at random, sorted; a function of its arguments alone."""
+    order = sorted(nodes)
+    chosen = generator(seed, "cohort", round, attempt).choice(len(order), size, replace=False, shuffle=False)
+    return [order[i] for i in sorted(chosen)]

@@ -1,0 +1,103 @@
+"""Imports go one way, the agent's side stays light, and a user's environment gets one top-level name."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAYERS = [
+    {"errors", "seeds", "arrays", "plan", "config", "names"},
+    {"models", "data", "codec", "record"},
+    {"wire", "reporting"},
+    {"flower", "progress", "report"},
+    {"clients", "strategies"},
+    {"server"},
+    {"engine"},
+    {"simulate"},
+    {"__main__"},
+]
+LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
+SIBLINGS = {("clients", "strategies"), ("strategies", "clients"), ("server", "clients")}
+EDGE = ("clients", "wire", "codec", "models", "data")
+
+
+def sources():
+    for folder in ("fedlearn", "clients", "server", "strategies"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            if not any(parent.is_symlink() for parent in path.parents) and not path.name.endswith("_pb2.py"):
+                yield path
+
+
+def part_of(path: Path) -> str:
+    first, *rest = path.relative_to(ROOT).parts
+    name = rest[0] if first == "fedlearn" else first
+    return name.removesuffix(".py")
+
+
+def imports(path: Path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            yield from names
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def edges():
+    for path in sources():
+        source = part_of(path)
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] == "fedlearn" and len(parts) > 1 and parts[1] in LEVEL and source in LEVEL and parts[1] != source:
+                yield source, parts[1], path
+
+
+def test_every_part_has_a_layer():
+    assert {part_of(p) for p in sources()} - {"__init__", "py"} <= set(LEVEL)
+
+
+def test_no_part_imports_a_higher_layer():
+    assert [f"{a} imports {b} in {p.name}" for a, b, p in edges() if LEVEL[a] < LEVEL[b]] == []
+
+
+def test_no_two_parts_import_each_other():
+    found = {(a, b) for a, b, _ in edges()}
+    assert {(a, b) for a, b in found if (b, a) in found} == set()
+
+
+def test_the_two_sides_meet_in_the_engine_only():
+    assert {(a, b) for a, b, _ in edges()} & SIBLINGS == set()
+
+
+def test_flwr_is_imported_above_the_wire_only():
+    allowed = {"flower", "strategies", "server", "engine"}
+    users = {part_of(p) for p in sources() if any(name.split(".")[0] == "flwr" for name in imports(p))}
+    assert users <= allowed
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys; print(' '.join(sorted({{m.split('.')[0] for m in sys.modules}})))"
+    return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
+
+
+@pytest.mark.parametrize("statement", ["from fedlearn.clients import train, evaluate, augment", "import fedlearn.wire, fedlearn.models"])
+def test_the_agents_side_loads_no_heavy_package(statement):
+    assert loaded_by(statement) & {"flwr", "pydantic", "rich", "matplotlib", "fastapi", "safetensors"} == set()
+
+
+def test_no_top_level_name_but_fedlearn():
+    assert loaded_by("import fedlearn.engine.simulation") & {"clients", "server", "strategies", "experiments"} == set()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--list"], ["no-such-file.toml"], ["--set", "train.lrr=1"]])
+def test_arguments_are_checked_before_torch_or_flwr_are_imported(arguments):
+    code = (
+        "import sys\nfrom fedlearn.simulate import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit: pass\n"
+        "print('LOADED', {'torch', 'flwr', 'matplotlib'} & set(sys.modules))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    assert out.splitlines()[-1] == "LOADED set()"

@@ -1,0 +1,17 @@
+"""Plans travel as one line of text."""
+
+import pytest
+
+from fedlearn.errors import FormatError
+from fedlearn.plan import Plan
+
+
+def test_round_trip():
+    plan = Plan(round=3, seed=2**62, lr=0.05, nesterov=True, augment="flip")
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"round":1}', '{"round":1,"seed":0,"x":1}', '{"round":"1","seed":0}', '{"round":1,"seed":0,"lr":true}'])
+def test_what_is_no_plan_is_refused(text):
+    with pytest.raises(FormatError, match="not a plan"):
+        Plan.from_json(text)

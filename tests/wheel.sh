@@ -1,0 +1,34 @@
+#!/bin/sh
+# Install the built wheel in a new environment and use it from another folder, with the sources out of reach.
+set -eu
+wheel=$(realpath "$1")
+constraints=$(realpath constraints.txt)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+python=${PYTHON:-python3}
+
+# The edge's share: no torch, no flwr, and it imports.
+"$python" -m venv base
+base/bin/python -m pip install --quiet --constraint "$constraints" "$wheel"
+base/bin/python -c 'import fedlearn.wire, fedlearn.codec, fedlearn.plan; from fedlearn.data import population; population("digits", {}, {}, 0)'
+base/bin/fedlearn --version
+base/bin/python -m fedlearn.simulate && { echo "simulate without the extra must fail"; exit 1; } || test $? -eq 2
+
+# The simulation's share.
+"$python" -m venv sim
+sim/bin/python -m pip install --quiet --constraint "$constraints" "$wheel[sim]"
+sim/bin/fedlearn simulate --quiet --out run --set experiment.rounds=2
+sim/bin/python - <<'END'
+import fedlearn, json, pathlib, sys
+assert "site-packages" in fedlearn.__file__, fedlearn.__file__
+assert json.loads(pathlib.Path("run/summary.json").read_text())["rounds"] == 2
+assert pathlib.Path("run/report.html").stat().st_size > 10_000
+for name in ("clients", "server", "strategies", "experiments", "tests"):
+    try:
+        __import__(name)
+    except ImportError:
+        continue
+    sys.exit(f"'{name}' is importable: the wheel must install one top-level name")
+END
+echo "wheel: ok"
