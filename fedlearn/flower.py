@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+import numpy as np
 from flwr.app import Array, ArrayRecord, Message
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -65,8 +66,18 @@ def update_of(reply: Message, layout: Layout, current: State) -> Received:
 
 
 def to_record(layout: Layout, state: State) -> ArrayRecord:
-    """Return a state as Flower's arrays, each of its shape; narrow floats as float32, narrow integers as int64."""
+    """Return a state as Flower's arrays, each of its shape: float32, and int64 for integer buffers."""
     return ArrayRecord({name: Array(array) for name, array in layout.split(state).items()})
+
+
+def for_strategy(layout: Layout, state: State) -> ArrayRecord:
+    """Return a state as a strategy takes it: float32, and float64 for integer buffers.
+
+    Strategies calculate with every array alike, and some of Flower's fail on integers (QFedAvg) or leave them as
+    floats (FedAvg); `to_state` gives integers back.
+    """
+    arrays = {n: a if a.dtype == np.float32 else a.astype(np.float64) for n, a in layout.split(state).items()}
+    return ArrayRecord({name: Array(array) for name, array in arrays.items()})
 
 
 def to_state(layout: Layout, record: ArrayRecord) -> State:

@@ -13,7 +13,7 @@ from safetensors.numpy import save
 from fedlearn.arrays import Layout, State, model_sha256
 from fedlearn.config import Experiment
 from fedlearn.errors import ExpectationError
-from fedlearn.flower import to_record, to_state
+from fedlearn.flower import for_strategy, to_state
 from fedlearn.record import RunFolder
 from fedlearn.server import checkpoint
 from fedlearn.strategies import memory
@@ -99,7 +99,7 @@ class Run:
             note=self.display.note,
         )
         if self.done < settings.rounds:
-            guard.run(self.grid, to_record(self.layout, self.model), settings.rounds, self._after)
+            guard.run(self.grid, for_strategy(self.layout, self.model), settings.rounds, self._after)
         return self._finish()
 
     def _settings(self, round: int) -> Mapping[str, Any]:

@@ -23,7 +23,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fedlearn.arrays import Layout
 from fedlearn.errors import FedlearnError, RoundError, RunError
-from fedlearn.flower import EXAMPLES, to_record, to_state
+from fedlearn.flower import EXAMPLES, for_strategy, to_state
 from fedlearn.seeds import derive
 
 
@@ -177,7 +177,7 @@ class Guarded(Strategy):
             raise RoundError(
                 f"round {number}: {type(self.inner).__name__} made a model with NaN or infinite values; the last checkpoint is kept"
             )
-        return to_record(self.layout, state)
+        return for_strategy(self.layout, state)
 
     def _reason(self) -> str:
         failures = self._grid.failures()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fedlearn.arrays import Layout, State
 from fedlearn.errors import ConfigError
-from fedlearn.flower import Received, to_record, to_state, update_of
+from fedlearn.flower import Received, for_strategy, to_state, update_of
 from fedlearn.strategies.aggregate import ExactSum, MedianOfMeans
 from fedlearn.strategies.cohorts import cohort_size, uniform
 
@@ -85,9 +85,10 @@ class Streaming(Strategy):
             return None, None
         floats, integers = running.mean()
         new = State(self._step(floats), self.current.integers + integers)
+        self.current, self.places = None, {}  # nothing of a round is left for the next one, or for a checkpoint
         examples = sum(n for _, n in losses)
         loss = fsum(v * n for v, n in losses) / examples
-        return to_record(self.layout, new), MetricRecord({"train_loss": loss, "num-examples": examples})
+        return for_strategy(self.layout, new), MetricRecord({"train_loss": loss, "num-examples": examples})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

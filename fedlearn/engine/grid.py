@@ -19,7 +19,7 @@ from fedlearn.arrays import Layout, State
 from fedlearn.engine.runner import Outcome, Task
 from fedlearn.engine.serial import Engine
 from fedlearn.errors import PayloadError, RunError
-from fedlearn.flower import ERROR_CODE, EXAMPLES, Received, attach, to_record, to_state
+from fedlearn.flower import ERROR_CODE, EXAMPLES, Received, attach, for_strategy, to_state
 from fedlearn.plan import Plan
 from fedlearn.seeds import derive
 from fedlearn.strategies.aggregate import ExactSum
@@ -222,7 +222,7 @@ class SimulationGrid(Grid):
         if not self.payloads:
             base, moved = sent.state, received.difference
             end = State(base.floats + moved.floats, base.integers + moved.integers)
-            content["arrays"] = to_record(self.layout, end)
+            content["arrays"] = for_strategy(self.layout, end)
         return Message(content, reply_to=message)
 
     def _failed(self, message: Message, client: int, reason: str, train: bool) -> Message:

@@ -162,7 +162,7 @@ def facts(experiment: Experiment, population: Population, layout: Layout, engine
 def manifest(experiment: Experiment, population: Population, layout: Layout, engine: Engine) -> dict[str, Any]:
     """Return what was run on what: versions, platform, data, model, engine."""
     clients = population.clients
-    shown = data.label_counts(population) if population.task != "text" else None
+    shown_clients, counts = data.label_counts(population)
     sizes = np.sort([clients.size(k) for k in range(min(len(clients), 10_000))])
     partition = getattr(clients, "partition", None)
     return {
@@ -186,7 +186,7 @@ def manifest(experiment: Experiment, population: Population, layout: Layout, eng
             "test_samples": len(population.test),
             "sizes": [int(sizes[0]), int(np.median(sizes)), int(sizes[-1])],
             "partition_sha256": partition.sha256() if partition is not None else None,
-            "label_counts": {"clients": shown[0].tolist(), "counts": shown[1].tolist()} if shown else None,
+            "label_counts": {"clients": shown_clients.tolist(), "counts": counts.tolist()},
         },
         "model": {"name": experiment.model.name, "parameters": layout.trained, "floats": layout.floats, "schema": layout.schema.hex()},
         "codec": {"up": experiment.codec.up, "down": experiment.codec.down},

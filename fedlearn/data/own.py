@@ -1,0 +1,157 @@
+"""A user's own data: what a loader may return, and the checks that it goes through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn.data.samples import IGNORE, Dataset, Population, Samples, Task
+from fedlearn.errors import DataError
+
+Array = NDArray[Any]
+
+
+def checked(name: str, found: object) -> Dataset | Population:
+    """Return what a user's loader gave as a checked data set, or its population.
+
+    found: a Dataset, a Population, or a tuple (x_train, y_train, x_test, y_test[, client_ids]) of numpy arrays.
+    Raises DataError naming the data set, the array and what is wrong with it.
+    """
+    if isinstance(found, Population):
+        if len(found.clients) == 0:
+            raise DataError(f"data set '{name}' has no clients")
+        return found
+    if isinstance(found, Dataset):
+        return _checked_dataset(name, found)
+    if isinstance(found, tuple | list) and len(found) in (4, 5):
+        return dataset(name, *found)
+    raise DataError(
+        f"data set '{name}' returned a {type(found).__name__}; return a fedlearn Dataset or Population, or a tuple "
+        "(x_train, y_train, x_test, y_test[, client_ids]) of numpy arrays"
+    )
+
+
+def dataset(name: str, x_train: Any, y_train: Any, x_test: Any, y_test: Any, client_ids: Any = None, licence: str = "") -> Dataset:
+    """Return a Dataset of plain arrays, the task told from their shapes.
+
+    x: (N, C, H, W) or (N, H, W) uint8, or floats in [0, 1], images · (N, T, F) floats, series · (N, F) floats,
+    features · (N, T) uint8 with y (N, T), text. y: (N,) whole numbers from 0. Raises DataError.
+    """
+    arrays = [
+        _array(name, key, value)
+        for key, value in zip(("x_train", "y_train", "x_test", "y_test"), (x_train, y_train, x_test, y_test), strict=True)
+    ]
+    task = _task(name, arrays[0], arrays[1])
+    train = _samples(name, "train", task, arrays[0], arrays[1])
+    test = _samples(name, "test", task, arrays[2], arrays[3])
+    if train.x.shape[1:] != test.x.shape[1:]:
+        raise DataError(f"{name}: x_train has samples of shape {train.x.shape[1:]}, x_test of {test.x.shape[1:]}")
+    classes = 256 if task == "text" else int(max(train.y.max(), test.y.max())) + 1
+    ids = {} if client_ids is None else {"client": _ids(name, client_ids, len(train))}
+    labels = ids.get("client", np.zeros(len(train), np.int64)) if task == "text" else train.y.astype(np.int64)
+    return Dataset(name, task, classes, train.x.shape[1:], train, test, labels, ids, licence)
+
+
+def _array(name: str, key: str, value: Any) -> Array:
+    if not isinstance(value, np.ndarray):
+        raise DataError(f"{name}: {key} is a {type(value).__name__}, not a numpy array; use numpy.asarray")
+    if value.dtype.kind not in "biuf":
+        raise DataError(f"{name}: {key} has dtype {value.dtype}; numbers are needed")
+    if value.ndim == 0 or len(value) == 0:
+        raise DataError(f"{name}: {key} is empty")
+    return value
+
+
+def _task(name: str, x: Array, y: Array) -> Task:
+    if x.ndim == 2 and x.dtype == np.uint8 and y.ndim == 2:
+        return "text"
+    if x.ndim == 4 or (x.ndim == 3 and x.dtype == np.uint8):
+        return "image"
+    if x.ndim in (2, 3):
+        return "features" if x.ndim == 2 else "series"
+    raise DataError(
+        f"{name}: x_train has shape {x.shape}; known are (N, C, H, W) and (N, H, W) images, (N, T, F) series, "
+        "(N, F) features and (N, T) text"
+    )
+
+
+def _samples(name: str, part: str, task: Task, x: Array, y: Array) -> Samples:
+    where = f"{name}: x_{part}"
+    if len(x) != len(y):
+        raise DataError(f"{where} has {len(x)} samples, y_{part} has {len(y)} labels")
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        bad = int(np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))[0])
+        raise DataError(f"{where}[{bad}] holds NaN or infinity; remove or fill such samples")
+    if task == "text":
+        return Samples(_bytes(where, x), _targets(f"{name}: y_{part}", x, y))
+    labels = _labels(f"{name}: y_{part}", y)
+    return Samples(_pixels(where, x) if task == "image" else x.astype(np.float32), labels)
+
+
+def _bytes(where: str, x: Array) -> Array:
+    if x.dtype != np.uint8 or x.ndim != 2:
+        raise DataError(f"{where} is {x.dtype} with {x.ndim} dimensions; text is (N, T) uint8 bytes")
+    return x
+
+
+def _targets(where: str, x: Array, y: Array) -> Array:
+    if y.shape != x.shape or y.dtype.kind not in "iu" or ((y < 0) & (y != IGNORE)).any() or (y > 255).any():
+        raise DataError(f"{where} must be next bytes 0 to 255, {IGNORE} where padded, of shape {x.shape}")
+    return y.astype(np.int16)
+
+
+def _pixels(where: str, x: Array) -> Array:
+    if x.ndim == 3:
+        return _pixels(where, x[:, None])
+    if x.ndim != 4:
+        raise DataError(f"{where} has shape {x.shape}; images are (N, C, H, W) or (N, H, W)")
+    if x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3):
+        raise DataError(f"{where} has shape {x.shape}, channels last; use x.transpose(0, 3, 1, 2)")
+    if x.dtype == np.uint8:
+        return x
+    if x.dtype.kind == "f" and x.min() >= 0 and x.max() <= 1:
+        pixels: Array = np.rint(x * 255).astype(np.uint8)
+        return pixels
+    raise DataError(f"{where} is {x.dtype} from {x.min():g} to {x.max():g}; images are uint8, or floats from 0 to 1")
+
+
+def _labels(where: str, y: Array) -> Array:
+    if y.ndim != 1:
+        raise DataError(f"{where} has shape {y.shape}; labels are (N,) whole numbers")
+    if y.dtype.kind not in "iu":
+        raise DataError(f"{where} is {y.dtype}; labels are whole numbers: use y.astype('int64')")
+    if int(y.min()) < 0 or int(y.max()) >= 1_000_000:
+        raise DataError(f"{where} has labels from {y.min()} to {y.max()}; they must count from 0")
+    return y.astype(np.int64)
+
+
+def _ids(name: str, client_ids: Any, samples: int) -> NDArray[np.int64]:
+    """Return one whole number per sample; names of owners are numbered in sorted order."""
+    values = np.asarray(client_ids)
+    if values.shape != (samples,) or values.dtype.kind not in "iuUS":
+        raise DataError(
+            f"{name}: client_ids is {values.dtype} {values.shape}; it must be one number or name for each of the {samples} training samples"
+        )
+    return values.astype(np.int64) if values.dtype.kind in "iu" else np.unique(values, return_inverse=True)[1].reshape(-1)
+
+
+def _checked_dataset(name: str, found: Dataset) -> Dataset:
+    """Refuse a Dataset whose parts do not fit each other."""
+    count = len(found.train)
+    for part, samples in (("train", found.train), ("test", found.test)):
+        x, y = _array(name, f"{part}.x", samples.x), _array(name, f"{part}.y", samples.y)
+        _samples(name, part, found.task, x, y)
+        if x.shape[1:] != tuple(found.input_shape):
+            raise DataError(f"{name}: {part}.x has samples of shape {x.shape[1:]}, input_shape says {found.input_shape}")
+        if found.task != "text" and int(y.max()) >= found.classes:
+            raise DataError(f"{name}: {part}.y has label {y.max()}, but classes = {found.classes}")
+        if (x.dtype == np.uint8) != (found.task in ("image", "text")):
+            raise DataError(
+                f"{name}: {part}.x is {x.dtype}; a {found.task} set needs {'uint8' if found.task in ('image', 'text') else 'float32'}"
+            )
+    for key, column in {"labels": found.labels, **found.ids}.items():
+        if not isinstance(column, np.ndarray) or column.shape != (count,) or column.dtype.kind not in "iu":
+            raise DataError(f"{name}: column '{key}' must be whole numbers, one for each of the {count} training samples")
+    return found

@@ -1,0 +1,85 @@
+"""Models by name or import path, built the same on every machine, and their state as flat vectors.
+
+Legend: B batch, C channels, H height, W width, T time steps or characters, F features, K classes.
+Inputs: images (B, C, H, W) float32 in [0, 1]; series (B, T, F) float32; features (B, F) float32; text (B, T) int64
+bytes, 0 is padding. Outputs: (B, K), and (B, T, K) for text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fedlearn.errors import ModelError, UserError
+from fedlearn.models.inputs import reason
+from fedlearn.models.state import layout, read_state, write_state
+from fedlearn.names import Named, call, find
+from fedlearn.seeds import derive
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fedlearn.data.samples import Task
+
+__all__ = ["MODELS", "build", "layout", "read_state", "write_state"]
+
+MODELS: dict[str, Named] = {
+    "logistic": Named("fedlearn.models.dense:Logistic", "one linear layer: softmax regression for any input but text"),
+    "2nn": Named("fedlearn.models.dense:TwoNN", "McMahan's two hidden layers of 200; 199,210 parameters on MNIST"),
+    "cnn": Named("fedlearn.models.cnn:CNN", "McMahan's two 5x5 convolutions; 1,663,370 parameters on MNIST"),
+    "cnn-small": Named("fedlearn.models.cnn:SmallCNN", "a CNN that learns fast on a CPU; the embedded default"),
+    "lstm-char": Named("fedlearn.models.lstm:CharLSTM", "McMahan's stacked LSTM over bytes; 866,560 parameters"),
+    "lstm-sensor": Named("fedlearn.models.lstm:SensorLSTM", "one LSTM and a mean over time, for sensor series"),
+    "transformer-char": Named("fedlearn.models.transformer:CharTransformer", "a small causal transformer over bytes"),
+    "resnet-small": Named("fedlearn.models.resnet:SmallResNet", "a residual CNN with GroupNorm (or BatchNorm)"),
+    "mobilenet-small": Named("fedlearn.models.mobilenet:SmallMobileNet", "inverted residuals with depthwise 3x3"),
+}
+"""The registered models; each factory takes ``input_shape`` (of one sample), ``classes`` and its own options."""
+
+
+def build(
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    input_shape: tuple[int, ...],
+    classes: int,
+    seed: int,
+    task: Task | None = None,
+) -> nn.Module:
+    """Return a new model on the CPU, its weights a function of the seed alone, checked against the data.
+
+    name: a key of `MODELS`, or ``module:attribute`` of an ``nn.Module`` subclass or of a function that returns a
+          module; ``input_shape`` and ``classes`` are given to those that take them, beside the ``options``.
+    task: what a sample is; None reads it off the shape: 3 numbers image, 2 series, 1 text if there are 256 classes.
+
+    torch's global generator is left as it was. Raises ConfigError for an unknown name or option and ModelError when
+    the model cannot be built, has nothing to train, or gives an output that does not fit the labels.
+    """
+    import torch
+
+    from fedlearn.models.fit import check_fit
+
+    what = f"model '{name}'"
+    factory = find("model", name, MODELS)
+    if isinstance(factory, torch.nn.Module) or not callable(factory):
+        kind = type(factory).__name__
+        raise ModelError(f"{what} is a {kind}; name an nn.Module class or a function that returns a module")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(seed, "init"))
+        try:
+            module: nn.Module = call(what, factory, options, {"input_shape": input_shape, "classes": classes})
+        except UserError:
+            raise
+        except Exception as error:  # the factory may be a user's, and options may be of any type
+            given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
+            raise ModelError(f"{what} cannot be built with {given}: {reason(error)}") from error
+        # Inside the fork: the first call is what draws the weights of torch's lazy layers.
+        check_fit(what, module, input_shape=input_shape, classes=classes, task=task or _task(input_shape, classes))
+    return module
+
+
+def _task(input_shape: tuple[int, ...], classes: int) -> Task:
+    """Return what a sample of this shape most likely is."""
+    if len(input_shape) == 1:
+        return "text" if classes == 256 else "features"
+    return "series" if len(input_shape) == 2 else "image"

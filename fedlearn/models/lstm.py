@@ -1,0 +1,61 @@
+"""Recurrent models: McMahan's stacked LSTM over characters, and a small LSTM over sensor series.
+
+Legend: B batch, T time steps or characters, F features, K classes.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fedlearn.models.inputs import series, text, whole
+
+
+class CharLSTM(nn.Module):
+    """Scores of the next byte after every byte: (B, T) int64 → (B, T, K), any T; 866,560 parameters with K = 256.
+
+    Source: McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017:
+    an embedding of 8, two LSTM layers of 256 units and a softmax over the characters. The paper counts 866,578; a
+    256-byte alphabet with torch's two bias vectors in each LSTM layer gives 866,560.
+    Inputs and outputs share one alphabet of ``classes`` symbols. A prediction depends on earlier bytes alone, so
+    padding after a line's end changes nothing before it.
+    """
+
+    def __init__(
+        self, input_shape: tuple[int, ...], classes: int, embedding: int = 8, width: int = 256, layers: int = 2
+    ) -> None:
+        """Make the layers; raises ModelError for other data than text, or an option below 1."""
+        super().__init__()
+        text("lstm-char", input_shape)
+        for option, value in (("embedding", embedding), ("width", width), ("layers", layers)):
+            whole("lstm-char", option, value)
+        self.embedding = nn.Embedding(classes, embedding)
+        self.lstm = nn.LSTM(embedding, width, layers, batch_first=True)
+        self.output = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the scores of the next byte at every position (B, T, K)."""
+        hidden, _ = self.lstm(self.embedding(x))
+        scores: Tensor = self.output(hidden)
+        return scores
+
+
+class SensorLSTM(nn.Module):
+    """One LSTM layer, the mean of its outputs over time, one linear layer: (B, T, F) float32 → (B, K).
+
+    18,887 parameters for 6 channels and 7 classes (width 64). The mean over time, rather than the last output, gives
+    every step of a window a short path to the loss. Source of the LSTM: Hochreiter and Schmidhuber, "Long Short-Term
+    Memory", Neural Computation 1997, with the forget gate of Gers et al., Neural Computation 2000.
+    """
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int, width: int = 64) -> None:
+        """Make the layers; raises ModelError for other data than series, or a width below 1."""
+        super().__init__()
+        _, features = series("lstm-sensor", input_shape)
+        self.lstm = nn.LSTM(features, whole("lstm-sensor", "width", width), batch_first=True)
+        self.output = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the class scores (B, K)."""
+        hidden, _ = self.lstm(x)
+        scores: Tensor = self.output(hidden.mean(dim=1))
+        return scores

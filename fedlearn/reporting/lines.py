@@ -1,0 +1,87 @@
+"""The progress display where there is no terminal: one aligned line per round, thinned out in long runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from fedlearn.reporting.folder import finite
+from fedlearn.reporting.tally import Tally, facts_text
+from fedlearn.reporting.units import bytes_text, number_text, percent_text, ratio_text, time_text
+
+EVERY_ROUND_UP_TO = 20
+LATEST_AFTER_S = 5.0
+COLUMNS = (
+    ("round", 11), ("accuracy", 9), ("best", 9), ("loss", 8), ("clients", 7), ("failed", 6), ("up", 8), ("down", 8),
+    ("vs float32", 10), ("time", 12), ("left", 12),
+)  # fmt: skip
+
+
+class LineDisplay:
+    """Plain lines, flushed one by one.
+
+    Runs of up to 20 rounds print every round. Longer ones print the first and the last, every twentieth part of the
+    rounds (5 %), and otherwise whenever nothing was printed for 5 seconds. Bytes are sums over all rounds so far.
+    """
+
+    def __init__(self, stream: TextIO, facts: Mapping[str, Any], tally: Tally) -> None:
+        """Print what the run is, and the headings."""
+        self._stream: TextIO | None = stream
+        self._tally = tally
+        self._every = max(1, -(-tally.rounds // 20)) if tally.rounds > EVERY_ROUND_UP_TO else 1
+        self._started_s = self._printed_s = time.monotonic()
+        self._first = True
+        self._print(": ".join(["fedlearn", str(facts.get("name", ""))]))
+        for key, value in facts_text(facts):
+            self._print(f"  {key:<9} {value}")
+        self._print("  ".join(heading.rjust(width) for heading, width in COLUMNS))
+
+    def moved(self, round_ended: bool) -> None:
+        """Print the round that has just ended, if it is one to print."""
+        tally, now_s = self._tally, time.monotonic()
+        due = self._first or tally.round % self._every == 0 or tally.round >= tally.rounds
+        if round_ended and (due or now_s - self._printed_s >= LATEST_AFTER_S):
+            self._first, self._printed_s = False, now_s
+            self._print("  ".join(text.rjust(width) for text, (_, width) in zip(self._cells(), COLUMNS, strict=True)))
+
+    def note(self, text: str) -> None:
+        """Print a warning line."""
+        self._print(f"warning: {text}")
+
+    def finish(self, rows: list[tuple[str, str]], title: str, good: bool) -> None:
+        """Print the closing figures, one per line; good or not, the title says it."""
+        self._print(title)
+        width = max(len(key) for key, _ in rows)
+        for key, value in rows:
+            self._print(f"  {key.ljust(width)}  {value}")
+
+    def stop(self) -> None:
+        """Do nothing: every line is already out."""
+
+    def _cells(self) -> list[str]:
+        tally = self._tally
+        line = tally.latest[-1]
+        return [
+            f"{tally.round}/{tally.rounds}",
+            percent_text(finite(line, "accuracy")),
+            percent_text(tally.best),
+            number_text(tally.loss),
+            str(line.get("clients", "-")),
+            str(line.get("failed", "-")),
+            bytes_text(tally.bytes_up),
+            bytes_text(tally.bytes_down),
+            ratio_text(tally.bytes_raw, tally.bytes_up + tally.bytes_down),
+            time_text(time.monotonic() - self._started_s),
+            time_text(tally.seconds_left()),
+        ]
+
+    def _print(self, text: str) -> None:
+        if self._stream is None:
+            return
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        try:
+            self._stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+            self._stream.flush()
+        except OSError:  # a closed pipe or a full disk behind stdout must not end a run that can go on
+            self._stream = None

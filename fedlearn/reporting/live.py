@@ -1,0 +1,147 @@
+"""The progress display on a terminal, drawn by rich and redrawn on events only.
+
+There is no refreshing thread: worker processes are forked while the display is up, and a lock that another thread
+holds at that moment would stay locked in the child for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from fedlearn.reporting.folder import Line, finite, number
+from fedlearn.reporting.tally import Tally, facts_text
+from fedlearn.reporting.units import bytes_text, number_text, percent_text, ratio_text, time_text
+
+INTERVAL_S = 0.1
+COST_SHARE = 0.02
+"""Redrawing takes at most this share of the time: the interval grows where a redraw is slow."""
+
+
+class LiveDisplay:
+    """A header, a bar, the key figures and the latest rounds, in place."""
+
+    def __init__(self, stream: TextIO, facts: Mapping[str, Any], tally: Tally) -> None:
+        """Draw the first frame on the stream, which is a terminal."""
+        self._console = Console(file=stream, highlight=False)
+        self._facts, self._tally = facts, tally
+        self._started_s = time.monotonic()
+        self._next_s = 0.0
+        self._process = os.getpid()
+        # Redirection is off: a forked worker would inherit it and redraw this frame from its own process.
+        self._live = Live(self._frame(), console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+        self._live.start(refresh=True)
+
+    def moved(self, round_ended: bool) -> None:
+        """Redraw the frame, unless it was redrawn just before."""
+        before_s = time.monotonic()
+        if before_s < self._next_s or os.getpid() != self._process:
+            return
+        self._live.update(self._frame(), refresh=True)
+        after_s = time.monotonic()
+        self._next_s = after_s + max(INTERVAL_S, (after_s - before_s) / COST_SHARE)
+
+    def note(self, text: str) -> None:
+        """Print a warning above the frame."""
+        self._console.print(Text("warning: ", style="bold yellow") + Text(text))
+
+    def finish(self, rows: list[tuple[str, str]], title: str, good: bool) -> None:
+        """Leave the last frame and print the closing panel below it, in green or, when not good, in yellow."""
+        self.stop()
+        colour = "green" if good else "yellow"
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(overflow="fold")
+        for key, value in rows:
+            table.add_row(key, Text(value, style="bold" if key == "accuracy" else ""))
+        heading = Text(title, style=f"bold {colour}")
+        self._console.print(Panel(table, title=heading, title_align="left", border_style=colour))
+
+    def stop(self) -> None:
+        """Draw the last frame, leave it on the screen and give the terminal back; in a forked worker do nothing."""
+        if self._live.is_started and os.getpid() == self._process:
+            self._live.update(self._frame())
+            self._live.stop()
+
+    def _frame(self) -> RenderableType:
+        parts: list[RenderableType] = [self._header(), self._bar(), self._figures()]
+        room = self._console.height - 12  # header, bar, figures, a line for the cursor
+        if self._tally.latest and room > 0:
+            parts.append(self._latest(room))
+        return Group(*parts)
+
+    def _header(self) -> RenderableType:
+        grid = Table.grid(padding=(0, 2), expand=True)
+        grid.add_column(ratio=1)
+        grid.add_column(ratio=1)
+        pairs = [_pair(key, value, "") for key, value in facts_text(self._facts)]
+        for position in range(0, len(pairs), 2):
+            grid.add_row(*pairs[position : position + 2])
+        name = Text(str(self._facts.get("name", "fedlearn")), style="bold")
+        return Panel(grid, title=name, title_align="left", border_style="cyan")
+
+    def _bar(self) -> RenderableType:
+        tally = self._tally
+        grid = Table.grid(padding=(0, 2), expand=True)
+        grid.add_column(no_wrap=True)
+        grid.add_column(ratio=1)
+        grid.add_column(justify="right", no_wrap=True)
+        share = tally.clients_done / tally.clients_total if tally.clients_total else 0.0
+        running = min(tally.round + (tally.clients_total > 0), tally.rounds)
+        left = tally.seconds_left()
+        times = f"{time_text(time.monotonic() - self._started_s)}, {time_text(left)} left" if left is not None else ""
+        bar = ProgressBar(total=max(tally.rounds, 1), completed=tally.round + share)
+        grid.add_row(Text(f"round {running}/{tally.rounds}", style="bold"), bar, Text(times, style="cyan"))
+        return grid
+
+    def _figures(self) -> RenderableType:
+        tally = self._tally
+        grid = Table.grid(padding=(0, 3))
+        best = f"{percent_text(tally.best)} (round {tally.best_round})" if tally.best is not None else "-"
+        accuracy = _pair("accuracy", percent_text(tally.accuracy))
+        grid.add_row(accuracy, _pair("best", best), _pair("loss", number_text(tally.loss)))
+        ratio = ratio_text(tally.bytes_raw, tally.bytes_up + tally.bytes_down)
+        saved = _pair("bytes", f"{ratio} less than float32" if ratio != "-" else "-")
+        grid.add_row(_pair("up", bytes_text(tally.bytes_up)), _pair("down", bytes_text(tally.bytes_down)), saved)
+        clients = f"{tally.clients_done}/{tally.clients_total}" if tally.clients_total else "-"
+        failed = _pair("failed", str(tally.failed), "bold red" if tally.failed else "")
+        line = tally.sparkline(min(40, self._console.width - 50))
+        grid.add_row(_pair("clients", clients), failed, Text(line, style="cyan"))
+        return grid
+
+    def _latest(self, room: int) -> RenderableType:
+        table = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
+        for heading in ("round", "accuracy", "loss", "train loss", "clients", "failed", "up", "down", "time"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for line in list(self._tally.latest)[-room:]:
+            table.add_row(*_cells(line, self._tally.best))
+        return table
+
+
+def _pair(key: str, value: str, style: str = "bold") -> Text:
+    return Text(f"{key} ", style="dim") + Text(value, style=style)
+
+
+def _cells(line: Line, best: float | None) -> list[Text]:
+    accuracy = finite(line, "accuracy")
+    failed = int(finite(line, "failed") or 0)
+    return [
+        Text(str(line.get("round"))),
+        Text(percent_text(accuracy), style="green" if accuracy is not None and accuracy == best else ""),
+        Text(number_text(number(line, "loss"))),
+        Text(number_text(number(line, "train_loss"))),
+        Text(str(line.get("clients", "-"))),
+        Text(str(failed), style="red" if failed else "dim"),
+        Text(bytes_text(finite(line, "bytes_up"))),
+        Text(bytes_text(finite(line, "bytes_down"))),
+        Text(time_text(finite(line, "seconds"))),
+    ]

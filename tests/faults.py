@@ -1,0 +1,116 @@
+"""Clients and strategies that go wrong on purpose, by import path: ``tests.faults:name``."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import FedAvg
+from torch import nn
+
+
+def reply(message: Message, arrays: dict[str, np.ndarray], **metrics) -> Message:
+    content = RecordDict({"arrays": ArrayRecord({k: Array(v) for k, v in arrays.items()}), "metrics": MetricRecord(metrics)})
+    return Message(content, reply_to=message)
+
+
+def moved(message: Message, by: float) -> dict[str, np.ndarray]:
+    record = next(iter(message.content.array_records.values()))
+    return {k: v.numpy() + np.float32(by) for k, v in record.items()}
+
+
+def client_app(answer) -> ClientApp:
+    app = ClientApp()
+    app.train()(answer)
+    return app
+
+
+def _by_client(message: Message, context: Context) -> Message:
+    client = int(context.node_config["partition-id"])
+    context.state["seen"] = MetricRecord({"times": int(context.state["seen"]["times"]) + 1 if "seen" in context.state else 1})  # type: ignore[call-overload]
+    return reply(message, moved(message, client + 1), **{"num-examples": 10, "times": context.state["seen"]["times"]})  # type: ignore[call-overload]
+
+
+def _third_fails(message: Message, context: Context) -> Message:
+    if int(context.node_config["partition-id"]) % 3 == 0:
+        raise RuntimeError("sensor unplugged")
+    return _by_client(message, context)
+
+
+def _one_is_nan(message: Message, context: Context) -> Message:
+    client = int(context.node_config["partition-id"])
+    return reply(message, moved(message, np.nan if client == 1 else client), **{"num-examples": 10})
+
+
+def _no_examples(message: Message, context: Context) -> Message:
+    return reply(message, moved(message, 1), **{"num-examples": 0})
+
+
+def _odd_metrics(message: Message, context: Context) -> Message:
+    extra = {"extra": 1.0} if int(context.node_config["partition-id"]) == 1 else {}
+    return reply(message, moved(message, 1), **{"num-examples": 10}, **extra)
+
+
+def _all_fail(message: Message, context: Context) -> Message:
+    raise RuntimeError("no power")
+
+
+by_client, third_fails, one_is_nan = client_app(_by_client), client_app(_third_fails), client_app(_one_is_nan)
+no_examples, odd_metrics, all_fail = client_app(_no_examples), client_app(_odd_metrics), client_app(_all_fail)
+
+
+class Forgetful(FedAvg):
+    """A strategy with a state that no checkpoint can hold."""
+
+    def __init__(self, **options) -> None:
+        super().__init__(**options)
+        self.window = {1, 2}
+
+
+class Breaks(FedAvg):
+    """A strategy with a bug."""
+
+    def aggregate_train(self, server_round, replies):
+        raise KeyError("typo")
+
+
+class Poisons(FedAvg):
+    """A strategy that makes a model of NaN."""
+
+    def aggregate_train(self, server_round, replies):
+        arrays, metrics = super().aggregate_train(server_round, replies)
+        assert arrays is not None
+        return ArrayRecord({k: Array(v.numpy() * np.float32(np.nan)) for k, v in arrays.items()}), metrics
+
+
+class Kills(nn.Module):
+    """A model that kills its worker on a batch of ``size`` samples, ``times`` times over (counted in a file)."""
+
+    def __init__(self, input_shape, classes, size: int, counter: str, times: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(int(np.prod(input_shape)), classes)
+        self.size, self.counter, self.times = size, Path(counter), times
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and len(x) == self.size and len(self.counter.read_bytes()) < self.times:
+            with open(self.counter, "ab") as file:
+                file.write(b"x")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.linear(x.flatten(1))
+
+
+class Slow(nn.Module):
+    """A linear model that takes its time: for tests that interrupt a run."""
+
+    def __init__(self, input_shape, classes, seconds: float) -> None:
+        super().__init__()
+        self.linear, self.seconds = nn.Linear(int(np.prod(input_shape)), classes), seconds
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            time.sleep(self.seconds)
+        return self.linear(x.flatten(1))
