@@ -38,7 +38,7 @@ class Tensors:
 
 def tensors(samples: Samples, task: Task, device: str = "cpu") -> Tensors:
     """Return samples as tensors on a device; images of uint8 become float32 in [0, 1]."""
-    x = torch.from_numpy(np.ascontiguousarray(samples.x))
+    x = torch.tensor(samples.x)
     scale = 255.0 if task == "image" and x.dtype == torch.uint8 else 1.0
     x = x.long() if task == "text" else x.float() / scale
     return Tensors(task, x.to(device), torch.from_numpy(samples.y.astype(np.int64)).to(device))

@@ -48,9 +48,7 @@ def _download(name: str, recipe: Recipe, folder: Path) -> Path:
     if shutil.which(recipe.command[0]) is None:
         raise DataError(f"fetching '{name}' needs {recipe.client}; {hint}")
     try:
-        done = subprocess.run(
-            recipe.command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False
-        )
+        done = subprocess.run(recipe.command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
         raise DataError(f"'{' '.join(recipe.command)}' took more than {TIMEOUT_S} s; try again, {hint}") from None
     found = sorted(folder.glob(recipe.archive))

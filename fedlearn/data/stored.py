@@ -32,7 +32,8 @@ def read_npz(path: Path, keys: Iterable[str], fix: str) -> Arrays:
     Raises DataError naming the file, what is wrong and ``fix``.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if isinstance(archive, np.ndarray):
                 raise DataError(f"{path} holds a single array (.npy), not an npz archive: {fix}")
             absent = [key for key in keys if key not in archive.files]

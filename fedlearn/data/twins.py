@@ -124,5 +124,5 @@ def _lines(schema: Schema, count: int, rule: np.random.Generator, rng: np.random
     text[np.arange(count), ends] = ord("\n")
     valid = np.arange(length) < ends[:, None]
     x = np.where(valid, text[:, :-1], 0).astype(np.uint8)
-    y = np.where(valid, text[:, 1:], IGNORE).astype(np.int16)
+    y = np.where(valid, text[:, 1:].astype(np.int16), np.int16(IGNORE))
     return Samples(x, y), np.zeros(count, np.int64)

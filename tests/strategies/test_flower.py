@@ -54,10 +54,8 @@ def test_runs_learns_and_is_the_same_twice_and_after_a_resume(name, tmp_path):
     assert resumed.sha256 == whole.sha256
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [name for name, config in CONFIGS.items() if "mods" not in config])
 def test_one_client_in_three_failing_is_no_silent_success(name, tmp_path):
-    if "mods" in CONFIGS[name]:
-        pytest.skip("a mod wraps our own training, which has no client that fails on purpose")
     config = CONFIGS[name].replace("[strategy]", '[client]\napp = "tests.faults:third_fails"\n\n[strategy]')
     if name == "QFedAvg":
         config = config.replace('"train_loss"', '"times"')
