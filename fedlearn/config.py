@@ -218,6 +218,9 @@ def place(where: Sequence[str], name: str, text: str, places: Mapping[tuple[str,
     for length in range(len(where), 0, -1):
         if (given := places.get(tuple(where[:length]))) is not None:
             return f"--set {given}"
+    for keys, given in places.items():
+        if keys[: len(where)] == tuple(where) and not _line(where, text):  # a table that only --set has
+            return f"--set {given}"
     line = _line(where, text)
     return f"{name}:{line}" if line else name
 
@@ -261,7 +264,9 @@ def _explain(where: tuple[str, ...], error: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         fields = _fields(where[:-1])
         return f"unknown key '{key}'.{nearest(where[-1], fields)} Known here: {', '.join(fields)}"
-    message = str(error["msg"]).removeprefix("Value error, ")
+    message = {"tuple_type": "Input should be a list", "model_type": "Input should be a table of keys"}.get(
+        error["type"], str(error["msg"]).removeprefix("Value error, ")
+    )
     message = message[0].lower() + message[1:]
     given = error.get("input")
     shown = f" (got {given!r})" if not isinstance(given, dict | Section) else ""

@@ -45,13 +45,15 @@ def find(what: str, name: str, registry: Mapping[str, Named]) -> Any:
 def import_path(what: str, path: str) -> Any:
     """Return the attribute that ``module:attribute`` names; raises ConfigError naming the part that fails."""
     module_name, _, attribute = path.partition(":")
+    if not module_name.strip(".") or module_name.startswith(".") or not attribute:
+        raise ConfigError(f"{what} '{path}' is no import path; write it as 'my_package.my_module:name'")
     if "" not in sys.path and "." not in sys.path:
         sys.path.append("")  # a user's own module beside the config, also when started as a console script
     try:
         found: Any = importlib.import_module(module_name)
     except ImportError as error:
         raise ConfigError(f"{what} '{path}': cannot import '{module_name}' ({error})") from error
-    except Exception as error:  # the user's module runs its own code when imported
+    except (Exception, SystemExit) as error:  # the user's module runs its own code when imported
         raise ConfigError(f"{what} '{path}': importing '{module_name}' raised {type(error).__name__}: {error}") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -63,9 +65,12 @@ def import_path(what: str, path: str) -> Any:
 def call(what: str, function: Callable[..., Any], options: Mapping[str, Any], offered: Mapping[str, Any] | None = None) -> Any:
     """Call ``function(**options)``, adding those ``offered`` arguments that it takes.
 
-    Raises ConfigError for an option that the function does not take (with the nearest one) and for a
-    required argument that neither options nor offers give.
+    Raises ConfigError for what cannot be called, for an option that the function does not take (with the nearest
+    one), for one of another type than the function says, and for a required argument that neither options nor
+    offers give.
     """
+    if not callable(function):
+        raise ConfigError(f"{what} is a {type(function).__name__}, not a function or a class")
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -76,8 +81,28 @@ def call(what: str, function: Callable[..., Any], options: Mapping[str, Any], of
         if option not in known and not open_ended:
             free = [n for n in known if n not in (offered or {})]
             raise ConfigError(f"{what} takes no option '{option}'.{nearest(option, free)} It takes: {', '.join(free) or 'none'}")
+        if option in known:
+            _check_type(f"{what}: {option}", options[option], parameters[option].annotation)
     arguments = {n: v for n, v in (offered or {}).items() if n in known} | dict(options)
     missing = [n for n in known if n not in arguments and parameters[n].default is inspect.Parameter.empty]
     if missing:
         raise ConfigError(f"{what} needs the option '{missing[0]}'")
     return function(**arguments)
+
+
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": ((bool,), "true or false"),
+    "str": ((str,), "a string"),
+}
+
+
+def _check_type(where: str, value: Any, annotation: Any) -> None:
+    """Refuse a value of a wrong type where the parameter's annotation is one plain type, and NaN where it is a number."""
+    name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    if name not in _KINDS:
+        return
+    types, wanted = _KINDS[name]
+    if not isinstance(value, types) or (isinstance(value, bool) and name != "bool") or value != value:
+        raise ConfigError(f"{where} = {value!r} is not {wanted}")

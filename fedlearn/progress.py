@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
 
 from fedlearn.reporting.folder import Line, number
 from fedlearn.reporting.tally import Tally
-from fedlearn.reporting.units import bytes_text, number_text, percent_text, ratio_text, time_text
+from fedlearn.reporting.units import against_raw, bytes_text, number_text, percent_text, time_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,14 +109,14 @@ def _display(stream: TextIO, facts: Mapping[str, Any], tally: Tally) -> _Display
 def closing_rows(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
     """Return what the end of a run shows, as (name, text): figures, expectations, files, and what to do next."""
     up, down = number(summary, "bytes_up") or 0, number(summary, "bytes_down") or 0
-    ratio = ratio_text(number(summary, "bytes_raw"), up + down)
+    beside = against_raw(number(summary, "bytes_raw"), up + down)
     training = time_text(number(summary, "seconds_training"))
     best = percent_text(number(summary, "best_accuracy"))
     accuracy = percent_text(number(summary, "accuracy"))
     sent = f"{bytes_text(up)} up, {bytes_text(down)} down"
     rows = [
         ("accuracy", f"{accuracy}, best {best}, loss {number_text(number(summary, 'loss'))}"),
-        ("bytes", f"{sent}, {ratio} less than float32" if ratio != "-" else sent),
+        ("bytes", f"{sent}, {beside}" if beside else sent),
         ("time", f"{time_text(number(summary, 'seconds'))}, of which training {training}"),
         ("model hash", str(summary.get("model_sha256") or "-")),
         *(("expected", _expectation(found)) for found in _expectations(summary)),

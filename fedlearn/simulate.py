@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         return _run(arguments)
     except FedlearnError as error:
-        print(f"fedlearn: {error}", file=sys.stderr)
+        print(f"fedlearn: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever a user's code raised
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED

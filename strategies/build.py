@@ -11,6 +11,14 @@ from fedlearn.errors import ConfigError, FedlearnError
 from fedlearn.names import call, find
 from fedlearn.strategies import STRATEGIES
 
+FIXED = {
+    "layout": "",
+    "seed": ", and set experiment.seed",
+    "clients": ", and set clients in [data.partition]",
+    "min_clients": ", and set experiment.min_clients",
+}
+"""What a strategy is given by the experiment alone: the argument, and where to set it."""
+
 
 def build(name: str, options: Mapping[str, Any], offered: Mapping[str, Any]) -> Strategy:
     """Return the strategy of a name or import path; ``offered`` arguments are given to those that take them.
@@ -21,6 +29,9 @@ def build(name: str, options: Mapping[str, Any], offered: Mapping[str, Any]) -> 
     made = find("strategy", name, STRATEGIES)
     if not callable(made):
         raise ConfigError(f"strategy '{name}' is a {type(made).__name__}, not a class or function that makes one")
+    for key in options:
+        if key in FIXED and key in offered:
+            raise ConfigError(f"strategy '{name}' takes {key} from the experiment: remove it here{FIXED[key]}")
     arguments = {key: _argument(key, value, offered) for key, value in options.items()}
     try:
         strategy = call(f"strategy '{name}'", made, arguments, offered)

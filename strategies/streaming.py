@@ -56,6 +56,11 @@ class Streaming(Strategy):
             )
         self.layout, self.seed, self.min_clients = layout, seed, min_clients
         self.cohort = cohort_size(clients, fraction_train, clients_per_round)
+        if min_clients > self.cohort:
+            raise ConfigError(
+                f"a round has {self.cohort} clients, but experiment.min_clients = {min_clients} must answer; lower it or "
+                "raise fraction_train or clients_per_round"
+            )
         self.fraction_evaluate = fraction_evaluate
         self.server_lr, self.server_momentum = server_lr, server_momentum
         self.velocity = np.zeros(layout.floats if server_momentum else 0, np.float32)
@@ -125,6 +130,11 @@ class Streaming(Strategy):
         """Return the weight of an update in the sum."""
 
     def _step(self, mean: NDArray[np.float64]) -> NDArray[np.float32]:
+        assert self.current is not None
+        with np.errstate(over="ignore", invalid="ignore"):  # the guard refuses a model that is not finite
+            return self._moved(mean)
+
+    def _moved(self, mean: NDArray[np.float64]) -> NDArray[np.float32]:
         assert self.current is not None
         if self.server_momentum:
             self.velocity = (self.server_momentum * self.velocity.astype(np.float64) + mean).astype(np.float32)

@@ -54,9 +54,10 @@ def _download(name: str, recipe: Recipe, folder: Path) -> Path:
     found = sorted(folder.glob(recipe.archive))
     if done.returncode or not found:
         said = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        reason = next((line for line in reversed(said) if "err" in line.lower()), said[-1] if said else "no output")
+        reason = next((line for line in said if "err" in line.lower()), said[-1] if said else "no output")
+        update = " (run 'apt-get update' as root first)" if recipe.command[0] == "apt-get" else ""
         raise DataError(
             f"'{' '.join(recipe.command)}' failed (exit {done.returncode}: {reason[:300]}). "
-            f"Is there a network, and does the package index know the package? Try again, {hint}"
+            f"Is there a network, and does the package index know the package{update}? Try again, {hint}"
         )
     return found[0]

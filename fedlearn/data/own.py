@@ -20,9 +20,7 @@ def checked(name: str, found: object) -> Dataset | Population:
     Raises DataError naming the data set, the array and what is wrong with it.
     """
     if isinstance(found, Population):
-        if len(found.clients) == 0:
-            raise DataError(f"data set '{name}' has no clients")
-        return found
+        return _checked_population(name, found)
     if isinstance(found, Dataset):
         return _checked_dataset(name, found)
     if isinstance(found, tuple | list) and len(found) in (4, 5):
@@ -141,17 +139,34 @@ def _checked_dataset(name: str, found: Dataset) -> Dataset:
     """Refuse a Dataset whose parts do not fit each other."""
     count = len(found.train)
     for part, samples in (("train", found.train), ("test", found.test)):
-        x, y = _array(name, f"{part}.x", samples.x), _array(name, f"{part}.y", samples.y)
-        _samples(name, part, found.task, x, y)
-        if x.shape[1:] != tuple(found.input_shape):
-            raise DataError(f"{name}: {part}.x has samples of shape {x.shape[1:]}, input_shape says {found.input_shape}")
-        if found.task != "text" and int(y.max()) >= found.classes:
-            raise DataError(f"{name}: {part}.y has label {y.max()}, but classes = {found.classes}")
-        if (x.dtype == np.uint8) != (found.task in ("image", "text")):
-            raise DataError(
-                f"{name}: {part}.x is {x.dtype}; a {found.task} set needs {'uint8' if found.task in ('image', 'text') else 'float32'}"
-            )
+        _check_part(name, part, samples, found)
     for key, column in {"labels": found.labels, **found.ids}.items():
         if not isinstance(column, np.ndarray) or column.shape != (count,) or column.dtype.kind not in "iu":
             raise DataError(f"{name}: column '{key}' must be whole numbers, one for each of the {count} training samples")
     return found
+
+
+def _checked_population(name: str, found: Population) -> Population:
+    """Refuse a Population that cannot be scored or counted; what a client's samples hold shows in its rounds."""
+    _check_part(name, "test", found.test, found)
+    try:
+        sizes = [found.clients.size(k) for k in range(min(len(found.clients), 10_000))]
+    except Exception as error:  # the clients are the user's code
+        raise DataError(f"data set '{name}': the sizes of its clients cannot be told: {type(error).__name__}: {error}") from error
+    if not sizes:
+        raise DataError(f"data set '{name}' has no clients")
+    return found
+
+
+def _check_part(name: str, part: str, samples: Samples, found: Dataset | Population) -> None:
+    """Refuse samples that do not fit each other, or what their set says of itself."""
+    x, y = _array(name, f"{part}.x", samples.x), _array(name, f"{part}.y", samples.y)
+    _samples(name, part, found.task, x, y)
+    if x.shape[1:] != tuple(found.input_shape):
+        raise DataError(f"{name}: {part}.x has samples of shape {x.shape[1:]}, input_shape says {found.input_shape}")
+    if found.task != "text" and int(y.max()) >= found.classes:
+        raise DataError(f"{name}: {part}.y has label {y.max()}, but classes = {found.classes}")
+    if (x.dtype == np.uint8) != (found.task in ("image", "text")):
+        raise DataError(
+            f"{name}: {part}.x is {x.dtype}; a {found.task} set needs {'uint8' if found.task in ('image', 'text') else 'float32'}"
+        )

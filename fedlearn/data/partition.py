@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fedlearn.data.checks import whole
 from fedlearn.data.samples import Dataset, Samples
-from fedlearn.errors import ConfigError
+from fedlearn.errors import ConfigError, FedlearnError
 from fedlearn.names import Named, call, find
 from fedlearn.seeds import generator
 
@@ -116,7 +116,12 @@ def divide(dataset: Dataset, table: Mapping[str, Any], seed: int) -> Partition:
         raise ConfigError(f"[data.partition] kind = {kind!r} is not a name; known: {', '.join(KINDS)}")
     split = find("partition", kind, KINDS)
     offered = {"labels": dataset.labels, "ids": dataset.ids, "rng": generator(seed, "partition")}
-    owners = np.asarray(call(f"[data.partition] kind = '{kind}'", split, options, offered))
+    try:
+        owners = np.asarray(call(f"[data.partition] kind = '{kind}'", split, options, offered))
+    except FedlearnError:
+        raise
+    except (Exception, SystemExit) as error:  # the kind may be the user's
+        raise ConfigError(f"[data.partition] kind = '{kind}' failed: {type(error).__name__}: {error}") from error
     _check(kind, owners, len(dataset.labels))
     clients = int(owners.max(initial=-1)) + 1
     return Partition.from_owners(owners.astype(np.int64), max(clients, options.get("clients", 0)))

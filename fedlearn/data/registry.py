@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fedlearn.data.checks import flag
 from fedlearn.data.partition import Partitioned, divide
 from fedlearn.data.samples import Dataset, Population
-from fedlearn.errors import ConfigError
+from fedlearn.errors import ConfigError, DataError, FedlearnError
 from fedlearn.names import Named, call, find
 
 DATASETS: dict[str, Named] = {
@@ -53,7 +53,12 @@ def _load(name: str, options: Mapping[str, Any], partition: Mapping[str, Any], s
         return call(f"the synthetic twin of '{name}'", twin, options, {"name": name, "seed": seed})  # type: ignore[no-any-return]
     if name == "synthetic":
         return call("data set 'synthetic'", load, options, {"partition": partition, "seed": seed})  # type: ignore[no-any-return]
-    loaded = call(f"data set '{name}'", load, options, {"seed": seed})
+    try:
+        loaded = call(f"data set '{name}'", load, options, {"seed": seed})
+    except FedlearnError:
+        raise
+    except (Exception, SystemExit) as error:  # the loader may be the user's
+        raise DataError(f"data set '{name}' cannot be loaded: {type(error).__name__}: {error}") from error
     if name in DATASETS:
         return loaded  # type: ignore[no-any-return]
     from fedlearn.data.own import checked
@@ -73,8 +78,16 @@ def label_counts(population: Population, most: int = 100) -> tuple[NDArray[np.in
     numbers = np.unique(np.linspace(0, total - 1, min(most, total)).astype(np.int64))
     if population.task == "text":
         return numbers, np.array([[population.clients.size(int(k))] for k in numbers], np.int64)
-    rows = [np.bincount(_labels(population, int(k)), minlength=population.classes) for k in numbers]
-    return numbers, np.array(rows, np.int64)
+    return numbers, np.array([_counts(population, int(k)) for k in numbers], np.int64)
+
+
+def _counts(population: Population, client: int) -> NDArray[np.int64]:
+    """Return a client's samples by label, (K,) int64; none where its data cannot be read or has no such labels."""
+    try:
+        counts = np.bincount(_labels(population, client), minlength=population.classes)
+    except Exception:  # a user's own clients: such a one fails in its round, and is recorded there
+        counts = np.zeros(population.classes, np.int64)
+    return counts[: population.classes]
 
 
 def _labels(population: Population, client: int) -> NDArray[np.int64]:

@@ -36,7 +36,11 @@ def load(app: str, mods: Sequence[str]) -> Callable[[Message, Context], Message]
         if not isinstance(found, ClientApp):
             raise ConfigError(f"client app '{app}' is a {type(found).__name__}, not a flwr.clientapp.ClientApp")
         return found
-    return _OurApp([import_path("mod", mod) for mod in mods]) if mods else None
+    found = {mod: import_path("mod", mod) for mod in mods}
+    for mod, made in found.items():
+        if not callable(made):
+            raise ConfigError(f"mod '{mod}' is a {type(made).__name__}, not a function (message, context, call_next)")
+    return _OurApp(list(found.values())) if found else None
 
 
 class _OurApp:

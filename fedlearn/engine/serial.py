@@ -8,6 +8,7 @@ from typing import Protocol
 from fedlearn.arrays import State
 from fedlearn.clients.evaluate import Score, add
 from fedlearn.engine.runner import Outcome, Runner, Task, single_thread
+from fedlearn.errors import RunError
 
 
 class Engine(Protocol):
@@ -41,8 +42,11 @@ class Serial:
             yield self.runner.run(task, payload)
 
     def score(self, state: State) -> Score:
-        """Return the score of a model on the server's held-out samples."""
-        return add(self.runner.score(part, state) for part in range(self.runner.parts))
+        """Return the score of a model on the server's held-out samples; raises RunError when it cannot be had."""
+        try:
+            return add([self.runner.score(part, state) for part in range(self.runner.parts)])
+        except Exception as error:  # the model is the user's code
+            raise RunError(f"the evaluation of held-out samples failed: {type(error).__name__}: {error}") from error
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""

@@ -24,7 +24,7 @@ from fedlearn.engine import ENGINES, apps
 from fedlearn.engine.grid import SimulationGrid
 from fedlearn.engine.runner import Runner, single_thread
 from fedlearn.engine.serial import Engine
-from fedlearn.errors import ConfigError
+from fedlearn.errors import ConfigError, ModelError
 from fedlearn.flower import enter
 from fedlearn.names import call, find, nearest
 from fedlearn.progress import Progress
@@ -49,6 +49,9 @@ def simulate(experiment: Experiment, folder: RunFolder, display: Progress, resum
     with _section("client"):
         app = apps.load(experiment.client.app, experiment.client.mods)
     initial = models.read_state(module, layout)
+    if not np.isfinite(initial.floats).all():
+        raise ModelError(f"model '{experiment.model.name}' starts with NaN or infinite values; mend how its weights are drawn")
+    _check_device(experiment.engine.device)
     holdout = experiment.evaluate.holdout if experiment.evaluate.clients else 0.0
     runner = Runner(module, layout, population, experiment.experiment.seed, holdout, experiment.engine.device, app)
     if not resume:
@@ -119,12 +122,15 @@ def _strategy(experiment: Experiment, layout: Layout, clients: int) -> Strategy:
 
 def _engine(experiment: Experiment, runner: Runner) -> Engine:
     section = experiment.engine
-    try:
-        torch.empty(0, device=section.device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"[engine] device = '{section.device}' cannot be used here: {str(error).splitlines()[0]}") from None
     made: Engine = call("engine", find("engine", section.kind, ENGINES), {}, {"runner": runner, "workers": section.workers})
     return made
+
+
+def _check_device(device: str) -> None:
+    try:
+        float(torch.zeros(1, device=device))  # the device "meta" has no values to give back
+    except Exception as error:  # torch has as many kinds of error here as it has devices
+        raise ConfigError(f"[engine] device = '{device}' cannot be used here: {str(error).splitlines()[0]}; use \"cpu\"") from None
 
 
 def _check_augment(kind: str, population: Population) -> None:
@@ -142,6 +148,8 @@ def _section(name: str) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
+        if str(error).startswith(f"[{name}"):
+            raise
         raise type(error)(f"[{name}] {error}") from error
 
 

@@ -110,7 +110,7 @@ class LiveDisplay:
         accuracy = _pair("accuracy", percent_text(tally.accuracy))
         grid.add_row(accuracy, _pair("best", best), _pair("loss", number_text(tally.loss)))
         ratio = ratio_text(tally.bytes_raw, tally.bytes_up + tally.bytes_down)
-        saved = _pair("bytes", f"{ratio} less than float32" if ratio != "-" else "-")
+        saved = _pair("bytes", f"{ratio} fewer than float32" if ratio != "-" else "-")
         grid.add_row(_pair("up", bytes_text(tally.bytes_up)), _pair("down", bytes_text(tally.bytes_down)), saved)
         clients = f"{tally.clients_done}/{tally.clients_total}" if tally.clients_total else "-"
         failed = _pair("failed", str(tally.failed), "bold red" if tally.failed else "")

@@ -11,7 +11,7 @@ from typing import Any
 from fedlearn.reporting.folder import Line, Run, finite, number, read, section, some_text
 from fedlearn.reporting.html import Html, element, folded, picture, section_of, table, tile, write_document
 from fedlearn.reporting.results import Results, results
-from fedlearn.reporting.units import bytes_text, count_text, number_text, percent_text, ratio_text, time_text
+from fedlearn.reporting.units import against_raw, bytes_text, count_text, number_text, percent_text, ratio_text, time_text
 
 CAPTIONS = {
     "accuracy_rounds": "Accuracy on held-out data after each evaluated round; the star marks the best.",
@@ -82,7 +82,6 @@ def _codec(run: Run) -> str:
 
 def tiles(run: Run, found: Results) -> Html:
     """Return the key figures."""
-    ratio = ratio_text(found.bytes_raw, found.bytes_total)
     best = f"in round {found.best_round}" if found.best_round is not None else ""
     share = percent_text(found.seconds_training / found.seconds) if found.seconds else "-"
     asked = sum(int(finite(line, "clients") or 0) for line in run.trained)
@@ -92,7 +91,7 @@ def tiles(run: Run, found: Results) -> Html:
         "dl",
         tile("final accuracy", percent_text(found.accuracy), f"loss {number_text(found.loss)}"),
         tile("best accuracy", percent_text(found.best_accuracy), best),
-        tile("bytes exchanged", bytes_text(found.bytes_total), f"{ratio} less than float32" if ratio != "-" else ""),
+        tile("bytes exchanged", bytes_text(found.bytes_total), against_raw(found.bytes_raw, found.bytes_total)),
         tile("time", time_text(found.seconds), f"training {share}"),
         tile("rounds", count_text(found.rounds), updates),
         tile("model", f"{count_text(_parameters(run))}", Html(f"parameters, sha256 {digest}")),

@@ -55,6 +55,14 @@ def count_text(value: float | None) -> str:
     return MISSING if value is None or not math.isfinite(value) else f"{value:,.0f}"
 
 
+def against_raw(raw: float | None, sent: float | None) -> str:
+    """Return what the bytes sent are beside the raw exchange: "31.7× fewer than float32"; "" when nothing was sent."""
+    ratio = ratio_text(raw, sent)
+    if ratio == MISSING:
+        return ""
+    return "as plain float32" if raw and sent and raw / sent < 1.05 else f"{ratio} fewer than float32"
+
+
 def ratio_text(raw: float | None, sent: float | None) -> str:
     """Return how many times fewer bytes were sent than the raw exchange: "31.7×"; "-" when nothing was sent."""
     if not raw or not sent or not math.isfinite(raw / sent):

@@ -47,7 +47,7 @@ def test_the_page_is_whole_and_self_contained(write):
 
 def test_the_figures_are_on_the_page(write):
     text = write_page(write()).read_text(encoding="utf-8")
-    for found in ("80.00 %", "in round 4", "16.0 kB", "4× less than float32", "0123456789ab", "digits, 6 clients"):
+    for found in ("80.00 %", "in round 4", "16.0 kB", "4× fewer than float32", "0123456789ab", "digits, 6 clients"):
         assert found in text, found
     assert "up q8, down f16" in text and "pool, 2 workers" in text and "All 4 rounds" in text
     assert '<span class="chip good">met</span>' in text

@@ -60,7 +60,7 @@ def test_plain_lines_have_the_figures(write, lines):
     assert len({len(line) for line in text.splitlines() if re.match(r" +(\d/4|round)", line)}) == 1  # aligned
     assert "warning: client 3 is slow" in text
     assert re.search(r"accuracy +80.00 %, best 80.00 %, loss 1.200", text)
-    assert re.search(r"bytes +4.00 kB up, 12.0 kB down, 4× less than float32", text)
+    assert re.search(r"bytes +4.00 kB up, 12.0 kB down, 4× fewer than float32", text)
     assert re.search(r"expected +accuracy: wanted >= 0.8, got 0.8, met", text)
     assert re.search(r"plots +loss\n", text)
     assert f"compare     fedlearn report {folder} OTHER_RUN" in text
@@ -120,7 +120,7 @@ def test_a_terminal_gets_a_live_display_without_a_thread(write, lines):
         progress.interrupted(folder, "again")
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue())
     assert "round 4/4" in text and "clients 2/5" in text
-    assert "best 40.00 % (round 1)" in text and "4× less than float32" in text
+    assert "best 40.00 % (round 1)" in text and "4× fewer than float32" in text
     assert "warning: [red]not markup" in text
     assert "continue with  again" in text
     assert stream.getvalue().count("\x1b[?25l") == stream.getvalue().count("\x1b[?25h") == 1  # the cursor is back
