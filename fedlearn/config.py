@@ -215,8 +215,8 @@ def validate(
 
 def place(where: Sequence[str], name: str, text: str, places: Mapping[tuple[str, ...], str]) -> str:
     """Return where a key was given: ``file:line`` or the ``--set`` that gave it."""
-    for length in range(len(where), 0, -1):
-        if (given := places.get(tuple(where[:length]))) is not None:
+    for keys, given in places.items():
+        if keys[: len(where)] == tuple(where[: len(keys)]):
             return f"--set {given}"
     for keys, given in places.items():
         if keys[: len(where)] == tuple(where) and not _line(where, text):  # a table that only --set has

@@ -35,6 +35,8 @@ def find(what: str, name: str, registry: Mapping[str, Named]) -> Any:
     if ":" in name:
         return import_path(what, name)
     if name not in registry:
+        if not registry:
+            raise ConfigError(f"{what} = '{name}' is no import path; write it as 'my_package.my_module:name'")
         raise ConfigError(
             f"unknown {what} '{name}'.{nearest(name, registry)} "
             f"Known: {', '.join(registry)}; your own: 'my_package.my_module:name'"
@@ -66,8 +68,7 @@ def call(what: str, function: Callable[..., Any], options: Mapping[str, Any], of
     """Call ``function(**options)``, adding those ``offered`` arguments that it takes.
 
     Raises ConfigError for what cannot be called, for an option that the function does not take (with the nearest
-    one), for one of another type than the function says, and for a required argument that neither options nor
-    offers give.
+    one) and for a required argument that neither options nor offers give.
     """
     if not callable(function):
         raise ConfigError(f"{what} is a {type(function).__name__}, not a function or a class")
@@ -81,8 +82,6 @@ def call(what: str, function: Callable[..., Any], options: Mapping[str, Any], of
         if option not in known and not open_ended:
             free = [n for n in known if n not in (offered or {})]
             raise ConfigError(f"{what} takes no option '{option}'.{nearest(option, free)} It takes: {', '.join(free) or 'none'}")
-        if option in known:
-            _check_type(f"{what}: {option}", options[option], parameters[option].annotation)
     arguments = {n: v for n, v in (offered or {}).items() if n in known} | dict(options)
     missing = [n for n in known if n not in arguments and parameters[n].default is inspect.Parameter.empty]
     if missing:
@@ -90,19 +89,25 @@ def call(what: str, function: Callable[..., Any], options: Mapping[str, Any], of
     return function(**arguments)
 
 
-_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
-    "int": ((int,), "a whole number"),
-    "float": ((int, float), "a number"),
-    "bool": ((bool,), "true or false"),
-    "str": ((str,), "a string"),
+_FITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "int": ("a whole number", lambda v: isinstance(v, int) and not isinstance(v, bool)),
+    "float": ("a number", lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v == v),
+    "bool": ("true or false", lambda v: isinstance(v, bool)),
+    "str": ("a string", lambda v: isinstance(v, str)),
 }
 
 
-def _check_type(where: str, value: Any, annotation: Any) -> None:
-    """Refuse a value of a wrong type where the parameter's annotation is one plain type, and NaN where it is a number."""
-    name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
-    if name not in _KINDS:
+def check_types(what: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise ConfigError for an option of another type than ``function`` says, and for NaN where it wants a number.
+
+    Only parameters that are annotated with one plain type are checked; the rest is the function's business.
+    """
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
         return
-    types, wanted = _KINDS[name]
-    if not isinstance(value, types) or (isinstance(value, bool) and name != "bool") or value != value:
-        raise ConfigError(f"{where} = {value!r} is not {wanted}")
+    for option, value in options.items():
+        annotation = parameters[option].annotation if option in parameters else None
+        name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+        if name in _FITS and not _FITS[name][1](value):
+            raise ConfigError(f"{what}: {option} = {value!r} is not {_FITS[name][0]}")

@@ -8,7 +8,7 @@ from typing import Any
 from flwr.serverapp.strategy import Strategy
 
 from fedlearn.errors import ConfigError, FedlearnError
-from fedlearn.names import call, find
+from fedlearn.names import call, check_types, find
 from fedlearn.strategies import STRATEGIES
 
 FIXED = {
@@ -32,6 +32,7 @@ def build(name: str, options: Mapping[str, Any], offered: Mapping[str, Any]) -> 
     for key in options:
         if key in FIXED and key in offered:
             raise ConfigError(f"strategy '{name}' takes {key} from the experiment: remove it here{FIXED[key]}")
+    check_types(f"strategy '{name}'", made, options)
     arguments = {key: _argument(key, value, offered) for key, value in options.items()}
     try:
         strategy = call(f"strategy '{name}'", made, arguments, offered)
@@ -45,8 +46,13 @@ def build(name: str, options: Mapping[str, Any], offered: Mapping[str, Any]) -> 
 
 
 def _argument(key: str, value: Any, offered: Mapping[str, Any]) -> Any:
-    if isinstance(value, dict) and "name" in value:
+    if key == "strategy" or (isinstance(value, dict) and "name" in value):
+        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+            raise ConfigError(f'{key} = {value!r} is no strategy; write a table such as {{ name = "fedavg" }}')
         return build(value["name"], {k: v for k, v in value.items() if k != "name"}, offered)
     if key.endswith("_fn") and isinstance(value, str):
-        return find(key, value, {})
+        found = find(key, value, {})
+        if not callable(found):
+            raise ConfigError(f"{key} = '{value}' is a {type(found).__name__}, not a function")
+        return found
     return value

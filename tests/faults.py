@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,8 +32,10 @@ def client_app(answer) -> ClientApp:
 
 def _by_client(message: Message, context: Context) -> Message:
     client = int(context.node_config["partition-id"])
-    context.state["seen"] = MetricRecord({"times": int(context.state["seen"]["times"]) + 1 if "seen" in context.state else 1})  # type: ignore[call-overload]
-    return reply(message, moved(message, client + 1), **{"num-examples": 10, "times": context.state["seen"]["times"]})  # type: ignore[call-overload]
+    state: Any = context.state
+    times = state["seen"]["times"] + 1 if "seen" in state else 1
+    state["seen"] = MetricRecord({"times": times})
+    return reply(message, moved(message, client + 1), **{"num-examples": 10, "times": times})
 
 
 def _third_fails(message: Message, context: Context) -> Message:

@@ -1,5 +1,7 @@
 """Experiments are read strictly: errors name the key, the nearest key, the file and the line."""
 
+from typing import Any
+
 import pytest
 
 from fedlearn import config
@@ -104,6 +106,6 @@ def test_every_shipped_experiment_is_valid():
 
 
 def test_an_experiment_cannot_be_changed():
-    experiment = config.read(None)
+    experiment: Any = config.read(None)
     with pytest.raises(ValueError, match="frozen"):
         experiment.train.lr = 1.0

@@ -1,6 +1,7 @@
 """Local training against torch's own optimiser, and its promises: determinism, failures, buffers."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,8 +127,8 @@ def test_batchnorm_statistics_and_counters_travel_and_a_last_batch_of_one_does_n
 
 
 def test_frozen_weights_do_not_move_and_the_loss_is_of_the_steps():
-    module = model()
-    module[0].weight.requires_grad_(False)  # type: ignore[union-attr]
+    module: Any = model()
+    module[0].weight.requires_grad_(False)
     found = update(module)
     assert layout(module).split(found.difference)["0.weight"].any() == np.False_
     assert (found.examples, found.steps) == (14, 8)

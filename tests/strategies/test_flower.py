@@ -1,6 +1,7 @@
 """Flower's own strategies on our Grid, unchanged, and the defects of theirs that a run must not inherit."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from safetensors.numpy import load_file
 from tests.jobs import CONFIG, run, strategy
 
 FLOWER = "flwr.serverapp.strategy"
-OPTIONS = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "FedAvg": {},
     "FedAvgM": {"server_momentum": 0.9},
     "FedAdagrad": {},
@@ -24,7 +25,7 @@ OPTIONS = {
     "Bulyan": {"num_malicious_nodes": 1},
 }
 INNER = f'{{name = "{FLOWER}:FedAvg", fraction_train = 0.7}}'
-PRIVATE = {
+PRIVATE: dict[str, tuple[dict[str, Any], str]] = {
     "DifferentialPrivacyServerSideFixedClipping": ({"clipping_norm": 5.0}, ""),
     "DifferentialPrivacyClientSideFixedClipping": ({"clipping_norm": 5.0}, "flwr.clientapp.mod:fixedclipping_mod"),
     "DifferentialPrivacyServerSideAdaptiveClipping": ({}, ""),

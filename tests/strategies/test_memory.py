@@ -1,6 +1,7 @@
 """What strategies remember, as plain values."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_arrays_keep_dtype_shape_and_bits():
 
 
 def test_strategies_within_strategies_are_remembered():
-    made = [DifferentialPrivacyServerSideFixedClipping(FedAdam(fraction_train=0.5), 1.0, 1.0, 2) for _ in range(2)]
+    made: list[Any] = [DifferentialPrivacyServerSideFixedClipping(FedAdam(fraction_train=0.5), 1.0, 1.0, 2) for _ in range(2)]
     made[0].strategy.m_t = {"w": np.ones(2)}
     made[0].clipping_norm = 3.0
     arrays: memory.Arrays = {}
@@ -48,6 +49,6 @@ def test_strategies_within_strategies_are_remembered():
 
 
 def test_what_cannot_be_remembered_is_named():
-    strategy = FedAvg()
+    strategy: Any = FedAvg()
     strategy.window = {1, 2}
     assert memory.forgets(strategy) == ["window (set)"]
