@@ -6,6 +6,8 @@ import importlib
 import sys
 
 import fedlearn
+from fedlearn.arguments import ended
+from fedlearn.errors import UserError
 from fedlearn.names import nearest
 
 COMMANDS = {
@@ -17,7 +19,10 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Hand the arguments to a subcommand and return its exit code."""
-    arguments = sys.argv[1:] if argv is None else argv
+    return ended(lambda: _run(sys.argv[1:] if argv is None else argv))
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"usage: fedlearn COMMAND …\n\nfedlearn {fedlearn.__version__}: federated learning on Flower's strategies\n")
         print("\n".join(f"  {name:<12}{about}" for name, (_, about) in COMMANDS.items()))
@@ -27,9 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"fedlearn {fedlearn.__version__}")
         return 0
     if arguments[0] not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        print(f"fedlearn: unknown command '{arguments[0]}'.{nearest(arguments[0], COMMANDS)} Known: {known}", file=sys.stderr)
-        return 2
+        raise UserError(f"unknown command '{arguments[0]}'.{nearest(arguments[0], COMMANDS)} Known: {', '.join(COMMANDS)}")
     run = importlib.import_module(COMMANDS[arguments[0]][0]).main
     code: int = run(arguments[1:])
     return code

@@ -7,6 +7,7 @@ the thing named, which checks it when it is built.
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -187,13 +188,13 @@ def read(config: str | None, overrides: Sequence[str] = ()) -> Experiment:
     """
     path = _find(config)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
         table = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not a text file (TOML in UTF-8 is expected)") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # tomllib lets a number too long, or tables too deep, through as these
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     places: dict[tuple[str, ...], str] = {}
     for override in overrides:
@@ -217,10 +218,7 @@ def place(where: Sequence[str], name: str, text: str, places: Mapping[tuple[str,
     """Return where a key was given: ``file:line`` or the ``--set`` that gave it."""
     for keys, given in places.items():
         if keys[: len(where)] == tuple(where[: len(keys)]):
-            return f"--set {given}"
-    for keys, given in places.items():
-        if keys[: len(where)] == tuple(where) and not _line(where, text):  # a table that only --set has
-            return f"--set {given}"
+            return f"--set {_short(given)}"
     line = _line(where, text)
     return f"{name}:{line}" if line else name
 
@@ -231,7 +229,7 @@ def _find(config: str | None) -> Path:
         return known["default"]
     if config in known and not Path(config).is_file():
         return known[config]
-    if not Path(config).exists():
+    if not config or not Path(config).exists():
         raise ConfigError(
             f"no file '{config}', and no shipped experiment of that name.{nearest(config, known)} "
             f"Shipped: {', '.join(known)}"
@@ -242,6 +240,8 @@ def _find(config: str | None) -> Path:
 
 
 def _override(table: dict[str, Any], override: str, places: dict[tuple[str, ...], str]) -> None:
+    if override != override.encode(errors="replace").decode():
+        raise ConfigError(f"--set {override!a}: the value is not UTF-8 text")
     key, equals, value = override.partition("=")
     keys = key.strip().split(".")
     if not equals or len(keys) < 2 or not all(keys):
@@ -254,7 +254,7 @@ def _override(table: dict[str, Any], override: str, places: dict[tuple[str, ...]
         at = below
     try:
         at[keys[-1]] = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         at[keys[-1]] = value.strip()  # a bare word is a string
     places[tuple(keys)] = override
 
@@ -269,8 +269,12 @@ def _explain(where: tuple[str, ...], error: Mapping[str, Any]) -> str:
     )
     message = message[0].lower() + message[1:]
     given = error.get("input")
-    shown = f" (got {given!r})" if not isinstance(given, dict | Section) else ""
+    shown = f" (got {_short(repr(given))})" if not isinstance(given, dict | Section) else ""
     return f"'{key}': {message}{shown}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _fields(where: tuple[str, ...]) -> list[str]:
@@ -330,4 +334,6 @@ def _value(value: Any) -> str:
         return f"[{', '.join(map(_value, value))}]"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
     return repr(value)

@@ -72,3 +72,8 @@ class SchemaError(PayloadError):
 
 class ClientError(FedlearnError):
     """One client could not do what the plan asks; it is recorded as failed and the round goes on."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return what a command prints of an error: one line, control characters escaped, whatever a user's code raised."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(str(error).split()))

@@ -57,10 +57,11 @@ class Progress:
         facts: ``name`` and ``rounds`` (int); ``data``, ``model``, ``strategy``, ``codec``, ``engine`` as one line of
         text each, where known; ``lines``: the metrics lines that a resumed run already has.
         """
-        if self._quiet:
+        stream = self._stream or sys.stdout
+        if self._quiet or stream is None:  # a program started without standard output has None there
             return
         self._tally = Tally(int(facts.get("rounds", 0)), tuple(facts.get("lines", ())))
-        self._display = _display(self._stream or sys.stdout, facts, self._tally)
+        self._display = _display(stream, facts, self._tally)
 
     def client_done(self, done: int, total: int) -> None:
         """Show how many clients of the running round have answered, failed ones included."""

@@ -24,7 +24,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         """Make the folder if need be and lock it; raises ConfigError when another process owns it."""
         self.path = path
-        with _writing(path):
+        with _writing(path, "choose another --out"):
             path.mkdir(parents=True, exist_ok=True)
             self._lock = open(path / ".lock", "w")  # noqa: SIM115  # held as long as the run
         try:
@@ -49,11 +49,16 @@ class RunFolder:
         with _writing(target):
             target.parent.mkdir(exist_ok=True)
             part = target.with_name(f".{target.name}.part")
-            with open(part, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, target)
+            try:
+                with open(part, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(part, target)
+            except OSError:
+                with contextlib.suppress(OSError):  # on a full disk, make the room free again
+                    part.unlink()
+                raise
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Replace a JSON file whole; NaN and infinities become null."""
@@ -83,20 +88,18 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     except FileNotFoundError:
         return
     for raw in text.split(b"\n"):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             line = json.loads(raw)
             if isinstance(line, dict) and isinstance(line.get("round"), int):
                 yield line
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _writing(path: Path, fix: str = "what was written before is kept, and --resume goes on from there") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RecordError(
-            f"cannot write {path}: {error.strerror or error}; what was written before is kept, and --resume goes on from there"
-        ) from error
+        raise RecordError(f"cannot write {path}: {error.strerror or error}; {fix}") from error
 
 
 def _plain(value: Any) -> Any:

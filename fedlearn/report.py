@@ -9,7 +9,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedlearn.errors import FedlearnError, UserError
+from fedlearn.arguments import Parser, ended
+from fedlearn.errors import UserError
 from fedlearn.reporting.folder import Run, read
 from fedlearn.reporting.results import labels
 from fedlearn.reporting.table import csv_text, print_table, rows
@@ -23,7 +24,7 @@ stays as it is). With several, one page compares them: comparison.html here, or 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="fedlearn report", description="Compare runs: a table, overlaid curves, config differences.", epilog=EPILOG
     )
     made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, finished or not")
@@ -37,12 +38,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 2 wrong input, 3 a page or a plot could not be written."""
     arguments = parser().parse_args(argv)
-    try:
-        report(arguments)
-    except FedlearnError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return ended(lambda: report(arguments))
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -75,6 +71,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--target {arguments.target:g}: give a share of 1, such as 0.8 for 80 %")
     if arguments.out and arguments.out.is_dir():
         raise UserError(f"--out '{arguments.out}' is a folder; give a file, such as {arguments.out / 'page.html'}")
+    if arguments.out and arguments.out.exists() and not arguments.out.is_file():  # as root, /dev/null would be replaced
+        raise UserError(f"--out '{arguments.out}' is a device or a pipe; give a file, such as page.html")
     seen: set[Path] = set()
     for folder in arguments.runs:
         if folder.resolve() in seen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shlex
 import sys
 import time
@@ -11,13 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlearn.errors import ConfigError, FedlearnError
+from fedlearn.arguments import Parser, ended
+from fedlearn.errors import ConfigError
 
 if TYPE_CHECKING:
     from fedlearn.config import Experiment
-
-INTERRUPTED = 130
-"""The exit code after Ctrl-C, as shells have it."""
 
 _MAY_CHANGE = {("engine",), ("expect",), ("experiment", "rounds"), ("experiment", "about"), ("experiment", "checkpoint_every")}
 """What a resumed run may have different from its start: none of it changes what a round computes."""
@@ -25,7 +24,7 @@ _MAY_CHANGE = {("engine",), ("expect",), ("experiment", "rounds"), ("experiment"
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's arguments."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="fedlearn simulate",
         description="Train one model over many simulated clients, and leave a run folder with its report.",
         epilog="exit codes: 0 done, 2 wrong input, 3 the run failed, 4 an [expect] line does not hold, 130 interrupted",
@@ -42,19 +41,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code; a user's mistake is one line on standard error."""
     arguments = parser().parse_args(argv)
-    try:
-        if arguments.list:
-            print(listing())
-            return 0
-        return _run(arguments)
-    except FedlearnError as error:
-        print(f"fedlearn: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever a user's code raised
-        return error.exit_code
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    return ended(lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.list:
+        print(listing())
+        return 0
     _require_extra()
     from fedlearn import config
 
@@ -75,19 +68,19 @@ def _run(arguments: argparse.Namespace) -> int:
     from fedlearn.server.run import check_expectations
 
     command = f"python -m fedlearn.simulate --resume --out {shlex.quote(str(path))}"
-    existed = path.exists()
+    made = [p for p in (path, *path.parents) if not p.exists()]
     with _open(RunFolder, path) as folder, Progress(arguments.quiet) as display:
         try:
             summary = simulate(experiment, folder, display, arguments.resume and folder.used)
-        except KeyboardInterrupt:
-            display.interrupted(path, command)
-            return INTERRUPTED
-        except FedlearnError as error:
-            if not existed and not folder.used:
-                _remove(path)
-            elif error.exit_code == 3:
+        except BaseException as error:
+            if not folder.used:
+                _remove(path, made)
+            elif isinstance(error, KeyboardInterrupt):
+                display.interrupted(path, command)
+            elif getattr(error, "exit_code", 3) == 3:
                 display.note(f"to go on: {command}")
             raise
+        os.environ["MPLBACKEND"] = "agg"  # no window is opened, so a backend that is not installed must not matter
         draw(path)
         write_page(path)
         display.finish(summary, path)
@@ -151,7 +144,9 @@ def _require_extra() -> None:
 
 
 def _folder(arguments: argparse.Namespace) -> Path | None:
-    if arguments.out:
+    if arguments.out is not None:
+        if not arguments.out:
+            raise ConfigError("--out is empty; name a folder, or leave it out for runs/NAME-TIME")
         return Path(arguments.out)
     if not arguments.resume:
         return None
@@ -178,12 +173,15 @@ def _check_folder(path: Path, experiment: Experiment, resume: bool) -> None:
     if not (path / "config.toml").exists():
         if resume:
             raise ConfigError(f"--resume: {path} holds no run (it has no config.toml)")
-        if path.exists() and any(p.name != ".lock" for p in path.iterdir()):
+        if path.exists() and any(p.name not in (".lock", ".config.toml.part") for p in path.iterdir()):
             raise ConfigError(f"--out {path} is not empty and holds no run; choose another folder")
         return
     if not resume:
         raise ConfigError(f"--out {path} already holds a run; add --resume to go on with it, or choose another folder")
-    before = config.read(str(path / "config.toml"))
+    try:
+        before = config.read(str(path / "config.toml"))
+    except ConfigError as error:
+        raise ConfigError(f"--resume: which experiment {path} holds cannot be read ({error}); mend that file, or start anew") from None
     changed = _differences(before.model_dump(), experiment.model_dump())
     if changed:
         raise ConfigError(
@@ -217,11 +215,12 @@ def _open(kind: Any, path: Path) -> Iterator[Any]:
         folder.close()
 
 
-def _remove(path: Path) -> None:
-    """Remove a folder in which nothing was started: a wrong config leaves no trace."""
+def _remove(path: Path, made: list[Path]) -> None:
+    """Remove the folders that were made for a run that never started: a wrong config leaves no trace."""
     with contextlib.suppress(OSError):
         (path / ".lock").unlink()
-        path.rmdir()
+        for folder in made:
+            folder.rmdir()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from safetensors.numpy import save
 
 from fedlearn.arrays import Layout, State, model_sha256
 from fedlearn.config import Experiment
-from fedlearn.errors import ExpectationError
+from fedlearn.errors import ConfigError, ExpectationError, RunError
 from fedlearn.flower import for_strategy, to_state
 from fedlearn.record import RunFolder
 from fedlearn.server import checkpoint
@@ -70,6 +70,8 @@ class Run:
     def resume(self) -> int:
         """Go back to the newest whole checkpoint, or to the start; returns the rounds that are done."""
         found = checkpoint.latest(self.folder.path)
+        if found:
+            self._check(found)
         self.done = found.round if found else 0
         self.lines = self.folder.rewind(self.done if found else -1)
         if found:
@@ -78,6 +80,15 @@ class Run:
             self.grid.states = {int(c): memory.load(s, found.arrays) for c, s in found.memory["clients"].items()}
         return self.done
 
+    def _check(self, found: checkpoint.Checkpoint) -> None:
+        rounds = self.experiment.experiment.rounds
+        if found.round > rounds:
+            raise ConfigError(f"--resume: {found.round} rounds are done, more than experiment.rounds = {rounds}; raise it or start anew")
+        if (found.model.floats.size, found.model.integers.size) != (self.layout.floats, self.layout.integers):
+            raise RunError(
+                f"--resume: {self.folder.path}/checkpoint is of another model than its config.toml; give the CONFIG that the run began with"
+            )
+
     def go(self) -> dict[str, Any]:
         """Run the rounds that are left and return the summary, written to the folder.
 
@@ -85,8 +96,8 @@ class Run:
         """
         self._since = time.perf_counter()
         settings = self.experiment.experiment
-        if not self.lines:
-            self._line(0, {})
+        if not self.lines or self.lines[-1]["round"] < self.done:
+            self._line(self.done, {})  # the initial model's, or that of a checkpoint whose line is lost
         guard = self._guard = Guarded(
             self.strategy,
             self.layout,

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "seeds", "arrays", "plan", "config", "names"},
+    {"errors", "arguments", "seeds", "arrays", "plan", "config", "names"},
     {"models", "data", "codec", "record"},
     {"wire", "reporting"},
     {"flower", "progress", "report"},

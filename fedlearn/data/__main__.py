@@ -7,14 +7,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedlearn.arguments import Parser, ended
 from fedlearn.data.registry import DATASETS
 from fedlearn.data.stored import BUNDLED, cache_folder
-from fedlearn.errors import ConfigError, FedlearnError
+from fedlearn.errors import ConfigError
 from fedlearn.names import nearest
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fedlearn data", description="List, fetch and locate data sets.")
+    parser = Parser(prog="fedlearn data", description="List, fetch and locate data sets.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{list,fetch,path}")
     commands.add_parser("list", help="the data sets that a config can name, and which are on this machine")
     fetch = commands.add_parser(
@@ -33,17 +34,16 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or the exit code of the error that is printed in one line."""
     arguments = _parser().parse_args(argv)
-    try:
-        if arguments.command == "list":
-            _list()
-        elif arguments.command == "path":
-            print(_path(arguments.name))
-        else:
-            _fetch(arguments.names, arguments.archive)
-    except FedlearnError as error:
-        print(f"fedlearn data: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return ended(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if arguments.command == "list":
+        _list()
+    elif arguments.command == "path":
+        print(_path(arguments.name))
+    else:
+        _fetch(arguments.names, arguments.archive)
 
 
 def _fetch(names: list[str], archive: Path | None) -> None:

@@ -52,8 +52,12 @@ class Pool:
         self._lengths = [0, 0]
         self._sent = [0, 0]  # how often each was written: a worker reads it anew when this changes
         self._pool: list[_Worker] = []
-        for _ in range(self.workers):
-            self._pool.append(self._fork())
+        try:
+            for _ in range(self.workers):
+                self._pool.append(self._fork())
+        except OSError as error:
+            self.close()
+            raise RunError(f"cannot start {self.workers} worker processes: {error.strerror or error}; lower engine.workers") from error
 
     def run(self, tasks: Sequence[Task], payload: bytes) -> Iterator[Outcome]:
         """Yield one outcome per task, as they come; the largest clients start first."""

@@ -54,9 +54,6 @@ def simulate(experiment: Experiment, folder: RunFolder, display: Progress, resum
     _check_device(experiment.engine.device)
     holdout = experiment.evaluate.holdout if experiment.evaluate.clients else 0.0
     runner = Runner(module, layout, population, experiment.experiment.seed, holdout, experiment.engine.device, app)
-    if not resume:
-        folder.write("config.toml", to_toml(experiment))
-        folder.write("metrics.jsonl", "")
     engine = _engine(experiment, runner)
     try:
         grid = SimulationGrid(
@@ -73,6 +70,9 @@ def simulate(experiment: Experiment, folder: RunFolder, display: Progress, resum
         run = Run(experiment, layout, initial, strategy, grid, engine.score, folder, display)
         if resume:
             run.resume()
+        folder.write("config.toml", to_toml(experiment))  # of a resumed run too: it may have more rounds now
+        if not resume:
+            folder.write("metrics.jsonl", "")
         folder.write_json("manifest.json", manifest(experiment, population, layout, engine))
         display.start(facts(experiment, population, layout, engine) | {"lines": run.lines})
         if forgotten := memory.forgets(strategy):

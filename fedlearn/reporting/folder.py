@@ -76,7 +76,7 @@ def _read(folder: Path) -> Run:
     config_text = (folder / "config.toml").read_text(encoding="utf-8", errors="replace")
     try:
         config = tomllib.loads(config_text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         config = {}
         problems.append(f"config.toml cannot be read ({error})")
     lines = _lines(folder / "metrics.jsonl", problems)
@@ -118,7 +118,7 @@ def _lines(path: Path, problems: list[str]) -> tuple[Line, ...]:
 def _line(text: str) -> Line | None:
     try:
         line = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     usable = isinstance(line, dict) and isinstance(line.get("round"), int)
     return line if usable else None
@@ -130,7 +130,7 @@ def _object(path: Path, problems: list[str]) -> Mapping[str, Any]:
     except FileNotFoundError:
         problems.append(f"{path.name} is missing")
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         problems.append(f"{path.name} cannot be read ({error})")
         return {}
     return found if isinstance(found, dict) else {}

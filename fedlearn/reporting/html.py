@@ -78,7 +78,7 @@ def write_document(path: Path, title: str, *body: object) -> Path:
     page = f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{main}</body></html>\n'
     part = path.with_name(path.name + ".part")
     try:
-        part.write_text(page, encoding="utf-8")
+        part.write_text(page, encoding="utf-8", errors="replace")
         os.replace(part, path)
     except OSError as error:
         raise RecordError(f"cannot write the page '{path}': {error.strerror}") from error

@@ -98,7 +98,7 @@ def test_a_wrong_input_is_one_clear_line_and_exit_code_2(write, capsys, argument
     assert main(arguments) == 2
     found = capsys.readouterr()
     assert found.out == ""
-    assert found.err.startswith("error: ") and words in found.err and found.err.count("\n") == 1
+    assert found.err.startswith("fedlearn: ") and words in found.err and found.err.count("\n") == 1
 
 
 def test_what_cannot_be_written_is_exit_code_3(write, capsys):
