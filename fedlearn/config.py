@@ -119,6 +119,8 @@ class CodecSection(Section):
 
     up: str = "raw32"
     down: str = "raw32"
+    downlink: Literal["auto", "snapshot", "shadow"] = "auto"  # send whole models, or differences from each client's copy
+    copies_gb: float = Field(8.0, gt=0)  # most room on disk for the clients' copies
 
 
 class EngineSection(Section):

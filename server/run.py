@@ -76,6 +76,8 @@ class Run:
             self.model = found.model
             memory.recall(self.strategy, found.memory["strategy"], found.arrays)
             self.grid.states = {int(c): memory.load(s, found.arrays) for c, s in found.memory["clients"].items()}
+        if self.grid.copies:
+            self.grid.copies.recall(found.arrays if found else None)
         return self.done
 
     def go(self) -> dict[str, Any]:
@@ -159,7 +161,12 @@ class Run:
             "strategy": memory.remember(self.strategy, arrays),
             "clients": {str(c): memory.save(s, arrays) for c, s in states.items()},
         }
+        copies = self.grid.copies
+        if copies:
+            arrays |= copies.sync()
         checkpoint.write(self.folder, checkpoint.Checkpoint(self.done, self.model, remembered, arrays))
+        if copies:
+            copies.checkpointed()
 
     def _finish(self) -> dict[str, Any]:
         trained = [line for line in self.lines if line["round"]]

@@ -20,6 +20,10 @@ CODECS = {
 }
 
 
+FOR_DIFFERENCES = ("q4", "eden1")
+"""Codecs too coarse for a whole model: downlink = "auto" sends the difference from the client's own copy."""
+
+
 class Codec(Protocol):
     """A pure pair of functions; equal arguments give equal bytes on every machine."""
 

@@ -36,7 +36,7 @@ def blocks(values: torch.Tensor) -> Iterator[torch.Tensor]:
     size = values.numel()
     cut = size - size % LARGE
     if cut:
-        yield from values[:cut].view(-1, LARGE).split(TOGETHER)
+        yield from torch.split(values[:cut].view(-1, LARGE), TOGETHER)
     if cut < size:
         rest = values[cut:]
         short = -rest.numel() % SMALL

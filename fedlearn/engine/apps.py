@@ -22,7 +22,7 @@ from fedlearn.models import write_state
 from fedlearn.names import import_path
 
 if TYPE_CHECKING:
-    from fedlearn.engine.runner import Outcome, Runner, Task
+    from fedlearn.engine.runner import Held, Outcome, Runner, Task
 
 def load(app: str, mods: Sequence[str]) -> Callable[[Message, Context], Message] | None:
     """Return the ClientApp of ``[client]``: the user's, or ours behind mods, or None when neither is asked for.
@@ -75,12 +75,12 @@ class _OurApp:
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
-def answer(runner: Runner, task: Task, payload: bytes) -> Outcome:
+def answer(runner: Runner, task: Task, held: Held) -> Outcome:
     """Return what the runner's ClientApp answers to a task; raises ClientError when its reply cannot be carried."""
     from fedlearn.engine.runner import Outcome
 
     enter()
-    base, start = runner.receive(payload)
+    base, start = held.header, held.state
     begun = time.perf_counter()
     if isinstance(runner.app, _OurApp):
         runner.app.serve(runner, task)
