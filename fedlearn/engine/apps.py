@@ -6,6 +6,7 @@ a `Context` whose state lasts from round to round. Its reply travels as a payloa
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -88,7 +89,7 @@ def answer(runner: Runner, task: Task, held: Held) -> Outcome:
         run_id=1,
         node_id=task.client,
         node_config={"partition-id": task.client, "num-partitions": len(runner.population.clients)},
-        state=RecordDict() if task.state is None else task.state,
+        state=RecordDict() if task.state is None else copy.deepcopy(task.state),  # kept only if the app succeeds
         run_config={},
     )
     reply = runner.app(_message(runner, task, start), context)
@@ -103,8 +104,8 @@ def answer(runner: Runner, task: Task, held: Held) -> Outcome:
     examples = int(metrics.pop(EXAMPLES, 0))
     if examples < 0:
         raise ClientError(f"client {task.client} reports {examples} examples")
-    loss = metrics.get("train_loss", 0.0)
-    encoded = runner.reply(task, base, difference, examples, loss if isinstance(loss, float) else 0.0, metrics)
+    loss = metrics.get("train_loss")
+    encoded = runner.reply(task, base, difference, examples, loss if isinstance(loss, float) else None, metrics)
     encode_s = time.perf_counter() - trained
     return Outcome(task.client, encoded, state=context.state, train_s=trained - begun, encode_s=encode_s)
 

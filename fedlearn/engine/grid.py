@@ -236,7 +236,8 @@ class SimulationGrid(Grid):
 
     def _content(self, message: Message, received: Received, sent: _Sent) -> Message:
         header = received.header
-        metrics = MetricRecord({EXAMPLES: header.examples, "train_loss": header.train_loss, **header.metrics})
+        told = {} if header.train_loss is None else {"train_loss": header.train_loss}
+        metrics = MetricRecord({EXAMPLES: header.examples, **told, **header.metrics})
         content = RecordDict({"metrics": metrics})
         if not self.payloads:
             base, moved = self._start(received.client, sent), received.difference

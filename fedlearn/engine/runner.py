@@ -24,7 +24,7 @@ from fedlearn.engine.vectors import NONE, ClientVectors
 from fedlearn.errors import ClientError, FedlearnError
 from fedlearn.models import read_state, write_state
 from fedlearn.plan import Plan
-from fedlearn.seeds import derive, generator
+from fedlearn.seeds import derive, generator, isolated
 from fedlearn.wire import GRADIENT, UPDATE, Header, Metric, decode_difference, decode_model, encode, encode_difference
 
 SCORE_SAMPLES = 500
@@ -107,18 +107,23 @@ class Runner:
         self.module, self.layout, self.population = module.to(device), layout, population
         self.seed, self.holdout, self.device, self.app = seed, holdout, device, app
         self._model: tuple[bytes, Header, State] | None = None  # the payload decoded last: a cohort shares one
+        self._unsaved = _unsaved(self.module)
+        if device != "cpu":
+            torch.use_deterministic_algorithms(True, warn_only=True)
 
     def run(self, task: Task, payload: bytes) -> Outcome:
         """Return what comes of a task on the model in ``payload``; a failure of the client is an outcome, not an error."""
         held: Held | None = None
         try:
             held = self.receive(task, payload)
-            outcome = self._answer(task, held)
+            self._refresh()
+            with isolated(derive(task.plan.seed, f"client-{task.kind}", task.plan.round, task.client)):
+                outcome = self._answer(task, held)
         except FedlearnError as error:
             outcome = Outcome(task.client, error=str(error))
         except MemoryError:
             outcome = Outcome(task.client, error="out of memory; lower train.batch_size or engine.workers")
-        except Exception as error:  # the model, the data or the app is the user's code
+        except (Exception, SystemExit) as error:  # the model, the data or the app is the user's code
             outcome = Outcome(task.client, error=f"{type(error).__name__}: {error}")
         return replace(outcome, base=held.header, bytes_down=held.bytes_down) if held else outcome
 
@@ -149,10 +154,16 @@ class Runner:
         """Return a client's samples for training, or the ones it keeps for evaluation."""
         samples = self.population.clients[client]
         if not self.holdout:
+            if held_out:
+                raise ClientError(f"client {client} keeps no samples for evaluation; set evaluate.clients = true")
             return samples
-        order = generator(self.seed, "holdout", client).permutation(len(samples))
-        cut = min(len(samples) - 1, round(self.holdout * len(samples)))
-        return samples.take(np.sort(order[:cut] if held_out else order[cut:]))
+        if self.population.task == "series":
+            train, test = _split_series(samples.y, self.holdout)
+        else:
+            order = generator(self.seed, "holdout", client).permutation(len(samples))
+            cut = min(len(samples) - 1, round(self.holdout * len(samples)))
+            train, test = np.sort(order[cut:]), np.sort(order[:cut])
+        return samples.take(test if held_out else train)
 
     def tensors(self, client: int, held_out: bool = False) -> Tensors:
         """Return `samples` as the model takes them."""
@@ -160,6 +171,7 @@ class Runner:
 
     def score(self, part: int, state: State) -> Score:
         """Return the score of a model on one part of the held-out samples; see `parts`."""
+        self._refresh()
         write_state(self.module, self.layout, state)
         test = self.population.test
         rows = slice(part * SCORE_SAMPLES, (part + 1) * SCORE_SAMPLES)
@@ -170,7 +182,7 @@ class Runner:
         """Return how many parts the held-out samples are scored in."""
         return -(-len(self.population.test) // SCORE_SAMPLES)
 
-    def reply(self, task: Task, base: Header, difference: State, examples: int, loss: float, metrics: Mapping[str, Metric]) -> bytes:
+    def reply(self, task: Task, base: Header, difference: State, examples: int, loss: float | None, metrics: Mapping[str, Metric]) -> bytes:
         """Return a client's answer as a payload."""
         plan = task.plan
         header = Header(
@@ -184,6 +196,11 @@ class Runner:
             metrics=metrics,
         )
         return encode(self.layout, header, difference)
+
+    def _refresh(self) -> None:
+        """Put back what no state holds, so that nothing of one client reaches the next."""
+        for owner, name, value in self._unsaved:
+            owner._buffers[name] = value.clone()
 
     def _answer(self, task: Task, held: Held) -> Outcome:
         if self.app is not None:
@@ -200,12 +217,34 @@ class Runner:
         return Outcome(task.client, answer, train_s=trained - begun, encode_s=time.perf_counter() - trained)
 
     def _evaluate(self, task: Task, held: Held) -> Outcome:
-        if not self.holdout:
-            raise ClientError(f"client {task.client} keeps no samples for evaluation; set evaluate.clients = true")
         data = self.tensors(task.client, held_out=True)
         write_state(self.module, self.layout, held.state)
         score = evaluate(self.module, data)
         return Outcome(task.client, metrics={"loss": score.loss, "accuracy": score.accuracy, "num-examples": score.samples})
+
+
+def _split_series(y: NDArray[np.generic], share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the samples to train on and to evaluate on: the end of each run of one label is held out.
+
+    Windows of a series overlap, so a random choice would evaluate on steps that were trained on; the window before
+    each held-out part is in neither.
+    """
+    train, test = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for run in np.split(np.arange(len(y)), np.flatnonzero(y[1:] != y[:-1]) + 1):
+        cut = len(run) - round(share * len(run))
+        train.append(run[: cut - 1] if cut < len(run) else run)
+        test.append(run[cut:])
+    return np.concatenate(train), np.concatenate(test)
+
+
+def _unsaved(module: nn.Module) -> list[tuple[nn.Module, str, torch.Tensor]]:
+    """Return the buffers that are not in a module's state_dict, as (owner, name, first value)."""
+    return [
+        (owner, name, buffer.clone())
+        for owner in module.modules()
+        for name, buffer in owner._buffers.items()
+        if buffer is not None and name in owner._non_persistent_buffers_set
+    ]
 
 
 def _distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

@@ -48,7 +48,7 @@ class Header:
     codec: str
     seed: int = 0
     examples: int = 0
-    train_loss: float = 0.0
+    train_loss: float | None = None
     base_digest: bytes = bytes(8)
     metrics: Mapping[str, Metric] = field(default_factory=dict)
 
@@ -187,7 +187,7 @@ def _header(message: payload_pb2.Payload) -> Header:
         codec=message.codec,
         seed=message.seed,
         examples=message.examples,
-        train_loss=message.train_loss,
+        train_loss=message.train_loss if message.HasField("train_loss") else None,
         metrics=metrics,
         base_digest=message.base_digest.to_bytes(8, "little"),
     )
