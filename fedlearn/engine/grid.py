@@ -28,7 +28,7 @@ from fedlearn.seeds import derive
 from fedlearn.strategies.aggregate import ExactSum
 from fedlearn.wire import GRADIENT, UPDATE, decode, encode_model
 
-_ASKED_TWICE = 3  # times a strategy may ask for the nodes within one round before we say it waits for ever
+_MOST_ASKED = 5  # times in a row that a strategy may ask for the nodes before we say that it waits for more of them
 
 
 @dataclass
@@ -93,6 +93,10 @@ class SimulationGrid(Grid):
         """Start a round with an empty tally."""
         self.round, self.tally, self._asked = round, Tally(), 0
 
+    def begin_attempt(self) -> None:
+        """Start another attempt of the round: its bytes and seconds add up, its clients count anew."""
+        self.tally.clients, self.tally.failures, self._asked = 0, {}, 0
+
     def failures(self) -> dict[int, str]:
         """Return the reasons of the clients that failed in this round."""
         return self.tally.failures
@@ -113,7 +117,7 @@ class SimulationGrid(Grid):
     def get_node_ids(self) -> Iterable[int]:
         """Return every client. Raises RunError for a strategy that waits for more nodes than there are."""
         self._asked += 1
-        if self._asked > _ASKED_TWICE:
+        if self._asked > _MOST_ASKED:
             raise RunError(
                 f"the strategy waits for more clients than the {self.clients} of this experiment; lower its "
                 "min_available_nodes, min_train_nodes and min_evaluate_nodes, or add clients"
@@ -162,7 +166,8 @@ class SimulationGrid(Grid):
             state = to_state(self.layout, _arrays(group[0]))
             seed = derive(self.seed, "codec-down", self.round, place)
             codec = "raw32" if self.copies else self.codec_down  # with copies, each client's difference is encoded apart
-            payload, _, decoded = encode_model(self.layout, state, self.round - 1, codec, seed)
+            trained = self.round if group[0].metadata.message_type == "evaluate" else self.round - 1
+            payload, _, decoded = encode_model(self.layout, state, trained, codec, seed)
             self.tally.spend("prepare", time.perf_counter() - begun)
             yield _Sent(payload, decoded, {m.metadata.dst_node_id: m for m in group})
 
@@ -250,7 +255,8 @@ class SimulationGrid(Grid):
         return self.copies.read(client, int(self.copies.now[client])) if self.copies else sent.state.floats
 
     def _failed(self, message: Message, client: int, reason: str, train: bool) -> Message:
-        self.tally.failures[client] = reason if train else f"evaluation: {reason}"
+        if train:
+            self.tally.failures[client] = reason
         return Message(Error(code=ERROR_CODE, reason=reason), reply_to=message)
 
 
