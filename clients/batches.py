@@ -65,9 +65,7 @@ def batches_per_pass(samples: int, batch_size: int, merge_single: bool = False) 
     return -(-samples // size) - merged
 
 
-def _one_pass(
-    data: Tensors, size: int, random: np.random.Generator, merge_single: bool
-) -> list[NDArray[np.int64]]:
+def _one_pass(data: Tensors, size: int, random: np.random.Generator, merge_single: bool) -> list[NDArray[np.int64]]:
     order = random.permutation(len(data))
     if data.task == "text":
         lengths = (data.y != IGNORE).sum(1).cpu().numpy()

@@ -25,6 +25,9 @@ from fedlearn.seeds import derive, generator, torch_generator
 
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
+HALF_SCALE = 65536.0
+"""What a float16 loss is multiplied by at first."""
+
 
 @dataclass(frozen=True)
 class Update:
@@ -74,14 +77,11 @@ def _descend(module: nn.Module, plan: Plan, batches: Batches, steps: int) -> lis
     weights: list[torch.Tensor] = [p for p in module.parameters() if p.requires_grad]
     start = [w.detach().clone() for w in weights] if plan.proximal_mu else []
     velocity: list[torch.Tensor] = []
-    scale = 65536.0 if plan.precision == "float16" else 1.0
+    scale = HALF_SCALE
     losses = []
     for _ in range(steps):
-        loss, gradients = _loss_and_gradients(module, weights, plan, batches, scale)
+        loss, gradients, scale = _loss_and_gradients(module, weights, plan, batches, scale)
         losses.append(loss)
-        if plan.precision == "float16" and not all(bool(g.isfinite().all()) for g in gradients):
-            scale /= 2  # the half-precision gradients overflowed: skip this step, as torch.amp.GradScaler does
-            continue
         with torch.no_grad():
             if plan.clip_norm:
                 _clip(gradients, plan.clip_norm)
@@ -107,7 +107,7 @@ def _descend(module: nn.Module, plan: Plan, batches: Batches, steps: int) -> lis
 def _gradient(module: nn.Module, plan: Plan, batches: Batches) -> list[torch.Tensor]:
     """Leave the mean gradient over ``plan.accumulate`` batches, clipped, in each weight's ``grad``."""
     weights: list[torch.Tensor] = [p for p in module.parameters() if p.requires_grad]
-    loss, gradients = _loss_and_gradients(module, weights, plan, batches, 1.0)
+    loss, gradients, _ = _loss_and_gradients(module, weights, plan, batches, HALF_SCALE)
     if plan.clip_norm:
         _clip(gradients, plan.clip_norm)
     for weight, gradient in zip(weights, gradients, strict=True):
@@ -118,25 +118,43 @@ def _gradient(module: nn.Module, plan: Plan, batches: Batches) -> list[torch.Ten
 def _with_gradients(module: nn.Module, layout: Layout, difference: State) -> State:
     """Return the difference with minus the gradient in the place of every trained weight."""
     views = layout.split(difference)
-    for name, parameter in module.named_parameters():
+    for name, parameter in module.named_parameters(remove_duplicate=False):  # a tied weight has two names
         if parameter.grad is not None:
             views[name][...] = parameter.grad.neg().float().cpu().numpy()
-            parameter.grad = None
+    for parameter in module.parameters():
+        parameter.grad = None
     return difference
 
 
 def _loss_and_gradients(
     module: nn.Module, weights: list[torch.Tensor], plan: Plan, batches: Batches, scale: float
+) -> tuple[torch.Tensor, list[torch.Tensor], float]:
+    """Return the mean loss and gradients over ``plan.accumulate`` batches, and the scale that carried them.
+
+    In float16 the loss is multiplied by ``scale`` so that small gradients do not vanish; where that overflows, the
+    same batches are tried with half of it. (Micikevicius et al., "Mixed Precision Training", ICLR 2018, skip the
+    step instead, as torch.amp.GradScaler does; a client takes too few steps for that.)
+    """
+    drawn = [next(batches) for _ in range(plan.accumulate)]
+    half = plan.precision == "float16"
+    while True:
+        loss, gradients = _summed(module, weights, plan, drawn, scale if half else 1.0)
+        if not half or scale < 2 or all(bool(g.isfinite().all()) for g in gradients):
+            return loss, gradients, scale
+        scale /= 2
+
+
+def _summed(
+    module: nn.Module, weights: list[torch.Tensor], plan: Plan, drawn: list[tuple[torch.Tensor, torch.Tensor]], scale: float
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     total: list[torch.Tensor] = []
     mean_loss = torch.zeros(())
-    for _ in range(plan.accumulate):
-        x, y = next(batches)
+    for x, y in drawn:
         with _autocast(plan.precision, x.device.type):
             loss = loss_of(module(x), y, plan.label_smoothing)
-        mean_loss = mean_loss + loss.detach().float().cpu() / plan.accumulate
+        mean_loss = mean_loss + loss.detach().float().cpu() / len(drawn)
         # A weight that this batch does not reach has a zero gradient.
-        found = torch.autograd.grad(loss * (scale / plan.accumulate), weights, allow_unused=True)
+        found = torch.autograd.grad(loss * (scale / len(drawn)), weights, allow_unused=True)
         gradients = [torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)]
         if total:
             torch._foreach_add_(total, gradients)
@@ -148,7 +166,12 @@ def _loss_and_gradients(
 
 
 def loss_of(scores: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-    """Return the mean cross-entropy of scores (B, K) or (B, T, K); padding targets do not count."""
+    """Return the mean cross-entropy of scores (B, K) or (B, T, K); padding targets do not count.
+
+    A batch of empty lines, with nothing to predict, has loss 0.
+    """
+    if targets.dim() > 1 and not bool((targets != IGNORE).any()):
+        return scores.float().sum() * 0.0
     return nn.functional.cross_entropy(
         scores.float().flatten(0, -2), targets.flatten(), ignore_index=IGNORE, label_smoothing=label_smoothing
     )

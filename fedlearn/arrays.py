@@ -29,6 +29,7 @@ class Entry:
     shape: tuple[int, ...]
     dtype: str
     trained: bool
+    same_as: str = ""  # the name of the tensor that this one is tied to, where one tensor stands under two names
 
     @property
     def size(self) -> int:
@@ -80,6 +81,11 @@ class Layout:
         """Return the number of values that an optimiser trains (what papers call parameters)."""
         return sum(e.size for e in self.entries if e.trained)
 
+    @cached_property
+    def is_trained(self) -> NDArray[np.bool_]:
+        """Return which of the P floats an optimiser trains; the others are buffers, such as BatchNorm's statistics."""
+        return np.concatenate([np.full(e.size, e.trained or bool(e.same_as)) for e in self.entries if e.is_float] or [np.empty(0, bool)])
+
     @property
     def raw_bytes(self) -> int:
         """Return the bytes of the whole state as plain float32 and int64: what an exchange costs uncompressed."""
@@ -105,6 +111,14 @@ class Layout:
             out[entry.name] = vector[start : start + entry.size].reshape(entry.shape)
             at[entry.is_float] += entry.size
         return out
+
+    def tie(self, state: State) -> State:
+        """Return the state with tied tensors alike again: lossy codecs and strategies treat each name apart."""
+        views = self.split(state)
+        for entry in self.entries:
+            if entry.same_as:
+                views[entry.name][...] = views[entry.same_as]
+        return state
 
     def join(self, arrays: Mapping[str, NDArray[np.generic]]) -> State:
         """Return the flat vectors of named arrays; names and shapes must be this layout's.

@@ -94,7 +94,7 @@ class TrainSection(Section):
     @model_validator(mode="after")
     def _together(self) -> TrainSection:
         if self.schedule == "step" and not self.step_every:
-            raise ValueError("schedule = \"step\" needs step_every, the rounds between two steps")
+            raise ValueError('schedule = "step" needs step_every, the rounds between two steps')
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov = true needs momentum above 0")
         if self.lr_min > self.lr:
@@ -120,6 +120,8 @@ class CodecSection(Section):
 
     up: str = "raw32"
     down: str = "raw32"
+    downlink: Literal["auto", "snapshot", "shadow"] = "auto"  # send whole models, or differences from each client's copy
+    copies_gb: float = Field(8.0, gt=0)  # most room on disk for the clients' copies
 
 
 class EngineSection(Section):
@@ -132,7 +134,7 @@ class EngineSection(Section):
     @model_validator(mode="after")
     def _device(self) -> EngineSection:
         if self.device != "cpu" and self.kind != "serial":
-            raise ValueError(f"device = \"{self.device}\" needs kind = \"serial\": processes cannot share it")
+            raise ValueError(f'device = "{self.device}" needs kind = "serial": processes cannot share it')
         return self
 
 
@@ -202,9 +204,7 @@ def read(config: str | None, overrides: Sequence[str] = ()) -> Experiment:
     return validate(table, str(path), text, places)
 
 
-def validate(
-    table: Mapping[str, Any], name: str, text: str = "", places: Mapping[tuple[str, ...], str] | None = None
-) -> Experiment:
+def validate(table: Mapping[str, Any], name: str, text: str = "", places: Mapping[tuple[str, ...], str] | None = None) -> Experiment:
     """Return the experiment of a parsed table; ``name`` and ``text`` locate errors in the file."""
     try:
         return Experiment.model_validate(table)
@@ -231,8 +231,7 @@ def _find(config: str | None) -> Path:
         return known[config]
     if not config or not Path(config).exists():
         raise ConfigError(
-            f"no file '{config}', and no shipped experiment of that name.{nearest(config, known)} "
-            f"Shipped: {', '.join(known)}"
+            f"no file '{config}', and no shipped experiment of that name.{nearest(config, known)} Shipped: {', '.join(known)}"
         )
     if Path(config).is_dir():
         raise ConfigError(f"'{config}' is a folder; name a TOML file or a shipped experiment ({', '.join(known)})")

@@ -60,7 +60,7 @@ def update_of(reply: Message, layout: Layout, current: State) -> Received:
         digest=bytes(8),
         codec="",
         examples=int(metrics[EXAMPLES]),  # type: ignore[arg-type]
-        train_loss=float(metrics.get("train_loss", 0.0)),  # type: ignore[arg-type]
+        train_loss=metrics.get("train_loss"),  # type: ignore[arg-type]
     )
     return Received(reply.metadata.src_node_id, header, State(end.floats - current.floats, end.integers - current.integers))
 

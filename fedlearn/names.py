@@ -38,8 +38,7 @@ def find(what: str, name: str, registry: Mapping[str, Named]) -> Any:
         if not registry:
             raise ConfigError(f"{what} = '{name}' is no import path; write it as 'my_package.my_module:name'")
         raise ConfigError(
-            f"unknown {what} '{name}'.{nearest(name, registry)} "
-            f"Known: {', '.join(registry)}; your own: 'my_package.my_module:name'"
+            f"unknown {what} '{name}'.{nearest(name, registry)} Known: {', '.join(registry)}; your own: 'my_package.my_module:name'"
         )
     return import_path(what, registry[name].path)
 

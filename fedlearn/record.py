@@ -33,6 +33,9 @@ class RunFolder:
             self._lock.close()
             raise ConfigError(f"another process is writing to {path}; wait for it or choose another --out") from None
 
+        # A worker that outlives a killed parent must not hold its lock: the next --resume comes at once.
+        os.register_at_fork(after_in_child=self._lock.close)
+
     def close(self) -> None:
         """Give the folder free."""
         self._lock.close()
@@ -69,6 +72,12 @@ class RunFolder:
         target = self.path / "metrics.jsonl"
         with _writing(target), open(target, "ab") as file:
             file.write(json.dumps(_plain(line)).encode() + b"\n")
+
+    def sync_lines(self) -> None:
+        """Bring the lines written so far to disk: a checkpoint must not outlive them."""
+        target = self.path / "metrics.jsonl"
+        with _writing(target), open(target, "ab") as file:
+            os.fsync(file.fileno())
 
     def lines(self) -> list[dict[str, Any]]:
         """Return the whole lines of `metrics.jsonl`, without a torn last one."""

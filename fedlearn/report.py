@@ -24,9 +24,7 @@ stays as it is). With several, one page compares them: comparison.html here, or 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
-    made = Parser(
-        prog="fedlearn report", description="Compare runs: a table, overlaid curves, config differences.", epilog=EPILOG
-    )
+    made = Parser(prog="fedlearn report", description="Compare runs: a table, overlaid curves, config differences.", epilog=EPILOG)
     made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, finished or not")
     made.add_argument("--out", type=Path, metavar="FILE.html", help="where to write the page")
     made.add_argument("--target", type=float, default=TARGET, help="accuracy to count rounds and bytes to (%(default)s)")

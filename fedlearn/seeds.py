@@ -1,12 +1,15 @@
 """One seed, many independent streams.
 
 Every random number of a run is a function of (seed, purpose, numbers such as round and client), never of a
-process, a thread or an order. Nothing here touches Python's, numpy's or torch's global generators.
+process, a thread or an order. Global generators are left as they were; `isolated` seeds them for a user's own code.
 """
 
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +30,23 @@ def derive(seed: int, purpose: str, *numbers: int) -> int:
 def generator(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
     """Return a numpy generator (PCG64) for one purpose; see `derive`."""
     return np.random.Generator(np.random.PCG64(derive(seed, purpose, *numbers)))
+
+
+@contextmanager
+def isolated(seed: int) -> Iterator[None]:
+    """Seed Python's, numpy's and torch's global generators, and put them back as they were: for code not ours."""
+    import torch
+
+    python, array = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(array)
 
 
 def torch_generator(seed: int, purpose: str, *numbers: int) -> torch.Generator:

@@ -18,7 +18,17 @@ from fedlearn.errors import ConfigError
 if TYPE_CHECKING:
     from fedlearn.config import Experiment
 
-_MAY_CHANGE = {("engine",), ("expect",), ("experiment", "rounds"), ("experiment", "about"), ("experiment", "checkpoint_every")}
+_STARTED = (".lock", ".config.toml.part", "checkpoint")
+"""What a run leaves in its folder before its config is written."""
+
+_MAY_CHANGE = {
+    ("engine", "kind"),
+    ("engine", "workers"),
+    ("expect",),
+    ("experiment", "rounds"),
+    ("experiment", "about"),
+    ("experiment", "checkpoint_every"),
+}
 """What a resumed run may have different from its start: none of it changes what a round computes."""
 
 
@@ -58,7 +68,7 @@ def _run(arguments: argparse.Namespace) -> int:
         experiment = config.read(arguments.config, arguments.set)
     check_names(experiment)
     path = given or _new_folder(experiment.experiment.name)
-    _check_folder(path, experiment, arguments.resume)
+    _check_folder(path, experiment, arguments.resume, arguments.config is not None)
 
     from fedlearn.engine.simulation import simulate
     from fedlearn.progress import Progress
@@ -164,16 +174,18 @@ def _new_folder(name: str) -> Path:
     return path
 
 
-def _check_folder(path: Path, experiment: Experiment, resume: bool) -> None:
+def _check_folder(path: Path, experiment: Experiment, resume: bool, config_given: bool) -> None:
     """Refuse a folder that holds something else than this run."""
     from fedlearn import config
 
     if path.exists() and not path.is_dir():
         raise ConfigError(f"--out {path} is a file; a run needs a folder")
     if not (path / "config.toml").exists():
-        if resume:
+        # A run killed while it starts leaves no more than this; with its CONFIG given, resuming it is starting it.
+        killed = path.exists() and all(p.name in _STARTED for p in path.iterdir())
+        if resume and not (killed and config_given):
             raise ConfigError(f"--resume: {path} holds no run (it has no config.toml)")
-        if path.exists() and any(p.name not in (".lock", ".config.toml.part") for p in path.iterdir()):
+        if path.exists() and not killed:
             raise ConfigError(f"--out {path} is not empty and holds no run; choose another folder")
         return
     if not resume:

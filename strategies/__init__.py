@@ -6,8 +6,6 @@ __all__ = ["STRATEGIES"]
 
 STRATEGIES = {
     "fedavg": Named("fedlearn.strategies.fedavg:FedAvg", "average of the clients' models, weighted by examples; server momentum"),
-    "minibatch-sgd": Named(
-        "fedlearn.strategies.minibatch_sgd:MinibatchSGD", "each client sends one mini-batch gradient, the server steps"
-    ),
+    "minibatch-sgd": Named("fedlearn.strategies.minibatch_sgd:MinibatchSGD", "each client sends one mini-batch gradient, the server steps"),
 }
 """The registered strategies; further keys of ``[strategy]`` are their arguments."""

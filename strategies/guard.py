@@ -28,10 +28,13 @@ from fedlearn.seeds import derive
 
 
 class Failures(Protocol):
-    """What the guard needs of a Grid besides Flower's methods: a round's start, and its failures by client."""
+    """What the guard needs of a Grid besides Flower's methods: the start of rounds and attempts, and their failures."""
 
     def begin(self, round: int) -> None:
         """Start a round."""
+
+    def begin_attempt(self) -> None:
+        """Start another attempt of the round."""
 
     def failures(self) -> Mapping[int, str]:
         """Return the reasons of the clients that failed in this round."""
@@ -120,6 +123,7 @@ class Guarded(Strategy):
                     "needed (experiment.min_clients); the last checkpoint is kept"
                 )
             self.note(f"round {number}, attempt {self.attempt}: {why}; again with a new cohort")
+            self._grid.begin_attempt()
             replies = self._grid.send_and_receive(self._again())
 
     def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
@@ -133,11 +137,12 @@ class Guarded(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Return the strategy's own sum of the clients' evaluations, and keep ours: mean, worst 10 %, spread."""
-        scored = [r for r in replies if not r.has_error() and _examples(r) > 0]
-        usable = sorted(scored, key=lambda m: m.metadata.src_node_id)
+        self._asked = 0
+        scored = [r for r in self._counted(replies) if _examples(r) > 0]
+        usable = self._consistent(sorted(scored, key=lambda m: m.metadata.src_node_id))
         if not usable:
             return None
-        self.evaluation = summarise([next(iter(r.content.metric_records.values())) for r in usable])
+        self.evaluation = {"failed": self._asked - len(usable)} | summarise([next(iter(r.content.metric_records.values())) for r in usable])
         self._seed("aggregate-evaluate", server_round + self.offset)
         result: MetricRecord | None = self._call("aggregate_evaluate", server_round + self.offset, usable)
         return result
@@ -168,7 +173,8 @@ class Guarded(Strategy):
         for reply, got in zip(replies, keys, strict=True):
             if got != most:
                 odd = ", ".join(sorted(set(got) ^ set(most)))
-                self._grid.failures()[reply.metadata.src_node_id] = f"its metrics differ from the other clients': {odd}"
+                reason = f"its metrics differ from the other clients': {odd}"
+                self._grid.failures().setdefault(reply.metadata.src_node_id, reason)
         return [r for r, got in zip(replies, keys, strict=True) if got == most]
 
     def _sound(self, number: int, arrays: ArrayRecord) -> ArrayRecord:
@@ -177,7 +183,7 @@ class Guarded(Strategy):
             raise RoundError(
                 f"round {number}: {type(self.inner).__name__} made a model with NaN or infinite values; the last checkpoint is kept"
             )
-        return for_strategy(self.layout, state)
+        return for_strategy(self.layout, self.layout.tie(state))
 
     def _reason(self) -> str:
         failures = self._grid.failures()
@@ -210,12 +216,17 @@ def summarise(reports: list[MetricRecord]) -> dict[str, float]:
     """Return what clients' evaluations say together, each client counting alike.
 
     clients: how many; accuracy: their mean; worst10: the mean of the worst 10 % (at least one); spread: the
-    standard deviation; loss: the mean. Metrics that clients do not report are left out.
+    standard deviation; loss: the mean. What clients do not report, or is not finite, is left out.
     """
     out: dict[str, float] = {"clients": len(reports)}
-    accuracy = np.sort([float(r["accuracy"]) for r in reports if "accuracy" in r])  # type: ignore[arg-type]
+    accuracy = np.sort(_finite(reports, "accuracy"))
     if accuracy.size:
         worst = accuracy[: max(1, round(0.1 * accuracy.size))]
         out |= {"accuracy": float(accuracy.mean()), "worst10": float(worst.mean()), "spread": float(accuracy.std())}
-    losses = [float(r["loss"]) for r in reports if "loss" in r]  # type: ignore[arg-type]
+    losses = _finite(reports, "loss")
     return out | ({"loss": float(np.mean(losses))} if losses else {})
+
+
+def _finite(reports: list[MetricRecord], name: str) -> list[float]:
+    values = [float(r[name]) for r in reports if name in r]  # type: ignore[arg-type]
+    return [v for v in values if np.isfinite(v)]

@@ -7,6 +7,7 @@ named, so that a run says at its start that it cannot be resumed, not at its end
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +28,7 @@ def save(value: Any, arrays: Arrays) -> Any:
     """Return JSON for a value, its arrays added to ``arrays``; raises TypeError naming a value of unknown kind."""
     if isinstance(value, _PLAIN):
         return value
-    if isinstance(value, np.ndarray | np.generic):
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
         return {"array": _keep(np.asarray(value), arrays), "scalar": isinstance(value, np.generic)}
     if isinstance(value, bytes):
         return {"bytes": value.hex()}
@@ -72,7 +73,7 @@ def remember(strategy: Strategy, arrays: Arrays) -> dict[str, Any]:
     for name, value in vars(strategy).items():
         if isinstance(value, Strategy):
             out[name] = {"strategy": remember(value, arrays)}
-        elif not (callable(value) or isinstance(value, Layout)):
+        elif not _made_by_config(value):
             try:
                 out[name] = save(value, arrays)
             except TypeError:
@@ -86,7 +87,7 @@ def forgets(strategy: Strategy) -> list[str]:
     for name, value in vars(strategy).items():
         if isinstance(value, Strategy):
             odd += [f"{name}.{inner}" for inner in forgets(value)]
-        elif not (callable(value) or isinstance(value, Layout)):
+        elif not _made_by_config(value):
             try:
                 save(value, {})
             except TypeError as error:
@@ -104,6 +105,11 @@ def recall(strategy: Strategy, saved: dict[str, Any], arrays: Arrays) -> None:
             recall(inner, value["strategy"], arrays)
         else:
             setattr(strategy, name, load(value, arrays))
+
+
+def _made_by_config(value: Any) -> bool:
+    """Tell whether a value is code or a layout: made anew from the config, and never changed by rounds."""
+    return inspect.isroutine(value) or isinstance(value, type | Layout)
 
 
 def _keep(array: Any, arrays: Arrays) -> str:

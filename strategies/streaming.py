@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fedlearn.arrays import Layout, State
 from fedlearn.errors import ConfigError
-from fedlearn.flower import Received, for_strategy, to_state, update_of
+from fedlearn.flower import EXAMPLES, Received, for_strategy, to_state, update_of
 from fedlearn.strategies.aggregate import ExactSum, MedianOfMeans
 from fedlearn.strategies.cohorts import cohort_size, uniform
 
@@ -32,7 +32,8 @@ class Streaming(Strategy):
     layout: of the model; seed: of the experiment; clients: how many there are; min_clients: updates below which a
     round gives nothing. These four come from the experiment, not from ``[strategy]``.
     fraction_train or clients_per_round: the cohort. fraction_evaluate: share of clients that evaluate each round.
-    server_lr, server_momentum: the step x += server_lr * v, v = server_momentum * v + mean update.
+    server_lr, server_momentum: the step x += server_lr * v, v = server_momentum * v + mean update, on what is trained;
+    buffers (BatchNorm's statistics) take their plain mean.
     """
 
     takes_payloads = True
@@ -80,7 +81,7 @@ class Streaming(Strategy):
         """Add the updates one by one, step, and return the new model; None when too few came."""
         assert self.current is not None
         running = self.start_sum()
-        losses: list[tuple[float, int]] = []
+        losses: list[tuple[float | None, int]] = []
         for reply in replies:
             if not reply.has_error():
                 received = update_of(reply, self.layout, self.current)
@@ -91,13 +92,13 @@ class Streaming(Strategy):
         floats, integers = running.mean()
         new = State(self._step(floats), self.current.integers + integers)
         self.current, self.places = None, {}  # nothing of a round is left for the next one, or for a checkpoint
-        examples = sum(n for _, n in losses)
-        loss = fsum(v * n for v, n in losses) / examples
-        return for_strategy(self.layout, new), MetricRecord({"train_loss": loss, "num-examples": examples})
+        metrics = MetricRecord({EXAMPLES: sum(n for _, n in losses)})
+        told = [(loss, n) for loss, n in losses if loss is not None]  # a ClientApp need not report one
+        if told:
+            metrics["train_loss"] = fsum(loss * n for loss, n in told) / sum(n for _, n in told)
+        return for_strategy(self.layout, new), metrics
 
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
+    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """Return one message to each client that evaluates this round; none unless asked for."""
         nodes = list(grid.get_node_ids())
         size = min(len(nodes), round(self.fraction_evaluate * len(nodes)))
@@ -136,10 +137,13 @@ class Streaming(Strategy):
 
     def _moved(self, mean: NDArray[np.float64]) -> NDArray[np.float32]:
         assert self.current is not None
+        step = mean
         if self.server_momentum:
             self.velocity = (self.server_momentum * self.velocity.astype(np.float64) + mean).astype(np.float32)
-            mean = self.velocity.astype(np.float64)
-        return (self.current.floats + self.step_size() * mean).astype(np.float32)
+            step = self.velocity.astype(np.float64)
+        # Buffers take their plain mean: momentum would carry a running variance below zero.
+        moved = np.where(self.layout.is_trained, self.step_size() * step, mean)
+        return (self.current.floats + moved).astype(np.float32)
 
     def _messages(self, nodes: list[int], arrays: ArrayRecord, config: ConfigRecord, kind: str) -> list[Message]:
         content = RecordDict({"arrays": arrays, "config": config})

@@ -39,7 +39,10 @@ def test_a_file_is_read_and_defaults_fill_the_rest(write):
 
 
 def test_what_is_written_reads_back_the_same(write):
-    text = TEXT + 'arrays = ["a", "b"]\ninner = {name = "x\\n\\"y\\"", list = [1, 2.5, true]}\n[data]\nname = "d"\n[data.partition]\nkind="iid"\n'
+    text = (
+        TEXT
+        + 'arrays = ["a", "b"]\ninner = {name = "x\\n\\"y\\"", list = [1, 2.5, true]}\n[data]\nname = "d"\n[data.partition]\nkind="iid"\n'
+    )
     experiment = config.read(write(text))
     assert config.read(write(config.to_toml(experiment))) == experiment
 

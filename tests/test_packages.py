@@ -1,7 +1,8 @@
 """The wheel holds what the tree holds: setuptools would leave a forgotten package out in silence."""
 
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

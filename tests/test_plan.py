@@ -11,7 +11,9 @@ def test_round_trip():
     assert Plan.from_json(plan.to_json()) == plan
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"round":1}', '{"round":1,"seed":0,"x":1}', '{"round":"1","seed":0}', '{"round":1,"seed":0,"lr":true}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"round":1}', '{"round":1,"seed":0,"x":1}', '{"round":"1","seed":0}', '{"round":1,"seed":0,"lr":true}']
+)
 def test_what_is_no_plan_is_refused(text):
     with pytest.raises(FormatError, match="not a plan"):
         Plan.from_json(text)

@@ -14,8 +14,14 @@ from fedlearn.names import Named, import_path, nearest
 CODECS = {
     "raw32": Named("fedlearn.codec.plain:Raw32", "float32 as it is, 4 bytes a value, exact"),
     "f16": Named("fedlearn.codec.plain:Float16", "half precision, 2 bytes a value, rounded to nearest"),
-    "q8": Named("fedlearn.codec.q8:Q8", "8-bit levels, stochastic and unbiased, a float32 scale per 1,024 values"),
+    "q8": Named("fedlearn.codec.buckets:q8", "8-bit levels, stochastic and unbiased, a float32 scale per 1,024 values"),
+    "q4": Named("fedlearn.codec.buckets:q4", "4-bit levels, stochastic and unbiased, a float32 scale per 256 values"),
+    "eden1": Named("fedlearn.codec.eden:Eden1", "EDEN: one bit a value after a random rotation, unbiased; for updates"),
 }
+
+
+FOR_DIFFERENCES = ("q4", "eden1")
+"""Codecs too coarse for a whole model: downlink = "auto" sends the difference from the client's own copy."""
 
 
 class Codec(Protocol):

@@ -6,6 +6,7 @@ a `Context` whose state lasts from round to round. Its reply travels as a payloa
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,8 @@ from fedlearn.models import write_state
 from fedlearn.names import import_path
 
 if TYPE_CHECKING:
-    from fedlearn.engine.runner import Outcome, Runner, Task
+    from fedlearn.engine.runner import Held, Outcome, Runner, Task
+
 
 def load(app: str, mods: Sequence[str]) -> Callable[[Message, Context], Message] | None:
     """Return the ClientApp of ``[client]``: the user's, or ours behind mods, or None when neither is asked for.
@@ -75,12 +77,12 @@ class _OurApp:
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
-def answer(runner: Runner, task: Task, payload: bytes) -> Outcome:
+def answer(runner: Runner, task: Task, held: Held) -> Outcome:
     """Return what the runner's ClientApp answers to a task; raises ClientError when its reply cannot be carried."""
     from fedlearn.engine.runner import Outcome
 
     enter()
-    base, start = runner.receive(payload)
+    base, start = held.header, held.state
     begun = time.perf_counter()
     if isinstance(runner.app, _OurApp):
         runner.app.serve(runner, task)
@@ -88,7 +90,7 @@ def answer(runner: Runner, task: Task, payload: bytes) -> Outcome:
         run_id=1,
         node_id=task.client,
         node_config={"partition-id": task.client, "num-partitions": len(runner.population.clients)},
-        state=RecordDict() if task.state is None else task.state,
+        state=RecordDict() if task.state is None else copy.deepcopy(task.state),  # kept only if the app succeeds
         run_config={},
     )
     reply = runner.app(_message(runner, task, start), context)
@@ -103,8 +105,8 @@ def answer(runner: Runner, task: Task, payload: bytes) -> Outcome:
     examples = int(metrics.pop(EXAMPLES, 0))
     if examples < 0:
         raise ClientError(f"client {task.client} reports {examples} examples")
-    loss = metrics.get("train_loss", 0.0)
-    encoded = runner.reply(task, base, difference, examples, loss if isinstance(loss, float) else 0.0, metrics)
+    loss = metrics.get("train_loss")
+    encoded = runner.reply(task, base, difference, examples, loss if isinstance(loss, float) else None, metrics)
     encode_s = time.perf_counter() - trained
     return Outcome(task.client, encoded, state=context.state, train_s=trained - begun, encode_s=encode_s)
 

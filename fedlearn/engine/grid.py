@@ -12,20 +12,23 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 
 from fedlearn.arrays import Layout, State
-from fedlearn.engine.runner import Outcome, Task
+from fedlearn.engine.runner import Link, Outcome, Task
 from fedlearn.engine.serial import Engine
+from fedlearn.engine.vectors import ClientVectors
 from fedlearn.errors import PayloadError, RunError
 from fedlearn.flower import ERROR_CODE, EXAMPLES, Received, attach, for_strategy, to_state
 from fedlearn.plan import Plan
 from fedlearn.seeds import derive
 from fedlearn.strategies.aggregate import ExactSum
-from fedlearn.wire import GRADIENT, UPDATE, Header, decode, encode_model
+from fedlearn.wire import GRADIENT, UPDATE, decode, encode_model
 
-_ASKED_TWICE = 3  # times a strategy may ask for the nodes within one round before we say it waits for ever
+_MOST_ASKED = 5  # times in a row that a strategy may ask for the nodes before we say that it waits for more of them
 
 
 @dataclass
@@ -47,10 +50,9 @@ class Tally:
 
 @dataclass(frozen=True)
 class _Sent:
-    """One model as it was sent: its payload, what receivers read of it, and the node of each message."""
+    """One model as it was sent: its payload, what receivers decode from it, and the message of each node."""
 
     payload: bytes
-    header: Header
     state: State
     messages: dict[int, Message]
 
@@ -68,15 +70,18 @@ class SimulationGrid(Grid):
         codec_down: str,
         payloads: bool,
         app: bool = False,
+        copies: ClientVectors | None = None,
         on_client: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """Take the engine and what the messages need.
 
         plan: (round, the strategy's config) → the plan of that round. payloads: give decoded updates one by one.
-        app: the clients are Flower ClientApps, which keep a state each. on_client: called as (done, total).
+        app: the clients are Flower ClientApps, which keep a state each. copies: the models that clients hold; with
+        them a client is sent the difference from its own, encoded by codec_down. on_client: called as (done, total).
         """
         self.engine, self.layout, self.clients, self.seed = engine, layout, clients, seed
         self.plan, self.codec_down, self.payloads, self.app, self.on_client = plan, codec_down, payloads, app, on_client
+        self.copies = copies
         self.tally = Tally()
         self.states: dict[int, RecordDict] = {}  # of ClientApps, by client
         self.round = 0
@@ -87,6 +92,10 @@ class SimulationGrid(Grid):
     def begin(self, round: int) -> None:
         """Start a round with an empty tally."""
         self.round, self.tally, self._asked = round, Tally(), 0
+
+    def begin_attempt(self) -> None:
+        """Start another attempt of the round: its bytes and seconds add up, its clients count anew."""
+        self.tally.clients, self.tally.failures, self._asked = 0, {}, 0
 
     def failures(self) -> dict[int, str]:
         """Return the reasons of the clients that failed in this round."""
@@ -108,7 +117,7 @@ class SimulationGrid(Grid):
     def get_node_ids(self) -> Iterable[int]:
         """Return every client. Raises RunError for a strategy that waits for more nodes than there are."""
         self._asked += 1
-        if self._asked > _ASKED_TWICE:
+        if self._asked > _MOST_ASKED:
             raise RunError(
                 f"the strategy waits for more clients than the {self.clients} of this experiment; lower its "
                 "min_available_nodes, min_train_nodes and min_evaluate_nodes, or add clients"
@@ -156,19 +165,24 @@ class SimulationGrid(Grid):
             begun = time.perf_counter()
             state = to_state(self.layout, _arrays(group[0]))
             seed = derive(self.seed, "codec-down", self.round, place)
-            payload, header, decoded = encode_model(self.layout, state, self.round - 1, self.codec_down, seed)
+            codec = "raw32" if self.copies else self.codec_down  # with copies, each client's difference is encoded apart
+            trained = self.round if group[0].metadata.message_type == "evaluate" else self.round - 1
+            payload, _, decoded = encode_model(self.layout, state, trained, codec, seed)
             self.tally.spend("prepare", time.perf_counter() - begun)
-            yield _Sent(payload, header, decoded, {m.metadata.dst_node_id: m for m in group})
+            yield _Sent(payload, decoded, {m.metadata.dst_node_id: m for m in group})
 
     def _work(self, kind: str, sent: _Sent) -> Iterator[Message]:
         messages = {n: m for n, m in sent.messages.items() if m.metadata.message_type == kind}
         tasks = [self._task(node, message) for node, message in messages.items()]
         train = kind == "train"
-        self.tally.bytes_down += len(tasks) * len(sent.payload)
         self.tally.bytes_raw += len(tasks) * self.layout.raw_bytes
         self.tally.clients += len(tasks) if train else 0
         workers = min(self.engine.workers, max(1, len(tasks)))
+        links = {task.client: task.link for task in tasks}
         for outcome in self.engine.run(tasks, sent.payload):
+            self.tally.bytes_down += outcome.bytes_down
+            if self.copies and outcome.base and (link := links[outcome.client]):
+                self.copies.wrote(outcome.client, link.into, outcome.base.digest)
             phase = "train" if train else "evaluate"
             self.tally.spend(phase, outcome.train_s / workers)
             self.tally.spend("encode", outcome.encode_s / workers)
@@ -185,10 +199,19 @@ class SimulationGrid(Grid):
         flat = {k: v for values in configs.values() for k, v in values.items()}
         plan = self.plan(self.round, flat)
         kind = message.metadata.message_type
+        attempt: Any = flat.get("attempt", 0)
+        link = self._link(node, kind, attempt)
         if not self.app:
-            return Task(node, kind, plan)
+            return Task(node, kind, plan, link=link)
         name = next(iter(message.content.array_records))
-        return Task(node, kind, plan, {"configs": configs, "arrays": name}, self.states.get(node))
+        return Task(node, kind, plan, {"configs": configs, "arrays": name}, self.states.get(node), link)
+
+    def _link(self, node: int, kind: str, attempt: int) -> Link | None:
+        if self.copies is None:
+            return None
+        seed = derive(self.seed, f"codec-down-{kind}", self.round, attempt, node)
+        digest = self.copies.digests[node].tobytes()
+        return Link(int(self.copies.now[node]), digest, self.copies.free(node), self.codec_down, seed)
 
     def _reply(self, message: Message, outcome: Outcome, sent: _Sent, train: bool) -> Message:
         if outcome.error is not None:
@@ -199,34 +222,41 @@ class SimulationGrid(Grid):
         self.tally.bytes_up += len(payload)
         self.tally.bytes_raw += self.layout.raw_bytes
         try:
-            received = self._receive(outcome.client, payload, sent)
+            received = self._receive(outcome, payload, len(sent.messages))
         except PayloadError as error:
             return self._failed(message, outcome.client, str(error), train)
         reply = self._content(message, received, sent)
         return attach(reply, received) if self.payloads else reply
 
-    def _receive(self, client: int, payload: bytes, sent: _Sent) -> Received:
+    def _receive(self, outcome: Outcome, payload: bytes, cohort: int) -> Received:
         """Return a checked update; raises PayloadError when it must not be aggregated."""
         header, difference = decode(self.layout, payload, (UPDATE, GRADIENT))
-        if (header.version, header.digest) != (sent.header.version, sent.header.digest):
+        base = outcome.base
+        if base is None or (header.version, header.digest) != (base.version, base.digest):
             raise PayloadError("the update started from another model than the one sent")
         if header.examples < 1:
             raise PayloadError("the update reports 0 examples; it would weigh nothing")
-        ExactSum(0, 0, len(sent.messages)).check(difference, header.examples)
-        return Received(client, header, difference)
+        ExactSum(0, 0, cohort).check(difference, header.examples)
+        return Received(outcome.client, header, difference)
 
     def _content(self, message: Message, received: Received, sent: _Sent) -> Message:
         header = received.header
-        metrics = MetricRecord({EXAMPLES: header.examples, "train_loss": header.train_loss, **header.metrics})
+        told = {} if header.train_loss is None else {"train_loss": header.train_loss}
+        metrics = MetricRecord({EXAMPLES: header.examples, **told, **header.metrics})
         content = RecordDict({"metrics": metrics})
         if not self.payloads:
-            base, moved = sent.state, received.difference
-            end = State(base.floats + moved.floats, base.integers + moved.integers)
+            base, moved = self._start(received.client, sent), received.difference
+            end = State(base + moved.floats, sent.state.integers + moved.integers)
             content["arrays"] = for_strategy(self.layout, end)
         return Message(content, reply_to=message)
 
+    def _start(self, client: int, sent: _Sent) -> NDArray[np.float32]:
+        """Return the model (P,) that a client started from."""
+        return self.copies.read(client, int(self.copies.now[client])) if self.copies else sent.state.floats
+
     def _failed(self, message: Message, client: int, reason: str, train: bool) -> Message:
-        self.tally.failures[client] = reason if train else f"evaluation: {reason}"
+        if train:
+            self.tally.failures[client] = reason
         return Message(Error(code=ERROR_CODE, reason=reason), reply_to=message)
 
 
@@ -235,4 +265,3 @@ def _arrays(message: Message) -> ArrayRecord:
     if len(records) != 1:
         raise RunError(f"the strategy sent a message with {len(records)} ArrayRecords; one model is expected")
     return records[0]
-

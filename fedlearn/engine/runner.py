@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from fedlearn.arrays import Layout, State
@@ -19,25 +20,54 @@ from fedlearn.clients.batches import Tensors, tensors
 from fedlearn.clients.evaluate import Score, evaluate
 from fedlearn.clients.train import train
 from fedlearn.data.samples import Population, Samples
+from fedlearn.engine.vectors import NONE, ClientVectors
 from fedlearn.errors import ClientError, FedlearnError
-from fedlearn.models import write_state
+from fedlearn.models import read_state, write_state
 from fedlearn.plan import Plan
-from fedlearn.seeds import derive, generator
-from fedlearn.wire import GRADIENT, UPDATE, Header, Metric, decode_model, encode
+from fedlearn.seeds import derive, generator, isolated
+from fedlearn.wire import GRADIENT, UPDATE, Header, Metric, decode_difference, decode_model, encode, encode_difference
 
 SCORE_SAMPLES = 500
 """Held-out samples scored at a time: fixed, so that no number of workers changes a bit of the sum."""
 
 
+CONTRACTS = 0.9
+"""A difference must bring the client's copy this much nearer to the model; one that does not is replaced by the model."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """How a client is sent a difference: the copy it holds (slot, digest), the slot for the new one, codec and seed."""
+
+    slot: int
+    digest: bytes
+    into: int
+    codec: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Held:
+    """The model a client holds after a download: its header, its state, and the bytes that it took."""
+
+    header: Header
+    state: State
+    bytes_down: int
+
+
 @dataclass(frozen=True)
 class Task:
-    """What one client is to do: train or evaluate by a plan; ``config`` and ``state`` are for a Flower ClientApp."""
+    """What one client is to do: train or evaluate by a plan; ``config`` and ``state`` are for a Flower ClientApp.
+
+    link: None when the cohort's payload is what the client is sent.
+    """
 
     client: int
     kind: str  # Flower's message type: "train", "evaluate", …
     plan: Plan
     config: Mapping[str, Any] = field(default_factory=dict)
     state: Any = None
+    link: Link | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +81,8 @@ class Outcome:
     state: Any = None
     train_s: float = 0.0
     encode_s: float = 0.0
+    base: Header | None = None  # of the model that the client was sent
+    bytes_down: int = 0
 
 
 class Runner:
@@ -65,41 +97,73 @@ class Runner:
         holdout: float = 0.0,
         device: str = "cpu",
         app: Any = None,
+        copies: ClientVectors | None = None,
     ) -> None:
-        """Take the parts. holdout: share of each client's samples kept for its evaluation; app: a Flower ClientApp."""
+        """Take the parts. holdout: share of each client's samples kept for its evaluation; app: a Flower ClientApp.
+
+        copies: the models that clients hold, where they are sent differences.
+        """
+        self.copies, self.initial = copies, read_state(module, layout).floats if copies else None
         self.module, self.layout, self.population = module.to(device), layout, population
         self.seed, self.holdout, self.device, self.app = seed, holdout, device, app
         self._model: tuple[bytes, Header, State] | None = None  # the payload decoded last: a cohort shares one
+        self._unsaved = _unsaved(self.module)
+        if device != "cpu":
+            torch.use_deterministic_algorithms(True, warn_only=True)
 
     def run(self, task: Task, payload: bytes) -> Outcome:
         """Return what comes of a task on the model in ``payload``; a failure of the client is an outcome, not an error."""
+        held: Held | None = None
         try:
-            if self.app is not None:
-                from fedlearn.engine.apps import answer
-
-                return answer(self, task, payload)
-            return self._train(task, payload) if task.kind == "train" else self._evaluate(task, payload)
+            held = self.receive(task, payload)
+            self._refresh()
+            with isolated(derive(task.plan.seed, f"client-{task.kind}", task.plan.round, task.client)):
+                outcome = self._answer(task, held)
         except FedlearnError as error:
-            return Outcome(task.client, error=str(error))
+            outcome = Outcome(task.client, error=str(error))
         except MemoryError:
-            return Outcome(task.client, error="out of memory; lower train.batch_size or engine.workers")
-        except Exception as error:  # the model, the data or the app is the user's code
-            return Outcome(task.client, error=f"{type(error).__name__}: {error}")
+            outcome = Outcome(task.client, error="out of memory; lower train.batch_size or engine.workers")
+        except (Exception, SystemExit) as error:  # the model, the data or the app is the user's code
+            outcome = Outcome(task.client, error=f"{type(error).__name__}: {error}")
+        return replace(outcome, base=held.header, bytes_down=held.bytes_down) if held else outcome
 
-    def receive(self, payload: bytes) -> tuple[Header, State]:
-        """Return a decoded model; the payload of a cohort is decoded once."""
+    def receive(self, task: Task, payload: bytes) -> Held:
+        """Return the model that a client holds after its download; the payload of a cohort is decoded once.
+
+        With a link, ``payload`` is the server's model, and what is sent is its difference from the client's copy:
+        both ends are played here, the client's on the bytes of the server's.
+        """
         if self._model is None or self._model[0] != payload:
             self._model = (payload, *decode_model(self.layout, payload))
-        return self._model[1], self._model[2]
+        _, header, model = self._model
+        if task.link is None or self.copies is None or self.initial is None:
+            return Held(header, model, len(payload))
+        link = task.link
+        base = self.initial if link.slot == NONE else self.copies.read(task.client, link.slot)
+        sent, told, arrived = encode_difference(self.layout, base, model, header.version, link.codec, link.seed)
+        known = link.slot == NONE or told.base_digest == link.digest
+        if known and _distance(arrived.floats, model.floats) <= CONTRACTS * _distance(base, model.floats):
+            header, state = decode_difference(self.layout, sent, base)
+        else:
+            sent = payload
+            state = model
+        self.copies.write(task.client, link.into, state.floats)
+        return Held(header, state, len(sent))
 
     def samples(self, client: int, held_out: bool = False) -> Samples:
         """Return a client's samples for training, or the ones it keeps for evaluation."""
         samples = self.population.clients[client]
         if not self.holdout:
+            if held_out:
+                raise ClientError(f"client {client} keeps no samples for evaluation; set evaluate.clients = true")
             return samples
-        order = generator(self.seed, "holdout", client).permutation(len(samples))
-        cut = min(len(samples) - 1, round(self.holdout * len(samples)))
-        return samples.take(np.sort(order[:cut] if held_out else order[cut:]))
+        if self.population.task == "series":
+            train, test = _split_series(samples.y, self.holdout)
+        else:
+            order = generator(self.seed, "holdout", client).permutation(len(samples))
+            cut = min(len(samples) - 1, round(self.holdout * len(samples)))
+            train, test = np.sort(order[cut:]), np.sort(order[:cut])
+        return samples.take(test if held_out else train)
 
     def tensors(self, client: int, held_out: bool = False) -> Tensors:
         """Return `samples` as the model takes them."""
@@ -107,6 +171,7 @@ class Runner:
 
     def score(self, part: int, state: State) -> Score:
         """Return the score of a model on one part of the held-out samples; see `parts`."""
+        self._refresh()
         write_state(self.module, self.layout, state)
         test = self.population.test
         rows = slice(part * SCORE_SAMPLES, (part + 1) * SCORE_SAMPLES)
@@ -117,7 +182,7 @@ class Runner:
         """Return how many parts the held-out samples are scored in."""
         return -(-len(self.population.test) // SCORE_SAMPLES)
 
-    def reply(self, task: Task, base: Header, difference: State, examples: int, loss: float, metrics: Mapping[str, Metric]) -> bytes:
+    def reply(self, task: Task, base: Header, difference: State, examples: int, loss: float | None, metrics: Mapping[str, Metric]) -> bytes:
         """Return a client's answer as a payload."""
         plan = task.plan
         header = Header(
@@ -132,22 +197,58 @@ class Runner:
         )
         return encode(self.layout, header, difference)
 
-    def _train(self, task: Task, payload: bytes) -> Outcome:
-        base, start = self.receive(payload)
+    def _refresh(self) -> None:
+        """Put back what no state holds, so that nothing of one client reaches the next."""
+        for owner, name, value in self._unsaved:
+            owner._buffers[name] = value.clone()
+
+    def _answer(self, task: Task, held: Held) -> Outcome:
+        if self.app is not None:
+            from fedlearn.engine.apps import answer
+
+            return answer(self, task, held)
+        return self._train(task, held) if task.kind == "train" else self._evaluate(task, held)
+
+    def _train(self, task: Task, held: Held) -> Outcome:
         begun = time.perf_counter()
-        update = train(self.module, self.layout, task.plan, start, self.tensors(task.client), task.client)
+        update = train(self.module, self.layout, task.plan, held.state, self.tensors(task.client), task.client)
         trained = time.perf_counter()
-        answer = self.reply(task, base, update.difference, update.examples, update.train_loss, {})
+        answer = self.reply(task, held.header, update.difference, update.examples, update.train_loss, {})
         return Outcome(task.client, answer, train_s=trained - begun, encode_s=time.perf_counter() - trained)
 
-    def _evaluate(self, task: Task, payload: bytes) -> Outcome:
-        _, state = self.receive(payload)
-        if not self.holdout:
-            raise ClientError(f"client {task.client} keeps no samples for evaluation; set evaluate.clients = true")
+    def _evaluate(self, task: Task, held: Held) -> Outcome:
         data = self.tensors(task.client, held_out=True)
-        write_state(self.module, self.layout, state)
+        write_state(self.module, self.layout, held.state)
         score = evaluate(self.module, data)
         return Outcome(task.client, metrics={"loss": score.loss, "accuracy": score.accuracy, "num-examples": score.samples})
+
+
+def _split_series(y: NDArray[np.generic], share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the samples to train on and to evaluate on: the end of each run of one label is held out.
+
+    Windows of a series overlap, so a random choice would evaluate on steps that were trained on; the window before
+    each held-out part is in neither.
+    """
+    train, test = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for run in np.split(np.arange(len(y)), np.flatnonzero(y[1:] != y[:-1]) + 1):
+        cut = len(run) - round(share * len(run))
+        train.append(run[: cut - 1] if cut < len(run) else run)
+        test.append(run[cut:])
+    return np.concatenate(train), np.concatenate(test)
+
+
+def _unsaved(module: nn.Module) -> list[tuple[nn.Module, str, torch.Tensor]]:
+    """Return the buffers that are not in a module's state_dict, as (owner, name, first value)."""
+    return [
+        (owner, name, buffer.clone())
+        for owner in module.modules()
+        for name, buffer in owner._buffers.items()
+        if buffer is not None and name in owner._non_persistent_buffers_set
+    ]
+
+
+def _distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    return float(np.linalg.norm(a - b))
 
 
 def single_thread() -> None:

@@ -18,12 +18,14 @@ import fedlearn
 from fedlearn import data, models
 from fedlearn.arrays import Layout
 from fedlearn.clients.augment import KINDS
+from fedlearn.codec import FOR_DIFFERENCES
 from fedlearn.config import Experiment, to_toml
 from fedlearn.data.samples import Population
 from fedlearn.engine import ENGINES, apps
 from fedlearn.engine.grid import SimulationGrid
 from fedlearn.engine.runner import Runner, single_thread
 from fedlearn.engine.serial import Engine
+from fedlearn.engine.vectors import SLOTS, ClientVectors
 from fedlearn.errors import ConfigError, ModelError
 from fedlearn.flower import enter
 from fedlearn.names import call, find, nearest
@@ -31,7 +33,6 @@ from fedlearn.progress import Progress
 from fedlearn.record import RunFolder
 from fedlearn.server.plans import plan
 from fedlearn.server.run import Run
-from fedlearn.strategies import memory
 from fedlearn.strategies.build import build
 
 
@@ -53,7 +54,8 @@ def simulate(experiment: Experiment, folder: RunFolder, display: Progress, resum
         raise ModelError(f"model '{experiment.model.name}' starts with NaN or infinite values; mend how its weights are drawn")
     _check_device(experiment.engine.device)
     holdout = experiment.evaluate.holdout if experiment.evaluate.clients else 0.0
-    runner = Runner(module, layout, population, experiment.experiment.seed, holdout, experiment.engine.device, app)
+    copies = _copies(experiment, folder, len(population.clients), layout)
+    runner = Runner(module, layout, population, experiment.experiment.seed, holdout, experiment.engine.device, app, copies)
     engine = _engine(experiment, runner)
     try:
         grid = SimulationGrid(
@@ -65,6 +67,7 @@ def simulate(experiment: Experiment, folder: RunFolder, display: Progress, resum
             experiment.codec.down,
             payloads=getattr(strategy, "takes_payloads", False),
             app=app is not None,
+            copies=copies,
             on_client=display.client_done,
         )
         run = Run(experiment, layout, initial, strategy, grid, engine.score, folder, display)
@@ -75,11 +78,11 @@ def simulate(experiment: Experiment, folder: RunFolder, display: Progress, resum
             folder.write("metrics.jsonl", "")
         folder.write_json("manifest.json", manifest(experiment, population, layout, engine))
         display.start(facts(experiment, population, layout, engine) | {"lines": run.lines})
-        if forgotten := memory.forgets(strategy):
-            display.note(f"the strategy keeps what no checkpoint holds ({', '.join(forgotten)}): a resumed run may differ")
         summary = run.go()
     finally:
         engine.close()
+        if copies:
+            copies.close()
     summary["seconds_total"] = time.perf_counter() - begun
     folder.write_json("summary.json", summary)
     return summary
@@ -118,6 +121,19 @@ def _strategy(experiment: Experiment, layout: Layout, clients: int) -> Strategy:
     }
     with _section("strategy"):
         return build(experiment.strategy.name, experiment.strategy.options, offered)
+
+
+def _copies(experiment: Experiment, folder: RunFolder, clients: int, layout: Layout) -> ClientVectors | None:
+    codec = experiment.codec
+    if codec.downlink == "snapshot" or (codec.downlink == "auto" and codec.down not in FOR_DIFFERENCES):
+        return None
+    room = 4 * SLOTS * clients * layout.floats / 1e9
+    if room > codec.copies_gb:
+        raise ConfigError(
+            f"[codec] copies of the model for {clients:,} clients take up to {room:.3g} GB on disk, more than copies_gb = "
+            f'{codec.copies_gb:g}; raise it, or send whole models: down = "f16"'
+        )
+    return ClientVectors(folder.path / "checkpoint" / "copies.f32", clients, layout.floats)
 
 
 def _engine(experiment: Experiment, runner: Runner) -> Engine:

@@ -20,9 +20,7 @@ class CharLSTM(nn.Module):
     padding after a line's end changes nothing before it.
     """
 
-    def __init__(
-        self, input_shape: tuple[int, ...], classes: int, embedding: int = 8, width: int = 256, layers: int = 2
-    ) -> None:
+    def __init__(self, input_shape: tuple[int, ...], classes: int, embedding: int = 8, width: int = 256, layers: int = 2) -> None:
         """Make the layers; raises ModelError for other data than text, or an option below 1."""
         super().__init__()
         text("lstm-char", input_shape)

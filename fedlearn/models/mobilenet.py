@@ -54,9 +54,7 @@ class SmallMobileNet(nn.Module):
     ``width``: channels of the first block. ``norm``: "group" or "batch".
     """
 
-    def __init__(
-        self, input_shape: tuple[int, ...], classes: int, width: int = 16, expansion: int = 4, norm: str = "group"
-    ) -> None:
+    def __init__(self, input_shape: tuple[int, ...], classes: int, width: int = 16, expansion: int = 4, norm: str = "group") -> None:
         """Make the layers; raises ModelError for other data than images, or an option out of range."""
         super().__init__()
         channels, _, _ = image("mobilenet-small", input_shape, least=4)

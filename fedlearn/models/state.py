@@ -25,12 +25,14 @@ def layout(module: nn.Module) -> Layout:
     Raises ModelError for a state that is no tensor (``get_extra_state``) or whose dtype no payload carries.
     """
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    return Layout(
-        tuple(
-            Entry(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), name in trained)
-            for name, tensor in _tensors(module).items()
-        )
-    )
+    first: dict[tuple[int, ...], str] = {}
+    entries = []
+    for name, tensor in _tensors(module).items():
+        identity = (tensor.data_ptr(), *tensor.shape, -1, *tensor.stride())
+        tied = first.setdefault(identity, name) if tensor.numel() else name
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        entries.append(Entry(name, tuple(tensor.shape), dtype, name in trained, "" if tied == name else tied))
+    return Layout(tuple(entries))
 
 
 def read_state(module: nn.Module, layout: Layout) -> State:

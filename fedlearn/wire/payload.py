@@ -24,7 +24,12 @@ from fedlearn.errors import FormatError, PayloadError, SchemaError
 from fedlearn.wire import payload_pb2
 
 FORMAT = 1
-SNAPSHOT, UPDATE, GRADIENT = payload_pb2.Payload.SNAPSHOT, payload_pb2.Payload.UPDATE, payload_pb2.Payload.GRADIENT
+SNAPSHOT, UPDATE, GRADIENT, DIFFERENCE = (
+    payload_pb2.Payload.SNAPSHOT,
+    payload_pb2.Payload.UPDATE,
+    payload_pb2.Payload.GRADIENT,
+    payload_pb2.Payload.DIFFERENCE,
+)
 
 Metric = int | float | list[int] | list[float]
 """What a client may report under a name: a number or a list of numbers."""
@@ -43,7 +48,8 @@ class Header:
     codec: str
     seed: int = 0
     examples: int = 0
-    train_loss: float = 0.0
+    train_loss: float | None = None
+    base_digest: bytes = bytes(8)
     metrics: Mapping[str, Metric] = field(default_factory=dict)
 
 
@@ -57,9 +63,12 @@ def encode(layout: Layout, header: Header, state: State) -> bytes:
 
     Raises PayloadError when a value cannot be carried: not finite, or out of the codec's range.
     """
-    if not np.isfinite(state.floats).all():
-        raise PayloadError(f"{np.count_nonzero(~np.isfinite(state.floats))} of {layout.floats} values are NaN or infinite")
-    body = find_codec(header.codec).encode(state.floats, header.seed)
+    _check_finite(state.floats)
+    return _seal(layout, header, state.integers, find_codec(header.codec).encode(state.floats, header.seed))
+
+
+def _seal(layout: Layout, header: Header, integers: NDArray[np.int64], body: bytes) -> bytes:
+    """Return the payload of an encoded body."""
     message = payload_pb2.Payload(
         format=FORMAT,
         kind=header.kind,  # type: ignore[arg-type]  # the generated enum is an int at run time
@@ -72,7 +81,8 @@ def encode(layout: Layout, header: Header, state: State) -> bytes:
         examples=header.examples,
         train_loss=header.train_loss,
         metrics=[_metric(name, value) for name, value in header.metrics.items()],
-        integers=np.ascontiguousarray(state.integers, "<i8").tobytes(),
+        integers=np.ascontiguousarray(integers, "<i8").tobytes(),
+        base_digest=int.from_bytes(header.base_digest, "little"),
     )
     # The body is appended by hand: one copy of a large array instead of three. It is the same message.
     head = message.SerializeToString(deterministic=True)
@@ -88,10 +98,43 @@ def encode_model(layout: Layout, state: State, version: int, codec: str, seed: i
 
     Raises PayloadError as `encode` does.
     """
+    _check_finite(state.floats)
     coder = find_codec(codec)
-    decoded = State(coder.decode(coder.encode(state.floats, seed), layout.floats, seed), state.integers)
+    body = coder.encode(state.floats, seed)
+    decoded = State(coder.decode(body, layout.floats, seed), state.integers)
     header = Header(kind=SNAPSHOT, version=version, digest=digest(decoded.floats), codec=codec, seed=seed)
-    return encode(layout, header, state), header, decoded
+    return _seal(layout, header, state.integers, body), header, decoded
+
+
+def encode_difference(
+    layout: Layout, base: NDArray[np.float32], target: State, version: int, codec: str, seed: int
+) -> tuple[bytes, Header, State]:
+    """Return the payload that leads a receiver from ``base`` (P,) towards ``target``, and where it arrives.
+
+    What arrives is base + decoded(encoded(target − base)), the same bits at both ends; integers travel as values.
+    Raises PayloadError as `encode` does.
+    """
+    _check_finite(target.floats)
+    coder = find_codec(codec)
+    body = coder.encode(target.floats - base, seed)
+    arrived = State(base + coder.decode(body, layout.floats, seed), target.integers)
+    header = Header(DIFFERENCE, version, digest(arrived.floats), codec, seed, base_digest=digest(base))
+    return _seal(layout, header, target.integers, body), header, arrived
+
+
+def decode_difference(layout: Layout, data: bytes, base: NDArray[np.float32]) -> tuple[Header, State]:
+    """Return the model that a difference leads to from ``base`` (P,).
+
+    Raises SchemaError when the sender meant another base, FormatError when the result is not what was sent: the
+    receiver then asks for a whole model.
+    """
+    header, change = decode(layout, data, (DIFFERENCE,))
+    if header.base_digest != digest(base):
+        raise SchemaError("the difference is against another model than the one held here")
+    arrived = State(base + change.floats, change.integers)
+    if digest(arrived.floats) != header.digest:
+        raise FormatError("the model arrived at differs from the one that was sent: its digest is another")
+    return header, arrived
 
 
 def decode_model(layout: Layout, data: bytes) -> tuple[Header, State]:
@@ -130,6 +173,11 @@ def decode(layout: Layout, data: bytes, kinds: tuple[int, ...]) -> tuple[Header,
     return header, State(floats, np.frombuffer(message.integers, "<i8").astype(np.int64))
 
 
+def _check_finite(floats: NDArray[np.float32]) -> None:
+    if not np.isfinite(floats).all():
+        raise PayloadError(f"{np.count_nonzero(~np.isfinite(floats))} of {floats.size} values are NaN or infinite")
+
+
 def _header(message: payload_pb2.Payload) -> Header:
     metrics = {m.name: _value(m) for m in message.metrics}
     return Header(
@@ -139,8 +187,9 @@ def _header(message: payload_pb2.Payload) -> Header:
         codec=message.codec,
         seed=message.seed,
         examples=message.examples,
-        train_loss=message.train_loss,
+        train_loss=message.train_loss if message.HasField("train_loss") else None,
         metrics=metrics,
+        base_digest=message.base_digest.to_bytes(8, "little"),
     )
 
 

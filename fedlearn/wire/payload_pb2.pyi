@@ -8,17 +8,19 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Payload(_message.Message):
-    __slots__ = ("format", "kind", "schema", "version", "digest", "codec", "seed", "parameters", "examples", "train_loss", "metrics", "integers", "body", "checksum")
+    __slots__ = ("format", "kind", "schema", "version", "digest", "codec", "seed", "parameters", "examples", "train_loss", "metrics", "integers", "base_digest", "body", "checksum")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         UNKNOWN: _ClassVar[Payload.Kind]
         SNAPSHOT: _ClassVar[Payload.Kind]
         UPDATE: _ClassVar[Payload.Kind]
         GRADIENT: _ClassVar[Payload.Kind]
+        DIFFERENCE: _ClassVar[Payload.Kind]
     UNKNOWN: Payload.Kind
     SNAPSHOT: Payload.Kind
     UPDATE: Payload.Kind
     GRADIENT: Payload.Kind
+    DIFFERENCE: Payload.Kind
     class Metric(_message.Message):
         __slots__ = ("name", "values", "whole", "list")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +44,7 @@ class Payload(_message.Message):
     TRAIN_LOSS_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     INTEGERS_FIELD_NUMBER: _ClassVar[int]
+    BASE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     BODY_FIELD_NUMBER: _ClassVar[int]
     CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     format: int
@@ -56,6 +59,7 @@ class Payload(_message.Message):
     train_loss: float
     metrics: _containers.RepeatedCompositeFieldContainer[Payload.Metric]
     integers: bytes
+    base_digest: int
     body: bytes
     checksum: int
-    def __init__(self, format: _Optional[int] = ..., kind: _Optional[_Union[Payload.Kind, str]] = ..., schema: _Optional[int] = ..., version: _Optional[int] = ..., digest: _Optional[int] = ..., codec: _Optional[str] = ..., seed: _Optional[int] = ..., parameters: _Optional[int] = ..., examples: _Optional[int] = ..., train_loss: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[Payload.Metric, _Mapping]]] = ..., integers: _Optional[bytes] = ..., body: _Optional[bytes] = ..., checksum: _Optional[int] = ...) -> None: ...
+    def __init__(self, format: _Optional[int] = ..., kind: _Optional[_Union[Payload.Kind, str]] = ..., schema: _Optional[int] = ..., version: _Optional[int] = ..., digest: _Optional[int] = ..., codec: _Optional[str] = ..., seed: _Optional[int] = ..., parameters: _Optional[int] = ..., examples: _Optional[int] = ..., train_loss: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[Payload.Metric, _Mapping]]] = ..., integers: _Optional[bytes] = ..., base_digest: _Optional[int] = ..., body: _Optional[bytes] = ..., checksum: _Optional[int] = ...) -> None: ...

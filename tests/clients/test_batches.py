@@ -15,7 +15,10 @@ def numbered(samples: int):
     return tensors(Samples(np.arange(samples, dtype=np.float32)[:, None], np.arange(samples)), "features")
 
 
-@pytest.mark.parametrize(("samples", "size", "merge", "sizes"), [(7, 3, False, [3, 3, 1]), (7, 3, True, [3, 4]), (7, 0, False, [7]), (1, 3, True, [1]), (6, 3, True, [3, 3])])
+@pytest.mark.parametrize(
+    ("samples", "size", "merge", "sizes"),
+    [(7, 3, False, [3, 3, 1]), (7, 3, True, [3, 4]), (7, 0, False, [7]), (1, 3, True, [1]), (6, 3, True, [3, 3])],
+)
 def test_a_pass_takes_every_sample_once(samples, size, merge, sizes):
     assert batches_per_pass(samples, size, merge) == len(sizes)
     batches = list(islice(passes(numbered(samples), size, generator(0, "x"), merge), 2 * len(sizes)))

@@ -153,7 +153,9 @@ def test_text_loss_skips_padding():
         module = Bytes()
     shape = layout(module)
     start = read_state(module, shape)
-    assert np.array_equal(train(module, shape, PLAN, start, short, 0).difference.floats, train(module, shape, PLAN, start, cut, 0).difference.floats)
+    assert np.array_equal(
+        train(module, shape, PLAN, start, short, 0).difference.floats, train(module, shape, PLAN, start, cut, 0).difference.floats
+    )
 
 
 def test_divergence_and_empty_clients_are_failures_with_a_reason():

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from fedlearn.codec import CODECS, codec
-from fedlearn.codec.q8 import BUCKET
 from fedlearn.errors import FormatError, PayloadError
 
+BUCKET = 1024  # of q8
 RANDOM = np.random.default_rng(0)
 SHAPES = {
     "empty": np.empty(0, np.float32),
@@ -18,7 +18,13 @@ SHAPES = {
     "strided": RANDOM.normal(size=5000).astype(np.float32)[::2],
     "denormal": np.full(10, 1e-42, np.float32),
 }
-TOLERANCE = {"raw32": lambda x: 0 * x, "f16": lambda x: np.abs(x) * 2**-11 + 2**-25, "q8": lambda x: np.abs(x).max(initial=0) / 126 + 1e-37}
+TOLERANCE = {
+    "raw32": lambda x: 0 * x,
+    "f16": lambda x: np.abs(x) * 2**-11 + 2**-25,
+    "q8": lambda x: np.abs(x).max(initial=0) / 126 + 1e-37,
+    "q4": lambda x: np.abs(x).max(initial=0) / 6.9 + 1e-37,
+    "eden1": lambda x: 30 * np.sqrt(np.mean(x.astype(np.float64) ** 2)) + np.abs(x) + 1e-37 if x.size else x,
+}
 
 
 @pytest.mark.parametrize("name", CODECS)
@@ -33,7 +39,8 @@ def test_round_trip(name, values):
 
 def test_bytes_are_as_documented():
     values = SHAPES["usual"]
-    assert [len(codec(n).encode(values, 0)) for n in ("raw32", "f16", "q8")] == [40_004, 20_002, 10_001 + 4 * 10]
+    sizes = {"raw32": 40_004, "f16": 20_002, "q8": 10_001 + 4 * 10, "q4": 5_001 + 4 * 40, "eden1": (2 * 4096 + 4 * 512) // 8 + 4 * 6}
+    assert {name: len(codec(name).encode(values, 0)) for name in sizes} == sizes == {n: sizes[n] for n in CODECS}
 
 
 def q8_twin(values, seed):
@@ -58,11 +65,53 @@ def test_q8_is_unbiased():
     assert np.abs(mean - values).max() < 4 * (1 / 127) / 2 / np.sqrt(4000)  # four standard errors of a coin flip
 
 
+def q4_twin(body: bytes, size: int) -> np.ndarray:
+    """The slow, readable twin of q4's decoder."""
+    scales = np.frombuffer(body, "<f4", -(-size // 256))
+    halves = [(byte >> shift) & 15 for byte in body[4 * len(scales) :] for shift in (0, 4)]
+    return np.array([scales[i // 256] * np.float32(h - 16 if h > 7 else h) for i, h in enumerate(halves[:size])], np.float32)
+
+
+@pytest.mark.parametrize("values", [SHAPES["usual"], SHAPES["one"]])
+def test_q4_equals_its_readable_twin(values):
+    body = codec("q4").encode(values, 4)
+    assert np.array_equal(codec("q4").decode(body, values.size, 4), q4_twin(body, values.size))
+
+
+def eden1_twin(values: np.ndarray, seed: int) -> np.ndarray:
+    """The slow, readable twin: one block, one dense rotation matrix, in float64."""
+    flips = np.unpackbits(np.frombuffer(np.random.Generator(np.random.PCG64(seed)).bytes(512), np.uint8))[:512] * 2.0 - 1
+    h = np.array([[1.0 - 2.0 * (bin(i & j).count("1") % 2) for j in range(512)] for i in range(512)]) / np.sqrt(512)
+    x = np.zeros(512)
+    x[: values.size] = values
+    y = h @ (flips * x)
+    return flips * (h @ np.where(y >= 0, 1, -1)) * (x @ x / np.abs(y).sum())
+
+
+def test_eden1_equals_its_readable_twin():
+    values = SHAPES["usual"][:400]
+    ours = codec("eden1").decode(codec("eden1").encode(values, 9), 400, 9)
+    assert np.abs(ours - eden1_twin(values, 9)[:400]).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["eden1", "q4"])
+def test_updates_are_estimated_without_bias(name):
+    values = (RANDOM.normal(size=512) * np.linspace(0.1, 3, 512)).astype(np.float32)
+    runs = 1500
+    mean = np.mean([codec(name).decode(codec(name).encode(values, s), 512, s).astype(np.float64) for s in range(runs)], axis=0)
+    energy = np.mean(values.astype(np.float64) ** 2)
+    error = np.mean((mean - values) ** 2) / energy
+    assert error < 1.3 * (np.pi / 2 - 1) / runs  # what independent errors average to; a bias would stay
+    one = codec("eden1").decode(codec("eden1").encode(values, 0), 512, 0)
+    assert values @ one == pytest.approx(values @ values, rel=1e-5)  # eden1: exact along the update itself
+
+
 def test_values_beyond_the_range_are_refused():
     with pytest.raises(PayloadError, match="does not fit f16"):
         codec("f16").encode(np.array([70_000], np.float32), 0)
-    with pytest.raises(PayloadError, match="does not fit q8"):
-        codec("q8").encode(np.array([2e38], np.float32), 0)
+    for name in ("q8", "q4", "eden1"):
+        with pytest.raises(PayloadError, match=f"does not fit {name}"):
+            codec(name).encode(np.array([2e38], np.float32), 0)
 
 
 @pytest.mark.parametrize("name", CODECS)
@@ -75,8 +124,9 @@ def test_a_body_of_another_size_is_refused(name, change):
 
 @pytest.mark.parametrize("scale", [np.nan, np.inf, -1.0])
 def test_an_unsound_scale_is_refused(scale):
-    with pytest.raises(FormatError, match="scale"):
-        codec("q8").decode(np.float32(scale).tobytes() + b"\x01", 1, 0)
+    for name, rest in (("q8", 1), ("q4", 1), ("eden1", 64)):
+        with pytest.raises(FormatError, match=f"scale of {name}"):
+            codec(name).decode(np.float32(scale).tobytes() + bytes(rest), 1, 0)
 
 
 def test_an_unknown_codec_is_refused():

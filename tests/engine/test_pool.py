@@ -41,7 +41,7 @@ def test_evaluation_that_kills_workers_is_an_error_not_a_loop(tmp_path, capsys):
     assert "evaluation of held-out samples failed: its worker process was ended with code 7 twice" in capsys.readouterr().err
 
 
-def DiesInEvaluation(input_shape, classes):  # noqa: N802  # a factory, named as the class it stands for
+def DiesInEvaluation(input_shape, classes):  # a factory, named as the class it stands for
     import os
 
     from torch import nn

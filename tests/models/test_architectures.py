@@ -43,9 +43,7 @@ def make(name: str, shape: tuple[int, ...], classes: int, **options: object) -> 
         ("mobilenet-small", MNIST, 10, {}, 32_234),
     ],
 )
-def test_parameter_counts(
-    name: str, shape: tuple[int, ...], classes: int, options: dict[str, object], parameters: int
-) -> None:
+def test_parameter_counts(name: str, shape: tuple[int, ...], classes: int, options: dict[str, object], parameters: int) -> None:
     names = layout(make(name, shape, classes, **options))
     assert names.trained == parameters
     assert (names.floats, names.integers) == (parameters, 0)

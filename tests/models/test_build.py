@@ -219,9 +219,7 @@ def text_model() -> nn.Module:
         ),
     ],
 )
-def test_wrong_data_or_option(
-    name: str, shape: tuple[int, ...], classes: int, options: dict[str, object], message: str
-) -> None:
+def test_wrong_data_or_option(name: str, shape: tuple[int, ...], classes: int, options: dict[str, object], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         build(name, options, input_shape=shape, classes=classes, seed=0)
 

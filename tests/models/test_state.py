@@ -141,9 +141,7 @@ def test_what_does_not_fit_is_refused() -> None:
     names = layout(module)
     with pytest.raises(ModelError, match="a state of 2 floats and 0 integers does not fit a layout of 3 and 0"):
         write_state(module, names, State(np.zeros(2, np.float32), np.empty(0, np.int64)))
-    with pytest.raises(
-        ModelError, match=r"tensor 'weight' \(1, 3\) torch.float32 of Linear stands where .* 'weight' \(1, 2\)"
-    ):
+    with pytest.raises(ModelError, match=r"tensor 'weight' \(1, 3\) torch.float32 of Linear stands where .* 'weight' \(1, 2\)"):
         read_state(nn.Linear(3, 1), names)
     with pytest.raises(ModelError, match="Linear has 1 tensors; the layout has 2"):
         read_state(nn.Linear(2, 1, bias=False), names)

@@ -32,7 +32,11 @@ def test_the_last_two_are_kept_and_the_newest_is_read(folder):
 
 def test_a_damaged_newest_is_passed_over(folder):
     whole = files(folder)[-1].read_bytes()
-    for damaged in (*(whole[:n] for n in range(0, len(whole), 23)), whole[:-1] + bytes([whole[-1] ^ 1]), whole.replace(b'\\"round\\": 3', b'\\"round\\": 9')):
+    for damaged in (
+        *(whole[:n] for n in range(0, len(whole), 23)),
+        whole[:-1] + bytes([whole[-1] ^ 1]),
+        whole.replace(b'\\"round\\": 3', b'\\"round\\": 9'),
+    ):
         files(folder)[-1].write_bytes(damaged)
         found = checkpoint.latest(folder.path)
         assert found is not None and found.round == 2

@@ -144,7 +144,11 @@ def test_ours_inside_a_wrapper_sees_what_the_wrapper_made_of_the_updates(tmp_pat
     # A wrapper that clips must clip: our FedAvg must not go round it by reading the updates as they came.
     name = "DifferentialPrivacyServerSideFixedClipping"
     inner = '{name = "fedavg", fraction_train = 0.7}'
-    clipped = private(name, inner).replace("clipping_norm = 5.0", "clipping_norm = 1e-6").replace("noise_multiplier = 0.01", "noise_multiplier = 0.0")
+    clipped = (
+        private(name, inner)
+        .replace("clipping_norm = 5.0", "clipping_norm = 1e-6")
+        .replace("noise_multiplier = 0.01", "noise_multiplier = 0.0")
+    )
     ran = run(tmp_path / "run", config=clipped)
     models = [load_file(f)["floats"] for f in sorted((ran.folder / "checkpoint").glob("*"))]
     assert 0 < np.abs(models[1] - models[0]).max() < 2e-6

@@ -56,18 +56,32 @@ def test_weights_are_examples_or_all_alike(tmp_path):
 
 def test_minibatch_sgd_equals_sgd_on_the_union_of_the_batches(tmp_path):
     # Full batches, equal sizes, all clients, one step: the mean of the clients' gradients is the gradient of all data.
-    one = strategy("minibatch-sgd", fraction_train=1.0, server_momentum=0.0).replace('kind = "dirichlet"', 'kind = "iid"').replace("alpha = 1.0\n", "")
+    one = (
+        strategy("minibatch-sgd", fraction_train=1.0, server_momentum=0.0)
+        .replace('kind = "dirichlet"', 'kind = "iid"')
+        .replace("alpha = 1.0\n", "")
+    )
     sets = ("train.batch_size=0", "experiment.rounds=1", "train.lr=0.5")
     by_12 = flat(sorted((run(tmp_path / "a", *sets, config=one).folder / "checkpoint").glob("*"))[0])
     by_1 = flat(sorted((run(tmp_path / "b", *sets, "data.partition.clients=1", config=one).folder / "checkpoint").glob("*"))[0])
     assert np.abs(by_12 - by_1).max() < 2e-4  # 1,438 samples in 12 parts: sizes 119 and 120
-    avg = run(tmp_path / "c", *sets, "data.partition.clients=1", config=strategy("fedavg", fraction_train=1.0).replace('"dirichlet"', '"iid"').replace("alpha = 1.0\n", ""))
+    avg = run(
+        tmp_path / "c",
+        *sets,
+        "data.partition.clients=1",
+        config=strategy("fedavg", fraction_train=1.0).replace('"dirichlet"', '"iid"').replace("alpha = 1.0\n", ""),
+    )
     assert np.abs(by_1 - flat(sorted((avg.folder / "checkpoint").glob("*"))[0])).max() < 1e-6
 
 
 @pytest.mark.parametrize("options", [{}, {"batches": 4}, {"clip_norm": 0.5}, {"groups": 3}])
 def test_minibatch_sgd_learns_with_every_noise_handler(options, tmp_path):
-    ran = run(tmp_path / "run", "experiment.rounds=25", "experiment.evaluate_every=25", config=strategy("minibatch-sgd", fraction_train=0.5, **options))
+    ran = run(
+        tmp_path / "run",
+        "experiment.rounds=25",
+        "experiment.evaluate_every=25",
+        config=strategy("minibatch-sgd", fraction_train=0.5, **options),
+    )
     assert ran.code == 0
     assert ran.summary["accuracy"] > 0.75
 

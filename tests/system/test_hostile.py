@@ -143,7 +143,7 @@ def test_lost_lines_are_not_made_up(half, whole):
     assert resumed.sha256 == whole.sha256 and [line["round"] for line in resumed.lines] == [0, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("text", ["[experiment]\nname = \"ti", "\xff", "rounds = 3"], ids=["torn", "not text", "another"])
+@pytest.mark.parametrize("text", ['[experiment]\nname = "ti', "\xff", "rounds = 3"], ids=["torn", "not text", "another"])
 def test_a_torn_config_is_not_guessed(text, half, whole, capsys):
     good = (half / "config.toml").read_bytes()
     (half / "config.toml").write_text(text, encoding="latin-1")

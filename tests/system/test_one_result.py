@@ -12,8 +12,9 @@ import pytest
 
 from tests.jobs import CONFIG, run
 
-CNN = CONFIG.replace('"logistic"', '"cnn-small"').replace("lr = 0.5", "lr = 0.1\nmomentum = 0.5\naugment = \"shift\"")
+CNN = CONFIG.replace('"logistic"', '"cnn-small"').replace("lr = 0.5", 'lr = 0.1\nmomentum = 0.5\naugment = "shift"')
 CODED = '[codec]\nup = "q8"\ndown = "f16"\n[evaluate]\nclients = true\n'
+SHADOW = '[codec]\nup = "eden1"\ndown = "eden1"\n[evaluate]\nclients = true\n'
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,15 @@ def test_pool_equals_serial_bit_for_bit(workers, serial, tmp_path):
     pool = run(tmp_path / "run", f"engine.workers={workers}", config=CNN + CODED, engine="pool")
     assert pool.sha256 == serial.sha256
     assert without_times(pool.lines) == without_times(serial.lines)
+
+
+def test_differences_from_each_clients_copy_are_the_same_in_every_engine(tmp_path):
+    serial = run(tmp_path / "serial", "experiment.rounds=5", config=CNN + SHADOW)
+    pool = run(tmp_path / "pool", "experiment.rounds=5", "engine.workers=3", config=CNN + SHADOW, engine="pool")
+    assert serial.code == 0
+    assert pool.sha256 == serial.sha256
+    assert without_times(pool.lines) == without_times(serial.lines)
+    assert all(20 < line["bytes_raw"] / (line["bytes_up"] + line["bytes_down"]) < 32 for line in serial.lines[1:])
 
 
 def test_another_seed_another_model(serial, tmp_path):
@@ -71,7 +81,7 @@ def wait_for(folder: Path, lines: int, process: subprocess.Popen[str]) -> None:
 
 
 SLOW = CONFIG.replace('name = "logistic"', 'name = "tests.faults:Slow"\nseconds = 0.002').replace("rounds = 3", "rounds = 8")
-SLOW = SLOW.replace("[strategy]", "[strategy]\nserver_momentum = 0.5")
+SLOW = SLOW.replace("[strategy]", "[strategy]\nserver_momentum = 0.5") + '[codec]\nup = "q8"\ndown = "eden1"\n'
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
@@ -92,12 +102,23 @@ def test_a_run_ended_twice_and_resumed_gives_the_undisturbed_result(number, tmp_
         else:
             with open(folder / "metrics.jsonl", "a") as file:
                 file.write('{"round": 9, "lo')  # a torn line, as a kill may leave it
-    newest = max((folder / "checkpoint").iterdir())
+    newest = max((folder / "checkpoint").glob("*.safetensors"))
     newest.write_bytes(newest.read_bytes()[:100])  # and a torn file
     resumed = run(folder, config=SLOW, resume=True)
     assert resumed.code == 0
     assert resumed.sha256 == whole.sha256
     assert without_times(resumed.lines) == without_times(whole.lines)
+
+
+def test_damaged_copies_of_clients_are_noticed_and_they_get_the_whole_model(tmp_path):
+    whole = run(tmp_path / "whole", config=SLOW)
+    parts = run(tmp_path / "parts", "experiment.rounds=4", config=SLOW)
+    copies = parts.folder / "checkpoint" / "copies.f32"
+    copies.write_bytes(copies.read_bytes()[:5000])
+    resumed = run(tmp_path / "parts", config=SLOW, resume=True)
+    assert resumed.code == 0
+    assert resumed.summary["accuracy"] > whole.summary["accuracy"] - 0.05
+    assert resumed.summary["bytes_down"] > 1.5 * whole.summary["bytes_down"]
 
 
 def test_killed_processes_leave_no_workers(tmp_path):
