@@ -117,3 +117,19 @@ class Slow(nn.Module):
         if self.training:
             time.sleep(self.seconds)
         return self.linear(x.flatten(1))
+
+
+class LosesItself(nn.Module):
+    """A model that trains, and answers NaN when it is evaluated after that."""
+
+    def __init__(self, input_shape, classes) -> None:
+        super().__init__()
+        self.linear = nn.Linear(int(np.prod(input_shape)), classes)
+        self.trained: torch.Tensor
+        self.register_buffer("trained", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.trained.fill_(1.0)
+        scores = self.linear(x.flatten(1))
+        return scores if self.training or float(self.trained) < 0.5 else scores * torch.nan

@@ -6,6 +6,7 @@ python experiments/benchmarks/codec_speed.py [VALUES]
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ def main() -> None:
         coder = codec(name)
         body = coder.encode(values, 1)
         error = float(np.square(coder.decode(body, size, 1) - values).sum() / np.square(values).sum())
-        encode, decode = best_ms(lambda c=coder: c.encode(values, 1)), best_ms(lambda c=coder, b=body: c.decode(b, size, 1))
+        encode, decode = best_ms(partial(coder.encode, values, 1)), best_ms(partial(coder.decode, body, size, 1))
         print(f"{name:<8}{len(body):>12,}{4 * size / len(body):>8.2f}{encode:>11.2f}{decode:>11.2f}{error:>10.2g}")
 
 

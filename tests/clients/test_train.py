@@ -1,5 +1,6 @@
 """Local training against torch's own optimiser, and its promises: determinism, failures, buffers."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -44,7 +45,8 @@ def twin(module: nn.Module, plan: Plan, samples: Tensors, client: int = 3) -> St
     optimiser = torch.optim.SGD(module.parameters(), plan.lr, plan.momentum, weight_decay=plan.weight_decay, nesterov=plan.nesterov)
     criterion = nn.CrossEntropyLoss(label_smoothing=plan.label_smoothing)
     batches = passes(samples, plan.batch_size, generator(plan.seed, "batches", plan.round, client))
-    for _ in range(plan.steps or plan.epochs * -(-(-(-len(samples) // (plan.batch_size or 14))) // plan.accumulate)):
+    batches_a_pass = math.ceil(len(samples) / (plan.batch_size or len(samples)))
+    for _ in range(plan.steps or plan.epochs * math.ceil(batches_a_pass / plan.accumulate)):
         optimiser.zero_grad()
         for _ in range(plan.accumulate):
             x, y = next(batches)
@@ -159,7 +161,7 @@ def test_text_loss_skips_padding():
 
 
 def test_divergence_and_empty_clients_are_failures_with_a_reason():
-    with pytest.raises(ClientError, match="client 3 diverged in round 2: .*lower train.lr"):
+    with pytest.raises(ClientError, match=r"client 3 diverged in round 2: .*lower train\.lr"):
         update(model(), replace(PLAN, lr=1e30, epochs=5))
     with pytest.raises(ClientError, match="client 3 has no samples"):
         update(model(), samples=data(0))

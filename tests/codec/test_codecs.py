@@ -130,5 +130,5 @@ def test_an_unsound_scale_is_refused(scale):
 
 
 def test_an_unknown_codec_is_refused():
-    with pytest.raises(FormatError, match="unknown codec 'raw23'. Did you mean 'raw32'?"):
+    with pytest.raises(FormatError, match=r"unknown codec 'raw23'\. Did you mean 'raw32'\?"):
         codec("raw23")

@@ -1,5 +1,7 @@
 """Nothing of one client reaches the next, and a user's own code is seeded."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -27,6 +29,7 @@ class Remembers(nn.Module):
     def __init__(self, input_shape, classes) -> None:
         super().__init__()
         self.linear = nn.Linear(int(np.prod(input_shape)), classes)
+        self.seen: torch.Tensor
         self.register_buffer("seen", torch.zeros(()), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -49,10 +52,12 @@ class Tied(nn.Module):
 
 def _fails_late(message: Message, context: Context) -> Message:
     """Change the state, then fail every other time: the change must not last."""
-    state, client = context.state, int(context.node_config["partition-id"])
-    calls = int(state["calls"]["n"]) if "calls" in state else 0  # type: ignore[call-overload, arg-type]
+    state: Any = context.state
+    sent: Any = message.content
+    client = int(context.node_config["partition-id"])
+    calls = int(state["calls"]["n"]) if "calls" in state else 0
     state["calls"] = MetricRecord({"n": calls + 1})
-    if (client + int(message.content["config"]["server-round"])) % 2:  # type: ignore[call-overload, arg-type]
+    if (client + int(sent["config"]["server-round"])) % 2:
         raise RuntimeError("after the change")
     return reply(message, moved(message, calls + 1), **{"num-examples": 5})
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fedlearn.record import RunFolder
 from tests.jobs import CONFIG, run
 
 CNN = CONFIG.replace('"logistic"', '"cnn-small"').replace("lr = 0.5", 'lr = 0.1\nmomentum = 0.5\naugment = "shift"')
@@ -134,6 +135,34 @@ def test_killed_processes_leave_no_workers(tmp_path):
     while any(Path(f"/proc/{pid}").exists() for pid in children) and time.monotonic() < until:
         time.sleep(0.05)
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+
+
+def test_a_killed_run_is_resumed_at_once_while_its_workers_still_work(tmp_path):
+    config = tmp_path / "slow.toml"
+    config.write_text(SLOW.replace("seconds = 0.002", "seconds = 0.5"))
+    process = start(tmp_path / "run", str(config), "--set", "engine.workers=2")
+    wait_for(tmp_path / "run", 1, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(timeout=30)
+    assert process.stdout is not None
+    process.stdout.close()
+    RunFolder(tmp_path / "run").close()  # raises when a worker still holds the lock
+
+
+def test_a_run_killed_before_its_config_is_written_starts_when_resumed(tmp_path):
+    whole = run(tmp_path / "whole")
+    folder = tmp_path / "run"
+    (folder / "checkpoint").mkdir(parents=True)
+    (folder / ".lock").write_text("")
+    (folder / ".config.toml.part").write_text("[exper")
+    assert run(folder, resume=True).sha256 == whole.sha256
+
+
+def test_a_loss_that_is_not_finite_is_no_success(tmp_path, capsys):
+    config = CONFIG.replace('"logistic"', '"tests.faults:LosesItself"')
+    ran = run(tmp_path / "run", config=config)
+    assert ran.code == 3
+    assert "loss on held-out samples is not finite" in capsys.readouterr().err
 
 
 def test_more_rounds_can_be_added_and_a_finished_run_resumed_changes_nothing(tmp_path):
