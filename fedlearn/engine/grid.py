@@ -185,6 +185,7 @@ class SimulationGrid(Grid):
                 self.copies.wrote(outcome.client, link.into, outcome.base.digest)
             phase = "train" if train else "evaluate"
             self.tally.spend(phase, outcome.train_s / workers)
+            self.tally.spend("prepare", outcome.receive_s / workers)
             self.tally.spend("encode", outcome.encode_s / workers)
             self.tally.training_s += outcome.train_s / workers if train else 0.0
             if outcome.state is not None:

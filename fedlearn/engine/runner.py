@@ -83,6 +83,7 @@ class Outcome:
     encode_s: float = 0.0
     base: Header | None = None  # of the model that the client was sent
     bytes_down: int = 0
+    receive_s: float = 0.0  # encoding and decoding what the client was sent
 
 
 class Runner:
@@ -114,8 +115,10 @@ class Runner:
     def run(self, task: Task, payload: bytes) -> Outcome:
         """Return what comes of a task on the model in ``payload``; a failure of the client is an outcome, not an error."""
         held: Held | None = None
+        begun = received = time.perf_counter()
         try:
             held = self.receive(task, payload)
+            received = time.perf_counter()
             self._refresh()
             with isolated(derive(task.plan.seed, f"client-{task.kind}", task.plan.round, task.client)):
                 outcome = self._answer(task, held)
@@ -125,7 +128,7 @@ class Runner:
             outcome = Outcome(task.client, error="out of memory; lower train.batch_size or engine.workers")
         except (Exception, SystemExit) as error:  # the model, the data or the app is the user's code
             outcome = Outcome(task.client, error=f"{type(error).__name__}: {error}")
-        return replace(outcome, base=held.header, bytes_down=held.bytes_down) if held else outcome
+        return replace(outcome, base=held.header, bytes_down=held.bytes_down, receive_s=received - begun) if held else outcome
 
     def receive(self, task: Task, payload: bytes) -> Held:
         """Return the model that a client holds after its download; the payload of a cohort is decoded once.
@@ -175,7 +178,8 @@ class Runner:
         write_state(self.module, self.layout, state)
         test = self.population.test
         rows = slice(part * SCORE_SAMPLES, (part + 1) * SCORE_SAMPLES)
-        return evaluate(self.module, tensors(Samples(test.x[rows], test.y[rows]), self.population.task, self.device))
+        with isolated(derive(self.seed, "score", part)):
+            return evaluate(self.module, tensors(Samples(test.x[rows], test.y[rows]), self.population.task, self.device))
 
     @property
     def parts(self) -> int:
