@@ -13,6 +13,7 @@ from fedlearn.names import nearest
 COMMANDS = {
     "simulate": ("fedlearn.simulate", "run an experiment with simulated clients on this machine"),
     "report": ("fedlearn.report", "draw a run's report, or compare runs"),
+    "inspect": ("fedlearn.inspect", "tell what a payload is, and where its bytes go"),
     "data": ("fedlearn.data.__main__", "fetch and list data sets"),
 }
 

@@ -1,6 +1,6 @@
 """A model's state as two flat vectors, and back.
 
-Legend: P floating-point values (parameters and float buffers), Q integer values (e.g. BatchNorm's counters).
+Legend: P floating-point values (parameters and float buffers), Q integer values (e.g. BatchNorm's counters), k of P.
 A `Layout` is the agreed order: what both ends of an exchange must share to read one another's payloads.
 """
 
@@ -55,6 +55,46 @@ class State:
 
 
 @dataclass(frozen=True)
+class Sparse:
+    """A vector of ``size`` values of which all but k are 0."""
+
+    indices: NDArray[np.int64]  # (k,) strictly increasing
+    values: NDArray[np.float32]  # (k,)
+    size: int
+
+    def dense(self) -> NDArray[np.float32]:
+        """Return all the values (P,)."""
+        out = np.zeros(self.size, np.float32)
+        out[self.indices] = self.values
+        return out
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an update adds to a model: ``floats`` (P,) float32, or the k that are not 0, and ``integers`` (Q,) int64."""
+
+    floats: NDArray[np.float32] | Sparse
+    integers: NDArray[np.int64]
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """Return the floats that are there: P, or k."""
+        return self.floats.values if isinstance(self.floats, Sparse) else self.floats
+
+    def dense(self) -> State:
+        """Return the change as a state of differences."""
+        return State(self.floats.dense() if isinstance(self.floats, Sparse) else self.floats, self.integers)
+
+    def after(self, start: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return where the change leads from a model's floats (P,)."""
+        if not isinstance(self.floats, Sparse):
+            return start + self.floats
+        end = start.copy()
+        end[self.floats.indices] += self.floats.values
+        return end
+
+
+@dataclass(frozen=True)
 class Layout:
     """The order in which a model's tensors stand in its two flat vectors."""
 
@@ -85,6 +125,21 @@ class Layout:
     def is_trained(self) -> NDArray[np.bool_]:
         """Return which of the P floats an optimiser trains; the others are buffers, such as BatchNorm's statistics."""
         return np.concatenate([np.full(e.size, e.trained or bool(e.same_as)) for e in self.entries if e.is_float] or [np.empty(0, bool)])
+
+    @cached_property
+    def trained_at(self) -> NDArray[np.int64] | slice:
+        """Return where among the P floats those stand that are trained, which a codec may round; all of them: a slice."""
+        return slice(None) if self.is_trained.all() else np.flatnonzero(self.is_trained)
+
+    @cached_property
+    def buffers_at(self) -> NDArray[np.int64]:
+        """Return where the other floats stand: statistics such as a variance, which must not be rounded below 0."""
+        return np.flatnonzero(~self.is_trained)
+
+    @cached_property
+    def trained_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of the float tensors that are trained, in order."""
+        return tuple(e.shape for e in self.entries if e.is_float and (e.trained or e.same_as))
 
     @property
     def raw_bytes(self) -> int:

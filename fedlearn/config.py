@@ -120,8 +120,8 @@ class CodecSection(Section):
 
     up: str = "raw32"
     down: str = "raw32"
-    downlink: Literal["auto", "snapshot", "shadow"] = "auto"  # send whole models, or differences from each client's copy
-    copies_gb: float = Field(8.0, gt=0)  # most room on disk for the clients' copies
+    downlink: Literal["auto", "snapshot", "shadow", "cast"] = "auto"  # whole models, or differences: from each client's copy, or one series
+    copies_gb: float = Field(8.0, gt=0)  # most room on disk for the clients' copies, and as much for their residuals
 
 
 class EngineSection(Section):

@@ -9,7 +9,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedlearn.arrays import Layout, State
+from fedlearn.arrays import Change, Layout, State
 from fedlearn.wire import UPDATE, Header
 
 EXAMPLES = "num-examples"
@@ -25,7 +25,7 @@ class Received:
 
     client: int
     header: Header
-    difference: State  # floats (P,) float32, integers (Q,) int64
+    difference: Change
 
 
 def enter() -> None:
@@ -62,7 +62,7 @@ def update_of(reply: Message, layout: Layout, current: State) -> Received:
         examples=int(metrics[EXAMPLES]),  # type: ignore[arg-type]
         train_loss=metrics.get("train_loss"),  # type: ignore[arg-type]
     )
-    return Received(reply.metadata.src_node_id, header, State(end.floats - current.floats, end.integers - current.integers))
+    return Received(reply.metadata.src_node_id, header, Change(end.floats - current.floats, end.integers - current.integers))
 
 
 def to_record(layout: Layout, state: State) -> ArrayRecord:

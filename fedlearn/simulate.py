@@ -100,7 +100,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def check_names(experiment: Experiment) -> None:
     """Raise ConfigError for a name that no registry has, before anything heavy is imported."""
-    from fedlearn.codec import CODECS
     from fedlearn.data import DATASETS
     from fedlearn.data.partition import KINDS
     from fedlearn.models import MODELS
@@ -113,16 +112,29 @@ def check_names(experiment: Experiment) -> None:
         ("data.partition.kind", kind or next(iter(KINDS)), KINDS),
         ("model.name", experiment.model.name, MODELS),
         ("strategy.name", experiment.strategy.name, STRATEGIES),
-        ("codec.up", experiment.codec.up, CODECS),
-        ("codec.down", experiment.codec.down, CODECS),
     ):
-        if name not in known and (":" not in name or known is CODECS):
+        if name not in known and ":" not in name:
             raise ConfigError(f"{where}: unknown name '{name}'.{nearest(name, known)} Known: {', '.join(known)}")
+    _check_codecs(experiment.codec.up, experiment.codec.down)
+
+
+def _check_codecs(up: str, down: str) -> None:
+    from fedlearn.codec import AUTO, feedback
+    from fedlearn.codec.chain import parse
+
+    if feedback(down)[0]:
+        raise ConfigError(f'codec.down: "{down}": only updates (codec.up) have error feedback; a copy that differs is its own')
+    for where, text in (("codec.up", up), ("codec.down", down)):
+        try:
+            if text != AUTO:
+                parse(text)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
 
 
 def listing() -> str:
     """Return every name that a config can use, one line each."""
-    from fedlearn.codec import CODECS
+    from fedlearn.codec.chain import STAGES
     from fedlearn.config import read, shipped
     from fedlearn.data import DATASETS
     from fedlearn.data.partition import KINDS
@@ -130,8 +142,8 @@ def listing() -> str:
     from fedlearn.models import MODELS
     from fedlearn.strategies import STRATEGIES
 
-    tables = {
-        "datasets": DATASETS, "partitions": KINDS, "models": MODELS, "strategies": STRATEGIES, "codecs": CODECS, "engines": ENGINES,
+    tables: dict[str, Mapping[str, Any]] = {
+        "datasets": DATASETS, "partitions": KINDS, "models": MODELS, "strategies": STRATEGIES, "codec stages": STAGES, "engines": ENGINES,
     }  # fmt: skip
     lines = []
     for title, table in tables.items():

@@ -17,6 +17,7 @@ from fedlearn.errors import ConfigError, ExpectationError, RunError
 from fedlearn.flower import for_strategy, to_state
 from fedlearn.record import RunFolder
 from fedlearn.server import checkpoint
+from fedlearn.server.loss import rises
 from fedlearn.strategies import memory
 from fedlearn.strategies.guard import Guarded
 
@@ -83,8 +84,8 @@ class Run:
             self.model = found.model
             memory.recall(self.strategy, found.memory["strategy"], found.arrays)
             self.grid.states = {int(c): memory.load(s, found.arrays) for c, s in found.memory["clients"].items()}
-        if self.grid.copies:
-            self.grid.copies.recall(found.arrays if found else None)
+        for kept in self._kept():
+            kept.recall(found.arrays if found else None)
         return self.done
 
     def _check(self, found: checkpoint.Checkpoint) -> None:
@@ -141,12 +142,17 @@ class Run:
                 "bytes_up": tally.bytes_up,
                 "bytes_down": tally.bytes_down,
                 "bytes_raw": tally.bytes_raw,
+                "messages_up": tally.messages_up,
+                "messages_down": tally.messages_down,
+                "seconds_codec": dict(tally.codec_s),
                 "seconds_training": tally.training_s,
                 "seconds_by_phase": dict(tally.seconds),
                 "clients_evaluation": guard.evaluation,
             },
         )
         begun = time.perf_counter()
+        if rises(self.lines, self.grid.downlink.renewed) and self.grid.downlink.renew(round):
+            self.display.note(f"round {round}: the training loss has doubled; every client is sent the whole model at its next contact")
         if round % self.experiment.experiment.checkpoint_every == 0 or round == self.experiment.experiment.rounds:
             self._checkpoint()
         self._record_s = time.perf_counter() - begun
@@ -155,7 +161,8 @@ class Run:
         begun = time.perf_counter()
         line: Line = {
             "round": round, "loss": None, "accuracy": None, "train_loss": None, "clients": 0, "failed": 0, "failures": {},
-            "attempts": 1, "bytes_up": 0, "bytes_down": 0, "bytes_raw": 0, "seconds": 0.0, "seconds_training": 0.0,
+            "attempts": 1, "bytes_up": 0, "bytes_down": 0, "bytes_raw": 0, "messages_up": 0, "messages_down": 0, "seconds_codec": {},
+            "seconds": 0.0, "seconds_training": 0.0,
             "seconds_by_phase": {}, "clients_evaluation": None, **told,
         }  # fmt: skip
         if round == 0 or self._evaluates(round):
@@ -179,16 +186,19 @@ class Run:
             "strategy": memory.remember(self.strategy, arrays),
             "clients": {str(c): memory.save(s, arrays) for c, s in states.items()},
         }
-        copies = self.grid.copies
-        if copies:
-            arrays |= copies.sync()
+        for kept in self._kept():
+            arrays |= kept.sync()
         if forgotten := set(memory.forgets(self.strategy)) - self._forgotten:
             self._forgotten |= forgotten
             self.display.note(f"the strategy keeps what no checkpoint holds ({', '.join(sorted(forgotten))}): a resumed run may differ")
         self.folder.sync_lines()
         checkpoint.write(self.folder, checkpoint.Checkpoint(self.done, self.model, remembered, arrays))
-        if copies:
-            copies.checkpointed()
+        for kept in self._kept():
+            kept.checkpointed()
+
+    def _kept(self) -> list[Any]:
+        """Return what keeps something per client outside the checkpoints."""
+        return [kept for kept in (self.grid.downlink, self.grid.residuals) if kept]
 
     def _finish(self) -> dict[str, Any]:
         trained = [line for line in self.lines if line["round"]]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.arrays import State
+from fedlearn.arrays import Change, Sparse, State
 from fedlearn.errors import PayloadError
 
 UNIT = 2.0**-32
@@ -34,27 +34,34 @@ class ExactSum:
         self._scratch = np.empty(_BLOCK, np.float64)
         self._rounded = np.empty(_BLOCK, np.int64)
 
-    def add(self, update: State, weight: int, place: int = 0) -> None:
+    def add(self, update: State | Change, weight: int, place: int = 0) -> None:
         """Add ``weight`` × update. Raises PayloadError, and adds nothing, when a value is too large to be exact.
 
-        place: of the client in the sorted cohort; a plain sum does not need it.
+        A sparse update costs its own values only. place: of the client in the sorted cohort; a plain sum does not need it.
         """
         self.check(update, weight)
         factor = weight / UNIT
-        for start in range(0, self.total.size, _BLOCK):
-            block = self.total[start : start + _BLOCK]
-            scaled, rounded = self._scratch[: block.size], self._rounded[: block.size]
-            np.multiply(update.floats[start : start + _BLOCK], factor, out=scaled, dtype=np.float64)
-            np.rint(scaled, out=scaled)
-            np.copyto(rounded, scaled, casting="unsafe")
-            block += rounded
+        if isinstance(update.floats, Sparse):
+            self.total[update.floats.indices] += np.rint(update.floats.values.astype(np.float64) * factor).astype(np.int64)
+        else:
+            self._add(update.floats, factor)
         self.integer_total += weight * update.integers
         self.weight += weight
         self.count += 1
 
-    def check(self, update: State, weight: int) -> None:
+    def _add(self, floats: NDArray[np.float32], factor: float) -> None:
+        for start in range(0, self.total.size, _BLOCK):
+            block = self.total[start : start + _BLOCK]
+            scaled, rounded = self._scratch[: block.size], self._rounded[: block.size]
+            np.multiply(floats[start : start + _BLOCK], factor, out=scaled, dtype=np.float64)
+            np.rint(scaled, out=scaled)
+            np.copyto(rounded, scaled, casting="unsafe")
+            block += rounded
+
+    def check(self, update: State | Change, weight: int) -> None:
         """Raise PayloadError when ``weight`` × update is beyond the range in which the sum is exact."""
-        largest = weight * max(_largest(update.floats), _largest(update.integers) * UNIT)
+        floats = update.floats.values if isinstance(update.floats, Sparse) else update.floats
+        largest = weight * max(_largest(floats), _largest(update.integers) * UNIT)
         if not largest < self.limit:
             raise PayloadError(f"an update of magnitude {largest / weight:.3g} is beyond the exact sum's range: it diverged")
 
@@ -76,7 +83,7 @@ class MedianOfMeans:
         """Start at zero with ``groups`` groups; see `ExactSum`."""
         self.groups = [ExactSum(floats, integers, most) for _ in range(groups)]
 
-    def add(self, update: State, weight: int, place: int = 0) -> None:
+    def add(self, update: State | Change, weight: int, place: int = 0) -> None:
         """Add ``weight`` × update to the group of the client's ``place`` in the sorted cohort; see `ExactSum.add`."""
         self.groups[place % len(self.groups)].add(update, weight)
 

@@ -12,7 +12,7 @@ LAYERS = [
     {"errors", "arguments", "seeds", "arrays", "plan", "config", "names"},
     {"models", "data", "codec", "record"},
     {"wire", "reporting"},
-    {"flower", "progress", "report"},
+    {"flower", "progress", "report", "inspect"},
     {"clients", "strategies"},
     {"server"},
     {"engine"},

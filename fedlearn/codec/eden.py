@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedlearn.codec import rotation
+from fedlearn.codec import Context, rotation
 from fedlearn.errors import FormatError, PayloadError
 
 LARGEST = 1e15
@@ -24,7 +24,9 @@ LARGEST = 1e15
 class Eden1:
     """A float32 scale per block and a bit per value: 1.01 bits a value and 31.7 times fewer bytes than float32."""
 
-    def encode(self, values: NDArray[np.float32], seed: int) -> bytes:
+    uses_moved, for_differences = False, True
+
+    def encode(self, values: NDArray[np.float32], seed: int, context: Context) -> bytes:
         """Return scales and signs as bytes; raises PayloadError for magnitudes above 1e15."""
         if values.size and float(max(values.max(), -values.min())) > LARGEST:
             raise PayloadError(f"the value {np.abs(values).max():g} does not fit eden1 (up to 1e15); use raw32")
@@ -38,8 +40,9 @@ class Eden1:
             bits.append(np.packbits(rotated.numpy() >= 0))
         return b"".join([torch.cat(scales).numpy().astype("<f4").tobytes(), *(b.tobytes() for b in bits)])
 
-    def decode(self, body: bytes, size: int, seed: int) -> NDArray[np.float32]:
+    def decode(self, body: bytes, seed: int, context: Context) -> NDArray[np.float32]:
         """Return the estimate (P,) float32; the same bits on every machine."""
+        size = context.size
         total, count = rotation.padded(size), rotation.count(size)
         if len(body) != 4 * count + total // 8:
             raise FormatError(f"{len(body)} bytes of eden1 where the model needs {4 * count + total // 8}")

@@ -1,25 +1,34 @@
-"""Codecs that only choose a number format: `Raw32` (exact) and `Float16` (rounded)."""
+"""Codecs that only choose a number format: `Raw32` (exact), `Float16` and `BFloat16` (rounded)."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from fedlearn.codec import Context
 from fedlearn.errors import FormatError, PayloadError
 
 _LARGEST_HALF = 65504.0
+_LARGEST_BRAIN = 3.38e38
 
 
 class Raw32:
     """Little-endian float32, 4 bytes a value: exact."""
 
-    def encode(self, values: NDArray[np.float32], seed: int) -> bytes:
+    uses_moved = for_differences = False
+
+    def length(self, context: Context) -> int:
+        """Return the bytes of P values."""
+        return 4 * context.size
+
+    def encode(self, values: NDArray[np.float32], seed: int, context: Context) -> bytes:
         """Return the bytes of values (P,) float32."""
         return np.ascontiguousarray(values, "<f4").tobytes()
 
-    def decode(self, body: bytes, size: int, seed: int) -> NDArray[np.float32]:
-        """Return the values (P,) float32 of ``4 * size`` bytes."""
-        _check_length(body, 4 * size)
+    def decode(self, body: bytes, seed: int, context: Context) -> NDArray[np.float32]:
+        """Return the values (P,) float32 of 4 P bytes."""
+        _check_length(body, self.length(context))
         return np.frombuffer(body, "<f4").astype(np.float32)
 
 
@@ -30,16 +39,64 @@ class Float16:
     at most 2**-25.
     """
 
-    def encode(self, values: NDArray[np.float32], seed: int) -> bytes:
-        """Return the bytes of values (P,) float32; raises PayloadError for magnitudes above 65,504."""
-        if values.size and (largest := float(np.abs(values).max())) > _LARGEST_HALF:
-            raise PayloadError(f"the value {largest:g} does not fit f16 (up to 65,504); use raw32 or q8")
-        return values.astype("<f2").tobytes()
+    uses_moved = for_differences = False
 
-    def decode(self, body: bytes, size: int, seed: int) -> NDArray[np.float32]:
-        """Return the values (P,) float32 of ``2 * size`` bytes."""
-        _check_length(body, 2 * size)
-        return np.frombuffer(body, "<f2").astype(np.float32)
+    def length(self, context: Context) -> int:
+        """Return the bytes of P values."""
+        return 2 * context.size
+
+    def encode(self, values: NDArray[np.float32], seed: int, context: Context) -> bytes:
+        """Return the bytes of values (P,) float32; raises PayloadError for magnitudes above 65,504."""
+        if (largest := _largest(values)) > _LARGEST_HALF:
+            raise PayloadError(f"the value {largest:g} does not fit f16 (up to 65,504); use raw32 or q8")
+        return _tensor(values).to(torch.float16).numpy().astype("<f2", copy=False).tobytes()
+
+    def decode(self, body: bytes, seed: int, context: Context) -> NDArray[np.float32]:
+        """Return the values (P,) float32 of 2 P bytes."""
+        _check_length(body, self.length(context))
+        return torch.from_numpy(_halves(body, "<f2")).to(torch.float32).numpy()
+
+
+class BFloat16:
+    """The upper half of a float32, little-endian, 2 bytes a value, rounded to nearest even.
+
+    It has the range of float32. The relative error is at most 2**-8, and 2**-9 for most; magnitudes below 1.2e-38 have
+    an absolute error of at most 2**-134.
+    """
+
+    uses_moved = for_differences = False
+
+    def length(self, context: Context) -> int:
+        """Return the bytes of P values."""
+        return 2 * context.size
+
+    def encode(self, values: NDArray[np.float32], seed: int, context: Context) -> bytes:
+        """Return the bytes of values (P,) float32; raises PayloadError for magnitudes above 3.38e38."""
+        if (largest := _largest(values)) > _LARGEST_BRAIN:
+            raise PayloadError(f"the value {largest:g} does not fit bf16 (up to 3.38e38); use raw32")
+        halves = _tensor(values).to(torch.bfloat16).view(torch.int16)
+        return halves.numpy().astype("<i2", copy=False).tobytes()
+
+    def decode(self, body: bytes, seed: int, context: Context) -> NDArray[np.float32]:
+        """Return the values (P,) float32 of 2 P bytes."""
+        _check_length(body, self.length(context))
+        return torch.from_numpy(_halves(body, "<i2")).view(torch.bfloat16).to(torch.float32).numpy()
+
+
+def _largest(values: NDArray[np.float32]) -> float:
+    """Return the largest magnitude, without an array of magnitudes."""
+    return float(max(values.max(), -values.min())) if values.size else 0.0
+
+
+def _tensor(values: NDArray[np.float32]) -> torch.Tensor:
+    """Return values that torch can read in order: it rounds to halves ten times faster than numpy."""
+    return torch.from_numpy(np.require(values, np.float32, ["C", "W"]))
+
+
+def _halves(body: bytes, kind: str) -> NDArray[np.generic]:
+    """Return 2-byte values of this machine's byte order, in memory that torch may write."""
+    data = np.frombuffer(body, kind)
+    return data.astype(data.dtype.newbyteorder("="))
 
 
 def _check_length(body: bytes, wanted: int) -> None:

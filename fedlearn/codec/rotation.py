@@ -11,8 +11,9 @@ bits on every machine**, with whatever matrix library it has.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from math import isqrt
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ def count(size: int) -> int:
     return size // LARGE + -(-(size % LARGE) // SMALL)
 
 
-def signs(seed: int) -> torch.Tensor:
+def signs(seed: int | Sequence[int]) -> torch.Tensor:
     """Return 4,096 random signs, float32; every block uses the first of them that it needs."""
     bits = np.unpackbits(np.frombuffer(np.random.Generator(np.random.PCG64(seed)).bytes(LARGE // 8), np.uint8))
     return torch.from_numpy(bits.astype(np.float32) * 2 - 1)
@@ -59,6 +60,16 @@ def transform(block: torch.Tensor) -> torch.Tensor:
     n, size = block.shape
     rows = size // WIDTH
     return torch.matmul(_hadamard(rows), torch.matmul(block.view(n, rows, WIDTH), _hadamard(WIDTH))).view(n, size)
+
+
+def mix(block: torch.Tensor, between: torch.Tensor) -> torch.Tensor:
+    """Return two transforms of each row of (n, 64 r) with sign flips (64 r,) between them, as large as one transform.
+
+    64 r is a power of 4. One transform of a block with few large values has few different values; the second one makes
+    it look like draws of a normal distribution. The map is symmetric: twice gives 64 r times the input. Exact where the
+    rows are whole numbers s with 64 r · ‖s‖ < 2**24: no sum on the way, nor a part of it, is larger (Cauchy-Schwarz).
+    """
+    return transform(transform(block).mul_(between * (1 / isqrt(block.shape[1]))))
 
 
 @lru_cache(maxsize=4)

@@ -82,7 +82,7 @@ def answer(runner: Runner, task: Task, held: Held) -> Outcome:
     from fedlearn.engine.runner import Outcome
 
     enter()
-    base, start = held.header, held.state
+    start = held.state
     begun = time.perf_counter()
     if isinstance(runner.app, _OurApp):
         runner.app.serve(runner, task)
@@ -106,9 +106,9 @@ def answer(runner: Runner, task: Task, held: Held) -> Outcome:
     if examples < 0:
         raise ClientError(f"client {task.client} reports {examples} examples")
     loss = metrics.get("train_loss")
-    encoded = runner.reply(task, base, difference, examples, loss if isinstance(loss, float) else None, metrics)
+    encoded, residual = runner.reply(task, held, difference, examples, loss if isinstance(loss, float) else None, metrics)
     encode_s = time.perf_counter() - trained
-    return Outcome(task.client, encoded, state=context.state, train_s=trained - begun, encode_s=encode_s)
+    return Outcome(task.client, encoded, state=context.state, train_s=trained - begun, encode_s=encode_s, residual=residual)
 
 
 def _message(runner: Runner, task: Task, start: State) -> Message:

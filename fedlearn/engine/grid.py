@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,15 +18,16 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from fedlearn.arrays import Layout, State
-from fedlearn.engine.runner import Link, Outcome, Task
+from fedlearn.codec import codec, feedback
+from fedlearn.engine.downlink import Downlink, Published
+from fedlearn.engine.runner import Outcome, Slots, Task
 from fedlearn.engine.serial import Engine
 from fedlearn.engine.vectors import ClientVectors
 from fedlearn.errors import PayloadError, RunError
 from fedlearn.flower import ERROR_CODE, EXAMPLES, Received, attach, for_strategy, to_state
 from fedlearn.plan import Plan
-from fedlearn.seeds import derive
 from fedlearn.strategies.aggregate import ExactSum
-from fedlearn.wire import GRADIENT, UPDATE, decode, encode_model
+from fedlearn.wire import GRADIENT, UPDATE, decode
 
 _MOST_ASKED = 5  # times in a row that a strategy may ask for the nodes before we say that it waits for more of them
 
@@ -40,6 +41,9 @@ class Tally:
     bytes_up: int = 0
     bytes_down: int = 0
     bytes_raw: int = 0
+    messages_up: int = 0
+    messages_down: int = 0
+    codec_s: dict[str, float] = field(default_factory=dict)  # processor time: up_encode, up_decode, down (both ends of it)
     training_s: float = 0.0  # local training summed over clients, divided by the workers
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -47,13 +51,16 @@ class Tally:
         """Add seconds to a phase."""
         self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
 
+    def code(self, what: str, seconds: float) -> None:
+        """Add seconds to a part of the codecs' work."""
+        self.codec_s[what] = self.codec_s.get(what, 0.0) + seconds
+
 
 @dataclass(frozen=True)
 class _Sent:
-    """One model as it was sent: its payload, what receivers decode from it, and the message of each node."""
+    """One model as it was sent, and the message of each node."""
 
-    payload: bytes
-    state: State
+    model: Published
     messages: dict[int, Message]
 
 
@@ -65,23 +72,22 @@ class SimulationGrid(Grid):
         engine: Engine,
         layout: Layout,
         clients: int,
-        seed: int,
         plan: Callable[[int, dict[str, Any]], Plan],
-        codec_down: str,
+        downlink: Downlink,
+        initial: NDArray[np.float32],
         payloads: bool,
         app: bool = False,
-        copies: ClientVectors | None = None,
+        residuals: ClientVectors | None = None,
         on_client: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """Take the engine and what the messages need.
 
-        plan: (round, the strategy's config) → the plan of that round. payloads: give decoded updates one by one.
-        app: the clients are Flower ClientApps, which keep a state each. copies: the models that clients hold; with
-        them a client is sent the difference from its own, encoded by codec_down. on_client: called as (done, total).
+        plan: (round, the strategy's config) → the plan of that round. initial: the first model's floats (P,).
+        payloads: give decoded updates one by one. app: the clients are Flower ClientApps, which keep a state each.
+        residuals: of clients with error feedback. on_client: called as (done, total).
         """
-        self.engine, self.layout, self.clients, self.seed = engine, layout, clients, seed
-        self.plan, self.codec_down, self.payloads, self.app, self.on_client = plan, codec_down, payloads, app, on_client
-        self.copies = copies
+        self.engine, self.layout, self.clients, self.downlink, self.initial = engine, layout, clients, downlink, initial
+        self.plan, self.payloads, self.app, self.residuals, self.on_client = plan, payloads, app, residuals, on_client
         self.tally = Tally()
         self.states: dict[int, RecordDict] = {}  # of ClientApps, by client
         self.round = 0
@@ -92,10 +98,17 @@ class SimulationGrid(Grid):
     def begin(self, round: int) -> None:
         """Start a round with an empty tally."""
         self.round, self.tally, self._asked = round, Tally(), 0
+        if self.residuals:
+            self.residuals.settle()
 
     def begin_attempt(self) -> None:
-        """Start another attempt of the round: its bytes and seconds add up, its clients count anew."""
+        """Start another attempt of the round: its bytes and seconds add up, its clients count anew.
+
+        No model took the updates of the attempt before, so the residuals that they left are not those of the clients.
+        """
         self.tally.clients, self.tally.failures, self._asked = 0, {}, 0
+        if self.residuals:
+            self.residuals.undo()
 
     def failures(self) -> dict[int, str]:
         """Return the reasons of the clients that failed in this round."""
@@ -164,12 +177,12 @@ class SimulationGrid(Grid):
         for place, group in enumerate(groups.values()):
             begun = time.perf_counter()
             state = to_state(self.layout, _arrays(group[0]))
-            seed = derive(self.seed, "codec-down", self.round, place)
-            codec = "raw32" if self.copies else self.codec_down  # with copies, each client's difference is encoded apart
             trained = self.round if group[0].metadata.message_type == "evaluate" else self.round - 1
-            payload, _, decoded = encode_model(self.layout, state, trained, codec, seed)
-            self.tally.spend("prepare", time.perf_counter() - begun)
-            yield _Sent(payload, decoded, {m.metadata.dst_node_id: m for m in group})
+            model = self.downlink.publish(self.round, place, state, trained)
+            published = time.perf_counter() - begun
+            self.tally.spend("prepare", published)
+            self.tally.code("down", published)
+            yield _Sent(model, {m.metadata.dst_node_id: m for m in group})
 
     def _work(self, kind: str, sent: _Sent) -> Iterator[Message]:
         messages = {n: m for n, m in sent.messages.items() if m.metadata.message_type == kind}
@@ -178,11 +191,15 @@ class SimulationGrid(Grid):
         self.tally.bytes_raw += len(tasks) * self.layout.raw_bytes
         self.tally.clients += len(tasks) if train else 0
         workers = min(self.engine.workers, max(1, len(tasks)))
-        links = {task.client: task.link for task in tasks}
-        for outcome in self.engine.run(tasks, sent.payload):
+        asked = {task.client: task for task in tasks}
+        for outcome in self.engine.run(tasks, sent.model.payload):
+            task = asked[outcome.client]
             self.tally.bytes_down += outcome.bytes_down
-            if self.copies and outcome.base and (link := links[outcome.client]):
-                self.copies.wrote(outcome.client, link.into, outcome.base.digest)
+            self.tally.messages_down += 1
+            self.tally.code("down", outcome.receive_s)
+            self.tally.code("up_encode", outcome.encode_s)
+            if outcome.base:
+                self.downlink.received(outcome.client, self.round, task.link, outcome.base)
             phase = "train" if train else "evaluate"
             self.tally.spend(phase, outcome.train_s / workers)
             self.tally.spend("prepare", outcome.receive_s / workers)
@@ -191,7 +208,7 @@ class SimulationGrid(Grid):
             if outcome.state is not None:
                 self.states[outcome.client] = outcome.state
             begun = time.perf_counter()
-            reply = self._reply(messages[outcome.client], outcome, sent, train)
+            reply = self._reply(messages[outcome.client], task, outcome, sent)
             self.tally.spend("aggregate", time.perf_counter() - begun)
             yield reply
 
@@ -201,44 +218,49 @@ class SimulationGrid(Grid):
         plan = self.plan(self.round, flat)
         kind = message.metadata.message_type
         attempt: Any = flat.get("attempt", 0)
-        link = self._link(node, kind, attempt)
+        link = self.downlink.link(node, self.round, kind, attempt)
+        residual = Slots(int(self.residuals.now[node]), self.residuals.free(node)) if self.residuals else None
+        task = Task(node, kind, plan, link=link, download=self.downlink.download(node), residual=residual)
         if not self.app:
-            return Task(node, kind, plan, link=link)
+            return task
         name = next(iter(message.content.array_records))
-        return Task(node, kind, plan, {"configs": configs, "arrays": name}, self.states.get(node), link)
+        return replace(task, config={"configs": configs, "arrays": name}, state=self.states.get(node))
 
-    def _link(self, node: int, kind: str, attempt: int) -> Link | None:
-        if self.copies is None:
-            return None
-        seed = derive(self.seed, f"codec-down-{kind}", self.round, attempt, node)
-        digest = self.copies.digests[node].tobytes()
-        return Link(int(self.copies.now[node]), digest, self.copies.free(node), self.codec_down, seed)
-
-    def _reply(self, message: Message, outcome: Outcome, sent: _Sent, train: bool) -> Message:
+    def _reply(self, message: Message, task: Task, outcome: Outcome, sent: _Sent) -> Message:
+        train = task.kind == "train"
         if outcome.error is not None:
             return self._failed(message, outcome.client, outcome.error, train)
         if not train:
             return Message(RecordDict({"metrics": MetricRecord(dict(outcome.metrics))}), reply_to=message)
         payload = outcome.payload or b""
         self.tally.bytes_up += len(payload)
+        self.tally.messages_up += 1
         self.tally.bytes_raw += self.layout.raw_bytes
+        begun = time.perf_counter()
         try:
-            received = self._receive(outcome, payload, len(sent.messages))
+            received = self._receive(task, outcome, payload, sent)
         except PayloadError as error:
             return self._failed(message, outcome.client, str(error), train)
+        self.tally.code("up_decode", time.perf_counter() - begun)
+        if self.residuals and task.residual and outcome.residual:
+            self.residuals.wrote(outcome.client, task.residual.into, outcome.residual)
         reply = self._content(message, received, sent)
         return attach(reply, received) if self.payloads else reply
 
-    def _receive(self, outcome: Outcome, payload: bytes, cohort: int) -> Received:
+    def _receive(self, task: Task, outcome: Outcome, payload: bytes, sent: _Sent) -> Received:
         """Return a checked update; raises PayloadError when it must not be aggregated."""
-        header, difference = decode(self.layout, payload, (UPDATE, GRADIENT))
+        _, asked = feedback(task.plan.codec)
+        moved = self._start(outcome.client, sent) - self.initial if codec(asked).uses_moved else None
+        header, change = decode(self.layout, payload, (UPDATE, GRADIENT), moved)
         base = outcome.base
         if base is None or (header.version, header.digest) != (base.version, base.digest):
             raise PayloadError("the update started from another model than the one sent")
+        if header.codec != asked:
+            raise PayloadError(f"the update is encoded by {header.codec}, not by {asked} as asked")
         if header.examples < 1:
             raise PayloadError("the update reports 0 examples; it would weigh nothing")
-        ExactSum(0, 0, cohort).check(difference, header.examples)
-        return Received(outcome.client, header, difference)
+        ExactSum(0, 0, len(sent.messages)).check(change, header.examples)
+        return Received(outcome.client, header, change)
 
     def _content(self, message: Message, received: Received, sent: _Sent) -> Message:
         header = received.header
@@ -246,14 +268,14 @@ class SimulationGrid(Grid):
         metrics = MetricRecord({EXAMPLES: header.examples, **told, **header.metrics})
         content = RecordDict({"metrics": metrics})
         if not self.payloads:
-            base, moved = self._start(received.client, sent), received.difference
-            end = State(base + moved.floats, sent.state.integers + moved.integers)
+            change = received.difference
+            end = State(change.after(self._start(received.client, sent)), sent.model.state.integers + change.integers)
             content["arrays"] = for_strategy(self.layout, end)
         return Message(content, reply_to=message)
 
     def _start(self, client: int, sent: _Sent) -> NDArray[np.float32]:
         """Return the model (P,) that a client started from."""
-        return self.copies.read(client, int(self.copies.now[client])) if self.copies else sent.state.floats
+        return self.downlink.start(client, sent.model)
 
     def _failed(self, message: Message, client: int, reason: str, train: bool) -> Message:
         if train:

@@ -19,13 +19,28 @@ from fedlearn.arrays import Layout, State
 from fedlearn.clients.batches import Tensors, tensors
 from fedlearn.clients.evaluate import Score, evaluate
 from fedlearn.clients.train import train
+from fedlearn.codec import codec as find_codec
+from fedlearn.codec import feedback as codec_feedback
 from fedlearn.data.samples import Population, Samples
 from fedlearn.engine.vectors import NONE, ClientVectors
 from fedlearn.errors import ClientError, FedlearnError
 from fedlearn.models import read_state, write_state
 from fedlearn.plan import Plan
 from fedlearn.seeds import derive, generator, isolated
-from fedlearn.wire import GRADIENT, UPDATE, Header, Metric, decode_difference, decode_model, encode, encode_difference
+from fedlearn.wire import (
+    CARRIED,
+    FRESH,
+    GRADIENT,
+    NO_FEEDBACK,
+    UPDATE,
+    Header,
+    Metric,
+    decode,
+    decode_model,
+    digest,
+    encode,
+    encode_difference,
+)
 
 SCORE_SAMPLES = 500
 """Held-out samples scored at a time: fixed, so that no number of workers changes a bit of the sum."""
@@ -44,6 +59,15 @@ class Link:
     into: int
     codec: str
     seed: int
+    whole: bool = False  # send the whole model this time
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where a client's residual lies, and where its next one goes."""
+
+    slot: int
+    into: int
 
 
 @dataclass(frozen=True)
@@ -59,7 +83,8 @@ class Held:
 class Task:
     """What one client is to do: train or evaluate by a plan; ``config`` and ``state`` are for a Flower ClientApp.
 
-    link: None when the cohort's payload is what the client is sent.
+    link: None when the cohort's payload is what the client is sent. download: the bytes that it takes, where they are
+    not those of what is sent. residual: of a client with error feedback.
     """
 
     client: int
@@ -68,6 +93,8 @@ class Task:
     config: Mapping[str, Any] = field(default_factory=dict)
     state: Any = None
     link: Link | None = None
+    download: int | None = None
+    residual: Slots | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +110,8 @@ class Outcome:
     encode_s: float = 0.0
     base: Header | None = None  # of the model that the client was sent
     bytes_down: int = 0
-    receive_s: float = 0.0  # encoding and decoding what the client was sent
+    receive_s: float = 0.0  # encoding what the client was sent
+    residual: bytes | None = None  # digest of what error feedback carries over
 
 
 class Runner:
@@ -99,12 +127,13 @@ class Runner:
         device: str = "cpu",
         app: Any = None,
         copies: ClientVectors | None = None,
+        residuals: ClientVectors | None = None,
     ) -> None:
         """Take the parts. holdout: share of each client's samples kept for its evaluation; app: a Flower ClientApp.
 
-        copies: the models that clients hold, where they are sent differences.
+        copies: the models that clients hold, where they are sent differences. residuals: what error feedback carries over.
         """
-        self.copies, self.initial = copies, read_state(module, layout).floats if copies else None
+        self.copies, self.residuals, self.initial = copies, residuals, read_state(module, layout).floats
         self.module, self.layout, self.population = module.to(device), layout, population
         self.seed, self.holdout, self.device, self.app = seed, holdout, device, app
         self._model: tuple[bytes, Header, State] | None = None  # the payload decoded last: a cohort shares one
@@ -133,25 +162,26 @@ class Runner:
     def receive(self, task: Task, payload: bytes) -> Held:
         """Return the model that a client holds after its download; the payload of a cohort is decoded once.
 
-        With a link, ``payload`` is the server's model, and what is sent is its difference from the client's copy:
-        both ends are played here, the client's on the bytes of the server's.
+        With a link, ``payload`` is the server's model, and what is sent is its difference from the client's copy. What
+        the client decodes from those bytes is what the encoder arrived at, bit for bit, so it is not decoded twice.
         """
         if self._model is None or self._model[0] != payload:
             self._model = (payload, *decode_model(self.layout, payload))
         _, header, model = self._model
-        if task.link is None or self.copies is None or self.initial is None:
-            return Held(header, model, len(payload))
         link = task.link
-        base = self.initial if link.slot == NONE else self.copies.read(task.client, link.slot)
-        sent, told, arrived = encode_difference(self.layout, base, model, header.version, link.codec, link.seed)
-        known = link.slot == NONE or told.base_digest == link.digest
-        if known and _distance(arrived.floats, model.floats) <= CONTRACTS * _distance(base, model.floats):
-            header, state = decode_difference(self.layout, sent, base)
-        else:
-            sent = payload
-            state = model
+        if link is None or self.copies is None:
+            return Held(header, model, len(payload) if task.download is None else task.download)
+        sent, told, state = payload, header, model
+        if not link.whole:
+            base = self.initial if link.slot == NONE else self.copies.read(task.client, link.slot)
+            name = digest(base)
+            if link.slot == NONE or name == link.digest:  # otherwise the file is damaged
+                held, moved = State(base, model.integers), self._moved(base, link.codec)
+                tried = encode_difference(self.layout, held, name, model, header.version, link.codec, link.seed, moved)
+                if distance(tried[2].floats, model.floats) <= CONTRACTS * distance(base, model.floats):
+                    sent, told, state = tried
         self.copies.write(task.client, link.into, state.floats)
-        return Held(header, state, len(sent))
+        return Held(told, state, len(sent))
 
     def samples(self, client: int, held_out: bool = False) -> Samples:
         """Return a client's samples for training, or the ones it keeps for evaluation."""
@@ -186,20 +216,43 @@ class Runner:
         """Return how many parts the held-out samples are scored in."""
         return -(-len(self.population.test) // SCORE_SAMPLES)
 
-    def reply(self, task: Task, base: Header, difference: State, examples: int, loss: float | None, metrics: Mapping[str, Metric]) -> bytes:
-        """Return a client's answer as a payload."""
+    def reply(
+        self, task: Task, held: Held, difference: State, examples: int, loss: float | None, metrics: Mapping[str, Metric]
+    ) -> tuple[bytes, bytes | None]:
+        """Return a client's answer as a payload, and the digest of its new residual, where it keeps one.
+
+        Error feedback: what the codec loses of an update is added to the client's next one. Source: Seide et al.,
+        "1-Bit Stochastic Gradient Descent" (Interspeech 2014); Karimireddy et al. (ICML 2019). Here the residual is of
+        whole updates, and lies still while the client is not asked.
+        """
         plan = task.plan
+        feedback, codec = codec_feedback(plan.codec)
+        slots = task.residual if feedback else None
+        carried = slots is not None and slots.slot != NONE
         header = Header(
             kind=GRADIENT if plan.task == "gradient" else UPDATE,
-            version=base.version,
-            digest=base.digest,
-            codec=plan.codec,
+            version=held.header.version,
+            digest=held.header.digest,
+            codec=codec,
             seed=derive(plan.seed, "codec", plan.round, task.client),
             examples=examples,
             train_loss=loss,
+            residual=NO_FEEDBACK if not feedback else CARRIED if carried else FRESH,
             metrics=metrics,
         )
-        return encode(self.layout, header, difference)
+        moved = self._moved(held.state.floats, codec)
+        if slots is None or self.residuals is None:
+            return encode(self.layout, header, difference, moved), None
+        floats = difference.floats + (self.residuals.read(task.client, slots.slot) if carried else np.float32(0))
+        payload = encode(self.layout, header, State(floats, difference.integers), moved)
+        _, told = decode(self.layout, payload, (header.kind,), moved)
+        residual = floats - told.dense().floats
+        self.residuals.write(task.client, slots.into, residual)
+        return payload, digest(residual)
+
+    def _moved(self, start: NDArray[np.float32], codec: str) -> NDArray[np.float32] | None:
+        """Return how far a model has moved from the first one, for a codec that uses it."""
+        return start - self.initial if find_codec(codec).uses_moved else None
 
     def _refresh(self) -> None:
         """Put back what no state holds, so that nothing of one client reaches the next."""
@@ -217,8 +270,9 @@ class Runner:
         begun = time.perf_counter()
         update = train(self.module, self.layout, task.plan, held.state, self.tensors(task.client), task.client)
         trained = time.perf_counter()
-        answer = self.reply(task, held.header, update.difference, update.examples, update.train_loss, {})
-        return Outcome(task.client, answer, train_s=trained - begun, encode_s=time.perf_counter() - trained)
+        answer, residual = self.reply(task, held, update.difference, update.examples, update.train_loss, {})
+        encoded = time.perf_counter()
+        return Outcome(task.client, answer, train_s=trained - begun, encode_s=encoded - trained, residual=residual)
 
     def _evaluate(self, task: Task, held: Held) -> Outcome:
         data = self.tensors(task.client, held_out=True)
@@ -251,7 +305,8 @@ def _unsaved(module: nn.Module) -> list[tuple[nn.Module, str, torch.Tensor]]:
     ]
 
 
-def _distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+def distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Return the L2 distance of two vectors (P,)."""
     return float(np.linalg.norm(a - b))
 
 

@@ -16,12 +16,13 @@ from flwr.serverapp.strategy import Strategy
 
 import fedlearn
 from fedlearn import data, models
-from fedlearn.arrays import Layout
+from fedlearn.arrays import Layout, State
 from fedlearn.clients.augment import KINDS
-from fedlearn.codec import FOR_DIFFERENCES
+from fedlearn.codec import codec, feedback
 from fedlearn.config import Experiment, to_toml
 from fedlearn.data.samples import Population
 from fedlearn.engine import ENGINES, apps
+from fedlearn.engine.downlink import Cast, Downlink, Shadow, Snapshots
 from fedlearn.engine.grid import SimulationGrid
 from fedlearn.engine.runner import Runner, single_thread
 from fedlearn.engine.serial import Engine
@@ -54,20 +55,21 @@ def simulate(experiment: Experiment, folder: RunFolder, display: Progress, resum
         raise ModelError(f"model '{experiment.model.name}' starts with NaN or infinite values; mend how its weights are drawn")
     _check_device(experiment.engine.device)
     holdout = experiment.evaluate.holdout if experiment.evaluate.clients else 0.0
-    copies = _copies(experiment, folder, len(population.clients), layout)
-    runner = Runner(module, layout, population, experiment.experiment.seed, holdout, experiment.engine.device, app, copies)
+    downlink, copies = _downlink(experiment, folder, len(population.clients), layout, initial)
+    residuals = _residuals(experiment, folder, len(population.clients), layout)
+    runner = Runner(module, layout, population, experiment.experiment.seed, holdout, experiment.engine.device, app, copies, residuals)
     engine = _engine(experiment, runner)
     try:
         grid = SimulationGrid(
             engine,
             layout,
             len(population.clients),
-            experiment.experiment.seed,
             lambda round, asked: plan(experiment, round, asked),
-            experiment.codec.down,
+            downlink,
+            initial.floats,
             payloads=getattr(strategy, "takes_payloads", False),
             app=app is not None,
-            copies=copies,
+            residuals=residuals,
             on_client=display.client_done,
         )
         run = Run(experiment, layout, initial, strategy, grid, engine.score, folder, display)
@@ -81,8 +83,9 @@ def simulate(experiment: Experiment, folder: RunFolder, display: Progress, resum
         summary = run.go()
     finally:
         engine.close()
-        if copies:
-            copies.close()
+        downlink.close()
+        if residuals:
+            residuals.close()
     summary["seconds_total"] = time.perf_counter() - begun
     folder.write_json("summary.json", summary)
     return summary
@@ -123,17 +126,42 @@ def _strategy(experiment: Experiment, layout: Layout, clients: int) -> Strategy:
         return build(experiment.strategy.name, experiment.strategy.options, offered)
 
 
-def _copies(experiment: Experiment, folder: RunFolder, clients: int, layout: Layout) -> ClientVectors | None:
-    codec = experiment.codec
-    if codec.downlink == "snapshot" or (codec.downlink == "auto" and codec.down not in FOR_DIFFERENCES):
+def _downlink(
+    experiment: Experiment, folder: RunFolder, clients: int, layout: Layout, initial: State
+) -> tuple[Downlink, ClientVectors | None]:
+    """Return the way that models reach clients, and the clients' copies where there are any."""
+    section, seed = experiment.codec, experiment.experiment.seed
+    kind, room = section.downlink, _room(clients, layout)
+    if kind == "auto":
+        coarse = codec(section.down).for_differences
+        kind = "snapshot" if not coarse else "shadow" if room <= section.copies_gb else "cast"
+    if kind == "snapshot":
+        return Snapshots(layout, section.down, seed), None
+    if kind == "cast":
+        return Cast(layout, section.down, seed, initial.floats, clients), None
+    _check_room("copies of the model", room, section.copies_gb, 'or send everybody the same differences: downlink = "cast"')
+    copies = ClientVectors(folder.path / "checkpoint" / "copies.f32", clients, layout.floats)
+    return Shadow(layout, section.down, seed, copies), copies
+
+
+def _residuals(experiment: Experiment, folder: RunFolder, clients: int, layout: Layout) -> ClientVectors | None:
+    section = experiment.codec
+    if not feedback(section.up)[0]:
         return None
-    room = 4 * SLOTS * clients * layout.floats / 1e9
-    if room > codec.copies_gb:
+    _check_room("residuals", _room(clients, layout), section.copies_gb, "or leave out ef+")
+    return ClientVectors(folder.path / "checkpoint" / "residuals.f32", clients, layout.floats)
+
+
+def _room(clients: int, layout: Layout) -> float:
+    """Return the gigabytes on disk that a vector per client can take."""
+    return 4 * SLOTS * clients * layout.floats / 1e9
+
+
+def _check_room(what: str, room: float, limit: float, instead: str) -> None:
+    if room > limit:
         raise ConfigError(
-            f"[codec] copies of the model for {clients:,} clients take up to {room:.3g} GB on disk, more than copies_gb = "
-            f'{codec.copies_gb:g}; raise it, or send whole models: down = "f16"'
+            f"[codec] {what} of all clients take up to {room:.3g} GB on disk, more than copies_gb = {limit:g}; raise it, {instead}"
         )
-    return ClientVectors(folder.path / "checkpoint" / "copies.f32", clients, layout.floats)
 
 
 def _engine(experiment: Experiment, runner: Runner) -> Engine:

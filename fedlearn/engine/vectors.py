@@ -1,7 +1,8 @@
 """One float vector per client, in a file that every process reads: what each client holds between its rounds.
 
-Three slots a client: a new vector goes where neither of the last two checkpoints looks, so a run that is killed at any
-moment still has, for every client, the vector of its last whole checkpoint. The file is sparse: a client that was never asked takes
+Four slots a client: a new vector goes where neither of the last two checkpoints looks, nor its predecessor lies. So a run
+that is killed at any moment still has, for every client, the vector of its last whole checkpoint, and a round that is void
+can be undone. The file is sparse: a client that was never asked takes
 no room. Plain reads and writes, not a memory map: a full disk is an error here, and would be a killed process there.
 
 Legend: N clients, P values.
@@ -19,18 +20,18 @@ from numpy.typing import NDArray
 
 from fedlearn.errors import RecordError
 
-SLOTS = 3
-"""The last two checkpoints name one each, and the newest vector needs another."""
+SLOTS = 4
+"""The last two checkpoints name one each; the newest vector has one, and its successor needs another."""
 
 NONE = -1
 """The slot of a client that has no vector yet."""
 
 
 class ClientVectors:
-    """N × 3 slots of P float32; opened before the workers are forked, who share the file."""
+    """N × 4 slots of P float32; opened before the workers are forked, who share the file."""
 
     def __init__(self, path: Path, clients: int, size: int) -> None:
-        """Open the file, made if need be. Raises RecordError."""
+        """Open the file, made if need be; its name names the vectors in checkpoints. Raises RecordError."""
         self.path, self.clients, self.size = path, clients, size
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,6 +41,7 @@ class ClientVectors:
         self.now = np.full(clients, NONE, np.int8)  # the slot of each client's newest vector
         self.digests = np.zeros((clients, 8), np.uint8)  # of the newest vectors: a damaged file is noticed
         self._kept = [self.now, self.now]  # the slots of the last two checkpoints
+        self._before: list[tuple[int, int, NDArray[np.uint8]]] = []  # of clients noted since `settle`
 
     def close(self) -> None:
         """Close the file."""
@@ -64,13 +66,24 @@ class ClientVectors:
             raise self._unwritten(error) from error
 
     def free(self, client: int) -> int:
-        """Return the slot that a client's new vector may be written to: one that no checkpoint looks at."""
-        taken = {int(kept[client]) for kept in self._kept}
+        """Return the slot that a client's next vector may be written to."""
+        taken = {int(slots[client]) for slots in (*self._kept, self.now)}
         return next(slot for slot in range(SLOTS) if slot not in taken)
 
     def wrote(self, client: int, slot: int, digest: bytes) -> None:
         """Note that a slot holds a client's newest vector."""
+        self._before.append((client, int(self.now[client]), self.digests[client].copy()))
         self.now[client], self.digests[client] = slot, np.frombuffer(digest, np.uint8)
+
+    def settle(self) -> None:
+        """Keep what was noted so far: `undo` goes back no further."""
+        self._before = []
+
+    def undo(self) -> None:
+        """Go back to the vectors at the last `settle`: the round that the newer ones belong to was void."""
+        for client, slot, digest in reversed(self._before):
+            self.now[client], self.digests[client] = slot, digest
+        self._before = []
 
     def sync(self) -> dict[str, NDArray[Any]]:
         """Bring the vectors to disk and return what a checkpoint has to hold of them; raises RecordError."""
@@ -78,7 +91,7 @@ class ClientVectors:
             os.fsync(self._file)
         except OSError as error:
             raise self._unwritten(error) from error
-        return {"copies.slots": self.now.copy(), "copies.digests": self.digests.copy()}
+        return {f"{self.path.stem}.slots": self.now.copy(), f"{self.path.stem}.digests": self.digests.copy()}
 
     def checkpointed(self) -> None:
         """Keep the newest vectors from now on: the checkpoint that names them is on disk."""
@@ -88,8 +101,8 @@ class ClientVectors:
         """Go back to the vectors that a checkpoint names; None: to no vectors at all."""
         self.now = np.full(self.clients, NONE, np.int8)
         if saved is not None:
-            self.now, self.digests = saved["copies.slots"].copy(), saved["copies.digests"].copy()
-        self._kept = [self.now.copy(), self.now.copy()]
+            self.now, self.digests = saved[f"{self.path.stem}.slots"].copy(), saved[f"{self.path.stem}.digests"].copy()
+        self._kept, self._before = [self.now.copy(), self.now.copy()], []
 
     def _place(self, client: int, slot: int) -> int:
         return 4 * self.size * (SLOTS * client + slot)

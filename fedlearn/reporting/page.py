@@ -41,6 +41,7 @@ def write_page(folder: Path, out: Path | None = None, plots: Path | None = None)
         expectations(run),
         pictures(plots or folder / "plots"),
         bytes_table(run, found),
+        codec_table(run),
         failures(run),
         rounds_table(run),
         settings(run),
@@ -143,6 +144,26 @@ def bytes_table(run: Run, found: Results) -> Html:
     rows = [[name, bytes_text(total), count_text(total), bytes_text(total / rounds), times] for name, total, times in parts]
     note = "Payload bytes as encoded, counted where they are made; the transport's own headers come on top."
     return section_of("Bytes", table(["", "all rounds", "exactly", "mean per round", "ratio"], rows), note=note)
+
+
+def codec_table(run: Run) -> Html:
+    """Return what one message took each way: bytes, bits per parameter, ratio, and the time to encode and decode it."""
+    codec, parameters = section(run.manifest, "codec"), finite(section(run.manifest, "model"), "floats")
+    rows = []
+    for way, times in (("up", ("up_encode", "up_decode")), ("down", ("down",))):
+        count = sum(finite(line, f"messages_{way}") or 0 for line in run.trained)
+        if not count or not parameters:
+            continue
+        each = sum(finite(line, f"bytes_{way}") or 0 for line in run.trained) / count
+        spent = [sum(finite(section(line, "seconds_codec"), t) or 0 for line in run.trained) / count for t in times]
+        texts = [f"{1000 * s:.2f}" for s in spent] if len(spent) > 1 else [f"{1000 * spent[0]:.2f}", "with it"]
+        row = [way, str(codec.get(way, "-")), count_text(count), bytes_text(each), f"{8 * each / parameters:.3f}"]
+        rows.append([*row, ratio_text(4 * parameters, each), *texts])
+    if not rows:
+        return Html("")
+    heading = ["", "codec", "messages", "bytes each", "bits a value", "ratio", "encode ms", "decode ms"]
+    note = "Means over all messages, headers included; milliseconds of one core. Down, encoding knows where it leads: it decodes too."
+    return section_of("Codecs", table(heading, rows, text_columns=(0, 1)), note=note)
 
 
 def failures(run: Run) -> Html:

@@ -1,8 +1,11 @@
 """The one format of models and updates: the same bytes in simulation and on the wire."""
 
 from fedlearn.wire.payload import (
+    CARRIED,
     DIFFERENCE,
+    FRESH,
     GRADIENT,
+    NO_FEEDBACK,
     SNAPSHOT,
     UPDATE,
     Header,
@@ -18,8 +21,11 @@ from fedlearn.wire.payload import (
 )
 
 __all__ = [
+    "CARRIED",
     "DIFFERENCE",
+    "FRESH",
     "GRADIENT",
+    "NO_FEEDBACK",
     "SNAPSHOT",
     "UPDATE",
     "Header",

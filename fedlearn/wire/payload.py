@@ -12,13 +12,14 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from fedlearn.arrays import Layout, State
+from fedlearn.arrays import Change, Layout, Sparse, State
+from fedlearn.codec import ZERO, Context
 from fedlearn.codec import codec as find_codec
 from fedlearn.errors import FormatError, PayloadError, SchemaError
 from fedlearn.wire import payload_pb2
@@ -30,6 +31,7 @@ SNAPSHOT, UPDATE, GRADIENT, DIFFERENCE = (
     payload_pb2.Payload.GRADIENT,
     payload_pb2.Payload.DIFFERENCE,
 )
+NO_FEEDBACK, FRESH, CARRIED = payload_pb2.Payload.NO_FEEDBACK, payload_pb2.Payload.FRESH, payload_pb2.Payload.CARRIED
 
 Metric = int | float | list[int] | list[float]
 """What a client may report under a name: a number or a list of numbers."""
@@ -50,6 +52,7 @@ class Header:
     examples: int = 0
     train_loss: float | None = None
     base_digest: bytes = bytes(8)
+    residual: int = NO_FEEDBACK
     metrics: Mapping[str, Metric] = field(default_factory=dict)
 
 
@@ -58,17 +61,162 @@ def digest(floats: NDArray[np.float32]) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(floats, "<f4").data).digest()[:8]
 
 
-def encode(layout: Layout, header: Header, state: State) -> bytes:
+def encode(layout: Layout, header: Header, state: State, moved: NDArray[np.float32] | None = None) -> bytes:
     """Return the payload of a state (SNAPSHOT) or of a difference (UPDATE, GRADIENT).
 
+    moved: (P,) the model that a difference starts from minus the run's first model, for the codecs that use it.
     Raises PayloadError when a value cannot be carried: not finite, or out of the codec's range.
     """
     _check_finite(state.floats)
-    return _seal(layout, header, state.integers, find_codec(header.codec).encode(state.floats, header.seed))
+    return _seal(layout, header, state, _body(layout, header, state.floats, moved))
 
 
-def _seal(layout: Layout, header: Header, integers: NDArray[np.int64], body: bytes) -> bytes:
-    """Return the payload of an encoded body."""
+def encode_model(layout: Layout, state: State, version: int, codec: str, seed: int) -> tuple[bytes, Header, State]:
+    """Return a whole model's payload, its header, and the state that every receiver will decode from it.
+
+    Raises PayloadError as `encode` does.
+    """
+    _check_finite(state.floats)
+    header = Header(SNAPSHOT, version, bytes(8), codec, seed)
+    body = _body(layout, header, state.floats, None)
+    floats = _dense(_floats(layout, header, body, state.floats[layout.buffers_at], None))
+    header = replace(header, digest=digest(floats))
+    return _seal(layout, header, state, body), header, State(floats, state.integers)
+
+
+def encode_difference(
+    layout: Layout, base: State, base_digest: bytes, target: State, version: int, codec: str, seed: int, moved: NDArray[np.float32] | None
+) -> tuple[bytes, Header, State]:
+    """Return the payload that leads a receiver from ``base`` towards ``target``, and where it arrives.
+
+    What arrives is base + decoded(encoded(target − base)), the same bits at both ends; buffers and integers travel
+    as values. A receiver that holds the target already is sent no values at all. base_digest: of the base's floats.
+    moved: (P,) the base minus the run's first model. Raises PayloadError as `encode` does.
+    """
+    _check_finite(target.floats)
+    change = target.floats - base.floats
+    header = Header(DIFFERENCE, version, bytes(8), codec if change.any() else ZERO, seed, base_digest=base_digest)
+    body = _body(layout, header, change, moved)
+    arrived = _arrive(layout, header, body, base.floats, target.floats[layout.buffers_at], moved)
+    header = replace(header, digest=base_digest if header.codec == ZERO else digest(arrived))
+    return _seal(layout, header, target, body), header, State(arrived, target.integers)
+
+
+def decode_difference(
+    layout: Layout, data: bytes, base: NDArray[np.float32], base_digest: bytes, moved: NDArray[np.float32] | None = None
+) -> tuple[Header, State]:
+    """Return the model that a difference leads to from ``base`` (P,); the other arguments as in `encode_difference`.
+
+    Raises SchemaError when the sender meant another base, FormatError when the result is not what was sent: the
+    receiver then asks for a whole model.
+    """
+    header, message, buffers = _open(layout, data, (DIFFERENCE,))
+    if header.base_digest != base_digest:
+        raise SchemaError("the difference is against another model than the one held here")
+    arrived = _arrive(layout, header, message.body, base, buffers, moved)
+    if digest(arrived) != header.digest:
+        raise FormatError("the model arrived at differs from the one that was sent: its digest is another")
+    return header, State(arrived, _integers(message))
+
+
+def decode_model(layout: Layout, data: bytes) -> tuple[Header, State]:
+    """Return a whole model and its header; raises FormatError when the decoded floats are not what was sent."""
+    header, change = decode(layout, data, (SNAPSHOT,))
+    state = change.dense()
+    if digest(state.floats) != header.digest:
+        raise FormatError("the decoded model differs from the one that was sent: its digest is another")
+    return header, state
+
+
+def read_header(data: bytes) -> Header:
+    """Return what a payload says of itself, after its checksum and format are verified; raises FormatError."""
+    return _header(_parse(data))
+
+
+def decode(layout: Layout, data: bytes, kinds: tuple[int, ...], moved: NDArray[np.float32] | None = None) -> tuple[Header, Change]:
+    """Return a payload's header and its decoded values.
+
+    kinds: what the receiver is ready to take. moved: as in `encode`. Raises FormatError for bytes that are no sound
+    payload of these kinds, SchemaError for a payload of another model.
+    """
+    header, message, buffers = _open(layout, data, kinds)
+    return header, Change(_floats(layout, header, message.body, buffers, moved), _integers(message))
+
+
+def _open(layout: Layout, data: bytes, kinds: tuple[int, ...]) -> tuple[Header, payload_pb2.Payload, NDArray[np.float32]]:
+    """Return the header, the message and the buffers of a payload whose sizes are this layout's."""
+    message = _parse(data)
+    if message.kind not in kinds:
+        raise FormatError(f"a payload of kind {message.kind} came where {kinds} is expected")
+    if message.schema != int.from_bytes(layout.schema, "little") or message.parameters != layout.floats:
+        raise SchemaError(
+            f"the payload is for another model ({message.parameters} floats, schema {message.schema:016x}; "
+            f"here {layout.floats}, {int.from_bytes(layout.schema, 'little'):016x})"
+        )
+    for name, got, wanted in (
+        ("integers", len(message.integers), 8 * layout.integers),
+        ("buffers", len(message.buffers), 4 * layout.buffers_at.size),
+    ):
+        if got != wanted:
+            raise FormatError(f"{got} bytes of {name} where the model has {wanted}")
+    return _header(message), message, np.frombuffer(message.buffers, "<f4").astype(np.float32)
+
+
+def _body(layout: Layout, header: Header, floats: NDArray[np.float32], moved: NDArray[np.float32] | None) -> bytes:
+    """Return the trained ones of the floats (P,) as the header's codec encodes them."""
+    at = layout.trained_at
+    return find_codec(header.codec).encode(floats[at], header.seed, Context(layout.trained_shapes, None if moved is None else moved[at]))
+
+
+def _floats(
+    layout: Layout, header: Header, body: bytes, buffers: NDArray[np.float32], moved: NDArray[np.float32] | None
+) -> NDArray[np.float32] | Sparse:
+    """Return all P floats of an encoded body and the buffers; raises FormatError."""
+    at = layout.trained_at
+    context = Context(layout.trained_shapes, None if moved is None else moved[at])
+    coded = find_codec(header.codec).decode(body, header.seed, context)
+    values = coded.values if isinstance(coded, Sparse) else coded
+    if not (np.isfinite(values).all() and np.isfinite(buffers).all()):
+        raise FormatError("the payload holds values that are NaN or infinite")
+    if isinstance(at, slice):
+        return coded
+    if isinstance(coded, Sparse):
+        places = np.concatenate([at[coded.indices], layout.buffers_at])
+        order = np.argsort(places, kind="stable")
+        return Sparse(places[order], np.concatenate([coded.values, buffers])[order], layout.floats)
+    floats = np.empty(layout.floats, np.float32)
+    floats[at], floats[layout.buffers_at] = coded, buffers
+    return floats
+
+
+def _arrive(
+    layout: Layout,
+    header: Header,
+    body: bytes,
+    base: NDArray[np.float32],
+    buffers: NDArray[np.float32],
+    moved: NDArray[np.float32] | None,
+) -> NDArray[np.float32]:
+    """Return the floats (P,) that a difference leads to; the same at both ends, which both call this."""
+    floats = _floats(layout, header, body, buffers, moved)
+    with np.errstate(over="ignore", invalid="ignore"):
+        arrived = Change(floats, np.empty(0, np.int64)).after(base)
+    arrived[layout.buffers_at] = buffers
+    if not np.isfinite(arrived).all():
+        raise FormatError("the difference leads to values that are NaN or infinite")
+    return arrived
+
+
+def _integers(message: payload_pb2.Payload) -> NDArray[np.int64]:
+    return np.frombuffer(message.integers, "<i8").astype(np.int64)
+
+
+def _dense(floats: NDArray[np.float32] | Sparse) -> NDArray[np.float32]:
+    return floats.dense() if isinstance(floats, Sparse) else floats
+
+
+def _seal(layout: Layout, header: Header, state: State, body: bytes) -> bytes:
+    """Return the payload of an encoded body; buffers and integers are the state's."""
     message = payload_pb2.Payload(
         format=FORMAT,
         kind=header.kind,  # type: ignore[arg-type]  # the generated enum is an int at run time
@@ -81,8 +229,10 @@ def _seal(layout: Layout, header: Header, integers: NDArray[np.int64], body: byt
         examples=header.examples,
         train_loss=header.train_loss,
         metrics=[_metric(name, value) for name, value in header.metrics.items()],
-        integers=np.ascontiguousarray(integers, "<i8").tobytes(),
+        integers=np.ascontiguousarray(state.integers, "<i8").tobytes(),
+        buffers=np.ascontiguousarray(state.floats[layout.buffers_at], "<f4").tobytes(),
         base_digest=int.from_bytes(header.base_digest, "little"),
+        residual=header.residual,  # type: ignore[arg-type]
     )
     # The body is appended by hand: one copy of a large array instead of three. It is the same message.
     head = message.SerializeToString(deterministic=True)
@@ -91,86 +241,6 @@ def _seal(layout: Layout, header: Header, integers: NDArray[np.int64], body: byt
     for part in parts:
         checksum = zlib.crc32(part, checksum)
     return b"".join([*parts, _CHECKSUM_TAG, struct.pack("<I", checksum)])
-
-
-def encode_model(layout: Layout, state: State, version: int, codec: str, seed: int) -> tuple[bytes, Header, State]:
-    """Return a whole model's payload, its header, and the state that every receiver will decode from it.
-
-    Raises PayloadError as `encode` does.
-    """
-    _check_finite(state.floats)
-    coder = find_codec(codec)
-    body = coder.encode(state.floats, seed)
-    decoded = State(coder.decode(body, layout.floats, seed), state.integers)
-    header = Header(kind=SNAPSHOT, version=version, digest=digest(decoded.floats), codec=codec, seed=seed)
-    return _seal(layout, header, state.integers, body), header, decoded
-
-
-def encode_difference(
-    layout: Layout, base: NDArray[np.float32], target: State, version: int, codec: str, seed: int
-) -> tuple[bytes, Header, State]:
-    """Return the payload that leads a receiver from ``base`` (P,) towards ``target``, and where it arrives.
-
-    What arrives is base + decoded(encoded(target − base)), the same bits at both ends; integers travel as values.
-    Raises PayloadError as `encode` does.
-    """
-    _check_finite(target.floats)
-    coder = find_codec(codec)
-    body = coder.encode(target.floats - base, seed)
-    arrived = State(base + coder.decode(body, layout.floats, seed), target.integers)
-    header = Header(DIFFERENCE, version, digest(arrived.floats), codec, seed, base_digest=digest(base))
-    return _seal(layout, header, target.integers, body), header, arrived
-
-
-def decode_difference(layout: Layout, data: bytes, base: NDArray[np.float32]) -> tuple[Header, State]:
-    """Return the model that a difference leads to from ``base`` (P,).
-
-    Raises SchemaError when the sender meant another base, FormatError when the result is not what was sent: the
-    receiver then asks for a whole model.
-    """
-    header, change = decode(layout, data, (DIFFERENCE,))
-    if header.base_digest != digest(base):
-        raise SchemaError("the difference is against another model than the one held here")
-    arrived = State(base + change.floats, change.integers)
-    if digest(arrived.floats) != header.digest:
-        raise FormatError("the model arrived at differs from the one that was sent: its digest is another")
-    return header, arrived
-
-
-def decode_model(layout: Layout, data: bytes) -> tuple[Header, State]:
-    """Return a whole model and its header; raises FormatError when the decoded floats are not what was sent."""
-    header, state = decode(layout, data, (SNAPSHOT,))
-    if digest(state.floats) != header.digest:
-        raise FormatError("the decoded model differs from the one that was sent: its digest is another")
-    return header, state
-
-
-def read_header(data: bytes) -> Header:
-    """Return what a payload says of itself, after its checksum and format are verified; raises FormatError."""
-    return _header(_parse(data))
-
-
-def decode(layout: Layout, data: bytes, kinds: tuple[int, ...]) -> tuple[Header, State]:
-    """Return a payload's header and its decoded values, floats (P,) float32 and integers (Q,) int64.
-
-    kinds: what the receiver is ready to take. Raises FormatError for bytes that are no sound payload of these
-    kinds, SchemaError for a payload of another model.
-    """
-    message = _parse(data)
-    if message.kind not in kinds:
-        raise FormatError(f"a payload of kind {message.kind} came where {kinds} is expected")
-    if message.schema != int.from_bytes(layout.schema, "little") or message.parameters != layout.floats:
-        raise SchemaError(
-            f"the payload is for another model ({message.parameters} floats, schema {message.schema:016x}; "
-            f"here {layout.floats}, {int.from_bytes(layout.schema, 'little'):016x})"
-        )
-    if len(message.integers) != 8 * layout.integers:
-        raise FormatError(f"{len(message.integers)} bytes of integers where the model has {8 * layout.integers}")
-    header = _header(message)
-    floats = find_codec(header.codec).decode(message.body, layout.floats, header.seed)
-    if not np.isfinite(floats).all():
-        raise FormatError("the payload holds values that are NaN or infinite")
-    return header, State(floats, np.frombuffer(message.integers, "<i8").astype(np.int64))
 
 
 def _check_finite(floats: NDArray[np.float32]) -> None:
@@ -190,6 +260,7 @@ def _header(message: payload_pb2.Payload) -> Header:
         train_loss=message.train_loss if message.HasField("train_loss") else None,
         metrics=metrics,
         base_digest=message.base_digest.to_bytes(8, "little"),
+        residual=message.residual,
     )
 
 

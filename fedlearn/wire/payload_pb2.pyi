@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Payload(_message.Message):
-    __slots__ = ("format", "kind", "schema", "version", "digest", "codec", "seed", "parameters", "examples", "train_loss", "metrics", "integers", "base_digest", "body", "checksum")
+    __slots__ = ("format", "kind", "schema", "version", "digest", "codec", "seed", "parameters", "examples", "train_loss", "metrics", "integers", "base_digest", "body", "checksum", "buffers", "residual")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         UNKNOWN: _ClassVar[Payload.Kind]
@@ -21,6 +21,14 @@ class Payload(_message.Message):
     UPDATE: Payload.Kind
     GRADIENT: Payload.Kind
     DIFFERENCE: Payload.Kind
+    class Residual(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        NO_FEEDBACK: _ClassVar[Payload.Residual]
+        FRESH: _ClassVar[Payload.Residual]
+        CARRIED: _ClassVar[Payload.Residual]
+    NO_FEEDBACK: Payload.Residual
+    FRESH: Payload.Residual
+    CARRIED: Payload.Residual
     class Metric(_message.Message):
         __slots__ = ("name", "values", "whole", "list")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +55,8 @@ class Payload(_message.Message):
     BASE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     BODY_FIELD_NUMBER: _ClassVar[int]
     CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    BUFFERS_FIELD_NUMBER: _ClassVar[int]
+    RESIDUAL_FIELD_NUMBER: _ClassVar[int]
     format: int
     kind: Payload.Kind
     schema: int
@@ -62,4 +72,6 @@ class Payload(_message.Message):
     base_digest: int
     body: bytes
     checksum: int
-    def __init__(self, format: _Optional[int] = ..., kind: _Optional[_Union[Payload.Kind, str]] = ..., schema: _Optional[int] = ..., version: _Optional[int] = ..., digest: _Optional[int] = ..., codec: _Optional[str] = ..., seed: _Optional[int] = ..., parameters: _Optional[int] = ..., examples: _Optional[int] = ..., train_loss: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[Payload.Metric, _Mapping]]] = ..., integers: _Optional[bytes] = ..., base_digest: _Optional[int] = ..., body: _Optional[bytes] = ..., checksum: _Optional[int] = ...) -> None: ...
+    buffers: bytes
+    residual: Payload.Residual
+    def __init__(self, format: _Optional[int] = ..., kind: _Optional[_Union[Payload.Kind, str]] = ..., schema: _Optional[int] = ..., version: _Optional[int] = ..., digest: _Optional[int] = ..., codec: _Optional[str] = ..., seed: _Optional[int] = ..., parameters: _Optional[int] = ..., examples: _Optional[int] = ..., train_loss: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[Payload.Metric, _Mapping]]] = ..., integers: _Optional[bytes] = ..., base_digest: _Optional[int] = ..., body: _Optional[bytes] = ..., checksum: _Optional[int] = ..., buffers: _Optional[bytes] = ..., residual: _Optional[_Union[Payload.Residual, str]] = ...) -> None: ...

@@ -12,6 +12,14 @@ def hadamard(size: int) -> np.ndarray:
     return np.array([[1.0 - 2.0 * (bin(i & j).count("1") % 2) for j in range(size)] for i in range(size)])
 
 
+def butterfly(rows: np.ndarray) -> np.ndarray:
+    """The transform of each row in whole numbers: other additions in another order."""
+    for step in range(rows.shape[1].bit_length() - 1):
+        pairs = rows.reshape(len(rows), -1, 2, 2**step)
+        rows = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], 2).reshape(len(rows), -1)
+    return rows
+
+
 def test_equals_the_readable_twin():
     x = torch.randn(3, 512, generator=torch.Generator().manual_seed(0))
     assert np.allclose(rotation.transform(x).numpy(), x.numpy() @ hadamard(512), atol=1e-4)
@@ -27,11 +35,31 @@ def test_twice_gives_the_input_back_and_energy_stays(size):
 
 def test_whole_numbers_are_exact_in_any_order_of_additions():
     x = torch.from_numpy(np.random.default_rng(2).integers(-15, 16, (4, 4096)).astype(np.float32))
-    exact = x.numpy().astype(np.int64)
-    for step in range(12):  # the butterfly: other additions in another order
-        pairs = exact.reshape(4, -1, 2, 2**step)
-        exact = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], 2).reshape(4, -1)
-    assert np.array_equal(rotation.transform(x).numpy(), exact.astype(np.float32))
+    assert np.array_equal(rotation.transform(x).numpy(), butterfly(x.numpy().astype(np.int64)).astype(np.float32))
+
+
+@pytest.mark.parametrize("size", [1024, 4096])
+def test_mixing_twice_gives_the_input_back(size):
+    x = torch.randn(2, size, generator=torch.Generator().manual_seed(1))
+    between = rotation.signs([4, 2])[:size]
+    y = rotation.mix(x, between)
+    assert torch.allclose(rotation.mix(y, between) / size, x, atol=1e-5)
+    assert torch.allclose(y.norm(dim=1) / size**0.5, x.norm(dim=1), rtol=1e-5)
+
+
+def test_mixing_makes_a_single_value_look_normal():
+    x = torch.zeros(1, 4096)
+    x[0, 77] = 1
+    assert (rotation.transform(x).abs() == 1).all()
+    y = rotation.mix(x, rotation.signs(3)).double()
+    assert abs(float((y**4).mean() / (y**2).mean() ** 2) - 3) < 0.5  # the kurtosis of the normal distribution
+
+
+def test_mixing_whole_numbers_is_exact():
+    x = torch.from_numpy(np.random.default_rng(2).choice(np.arange(-15, 16, 2), (2, 4096)).astype(np.float32))
+    between = rotation.signs(9)
+    exact = butterfly(butterfly(x.numpy().astype(np.int64)) * between.numpy().astype(np.int64))
+    assert np.array_equal(rotation.mix(x, between).double().numpy() * 64, exact)
 
 
 @pytest.mark.parametrize(

@@ -250,7 +250,11 @@ def shell(script: str, folder: Path, **environment: str | None) -> subprocess.Co
         ("$FEDLEARN simulate --list >&-", 0, ""),
         ("$FEDLEARN simulate --set train.lr=-1 2>/dev/full", 2, ""),
         ("$FEDLEARN | head -0; exit ${PIPESTATUS[0]}", 0, ""),
-        ("$FEDLEARN simulatte", 2, "fedlearn: unknown command 'simulatte'. Did you mean 'simulate'? Known: simulate, report, data\n"),
+        (
+            "$FEDLEARN simulatte",
+            2,
+            "fedlearn: unknown command 'simulatte'. Did you mean 'simulate'? Known: simulate, report, inspect, data\n",
+        ),
     ],
     ids=["head", "full", "closed", "errors full", "help", "unknown command"],
 )

@@ -28,7 +28,8 @@ def resealed(message: payload_pb2.Payload) -> bytes:
 
 def test_round_trip():
     data = wire.encode(LAYOUT, HEADER, STATE)
-    header, state = wire.decode(LAYOUT, data, (wire.UPDATE,))
+    header, change = wire.decode(LAYOUT, data, (wire.UPDATE,))
+    state = change.dense()
     assert header == HEADER
     assert wire.read_header(data) == HEADER
     assert np.array_equal(state.floats, STATE.floats)
@@ -63,7 +64,8 @@ def test_sender_and_receivers_agree_on_what_was_sent(codec):
 def test_a_golden_payload_stays_readable():
     golden = bytes.fromhex(GOLDEN)
     layout = Layout((Entry("w", (3,), "float32", True),))
-    header, state = wire.decode(layout, golden, (wire.UPDATE,))
+    header, change = wire.decode(layout, golden, (wire.UPDATE,))
+    state = change.dense()
     assert state.floats.tolist() == [1.0, -2.0, 0.5]
     assert (header.version, header.examples, header.codec) == (2, 10, "raw32")
     made = wire.encode(layout, wire.Header(wire.UPDATE, 2, b"ABCDEFGH", "raw32", examples=10), state)
@@ -100,10 +102,11 @@ def change(**fields):
         ({"kind": wire.SNAPSHOT}, FormatError, "kind"),
         ({"schema": 1}, SchemaError, "another model"),
         ({"parameters": 299}, SchemaError, "another model"),
-        ({"codec": "zip"}, FormatError, "unknown codec"),
+        ({"codec": "zip"}, FormatError, "unknown stage"),
         ({"body": b"1234"}, FormatError, "4 bytes"),
         ({"body": np.full(300, np.nan, np.float32).tobytes()}, FormatError, "NaN"),
         ({"integers": b""}, FormatError, "integers"),
+        ({"buffers": b"1234"}, FormatError, "4 bytes of buffers"),
     ],
 )
 def test_a_sound_checksum_does_not_make_a_payload_sound(fields, kind, message):
@@ -125,10 +128,10 @@ def test_random_bytes_with_a_sound_checksum_give_typed_errors_only():
             body[at] = random.integers(0, 256)
         data = bytes(body) + b"\x7d" + zlib.crc32(body).to_bytes(4, "little")
         try:
-            _, state = wire.decode(LAYOUT, data, (wire.UPDATE,))
+            _, change = wire.decode(LAYOUT, data, (wire.UPDATE,))
         except PayloadError:
             continue
-        assert state.floats.shape == (300,)
+        assert change.dense().floats.shape == (300,)
 
 
 def test_values_that_are_not_finite_are_not_sent():

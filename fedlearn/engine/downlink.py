@@ -1,0 +1,234 @@
+"""How a model reaches the clients: whole, or as the difference from what they hold.
+
+`Snapshots` send every client the whole model. `Shadow` keeps each client's copy and sends the difference from it: fewest
+bytes, N copies on disk. `Cast` sends everybody one series of differences, of which a client that was away fetches those
+that it missed: one copy for all, and ten times the bytes at 10 % participation.
+
+In a simulation the workers are handed a whole model; what a client is *sent* is encoded, counted and decoded apart.
+
+Legend: N clients, P floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn.arrays import Layout, State
+from fedlearn.engine.runner import CONTRACTS, Link, distance
+from fedlearn.engine.vectors import NONE, ClientVectors
+from fedlearn.seeds import derive
+from fedlearn.wire import Header, digest, encode_difference, encode_model
+
+Saved = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Published:
+    """One model as the workers are handed it: its payload, and the header and state that they decode from it."""
+
+    payload: bytes
+    header: Header
+    state: State
+
+
+class Downlink(Protocol):
+    """One of the three ways."""
+
+    def publish(self, round: int, place: int, state: State, version: int) -> Published:
+        """Return a model of a round; ``place`` counts the different models of that round."""
+
+    def link(self, client: int, round: int, kind: str, attempt: int) -> Link | None:
+        """Return how a client is sent its own difference; None: it takes the published payload."""
+
+    def download(self, client: int) -> int | None:
+        """Return the bytes that a client takes; None: those of what it is sent by `link`, or of the published payload."""
+
+    def received(self, client: int, round: int, link: Link | None, header: Header) -> None:
+        """Note that a client holds the model of a header."""
+
+    def start(self, client: int, published: Published) -> NDArray[np.float32]:
+        """Return the floats (P,) of the model that a client started from."""
+
+    renewed: int
+    """The round of the last `renew`; 0: there was none."""
+
+    def renew(self, round: int) -> bool:
+        """Have each client sent the whole model once, at its first contact after a round; False: it always is."""
+
+    def sync(self) -> dict[str, NDArray[Any]]:
+        """Bring to disk what lies outside a checkpoint, and return what it has to hold; raises RecordError."""
+
+    def checkpointed(self) -> None:
+        """Note that the checkpoint is on disk."""
+
+    def recall(self, saved: Saved | None) -> None:
+        """Go back to what a checkpoint holds; None: to the beginning."""
+
+    def close(self) -> None:
+        """Release what is held."""
+
+
+class Snapshots:
+    """Whole models, encoded once for everybody."""
+
+    renewed = 0
+
+    def __init__(self, layout: Layout, codec: str, seed: int) -> None:
+        """Take the codec of whole models."""
+        self.layout, self.codec, self.seed = layout, codec, seed
+
+    def publish(self, round: int, place: int, state: State, version: int) -> Published:
+        """Return the encoded model."""
+        return Published(*encode_model(self.layout, state, version, self.codec, derive(self.seed, "codec-down", round, place)))
+
+    def link(self, client: int, round: int, kind: str, attempt: int) -> Link | None:
+        """Return None."""
+        return None
+
+    def download(self, client: int) -> int | None:
+        """Return None."""
+        return None
+
+    def received(self, client: int, round: int, link: Link | None, header: Header) -> None:
+        """Do nothing: nobody keeps a model."""
+
+    def start(self, client: int, published: Published) -> NDArray[np.float32]:
+        """Return the published model's floats."""
+        return published.state.floats
+
+    def renew(self, round: int) -> bool:
+        """Return False: every model is whole."""
+        return False
+
+    def sync(self) -> dict[str, NDArray[Any]]:
+        """Return nothing."""
+        return {}
+
+    def checkpointed(self) -> None:
+        """Do nothing."""
+
+    def recall(self, saved: Saved | None) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class Shadow(Snapshots):
+    """Each client's copy, kept on disk, and the difference from it; the workers encode."""
+
+    def __init__(self, layout: Layout, codec: str, seed: int, copies: ClientVectors) -> None:
+        """Take the copies, which the workers share; codec: of differences."""
+        super().__init__(layout, "raw32", seed)
+        self.differences, self.copies = codec, copies
+        self.contact = np.zeros(copies.clients, np.int32)  # the round of each client's last contact
+
+    def link(self, client: int, round: int, kind: str, attempt: int) -> Link:
+        """Return the slots of a client's copies, and how its difference is encoded."""
+        return Link(
+            slot=int(self.copies.now[client]),
+            digest=self.copies.digests[client].tobytes(),
+            into=self.copies.free(client),
+            codec=self.differences,
+            seed=derive(self.seed, f"codec-down-{kind}", round, attempt, client),
+            whole=bool(0 < self.contact[client] <= self.renewed),
+        )
+
+    def received(self, client: int, round: int, link: Link | None, header: Header) -> None:
+        """Note the slot and digest of a client's new copy."""
+        assert link is not None
+        self.copies.wrote(client, link.into, header.digest)
+        self.contact[client] = round
+
+    def start(self, client: int, published: Published) -> NDArray[np.float32]:
+        """Return the client's newest copy."""
+        slot = int(self.copies.now[client])
+        return published.state.floats if slot == NONE else self.copies.read(client, slot)
+
+    def renew(self, round: int) -> bool:
+        """Send the whole model to every client whose copy is of this round or older."""
+        self.renewed = round
+        return True
+
+    def sync(self) -> dict[str, NDArray[Any]]:
+        """Return the slots, digests and rounds of contact, with the copies on disk."""
+        return self.copies.sync() | {"copies.contact": self.contact.copy(), "copies.renewed": np.array(self.renewed)}
+
+    def checkpointed(self) -> None:
+        """Keep the newest copies."""
+        self.copies.checkpointed()
+
+    def recall(self, saved: Saved | None) -> None:
+        """Go back to the copies that a checkpoint names."""
+        self.copies.recall(saved)
+        self.contact = np.zeros(self.copies.clients, np.int32) if saved is None else saved["copies.contact"].copy()
+        self.renewed = 0 if saved is None else int(saved["copies.renewed"])
+
+    def close(self) -> None:
+        """Close the file of copies."""
+        self.copies.close()
+
+
+class Cast(Snapshots):
+    """One model that everybody holds some version of, moved by differences that everybody can fetch."""
+
+    def __init__(self, layout: Layout, codec: str, seed: int, initial: NDArray[np.float32], clients: int) -> None:
+        """Take the first model's floats (P,), which every client can make itself; codec: of differences."""
+        super().__init__(layout, "raw32", seed)
+        self.differences, self.initial, self.clients = codec, initial, clients
+        self.floats = initial  # the model that everybody follows
+        self.sizes: list[int] = []  # of the differences sent so far
+        self.seen = np.zeros(clients, np.int64)  # how many of them each client has
+        self.last_whole = 0  # the newest that was a whole model
+        self.whole = 0  # bytes of a whole model
+        self.again = False  # send a whole model next
+
+    def publish(self, round: int, place: int, state: State, version: int) -> Published:
+        """Move the model that everybody follows towards this one, and return it."""
+        seed = derive(self.seed, "codec-down", round, place)
+        base = State(self.floats, state.integers)
+        data, _, arrived = encode_difference(
+            self.layout, base, digest(self.floats), state, version, self.differences, seed, self.floats - self.initial
+        )
+        whole, header, exact = encode_model(self.layout, state, version, "raw32", 0)
+        if self.again or distance(arrived.floats, state.floats) > CONTRACTS * distance(self.floats, state.floats):
+            data, arrived, self.last_whole, self.again = whole, exact, len(self.sizes), False
+        else:
+            whole, header, arrived = encode_model(self.layout, arrived, version, "raw32", 0)
+        self.sizes.append(len(data))
+        self.whole, self.floats = len(whole), arrived.floats
+        return Published(whole, header, arrived)
+
+    def download(self, client: int) -> int | None:
+        """Return the bytes of the differences that a client missed, or of the whole model where those are fewer."""
+        missed = sum(self.sizes[max(int(self.seen[client]), self.last_whole) :])
+        self.seen[client] = len(self.sizes)
+        return min(missed, self.whole)
+
+    def renew(self, round: int) -> bool:
+        """Send everybody the whole model next."""
+        self.again, self.renewed = True, round
+        return True
+
+    def sync(self) -> dict[str, NDArray[Any]]:
+        """Return the followed model, the sizes of the differences, and which of them each client has."""
+        state = np.array([self.last_whole, self.again, self.whole, self.renewed])
+        return {
+            "cast.floats": self.floats,
+            "cast.sizes": np.array(self.sizes, np.int64),
+            "cast.seen": self.seen.copy(),
+            "cast.state": state,
+        }
+
+    def recall(self, saved: Saved | None) -> None:
+        """Go back to what a checkpoint holds."""
+        if saved is None:  # a run begins: nothing was sent
+            return
+        self.floats, self.sizes, self.seen = saved["cast.floats"], saved["cast.sizes"].tolist(), saved["cast.seen"].copy()
+        self.last_whole, again, self.whole, self.renewed = (int(n) for n in saved["cast.state"])
+        self.again = bool(again)

@@ -1,0 +1,109 @@
+"""Downlinks: whoever returns, restarts or is in doubt ends with a correct model, and every byte is counted."""
+
+import numpy as np
+import pytest
+
+from fedlearn.arrays import Entry, Layout, State
+from fedlearn.engine.downlink import Cast, Shadow
+from fedlearn.engine.vectors import ClientVectors
+from tests.jobs import CONFIG, run
+
+LAYOUT = Layout((Entry("w", (4096,), "float32", True),))
+RANDOM = np.random.default_rng(0)
+FIRST = RANDOM.normal(size=4096).astype(np.float32)
+WHOLE = 4 * 4096
+
+
+def model(step: int) -> State:
+    """Return a model that moves a little at every step."""
+    return State(FIRST + np.random.default_rng(step).normal(size=4096).astype(np.float32) * np.float32(0.01 * step), np.empty(0, np.int64))
+
+
+def cast() -> Cast:
+    return Cast(LAYOUT, "eden1", 0, FIRST, clients=4)
+
+
+def test_cast_counts_the_differences_that_a_client_missed():
+    down = cast()
+    sizes = []
+    for step in range(1, 4):
+        down.publish(step, 0, model(step), step)
+        sizes.append(down.download(0) or 0)
+    assert all(500 < size < 620 for size in sizes)  # a bit a value, a scale and a header
+    assert down.download(1) == sum(sizes)
+    assert down.download(1) == 0  # it has them all
+    for step in range(4, 60):
+        down.publish(step, 0, model(step), step)
+    assert WHOLE < (down.download(2) or 0) < WHOLE + 100  # one that was away for 55 rounds takes the whole model
+
+
+def test_cast_follows_the_model():
+    down = cast()
+    errors = [np.linalg.norm(down.publish(step, 0, model(5), 5).state.floats - model(5).floats) for step in range(1, 8)]
+    assert errors[6] < 0.2 * errors[0]
+
+
+def test_a_restarted_cast_goes_on_as_it_was():
+    down, again = cast(), cast()
+    for step in range(1, 4):
+        down.publish(step, 0, model(step), step)
+    down.download(3)
+    again.recall(down.sync())
+    assert again.publish(9, 0, model(9), 9).payload == down.publish(9, 0, model(9), 9).payload
+    assert [again.download(c) for c in range(4)] == [down.download(c) for c in range(4)]
+
+
+def test_cast_sends_the_whole_model_when_asked_to_renew():
+    down = cast()
+    down.publish(1, 0, model(1), 1)
+    assert down.renew(1)
+    published = down.publish(2, 0, model(2), 2)
+    assert published.state.floats.tobytes() == model(2).floats.tobytes()
+    assert (down.download(0) or 0) > WHOLE
+    down.publish(3, 0, model(3), 3)
+    assert 0 < (down.download(0) or 0) < 620
+
+
+def test_a_model_that_no_difference_brings_nearer_is_sent_whole(monkeypatch):
+    monkeypatch.setattr("fedlearn.engine.downlink.CONTRACTS", 0.1)  # eden1 leaves 0.75 of the error's norm
+    down = cast()
+    published = down.publish(1, 0, model(1), 1)
+    assert published.state.floats.tobytes() == model(1).floats.tobytes()
+    assert (down.download(0) or 0) > WHOLE
+
+
+def test_shadow_renews_copies_that_are_in_doubt_once(tmp_path):
+    down = Shadow(LAYOUT, "eden1", 0, ClientVectors(tmp_path / "copies.f32", 3, 4096))
+    header = down.publish(1, 0, model(1), 1).header
+    for client in (0, 1):
+        down.received(client, 3, down.link(client, 3, "train", 0), header)
+    assert down.renew(5)
+    assert [down.link(client, 6, "train", 0).whole for client in range(3)] == [True, True, False]  # 2 has no copy yet
+    down.received(0, 6, down.link(0, 6, "train", 0), header)
+    assert not down.link(0, 7, "train", 0).whole
+    saved = down.sync()
+    down.recall(saved)
+    assert [down.link(client, 6, "train", 0).whole for client in range(3)] == [False, True, False]
+    down.close()
+
+
+@pytest.mark.parametrize("codec", ['down = "eden1"\ndownlink = "cast"', 'up = "ef+eden1"\ndown = "eden1"', 'up = "ef+q4"'])
+def test_a_resumed_run_equals_the_undisturbed_one(codec, tmp_path):
+    config = CONFIG + f"[codec]\n{codec}\n"
+    settings = ("experiment.checkpoint_every=2",)
+    whole = run(tmp_path / "whole", "experiment.rounds=7", *settings, config=config)
+    run(tmp_path / "parts", "experiment.rounds=4", *settings, config=config)
+    resumed = run(tmp_path / "parts", "experiment.rounds=7", *settings, config=config, resume=True)
+    pool = run(tmp_path / "pool", "experiment.rounds=7", *settings, "engine.workers=2", config=config, engine="pool")
+    assert whole.code == 0
+    assert resumed.sha256 == whole.sha256 == pool.sha256
+    assert resumed.summary["bytes_down"] == whole.summary["bytes_down"]
+
+
+def test_too_many_copies_for_the_disk_become_one_series_for_all(tmp_path, capsys):
+    config = CONFIG + '[codec]\nup = "eden1"\ndown = "eden1"\ncopies_gb = 1e-6\n'
+    assert run(tmp_path / "run", config=config).code == 0
+    assert not (tmp_path / "run" / "checkpoint" / "copies.f32").exists()
+    refused = run(tmp_path / "shadow", "codec.downlink=shadow", config=config)
+    assert refused.code == 2
+    assert "copies_gb" in capsys.readouterr().err
