@@ -4,7 +4,8 @@ A block's code has one scale, so it is best spent on values that are alike. Valu
 far again; in a matrix that is mostly a matter of the row (a unit) and of the column (an input). So each matrix of shape
 (rows, everything else) gets the energy of a product: the movement of its row times that of its column. Its columns and
 rows are sorted by movement, the matrix is cut into tiles of 8 x 8, and the tiles of all matrices are sorted by their
-energy. Sorting tiles in place of single values costs no error that we can measure and is 20 times as fast.
+energy. Sorting tiles in place of single values changes the error by at most 3 % either way and takes a seventh of the
+time: docs/codecs.md has the figures.
 
 Matrices that would need many zeros to fill their tiles, and vectors, are sorted value by value.
 

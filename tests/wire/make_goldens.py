@@ -22,6 +22,7 @@ from tests.wire.corpus import KINDS, LARGE, SMALL, WIDE, Case, case, texts
 FOLDER = Path(__file__).parent / "goldens"
 LAYOUTS = {"small": SMALL, "large": LARGE, "wide": WIDE}
 BULKY = ("raw32", "f16", "bf16")
+BLOCKS = ("eden1", "dzt(0.1)", "dzq(0.5,0.5)")
 
 SAME_BYTES = ("raw32", "f16", "bf16", "q8", "q4", "zero")
 """Codecs whose encoders give the same bytes on every machine: single IEEE operations, and no sum that a library orders.
@@ -36,11 +37,11 @@ def sha256(change: Change) -> str:
     return hashlib.sha256(state.floats.astype("<f4").tobytes() + state.integers.astype("<i8").tobytes()).hexdigest()
 
 
-def layouts(text: str) -> dict[str, Layout]:
-    """Return the models that a codec's goldens are of: the larger ones where that takes few bytes."""
+def layouts(text: str, kind: str) -> dict[str, Layout]:
+    """Return the models that a codec's goldens are of: small where values take many bytes, wide for blocks of 4,096."""
     if text in BULKY:
         return {"small": SMALL}
-    return {"large": LARGE, "wide": WIDE} if text == "eden1" or text.startswith("dz") else {"large": LARGE}
+    return {"large": LARGE, "wide": WIDE} if kind == "update" and text in BLOCKS else {"large": LARGE}
 
 
 def make(text: str, kind: str, name: str, known: bool) -> Case:
@@ -51,8 +52,8 @@ def make(text: str, kind: str, name: str, known: bool) -> Case:
 def golden(text: str) -> dict[str, Any]:
     """Return what a codec's file holds."""
     kept = []
-    for name in layouts(text):
-        for kind in KINDS:
+    for kind in KINDS:
+        for name in layouts(text, kind):
             for known in (False, True)[: 2 if codec(text).uses_moved and kind != "snapshot" else 1]:
                 try:
                     made = make(text, kind, name, known)
