@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from fedlearn.codec.chain import QUANTISE, STAGES, WHOLE, find
+from fedlearn.codec.chain import QUANTISE, STAGES, WHOLE, find, parse
 from fedlearn.codec.protocol import AUTO, FEEDBACK, ZERO, Codec, Context
 from fedlearn.errors import FedlearnError, FormatError
 
-__all__ = ["AUTO", "CODECS", "FEEDBACK", "STAGES", "ZERO", "Codec", "Context", "codec", "feedback"]
+__all__ = ["AUTO", "CODECS", "FEEDBACK", "STAGES", "ZERO", "Codec", "Context", "canonical", "codec", "feedback"]
 
 CODECS = {name: stage for name, stage in STAGES.items() if stage.role in (QUANTISE, WHOLE) and not stage.takes and name != "tern"}
 """The stages that are a codec by themselves, without a number."""
@@ -20,6 +20,12 @@ CODECS = {name: stage for name, stage in STAGES.items() if stage.role in (QUANTI
 def feedback(text: str) -> tuple[bool, str]:
     """Return whether a codec's text asks for error feedback, and the text of the codec itself."""
     return text.startswith(FEEDBACK), text.removeprefix(FEEDBACK)
+
+
+@lru_cache(maxsize=32)
+def canonical(text: str, error: type[FedlearnError] = FormatError) -> str:
+    """Return the one way to write a codec's text, as payloads do, without error feedback; raises ``error``."""
+    return text if text == ZERO else parse(text, error).text
 
 
 @lru_cache(maxsize=32)

@@ -80,7 +80,7 @@ STAGES = {
         WHOLE,
         "fedlearn.codec.dzq:Dzq",
         "contracting at a fraction of a bit a value",
-        (Argument("bits a value", 0.02, 4), Argument("eta", 0, 1, default=0)),
+        (Argument("bits a value", 0.02, 4), Argument("eta", 0, 1, default=0), Argument("even", 0, 1, default=0)),
     ),
 }
 
@@ -101,8 +101,13 @@ class Link:
         return STAGES[self.name].role
 
     def __str__(self) -> str:
-        """Return it as text: the shortest that gives the same numbers."""
-        return self.name + (f"({','.join(repr(n).removesuffix('.0') for n in self.numbers)})" if self.numbers else "")
+        """Return it as text: the shortest that gives the same numbers. One more default later changes no text of today."""
+        told = list(self.numbers)
+        for argument in reversed(STAGES[self.name].takes):
+            if argument.default is None or told[-1] != argument.default:
+                break
+            told.pop()
+        return self.name + (f"({','.join(repr(n).removesuffix('.0') for n in told)})" if told else "")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ class Dzt:
 
     rate: float
 
+    even: ClassVar[float] = 0.0
     name: ClassVar[str] = "dzt"
     uses_moved: ClassVar[bool] = True
     for_differences: ClassVar[bool] = True

@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from fedlearn.arrays import Layout, State
-from fedlearn.codec import codec, feedback
+from fedlearn.codec import canonical, codec, feedback
 from fedlearn.engine.downlink import Downlink, Published
 from fedlearn.engine.runner import Outcome, Slots, Task
 from fedlearn.engine.serial import Engine
@@ -219,7 +219,8 @@ class SimulationGrid(Grid):
         kind = message.metadata.message_type
         attempt: Any = flat.get("attempt", 0)
         link = self.downlink.link(node, self.round, kind, attempt)
-        residual = Slots(int(self.residuals.now[node]), self.residuals.free(node)) if self.residuals else None
+        kept = self.residuals
+        residual = Slots(int(kept.now[node]), kept.digests[node].tobytes(), kept.free(node)) if kept else None
         task = Task(node, kind, plan, link=link, download=self.downlink.download(node), residual=residual)
         if not self.app:
             return task
@@ -255,7 +256,7 @@ class SimulationGrid(Grid):
         base = outcome.base
         if base is None or (header.version, header.digest) != (base.version, base.digest):
             raise PayloadError("the update started from another model than the one sent")
-        if header.codec != asked:
+        if header.codec != canonical(asked):
             raise PayloadError(f"the update is encoded by {header.codec}, not by {asked} as asked")
         if header.examples < 1:
             raise PayloadError("the update reports 0 examples; it would weigh nothing")

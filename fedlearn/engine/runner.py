@@ -64,9 +64,10 @@ class Link:
 
 @dataclass(frozen=True)
 class Slots:
-    """Where a client's residual lies, and where its next one goes."""
+    """Where a client's residual lies, with its digest, and where its next one goes."""
 
     slot: int
+    digest: bytes
     into: int
 
 
@@ -228,7 +229,7 @@ class Runner:
         plan = task.plan
         feedback, codec = codec_feedback(plan.codec)
         slots = task.residual if feedback else None
-        carried = slots is not None and slots.slot != NONE
+        lost = self._residual(task.client, slots)
         header = Header(
             kind=GRADIENT if plan.task == "gradient" else UPDATE,
             version=held.header.version,
@@ -237,18 +238,25 @@ class Runner:
             seed=derive(plan.seed, "codec", plan.round, task.client),
             examples=examples,
             train_loss=loss,
-            residual=NO_FEEDBACK if not feedback else CARRIED if carried else FRESH,
+            residual=NO_FEEDBACK if not feedback else FRESH if lost is None else CARRIED,
             metrics=metrics,
         )
         moved = self._moved(held.state.floats, codec)
         if slots is None or self.residuals is None:
             return encode(self.layout, header, difference, moved), None
-        floats = difference.floats + (self.residuals.read(task.client, slots.slot) if carried else np.float32(0))
+        floats = difference.floats if lost is None else difference.floats + lost
         payload = encode(self.layout, header, State(floats, difference.integers), moved)
         _, told = decode(self.layout, payload, (header.kind,), moved)
         residual = floats - told.dense().floats
         self.residuals.write(task.client, slots.into, residual)
         return payload, digest(residual)
+
+    def _residual(self, client: int, slots: Slots | None) -> NDArray[np.float32] | None:
+        """Return what the client's codec lost of its last update; None at its first one, and where the file is damaged."""
+        if slots is None or self.residuals is None or slots.slot == NONE:
+            return None
+        found = self.residuals.read(client, slots.slot)
+        return found if digest(found) == slots.digest else None
 
     def _moved(self, start: NDArray[np.float32], codec: str) -> NDArray[np.float32] | None:
         """Return how far a model has moved from the first one, for a codec that uses it."""

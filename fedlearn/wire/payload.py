@@ -9,6 +9,7 @@ Legend: P floats, Q integers of the layout.
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 import zlib
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from fedlearn.arrays import Change, Layout, Sparse, State
-from fedlearn.codec import ZERO, Context
+from fedlearn.codec import ZERO, Context, canonical
 from fedlearn.codec import codec as find_codec
 from fedlearn.errors import FormatError, PayloadError, SchemaError
 from fedlearn.wire import payload_pb2
@@ -35,6 +36,12 @@ NO_FEEDBACK, FRESH, CARRIED = payload_pb2.Payload.NO_FEEDBACK, payload_pb2.Paylo
 
 Metric = int | float | list[int] | list[float]
 """What a client may report under a name: a number or a list of numbers."""
+
+METRICS = 1000
+"""The most metrics in a payload."""
+
+MARGIN = 1 << 20
+"""Bytes that a payload may have beyond twice its model's: metrics, and the overhead of codecs on tiny models."""
 
 _BODY_TAG = b"\x72"  # field 14, length-delimited
 _CHECKSUM_TAG = b"\x7d"  # field 15, fixed 32 bit
@@ -68,6 +75,7 @@ def encode(layout: Layout, header: Header, state: State, moved: NDArray[np.float
     Raises PayloadError when a value cannot be carried: not finite, or out of the codec's range.
     """
     _check_finite(state.floats)
+    header = replace(header, codec=canonical(header.codec))
     return _seal(layout, header, state, _body(layout, header, state.floats, moved))
 
 
@@ -77,7 +85,7 @@ def encode_model(layout: Layout, state: State, version: int, codec: str, seed: i
     Raises PayloadError as `encode` does.
     """
     _check_finite(state.floats)
-    header = Header(SNAPSHOT, version, bytes(8), codec, seed)
+    header = Header(SNAPSHOT, version, bytes(8), canonical(codec), seed)
     body = _body(layout, header, state.floats, None)
     floats = _dense(_floats(layout, header, body, state.floats[layout.buffers_at], None))
     header = replace(header, digest=digest(floats))
@@ -95,7 +103,7 @@ def encode_difference(
     """
     _check_finite(target.floats)
     change = target.floats - base.floats
-    header = Header(DIFFERENCE, version, bytes(8), codec if change.any() else ZERO, seed, base_digest=base_digest)
+    header = Header(DIFFERENCE, version, bytes(8), canonical(codec) if change.any() else ZERO, seed, base_digest=base_digest)
     body = _body(layout, header, change, moved)
     arrived = _arrive(layout, header, body, base.floats, target.floats[layout.buffers_at], moved)
     header = replace(header, digest=base_digest if header.codec == ZERO else digest(arrived))
@@ -145,13 +153,15 @@ def decode(layout: Layout, data: bytes, kinds: tuple[int, ...], moved: NDArray[n
 
 def _open(layout: Layout, data: bytes, kinds: tuple[int, ...]) -> tuple[Header, payload_pb2.Payload, NDArray[np.float32]]:
     """Return the header, the message and the buffers of a payload whose sizes are this layout's."""
+    if len(data) > 2 * layout.raw_bytes + MARGIN:
+        raise FormatError(f"a payload of {len(data)} bytes where the model has {layout.raw_bytes}")
     message = _parse(data)
     if message.kind not in kinds:
         raise FormatError(f"a payload of kind {message.kind} came where {kinds} is expected")
     if message.schema != int.from_bytes(layout.schema, "little") or message.parameters != layout.floats:
         raise SchemaError(
-            f"the payload is for another model ({message.parameters} floats, schema {message.schema:016x}; "
-            f"here {layout.floats}, {int.from_bytes(layout.schema, 'little'):016x})"
+            f"the payload is for another model ({message.parameters} floats, schema {message.schema.to_bytes(8, 'little').hex()}; "
+            f"here {layout.floats}, {layout.schema.hex()})"
         )
     for name, got, wanted in (
         ("integers", len(message.integers), 8 * layout.integers),
@@ -159,7 +169,18 @@ def _open(layout: Layout, data: bytes, kinds: tuple[int, ...]) -> tuple[Header, 
     ):
         if got != wanted:
             raise FormatError(f"{got} bytes of {name} where the model has {wanted}")
+    _check_header(message)
     return _header(message), message, np.frombuffer(message.buffers, "<f4").astype(np.float32)
+
+
+def _check_header(message: payload_pb2.Payload) -> None:
+    """Raise FormatError for what no sender of this version writes."""
+    if len(message.metrics) > METRICS or message.residual not in (NO_FEEDBACK, FRESH, CARRIED):
+        raise FormatError(f"{len(message.metrics)} metrics (at most {METRICS}), state {message.residual} of the residual (0 to 2)")
+    if not math.isfinite(message.train_loss):
+        raise FormatError("the training loss is NaN or infinite")
+    if canonical(message.codec) != message.codec:
+        raise FormatError(f"the codec '{message.codec}' is not written as payloads write it: {canonical(message.codec)}")
 
 
 def _body(layout: Layout, header: Header, floats: NDArray[np.float32], moved: NDArray[np.float32] | None) -> bytes:
@@ -272,7 +293,7 @@ def _metric(name: str, value: Metric) -> payload_pb2.Payload.Metric:
 
 def _value(metric: payload_pb2.Payload.Metric) -> Metric:
     values: list[int] | list[float] = list(metric.values)
-    if (not metric.list and len(values) != 1) or not np.isfinite(values).all():
+    if (not metric.list and len(values) != 1) or not all(map(math.isfinite, values)):
         raise FormatError(f"the metric '{metric.name}' is not {'finite' if values else 'a number'}")
     if metric.whole:
         values = [int(v) for v in values]

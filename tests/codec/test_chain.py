@@ -199,7 +199,7 @@ def test_arbitrary_bytes_raise_only_format_errors(chain):
         ("topk(1e-5)+f16", "topk(1e-05)+f16"),
         ("randk(.1)+sign+deflate", "randk(0.1)+sign+deflate"),
         ("ef+eden1", "ef+eden1"),
-        ("dzq(0.5)", "dzq(0.5,0)"),
+        ("dzq(0.5,0)", "dzq(0.5)"),
         ("dzt(0.1)", "dzt(0.1)"),
     ],
 )

@@ -107,11 +107,26 @@ def change(**fields):
         ({"body": np.full(300, np.nan, np.float32).tobytes()}, FormatError, "NaN"),
         ({"integers": b""}, FormatError, "integers"),
         ({"buffers": b"1234"}, FormatError, "4 bytes of buffers"),
+        ({"residual": 7}, FormatError, "state 7 of the residual"),
+        ({"train_loss": float("nan")}, FormatError, "training loss"),
+        ({"codec": " raw32"}, FormatError, "not written as payloads write it: raw32"),
+        ({"codec": "ef+raw32"}, FormatError, "not written as payloads write it: raw32"),
     ],
 )
 def test_a_sound_checksum_does_not_make_a_payload_sound(fields, kind, message):
     with pytest.raises(kind, match=message):
         wire.decode(LAYOUT, change(**fields), (wire.UPDATE, wire.GRADIENT))
+
+
+def test_metrics_without_end_are_refused_before_they_are_read():
+    message = payload_pb2.Payload.FromString(wire.encode(LAYOUT, HEADER, STATE))
+    for number in range(1001):
+        message.metrics.add(name=str(number), values=[1.0])
+    with pytest.raises(FormatError, match="1005 metrics"):
+        wire.decode(LAYOUT, resealed(message), (wire.UPDATE,))
+    message.body = bytes(2_000_000)
+    with pytest.raises(FormatError, match="where the model has"):
+        wire.decode(LAYOUT, resealed(message), (wire.UPDATE,))
 
 
 def test_another_models_payload_is_refused():
