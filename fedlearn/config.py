@@ -118,8 +118,9 @@ class ClientSection(Section):
 class CodecSection(Section):
     """``[codec]``: how updates (up) and models (down) are encoded."""
 
-    up: str = "raw32"
-    down: str = "raw32"
+    up: str = "raw32"  # of updates: a codec's text, or "auto"
+    down: str = "raw32"  # of models: likewise
+    link_mbps: float = Field(0.0, ge=0)  # of a client's link, for "auto": 10**6 bits per second; 0 = not known
     downlink: Literal["auto", "snapshot", "shadow", "cast"] = "auto"  # whole models, or differences: from each client's copy, or one series
     copies_gb: float = Field(8.0, gt=0)  # most room on disk for the clients' copies, and as much for their residuals
 

@@ -26,9 +26,9 @@ PAIRS = {
     "float32": ("raw32", "raw32"),
     "eden1": ("eden1", "eden1"),
     "dzt-eden1": ("dzt(0.1)", "eden1"),
-    "dzt-dzq": ("dzt(0.1)", "pred+dzq(0.5,1)"),
+    "dzt-dzq": ("dzt(0.1)", "pred+dzq(0.5,1,0.75)"),
     "dzt-up-only": ("dzt(0.1)", "raw32"),
-    "dzq-down-only": ("raw32", "pred+dzq(0.5,1)"),
+    "dzq-down-only": ("raw32", "pred+dzq(0.5,1,0.75)"),
     "topk-ef": ("ef+topk(0.01)+tern", "eden1"),
     "auto": ("auto", "auto"),
 }

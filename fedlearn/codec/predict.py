@@ -45,9 +45,9 @@ class Predicted:
         moved = context.moved
         steps = [np.empty(0, np.int8)]
         for x, m in zip(_rows(values, context), _rows(moved, context), strict=True):
-            along = np.einsum("ij,ij->i", x, m, dtype=np.float64)
-            energy = np.einsum("ij,ij->i", m, m, dtype=np.float64)
-            best = np.divide(along, energy, out=np.zeros_like(along), where=energy > 0)
+            along = np.einsum("ij,ij->i", x, m)
+            energy = np.einsum("ij,ij->i", m, m)
+            best = np.divide(along, energy, out=np.zeros_like(along), where=energy > 1e-30)  # so small: as if it had not moved
             steps.append(np.rint(best / STEP).clip(-127, 127).astype(np.int8))
         factors = np.concatenate(steps)
         return factors.tobytes() + self.codec.encode(values - _prediction(factors, moved, context), seed, context)

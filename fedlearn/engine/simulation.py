@@ -18,7 +18,8 @@ import fedlearn
 from fedlearn import data, models
 from fedlearn.arrays import Layout, State
 from fedlearn.clients.augment import KINDS
-from fedlearn.codec import codec, feedback
+from fedlearn.codec import AUTO, codec, feedback
+from fedlearn.codec.choice import Situation, choose
 from fedlearn.config import Experiment, to_toml
 from fedlearn.data.samples import Population
 from fedlearn.engine import ENGINES, apps
@@ -48,6 +49,8 @@ def simulate(experiment: Experiment, folder: RunFolder, display: Progress, resum
     enter()
     population, module, layout = _parts(experiment)
     strategy = _strategy(experiment, layout, len(population.clients))
+    written = experiment
+    experiment, why = _with_codecs(experiment, layout, strategy, len(population.clients))
     with _section("client"):
         app = apps.load(experiment.client.app, experiment.client.mods)
     initial = models.read_state(module, layout)
@@ -75,11 +78,11 @@ def simulate(experiment: Experiment, folder: RunFolder, display: Progress, resum
         run = Run(experiment, layout, initial, strategy, grid, engine.score, folder, display)
         if resume:
             run.resume()
-        folder.write("config.toml", to_toml(experiment))  # of a resumed run too: it may have more rounds now
+        folder.write("config.toml", to_toml(written))  # of a resumed run too: it may have more rounds now
         if not resume:
             folder.write("metrics.jsonl", "")
-        folder.write_json("manifest.json", manifest(experiment, population, layout, engine))
-        display.start(facts(experiment, population, layout, engine) | {"lines": run.lines})
+        folder.write_json("manifest.json", manifest(experiment, population, layout, engine, why))
+        display.start(facts(experiment, population, layout, engine, why) | {"lines": run.lines})
         summary = run.go()
     finally:
         engine.close()
@@ -124,6 +127,19 @@ def _strategy(experiment: Experiment, layout: Layout, clients: int) -> Strategy:
     }
     with _section("strategy"):
         return build(experiment.strategy.name, experiment.strategy.options, offered)
+
+
+def _with_codecs(experiment: Experiment, layout: Layout, strategy: Strategy, clients: int) -> tuple[Experiment, str]:
+    """Return the experiment with the codecs that "auto" stands for, and the reason for them."""
+    section = experiment.codec
+    if AUTO not in (section.up, section.down):
+        return experiment, ""
+    cohort = getattr(strategy, "cohort", None) or max(1, round(getattr(strategy, "fraction_train", 1.0) * clients))
+    averages = getattr(strategy, "takes_payloads", False)
+    known = Situation(layout.floats, clients, cohort, experiment.experiment.rounds, averages, section.link_mbps)
+    made = choose(known)
+    up, down = (made.up if section.up == AUTO else section.up), (made.down if section.down == AUTO else section.down)
+    return experiment.model_copy(update={"codec": section.model_copy(update={"up": up, "down": down})}), made.why
 
 
 def _downlink(
@@ -197,7 +213,7 @@ def _section(name: str) -> Iterator[None]:
         raise type(error)(f"[{name}] {error}") from error
 
 
-def facts(experiment: Experiment, population: Population, layout: Layout, engine: Engine) -> dict[str, Any]:
+def facts(experiment: Experiment, population: Population, layout: Layout, engine: Engine, why: str) -> dict[str, Any]:
     """Return what a display shows of a run at its start."""
     codec, kind = experiment.codec, experiment.data.partition.kind
     return {
@@ -206,12 +222,12 @@ def facts(experiment: Experiment, population: Population, layout: Layout, engine
         "data": f"{population.name}, {len(population.clients):,} clients{f' ({kind})' if kind else ''}",
         "model": f"{experiment.model.name}, {layout.trained:,} parameters",
         "strategy": experiment.strategy.name,
-        "codec": f"{codec.up} up, {codec.down} down",
+        "codec": f"{codec.up} up, {codec.down} down" + (f" (auto: {why})" if why else ""),
         "engine": f"{experiment.engine.kind}, {engine.workers} worker{'s' * (engine.workers > 1)}",
     }
 
 
-def manifest(experiment: Experiment, population: Population, layout: Layout, engine: Engine) -> dict[str, Any]:
+def manifest(experiment: Experiment, population: Population, layout: Layout, engine: Engine, why: str) -> dict[str, Any]:
     """Return what was run on what: versions, platform, data, model, engine."""
     clients = population.clients
     shown_clients, counts = data.label_counts(population)
@@ -241,7 +257,7 @@ def manifest(experiment: Experiment, population: Population, layout: Layout, eng
             "label_counts": {"clients": shown_clients.tolist(), "counts": counts.tolist()},
         },
         "model": {"name": experiment.model.name, "parameters": layout.trained, "floats": layout.floats, "schema": layout.schema.hex()},
-        "codec": {"up": experiment.codec.up, "down": experiment.codec.down},
+        "codec": {"up": experiment.codec.up, "down": experiment.codec.down, "why": why},
         "command": sys.argv,
     }
 

@@ -1,0 +1,65 @@
+"""What `codec.up = "auto"` and `codec.down = "auto"` mean: a codec by what is known before a run, and why.
+
+The rules are what docs/compression.md measures, on the side of accuracy: no choice is known to lose more than 0.3 points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+QUICK_S = 0.05
+"""Seconds in which a link may carry the whole model as float32, so that compressing it is not worth the work."""
+
+TINY = 2000
+"""Parameters below which headers and scales outweigh what the coarse codecs save."""
+
+FEW_CONTACTS = 10
+"""Times that a client takes part, below which there is little time to mend what a coarse difference leaves out."""
+
+FEW_CLIENTS = 5
+"""Updates in a round below which their noise is not averaged out."""
+
+SLOW_MBPS = 1.0
+"""A link so slow that half the bytes are worth 0.3 points: what the coarsest pair costs."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What is known before a run."""
+
+    parameters: int
+    clients: int
+    cohort: int  # clients in a round
+    rounds: int
+    averages: bool = True  # whether the strategy averages updates, so that unbiased noise cancels
+    link_mbps: float = 0.0  # of a client's link, in 10**6 bits per second; 0: not known
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A codec for each way, and the reason in words."""
+
+    up: str
+    down: str
+    why: str
+
+
+def choose(known: Situation) -> Choice:
+    """Return the codecs for a situation."""
+    contacts = known.rounds * known.cohort / known.clients
+    seconds = 32 * known.parameters / (1e6 * known.link_mbps) if known.link_mbps else float("inf")
+    if seconds <= QUICK_S:
+        return Choice("f16", "f16", f"the link carries the whole model in {1000 * seconds:.0f} ms")
+    if known.parameters < TINY:
+        return Choice("q8", "f16", f"{known.parameters:,} parameters: headers outweigh what coarser codecs save")
+    if contacts < FEW_CONTACTS:
+        up, down, why = "eden1", "pred+dzq(1,1)", f"a client takes part {contacts:.3g} times: its model must be near from the first"
+    elif 0 < known.link_mbps < SLOW_MBPS:
+        up, down, why = "dzt(0.1)", "pred+dzq(0.5,1,0.75)", f"a link of {known.link_mbps:g} Mbit/s: every byte counts"
+    else:
+        up, down, why = "dzt(0.1)", "eden1", "the fewest bytes that cost no accuracy"
+    if not known.averages:
+        return Choice("q4", down, f"{why}; the strategy compares updates one by one, which noise would drown")
+    if known.cohort < FEW_CLIENTS:
+        return Choice("eden1", down, f"{why}; {known.cohort} clients a round are too few to average more noise")
+    return Choice(up, down, why)
