@@ -11,7 +11,7 @@ error    ‖x − x̂‖² / ‖x‖², the mean over seeds, x̂ as the chain de
 shape    the same after x̂ is multiplied by the one number that makes it least: what the bytes say of x's direction
 along    ⟨x, x̂⟩ / ‖x‖², the mean over seeds: near 1 where a chain is unbiased, below 1 where it only contracts
 entropy  order-0 entropy of the symbols sent, in bits per value, and ``above``: how much more the body takes, in percent
-         (below 0: it takes less). Scales and headers are in the body and not in the entropy. dzt and dzq have none here:
+         (below 0: it takes less). Scales and headers are in the body and not in the entropy. uvq and cvq have none here:
          nearly all of their symbols are of fixed length.
 """
 
@@ -45,8 +45,8 @@ SHARES = (0.001, 0.0025, 0.01, 0.02, 0.05)
 PACKS = ("rice", "gapz", "grid", "range")
 CHAINS = (
     *("raw32", "f16", "bf16", "q8", "q4", "q4+deflate", "eden1", "sign"),
-    *(f"dzt({r})" for r in RATES),
-    *(f"dzq({r},{eta})" for eta in (0, 0.5) for r in RATES),
+    *(f"uvq({r})" for r in RATES),
+    *(f"cvq({r},{eta})" for eta in (0, 0.5) for r in RATES),
     *(f"topk({p})+{quantise}+{pack}" for quantise in ("tern", "q4c", "f16") for pack in PACKS for p in SHARES),
     *(f"randk({p})+{quantise}" for quantise in ("sign", "raw32") for p in SHARES),
 )

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LINES: dict[str, tuple[str, bool]] = {
-    "dzt": ("dzt(rate)", True),
-    "dzq,0": ("dzq(rate, 0)", False),
-    "dzq,0.5": ("dzq(rate, 0.5)", False),
+    "uvq": ("uvq(rate)", True),
+    "cvq,0": ("cvq(rate, 0)", False),
+    "cvq,0.5": ("cvq(rate, 0.5)", False),
     "topk+tern": ("topk(p)+tern", False),
     "topk+q4c": ("topk(p)+q4c", False),
     "topk+f16": ("topk(p)+f16", False),
@@ -104,7 +104,7 @@ def families(results: Sequence[Point]) -> dict[str, list[tuple[float, float]]]:
 
 
 def _family(chain: str) -> tuple[str, str]:
-    """Return the family of a chain and the number that tells its members apart: dzq(0.1,0.5) → "dzq,0.5", "0.1"."""
+    """Return the family of a chain and the number that tells its members apart: cvq(0.1,0.5) → "cvq,0.5", "0.1"."""
     head, *others = chain.split("+")
     name, _, given = head.rstrip(")").partition("(")
     number, *options = [part.strip() for part in given.split(",")]

@@ -24,7 +24,7 @@ ROWS = 512
 CHAINS = (
     *CODECS,
     *("q4+deflate", "topk(0.01)+tern+rice", "topk(0.01)+tern+gapz", "topk(0.01)+tern+grid", "topk(0.01)+tern+range", "topk(0.01)+tern"),
-    *("topk(0.01)+q4c+grid", "topk(0.05)+q4c+rice", "topk(0.05)+q4c+grid", "randk(0.01)+raw32", "dzt(0.1)", "dzq(0.5,0)"),
+    *("topk(0.01)+q4c+grid", "topk(0.05)+q4c+rice", "topk(0.05)+q4c+grid", "randk(0.01)+raw32", "uvq(0.1)", "cvq(0.5,0)"),
 )
 
 

@@ -25,10 +25,10 @@ from fedlearn.errors import RunError
 PAIRS = {
     "float32": ("raw32", "raw32"),
     "eden1": ("eden1", "eden1"),
-    "dzt-eden1": ("dzt(0.1)", "eden1"),
-    "dzt-dzq": ("dzt(0.1)", "pred+dzq(0.5,1,0.75)"),
-    "dzt-up-only": ("dzt(0.1)", "raw32"),
-    "dzq-down-only": ("raw32", "pred+dzq(0.5,1,0.75)"),
+    "uvq-eden1": ("uvq(0.1)", "eden1"),
+    "uvq-cvq": ("uvq(0.1)", "pred+cvq(0.5,1,0.75)"),
+    "uvq-up-only": ("uvq(0.1)", "raw32"),
+    "cvq-down-only": ("raw32", "pred+cvq(0.5,1,0.75)"),
     "topk-ef": ("ef+topk(0.01)+tern", "eden1"),
     "auto": ("auto", "auto"),
 }
@@ -75,7 +75,7 @@ def command(out: Path, row: str, pair: str, seed: int) -> list[str]:
     """Return the command of a run; one that was begun is resumed."""
     found, (up, down) = ROWS[row], PAIRS[pair]
     sets = {"engine.kind": "serial", **found.sets, "codec.up": up, "codec.down": down, "experiment.seed": seed, "expect.accuracy": 0}
-    if pair in ("float32", "dzt-up-only"):
+    if pair in ("float32", "uvq-up-only"):
         sets.pop("codec.downlink", None)
     path = folder(out, row, pair, seed)
     again = ["--resume"] if (path / "checkpoint").exists() else []

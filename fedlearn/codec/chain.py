@@ -69,16 +69,16 @@ STAGES = {
     "range": Stage(PACK, "fedlearn.codec.pack:lzma_range", "after topk: gaps through LZMA's range coder"),
     "deflate": Stage(PACK, "fedlearn.codec.sparse:Deflated", "without topk: what is sent, deflated"),
     "eden1": Stage(WHOLE, "fedlearn.codec.eden:Eden1", "EDEN: one bit a value after a random rotation, unbiased"),
-    "dzt": Stage(
+    "uvq": Stage(
         WHOLE,
-        "fedlearn.codec.dzt:Dzt",
+        "fedlearn.codec.uvq:Uvq",
         "unbiased at a fraction of a bit a value",
         (Argument("bits a value", 0.01, 2),),
         unbiased_noise=True,
     ),
-    "dzq": Stage(
+    "cvq": Stage(
         WHOLE,
-        "fedlearn.codec.dzq:Dzq",
+        "fedlearn.codec.cvq:Cvq",
         "contracting at a fraction of a bit a value",
         (Argument("bits a value", 0.02, 4), Argument("eta", 0, 1, default=0), Argument("even", 0, 1, default=0)),
     ),
@@ -202,7 +202,7 @@ def _check_order(links: tuple[Link, ...], refuse: Callable[[str], NoReturn]) -> 
     if PREDICT in roles:
         refuse("'pred' stands once, before all other stages")
     if not links:
-        refuse("'pred' needs a codec for what it does not predict; write pred+dzq(0.5), for example")
+        refuse("'pred' needs a codec for what it does not predict; write pred+cvq(0.5), for example")
     if WHOLE in roles:
         if len(roles) > 1:
             refuse(f"'{links[roles.index(WHOLE)].name}' takes the whole vector; write it alone, or after 'pred'")

@@ -53,11 +53,11 @@ def choose(known: Situation) -> Choice:
     if known.parameters < TINY:
         return Choice("q8", "f16", f"{known.parameters:,} parameters: headers outweigh what coarser codecs save")
     if contacts < FEW_CONTACTS:
-        up, down, why = "eden1", "pred+dzq(1,1)", f"a client takes part {contacts:.3g} times: its model must be near from the first"
+        up, down, why = "eden1", "pred+cvq(1,1)", f"a client takes part {contacts:.3g} times: its model must be near from the first"
     elif 0 < known.link_mbps < SLOW_MBPS:
-        up, down, why = "dzt(0.1)", "pred+dzq(0.5,1,0.75)", f"a link of {known.link_mbps:g} Mbit/s: every byte counts"
+        up, down, why = "uvq(0.1)", "pred+cvq(0.5,1,0.75)", f"a link of {known.link_mbps:g} Mbit/s: every byte counts"
     else:
-        up, down, why = "dzt(0.1)", "eden1", "the fewest bytes that cost no accuracy"
+        up, down, why = "uvq(0.1)", "eden1", "the fewest bytes that cost no accuracy"
     if not known.averages:
         return Choice("q4", down, f"{why}; the strategy compares updates one by one, which noise would drown")
     if known.cohort < FEW_CLIENTS:

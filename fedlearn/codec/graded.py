@@ -1,10 +1,10 @@
-"""Graded blocks: the body that `dzt` and `dzq` share.
+"""Graded blocks: the body that `uvq` and `cvq` share.
 
 Values are laid out in blocks of like energy (`order`), each block is rotated (`rotation`), gets a grade (`budget`) and is
 sent at that grade (`groups`), with one scale. What is decoded is scale · R⁻¹ s, with s the whole numbers of its symbols.
 
 The rotation is H F₂ H F₁, two rounds of sign flips and a Walsh-Hadamard transform. One round, as in EDEN, leaves 0.05 to
-11 % of the error of `dzt` as a bias, the more the fewer values dominate a block; two leave none to be seen.
+11 % of the error of `uvq` as a bias, the more the fewer values dominate a block; two leave none to be seen.
 
 The body, n blocks of B values being known from P:
 

@@ -112,10 +112,10 @@ def test_of_packers_the_smallest_is_drawn_and_recordings_are_averaged():
             point("a-early", "topk(0.01)+tern+rice", 0.2),
             point("a-early", "topk(0.01)+tern+range", 0.1),
             point("a-late", "topk(0.01)+tern+rice", 0.4, 0.125),
-            point("a-late", "dzq(0.1, 0.5)", 0.1),
-            point("a-late", "dzt(0.1)", 0.1, 5.0),
+            point("a-late", "cvq(0.1, 0.5)", 0.1),
+            point("a-late", "uvq(0.1)", 0.1, 5.0),
             point("a-late", "raw32", 32.0, 0.0),
         ]
     )
-    assert list(found) == ["topk+tern", "dzq,0.5", "dzt"]
+    assert list(found) == ["topk+tern", "cvq,0.5", "uvq"]
     assert list(found.values()) == [[pytest.approx(p)] for p in ((0.2, 0.25), (0.1, 0.5), (0.1, 5.0))]

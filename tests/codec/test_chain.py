@@ -199,8 +199,8 @@ def test_arbitrary_bytes_raise_only_format_errors(chain):
         ("topk(1e-5)+f16", "topk(1e-05)+f16"),
         ("randk(.1)+sign+deflate", "randk(0.1)+sign+deflate"),
         ("ef+eden1", "ef+eden1"),
-        ("dzq(0.5,0)", "dzq(0.5)"),
-        ("dzt(0.1)", "dzt(0.1)"),
+        ("cvq(0.5,0)", "cvq(0.5)"),
+        ("uvq(0.1)", "uvq(0.1)"),
     ],
 )
 def test_a_parsed_text_is_canonical(text, canonical):
@@ -235,7 +235,7 @@ WRONG = {
     "q8\n": "only plain ASCII",
     "q８": "only plain ASCII",
     "q" * 81: f"81 characters; at most {LONGEST}",
-    "dzt(3)": "out of range; it is the bits a value from 0.01 to 2",
+    "uvq(3)": "out of range; it is the bits a value from 0.01 to 2",
 }
 
 

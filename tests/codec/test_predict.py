@@ -26,7 +26,7 @@ def test_what_movement_predicts_costs_a_byte_a_factor():
     assert np.array_equal(decode("pred+raw32", body, 0), values)
 
 
-@pytest.mark.parametrize("inner", ["eden1", "dzq(0.5,0)", "topk(0.1)+q4c", "q4"])
+@pytest.mark.parametrize("inner", ["eden1", "cvq(0.5,0)", "topk(0.1)+q4c", "q4"])
 def test_the_error_is_that_of_what_is_left(inner):
     values = MOVED * np.float32(0.5) + NOISE
     error = [np.linalg.norm(values - decode(c, codec(c).encode(values, 1, CONTEXT), 1)) for c in (inner, f"pred+{inner}")]
@@ -43,7 +43,7 @@ def test_without_movement_it_is_the_codec_alone(moved):
 
 def test_an_unbiased_codec_stays_unbiased():
     values = MOVED * np.float32(0.5) + NOISE
-    name = "pred+dzt(0.3)"
+    name = "pred+uvq(0.3)"
     told = [decode(name, codec(name).encode(values, seed, CONTEXT), seed).astype(np.float64) for seed in range(300)]
     mean, one = np.mean(told, axis=0), told[0]
     assert np.linalg.norm(mean - values) < 0.1 * np.linalg.norm(one - values)  # 1/sqrt(300) = 0.06

@@ -20,8 +20,8 @@ from fedlearn.wire import Header
 CHAINS = (
     "topk(0.01)+tern", "topk(0.05)+q4c", "topk(0.05)+q4", "topk(0.02)+raw32", "topk(0.02)+tern+rice", "topk(0.02)+tern+gapz",
     "topk(0.02)+tern+grid", "topk(0.02)+tern+range", "topk(0.6)+tern", "topk(0.9)+q8+gapz", "topk(1)+f16+range", "randk(0.05)+q8",
-    "randk(0.05)+q4+deflate", "sign", "q4c", "bf16", "q4+deflate", "q8+deflate", "dzt(0.1)", "dzt(0.5)", "dzq(0.5,0.5)", "dzq(2)",
-    "pred+dzq(0.5)", "pred+topk(0.02)+tern", "pred+q4",
+    "randk(0.05)+q4+deflate", "sign", "q4c", "bf16", "q4+deflate", "q8+deflate", "uvq(0.1)", "uvq(0.5)", "cvq(0.5,0.5)", "cvq(2)",
+    "pred+cvq(0.5)", "pred+topk(0.02)+tern", "pred+q4",
 )  # fmt: skip
 """Codecs besides the presets; those that this version does not know are left out."""
 

@@ -22,7 +22,7 @@ from tests.wire.corpus import KINDS, LARGE, SMALL, WIDE, Case, case, texts
 FOLDER = Path(__file__).parent / "goldens"
 LAYOUTS = {"small": SMALL, "large": LARGE, "wide": WIDE}
 BULKY = ("raw32", "f16", "bf16")
-BLOCKS = ("eden1", "dzt(0.1)", "dzq(0.5,0.5)")
+BLOCKS = ("eden1", "uvq(0.1)", "cvq(0.5,0.5)")
 
 SAME_BYTES = ("raw32", "f16", "bf16", "q8", "q4", "zero")
 """Codecs whose encoders give the same bytes on every machine: single IEEE operations, and no sum that a library orders.

@@ -21,8 +21,8 @@ FLOATS = tuple(struct.pack("<f", x) for x in (float("nan"), float("inf"), -float
 TEXTS = (
     "", "zip", "raw", "RAW32", "raw32 ", "q8+", "+q8", "q8+q8", "q16", "topk", "topk()", "topk(nan)+tern", "topk(inf)+tern", "topk(0)+tern",
     "topk(-1)+tern", "topk(2)+tern", "topk(1e-300)+tern", "topk(0.5)", "topk(0.5,0.5)+tern", "topk(1e400)+tern", "topk(0.01)+tern+tern",
-    "topk(0.01)+topk(0.01)+tern", "randk(1e-9)+q8", "tern+topk(0.1)", "dzt", "dzt()", "dzt(0)", "dzt(nan)", "dzt(1e9)", "dzt(0.1,1,2)",
-    "dzq(0.5,9)", "dzq(,)", "dzq(0.1", "dzt(0.1))", "os:system", "fedlearn.codec.plain:Raw32", "ef+q8", "auto", "\x00", "q8\n", "(" * 500,
+    "topk(0.01)+topk(0.01)+tern", "randk(1e-9)+q8", "tern+topk(0.1)", "uvq", "uvq()", "uvq(0)", "uvq(nan)", "uvq(1e9)", "uvq(0.1,1,2)",
+    "cvq(0.5,9)", "cvq(,)", "cvq(0.1", "uvq(0.1))", "os:system", "fedlearn.codec.plain:Raw32", "ef+q8", "auto", "\x00", "q8\n", "(" * 500,
     "q8+" * 3000, "topk(" + "9" * 5000 + ")+tern", "x" * 100_000,
 )  # fmt: skip
 

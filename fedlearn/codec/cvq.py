@@ -1,7 +1,8 @@
-"""`Dzq`: a difference of models at a fraction of a bit per value, so that what is missing shrinks at every contact.
+"""`Cvq`: a difference of models at a fraction of a bit per value, so that what is missing shrinks at every contact.
 
-The same body as `dzt` with another aim: grades that leave the least error (reverse water-filling: Shannon 1959; Cover &
-Thomas, Elements of Information Theory, section 10.3), and scales between that of least squares and the unbiased one.
+A contractive vector quantiser: the same body as `uvq` with another aim, grades that leave the least error (reverse
+water-filling: Shannon 1959; Cover & Thomas, Elements of Information Theory, section 10.3), and scales between that of least
+squares and the unbiased one.
 What a block still lacks after a contact is 1 − c g (2 − g) of its energy, for a capture c and g times the least-squares
 scale: it shrinks for every c as long as g < 2. docs/codecs.md derives it and has what it measures.
 """
@@ -23,7 +24,7 @@ MOST = 1.4
 
 
 @dataclass(frozen=True)
-class Dzq:
+class Cvq:
     """``rate`` bits a value, everything included. eta: 0 for least squares, 1 for the exact projection up to `MOST`.
 
     even: from 0, where bits go to the blocks of most energy, to 1, where all blocks get alike. A block that gets none stays
@@ -34,7 +35,7 @@ class Dzq:
     eta: float = 0.0
     even: float = 0.0
 
-    name: ClassVar[str] = "dzq"
+    name: ClassVar[str] = "cvq"
     uses_moved: ClassVar[bool] = True
     for_differences: ClassVar[bool] = True
     thins: ClassVar[bool] = False
@@ -43,11 +44,11 @@ class Dzq:
     def __post_init__(self) -> None:
         """Refuse rates outside 0.02 to 4, and eta and even outside 0 to 1."""
         if not 0.02 <= self.rate <= 4:
-            raise ConfigError(f"dzq({self.rate:g}, …): the rate is in bits per value, from 0.02 to 4")
+            raise ConfigError(f"cvq({self.rate:g}, …): the rate is in bits per value, from 0.02 to 4")
         if not 0 <= self.eta <= 1:
-            raise ConfigError(f"dzq(…, {self.eta:g}): eta is from 0 (least squares) to 1 (exact projection)")
+            raise ConfigError(f"cvq(…, {self.eta:g}): eta is from 0 (least squares) to 1 (exact projection)")
         if not 0 <= self.even <= 1:
-            raise ConfigError(f"dzq(…, …, {self.even:g}): even is from 0 (least error) to 1 (all blocks alike)")
+            raise ConfigError(f"cvq(…, …, {self.even:g}): even is from 0 (least error) to 1 (all blocks alike)")
 
     def gain(self, capture: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return 1 + eta (1 / capture - 1), at most 1.4."""

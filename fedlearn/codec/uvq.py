@@ -1,7 +1,7 @@
-"""`Dzt`: an unbiased estimate of an update at a fraction of a bit per value.
+"""`Uvq`: an unbiased estimate of an update at a fraction of a bit per value.
 
-Values with a dead zone, ternary: of each group of rotated values only the largest is sent, as +1 or −1, and the others
-are 0; blocks of values that matter more have smaller groups. docs/codecs.md derives it and has what it measures.
+An unbiased vector quantiser: of each group of rotated values only the largest is sent, as +1 or −1, and the others are 0;
+blocks of values that matter more have smaller groups. docs/codecs.md derives it and has what it measures.
 
 Sources: the unbiased scale of a rotated block is that of DRIVE and EDEN (Vargaftik et al., NeurIPS 2021 and ICML 2022);
 the codebook that of vqSGD (Gandikota et al., AISTATS 2021). Ours are the order of values by shared movement, the choice
@@ -25,13 +25,13 @@ _NOTHING = 1000.0
 
 
 @dataclass(frozen=True)
-class Dzt:
+class Uvq:
     """``rate`` bits a value, everything included; the expectation over seeds is the values themselves."""
 
     rate: float
 
     even: ClassVar[float] = 0.0
-    name: ClassVar[str] = "dzt"
+    name: ClassVar[str] = "uvq"
     uses_moved: ClassVar[bool] = True
     for_differences: ClassVar[bool] = True
     thins: ClassVar[bool] = True
@@ -40,7 +40,7 @@ class Dzt:
     def __post_init__(self) -> None:
         """Refuse rates outside 0.01 to 2."""
         if not 0.01 <= self.rate <= 2:
-            raise ConfigError(f"dzt({self.rate:g}): the rate is in bits per value, from 0.01 to 2")
+            raise ConfigError(f"uvq({self.rate:g}): the rate is in bits per value, from 0.01 to 2")
 
     def gain(self, capture: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return 1 / capture: the projection of what is decoded on what was sent is then exact."""

@@ -1,12 +1,12 @@
-"""dzt and what it shares with dzq: the rate is kept, the estimate unbiased, the decoder trusts nothing."""
+"""uvq and what it shares with cvq: the rate is kept, the estimate unbiased, the decoder trusts nothing."""
 
 import numpy as np
 import pytest
 
 from fedlearn.codec import Context, order
-from fedlearn.codec.dzq import Dzq
-from fedlearn.codec.dzt import Dzt
+from fedlearn.codec.cvq import Cvq
 from fedlearn.codec.groups import GRADES
+from fedlearn.codec.uvq import Uvq
 from fedlearn.errors import ConfigError, FormatError, PayloadError
 
 RANDOM = np.random.default_rng(0)
@@ -16,7 +16,7 @@ STRENGTH = (np.exp(RANDOM.normal(size=(120, 1))) * np.exp(RANDOM.normal(size=(1,
 VALUES = np.concatenate([RANDOM.normal(size=10_800) * STRENGTH, RANDOM.normal(size=SIZE - 10_800)]).astype(np.float32)
 MOVED = np.concatenate([RANDOM.normal(size=10_800) * STRENGTH, RANDOM.normal(size=SIZE - 10_800)]).astype(np.float32)
 KNOWN, UNKNOWN = Context(SHAPES, MOVED), Context(SHAPES)
-BOTH: list[Dzt | Dzq] = [Dzt(0.3), Dzq(0.3), Dzq(2.5, 0.5)]
+BOTH: list[Uvq | Cvq] = [Uvq(0.3), Cvq(0.3), Cvq(2.5, 0.5)]
 
 
 def error(codec, values, context, seeds=4):
@@ -25,7 +25,7 @@ def error(codec, values, context, seeds=4):
     return np.mean(wrong) / np.square(values, dtype=np.float64).sum()
 
 
-@pytest.mark.parametrize("codec", [Dzt(0.05), Dzt(0.1), Dzt(0.5), Dzt(2), Dzq(0.05), Dzq(0.5), Dzq(4)])
+@pytest.mark.parametrize("codec", [Uvq(0.05), Uvq(0.1), Uvq(0.5), Uvq(2), Cvq(0.05), Cvq(0.5), Cvq(4)])
 @pytest.mark.parametrize("context", [KNOWN, UNKNOWN])
 def test_the_rate_is_kept_everything_included(codec, context):
     used = 8 * len(codec.encode(VALUES, 1, context)) / SIZE
@@ -56,7 +56,7 @@ def test_the_expectation_is_the_values_themselves():
     strength = np.concatenate([np.outer(np.logspace(0, -2, 32), np.logspace(0, -2, 32)).ravel(), np.full(32, 0.1)])
     values = (RANDOM.normal(size=1056) * strength).astype(np.float32)
     context = Context(shapes, (RANDOM.normal(size=1056) * strength).astype(np.float32))
-    codec, runs = Dzt(0.3), 800
+    codec, runs = Uvq(0.3), 800
     got = np.array([codec.decode(codec.encode(values, s, context), s, context) for s in range(runs)], np.float64)
     energy = np.square(values, dtype=np.float64).sum()
     spread = np.square(got - values).sum(axis=1).mean() / energy
@@ -68,7 +68,7 @@ def test_a_spike_is_not_shrunk():
     """The scale is that of the block as it is, not of normal values: the projection on the values is exact on average."""
     values = np.zeros(2048, np.float32)
     values[5], values[1030] = 10, -3
-    codec, context = Dzt(0.2), Context(((2048,),))
+    codec, context = Uvq(0.2), Context(((2048,),))
     shares = [float(codec.decode(codec.encode(values, s, context), s, context) @ values) / 109 for s in range(400)]
     assert np.mean(shares) == pytest.approx(1, abs=0.02)
 
@@ -76,7 +76,7 @@ def test_a_spike_is_not_shrunk():
 def test_weak_blocks_are_sent_now_and_then_and_enlarged():
     values = RANDOM.normal(size=60 * 1024).astype(np.float32)
     values[1024:] *= 0.02
-    context, codec = Context(((values.size,),)), Dzt(0.012)
+    context, codec = Context(((values.size,),)), Uvq(0.012)
     got = [codec.decode(codec.encode(values, s, context), s, context).reshape(-1, 1024)[1:] for s in range(80)]
     sent = np.array([[block.any() for block in one] for one in got])
     assert 0.02 < sent.mean() < 0.9
@@ -85,10 +85,10 @@ def test_weak_blocks_are_sent_now_and_then_and_enlarged():
 
 
 def test_knowing_the_movement_helps_and_a_useless_movement_does_not_hurt():
-    assert error(Dzt(0.1), VALUES, KNOWN) < 0.8 * error(Dzt(0.1), VALUES, UNKNOWN)
+    assert error(Uvq(0.1), VALUES, KNOWN) < 0.8 * error(Uvq(0.1), VALUES, UNKNOWN)
     useless = Context(SHAPES, RANDOM.permutation(MOVED))
     alike = np.repeat(np.exp(RANDOM.normal(size=13)), 1000)[:SIZE].astype(np.float32) * RANDOM.normal(size=SIZE).astype(np.float32)
-    assert error(Dzt(0.1), alike, useless) < 1.1 * error(Dzt(0.1), alike, UNKNOWN)
+    assert error(Uvq(0.1), alike, useless) < 1.1 * error(Uvq(0.1), alike, UNKNOWN)
 
 
 def test_normal_values_lose_what_the_table_says():
@@ -97,8 +97,8 @@ def test_normal_values_lose_what_the_table_says():
     side = 12 / 4096  # a grade and a scale per block
     for grade in (5, 8, 11, 12):
         rate, capture = GRADES[grade].bits(4096) / 4096, GRADES[grade].capture
-        assert error(Dzt(rate + side + 1e-4), values, context, 1) == pytest.approx(1 / capture - 1, rel=0.03)
-        assert error(Dzq(rate + side + 1e-4), values, context, 1) == pytest.approx(1 - capture, rel=0.03)
+        assert error(Uvq(rate + side + 1e-4), values, context, 1) == pytest.approx(1 / capture - 1, rel=0.03)
+        assert error(Cvq(rate + side + 1e-4), values, context, 1) == pytest.approx(1 - capture, rel=0.03)
 
 
 @pytest.mark.parametrize("codec", BOTH)
@@ -111,7 +111,7 @@ def test_bytes_of_another_length_are_refused(codec, context):
 
 
 def test_what_no_encoder_sends_is_refused():
-    codec = Dzt(0.3)
+    codec = Uvq(0.3)
     body = bytearray(codec.encode(VALUES, 1, UNKNOWN))
     with pytest.raises(FormatError, match="movement that is not known"):
         codec.decode(bytes([body[0] | 1]) + bytes(body[1:]), 1, UNKNOWN)
@@ -134,11 +134,11 @@ def test_any_bytes_give_finite_values_or_a_format_error():
     refused = 0
     for trial in range(200):
         context = contexts[trial % len(contexts)]
-        body = bytearray(Dzt(0.2).encode(VALUES[: context.size], trial, context)) if trial % 2 else bytearray(RANDOM.bytes(trial))
+        body = bytearray(Uvq(0.2).encode(VALUES[: context.size], trial, context)) if trial % 2 else bytearray(RANDOM.bytes(trial))
         for _ in range(min(len(body), trial % 5)):
             body[RANDOM.integers(len(body))] = RANDOM.integers(256)
         try:
-            assert np.isfinite(Dzt(0.2).decode(bytes(body), trial, context)).all()
+            assert np.isfinite(Uvq(0.2).decode(bytes(body), trial, context)).all()
         except FormatError:
             refused += 1
     assert 50 < refused < 200
@@ -158,13 +158,13 @@ def test_extreme_values():
 
 def test_rates_outside_the_range_are_refused():
     for make in (
-        lambda: Dzt(0.001),
-        lambda: Dzt(3),
-        lambda: Dzq(0.01),
-        lambda: Dzq(5),
-        lambda: Dzq(0.5, 2),
-        lambda: Dzq(0.5, -1),
-        lambda: Dzt(np.nan),
+        lambda: Uvq(0.001),
+        lambda: Uvq(3),
+        lambda: Cvq(0.01),
+        lambda: Cvq(5),
+        lambda: Cvq(0.5, 2),
+        lambda: Cvq(0.5, -1),
+        lambda: Uvq(np.nan),
     ):
         with pytest.raises(ConfigError, match=r"rate is|eta is"):
             make()
