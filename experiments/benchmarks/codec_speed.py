@@ -27,7 +27,7 @@ from fedlearn.plan import Plan
 from fedlearn.wire import digest
 
 ROWS = 512
-PAIRS = (("eden1", "eden1"), ("uvq(0.1)", "eden1"), ("eden1", "pred+cvq(1,1)"), ("uvq(0.1)", "pred+cvq(0.5,1,0.75)"))
+PAIRS = (("eden1", "eden1"), ("uvq(0.1)", "eden1"), ("eden1", "pred+cvq(1,1)"), ("uvq(0.1)", "pred+cvq(0.5,1)"))
 CHAINS = (
     *CODECS,
     *("q4+deflate", "topk(0.01)+tern+rice", "topk(0.01)+tern+gapz", "topk(0.01)+tern+grid", "topk(0.01)+tern+range", "topk(0.01)+tern"),

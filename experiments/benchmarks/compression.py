@@ -24,13 +24,15 @@ from fedlearn.errors import RunError
 
 PAIRS = {
     "float32": ("raw32", "raw32"),
-    "eden1": ("eden1", "eden1"),
+    "eden1-cvq": ("eden1", "pred+cvq(1,1)"),
     "uvq-eden1": ("uvq(0.1)", "eden1"),
-    "uvq-cvq": ("uvq(0.1)", "pred+cvq(0.5,1,0.75)"),
+    "uvq-cvq": ("uvq(0.1)", "pred+cvq(0.5,1)"),
+    "eden1": ("eden1", "eden1"),
     "uvq-up-only": ("uvq(0.1)", "raw32"),
-    "cvq-down-only": ("raw32", "pred+cvq(0.5,1,0.75)"),
+    "cvq-down-only": ("raw32", "pred+cvq(0.5,1)"),
     "topk-ef": ("ef+topk(0.01)+tern", "eden1"),
-    "auto": ("auto", "auto"),
+    "topk-ef-5": ("ef+topk(0.05)+q4c", "eden1"),
+    "uvq-cvq-coarse": ("uvq(0.05)", "pred+cvq(0.15,1)"),
 }
 """How updates and models travel."""
 
@@ -75,7 +77,7 @@ def command(out: Path, row: str, pair: str, seed: int) -> list[str]:
     """Return the command of a run; one that was begun is resumed."""
     found, (up, down) = ROWS[row], PAIRS[pair]
     sets = {"engine.kind": "serial", **found.sets, "codec.up": up, "codec.down": down, "experiment.seed": seed, "expect.accuracy": 0}
-    if pair in ("float32", "uvq-up-only"):
+    if pair in ("float32", "uvq-up-only"):  # whole models only
         sets.pop("codec.downlink", None)
     path = folder(out, row, pair, seed)
     again = ["--resume"] if (path / "checkpoint").exists() else []

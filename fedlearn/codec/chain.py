@@ -80,7 +80,7 @@ STAGES = {
         WHOLE,
         "fedlearn.codec.cvq:Cvq",
         "contracting at a fraction of a bit a value",
-        (Argument("bits a value", 0.02, 4), Argument("eta", 0, 1, default=0), Argument("even", 0, 1, default=0)),
+        (Argument("bits a value", 0.02, 4), Argument("eta", 0, 1, default=0)),
     ),
 }
 

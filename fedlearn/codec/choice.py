@@ -55,7 +55,7 @@ def choose(known: Situation) -> Choice:
     if contacts < FEW_CONTACTS:
         up, down, why = "eden1", "pred+cvq(1,1)", f"a client takes part {contacts:.3g} times: its model must be near from the first"
     elif 0 < known.link_mbps < SLOW_MBPS:
-        up, down, why = "uvq(0.1)", "pred+cvq(0.5,1,0.75)", f"a link of {known.link_mbps:g} Mbit/s: every byte counts"
+        up, down, why = "uvq(0.1)", "pred+cvq(0.5,1)", f"a link of {known.link_mbps:g} Mbit/s: every byte counts"
     else:
         up, down, why = "uvq(0.1)", "eden1", "the fewest bytes that cost no accuracy"
     if not known.averages:

@@ -25,15 +25,10 @@ MOST = 1.4
 
 @dataclass(frozen=True)
 class Cvq:
-    """``rate`` bits a value, everything included. eta: 0 for least squares, 1 for the exact projection up to `MOST`.
-
-    even: from 0, where bits go to the blocks of most energy, to 1, where all blocks get alike. A block that gets none stays
-    behind, in every client's copy alike; in training that costs more than its energy says.
-    """
+    """``rate`` bits a value, everything included. eta: 0 for least squares, 1 for the exact projection up to `MOST`."""
 
     rate: float
     eta: float = 0.0
-    even: float = 0.0
 
     name: ClassVar[str] = "cvq"
     uses_moved: ClassVar[bool] = True
@@ -42,13 +37,11 @@ class Cvq:
     costs: ClassVar[NDArray[np.float64]] = np.array([1 - grade.capture for grade in GRADES])
 
     def __post_init__(self) -> None:
-        """Refuse rates outside 0.02 to 4, and eta and even outside 0 to 1."""
+        """Refuse rates outside 0.02 to 4 and eta outside 0 to 1."""
         if not 0.02 <= self.rate <= 4:
             raise ConfigError(f"cvq({self.rate:g}, …): the rate is in bits per value, from 0.02 to 4")
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"cvq(…, {self.eta:g}): eta is from 0 (least squares) to 1 (exact projection)")
-        if not 0 <= self.even <= 1:
-            raise ConfigError(f"cvq(…, …, {self.even:g}): even is from 0 (least error) to 1 (all blocks alike)")
 
     def gain(self, capture: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return 1 + eta (1 / capture - 1), at most 1.4."""

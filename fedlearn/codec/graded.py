@@ -57,10 +57,6 @@ class Aim(Protocol):
     def rate(self) -> float:
         """Return the bits per value, everything included."""
 
-    @property
-    def even(self) -> float:
-        """Return how far bits go to weak blocks as to strong ones: 0 counts a block's error as it is, 1 in its own energy."""
-
     def gain(self, capture: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the factor on the least-squares scale of blocks whose symbols catch these shares of their energy."""
 
@@ -71,15 +67,14 @@ class _Plan:
 
     layout: order.Order
     energies: NDArray[np.float64]  # (n,) squared norms, after the factors
-    weights: NDArray[np.float64]  # (n,) what the whole of each block counts, as an error
     grades: NDArray[np.int64]  # (n,)
     last_gain: float  # the squared error that the last bit took away
     buffer: Floats = field(default_factory=lambda: np.empty(0, np.float32))  # the values, where the layout looks for them
     factors: Floats | None = None  # (n,) what the blocks are to be multiplied with; None: 1
 
     def left(self, aim: Aim) -> float:
-        """Return the error to expect, as the weights count it."""
-        return float(self.weights @ aim.costs[self.grades])
+        """Return the squared error to expect."""
+        return float(self.energies @ aim.costs[self.grades])
 
 
 def encode(aim: Aim, values: Floats, seed: int, context: Context) -> bytes:
@@ -146,8 +141,7 @@ def _priced(aim: Aim, layout: order.Order, energies: NDArray[np.float64]) -> _Pl
     """Return the plan for blocks of these energies, its buffer still to be set."""
     if energies.size and not energies.max() <= _MOST:
         raise PayloadError(f"{np.sqrt(energies.max()):g}, the norm of a block, does not fit {aim.name} (up to 1e15); use raw32")
-    weights = np.power(energies, 1 - aim.even, where=energies > 0, out=np.zeros_like(energies)) if aim.even else energies
-    return _Plan(layout, energies, weights, *budget.spend(weights, layout.block, _bits(aim, layout), aim.costs))
+    return _Plan(layout, energies, *budget.spend(energies, layout.block, _bits(aim, layout), aim.costs))
 
 
 def _thin(aim: Aim, plan: _Plan, draws: np.random.Generator) -> _Plan:

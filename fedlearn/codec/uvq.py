@@ -30,7 +30,6 @@ class Uvq:
 
     rate: float
 
-    even: ClassVar[float] = 0.0
     name: ClassVar[str] = "uvq"
     uses_moved: ClassVar[bool] = True
     for_differences: ClassVar[bool] = True

@@ -16,7 +16,7 @@ USUAL = Situation(parameters=199_210, clients=100, cohort=10, rounds=200)
         ({}, "uvq(0.1)", "eden1", "cost no accuracy"),
         ({"link_mbps": 1000.0}, "f16", "f16", "in 6 ms"),  # 199,210 * 32 bits
         ({"link_mbps": 100.0}, "uvq(0.1)", "eden1", "cost no accuracy"),  # 64 ms
-        ({"link_mbps": 0.5}, "uvq(0.1)", "pred+cvq(0.5,1,0.75)", "every byte counts"),
+        ({"link_mbps": 0.5}, "uvq(0.1)", "pred+cvq(0.5,1)", "every byte counts"),
         ({"parameters": 1999}, "q8", "f16", "headers"),
         ({"rounds": 99}, "eden1", "pred+cvq(1,1)", "9.9 times"),
         ({"rounds": 100}, "uvq(0.1)", "eden1", "cost no accuracy"),
