@@ -46,9 +46,10 @@ PACKS = ("rice", "gapz", "grid", "range")
 CHAINS = (
     *("raw32", "f16", "bf16", "q8", "q4", "q4+deflate", "eden1", "sign"),
     *(f"uvq({r})" for r in RATES),
-    *(f"cvq({r},{eta})" for eta in (0, 0.5) for r in RATES),
+    *(f"{pred}cvq({r},{eta})" for pred in ("", "pred+") for eta in (0, 1) for r in RATES),
+    *(f"pred+topk({p})+q4c" for p in SHARES),
     *(f"topk({p})+{quantise}+{pack}" for quantise in ("tern", "q4c", "f16") for pack in PACKS for p in SHARES),
-    *(f"randk({p})+{quantise}" for quantise in ("sign", "raw32") for p in SHARES),
+    *(f"randk({p})+{quantise}" for quantise in ("q4", "raw32") for p in SHARES),
 )
 """What is measured unless ``--chains`` says otherwise."""
 

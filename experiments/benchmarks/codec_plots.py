@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 LINES: dict[str, tuple[str, bool]] = {
     "uvq": ("uvq(rate)", True),
     "cvq,0": ("cvq(rate, 0)", False),
-    "cvq,0.5": ("cvq(rate, 0.5)", False),
+    "pred+cvq,0": ("pred+cvq(rate, 0)", False),
     "topk+tern": ("topk(p)+tern", False),
     "topk+q4c": ("topk(p)+q4c", False),
-    "topk+f16": ("topk(p)+f16", False),
-    "randk+sign": ("randk(p)+sign", False),
+    "pred+topk+q4c": ("pred+topk(p)+q4c", False),
+    "randk+q4": ("randk(p)+q4", True),
     "randk+raw32": ("randk(p)+raw32", True),
 }
 """Families of chains that differ in one number: key → legend, and whether they are unbiased (filled markers)."""
@@ -105,13 +105,14 @@ def families(results: Sequence[Point]) -> dict[str, list[tuple[float, float]]]:
 
 def _family(chain: str) -> tuple[str, str]:
     """Return the family of a chain and the number that tells its members apart: cvq(0.1,0.5) → "cvq,0.5", "0.1"."""
+    before, chain = ("pred+", chain.removeprefix("pred+")) if chain.startswith("pred+") else ("", chain)
     head, *others = chain.split("+")
     name, _, given = head.rstrip(")").partition("(")
     number, *options = [part.strip() for part in given.split(",")]
     if not number:
-        return chain, ""
+        return before + chain, ""
     quantise = others[:1] if name in ("topk", "randk") else others
-    return "+".join([",".join([name, *options]), *quantise]), number
+    return before + "+".join([",".join([name, *options]), *quantise]), number
 
 
 def _draw(path: Path, panels: Mapping[str, Sequence[Point]]) -> None:

@@ -217,6 +217,8 @@ def _check_order(links: tuple[Link, ...], refuse: Callable[[str], NoReturn]) -> 
     first, last = links[0].name, links[-1].name
     if "tern" in (link.name for link in links) and roles[0] != SELECT:
         refuse("'tern' writes the values that a select leaves; put topk(0.01) before it, or use 'sign'")
+    if first == "randk" and (biased := [link.name for link in links if link.name in ("sign", "tern", "q4c")]):
+        refuse(f"'randk' enlarges what it sends to be unbiased, which '{biased[0]}' would spoil; use raw32, f16, q8 or q4 after it")
     if roles[-1] == PACK and (last == "deflate") == (first == "topk"):
         refuse(f"'{last}' {'is for values without places; use gapz' if last == 'deflate' else 'packs places, which only topk sends'}")
 

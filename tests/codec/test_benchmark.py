@@ -92,7 +92,6 @@ def test_entropy_of_known_symbols():
     sparse = Sparse(np.array([0, 3]), np.array([2.0, -2.0], np.float32), 8)
     positions = 2 * np.log2(8 / 2) + 6 * np.log2(8 / 6)
     assert entropy("topk(0.25)+tern+rice", sparse, context) == pytest.approx((positions + 2) / 8)
-    assert entropy("randk(0.25)+sign", sparse, context) == pytest.approx(2 / 8)
     assert entropy("topk(0.25)+f16", sparse, context) == pytest.approx((positions + 32) / 8)
     assert entropy("raw32", np.ones(8, np.float32), context) is None
 
@@ -112,10 +111,10 @@ def test_of_packers_the_smallest_is_drawn_and_recordings_are_averaged():
             point("a-early", "topk(0.01)+tern+rice", 0.2),
             point("a-early", "topk(0.01)+tern+range", 0.1),
             point("a-late", "topk(0.01)+tern+rice", 0.4, 0.125),
-            point("a-late", "cvq(0.1, 0.5)", 0.1),
+            point("a-late", "pred+cvq(0.1, 0)", 0.1),
             point("a-late", "uvq(0.1)", 0.1, 5.0),
             point("a-late", "raw32", 32.0, 0.0),
         ]
     )
-    assert list(found) == ["topk+tern", "cvq,0.5", "uvq"]
+    assert list(found) == ["topk+tern", "pred+cvq,0", "uvq"]
     assert list(found.values()) == [[pytest.approx(p)] for p in ((0.2, 0.25), (0.1, 0.5), (0.1, 5.0))]
