@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from fedlearn.arrays import Change, Layout, Sparse, State
 from fedlearn.codec import ZERO, Context, canonical
 from fedlearn.codec import codec as find_codec
+from fedlearn.codec.bits import number as varint
 from fedlearn.errors import FormatError, PayloadError, SchemaError
 from fedlearn.wire import payload_pb2
 
@@ -280,7 +281,7 @@ def _seal(layout: Layout, header: Header, state: State, body: bytes) -> bytes:
     )
     # The body is appended by hand: one copy of a large array instead of three. It is the same message.
     head = message.SerializeToString(deterministic=True)
-    parts = [head, _BODY_TAG, _varint(len(body)), body]
+    parts = [head, _BODY_TAG, varint(len(body)), body]
     checksum = 0
     for part in parts:
         checksum = zlib.crc32(part, checksum)
@@ -335,12 +336,3 @@ def _parse(data: bytes) -> payload_pb2.Payload:
     if message.format != FORMAT:
         raise FormatError(f"the payload has format {message.format}; this version of fedlearn reads format {FORMAT}")
     return message
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
