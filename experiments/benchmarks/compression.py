@@ -32,6 +32,7 @@ PAIRS = {
     "cvq-down-only": ("raw32", "pred+cvq(0.5,1)"),
     "topk-ef": ("ef+topk(0.01)+tern", "eden1"),
     "topk-ef-5": ("ef+topk(0.05)+q4c", "eden1"),
+    "uvq-topk": ("uvq(0.3)", "pred+topk(0.05)+q4c"),
     "uvq-cvq-coarse": ("uvq(0.05)", "pred+cvq(0.15,1)"),
 }
 """How updates and models travel."""
