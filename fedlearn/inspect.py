@@ -13,7 +13,7 @@ from typing import Any
 
 from fedlearn.arguments import Parser, ended
 from fedlearn.codec import STAGES, ZERO
-from fedlearn.codec.chain import parse
+from fedlearn.codec.chain import LONGEST, parse
 from fedlearn.errors import ConfigError, FormatError, UserError, one_line
 from fedlearn.reporting.units import count_text, number_text, ratio_text
 from fedlearn.wire import Header, Metric, payload_pb2, read_header
@@ -131,7 +131,7 @@ def text(found: Inspected) -> str:
     lines = {
         "kind": f"{found.kind.lower()}: {KINDS.get(found.kind, UNKNOWN)}",
         "format": str(found.format),
-        "codec": f"{found.codec[:80]}: {codec_text(found.codec)}",
+        "codec": f"{found.codec[:LONGEST]}: {codec_text(found.codec)}",
         "seed": str(found.seed),
         "version": f"{found.version}, {where}",
         "digest": found.digest,

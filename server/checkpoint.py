@@ -44,12 +44,9 @@ def write(folder: RunFolder, checkpoint: Checkpoint) -> None:
         old.unlink(missing_ok=True)
 
 
-def latest(path: Path) -> Checkpoint | None:
-    """Return the newest checkpoint of a run folder that is whole, or None."""
-    for file in _files(path):
-        if (found := _read(file)) is not None:
-            return found
-    return None
+def whole(path: Path) -> list[Checkpoint]:
+    """Return the checkpoints of a run folder that are whole, the newest first."""
+    return [found for file in _files(path) if (found := _read(file)) is not None]
 
 
 def _read(file: Path) -> Checkpoint | None:

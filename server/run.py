@@ -68,11 +68,12 @@ class Run:
         self._since = time.perf_counter()
         self._record_s = 0.0
         self._forgotten: set[str] = set()
+        self._told = False  # that models are sent whole
         self._guard: Guarded
 
     def resume(self) -> int:
         """Go back to the newest whole checkpoint, or to the start; returns the rounds that are done."""
-        found = checkpoint.latest(self.folder.path)
+        found, older, *_ = *checkpoint.whole(self.folder.path), None, None
         if found:
             self._check(found)
         self.done = found.round if found else 0
@@ -84,8 +85,11 @@ class Run:
             self.model = found.model
             memory.recall(self.strategy, found.memory["strategy"], found.arrays)
             self.grid.states = {int(c): memory.load(s, found.arrays) for c, s in found.memory["clients"].items()}
-        for kept in self._kept():
-            kept.recall(found.arrays if found else None)
+        try:
+            for kept in self._kept():
+                kept.recall(found.arrays if found else None, older.arrays if older else None)
+        except KeyError as error:
+            raise RunError(f"--resume: the checkpoint lacks {error}: another version of fedlearn wrote it; start anew") from None
         return self.done
 
     def _check(self, found: checkpoint.Checkpoint) -> None:
@@ -144,6 +148,7 @@ class Run:
                 "bytes_raw": tally.bytes_raw,
                 "messages_up": tally.messages_up,
                 "messages_down": tally.messages_down,
+                "whole_models": tally.whole_models,
                 "seconds_codec": dict(tally.codec_s),
                 "seconds_training": tally.training_s,
                 "seconds_by_phase": dict(tally.seconds),
@@ -151,18 +156,33 @@ class Run:
             },
         )
         begun = time.perf_counter()
+        self._tell_of_models(tally)
         if rises(self.lines, self.grid.downlink.renewed) and self.grid.downlink.renew(round):
             self.display.note(f"round {round}: the training loss has doubled; every client is sent the whole model at its next contact")
         if round % self.experiment.experiment.checkpoint_every == 0 or round == self.experiment.experiment.rounds:
             self._checkpoint()
         self._record_s = time.perf_counter() - begun
 
+    def _tell_of_models(self, tally: Any) -> None:
+        """Note what a user should know of the models sent; each thing once."""
+        if tally.damaged:
+            self.display.note(
+                f"round {self.done}: what the disk held of {tally.damaged} clients was damaged; they began anew, and the result is not "
+                "that of an undisturbed run"
+            )
+        if 2 * tally.whole_models > tally.messages_down and not self._told:
+            self._told = True
+            self.display.note(
+                f"{tally.whole_models} of {tally.messages_down} models were sent whole: what {self.experiment.codec.down} makes of a "
+                "difference brings a client's copy no nearer; choose a finer codec.down"
+            )
+
     def _line(self, round: int, told: Line) -> None:
         begun = time.perf_counter()
         line: Line = {
             "round": round, "loss": None, "accuracy": None, "train_loss": None, "clients": 0, "failed": 0, "failures": {},
-            "attempts": 1, "bytes_up": 0, "bytes_down": 0, "bytes_raw": 0, "messages_up": 0, "messages_down": 0, "seconds_codec": {},
-            "seconds": 0.0, "seconds_training": 0.0,
+            "attempts": 1, "bytes_up": 0, "bytes_down": 0, "bytes_raw": 0, "messages_up": 0, "messages_down": 0, "whole_models": 0,
+            "seconds_codec": {}, "seconds": 0.0, "seconds_training": 0.0,
             "seconds_by_phase": {}, "clients_evaluation": None, **told,
         }  # fmt: skip
         if round == 0 or self._evaluates(round):

@@ -1,8 +1,10 @@
-"""How a cohort is chosen."""
+"""How a cohort is chosen, and what is known of a strategy before it runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from flwr.serverapp.strategy import FedAvg, FedAvgM, FedProx, Strategy
 
 from fedlearn.errors import ConfigError
 from fedlearn.seeds import generator
@@ -27,3 +29,20 @@ def uniform(nodes: Sequence[int], size: int, seed: int, round: int, attempt: int
     order = sorted(nodes)
     chosen = generator(seed, "cohort", round, attempt).choice(len(order), size, replace=False, shuffle=False)
     return [order[i] for i in sorted(chosen)]
+
+
+def cohort_of(strategy: Strategy, clients: int) -> int:
+    """Return how many clients a strategy, ours or Flower's, will ask in a round; all of them where it does not tell."""
+    inner = getattr(strategy, "strategy", strategy)  # Flower's DP wrappers hold the one that asks
+    told = getattr(inner, "cohort", None) or round(getattr(inner, "fraction_train", 1.0) * clients)
+    return min(clients, max(1, told, getattr(inner, "min_train_nodes", 1)))
+
+
+def averages(strategy: Strategy) -> bool:
+    """Tell whether a strategy is known to average updates, so that unbiased noise cancels.
+
+    Others may compare, clip or rescale them one by one: medians, Krum, the DP wrappers, adaptive server optimisers.
+    """
+    if getattr(strategy, "takes_payloads", False):
+        return getattr(strategy, "groups", 1) == 1
+    return type(strategy) in (FedAvg, FedAvgM, FedProx)

@@ -39,6 +39,9 @@ class Failures(Protocol):
     def failures(self) -> Mapping[int, str]:
         """Return the reasons of the clients that failed in this round."""
 
+    def leave_out(self, client: int, reason: str) -> None:
+        """Note that a client's update is not used."""
+
 
 class Guarded(Strategy):
     """A strategy behind the guard; its rounds may start after the first, for a run that is resumed."""
@@ -174,7 +177,7 @@ class Guarded(Strategy):
             if got != most:
                 odd = ", ".join(sorted(set(got) ^ set(most)))
                 reason = f"its metrics differ from the other clients': {odd}"
-                self._grid.failures().setdefault(reply.metadata.src_node_id, reason)
+                self._grid.leave_out(reply.metadata.src_node_id, reason)
         return [r for r, got in zip(replies, keys, strict=True) if got == most]
 
     def _sound(self, number: int, arrays: ArrayRecord) -> ArrayRecord:

@@ -90,18 +90,22 @@ def recordings(folder: Path) -> Iterator[Recording]:
     if not paths:
         raise DataError(f"{folder} holds no recordings (*.npz); make them with fedlearn.experiments.benchmarks.record_updates")
     for path in paths:
-        try:
-            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                w0, start, update, copy, model = (file[key].astype(np.float32) for key in ("w0", "start", "update", "copy", "model"))
-                shapes = tuple(tuple(shape) for _, shape in json.loads(str(file["shapes"])))
-            up, down = Context(shapes, start - w0), Context(shapes, copy - w0)
-            size, difference = up.size, model - copy
-        except (OSError, EOFError, BadZipFile, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is not a recording: {one_line(error)}") from error
-        if not all(vector.shape == (size,) and np.isfinite(vector).all() for vector in (w0, update, difference)):
-            raise DataError(f"{path}: its vectors are not {size} finite values each, as its shapes say")
-        yield Recording(path.stem, "up", update, up)
-        yield Recording(path.stem, "down", difference, down)
+        yield from recorded(path)
+
+
+def recorded(path: Path) -> tuple[Recording, Recording]:
+    """Return the update and the difference of one recording; raises DataError for what is not one."""
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            w0, start, update, copy, model = (file[key].astype(np.float32) for key in ("w0", "start", "update", "copy", "model"))
+            shapes = tuple(tuple(shape) for _, shape in json.loads(str(file["shapes"])))
+        up, down = Context(shapes, start - w0), Context(shapes, copy - w0)
+        size, difference = up.size, model - copy
+    except (OSError, EOFError, BadZipFile, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not a recording: {one_line(error)}") from error
+    if not all(vector.shape == (size,) and np.isfinite(vector).all() for vector in (w0, update, difference)):
+        raise DataError(f"{path}: its vectors are not {size} finite values each, as its shapes say")
+    return Recording(path.stem, "up", update, up), Recording(path.stem, "down", difference, down)
 
 
 def measure(made: Codec, chain: str, recording: Recording, seeds: int) -> Result:

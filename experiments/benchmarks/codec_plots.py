@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fedlearn.codec.chain import PACK, SELECT, parse
 from fedlearn.errors import RecordError
 from fedlearn.reporting import style
 
@@ -104,15 +105,12 @@ def families(results: Sequence[Point]) -> dict[str, list[tuple[float, float]]]:
 
 
 def _family(chain: str) -> tuple[str, str]:
-    """Return the family of a chain and the number that tells its members apart: cvq(0.1,0.5) → "cvq,0.5", "0.1"."""
-    before, chain = ("pred+", chain.removeprefix("pred+")) if chain.startswith("pred+") else ("", chain)
-    head, *others = chain.split("+")
-    name, _, given = head.rstrip(")").partition("(")
-    number, *options = [part.strip() for part in given.split(",")]
-    if not number:
-        return before + chain, ""
-    quantise = others[:1] if name in ("topk", "randk") else others
-    return before + "+".join([",".join([name, *options]), *quantise]), number
+    """Return the family of a chain and the number that tells its members apart: cvq(0.1) → "cvq,0", "0.1"."""
+    links = parse(chain).links
+    selects = any(link.role == SELECT for link in links)
+    told = [link for link in links if not (selects and link.role == PACK)]
+    number = next((f"{link.numbers[0]:g}" for link in told if link.numbers), "")
+    return "+".join(",".join([link.name, *(f"{n:g}" for n in link.numbers[1:])]) for link in told), number
 
 
 def _draw(path: Path, panels: Mapping[str, Sequence[Point]]) -> None:

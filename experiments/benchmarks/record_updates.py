@@ -9,10 +9,14 @@ w0      (P,) float32  the first model, which every client can make from the seed
 model   (P,) float32  the model of this round
 start   (P,) float32  the model that the client trained from (equal to ``model``: nothing is compressed)
 update  (P,) float32  what one client of the round learned: the one whose number of samples is nearest the median
-copy    (P,) float32  the model of the round in which such a client took part last: 1 / fraction_train rounds ago,
-                      but round 2 at the earliest, because round 1 has the first model and would show no movement
+copy    (P,) float32  the model that such a client holds, which took part ``gap`` rounds ago
 shapes  text          JSON list of [name, shape], the float tensors in order
 round   int           counted from 1
+gap     int           1 / fraction_train, but of the rounds before this one the second at the earliest: the first has w0, and
+                      a client that holds w0 knows of no movement. A recording of round 2 has no other (lstm-char-early).
+
+So the gaps, early, middle and late, are 1, 10, 10 for the 2NNs, 1, 8, 10 for both CNNs, 1, 4, 8 for lstm-char and 1, 2, 2
+for lstm-watch.
 """
 
 from __future__ import annotations
@@ -123,23 +127,28 @@ def record(name: str, workload: Workload, out: Path, momentum: float = 0.0) -> I
         history[done.number] = done.model.floats
         text = f"{name}: round {done.number} of {workload.rounds[-1]}, {done.seconds:.1f} s"
         if done.number in workload.rounds:
-            last = max(1, min(max(2, done.number - gap), done.number - 1))
+            last = copied(done.number, gap)
             path = out / f"{name}-{STAGES[workload.rounds.index(done.number)]}.npz"
-            write(path, order, history[1], done, history[last])
-            text += f" -> {path}"
+            write(path, order, history[1], done, history[last], done.number - last)
+            text += f" -> {path}, the copy {done.number - last} rounds old"
         yield text
         if done.number == workload.rounds[-1]:
             return
         history = {k: v for k, v in history.items() if k <= 2 or k > done.number - gap}
 
 
-def write(path: Path, order: Layout, w0: NDArray[np.float32], done: Round, copy: NDArray[np.float32]) -> None:
+def copied(number: int, gap: int) -> int:
+    """Return the round whose model is the copy of a recording of round ``number``: see the module's text."""
+    return max(1, min(max(2, number - gap), number - 1))
+
+
+def write(path: Path, order: Layout, w0: NDArray[np.float32], done: Round, copy: NDArray[np.float32], gap: int) -> None:
     """Write one recording; the file appears under its name only when it is whole."""
     part = path.with_suffix(".part")
     shapes = json.dumps([[e.name, e.shape] for e in order.entries if e.is_float])
     model = done.model.floats
     with part.open("wb") as file:
-        np.savez(file, w0=w0, start=model, update=done.update, copy=copy, model=model, shapes=shapes, round=done.number)
+        np.savez(file, w0=w0, start=model, update=done.update, copy=copy, model=model, shapes=shapes, round=done.number, gap=gap)
     part.replace(path)
 
 

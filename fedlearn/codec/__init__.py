@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from fedlearn.codec.chain import QUANTISE, STAGES, WHOLE, find, parse
+from fedlearn.codec.chain import split as feedback
 from fedlearn.codec.protocol import AUTO, FEEDBACK, ZERO, Codec, Context
 from fedlearn.errors import FedlearnError, FormatError
 
@@ -15,11 +16,6 @@ __all__ = ["AUTO", "CODECS", "FEEDBACK", "STAGES", "ZERO", "Codec", "Context", "
 
 CODECS = {name: stage for name, stage in STAGES.items() if stage.role in (QUANTISE, WHOLE) and not stage.takes and name != "tern"}
 """The stages that are a codec by themselves, without a number."""
-
-
-def feedback(text: str) -> tuple[bool, str]:
-    """Return whether a codec's text asks for error feedback, and the text of the codec itself."""
-    return text.startswith(FEEDBACK), text.removeprefix(FEEDBACK)
 
 
 @lru_cache(maxsize=32)

@@ -25,9 +25,20 @@ class Reader:
         self._at += count
         return part
 
+    @property
+    def left(self) -> int:
+        """Return how many bytes are left."""
+        return len(self._data) - self._at
+
+    def skip(self, count: int) -> None:
+        """Pass over the next ``count`` bytes."""
+        if count > self.left:
+            raise FormatError(f"the payload ends early: {self.left} bytes where {count} are needed")
+        self._at += count
+
     def rest(self) -> bytes:
         """Return all the bytes that are left."""
-        return self.take(len(self._data) - self._at)
+        return self.take(self.left)
 
     def number(self, most: int) -> int:
         """Return a number written by `number`, at most ``most``."""

@@ -27,7 +27,7 @@ def spend(energies: Floats, block: int, bits: int, costs: Floats) -> tuple[NDArr
     energies: squared norms (n,). costs: what is left of a block's energy at each grade (16,), falling.
     """
     steps = hull(block, costs)
-    prices = np.diff([_price(grade, block) for grade in steps])
+    prices = np.diff([price(grade, block) for grade in steps])
     worth = -np.diff(costs[steps]) / prices
     gains = np.multiply.outer(energies, worth).ravel()
     falling = np.argsort(-gains, kind="stable")
@@ -60,8 +60,9 @@ def hull(block: int, costs: Floats) -> list[int]:
 
 
 def _slope(low: int, high: int, block: int, costs: Floats) -> float:
-    return float((costs[low] - costs[high]) / (_price(high, block) - _price(low, block)))
+    return float((costs[low] - costs[high]) / (price(high, block) - price(low, block)))
 
 
-def _price(grade: int, block: int) -> int:
+def price(grade: int, block: int) -> int:
+    """Return the bits of a block of B values at a grade, with its scale."""
     return GRADES[grade].bits(block) + (SCALE_BITS if grade else 0)

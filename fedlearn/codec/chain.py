@@ -153,12 +153,18 @@ def parse(text: str, error: type[FedlearnError] = ConfigError) -> Chain:
         refuse(f"{len(text)} characters; at most {LONGEST} are read")
     if not text.isascii() or not text.isprintable():
         refuse("only plain ASCII characters are read")
-    feedback, rest = text.startswith(FEEDBACK), text.removeprefix(FEEDBACK)
+    feedback, rest = split(text)
     chain = Chain(tuple(_link(token.strip(), refuse) for token in rest.split("+")), feedback)
     _check_order(chain.links[1:] if chain.links[0].role == PREDICT else chain.links, refuse)
     if feedback and (noisy := [link.name for link in chain.links if STAGES[link.name].unbiased_noise]):
         refuse(f"'{noisy[0]}' is unbiased, with an error that error feedback would only let grow; leave out '{FEEDBACK}'")
     return chain
+
+
+def split(text: str) -> tuple[bool, str]:
+    """Return whether a codec's text asks for error feedback, and the text of the codec itself."""
+    squeezed = re.sub(" *\\+ *", "+", text.strip())
+    return squeezed.startswith(FEEDBACK), squeezed.removeprefix(FEEDBACK)
 
 
 def find(text: str, error: type[FedlearnError] = ConfigError) -> Codec:

@@ -1,11 +1,11 @@
 """What `codec.up = "auto"` and `codec.down = "auto"` mean: a codec by what is known before a run, and why.
 
-The rules are what docs/compression.md measures, on the side of accuracy: no choice is known to lose more than 0.3 points.
+The rules are what docs/compression.md measures, on the side of accuracy.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 QUICK_S = 0.05
 """Seconds in which a link may carry the whole model as float32, so that compressing it is not worth the work."""
@@ -16,8 +16,8 @@ TINY = 2000
 FEW_CONTACTS = 10
 """Times that a client takes part, below which there is little time to mend what a coarse difference leaves out."""
 
-FEW_CLIENTS = 5
-"""Updates in a round below which their noise is not averaged out."""
+FEW_CLIENTS = 10
+"""Updates in a round below which the noise of `uvq` is not averaged out: with six, at a high learning rate, training diverged."""
 
 SLOW_MBPS = 1.0
 """A link so slow that half the bytes are worth 0.3 points: what the coarsest pair costs."""
@@ -31,7 +31,8 @@ class Situation:
     clients: int
     cohort: int  # clients in a round
     rounds: int
-    averages: bool = True  # whether the strategy averages updates, so that unbiased noise cancels
+    averages: bool = True  # whether the strategy is known to average updates, so that unbiased noise cancels
+    whole_models: bool = False  # whether whole models are sent, whatever the codec
     link_mbps: float = 0.0  # of a client's link, in 10**6 bits per second; 0: not known
 
 
@@ -46,6 +47,13 @@ class Choice:
 
 def choose(known: Situation) -> Choice:
     """Return the codecs for a situation."""
+    made = _choose(known)
+    if known.whole_models and made.down != "f16":
+        return replace(made, down="f16", why=f'{made.why}; downlink = "snapshot" sends whole models')
+    return made
+
+
+def _choose(known: Situation) -> Choice:
     contacts = known.rounds * known.cohort / known.clients
     seconds = 32 * known.parameters / (1e6 * known.link_mbps) if known.link_mbps else float("inf")
     if seconds <= QUICK_S:
@@ -57,9 +65,9 @@ def choose(known: Situation) -> Choice:
     elif 0 < known.link_mbps < SLOW_MBPS:
         up, down, why = "uvq(0.1)", "pred+cvq(0.5,1)", f"a link of {known.link_mbps:g} Mbit/s: every byte counts"
     else:
-        up, down, why = "uvq(0.1)", "eden1", "the fewest bytes that cost no accuracy"
+        up, down, why = "uvq(0.1)", "eden1", "a client takes part often, and many answer in a round: noise averages out"
     if not known.averages:
-        return Choice("q4", down, f"{why}; the strategy compares updates one by one, which noise would drown")
+        return Choice("q4", down, f"{why}; updates in 4 bits: the strategy may compare them one by one, which noise would drown")
     if known.cohort < FEW_CLIENTS:
         return Choice("eden1", down, f"{why}; {known.cohort} clients a round are too few to average more noise")
     return Choice(up, down, why)

@@ -31,8 +31,8 @@ class Eden1:
         if values.size and float(max(values.max(), -values.min())) > LARGEST:
             raise PayloadError(f"the value {np.abs(values).max():g} does not fit eden1 (up to 1e15); use raw32")
         flips = rotation.signs(seed)
-        scales, bits = [torch.empty(0)], []
-        for block in rotation.blocks(torch.from_numpy(np.require(values, np.float32, ["C", "W"]))):
+        scales, bits = [flips[:0]], []
+        for block in rotation.blocks(torch.from_numpy(np.require(values, np.float32, ["C", "W"])), values.size):
             energy = torch.linalg.vector_norm(block, dim=1).square()
             rotated = rotation.transform(block * flips[: block.shape[1]])
             total = torch.linalg.vector_norm(rotated, 1, dim=1)  # of the unnormalised transform: √B times that of y
@@ -50,8 +50,8 @@ class Eden1:
         if not (np.isfinite(scales).all() and (scales >= 0).all()):
             raise FormatError("a scale of eden1 is negative, NaN or infinite")
         bits = torch.from_numpy(np.unpackbits(np.frombuffer(body, np.uint8, offset=4 * count)))
-        out, flips, at = torch.empty(total), rotation.signs(seed), 0
-        for block, into in zip(rotation.blocks(bits), rotation.blocks(out), strict=True):
+        out, flips, at = torch.from_numpy(np.empty(total, np.float32)), rotation.signs(seed), 0
+        for block, into in zip(rotation.blocks(bits, size), rotation.blocks(out, size), strict=True):
             rotated = rotation.transform(block.float().mul_(2).sub_(1))  # whole numbers: exact
             rotated *= torch.from_numpy(scales[at : at + len(block), None])
             torch.mul(rotated, flips[: block.shape[1]], out=into)

@@ -39,6 +39,9 @@ _FRACTIONS = np.array([1.0, 1.0905077, 1.1892071, 1.2968396, 1.4142135, 1.542210
 _LEAST, _MOST = 1e-30, 1e30
 """The squared norms of blocks that can be sent: squares of other values fade out or overflow in float32."""
 
+_WEAKEST = 2.0**-50
+"""Of the largest squared norm; blocks below it travel as zeros, because the steps of a byte do not reach their scales."""
+
 _HEAD = 2
 _TOGETHER = rotation.TOGETHER * rotation.LARGE
 """Values worked on at a time: they stay in a core's cache."""
@@ -78,9 +81,10 @@ class _Plan:
 
 
 def encode(aim: Aim, values: Floats, seed: int, context: Context) -> bytes:
-    """Return values (P,) in at most rate · P bits, or in 2 + ⌈n/2⌉ bytes where that is more.
+    """Return values (P,) in at most rate · P bits, or with one block sent at the lowest grade where that is more.
 
-    Blocks with a norm below 1e-15 travel as zeros. Raises PayloadError for a block with a norm above 1e15.
+    Blocks with a norm below 1e-15, or below 2**-25 of the largest one's, travel as zeros. Raises PayloadError for a block
+    with a norm above 1e15.
     """
     draws = np.random.Generator(np.random.PCG64([seed, 1]))
     plan = _plan(aim, np.ascontiguousarray(values, np.float32), context)
@@ -139,6 +143,7 @@ def _energies(blocks: Floats) -> NDArray[np.float64]:
 
 def _priced(aim: Aim, layout: order.Order, energies: NDArray[np.float64]) -> _Plan:
     """Return the plan for blocks of these energies, its buffer still to be set."""
+    energies = np.where(energies < _WEAKEST * energies.max(initial=0), 0, energies)
     if energies.size and not energies.max() <= _MOST:
         raise PayloadError(f"{np.sqrt(energies.max()):g}, the norm of a block, does not fit {aim.name} (up to 1e15); use raw32")
     return _Plan(layout, energies, *budget.spend(energies, layout.block, _bits(aim, layout), aim.costs))
@@ -151,11 +156,11 @@ def _thin(aim: Aim, plan: _Plan, draws: np.random.Generator) -> _Plan:
     the capture c of the lowest grade, and q times its bits; with λ the worth of a bit, q = √(E / (c λ bits)) is best.
     """
     lowest = groups.GRADES[budget.hull(plan.layout.block, aim.costs)[1]]
-    price, bits = lowest.bits(plan.layout.block) + budget.SCALE_BITS, _bits(aim, plan.layout)
+    price, bits = _price(aim, plan.layout), _bits(aim, plan.layout)
     least = lowest.capture * price * plan.last_gain
     if not np.isfinite(least):
         return plan
-    while price * np.sqrt(plan.energies / least).clip(max=1).sum() > max(bits, price):
+    while price * np.sqrt(plan.energies / least).clip(max=1).sum() > bits:
         least *= 2
     chances = np.sqrt(plan.energies / least).clip(max=1)
     factors = np.where(draws.random(chances.size) < chances, 1 / np.where(chances > 0, chances, 1), 0)
@@ -166,8 +171,14 @@ def _thin(aim: Aim, plan: _Plan, draws: np.random.Generator) -> _Plan:
 
 
 def _bits(aim: Aim, layout: order.Order) -> int:
-    """Return what is left for scales and symbols."""
-    return int(aim.rate * layout.size) - 8 * (_HEAD + (layout.count + 1) // 2)
+    """Return what is left for scales and symbols: at least what one block takes."""
+    left = int(aim.rate * layout.size) - 8 * (_HEAD + (layout.count + 1) // 2)
+    return max(left, _price(aim, layout))
+
+
+def _price(aim: Aim, layout: order.Order) -> int:
+    """Return the bits of a block and its scale at the lowest grade that is used."""
+    return budget.price(budget.hull(layout.block, aim.costs)[1], layout.block)
 
 
 def _by_grade(grades: NDArray[np.int64], block: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
@@ -189,7 +200,7 @@ def _seal(plan: _Plan, scales: Floats, parts: list[tuple[groups.Symbols, int]], 
     low, high = np.exp2(steps / _STEPS), np.exp2((steps + 1) / _STEPS)
     steps += draws.random(steps.size) * (high - low) < scales[sent] - low
     top = int(steps.max(initial=_LOWEST))
-    below = (top - steps).clip(max=255)  # a scale 2**-32 of the largest: what is lost is lost in float32 as well
+    below = (top - steps).clip(max=255)
     halves = np.zeros(2 * ((plan.layout.count + 1) // 2), np.uint8)
     halves[: plan.layout.count] = plan.grades
     head = np.array([2 * top + (plan.layout.runs is not None)], "<i2")

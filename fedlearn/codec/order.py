@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedlearn.codec import Context
+from fedlearn.codec.rotation import full_precision
 
 RUN = 8
 """Values that stand side by side in a tile: the smallest piece that is moved about, 32 bytes."""
@@ -212,12 +213,14 @@ def _sums(part: Floats) -> tuple[Doubles, Doubles, float]:
     low, high = torch.aminmax(moved)
     room = 24 - ceil(log2(max(part.shape)))  # bits for each number, so that no sum passes 2**24: exact in float32
     power = min(room - frexp(max(-float(low), float(high)))[1], 126)
-    by_row, by_column, ones = torch.empty(part.shape[0]), torch.zeros(part.shape[1]), torch.ones(max(part.shape))
+    by_row, by_column, ones = (moved.new_zeros(n) for n in (*part.shape, max(part.shape)))
+    ones += 1
     step = max(1, _TOGETHER // part.shape[1])
-    for at in range(0, part.shape[0], step):
-        whole = (moved[at : at + step] * 2.0**power).round_().abs_()
-        by_row[at : at + step] = whole @ ones[: part.shape[1]]
-        by_column += ones[: len(whole)] @ whole
+    with full_precision():
+        for at in range(0, part.shape[0], step):
+            whole = (moved[at : at + step] * 2.0**power).round_().abs_()
+            by_row[at : at + step] = whole @ ones[: part.shape[1]]
+            by_column += ones[: len(whole)] @ whole
     return by_row.numpy().astype(np.float64), by_column.numpy().astype(np.float64), 2.0**-power
 
 

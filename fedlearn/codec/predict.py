@@ -56,7 +56,7 @@ class Predicted:
         """Return the prediction plus what the codec says (P,); raises FormatError."""
         if context.moved is None or not context.moved.any():
             return _dense(self.codec.decode(body, seed, context))
-        count = sum(1 if len(shape) < 2 else shape[0] if _is_long(shape) else 1 for shape in context.shapes)
+        count = sum(shape[0] if _is_long(shape) else 1 for shape in context.shapes)
         if len(body) < count:
             raise FormatError(f"{len(body)} bytes where {count} factors of a prediction are expected")
         told = self.codec.decode(body[count:], seed, context)
@@ -78,7 +78,8 @@ def _rows(values: NDArray[np.float32], context: Context) -> Iterator[NDArray[np.
     for shape in context.shapes:
         part = values[at : at + prod(shape)]
         at += part.size
-        yield part.reshape(shape[0] if _is_long(shape) else 1, -1)
+        rows = shape[0] if _is_long(shape) else 1
+        yield part.reshape(rows, part.size // max(1, rows))
 
 
 def _prediction(factors: NDArray[np.int8], moved: NDArray[np.float32], context: Context) -> NDArray[np.float32]:

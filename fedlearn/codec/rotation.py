@@ -12,6 +12,7 @@ bits on every machine**, with whatever matrix library it has.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from math import isqrt
 
@@ -29,12 +30,12 @@ def padded(size: int) -> int:
     return size - size % LARGE + -(-(size % LARGE) // SMALL) * SMALL
 
 
-def blocks(values: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Yield a vector's blocks, up to 32 of 4,096 at a time, then those of 512: (n, 4096), (m, 512).
+def blocks(values: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
+    """Yield the blocks of a vector of ``size`` values, up to 32 of 4,096 at a time, then those of 512: (n, 4096), (m, 512).
 
-    They are views where the vector has whole blocks; a last part of one is padded with zeros, in a copy.
+    values: (size,), or (padded(size),) with what fills the last block. They are views where the vector has whole blocks; a
+    last part of one is padded with zeros, in a copy.
     """
-    size = values.numel()
     cut = size - size % LARGE
     if cut:
         yield from torch.split(values[:cut].view(-1, LARGE), TOGETHER)
@@ -51,7 +52,8 @@ def count(size: int) -> int:
 
 def signs(seed: int | Sequence[int]) -> torch.Tensor:
     """Return 4,096 random signs, float32; every block uses the first of them that it needs."""
-    bits = np.unpackbits(np.frombuffer(np.random.Generator(np.random.PCG64(seed)).bytes(LARGE // 8), np.uint8))
+    drawn = np.random.PCG64(seed).random_raw(LARGE // 64).astype("<u8")  # numpy keeps this stream for ever
+    bits = np.unpackbits(drawn.view(np.uint8))
     return torch.from_numpy(bits.astype(np.float32) * 2 - 1)
 
 
@@ -59,7 +61,8 @@ def transform(block: torch.Tensor) -> torch.Tensor:
     """Return the unnormalised Walsh-Hadamard transform of each row of (n, 64 r); twice gives 64 r times the input."""
     n, size = block.shape
     rows = size // WIDTH
-    return torch.matmul(_hadamard(rows), torch.matmul(block.view(n, rows, WIDTH), _hadamard(WIDTH))).view(n, size)
+    with full_precision():
+        return torch.matmul(_hadamard(rows), torch.matmul(block.view(n, rows, WIDTH), _hadamard(WIDTH))).view(n, size)
 
 
 def mix(block: torch.Tensor, between: torch.Tensor) -> torch.Tensor:
@@ -72,9 +75,26 @@ def mix(block: torch.Tensor, between: torch.Tensor) -> torch.Tensor:
     return transform(transform(block).mul_(between * (1 / isqrt(block.shape[1]))))
 
 
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Have torch multiply matrices in float32, whatever a model's code or its user asked of it.
+
+    Its "medium" precision and its autocast round to bfloat16 on a CPU that can: a decoder would then find other values.
+    """
+    asked = torch.get_float32_matmul_precision()
+    if asked != "highest":
+        torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        if asked != "highest":
+            torch.set_float32_matmul_precision(asked)
+
+
 @lru_cache(maxsize=4)
 def _hadamard(size: int) -> torch.Tensor:
-    matrix = torch.ones(1, 1)
+    matrix = torch.ones(1, 1, dtype=torch.float32, device="cpu")
     while matrix.shape[0] < size:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
     return matrix

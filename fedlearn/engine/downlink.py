@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.arrays import Layout, State
-from fedlearn.engine.runner import CONTRACTS, Link, distance
+from fedlearn.engine.runner import Link, contracts
 from fedlearn.engine.vectors import NONE, ClientVectors
+from fedlearn.errors import PayloadError
 from fedlearn.seeds import derive
 from fedlearn.wire import Header, digest, encode_difference, encode_model
 
@@ -34,6 +35,7 @@ class Published:
     payload: bytes
     header: Header
     state: State
+    fallback: bool = False  # a difference would have done no good, and everybody is sent the whole model
 
 
 class Downlink(Protocol):
@@ -66,8 +68,8 @@ class Downlink(Protocol):
     def checkpointed(self) -> None:
         """Note that the checkpoint is on disk."""
 
-    def recall(self, saved: Saved | None) -> None:
-        """Go back to what a checkpoint holds; None: to the beginning."""
+    def recall(self, saved: Saved | None, older: Saved | None = None) -> None:
+        """Go back to what a checkpoint holds; None: to the beginning. older: the checkpoint before it, which stays sound too."""
 
     def close(self) -> None:
         """Release what is held."""
@@ -112,7 +114,7 @@ class Snapshots:
     def checkpointed(self) -> None:
         """Do nothing."""
 
-    def recall(self, saved: Saved | None) -> None:
+    def recall(self, saved: Saved | None, older: Saved | None = None) -> None:
         """Do nothing."""
 
     def close(self) -> None:
@@ -163,9 +165,9 @@ class Shadow(Snapshots):
         """Keep the newest copies."""
         self.copies.checkpointed()
 
-    def recall(self, saved: Saved | None) -> None:
+    def recall(self, saved: Saved | None, older: Saved | None = None) -> None:
         """Go back to the copies that a checkpoint names."""
-        self.copies.recall(saved)
+        self.copies.recall(saved, older)
         self.contact = np.zeros(self.copies.clients, np.int32) if saved is None else saved["copies.contact"].copy()
         self.renewed = 0 if saved is None else int(saved["copies.renewed"])
 
@@ -190,25 +192,36 @@ class Cast(Snapshots):
 
     def publish(self, round: int, place: int, state: State, version: int) -> Published:
         """Move the model that everybody follows towards this one, and return it."""
-        seed = derive(self.seed, "codec-down", round, place)
-        base = State(self.floats, state.integers)
-        data, _, arrived = encode_difference(
-            self.layout, base, digest(self.floats), state, version, self.differences, seed, self.floats - self.initial
-        )
-        whole, header, exact = encode_model(self.layout, state, version, "raw32", 0)
-        if self.again or distance(arrived.floats, state.floats) > CONTRACTS * distance(self.floats, state.floats):
-            data, arrived, self.last_whole, self.again = whole, exact, len(self.sizes), False
-        else:
-            whole, header, arrived = encode_model(self.layout, arrived, version, "raw32", 0)
-        self.sizes.append(len(data))
+        nearer = None if self.again else self._nearer(round, place, state, version)
+        whole, header, arrived = encode_model(self.layout, nearer[1] if nearer else state, version, "raw32", 0)
+        fallback = nearer is None and not self.again
+        if nearer is None:
+            self.last_whole, self.again = len(self.sizes), False
+        self.sizes.append(len(nearer[0]) if nearer else len(whole))
         self.whole, self.floats = len(whole), arrived.floats
-        return Published(whole, header, arrived)
+        return Published(whole, header, arrived, fallback)
+
+    def _nearer(self, round: int, place: int, state: State, version: int) -> tuple[bytes, State] | None:
+        """Return a difference that brings everybody nearer to the model, and where it leads; None: there is none.
+
+        Its seed is the round's: a repeated round goes on in the same rotation, which brings it nearer than another would.
+        """
+        seed, base = derive(self.seed, "codec-down", round, place), State(self.floats, state.integers)
+        moved = self.floats - self.initial
+        try:
+            data, _, arrived = encode_difference(self.layout, base, digest(base.floats), state, version, self.differences, seed, moved)
+        except PayloadError:  # values that the codec cannot carry; the whole model carries all
+            return None
+        return (data, arrived) if contracts(self.layout, self.floats, arrived.floats, state.floats) else None
 
     def download(self, client: int) -> int | None:
         """Return the bytes of the differences that a client missed, or of the whole model where those are fewer."""
         missed = sum(self.sizes[max(int(self.seen[client]), self.last_whole) :])
-        self.seen[client] = len(self.sizes)
         return min(missed, self.whole)
+
+    def received(self, client: int, round: int, link: Link | None, header: Header) -> None:
+        """Note that a client has the whole series so far."""
+        self.seen[client] = len(self.sizes)
 
     def renew(self, round: int) -> bool:
         """Send everybody the whole model next."""
@@ -225,7 +238,7 @@ class Cast(Snapshots):
             "cast.state": state,
         }
 
-    def recall(self, saved: Saved | None) -> None:
+    def recall(self, saved: Saved | None, older: Saved | None = None) -> None:
         """Go back to what a checkpoint holds."""
         if saved is None:  # a run begins: nothing was sent
             return

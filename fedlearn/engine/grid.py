@@ -22,12 +22,12 @@ from fedlearn.codec import canonical, codec, feedback
 from fedlearn.engine.downlink import Downlink, Published
 from fedlearn.engine.runner import Outcome, Slots, Task
 from fedlearn.engine.serial import Engine
-from fedlearn.engine.vectors import ClientVectors
+from fedlearn.engine.vectors import NONE, ClientVectors
 from fedlearn.errors import PayloadError, RunError
 from fedlearn.flower import ERROR_CODE, EXAMPLES, Received, attach, for_strategy, to_state
 from fedlearn.plan import Plan
 from fedlearn.strategies.aggregate import ExactSum
-from fedlearn.wire import GRADIENT, UPDATE, decode
+from fedlearn.wire import FRESH, GRADIENT, UPDATE, decode
 
 _MOST_ASKED = 5  # times in a row that a strategy may ask for the nodes before we say that it waits for more of them
 
@@ -43,7 +43,9 @@ class Tally:
     bytes_raw: int = 0
     messages_up: int = 0
     messages_down: int = 0
-    codec_s: dict[str, float] = field(default_factory=dict)  # processor time: up_encode, up_decode, down (both ends of it)
+    whole_models: int = 0  # sent where a difference was to be sent, and would have done no good
+    damaged: int = 0  # clients whose copy or residual on disk was not what had been written
+    codec_s: dict[str, float] = field(default_factory=dict)  # up_encode, up_decode, down (both ends of it, and the copies)
     training_s: float = 0.0  # local training summed over clients, divided by the workers
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -61,6 +63,7 @@ class _Sent:
     """One model as it was sent, and the message of each node."""
 
     model: Published
+    state: State  # before it was published: what the strategy sent
     messages: dict[int, Message]
 
 
@@ -113,6 +116,12 @@ class SimulationGrid(Grid):
     def failures(self) -> dict[int, str]:
         """Return the reasons of the clients that failed in this round."""
         return self.tally.failures
+
+    def leave_out(self, client: int, reason: str) -> None:
+        """Note that a client's update is not used after all, so that its residual stays what it was."""
+        self.tally.failures.setdefault(client, reason)
+        if self.residuals:
+            self.residuals.undo(client)
 
     @property
     def run(self) -> Any:
@@ -182,7 +191,7 @@ class SimulationGrid(Grid):
             published = time.perf_counter() - begun
             self.tally.spend("prepare", published)
             self.tally.code("down", published)
-            yield _Sent(model, {m.metadata.dst_node_id: m for m in group})
+            yield _Sent(model, state, {m.metadata.dst_node_id: m for m in group})
 
     def _work(self, kind: str, sent: _Sent) -> Iterator[Message]:
         messages = {n: m for n, m in sent.messages.items() if m.metadata.message_type == kind}
@@ -196,6 +205,8 @@ class SimulationGrid(Grid):
             task = asked[outcome.client]
             self.tally.bytes_down += outcome.bytes_down
             self.tally.messages_down += 1
+            self.tally.whole_models += outcome.fallback or sent.model.fallback
+            self.tally.damaged += outcome.damaged
             self.tally.code("down", outcome.receive_s)
             self.tally.code("up_encode", outcome.encode_s)
             if outcome.base:
@@ -260,6 +271,8 @@ class SimulationGrid(Grid):
             raise PayloadError(f"the update is encoded by {header.codec}, not by {asked} as asked")
         if header.examples < 1:
             raise PayloadError("the update reports 0 examples; it would weigh nothing")
+        if header.residual == FRESH and task.residual and task.residual.slot != NONE:
+            self.tally.damaged += 1
         ExactSum(0, 0, len(sent.messages)).check(change, header.examples)
         return Received(outcome.client, header, change)
 
@@ -269,8 +282,8 @@ class SimulationGrid(Grid):
         metrics = MetricRecord({EXAMPLES: header.examples, **told, **header.metrics})
         content = RecordDict({"metrics": metrics})
         if not self.payloads:
-            change = received.difference
-            end = State(change.after(self._start(received.client, sent)), sent.model.state.integers + change.integers)
+            change = received.difference  # added to the strategy's own model: what a client's copy lacks is no part of its update
+            end = State(change.after(sent.state.floats), sent.state.integers + change.integers)
             content["arrays"] = for_strategy(self.layout, end)
         return Message(content, reply_to=message)
 

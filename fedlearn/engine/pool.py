@@ -26,7 +26,7 @@ import numpy as np
 from fedlearn.arrays import State
 from fedlearn.clients.evaluate import Score, add
 from fedlearn.engine.runner import Outcome, Runner, Task, single_thread
-from fedlearn.errors import RunError
+from fedlearn.errors import RecordError, RunError
 
 TRIES = 2
 """How often a client is tried whose worker dies: a worker killed by chance costs nothing, a deadly client one round."""
@@ -64,6 +64,8 @@ class Pool:
         self._publish(0, payload)
         size = self.runner.population.clients.size
         for task, outcome in self._work(sorted(tasks, key=lambda t: -size(t.client))):
+            if isinstance(outcome, RecordError):  # the disk's failure, not the client's
+                raise outcome
             yield outcome if isinstance(outcome, Outcome) else Outcome(task.client, error=str(outcome))
 
     def score(self, state: State) -> Score:
@@ -181,5 +183,7 @@ def _serve(pool: Pool, pipe: Connection, inherited: Sequence[Connection]) -> Non
             pipe.send(pool.runner.run(task, payload) if slot == 0 else pool.runner.score(task, state))
         except OSError:
             os._exit(0)
+        except RecordError as error:
+            pipe.send(error)
         except Exception as error:  # scoring has no client to blame: the parent turns the reason into the run's error
             pipe.send(f"{type(error).__name__}: {error}")

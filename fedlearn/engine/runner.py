@@ -23,7 +23,7 @@ from fedlearn.codec import codec as find_codec
 from fedlearn.codec import feedback as codec_feedback
 from fedlearn.data.samples import Population, Samples
 from fedlearn.engine.vectors import NONE, ClientVectors
-from fedlearn.errors import ClientError, FedlearnError
+from fedlearn.errors import ClientError, FedlearnError, PayloadError, RecordError
 from fedlearn.models import read_state, write_state
 from fedlearn.plan import Plan
 from fedlearn.seeds import derive, generator, isolated
@@ -78,6 +78,8 @@ class Held:
     header: Header
     state: State
     bytes_down: int
+    fallback: bool = False
+    damaged: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ class Outcome:
     bytes_down: int = 0
     receive_s: float = 0.0  # encoding what the client was sent
     residual: bytes | None = None  # digest of what error feedback carries over
+    fallback: bool = False  # a difference would have done no good, and the whole model was sent
+    damaged: bool = False  # what the disk held of this client was not what had been written
 
 
 class Runner:
@@ -143,7 +147,10 @@ class Runner:
             torch.use_deterministic_algorithms(True, warn_only=True)
 
     def run(self, task: Task, payload: bytes) -> Outcome:
-        """Return what comes of a task on the model in ``payload``; a failure of the client is an outcome, not an error."""
+        """Return what comes of a task on the model in ``payload``; a failure of the client is an outcome, not an error.
+
+        Raises RecordError when the clients' vectors cannot be read or written: that is the end of the run.
+        """
         held: Held | None = None
         begun = received = time.perf_counter()
         try:
@@ -152,13 +159,19 @@ class Runner:
             self._refresh()
             with isolated(derive(task.plan.seed, f"client-{task.kind}", task.plan.round, task.client)):
                 outcome = self._answer(task, held)
+        except RecordError:  # the disk's failure, not the client's
+            raise
         except FedlearnError as error:
             outcome = Outcome(task.client, error=str(error))
         except MemoryError:
             outcome = Outcome(task.client, error="out of memory; lower train.batch_size or engine.workers")
         except (Exception, SystemExit) as error:  # the model, the data or the app is the user's code
             outcome = Outcome(task.client, error=f"{type(error).__name__}: {error}")
-        return replace(outcome, base=held.header, bytes_down=held.bytes_down, receive_s=received - begun) if held else outcome
+        if held is None:
+            return outcome
+        return replace(
+            outcome, base=held.header, bytes_down=held.bytes_down, receive_s=received - begun, fallback=held.fallback, damaged=held.damaged
+        )
 
     def receive(self, task: Task, payload: bytes) -> Held:
         """Return the model that a client holds after its download; the payload of a cohort is decoded once.
@@ -172,17 +185,24 @@ class Runner:
         link = task.link
         if link is None or self.copies is None:
             return Held(header, model, len(payload) if task.download is None else task.download)
-        sent, told, state = payload, header, model
-        if not link.whole:
-            base = self.initial if link.slot == NONE else self.copies.read(task.client, link.slot)
-            name = digest(base)
-            if link.slot == NONE or name == link.digest:  # otherwise the file is damaged
-                held, moved = State(base, model.integers), self._moved(base, link.codec)
-                tried = encode_difference(self.layout, held, name, model, header.version, link.codec, link.seed, moved)
-                if distance(tried[2].floats, model.floats) <= CONTRACTS * distance(base, model.floats):
-                    sent, told, state = tried
+        base = self.initial if link.slot == NONE else self.copies.read(task.client, link.slot)
+        name = digest(base)
+        damaged = link.slot != NONE and name != link.digest
+        nearer = None if link.whole or damaged else self._nearer(base, name, link, header, model)
+        sent, told, state = nearer or (payload, header, model)
         self.copies.write(task.client, link.into, state.floats)
-        return Held(told, state, len(sent))
+        return Held(told, state, len(sent), fallback=nearer is None and not link.whole, damaged=damaged)
+
+    def _nearer(
+        self, base: NDArray[np.float32], name: bytes, link: Link, header: Header, model: State
+    ) -> tuple[bytes, Header, State] | None:
+        """Return a difference that brings a copy (P,) nearer to the model, and where it leads; None: there is none."""
+        held, moved = State(base, model.integers), self._moved(base, link.codec)
+        try:
+            tried = encode_difference(self.layout, held, name, model, header.version, link.codec, link.seed, moved)
+        except PayloadError:  # values that the codec cannot carry; the whole model carries all
+            return None
+        return tried if contracts(self.layout, base, tried[2].floats, model.floats) else None
 
     def samples(self, client: int, held_out: bool = False) -> Samples:
         """Return a client's samples for training, or the ones it keeps for evaluation."""
@@ -313,9 +333,10 @@ def _unsaved(module: nn.Module) -> list[tuple[nn.Module, str, torch.Tensor]]:
     ]
 
 
-def distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Return the L2 distance of two vectors (P,)."""
-    return float(np.linalg.norm(a - b))
+def contracts(layout: Layout, base: NDArray[np.float32], arrived: NDArray[np.float32], target: NDArray[np.float32]) -> bool:
+    """Tell whether a difference leads enough nearer from base (P,) to target; buffers always arrive, and do not count."""
+    at = layout.trained_at
+    return float(np.linalg.norm(arrived[at] - target[at])) <= CONTRACTS * float(np.linalg.norm(base[at] - target[at]))
 
 
 def single_thread() -> None:

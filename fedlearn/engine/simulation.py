@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import platform
 import sys
 import time
@@ -19,7 +20,7 @@ from fedlearn import data, models
 from fedlearn.arrays import Layout, State
 from fedlearn.clients.augment import KINDS
 from fedlearn.codec import AUTO, codec, feedback
-from fedlearn.codec.choice import Situation, choose
+from fedlearn.codec.choice import Choice, Situation, choose
 from fedlearn.config import Experiment, to_toml
 from fedlearn.data.samples import Population
 from fedlearn.engine import ENGINES, apps
@@ -36,6 +37,7 @@ from fedlearn.record import RunFolder
 from fedlearn.server.plans import plan
 from fedlearn.server.run import Run
 from fedlearn.strategies.build import build
+from fedlearn.strategies.cohorts import averages, cohort_of
 
 
 def simulate(experiment: Experiment, folder: RunFolder, display: Progress, resume: bool = False) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def simulate(experiment: Experiment, folder: RunFolder, display: Progress, resum
     population, module, layout = _parts(experiment)
     strategy = _strategy(experiment, layout, len(population.clients))
     written = experiment
-    experiment, why = _with_codecs(experiment, layout, strategy, len(population.clients))
+    experiment, why = _with_codecs(experiment, layout, strategy, len(population.clients), folder if resume else None)
     with _section("client"):
         app = apps.load(experiment.client.app, experiment.client.mods)
     initial = models.read_state(module, layout)
@@ -58,8 +60,8 @@ def simulate(experiment: Experiment, folder: RunFolder, display: Progress, resum
         raise ModelError(f"model '{experiment.model.name}' starts with NaN or infinite values; mend how its weights are drawn")
     _check_device(experiment.engine.device)
     holdout = experiment.evaluate.holdout if experiment.evaluate.clients else 0.0
-    downlink, copies = _downlink(experiment, folder, len(population.clients), layout, initial)
     residuals = _residuals(experiment, folder, len(population.clients), layout)
+    downlink, copies = _downlink(experiment, folder, len(population.clients), layout, initial)
     runner = Runner(module, layout, population, experiment.experiment.seed, holdout, experiment.engine.device, app, copies, residuals)
     engine = _engine(experiment, runner)
     try:
@@ -129,17 +131,40 @@ def _strategy(experiment: Experiment, layout: Layout, clients: int) -> Strategy:
         return build(experiment.strategy.name, experiment.strategy.options, offered)
 
 
-def _with_codecs(experiment: Experiment, layout: Layout, strategy: Strategy, clients: int) -> tuple[Experiment, str]:
-    """Return the experiment with the codecs that "auto" stands for, and the reason for them."""
+def _with_codecs(
+    experiment: Experiment, layout: Layout, strategy: Strategy, clients: int, begun: RunFolder | None
+) -> tuple[Experiment, str]:
+    """Return the experiment with the codecs that "auto" stands for, and the reason for them.
+
+    begun: of a run that is resumed; it keeps the codecs that it began with, whatever changed meanwhile.
+    """
     section = experiment.codec
     if AUTO not in (section.up, section.down):
         return experiment, ""
-    cohort = getattr(strategy, "cohort", None) or max(1, round(getattr(strategy, "fraction_train", 1.0) * clients))
-    averages = getattr(strategy, "takes_payloads", False)
-    known = Situation(layout.floats, clients, cohort, experiment.experiment.rounds, averages, section.link_mbps)
-    made = choose(known)
+    made = _chosen_before(begun) if begun else None
+    if made is None:
+        made = choose(
+            Situation(
+                parameters=layout.floats,
+                clients=clients,
+                cohort=cohort_of(strategy, clients),
+                rounds=experiment.experiment.rounds,
+                averages=averages(strategy),
+                link_mbps=section.link_mbps,
+                whole_models=section.downlink == "snapshot",
+            )
+        )
     up, down = (made.up if section.up == AUTO else section.up), (made.down if section.down == AUTO else section.down)
     return experiment.model_copy(update={"codec": section.model_copy(update={"up": up, "down": down})}), made.why
+
+
+def _chosen_before(folder: RunFolder) -> Choice | None:
+    """Return what a run's manifest says of its codecs; None: it was killed before it had one."""
+    try:
+        told = json.loads((folder.path / "manifest.json").read_text())["codec"]
+        return Choice(str(told["up"]), str(told["down"]), str(told["why"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _downlink(
@@ -151,6 +176,11 @@ def _downlink(
     if kind == "auto":
         coarse = codec(section.down).for_differences
         kind = "snapshot" if not coarse else "shadow" if room <= section.copies_gb else "cast"
+    elif kind == "snapshot" and codec(section.down).for_differences:
+        raise ConfigError(
+            f'[codec] down = "{section.down}" is for differences, but downlink = "snapshot" sends whole models; leave downlink out, '
+            "or use raw32, f16, bf16 or q8"
+        )
     if kind == "snapshot":
         return Snapshots(layout, section.down, seed), None
     if kind == "cast":

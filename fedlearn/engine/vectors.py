@@ -2,8 +2,8 @@
 
 Four slots a client: a new vector goes where neither of the last two checkpoints looks, nor its predecessor lies. So a run
 that is killed at any moment still has, for every client, the vector of its last whole checkpoint, and a round that is void
-can be undone. The file is sparse: a client that was never asked takes
-no room. Plain reads and writes, not a memory map: a full disk is an error here, and would be a killed process there.
+can be undone. The file is sparse: a client that was never asked takes no room. Plain reads and writes, not a memory map: a
+full disk is an error here, and would be a killed process there.
 
 Legend: N clients, P values.
 """
@@ -48,11 +48,14 @@ class ClientVectors:
         os.close(self._file)
 
     def read(self, client: int, slot: int) -> NDArray[np.float32]:
-        """Return a copy of a vector (P,); what the file does not hold (it was damaged) reads as 0."""
+        """Return a copy of a vector (P,); what the file does not hold (it was damaged) reads as 0. Raises RecordError."""
         out = np.zeros(self.size, np.float32)
         view, at = out.view(np.uint8).data, self._place(client, slot)
-        while len(view) and (got := os.preadv(self._file, [view], at)):
-            view, at = view[got:], at + got
+        try:
+            while len(view) and (got := os.preadv(self._file, [view], at)):
+                view, at = view[got:], at + got
+        except OSError as error:
+            raise RecordError(f"cannot read {self.path}: {error.strerror}; --resume goes on from the last checkpoint") from error
         return out
 
     def write(self, client: int, slot: int, vector: NDArray[np.float32]) -> None:
@@ -79,11 +82,12 @@ class ClientVectors:
         """Keep what was noted so far: `undo` goes back no further."""
         self._before = []
 
-    def undo(self) -> None:
-        """Go back to the vectors at the last `settle`: the round that the newer ones belong to was void."""
+    def undo(self, only: int | None = None) -> None:
+        """Go back to the vectors at the last `settle`, of one client or of all: what the newer ones belong to was void."""
         for client, slot, digest in reversed(self._before):
-            self.now[client], self.digests[client] = slot, digest
-        self._before = []
+            if only in (None, client):
+                self.now[client], self.digests[client] = slot, digest
+        self._before = [noted for noted in self._before if only not in (None, noted[0])]
 
     def sync(self) -> dict[str, NDArray[Any]]:
         """Bring the vectors to disk and return what a checkpoint has to hold of them; raises RecordError."""
@@ -96,13 +100,15 @@ class ClientVectors:
     def checkpointed(self) -> None:
         """Keep the newest vectors from now on: the checkpoint that names them is on disk."""
         self._kept = [self._kept[1], self.now.copy()]
+        self.settle()
 
-    def recall(self, saved: Mapping[str, NDArray[Any]] | None) -> None:
-        """Go back to the vectors that a checkpoint names; None: to no vectors at all."""
+    def recall(self, saved: Mapping[str, NDArray[Any]] | None, older: Mapping[str, NDArray[Any]] | None = None) -> None:
+        """Go back to the vectors that a checkpoint names; None: to no vectors at all. older: the one before, still kept."""
+        slots = f"{self.path.stem}.slots"
         self.now = np.full(self.clients, NONE, np.int8)
         if saved is not None:
-            self.now, self.digests = saved[f"{self.path.stem}.slots"].copy(), saved[f"{self.path.stem}.digests"].copy()
-        self._kept, self._before = [self.now.copy(), self.now.copy()], []
+            self.now, self.digests = saved[slots].copy(), saved[f"{self.path.stem}.digests"].copy()
+        self._kept, self._before = [(older or {}).get(slots, self.now).copy(), self.now.copy()], []
 
     def _place(self, client: int, slot: int) -> int:
         return 4 * self.size * (SLOTS * client + slot)

@@ -162,7 +162,10 @@ def codec_table(run: Run) -> Html:
     if not rows:
         return Html("")
     heading = ["", "codec", "messages", "bytes each", "bits a value", "ratio", "encode ms", "decode ms"]
-    note = "Means over all messages, headers included; milliseconds of one core. Down, encoding knows where it leads: it decodes too."
+    note = (
+        "Means over all messages, headers included; milliseconds of wall time, one thread. Down, the encoder works out the very "
+        "model that the client will decode: its time is that of both ends."
+    )
     return section_of("Codecs", table(heading, rows, text_columns=(0, 1)), note=note)
 
 

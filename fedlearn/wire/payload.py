@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from fedlearn.arrays import Change, Layout, Sparse, State
 from fedlearn.codec import ZERO, Context, canonical
 from fedlearn.codec import codec as find_codec
+from fedlearn.codec.bits import Reader
 from fedlearn.codec.bits import number as varint
 from fedlearn.errors import FormatError, PayloadError, SchemaError
 from fedlearn.wire import payload_pb2
@@ -45,8 +46,14 @@ _ROW = 1024
 METRICS = 1000
 """The most metrics in a payload."""
 
+_FIELDS = METRICS + 32
+"""The most fields of a message: many empty ones would take a hundred times their bytes in memory once they are parsed."""
+
 MARGIN = 1 << 20
 """Bytes that a payload may have beyond twice its model's: metrics, and the overhead of codecs on tiny models."""
+
+_WORD = 2**64 - 1
+_WIDTHS = {1: 8, 5: 4}  # bytes of protobuf's fixed kinds
 
 _BODY_TAG = b"\x72"  # field 14, length-delimited
 _CHECKSUM_TAG = b"\x7d"  # field 15, fixed 32 bit
@@ -88,8 +95,7 @@ def digest(floats: NDArray[np.float32]) -> bytes:
 @lru_cache(maxsize=1)
 def _odd() -> NDArray[np.uint64]:
     """Return the multipliers of `digest` (1024,): fixed odd numbers."""
-    drawn = np.random.Generator(np.random.PCG64(2_605_361)).bytes(8 * _ROW)
-    return np.frombuffer(drawn, "<u8").astype(np.uint64) | np.uint64(1)
+    return np.random.PCG64(2_605_361).random_raw(_ROW) | np.uint64(1)
 
 
 def encode(layout: Layout, header: Header, state: State, moved: NDArray[np.float32] | None = None) -> bytes:
@@ -126,8 +132,11 @@ def encode_difference(
     moved: (P,) the base minus the run's first model. Raises PayloadError as `encode` does.
     """
     _check_finite(target.floats)
-    change = target.floats - base.floats
-    header = Header(DIFFERENCE, version, bytes(8), canonical(codec) if change.any() else ZERO, seed, base_digest=base_digest)
+    with np.errstate(over="ignore"):
+        change = target.floats - base.floats
+    _check_finite(change)
+    same = np.array_equal(target.floats.view(np.uint32), base.floats.view(np.uint32))  # −0.0 is another model than 0.0
+    header = Header(DIFFERENCE, version, bytes(8), ZERO if same else canonical(codec), seed, base_digest=base_digest)
     body = _body(layout, header, change, moved)
     arrived = _arrive(layout, header, body, base.floats, target.floats[layout.buffers_at], moved)
     header = replace(header, digest=base_digest if header.codec == ZERO else digest(arrived))
@@ -329,6 +338,8 @@ def _parse(data: bytes) -> payload_pb2.Payload:
         raise FormatError("not a payload: it does not end with a checksum")
     if zlib.crc32(memoryview(data)[:-5]) != struct.unpack("<I", data[-4:])[0]:
         raise FormatError("the payload is damaged: its checksum differs")
+    if _fields(data, _FIELDS) > _FIELDS:
+        raise FormatError(f"the payload has more than {_FIELDS} fields, of which at most {METRICS} are metrics")
     try:
         message: payload_pb2.Payload = payload_pb2.Payload.FromString(data)
     except DecodeError as error:
@@ -336,3 +347,19 @@ def _parse(data: bytes) -> payload_pb2.Payload:
     if message.format != FORMAT:
         raise FormatError(f"the payload has format {message.format}; this version of fedlearn reads format {FORMAT}")
     return message
+
+
+def _fields(data: bytes, most: int) -> int:
+    """Return the number of fields of a message, counting no further than one more than ``most``; raises FormatError."""
+    reader, count = Reader(data), 0
+    while reader.left and count <= most:
+        kind, count = reader.number(_WORD) & 7, count + 1
+        if kind == 0:
+            reader.number(_WORD)
+        elif kind in _WIDTHS:
+            reader.skip(_WIDTHS[kind])
+        elif kind == 2:
+            reader.skip(reader.number(len(data)))
+        else:
+            raise FormatError(f"not a payload: a field of the unknown kind {kind}")
+    return count

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from fedlearn import config, models
 from fedlearn.arrays import Sparse
 from fedlearn.codec import Context
 from fedlearn.errors import DataError
-from fedlearn.experiments.benchmarks import codec, codec_plots, record_updates
+from fedlearn.experiments.benchmarks import codec, codec_plots, codec_speed, record_updates
 from fedlearn.experiments.benchmarks.codec_entropy import entropy, order0
 from fedlearn.experiments.benchmarks.record_updates import Workload
 
@@ -36,6 +37,18 @@ def test_a_recording_is_of_one_run(recorded):
     np.testing.assert_allclose(middle.model, early.model + early.update, atol=1e-6)  # a cohort of one client
     assert np.abs(late.update).max() > 1e-3
     assert (int(late.round), json.loads(str(late.shapes))[0][1]) == (4, [10, 64])
+    assert [int(one.gap) for one in (early, middle, late)] == [0, 1, 2]
+
+
+def test_the_gaps_of_the_shipped_workloads_are_those_of_the_text():
+    found = {}
+    for name, workload in record_updates.WORKLOADS.items():
+        gap = round(1 / config.read(workload.experiment, workload.overrides).strategy.options["fraction_train"])
+        found[name] = [number - record_updates.copied(number, gap) for number in workload.rounds]
+    assert found == {
+        "2nn-iid": [1, 10, 10], "2nn-shards": [1, 10, 10], "lstm-watch": [1, 2, 2], "cnn-small": [1, 8, 10], "cnn": [1, 8, 10],
+        "lstm-char": [1, 4, 8],
+    }  # fmt: skip
 
 
 def test_momentum_goes_on_in_the_direction_of_the_last_step(tmp_path):
@@ -85,6 +98,20 @@ def test_a_folder_without_recordings_and_a_wrong_file_are_told_in_one_line(tmp_p
     assert "2nn-iid" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("argument", ["0", "-3", "many", "no-such.npz"])
+def test_the_clock_of_codecs_tells_a_wrong_argument_in_one_line(capsys, argument):
+    assert codec_speed.main([argument]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("up", "down"), codec_speed.PAIRS)
+def test_a_clients_side_is_what_a_receiver_accepts(up, down):
+    """What it times are the decoder's checks too: a model that does not arrive is an error."""
+    module = models.build("logistic", {}, input_shape=(8, 8), classes=10, seed=0, task="image")
+    layout = models.layout(module)
+    assert min(codec_speed.payloads_ms(layout, models.read_state(module, layout), up, down)) > 0
+
+
 def test_entropy_of_known_symbols():
     assert order0(np.array([1, 1, 2, 3])) == 6.0  # one bit for each of two, two bits for each of the others
     assert order0(np.zeros(5)) == 0.0
@@ -112,9 +139,12 @@ def test_of_packers_the_smallest_is_drawn_and_recordings_are_averaged():
             point("a-early", "topk(0.01)+tern+range", 0.1),
             point("a-late", "topk(0.01)+tern+rice", 0.4, 0.125),
             point("a-late", "pred+cvq(0.1, 0)", 0.1),
+            point("a-late", "pred+cvq(0.2)", 0.2, 0.25),
+            point("a-late", "cvq(0.2,1)", 0.2),  # of no family
+            point("a-late", "q4+deflate", 3.0, 0.125),
             point("a-late", "uvq(0.1)", 0.1, 5.0),
             point("a-late", "raw32", 32.0, 0.0),
         ]
     )
-    assert list(found) == ["topk+tern", "pred+cvq,0", "uvq"]
-    assert list(found.values()) == [[pytest.approx(p)] for p in ((0.2, 0.25), (0.1, 0.5), (0.1, 5.0))]
+    points = {"topk+tern": [(0.2, 0.25)], "pred+cvq,0": [(0.1, 0.5), (0.2, 0.25)], "q4+deflate": [(3.0, 0.125)], "uvq": [(0.1, 5.0)]}
+    assert found == {family: [pytest.approx(one) for one in wanted] for family, wanted in points.items()}

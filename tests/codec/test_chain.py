@@ -273,13 +273,71 @@ def test_an_unsound_scale_is_refused(scale):
             find(chain).decode(np.float32(scale).tobytes() + bytes(rest), 1, Context(((1,),)))
 
 
-@pytest.mark.parametrize("text", ["q8", "eden1", "topk(0.001)+tern", "topk(0.001)+q4c+range", "uvq(0.1)", "pred+cvq(0.5,1)"])
-def test_ten_million_values(text):
+def sent_exactly(values, coded):
+    """Return what a topk(0.001) sent and what comes back of it, once its places are those of the largest magnitudes."""
+    assert np.array_equal(coded.indices, np.sort(np.argpartition(np.abs(values), -10_000)[-10_000:]))
+    return values[coded.indices], coded.values
+
+
+def check_q8(values, coded):
+    largest = np.abs(values[: values.size // 1024 * 1024]).reshape(-1, 1024).max(axis=1)
+    level = np.append(np.repeat(largest, 1024), np.full(values.size % 1024, np.abs(values[-(values.size % 1024) :]).max())) / 127
+    assert (np.abs(coded - values) <= level * 1.0001).all()
+
+
+def check_signs(values, coded):
+    sent, back = sent_exactly(values, coded)
+    in_first = coded.indices < 3000 * 3333
+    for part in (in_first, ~in_first):
+        np.testing.assert_allclose(back[part], np.sign(sent[part]) * np.abs(sent[part]).mean(dtype=np.float64), rtol=1e-6)
+
+
+def check_centroids(values, coded):
+    sent, back = sent_exactly(values, coded)
+    assert np.array_equal(np.sign(sent), np.sign(back)) and np.unique(np.abs(back)).size == 8
+    bits = np.abs(sent).view(np.int32).astype(np.int64)
+    assert np.abs(np.abs(back).view(np.int32) - bits).max() <= (bits.max() - bits.min()) // 8 + 2  # in the same one of eight bins
+
+
+def error_and_projection(values, coded):
+    x, y = values.astype(np.float64), coded.astype(np.float64)
+    return np.square(x - y).sum() / np.square(x).sum(), (x * y).sum() / np.square(x).sum()
+
+
+def check_eden1(values, coded):
+    assert error_and_projection(values, coded) == pytest.approx((np.pi / 2 - 1, 1), abs=2e-3)
+
+
+def check_uvq(values, coded):
+    """0.1 bits a value lie between groups of 128 and of 64, whose captures are 0.062462 and 0.105309."""
+    error, projection = error_and_projection(values, coded)
+    assert 1 / 0.105309 - 1 < error < 1 / 0.062462 - 1 and projection == pytest.approx(1, abs=0.01)
+
+
+def check_cvq(values, coded):
+    """Groups of 8, but for what scales and grades cost: of 0.39755 a little is missing. The movement predicts nothing here."""
+    error, projection = error_and_projection(values, coded)
+    capture = projection / 1.4
+    assert 0.39 < capture < 0.398 and error == pytest.approx(1 - capture * 1.4 * 0.6, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("text", "check"),
+    [
+        ("q8", check_q8),
+        ("eden1", check_eden1),
+        ("topk(0.001)+tern", check_signs),
+        ("topk(0.001)+q4c+range", check_centroids),
+        ("uvq(0.1)", check_uvq),
+        ("pred+cvq(0.5,1)", check_cvq),
+    ],
+)
+def test_ten_million_values(text, check):
     values = np.random.default_rng(0).standard_normal(10_000_000, dtype=np.float32)
+    values[-1000:] *= 2  # so that top-k finds some of the small tensor too
     context = Context(((3000, 3333), (1000,)), values[::-1].copy())
     body = find(text).encode(values, 1, context)
     coded = find(text).decode(body, 1, context)
-    decoded = coded.dense() if isinstance(coded, Sparse) else coded
-    assert decoded.shape == values.shape
-    assert float(values @ decoded) > 0  # it points the right way
+    assert coded.size == values.size
+    check(values, coded)
     assert find(text).encode(values, 1, context) == body

@@ -67,7 +67,7 @@ def test_mixing_whole_numbers_is_exact():
 )
 def test_blocks_hold_every_value_once(size, shapes):
     values = torch.arange(1.0, size + 1)
-    blocks = list(rotation.blocks(values))
+    blocks = list(rotation.blocks(values, size))
     assert [tuple(b.shape) for b in blocks] == shapes
     assert sum(b.numel() for b in blocks) == rotation.padded(size)
     assert sum(len(b) for b in blocks) == rotation.count(size)

@@ -1,11 +1,14 @@
 """Downlinks: whoever returns, restarts or is in doubt ends with a correct model, and every byte is counted."""
 
+import json
+
 import numpy as np
 import pytest
 
 from fedlearn.arrays import Entry, Layout, State
 from fedlearn.engine.downlink import Cast, Shadow
 from fedlearn.engine.vectors import ClientVectors
+from fedlearn.wire import SNAPSHOT, Header
 from tests.jobs import CONFIG, run
 
 LAYOUT = Layout((Entry("w", (4096,), "float32", True),))
@@ -23,18 +26,26 @@ def cast() -> Cast:
     return Cast(LAYOUT, "eden1", 0, FIRST, clients=4)
 
 
+def taken(down: Cast, client: int) -> int:
+    """Return the bytes of a client's download, which it then has."""
+    sent = down.download(client)
+    down.received(client, 0, None, Header(SNAPSHOT, 0, bytes(8), "raw32", 0))
+    return sent or 0
+
+
 def test_cast_counts_the_differences_that_a_client_missed():
     down = cast()
     sizes = []
     for step in range(1, 4):
         down.publish(step, 0, model(step), step)
-        sizes.append(down.download(0) or 0)
+        sizes.append(taken(down, 0))
     assert all(500 < size < 620 for size in sizes)  # a bit a value, a scale and a header
-    assert down.download(1) == sum(sizes)
+    assert down.download(1) == sum(sizes)  # asked twice: the first answer never reached it
+    assert taken(down, 1) == sum(sizes)
     assert down.download(1) == 0  # it has them all
     for step in range(4, 60):
         down.publish(step, 0, model(step), step)
-    assert WHOLE < (down.download(2) or 0) < WHOLE + 100  # one that was away for 55 rounds takes the whole model
+    assert WHOLE < taken(down, 2) < WHOLE + 100  # one that was away for 55 rounds takes the whole model
 
 
 def test_cast_follows_the_model():
@@ -47,7 +58,7 @@ def test_a_restarted_cast_goes_on_as_it_was():
     down, again = cast(), cast()
     for step in range(1, 4):
         down.publish(step, 0, model(step), step)
-    down.download(3)
+    taken(down, 3)
     again.recall(down.sync())
     assert again.publish(9, 0, model(9), 9).payload == down.publish(9, 0, model(9), 9).payload
     assert [again.download(c) for c in range(4)] == [down.download(c) for c in range(4)]
@@ -59,17 +70,18 @@ def test_cast_sends_the_whole_model_when_asked_to_renew():
     assert down.renew(1)
     published = down.publish(2, 0, model(2), 2)
     assert published.state.floats.tobytes() == model(2).floats.tobytes()
-    assert (down.download(0) or 0) > WHOLE
+    assert taken(down, 0) > WHOLE
     down.publish(3, 0, model(3), 3)
-    assert 0 < (down.download(0) or 0) < 620
+    assert 0 < taken(down, 0) < 620
 
 
 def test_a_model_that_no_difference_brings_nearer_is_sent_whole(monkeypatch):
-    monkeypatch.setattr("fedlearn.engine.downlink.CONTRACTS", 0.1)  # eden1 leaves 0.75 of the error's norm
+    monkeypatch.setattr("fedlearn.engine.runner.CONTRACTS", 0.1)  # eden1 leaves 0.75 of the error's norm
     down = cast()
     published = down.publish(1, 0, model(1), 1)
+    assert published.fallback
     assert published.state.floats.tobytes() == model(1).floats.tobytes()
-    assert (down.download(0) or 0) > WHOLE
+    assert taken(down, 0) > WHOLE
 
 
 def test_shadow_renews_copies_that_are_in_doubt_once(tmp_path):
@@ -98,6 +110,42 @@ def test_a_resumed_run_equals_the_undisturbed_one(codec, tmp_path):
     assert whole.code == 0
     assert resumed.sha256 == whole.sha256 == pool.sha256
     assert resumed.summary["bytes_down"] == whole.summary["bytes_down"]
+
+
+def test_a_difference_that_cannot_be_encoded_is_replaced_by_the_whole_model():
+    down = Cast(LAYOUT, "f16", 0, FIRST, clients=1)  # f16 ends at 65,504
+    far = State(FIRST + np.float32(1e6), np.empty(0, np.int64))
+    published = down.publish(1, 0, far, 1)
+    assert published.fallback and published.state.floats.tobytes() == far.floats.tobytes()
+
+
+def test_a_downlink_that_falls_back_says_so(tmp_path, capsys):
+    """A sign per value with one magnitude brings a logistic model no nearer than 0.9 times the distance."""
+    found = run(tmp_path / "run", 'codec.down="uvq(0.1)"')  # unbiased: its error is larger than what it sends
+    assert found.code == 0
+    assert sum(line["whole_models"] for line in found.lines) > 9
+    exact = run(tmp_path / "exact", 'codec.down="eden1"')
+    assert sum(line["whole_models"] for line in exact.lines) == 0
+
+
+def test_a_coarse_codec_is_refused_for_whole_models(tmp_path, capsys):
+    assert run(tmp_path / "run", 'codec.down="cvq(1)"', "codec.downlink=snapshot").code == 2
+    assert 'downlink = "snapshot" sends whole models' in capsys.readouterr().err
+    found = run(tmp_path / "auto", "codec.down=auto", "codec.up=auto", "codec.downlink=snapshot")
+    assert json.loads((found.folder / "manifest.json").read_text())["codec"]["down"] == "f16"
+
+
+def test_a_resumed_run_keeps_the_codecs_that_auto_chose(tmp_path):
+    """10 of 20 clients a round: in 2 rounds a client takes part once, in 20 rounds ten times, which would choose otherwise."""
+    settings = ("codec.up=auto", "codec.down=auto", "model.name=2nn", "data.partition.clients=20", "train.lr=0.1")
+    run(tmp_path / "run", "experiment.rounds=2", *settings)
+    before = json.loads((tmp_path / "run" / "manifest.json").read_text())["codec"]
+    resumed = run(tmp_path / "run", "experiment.rounds=20", *settings, resume=True)
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["codec"] == before
+    assert before["up"] == "eden1"
+    fresh = run(tmp_path / "fresh", "experiment.rounds=20", *settings)
+    assert json.loads((fresh.folder / "manifest.json").read_text())["codec"]["up"] == "uvq(0.1)"
+    assert resumed.code == fresh.code == 0
 
 
 def test_too_many_copies_for_the_disk_become_one_series_for_all(tmp_path, capsys):

@@ -24,7 +24,7 @@ def files(folder):
 
 def test_the_last_two_are_kept_and_the_newest_is_read(folder):
     assert [f.name for f in files(folder)] == ["00000002.safetensors", "00000003.safetensors"]
-    found = checkpoint.latest(folder.path)
+    found = checkpoint.whole(folder.path)[0]
     assert found is not None
     assert (found.round, found.memory, found.model.floats.tolist(), found.model.integers.tolist()) == (3, {"k": [3]}, [3] * 4, [3])
     assert found.arrays["memory.0"].tolist() == [[3, 3], [3, 3]]
@@ -38,9 +38,9 @@ def test_a_damaged_newest_is_passed_over(folder):
         whole.replace(b'\\"round\\": 3', b'\\"round\\": 9'),
     ):
         files(folder)[-1].write_bytes(damaged)
-        found = checkpoint.latest(folder.path)
+        found = checkpoint.whole(folder.path)[0]
         assert found is not None and found.round == 2
 
 
 def test_none_is_none(tmp_path):
-    assert checkpoint.latest(tmp_path) is None
+    assert checkpoint.whole(tmp_path) == []

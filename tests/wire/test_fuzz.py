@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from fedlearn.arrays import Change, Sparse
-from fedlearn.codec import sparse
+from fedlearn.codec import codec, sparse
 from fedlearn.errors import FormatError
 from tests.wire import fuzz, mutate
-from tests.wire.corpus import LARGE, SMALL, Case, cases
+from tests.wire.corpus import CNN, LARGE, SMALL, TWO_NN, Case, case, cases
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,28 @@ def test_damaged_payloads_are_refused_or_sound(corpus):
 def test_bombs_are_refused_in_little_memory(corpus):
     found = fuzz.fuzz(7, 0, 600, corpus, ways=((mutate.bombs, 1),))
     assert found.failures == {}, fuzz.report(found, 7, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "models"),
+    [
+        ("raw32", 1.5), ("f16", 1), ("q8", 2.25), ("eden1", 2.5), ("topk(0.01)+tern", 1.5), ("topk(0.5)+tern+rice", 4.25),
+        ("topk(1)+tern+gapz", 5.25), ("uvq(2)", 2.5), ("cvq(4)", 2.5), ("pred+cvq(1,1)", 2.5), ("randk(1)+raw32+deflate", 9.5),
+        ("topk(1)+raw32+grid", 21.5),
+    ],
+)  # fmt: skip
+def test_a_decode_of_a_large_model_holds_as_many_models_as_documented(text, models, corpus):
+    """McMahan's CNN, 6.7 MB, so that what grows with the model is told from what does not."""
+    made = case(text, "difference", CNN, known=codec(text).uses_moved)
+    fuzz.check_memory(made, made.payload, models)
+    with pytest.raises(AssertionError, match="bytes held"):
+        fuzz.check_memory(made, made.payload, models / 2)  # the figures are no ceilings far above
+
+
+def test_damaged_payloads_of_a_large_model_hold_no_more_than_sound_ones(corpus):
+    large = [case(text, "update", TWO_NN, known=codec(text).uses_moved) for text in ("q8", "topk(0.6)+tern", "uvq(0.5)", "pred+cvq(0.5)")]
+    found = fuzz.fuzz(5, 0, 120, large, traced=3)
+    assert found.failures == {}, fuzz.report(found, 5, 1.0)
 
 
 def test_a_mutation_depends_on_its_seed_and_number_only(corpus):
@@ -110,7 +132,7 @@ def test_the_fuzzer_notices_a_stream_that_is_inflated_without_bound(monkeypatch,
 
 
 def test_every_payload_of_the_corpus_is_sound(corpus):
-    for case in corpus:
-        assert fuzz.check(case, case.payload) is not None, case
+    for one in corpus:
+        assert fuzz.check(one, one.payload) is not None, one
         with pytest.raises(FormatError, match="checksum"):
-            case.take(case.payload[:-1] + bytes([case.payload[-1] ^ 1]))
+            one.take(one.payload[:-1] + bytes([one.payload[-1] ^ 1]))
