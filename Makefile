@@ -34,8 +34,8 @@ build: install ## build sdist and wheel into dist/
 wheel-test: build ## install the wheel in a new environment, away from the sources, and use it
 	sh tests/wheel.sh dist/*.whl
 
-proto: ## generate fedlearn/wire/payload_pb2.py anew (needs grpcio-tools==1.75.1)
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. fedlearn/wire/payload.proto
+proto: ## generate the *_pb2.py files anew (needs grpcio-tools==1.75.1)
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. fedlearn/wire/payload.proto fedlearn/exchange/exchange.proto
 
 clean: ## remove what can be made again
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

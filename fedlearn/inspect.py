@@ -16,7 +16,7 @@ from fedlearn.codec import STAGES, ZERO
 from fedlearn.codec.chain import LONGEST, parse
 from fedlearn.errors import ConfigError, FormatError, UserError, one_line
 from fedlearn.reporting.units import count_text, number_text, ratio_text
-from fedlearn.wire import Header, Metric, payload_pb2, read_header
+from fedlearn.wire import Header, Metric, payload_pb2, read_message
 
 LARGEST_BYTES = 2**31 - 1
 """No protobuf message is longer."""
@@ -96,10 +96,9 @@ def _run(arguments: argparse.Namespace) -> None:
 def inspect(file: str, data: bytes) -> Inspected:
     """Return what a payload says of itself; ``file`` names it. Raises UserError for bytes that are none, or no sound one."""
     try:
-        header = read_header(data)
+        header, message = read_message(data)
     except FormatError as error:
         raise UserError(f"'{file}': {_why(data, str(error))}") from None
-    message = payload_pb2.Payload.FromString(data)
     parts = {"body": len(message.body), "buffers": len(message.buffers), "integers": len(message.integers)}
     if parts["buffers"] % 4 or parts["integers"] % 8 or parts["buffers"] > 4 * message.parameters:
         raise UserError(f"'{file}': {parts['buffers']} bytes of buffers or {parts['integers']} of integers are no whole number of values")

@@ -9,25 +9,33 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "arguments", "seeds", "arrays", "plan", "config", "names"},
+    {"errors", "arguments", "seeds", "arrays", "plan", "config", "names", "failpoints"},
     {"models", "data", "codec", "record"},
-    {"wire", "reporting"},
+    {"wire", "exchange", "reporting"},
     {"flower", "progress", "report", "inspect"},
     {"clients", "strategies"},
     {"server"},
     {"engine"},
-    {"simulate"},
+    {"simulate", "serve", "agent", "pki", "token", "enroll", "revoke"},
     {"__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 SIBLINGS = {("clients", "strategies"), ("strategies", "clients"), ("server", "clients")}
-EDGE = ("clients", "wire", "codec", "models", "data")
+AGENT = {
+    *("clients", "codec", "wire", "exchange", "models", "data"),
+    *("arrays", "plan", "seeds", "errors", "names", "failpoints", "arguments"),
+}
+"""The parts that run where the data is. Of each other they may import what the layers allow; of all else, `PACKAGES`."""
+
+PACKAGES = {"torch", "numpy", "google", "grpc"}  # google: of protobuf
+FLOWERS = {"clients/app.py"}
+"""Files of the agent's side that are made for Flower, and import it: the ClientApp."""
 
 
-def sources():
-    for folder in ("fedlearn", "clients", "server", "strategies"):
+def sources(folders=("fedlearn", "clients", "server", "strategies"), generated=False):
+    for folder in folders:
         for path in sorted((ROOT / folder).rglob("*.py")):
-            if not any(parent.is_symlink() for parent in path.parents) and not path.name.endswith("_pb2.py"):
+            if not any(parent.is_symlink() for parent in path.parents) and (generated or not path.name.endswith("_pb2.py")):
                 yield path
 
 
@@ -38,7 +46,14 @@ def part_of(path: Path) -> str:
 
 
 def imports(path: Path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    yield from imported(path.read_text())
+
+
+def imported(source: str):
+    """Yield every name that a source imports, in functions too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            raise AssertionError("a relative import: this test, and a reader, cannot tell of what")
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
             yield from names
@@ -74,8 +89,48 @@ def test_the_two_sides_meet_in_the_engine_only():
 
 def test_flwr_is_imported_above_the_wire_only():
     allowed = {"flower", "strategies", "server", "engine"}
-    users = {part_of(p) for p in sources() if any(name.split(".")[0] == "flwr" for name in imports(p))}
-    assert users <= allowed
+    users = {p for p in sources() if any(name.split(".")[0] == "flwr" for name in imports(p))}
+    assert {part_of(p) for p in users if str(p.relative_to(ROOT)) not in FLOWERS} <= allowed
+
+
+def foreign(source: str) -> set[str]:
+    """Return what a source imports that the agent's side must not."""
+    found = set()
+    for name in imported(source):
+        package, _, rest = name.partition(".")
+        part = rest.partition(".")[0]
+        if package == "fedlearn":
+            found |= {name} if part and part not in AGENT | {"__version__"} else set()
+        elif package not in PACKAGES and package not in sys.stdlib_module_names:
+            found.add(name)
+    return found
+
+
+def agent_files():
+    for path in sources(("fedlearn", "clients"), generated=True):
+        if part_of(path) in AGENT and str(path.relative_to(ROOT)) not in FLOWERS:
+            yield path
+
+
+def test_the_agents_side_imports_nothing_but_its_few_packages():
+    """An agent's machine has torch, numpy, protobuf and grpc: an import of anything else fails there, at once or one day."""
+    files = list(agent_files())
+    assert {part_of(path) for path in files} >= {"clients", "codec", "wire", "models", "data", "arrays", "plan", "seeds", "errors", "names"}
+    assert {str(path.relative_to(ROOT)): wrong for path in files if (wrong := foreign(path.read_text()))} == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong"),
+    [
+        ("import numpy as np, torch.nn, zlib\nfrom google.protobuf import message\nfrom fedlearn import models, __version__", set()),
+        ("def late():\n    import flwr.app", {"flwr.app"}),
+        ("if 1:\n    from pandas import read_csv", {"pandas", "pandas.read_csv"}),
+        ("from fedlearn import config", {"fedlearn.config"}),
+        ("from fedlearn.server.run import Run", {"fedlearn.server.run", "fedlearn.server.run.Run"}),
+    ],
+)
+def test_a_late_or_foreign_import_is_seen(source, wrong):
+    assert foreign(source) == wrong
 
 
 def loaded_by(statement: str) -> set[str]:

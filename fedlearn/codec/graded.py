@@ -156,6 +156,8 @@ def _thin(aim: Aim, plan: _Plan, draws: np.random.Generator) -> _Plan:
     the capture c of the lowest grade, and q times its bits; with λ the worth of a bit, q = √(E / (c λ bits)) is best.
     """
     lowest = groups.GRADES[budget.hull(plan.layout.block, aim.costs)[1]]
+    if (plan.grades > 0).sum() == (plan.energies > 0).sum() and plan.grades.max(initial=0) <= groups.GRADES.index(lowest):
+        return plan  # all are sent, and no bit was worth more elsewhere
     price, bits = _price(aim, plan.layout), _bits(aim, plan.layout)
     least = lowest.capture * price * plan.last_gain
     if not np.isfinite(least):

@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from fedlearn.arrays import Layout, State
-from fedlearn.codec import canonical, codec, feedback
+from fedlearn.codec import codec, feedback
 from fedlearn.engine.downlink import Downlink, Published
 from fedlearn.engine.runner import Outcome, Slots, Task
 from fedlearn.engine.serial import Engine
@@ -263,12 +263,10 @@ class SimulationGrid(Grid):
         """Return a checked update; raises PayloadError when it must not be aggregated."""
         _, asked = feedback(task.plan.codec)
         moved = self._start(outcome.client, sent) - self.initial if codec(asked).uses_moved else None
-        header, change = decode(self.layout, payload, (UPDATE, GRADIENT), moved)
+        header, change = decode(self.layout, payload, (UPDATE, GRADIENT), moved, asked)
         base = outcome.base
         if base is None or (header.version, header.digest) != (base.version, base.digest):
             raise PayloadError("the update started from another model than the one sent")
-        if header.codec != canonical(asked):
-            raise PayloadError(f"the update is encoded by {header.codec}, not by {asked} as asked")
         if header.examples < 1:
             raise PayloadError("the update reports 0 examples; it would weigh nothing")
         if header.residual == FRESH and task.residual and task.residual.slot != NONE:

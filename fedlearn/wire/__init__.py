@@ -18,6 +18,7 @@ from fedlearn.wire.payload import (
     encode_difference,
     encode_model,
     read_header,
+    read_message,
 )
 
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "encode_difference",
     "encode_model",
     "read_header",
+    "read_message",
 ]

@@ -171,16 +171,27 @@ def decode_model(layout: Layout, data: bytes) -> tuple[Header, State]:
 
 def read_header(data: bytes) -> Header:
     """Return what a payload says of itself, after its checksum and format are verified; raises FormatError."""
-    return _header(_parse(data))
+    return read_message(data)[0]
 
 
-def decode(layout: Layout, data: bytes, kinds: tuple[int, ...], moved: NDArray[np.float32] | None = None) -> tuple[Header, Change]:
+def read_message(data: bytes) -> tuple[Header, payload_pb2.Payload]:
+    """Return `read_header` and the message that it is read from; raises FormatError."""
+    message = _parse(data)
+    return _header(message), message
+
+
+def decode(
+    layout: Layout, data: bytes, kinds: tuple[int, ...], moved: NDArray[np.float32] | None = None, asked: str | None = None
+) -> tuple[Header, Change]:
     """Return a payload's header and its decoded values.
 
-    kinds: what the receiver is ready to take. moved: as in `encode`. Raises FormatError for bytes that are no sound
+    kinds: what the receiver is ready to take. moved: as in `encode`. asked: the codec that was asked for; another one may
+    take more memory, and is refused before its body is looked at. Raises FormatError for bytes that are no sound
     payload of these kinds, SchemaError for a payload of another model.
     """
     header, message, buffers = _open(layout, data, kinds)
+    if asked is not None and header.codec != canonical(asked):
+        raise FormatError(f"the payload is encoded by {header.codec}, not by {asked} as asked")
     return header, Change(_floats(layout, header, message.body, buffers, moved), _integers(message))
 
 

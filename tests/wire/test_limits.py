@@ -9,7 +9,7 @@ import pytest
 
 from fedlearn.arrays import Entry, Layout, State
 from fedlearn.errors import FormatError
-from fedlearn.wire import decode_difference, digest, encode_difference, read_header
+from fedlearn.wire import UPDATE, Header, decode, decode_difference, digest, encode, encode_difference, read_header
 
 LAYOUT = Layout((Entry("w", (4,), "float32", True), Entry("mean", (2,), "float32", False)))
 
@@ -43,3 +43,11 @@ def test_zeros_of_another_sign_are_another_model():
     data, _, arrived = encode_difference(LAYOUT, base, name, target, 7, "eden1", 1, None)
     _, state = decode_difference(LAYOUT, data, base.floats, name)
     assert state.floats.tobytes() == arrived.floats.tobytes() == target.floats.tobytes()
+
+
+def test_another_codec_than_the_one_asked_for_is_refused_before_its_body_is_decoded():
+    header = Header(UPDATE, 3, bytes(8), "raw32", 0, examples=5)
+    data = encode(LAYOUT, header, State(np.ones(6, np.float32), np.empty(0, np.int64)))
+    assert decode(LAYOUT, data, (UPDATE,), asked="raw32")[0].examples == 5
+    with pytest.raises(FormatError, match="encoded by raw32, not by eden1 as asked"):
+        decode(LAYOUT, data, (UPDATE,), asked="eden1")

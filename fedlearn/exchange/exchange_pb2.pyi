@@ -1,0 +1,208 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Key(_message.Message):
+    __slots__ = ("round", "kind", "turn")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    kind: str
+    turn: int
+    def __init__(self, round: _Optional[int] = ..., kind: _Optional[str] = ..., turn: _Optional[int] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("oldest", "newest", "software", "client")
+    OLDEST_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    oldest: int
+    newest: int
+    software: str
+    client: int
+    def __init__(self, oldest: _Optional[int] = ..., newest: _Optional[int] = ..., software: _Optional[str] = ..., client: _Optional[int] = ...) -> None: ...
+
+class Heartbeat(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Chunk(_message.Message):
+    __slots__ = ("key", "part", "offset", "total", "data", "checksum")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    key: Key
+    part: int
+    offset: int
+    total: int
+    data: bytes
+    checksum: int
+    def __init__(self, key: _Optional[_Union[Key, _Mapping]] = ..., part: _Optional[int] = ..., offset: _Optional[int] = ..., total: _Optional[int] = ..., data: _Optional[bytes] = ..., checksum: _Optional[int] = ...) -> None: ...
+
+class Failure(_message.Message):
+    __slots__ = ("key", "reason", "text")
+    class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        FAILED: _ClassVar[Failure.Reason]
+        DECLINED: _ClassVar[Failure.Reason]
+        LACKING: _ClassVar[Failure.Reason]
+    FAILED: Failure.Reason
+    DECLINED: Failure.Reason
+    LACKING: Failure.Reason
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    key: Key
+    reason: Failure.Reason
+    text: str
+    def __init__(self, key: _Optional[_Union[Key, _Mapping]] = ..., reason: _Optional[_Union[Failure.Reason, str]] = ..., text: _Optional[str] = ...) -> None: ...
+
+class Renewal(_message.Message):
+    __slots__ = ("request",)
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    request: bytes
+    def __init__(self, request: _Optional[bytes] = ...) -> None: ...
+
+class AgentFrame(_message.Message):
+    __slots__ = ("hello", "heartbeat", "chunk", "failure", "renewal")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    RENEWAL_FIELD_NUMBER: _ClassVar[int]
+    hello: Hello
+    heartbeat: Heartbeat
+    chunk: Chunk
+    failure: Failure
+    renewal: Renewal
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., renewal: _Optional[_Union[Renewal, _Mapping]] = ...) -> None: ...
+
+class Welcome(_message.Message):
+    __slots__ = ("version", "run", "experiment", "idle_ms", "busy_ms", "lease_ms", "limit_bytes")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    IDLE_MS_FIELD_NUMBER: _ClassVar[int]
+    BUSY_MS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_MS_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    run: bytes
+    experiment: str
+    idle_ms: int
+    busy_ms: int
+    lease_ms: int
+    limit_bytes: int
+    def __init__(self, version: _Optional[int] = ..., run: _Optional[bytes] = ..., experiment: _Optional[str] = ..., idle_ms: _Optional[int] = ..., busy_ms: _Optional[int] = ..., lease_ms: _Optional[int] = ..., limit_bytes: _Optional[int] = ...) -> None: ...
+
+class Task(_message.Message):
+    __slots__ = ("key", "plan", "sizes", "base", "residual", "feedback", "initial")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    RESIDUAL_FIELD_NUMBER: _ClassVar[int]
+    FEEDBACK_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_FIELD_NUMBER: _ClassVar[int]
+    key: Key
+    plan: str
+    sizes: _containers.RepeatedScalarFieldContainer[int]
+    base: int
+    residual: int
+    feedback: bool
+    initial: int
+    def __init__(self, key: _Optional[_Union[Key, _Mapping]] = ..., plan: _Optional[str] = ..., sizes: _Optional[_Iterable[int]] = ..., base: _Optional[int] = ..., residual: _Optional[int] = ..., feedback: bool = ..., initial: _Optional[int] = ...) -> None: ...
+
+class Ack(_message.Message):
+    __slots__ = ("key", "offset", "stored")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
+    key: Key
+    offset: int
+    stored: bool
+    def __init__(self, key: _Optional[_Union[Key, _Mapping]] = ..., offset: _Optional[int] = ..., stored: bool = ...) -> None: ...
+
+class Refusal(_message.Message):
+    __slots__ = ("key", "reason")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    key: Key
+    reason: str
+    def __init__(self, key: _Optional[_Union[Key, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Cancel(_message.Message):
+    __slots__ = ("key", "reason")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    key: Key
+    reason: str
+    def __init__(self, key: _Optional[_Union[Key, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Goodbye(_message.Message):
+    __slots__ = ("reason", "again_min_ms", "again_max_ms")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    AGAIN_MIN_MS_FIELD_NUMBER: _ClassVar[int]
+    AGAIN_MAX_MS_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    again_min_ms: int
+    again_max_ms: int
+    def __init__(self, reason: _Optional[str] = ..., again_min_ms: _Optional[int] = ..., again_max_ms: _Optional[int] = ...) -> None: ...
+
+class Certificate(_message.Message):
+    __slots__ = ("certificate", "expires")
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    certificate: bytes
+    expires: int
+    def __init__(self, certificate: _Optional[bytes] = ..., expires: _Optional[int] = ...) -> None: ...
+
+class CoordinatorFrame(_message.Message):
+    __slots__ = ("welcome", "task", "chunk", "ack", "refusal", "cancel", "goodbye", "certificate", "heartbeat")
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    ACK_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    welcome: Welcome
+    task: Task
+    chunk: Chunk
+    ack: Ack
+    refusal: Refusal
+    cancel: Cancel
+    goodbye: Goodbye
+    certificate: Certificate
+    heartbeat: Heartbeat
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., certificate: _Optional[_Union[Certificate, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+
+class EnrolRequest(_message.Message):
+    __slots__ = ("secret", "request")
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    secret: str
+    request: bytes
+    def __init__(self, secret: _Optional[str] = ..., request: _Optional[bytes] = ...) -> None: ...
+
+class EnrolReply(_message.Message):
+    __slots__ = ("certificate", "client", "expires")
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    certificate: bytes
+    client: int
+    expires: int
+    def __init__(self, certificate: _Optional[bytes] = ..., client: _Optional[int] = ..., expires: _Optional[int] = ...) -> None: ...

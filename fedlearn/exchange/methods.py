@@ -1,0 +1,53 @@
+"""The two gRPC services of `exchange.proto`, for callers and for servers.
+
+Written by hand in place of `exchange_pb2_grpc.py`: what the compiler generates refuses every grpcio older than its own, and a
+Jetson has what it has.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from fedlearn.exchange import exchange_pb2 as pb
+
+EXCHANGE, ENROLMENT = "fedlearn.exchange.Exchange", "fedlearn.exchange.Enrolment"
+
+
+def attend(channel: Any) -> Any:
+    """Return the call ``Exchange.Attend`` of a channel (sync or aio): AgentFrames out, CoordinatorFrames in."""
+    return channel.stream_stream(
+        f"/{EXCHANGE}/Attend",
+        request_serializer=pb.AgentFrame.SerializeToString,
+        response_deserializer=pb.CoordinatorFrame.FromString,
+    )
+
+
+def enrol(channel: Any) -> Any:
+    """Return the call ``Enrolment.Enrol`` of a channel (sync or aio): an EnrolRequest out, an EnrolReply in."""
+    return channel.unary_unary(
+        f"/{ENROLMENT}/Enrol",
+        request_serializer=pb.EnrolRequest.SerializeToString,
+        response_deserializer=pb.EnrolReply.FromString,
+    )
+
+
+def attend_handler(answer: Any) -> grpc.GenericRpcHandler:
+    """Return what a server adds to serve ``Exchange.Attend`` by ``answer(request_iterator, context)``."""
+    handler = grpc.stream_stream_rpc_method_handler(
+        answer,
+        request_deserializer=pb.AgentFrame.FromString,
+        response_serializer=pb.CoordinatorFrame.SerializeToString,
+    )
+    return grpc.method_handlers_generic_handler(EXCHANGE, {"Attend": handler})
+
+
+def enrol_handler(answer: Any) -> grpc.GenericRpcHandler:
+    """Return what a server adds to serve ``Enrolment.Enrol`` by ``answer(request, context)``."""
+    handler = grpc.unary_unary_rpc_method_handler(
+        answer,
+        request_deserializer=pb.EnrolRequest.FromString,
+        response_serializer=pb.EnrolReply.SerializeToString,
+    )
+    return grpc.method_handlers_generic_handler(ENROLMENT, {"Enrol": handler})

@@ -1,0 +1,406 @@
+"""The coordinator's end of the exchange as a pure state machine: events in, actions out.
+
+No socket, clock, disk or thread is here: `fedlearn.server.service` feeds it what happens and does what it asks, and a test
+feeds it anything in any order. Times are seconds of any clock that never goes back.
+
+A piece of work has a key (round, kind, turn) and belongs to one client. It is open until its answer is stored, its client
+fails or declines, or its batch ends. An open one is sent to its client at every connection, and an upload goes on where the
+last connection left it. Of an answer one copy is counted: the same bytes again are acknowledged again, others are refused.
+"""
+
+from __future__ import annotations
+
+import heapq
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from fedlearn.exchange import NEWEST, OLDEST
+from fedlearn.exchange import exchange_pb2 as pb
+
+Key = tuple[int, str, int]
+"""Round, kind and turn of a piece of work: see `exchange.proto`."""
+
+IDLE_S, BUSY_S, LEASES = 120.0, 1.0, 4.5
+"""How often an agent is heard without work and with it, and how many silent intervals end its connection."""
+
+HELLO_S = 5.0
+"""How long a new connection may keep silent."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one client is to do: the task as it is sent, its payloads, and a check of an answer's header.
+
+    check: answer → the reason why it cannot be counted, or None.
+    """
+
+    client: int
+    key: Key
+    task: pb.Task
+    payloads: tuple[bytes, ...]
+    check: Callable[[bytes], str | None] = lambda data: None
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send a frame, and after it payloads in chunks, to a connection."""
+
+    session: int
+    frame: pb.CoordinatorFrame
+    key: Key | None = None
+    payloads: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
+class Store:
+    """Bring an answer to disk, then call `Rounds.stored`."""
+
+    client: int
+    key: Key
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A client's answer, stored; or the reason why there is none. Once for each piece of work."""
+
+    client: int
+    key: Key
+    data: bytes | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """A client lacks the model that a difference starts from: send it, by `Rounds.repair`."""
+
+    client: int
+    key: Key
+
+
+@dataclass(frozen=True)
+class Drop:
+    """End a connection."""
+
+    session: int
+    reason: str
+
+
+Action = Send | Store | Answer | Lacking | Drop
+
+
+@dataclass
+class _Open:
+    """A piece of work that has no answer yet."""
+
+    work: Work
+    batch: _Batch
+    received: bytearray = field(default_factory=bytearray)
+    total: int = 0
+    checksum: int = 0
+    storing: bool = False
+    repaired: bool = False
+
+
+@dataclass
+class _Batch:
+    """Pieces of work that end together: at a time, or when enough of them are answered."""
+
+    keys: set[tuple[int, Key]]
+    enough: int
+    answered: int = 0
+
+
+@dataclass
+class _Session:
+    client: int | None  # of the certificate; None: the hello decides
+    heard: float
+    greeted: bool = False
+
+
+class Rounds:
+    """See the module. Every method that tells of an event returns the actions that follow from it."""
+
+    def __init__(self, run: bytes, experiment: str, clients: int, limit_bytes: int, draw: Callable[[], float] = lambda: 0.5) -> None:
+        """Take what a welcome says. draw: a random number from 0 to 1, for the times at which agents come back."""
+        self.run, self.experiment, self.clients, self.limit_bytes, self.draw = run, experiment, clients, limit_bytes, draw
+        self.sessions: dict[int, _Session] = {}
+        self.attending: dict[int, int] = {}  # client → its connection
+        self.open: dict[int, dict[Key, _Open]] = {}  # client → its work
+        self.done: dict[tuple[int, Key], tuple[int, int]] = {}  # → length and CRC-32 of the answer that counts
+        self.counters: Counter[str] = Counter()
+        self.draining = False
+        self._alarms: list[tuple[float, int]] = []  # when to look at a connection again
+        self._ends: list[tuple[float, int, _Batch]] = []
+        self._batches = 0
+
+    # What connections do
+
+    def connected(self, session: int, client: int | None, now: float) -> list[Action]:
+        """Take a connection; client: of its certificate."""
+        self.sessions[session] = _Session(client, now)
+        heapq.heappush(self._alarms, (now + HELLO_S, session))
+        return []
+
+    def gone(self, session: int) -> list[Action]:
+        """Forget a connection that ended; its client's work stays open, and what it sent so far is kept."""
+        found = self.sessions.pop(session, None)
+        if found and found.client is not None and self.attending.get(found.client) == session:
+            del self.attending[found.client]
+            self.counters["left"] += 1
+        return []
+
+    def heard(self, session: int, frame: pb.AgentFrame, now: float) -> list[Action]:
+        """Take a frame of an agent."""
+        found = self.sessions.get(session)
+        if found is None:
+            return []
+        found.heard = now
+        kind = frame.WhichOneof("frame")
+        if kind == "hello":
+            return self._hello(session, found, frame.hello, now)
+        if not found.greeted or found.client is None:
+            return self._part(session, "say hello first", "no_hello")
+        if kind == "heartbeat":
+            return [Send(session, pb.CoordinatorFrame(heartbeat=pb.Heartbeat()))]
+        if kind == "chunk":
+            return self._chunk(session, found.client, frame.chunk)
+        if kind == "failure":
+            return self._failure(session, found.client, frame.failure)
+        return self._part(session, "a frame that this coordinator does not know", "unknown_frame")
+
+    def tick(self, now: float) -> list[Action]:
+        """End connections that are silent and batches whose time is over."""
+        actions: list[Action] = []
+        while self._alarms and self._alarms[0][0] <= now:
+            _, session = heapq.heappop(self._alarms)
+            if found := self.sessions.get(session):
+                limit = self._silence(found)
+                if now - found.heard >= limit:
+                    self.counters["silent"] += 1
+                    actions += [Drop(session, f"silent for {limit:g} s"), *self.gone(session)]
+                else:
+                    heapq.heappush(self._alarms, (found.heard + limit, session))
+        while self._ends and self._ends[0][0] <= now:
+            _, _, batch = heapq.heappop(self._ends)
+            actions += self._end(batch, "no answer in time")
+        return actions
+
+    def next_alarm(self) -> float:
+        """Return when `tick` is due."""
+        return min(self._alarms[0][0] if self._alarms else float("inf"), self._ends[0][0] if self._ends else float("inf"))
+
+    # What the run asks
+
+    def ask(self, works: Sequence[Work], now: float, deadline_s: float = float("inf"), enough: int | None = None) -> list[Action]:
+        """Open a batch: it ends after deadline_s, or when ``enough`` of its pieces are answered."""
+        batch = _Batch({(w.client, w.key) for w in works}, len(works) if enough is None else enough)
+        if deadline_s < float("inf"):
+            self._batches += 1
+            heapq.heappush(self._ends, (now + deadline_s, self._batches, batch))
+        actions: list[Action] = []
+        for work in works:
+            self.open.setdefault(work.client, {})[work.key] = _Open(work, batch)
+            if (session := self.attending.get(work.client)) is not None:
+                actions += self._send(session, work, now)
+        return actions
+
+    def repair(self, client: int, key: Key, task: pb.Task, payloads: tuple[bytes, ...], now: float) -> list[Action]:
+        """Send a client's work anew, beginning with the model that it lacks."""
+        found = self.open.get(client, {}).get(key)
+        if found is None:
+            return []
+        found.work = Work(client, key, task, payloads, found.work.check)
+        found.repaired = True
+        session = self.attending.get(client)
+        return self._send(session, found.work, now) if session is not None else []
+
+    def refuse(self, client: int, key: Key, reason: str) -> list[Action]:
+        """Tell a client that its stored answer cannot be counted."""
+        self.counters["refused"] += 1
+        session = self.attending.get(client)
+        return [] if session is None else [Send(session, pb.CoordinatorFrame(refusal=pb.Refusal(key=proto(key), reason=reason)))]
+
+    def stored(self, client: int, key: Key) -> list[Action]:
+        """Note that an answer is on disk: acknowledge it, and hand it over."""
+        found = self.open.get(client, {}).get(key)
+        if found is None:  # its batch ended meanwhile: it is on disk, and not counted
+            return []
+        data = bytes(found.received)
+        return [*self._close(client, key, found, Answer(client, key, data)), *self._acknowledge(client, key, len(data), True)]
+
+    def recall(self, client: int, key: Key, data: bytes) -> None:
+        """Note an answer that the journal holds from before a restart: its client is acknowledged it again."""
+        self.done[client, key] = len(data), zlib.crc32(data)
+
+    def forget(self, before: int) -> None:
+        """Forget the answers of the rounds before one: their clients have been told."""
+        self.done = {at: told for at, told in self.done.items() if at[1][0] >= before}
+
+    def drain(self, again: tuple[float, float] | None) -> list[Action]:
+        """Send everybody away; again: the seconds after which to come back, None: never."""
+        self.draining = True
+        least, most = again or (0.0, 0.0)
+        frame = pb.CoordinatorFrame(
+            goodbye=pb.Goodbye(
+                reason="the coordinator restarts" if again else "the run is over",
+                again_min_ms=round(1000 * least),
+                again_max_ms=round(1000 * most),
+            )
+        )
+        return [Send(session, frame) for session in self.sessions]
+
+    def revoke(self, clients: Iterable[int]) -> list[Action]:
+        """End the connections of clients whose certificates are revoked."""
+        actions: list[Action] = []
+        for client in clients:
+            if (session := self.attending.get(client)) is not None:
+                self.counters["revoked"] += 1
+                actions += self._part(session, "the certificate is revoked", "revoked_now")
+        return actions
+
+    # How it works
+
+    def _hello(self, session: int, found: _Session, hello: pb.Hello, now: float) -> list[Action]:
+        if hello.newest < OLDEST or hello.oldest > NEWEST:
+            older = "agent" if hello.newest < OLDEST else "coordinator"
+            text = f"the agent speaks versions {hello.oldest} to {hello.newest}, the coordinator {OLDEST} to {NEWEST}: upgrade the {older}"
+            return self._part(session, text, "wrong_version")
+        client = hello.client if found.client is None else found.client
+        if client != hello.client:
+            return self._part(session, f"the certificate is client {client}'s, not client {hello.client}'s", "wrong_identity")
+        if client >= self.clients:
+            return self._part(
+                session, f"client {client} is not of this experiment: it has clients 0 to {self.clients - 1}", "unknown_client"
+            )
+        actions: list[Action] = []
+        before = self.attending.get(client)
+        if before is not None and before != session:
+            self.counters["replaced"] += 1
+            actions += [Drop(before, "the client connected anew"), *self.gone(before)]
+        if self.draining:
+            return self._part(session, "the coordinator stops", "draining")
+        found.client, found.greeted = client, True
+        self.attending[client] = session
+        self.counters["attended"] += 1
+        welcome = pb.Welcome(
+            version=min(NEWEST, hello.newest),
+            run=self.run,
+            experiment=self.experiment,
+            idle_ms=round(1000 * IDLE_S),
+            busy_ms=round(1000 * BUSY_S),
+            lease_ms=round(1000 * BUSY_S * LEASES),
+            limit_bytes=self.limit_bytes,
+        )
+        actions.append(Send(session, pb.CoordinatorFrame(welcome=welcome)))
+        heapq.heappush(self._alarms, (now + self._silence(found), session))
+        for open in self.open.get(client, {}).values():
+            actions += self._send(session, open.work, now)
+        return actions
+
+    def _chunk(self, session: int, client: int, chunk: pb.Chunk) -> list[Action]:
+        key = of(chunk.key)
+        if (told := self.done.get((client, key))) is not None:
+            if (chunk.total, chunk.checksum) == told:
+                self.counters["again"] += 1
+                return self._acknowledge(client, key, chunk.total, True)
+            return self._refusal(session, chunk.key, "another answer is stored already", "differs")
+        found = self.open.get(client, {}).get(key)
+        if found is None:
+            return self._refusal(session, chunk.key, "the round is over, or never asked for this", "late")
+        if found.storing:
+            return []
+        if chunk.total > self.limit_bytes or chunk.offset + len(chunk.data) > chunk.total:
+            text = f"an answer of {chunk.total} bytes, of which {len(chunk.data)} at {chunk.offset}; at most {self.limit_bytes} are taken"
+            return [*self._refusal(session, chunk.key, text, "oversized"), *self._fail(client, key, text)]
+        if not found.received or (found.total, found.checksum) != (chunk.total, chunk.checksum):
+            found.received, found.total, found.checksum = bytearray(), chunk.total, chunk.checksum
+        if chunk.offset == len(found.received):  # otherwise it came twice, or one before it was lost: the offset tells which
+            found.received += chunk.data
+        else:
+            self.counters["chunks_again"] += 1
+        if len(found.received) < found.total or not found.total:
+            return self._acknowledge(client, key, len(found.received), False)
+        if zlib.crc32(found.received) != found.checksum:
+            found.received = bytearray()
+            self.counters["damaged"] += 1
+            return self._acknowledge(client, key, 0, False)
+        data = bytes(found.received)
+        if (reason := found.work.check(data)) is not None:
+            return [*self._refusal(session, chunk.key, reason, "malformed"), *self._fail(client, key, reason)]
+        found.storing = True
+        return [Store(client, key, data)]
+
+    def _failure(self, session: int, client: int, failure: pb.Failure) -> list[Action]:
+        key = of(failure.key)
+        found = self.open.get(client, {}).get(key)
+        if found is None or found.storing:
+            return []
+        if failure.reason == pb.Failure.LACKING and not found.repaired:
+            self.counters["lacking"] += 1
+            return [Lacking(client, key)]
+        declined = failure.reason == pb.Failure.DECLINED
+        self.counters["declined" if declined else "failed"] += 1
+        return self._fail(client, key, f"declined: {failure.text}" if declined else failure.text or "the agent gave no reason")
+
+    def _send(self, session: int, work: Work, now: float) -> list[Action]:
+        heapq.heappush(self._alarms, (now + BUSY_S * LEASES, session))
+        self.sessions[session].heard = max(self.sessions[session].heard, now)  # it could not know before that it must be heard more often
+        return [Send(session, pb.CoordinatorFrame(task=work.task), work.key, work.payloads)]
+
+    def _silence(self, found: _Session) -> float:
+        if not found.greeted:
+            return HELLO_S
+        busy = found.client is not None and self.open.get(found.client)
+        return (BUSY_S if busy else IDLE_S) * LEASES
+
+    def _fail(self, client: int, key: Key, reason: str) -> list[Action]:
+        found = self.open.get(client, {}).get(key)
+        return [] if found is None else self._close(client, key, found, Answer(client, key, failure=reason))
+
+    def _close(self, client: int, key: Key, found: _Open, answer: Answer) -> list[Action]:
+        del self.open[client][key]
+        if not self.open[client]:
+            del self.open[client]
+        found.batch.keys.discard((client, key))
+        if answer.data is not None:
+            self.done[client, key] = len(answer.data), found.checksum
+            found.batch.answered += 1
+            if found.batch.answered == found.batch.enough:
+                return [answer, *self._end(found.batch, "enough others answered before")]
+        return [answer]
+
+    def _end(self, batch: _Batch, reason: str) -> list[Action]:
+        actions: list[Action] = []
+        for client, key in sorted(batch.keys):
+            self.counters["late"] += 1
+            if (session := self.attending.get(client)) is not None:
+                actions.append(Send(session, pb.CoordinatorFrame(cancel=pb.Cancel(key=proto(key), reason=reason))))
+            actions += self._fail(client, key, f"late: {reason}")
+        return actions
+
+    def _acknowledge(self, client: int, key: Key, offset: int, stored: bool) -> list[Action]:
+        session = self.attending.get(client)
+        ack = pb.Ack(key=proto(key), offset=offset, stored=stored)
+        return [] if session is None else [Send(session, pb.CoordinatorFrame(ack=ack))]
+
+    def _refusal(self, session: int, key: pb.Key, reason: str, counter: str) -> list[Action]:
+        self.counters[counter] += 1
+        return [Send(session, pb.CoordinatorFrame(refusal=pb.Refusal(key=key, reason=reason)))]
+
+    def _part(self, session: int, reason: str, counter: str) -> list[Action]:
+        self.counters[counter] += 1
+        frame = pb.CoordinatorFrame(goodbye=pb.Goodbye(reason=reason))
+        return [Send(session, frame), Drop(session, reason), *self.gone(session)]
+
+
+def proto(key: Key) -> pb.Key:
+    """Return a key as frames carry it."""
+    return pb.Key(round=key[0], kind=key[1], turn=key[2])
+
+
+def of(key: pb.Key) -> Key:
+    """Return a key of a frame."""
+    return key.round, key.kind, key.turn
