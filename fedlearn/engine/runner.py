@@ -16,29 +16,20 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedlearn.arrays import Layout, State
-from fedlearn.clients.batches import Tensors, tensors
+from fedlearn.clients.batches import tensors
 from fedlearn.clients.evaluate import Score, evaluate
-from fedlearn.clients.train import train
-from fedlearn.codec import codec as find_codec
-from fedlearn.codec import feedback as codec_feedback
+from fedlearn.clients.local import Answer, Local
 from fedlearn.data.samples import Population, Samples
 from fedlearn.engine.vectors import NONE, ClientVectors
-from fedlearn.errors import ClientError, FedlearnError, PayloadError, RecordError
-from fedlearn.models import read_state, write_state
+from fedlearn.errors import FedlearnError, PayloadError, RecordError
+from fedlearn.models import write_state
 from fedlearn.plan import Plan
-from fedlearn.seeds import derive, generator, isolated
+from fedlearn.seeds import derive, isolated
 from fedlearn.wire import (
-    CARRIED,
-    FRESH,
-    GRADIENT,
-    NO_FEEDBACK,
-    UPDATE,
     Header,
     Metric,
-    decode,
     decode_model,
     digest,
-    encode,
     encode_difference,
 )
 
@@ -119,7 +110,7 @@ class Outcome:
     damaged: bool = False  # what the disk held of this client was not what had been written
 
 
-class Runner:
+class Runner(Local):
     """The clients of this process: their data, one module that they take turns in, the held-out samples."""
 
     def __init__(
@@ -138,13 +129,9 @@ class Runner:
 
         copies: the models that clients hold, where they are sent differences. residuals: what error feedback carries over.
         """
-        self.copies, self.residuals, self.initial = copies, residuals, read_state(module, layout).floats
-        self.module, self.layout, self.population = module.to(device), layout, population
-        self.seed, self.holdout, self.device, self.app = seed, holdout, device, app
+        super().__init__(module, layout, population, seed, holdout, device)
+        self.copies, self.residuals, self.app = copies, residuals, app
         self._model: tuple[bytes, Header, State] | None = None  # the payload decoded last: a cohort shares one
-        self._unsaved = _unsaved(self.module)
-        if device != "cpu":
-            torch.use_deterministic_algorithms(True, warn_only=True)
 
     def run(self, task: Task, payload: bytes) -> Outcome:
         """Return what comes of a task on the model in ``payload``; a failure of the client is an outcome, not an error.
@@ -156,8 +143,7 @@ class Runner:
         try:
             held = self.receive(task, payload)
             received = time.perf_counter()
-            self._refresh()
-            with isolated(derive(task.plan.seed, f"client-{task.kind}", task.plan.round, task.client)):
+            with self.alone(task.kind, task.plan, task.client):
                 outcome = self._answer(task, held)
         except RecordError:  # the disk's failure, not the client's
             raise
@@ -197,35 +183,16 @@ class Runner:
         self, base: NDArray[np.float32], name: bytes, link: Link, header: Header, model: State
     ) -> tuple[bytes, Header, State] | None:
         """Return a difference that brings a copy (P,) nearer to the model, and where it leads; None: there is none."""
-        held, moved = State(base, model.integers), self._moved(base, link.codec)
+        held, moved = State(base, model.integers), self.moved(base, link.codec)
         try:
             tried = encode_difference(self.layout, held, name, model, header.version, link.codec, link.seed, moved)
         except PayloadError:  # values that the codec cannot carry; the whole model carries all
             return None
         return tried if contracts(self.layout, base, tried[2].floats, model.floats) else None
 
-    def samples(self, client: int, held_out: bool = False) -> Samples:
-        """Return a client's samples for training, or the ones it keeps for evaluation."""
-        samples = self.population.clients[client]
-        if not self.holdout:
-            if held_out:
-                raise ClientError(f"client {client} keeps no samples for evaluation; set evaluate.clients = true")
-            return samples
-        if self.population.task == "series":
-            train, test = _split_series(samples.y, self.holdout)
-        else:
-            order = generator(self.seed, "holdout", client).permutation(len(samples))
-            cut = min(len(samples) - 1, round(self.holdout * len(samples)))
-            train, test = np.sort(order[cut:]), np.sort(order[:cut])
-        return samples.take(test if held_out else train)
-
-    def tensors(self, client: int, held_out: bool = False) -> Tensors:
-        """Return `samples` as the model takes them."""
-        return tensors(self.samples(client, held_out), self.population.task, self.device)
-
     def score(self, part: int, state: State) -> Score:
         """Return the score of a model on one part of the held-out samples; see `parts`."""
-        self._refresh()
+        self.refresh()
         write_state(self.module, self.layout, state)
         test = self.population.test
         rows = slice(part * SCORE_SAMPLES, (part + 1) * SCORE_SAMPLES)
@@ -240,97 +207,36 @@ class Runner:
     def reply(
         self, task: Task, held: Held, difference: State, examples: int, loss: float | None, metrics: Mapping[str, Metric]
     ) -> tuple[bytes, bytes | None]:
-        """Return a client's answer as a payload, and the digest of its new residual, where it keeps one.
+        """Return a ClientApp's update as a payload, and the digest of its new residual, where it keeps one."""
+        lost = self._residual(task)
+        made = self.answer(task.client, task.plan, held.header, held.state, difference, examples, loss, metrics, lost)
+        return made.payload, self._keep(task, made)
 
-        Error feedback: what the codec loses of an update is added to the client's next one. Source: Seide et al.,
-        "1-Bit Stochastic Gradient Descent" (Interspeech 2014); Karimireddy et al. (ICML 2019). Here the residual is of
-        whole updates, and lies still while the client is not asked.
-        """
-        plan = task.plan
-        feedback, codec = codec_feedback(plan.codec)
-        slots = task.residual if feedback else None
-        lost = self._residual(task.client, slots)
-        header = Header(
-            kind=GRADIENT if plan.task == "gradient" else UPDATE,
-            version=held.header.version,
-            digest=held.header.digest,
-            codec=codec,
-            seed=derive(plan.seed, "codec", plan.round, task.client),
-            examples=examples,
-            train_loss=loss,
-            residual=NO_FEEDBACK if not feedback else FRESH if lost is None else CARRIED,
-            metrics=metrics,
-        )
-        moved = self._moved(held.state.floats, codec)
-        if slots is None or self.residuals is None:
-            return encode(self.layout, header, difference, moved), None
-        floats = difference.floats if lost is None else difference.floats + lost
-        payload = encode(self.layout, header, State(floats, difference.integers), moved)
-        _, told = decode(self.layout, payload, (header.kind,), moved)
-        residual = floats - told.dense().floats
-        self.residuals.write(task.client, slots.into, residual)
-        return payload, digest(residual)
-
-    def _residual(self, client: int, slots: Slots | None) -> NDArray[np.float32] | None:
+    def _residual(self, task: Task) -> NDArray[np.float32] | None:
         """Return what the client's codec lost of its last update; None at its first one, and where the file is damaged."""
+        slots = task.residual
         if slots is None or self.residuals is None or slots.slot == NONE:
             return None
-        found = self.residuals.read(client, slots.slot)
+        found = self.residuals.read(task.client, slots.slot)
         return found if digest(found) == slots.digest else None
 
-    def _moved(self, start: NDArray[np.float32], codec: str) -> NDArray[np.float32] | None:
-        """Return how far a model has moved from the first one, for a codec that uses it."""
-        return start - self.initial if find_codec(codec).uses_moved else None
-
-    def _refresh(self) -> None:
-        """Put back what no state holds, so that nothing of one client reaches the next."""
-        for owner, name, value in self._unsaved:
-            owner._buffers[name] = value.clone()
+    def _keep(self, task: Task, made: Answer) -> bytes | None:
+        """Write a client's new residual to its slot, and return its digest."""
+        if made.residual is None or self.residuals is None or task.residual is None:
+            return None
+        self.residuals.write(task.client, task.residual.into, made.residual)
+        return digest(made.residual)
 
     def _answer(self, task: Task, held: Held) -> Outcome:
         if self.app is not None:
             from fedlearn.engine.apps import answer
 
             return answer(self, task, held)
-        return self._train(task, held) if task.kind == "train" else self._evaluate(task, held)
+        return self._train(task, held) if task.kind == "train" else Outcome(task.client, metrics=self.evaluate(task.client, held.state))
 
     def _train(self, task: Task, held: Held) -> Outcome:
-        begun = time.perf_counter()
-        update = train(self.module, self.layout, task.plan, held.state, self.tensors(task.client), task.client)
-        trained = time.perf_counter()
-        answer, residual = self.reply(task, held, update.difference, update.examples, update.train_loss, {})
-        encoded = time.perf_counter()
-        return Outcome(task.client, answer, train_s=trained - begun, encode_s=encoded - trained, residual=residual)
-
-    def _evaluate(self, task: Task, held: Held) -> Outcome:
-        data = self.tensors(task.client, held_out=True)
-        write_state(self.module, self.layout, held.state)
-        score = evaluate(self.module, data)
-        return Outcome(task.client, metrics={"loss": score.loss, "accuracy": score.accuracy, "num-examples": score.samples})
-
-
-def _split_series(y: NDArray[np.generic], share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the samples to train on and to evaluate on: the end of each run of one label is held out.
-
-    Windows of a series overlap, so a random choice would evaluate on steps that were trained on; the window before
-    each held-out part is in neither.
-    """
-    train, test = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for run in np.split(np.arange(len(y)), np.flatnonzero(y[1:] != y[:-1]) + 1):
-        cut = len(run) - round(share * len(run))
-        train.append(run[: cut - 1] if cut < len(run) else run)
-        test.append(run[cut:])
-    return np.concatenate(train), np.concatenate(test)
-
-
-def _unsaved(module: nn.Module) -> list[tuple[nn.Module, str, torch.Tensor]]:
-    """Return the buffers that are not in a module's state_dict, as (owner, name, first value)."""
-    return [
-        (owner, name, buffer.clone())
-        for owner in module.modules()
-        for name, buffer in owner._buffers.items()
-        if buffer is not None and name in owner._non_persistent_buffers_set
-    ]
+        made = self.train(task.client, task.plan, held.header, held.state, self._residual(task))
+        return Outcome(task.client, made.payload, train_s=made.train_s, encode_s=made.encode_s, residual=self._keep(task, made))
 
 
 def contracts(layout: Layout, base: NDArray[np.float32], arrived: NDArray[np.float32], target: NDArray[np.float32]) -> bool:

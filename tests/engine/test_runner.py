@@ -9,7 +9,7 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord
 from safetensors.numpy import load_file
 from torch import nn
 
-from fedlearn.engine.runner import _split_series
+from fedlearn.clients.local import _split_series
 from tests.faults import client_app, moved, reply
 from tests.jobs import CONFIG, run, strategy
 
