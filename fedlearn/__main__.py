@@ -12,6 +12,12 @@ from fedlearn.names import nearest
 
 COMMANDS = {
     "simulate": ("fedlearn.simulate", "run an experiment with simulated clients on this machine"),
+    "serve": ("fedlearn.serve", "run an experiment over real agents"),
+    "agent": ("fedlearn.agent", "take part in a run with the data of this device"),
+    "pki": ("fedlearn.pki", "make the authority that coordinator and agents trust"),
+    "token": ("fedlearn.token", "make a one-time token for an agent"),
+    "enroll": ("fedlearn.enroll", "redeem a token on a device"),
+    "revoke": ("fedlearn.revoke", "take a client's certificates away"),
     "report": ("fedlearn.report", "draw a run's report, or compare runs"),
     "inspect": ("fedlearn.inspect", "tell what a payload is, and where its bytes go"),
     "data": ("fedlearn.data.__main__", "fetch and list data sets"),

@@ -139,6 +139,14 @@ class EngineSection(Section):
         return self
 
 
+class FleetSection(Section):
+    """``[fleet]``: rounds over real agents; a simulation has no use for it."""
+
+    deadline_s: float = Field(600.0, gt=0)  # seconds that a round waits for answers; those that come later are refused
+    enough: float = Field(1.0, gt=0, le=1)  # share of a cohort with whose answers a round ends before its deadline
+    min_agents: int = Field(0, ge=0)  # agents that must attend before the first round; 0 = as many as a cohort has
+
+
 class EvaluateSection(Section):
     """``[evaluate]``: on the server's held-out samples always; on clients when asked."""
 
@@ -175,6 +183,7 @@ class Experiment(Section):
     client: ClientSection = ClientSection()
     codec: CodecSection = CodecSection()
     engine: EngineSection = EngineSection()
+    fleet: FleetSection = FleetSection()
     evaluate: EvaluateSection = EvaluateSection()
     expect: ExpectSection = ExpectSection()
 

@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,13 @@ from fedlearn.errors import ConfigError
 if TYPE_CHECKING:
     from fedlearn.config import Experiment
 
-_STARTED = (".lock", ".config.toml.part", "checkpoint")
+_STARTED = (".lock", ".config.toml.part", "checkpoint", "journal", "pki", "agents", "run_id", "address.json")
 """What a run leaves in its folder before its config is written."""
 
 _MAY_CHANGE = {
     ("engine", "kind"),
     ("engine", "workers"),
+    ("fleet",),
     ("expect",),
     ("experiment", "rounds"),
     ("experiment", "about"),
@@ -58,6 +59,21 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.list:
         print(listing())
         return 0
+    return run_in_folder(arguments, "simulate", _simulate)
+
+
+def _simulate(experiment: Experiment, folder: Any, display: Any, resume: bool) -> dict[str, Any]:
+    from fedlearn.engine.simulation import simulate
+
+    return simulate(experiment, folder, display, resume)
+
+
+def run_in_folder(arguments: argparse.Namespace, command: str, go: Callable[[Experiment, Any, Any, bool], dict[str, Any]]) -> int:
+    """Run an experiment in its run folder and return the exit code.
+
+    arguments: config, set, out, resume, quiet. command: what the user typed. go: (experiment, folder, display, resume) → the
+    summary. Raises what it raises.
+    """
     _require_extra()
     from fedlearn import config
 
@@ -70,25 +86,24 @@ def _run(arguments: argparse.Namespace) -> int:
     path = given or _new_folder(experiment.experiment.name)
     _check_folder(path, experiment, arguments.resume, arguments.config is not None)
 
-    from fedlearn.engine.simulation import simulate
     from fedlearn.progress import Progress
     from fedlearn.record import RunFolder
     from fedlearn.reporting.page import write_page
     from fedlearn.reporting.plots import draw
     from fedlearn.server.run import check_expectations
 
-    command = f"python -m fedlearn.simulate --resume --out {shlex.quote(str(path))}"
+    again = f"python -m fedlearn.{command} --resume --out {shlex.quote(str(path))}"
     made = [p for p in (path, *path.parents) if not p.exists()]
     with _open(RunFolder, path) as folder, Progress(arguments.quiet) as display:
         try:
-            summary = simulate(experiment, folder, display, arguments.resume and folder.used)
+            summary = go(experiment, folder, display, arguments.resume and folder.used)
         except BaseException as error:
             if not folder.used:
                 _remove(path, made)
             elif isinstance(error, KeyboardInterrupt):
-                display.interrupted(path, command)
+                display.interrupted(path, again)
             elif getattr(error, "exit_code", 3) == 3:
-                display.note(f"to go on: {command}")
+                display.note(f"to go on: {again}")
             raise
         os.environ["MPLBACKEND"] = "agg"  # no window is opened, so a backend that is not installed must not matter
         draw(path)

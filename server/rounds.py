@@ -28,6 +28,12 @@ IDLE_S, BUSY_S, LEASES = 120.0, 1.0, 4.5
 HELLO_S = 5.0
 """How long a new connection may keep silent."""
 
+REPAIRS = 3
+"""How often a client is sent the model that it lacks before its work counts as failed."""
+
+TEXT = 500
+"""Characters of an agent's reason that are kept."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -100,8 +106,9 @@ class _Open:
     received: bytearray = field(default_factory=bytearray)
     total: int = 0
     checksum: int = 0
-    storing: bool = False
-    repaired: bool = False
+    answer: bytes | None = None  # whole, and on its way to the disk
+    lacking: bool = False  # the model that the client lacks is being prepared
+    repairs: int = 0
 
 
 @dataclass
@@ -118,6 +125,7 @@ class _Session:
     client: int | None  # of the certificate; None: the hello decides
     heard: float
     greeted: bool = False
+    due: float = float("inf")  # when `tick` looks at it again
 
 
 class Rounds:
@@ -129,10 +137,10 @@ class Rounds:
         self.sessions: dict[int, _Session] = {}
         self.attending: dict[int, int] = {}  # client → its connection
         self.open: dict[int, dict[Key, _Open]] = {}  # client → its work
-        self.done: dict[tuple[int, Key], tuple[int, int]] = {}  # → length and CRC-32 of the answer that counts
+        self.done: dict[int, dict[Key, tuple[int, int]]] = {}  # client → length and CRC-32 of the answers that count
+        self.farewell: pb.CoordinatorFrame | None = None  # what everybody is told, once it drains
         self.counters: Counter[str] = Counter()
-        self.draining = False
-        self._alarms: list[tuple[float, int]] = []  # when to look at a connection again
+        self._alarms: list[tuple[float, int]] = []  # (due, connection); an entry that is not its connection's due is void
         self._ends: list[tuple[float, int, _Batch]] = []
         self._batches = 0
 
@@ -140,8 +148,8 @@ class Rounds:
 
     def connected(self, session: int, client: int | None, now: float) -> list[Action]:
         """Take a connection; client: of its certificate."""
-        self.sessions[session] = _Session(client, now)
-        heapq.heappush(self._alarms, (now + HELLO_S, session))
+        self.sessions[session] = found = _Session(client, now)
+        self._watch(session, found)
         return []
 
     def gone(self, session: int) -> list[Action]:
@@ -153,7 +161,7 @@ class Rounds:
         return []
 
     def heard(self, session: int, frame: pb.AgentFrame, now: float) -> list[Action]:
-        """Take a frame of an agent."""
+        """Take a frame of an agent; a renewal is not for here, the service answers it itself."""
         found = self.sessions.get(session)
         if found is None:
             return []
@@ -175,14 +183,17 @@ class Rounds:
         """End connections that are silent and batches whose time is over."""
         actions: list[Action] = []
         while self._alarms and self._alarms[0][0] <= now:
-            _, session = heapq.heappop(self._alarms)
-            if found := self.sessions.get(session):
-                limit = self._silence(found)
-                if now - found.heard >= limit:
-                    self.counters["silent"] += 1
-                    actions += [Drop(session, f"silent for {limit:g} s"), *self.gone(session)]
-                else:
-                    heapq.heappush(self._alarms, (found.heard + limit, session))
+            due, session = heapq.heappop(self._alarms)
+            found = self.sessions.get(session)
+            if found is None or found.due != due:
+                continue
+            found.due = float("inf")
+            limit = self._silence(found)
+            if found.heard + limit <= now:  # the same sum as the alarm's: a difference may round to less, and never come due
+                self.counters["silent"] += 1
+                actions += [Drop(session, f"silent for {limit:g} s"), *self.gone(session)]
+            else:
+                self._watch(session, found)
         while self._ends and self._ends[0][0] <= now:
             _, _, batch = heapq.heappop(self._ends)
             actions += self._end(batch, "no answer in time")
@@ -195,7 +206,10 @@ class Rounds:
     # What the run asks
 
     def ask(self, works: Sequence[Work], now: float, deadline_s: float = float("inf"), enough: int | None = None) -> list[Action]:
-        """Open a batch: it ends after deadline_s, or when ``enough`` of its pieces are answered."""
+        """Open a batch: it ends after deadline_s, or when ``enough`` of its pieces are answered.
+
+        No piece may be open already. One whose answer is known by `recall` is asked for anew.
+        """
         batch = _Batch({(w.client, w.key) for w in works}, len(works) if enough is None else enough)
         if deadline_s < float("inf"):
             self._batches += 1
@@ -203,6 +217,7 @@ class Rounds:
         actions: list[Action] = []
         for work in works:
             self.open.setdefault(work.client, {})[work.key] = _Open(work, batch)
+            self._forget(work.client, work.key)
             if (session := self.attending.get(work.client)) is not None:
                 actions += self._send(session, work, now)
         return actions
@@ -213,7 +228,7 @@ class Rounds:
         if found is None:
             return []
         found.work = Work(client, key, task, payloads, found.work.check)
-        found.repaired = True
+        found.lacking = False
         session = self.attending.get(client)
         return self._send(session, found.work, now) if session is not None else []
 
@@ -226,39 +241,41 @@ class Rounds:
     def stored(self, client: int, key: Key) -> list[Action]:
         """Note that an answer is on disk: acknowledge it, and hand it over."""
         found = self.open.get(client, {}).get(key)
-        if found is None:  # its batch ended meanwhile: it is on disk, and not counted
+        if found is None or found.answer is None:  # its batch ended meanwhile: it is on disk, and not counted
             return []
-        data = bytes(found.received)
-        return [*self._close(client, key, found, Answer(client, key, data)), *self._acknowledge(client, key, len(data), True)]
+        answer = Answer(client, key, found.answer)
+        return [*self._close(client, key, found, answer), *self._acknowledge(client, key, len(found.answer), True)]
 
-    def recall(self, client: int, key: Key, data: bytes) -> None:
+    def recall(self, client: int, key: Key, data: bytes) -> list[Action]:
         """Note an answer that the journal holds from before a restart: its client is acknowledged it again."""
-        self.done[client, key] = len(data), zlib.crc32(data)
+        self.done.setdefault(client, {})[key] = len(data), zlib.crc32(data)
+        return self._acknowledge(client, key, len(data), True)
 
     def forget(self, before: int) -> None:
-        """Forget the answers of the rounds before one: their clients have been told."""
-        self.done = {at: told for at, told in self.done.items() if at[1][0] >= before}
+        """Forget the answers of the rounds before one: they are in a checkpoint."""
+        for client, told in list(self.done.items()):
+            for key in list(told):
+                if key[0] < before:
+                    self._forget(client, key)
 
     def drain(self, again: tuple[float, float] | None) -> list[Action]:
-        """Send everybody away; again: the seconds after which to come back, None: never."""
-        self.draining = True
-        least, most = again or (0.0, 0.0)
-        frame = pb.CoordinatorFrame(
-            goodbye=pb.Goodbye(
-                reason="the coordinator restarts" if again else "the run is over",
-                again_min_ms=round(1000 * least),
-                again_max_ms=round(1000 * most),
-            )
-        )
-        return [Send(session, frame) for session in self.sessions]
+        """Send everybody away, and who comes after; again: the seconds after which to come back, None: never."""
+        goodbye = pb.Goodbye(reason="the run is over", done=True)
+        if again is not None:
+            least, most = round(1000 * again[0]), max(1, round(1000 * again[1]))  # 0 would mean never
+            goodbye = pb.Goodbye(reason="the coordinator restarts", again_min_ms=least, again_max_ms=most)
+        self.farewell = pb.CoordinatorFrame(goodbye=goodbye)
+        return [Send(session, self.farewell) for session in self.sessions]
 
     def revoke(self, clients: Iterable[int]) -> list[Action]:
-        """End the connections of clients whose certificates are revoked."""
+        """End the connections of clients whose certificates are revoked, and their open work: nobody else can answer it."""
+        refused = set(clients)
         actions: list[Action] = []
-        for client in clients:
-            if (session := self.attending.get(client)) is not None:
-                self.counters["revoked"] += 1
-                actions += self._part(session, "the certificate is revoked", "revoked_now")
+        for session in [number for number, found in self.sessions.items() if found.client in refused]:
+            actions += self._part(session, "the certificate is revoked", "revoked")
+        for client in sorted(refused & self.open.keys()):
+            for key in list(self.open[client]):
+                actions += self._fail(client, key, "its certificate is revoked")
         return actions
 
     # How it works
@@ -275,13 +292,15 @@ class Rounds:
             return self._part(
                 session, f"client {client} is not of this experiment: it has clients 0 to {self.clients - 1}", "unknown_client"
             )
+        if found.greeted:  # every hello is answered with all open work, payloads and all: once
+            return self._part(session, "a second hello", "hello_again")
+        if self.farewell is not None:
+            self.counters["draining"] += 1
+            return [Send(session, self.farewell), Drop(session, self.farewell.goodbye.reason), *self.gone(session)]
         actions: list[Action] = []
-        before = self.attending.get(client)
-        if before is not None and before != session:
+        if (before := self.attending.get(client)) is not None:
             self.counters["replaced"] += 1
             actions += [Drop(before, "the client connected anew"), *self.gone(before)]
-        if self.draining:
-            return self._part(session, "the coordinator stops", "draining")
         found.client, found.greeted = client, True
         self.attending[client] = session
         self.counters["attended"] += 1
@@ -295,14 +314,16 @@ class Rounds:
             limit_bytes=self.limit_bytes,
         )
         actions.append(Send(session, pb.CoordinatorFrame(welcome=welcome)))
-        heapq.heappush(self._alarms, (now + self._silence(found), session))
+        for key, (length, _) in self.done.get(client, {}).items():  # it may have missed that, and will not be asked again
+            actions += self._acknowledge(client, key, length, True)
         for open in self.open.get(client, {}).values():
-            actions += self._send(session, open.work, now)
+            if not open.lacking:
+                actions += self._send(session, open.work, now)
         return actions
 
     def _chunk(self, session: int, client: int, chunk: pb.Chunk) -> list[Action]:
         key = of(chunk.key)
-        if (told := self.done.get((client, key))) is not None:
+        if (told := self.done.get(client, {}).get(key)) is not None:
             if (chunk.total, chunk.checksum) == told:
                 self.counters["again"] += 1
                 return self._acknowledge(client, key, chunk.total, True)
@@ -310,51 +331,68 @@ class Rounds:
         found = self.open.get(client, {}).get(key)
         if found is None:
             return self._refusal(session, chunk.key, "the round is over, or never asked for this", "late")
-        if found.storing:
+        if found.answer is not None:
             return []
         if chunk.total > self.limit_bytes or chunk.offset + len(chunk.data) > chunk.total:
             text = f"an answer of {chunk.total} bytes, of which {len(chunk.data)} at {chunk.offset}; at most {self.limit_bytes} are taken"
             return [*self._refusal(session, chunk.key, text, "oversized"), *self._fail(client, key, text)]
         if not found.received or (found.total, found.checksum) != (chunk.total, chunk.checksum):
             found.received, found.total, found.checksum = bytearray(), chunk.total, chunk.checksum
-        if chunk.offset == len(found.received):  # otherwise it came twice, or one before it was lost: the offset tells which
-            found.received += chunk.data
-        else:
+        known = len(found.received) - chunk.offset  # bytes of the chunk that came before; if negative, bytes that are missing
+        if known:
             self.counters["chunks_again"] += 1
-        if len(found.received) < found.total or not found.total:
+        if known >= 0:
+            found.received += chunk.data[known:]
+        if len(found.received) < found.total:
             return self._acknowledge(client, key, len(found.received), False)
         if zlib.crc32(found.received) != found.checksum:
             found.received = bytearray()
             self.counters["damaged"] += 1
             return self._acknowledge(client, key, 0, False)
         data = bytes(found.received)
+        found.received = bytearray()
         if (reason := found.work.check(data)) is not None:
             return [*self._refusal(session, chunk.key, reason, "malformed"), *self._fail(client, key, reason)]
-        found.storing = True
+        found.answer = data
         return [Store(client, key, data)]
 
     def _failure(self, session: int, client: int, failure: pb.Failure) -> list[Action]:
         key = of(failure.key)
         found = self.open.get(client, {}).get(key)
-        if found is None or found.storing:
+        if found is None or found.answer is not None or found.lacking:
             return []
-        if failure.reason == pb.Failure.LACKING and not found.repaired:
+        if failure.reason == pb.Failure.LACKING and found.repairs < REPAIRS:
             self.counters["lacking"] += 1
+            found.lacking, found.repairs = True, found.repairs + 1
             return [Lacking(client, key)]
         declined = failure.reason == pb.Failure.DECLINED
         self.counters["declined" if declined else "failed"] += 1
-        return self._fail(client, key, f"declined: {failure.text}" if declined else failure.text or "the agent gave no reason")
+        text = failure.text[:TEXT] or "the agent gave no reason"
+        return self._fail(client, key, f"declined: {text}" if declined else text)
 
     def _send(self, session: int, work: Work, now: float) -> list[Action]:
-        heapq.heappush(self._alarms, (now + BUSY_S * LEASES, session))
-        self.sessions[session].heard = max(self.sessions[session].heard, now)  # it could not know before that it must be heard more often
+        found = self.sessions[session]
+        found.heard = max(found.heard, now)  # it could not know before that it must be heard more often
+        self._watch(session, found)
         return [Send(session, pb.CoordinatorFrame(task=work.task), work.key, work.payloads)]
 
     def _silence(self, found: _Session) -> float:
         if not found.greeted:
             return HELLO_S
-        busy = found.client is not None and self.open.get(found.client)
+        # An agent that waits for its missing model has nothing to do.
+        busy = found.client is not None and any(not open.lacking for open in self.open.get(found.client, {}).values())
         return (BUSY_S if busy else IDLE_S) * LEASES
+
+    def _watch(self, session: int, found: _Session) -> None:
+        """Set a connection's alarm, unless it is due before already."""
+        due = found.heard + self._silence(found)
+        if due >= found.due:
+            return
+        found.due = due
+        heapq.heappush(self._alarms, (due, session))
+        if len(self._alarms) > 2 * len(self.sessions) + 100:  # most are void: of ended connections, or of idle ones set earlier
+            self._alarms = [(other.due, number) for number, other in self.sessions.items()]
+            heapq.heapify(self._alarms)
 
     def _fail(self, client: int, key: Key, reason: str) -> list[Action]:
         found = self.open.get(client, {}).get(key)
@@ -366,11 +404,15 @@ class Rounds:
             del self.open[client]
         found.batch.keys.discard((client, key))
         if answer.data is not None:
-            self.done[client, key] = len(answer.data), found.checksum
+            self.done.setdefault(client, {})[key] = len(answer.data), found.checksum
             found.batch.answered += 1
             if found.batch.answered == found.batch.enough:
                 return [answer, *self._end(found.batch, "enough others answered before")]
         return [answer]
+
+    def _forget(self, client: int, key: Key) -> None:
+        if self.done.get(client, {}).pop(key, None) is not None and not self.done[client]:
+            del self.done[client]
 
     def _end(self, batch: _Batch, reason: str) -> list[Action]:
         actions: list[Action] = []

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.data.samples import IGNORE, Dataset, Population, Samples, Task
+from fedlearn.data.stored import read_npz
 from fedlearn.errors import DataError
+from fedlearn.names import import_path
 
 Array = NDArray[Any]
 
@@ -50,6 +53,28 @@ def dataset(name: str, x_train: Any, y_train: Any, x_test: Any, y_test: Any, cli
     ids = {} if client_ids is None else {"client": _ids(name, client_ids, len(train))}
     labels = ids.get("client", np.zeros(len(train), np.int64)) if task == "text" else train.y.astype(np.int64)
     return Dataset(name, task, classes, train.x.shape[1:], train, test, labels, ids, licence)
+
+
+def samples_of(source: str, task: Task, classes: int, input_shape: tuple[int, ...]) -> Samples:
+    """Return the samples that one client brings to an experiment: an npz file with x and y, or ``module:attribute``.
+
+    An attribute is the arrays (x, y), or a function that returns them. Raises DataError for what does not fit the experiment.
+    """
+    if source.endswith(".npz"):
+        found = read_npz(Path(source).expanduser(), ("x", "y"), "an agent's own data are the arrays x and y")
+        x, y = found["x"], found["y"]
+    else:
+        made = import_path("data", source)
+        try:
+            x, y = made() if callable(made) else made
+        except Exception as error:  # the user's code
+            raise DataError(f"'{source}' gives no arrays (x, y): {type(error).__name__}: {error}") from error
+    samples = _samples(source, "own", task, _array(source, "x", x), _array(source, "y", y))
+    if samples.x.shape[1:] != input_shape:
+        raise DataError(f"{source}: its samples have the shape {samples.x.shape[1:]}, those of the experiment {input_shape}")
+    if task != "text" and int(samples.y.max()) >= classes:
+        raise DataError(f"{source}: it has the label {samples.y.max()}; the experiment has {classes} classes, 0 to {classes - 1}")
+    return samples
 
 
 def _array(name: str, key: str, value: Any) -> Array:

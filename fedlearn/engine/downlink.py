@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,6 +50,9 @@ class Downlink(Protocol):
 
     def download(self, client: int) -> int | None:
         """Return the bytes that a client takes; None: those of what it is sent by `link`, or of the published payload."""
+
+    def series(self, client: int) -> tuple[bytes, tuple[bytes, ...]] | None:
+        """Return the digest that a client's model has, and the payloads that it missed since; None: as in `download`."""
 
     def received(self, client: int, round: int, link: Link | None, header: Header) -> None:
         """Note that a client holds the model of a header."""
@@ -93,6 +97,10 @@ class Snapshots:
         return None
 
     def download(self, client: int) -> int | None:
+        """Return None."""
+        return None
+
+    def series(self, client: int) -> tuple[bytes, tuple[bytes, ...]] | None:
         """Return None."""
         return None
 
@@ -179,9 +187,14 @@ class Shadow(Snapshots):
 class Cast(Snapshots):
     """One model that everybody holds some version of, moved by differences that everybody can fetch."""
 
-    def __init__(self, layout: Layout, codec: str, seed: int, initial: NDArray[np.float32], clients: int) -> None:
-        """Take the first model's floats (P,), which every client can make itself; codec: of differences."""
+    def __init__(self, layout: Layout, codec: str, seed: int, initial: NDArray[np.float32], clients: int, log: Path | None = None) -> None:
+        """Take the first model's floats (P,), which every client can make itself; codec: of differences.
+
+        log: a folder for the payloads themselves, where there are agents to send them to.
+        """
         super().__init__(layout, "raw32", seed)
+        self.log = log
+        self.names = [digest(initial)]  # of the model before each of the differences, and after the last
         self.differences, self.initial, self.clients = codec, initial, clients
         self.floats = initial  # the model that everybody follows
         self.sizes: list[int] = []  # of the differences sent so far
@@ -197,7 +210,11 @@ class Cast(Snapshots):
         fallback = nearer is None and not self.again
         if nearer is None:
             self.last_whole, self.again = len(self.sizes), False
+        if self.log:
+            self.log.mkdir(parents=True, exist_ok=True)
+            (self.log / f"{len(self.sizes):08d}").write_bytes(nearer[0] if nearer else whole)
         self.sizes.append(len(nearer[0]) if nearer else len(whole))
+        self.names.append(header.digest)
         self.whole, self.floats = len(whole), arrived.floats
         return Published(whole, header, arrived, fallback)
 
@@ -219,6 +236,14 @@ class Cast(Snapshots):
         missed = sum(self.sizes[max(int(self.seen[client]), self.last_whole) :])
         return min(missed, self.whole)
 
+    def series(self, client: int) -> tuple[bytes, tuple[bytes, ...]] | None:
+        """Return where a client stands in the series and what it missed; None: it is sent the whole model."""
+        first = int(self.seen[client])
+        if self.log is None or first < self.last_whole or sum(self.sizes[first:]) > self.whole:
+            return None
+        missed = tuple((self.log / f"{place:08d}").read_bytes() for place in range(first, len(self.sizes)))
+        return self.names[first], missed
+
     def received(self, client: int, round: int, link: Link | None, header: Header) -> None:
         """Note that a client has the whole series so far."""
         self.seen[client] = len(self.sizes)
@@ -234,6 +259,7 @@ class Cast(Snapshots):
         return {
             "cast.floats": self.floats,
             "cast.sizes": np.array(self.sizes, np.int64),
+            "cast.names": np.frombuffer(b"".join(self.names), np.uint8),
             "cast.seen": self.seen.copy(),
             "cast.state": state,
         }
@@ -244,4 +270,5 @@ class Cast(Snapshots):
             return
         self.floats, self.sizes, self.seen = saved["cast.floats"], saved["cast.sizes"].tolist(), saved["cast.seen"].copy()
         self.last_whole, again, self.whole, self.renewed = (int(n) for n in saved["cast.state"])
-        self.again = bool(again)
+        self.again, names = bool(again), saved["cast.names"].tobytes()
+        self.names = [names[at : at + 8] for at in range(0, len(names), 8)]

@@ -252,6 +252,7 @@ class SimulationGrid(Grid):
         try:
             received = self._receive(task, outcome, payload, sent)
         except PayloadError as error:
+            self.engine.refused(outcome.client, str(error))
             return self._failed(message, outcome.client, str(error), train)
         self.tally.code("up_decode", time.perf_counter() - begun)
         if self.residuals and task.residual and outcome.residual:

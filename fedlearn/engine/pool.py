@@ -78,6 +78,9 @@ class Pool:
             scores[part] = score
         return add(scores[part] for part in sorted(scores))
 
+    def refused(self, client: int, reason: str) -> None:
+        """Do nothing: the run's line tells."""
+
     def close(self) -> None:
         """End the workers."""
         for worker in self._pool:

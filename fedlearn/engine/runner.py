@@ -71,6 +71,7 @@ class Held:
     bytes_down: int
     fallback: bool = False
     damaged: bool = False
+    sent: bytes = b""  # where it is a payload of the client's own
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class Runner(Local):
         nearer = None if link.whole or damaged else self._nearer(base, name, link, header, model)
         sent, told, state = nearer or (payload, header, model)
         self.copies.write(task.client, link.into, state.floats)
-        return Held(told, state, len(sent), fallback=nearer is None and not link.whole, damaged=damaged)
+        return Held(told, state, len(sent), nearer is None and not link.whole, damaged, sent)
 
     def _nearer(
         self, base: NDArray[np.float32], name: bytes, link: Link, header: Header, model: State

@@ -22,6 +22,9 @@ class Engine(Protocol):
     def score(self, state: State) -> Score:
         """Return the score of a model on the server's held-out samples."""
 
+    def refused(self, client: int, reason: str) -> None:
+        """Take note that a client's last answer cannot be used."""
+
     def close(self) -> None:
         """Release what the engine holds; it cannot be used afterwards."""
 
@@ -47,6 +50,9 @@ class Serial:
             return add([self.runner.score(part, state) for part in range(self.runner.parts)])
         except Exception as error:  # the model is the user's code
             raise RunError(f"the evaluation of held-out samples failed: {type(error).__name__}: {error}") from error
+
+    def refused(self, client: int, reason: str) -> None:
+        """Do nothing: the run's line tells."""
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""

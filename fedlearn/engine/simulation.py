@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -40,8 +40,17 @@ from fedlearn.strategies.build import build
 from fedlearn.strategies.cohorts import averages, cohort_of
 
 
-def simulate(experiment: Experiment, folder: RunFolder, display: Progress, resume: bool = False) -> dict[str, Any]:
-    """Run an experiment, or go on with one, and return its summary.
+class FleetMaker(Protocol):
+    """Puts agents in the place of an engine's clients."""
+
+    def __call__(self, runner: Runner, inner: Engine, experiment: Experiment, population: Population, downlink: Downlink) -> Engine:
+        """Return the engine that asks agents; ``inner`` scores models."""
+
+
+def simulate(
+    experiment: Experiment, folder: RunFolder, display: Progress, resume: bool = False, fleet: FleetMaker | None = None
+) -> dict[str, Any]:
+    """Run an experiment, or go on with one, and return its summary. fleet: what asks real agents in place of the engine.
 
     Everything that can be wrong with the input is checked before anything is written. Raises UserError,
     RoundError, RunError and RecordError.
@@ -55,16 +64,20 @@ def simulate(experiment: Experiment, folder: RunFolder, display: Progress, resum
     experiment, why = _with_codecs(experiment, layout, strategy, len(population.clients), folder if resume else None)
     with _section("client"):
         app = apps.load(experiment.client.app, experiment.client.mods)
+        if app is not None and fleet is not None:
+            raise ConfigError("Flower ClientApps and mods run in a simulation, or on Flower's own engine; agents train by [train] alone")
     initial = models.read_state(module, layout)
     if not np.isfinite(initial.floats).all():
         raise ModelError(f"model '{experiment.model.name}' starts with NaN or infinite values; mend how its weights are drawn")
     _check_device(experiment.engine.device)
     holdout = experiment.evaluate.holdout if experiment.evaluate.clients else 0.0
     residuals = _residuals(experiment, folder, len(population.clients), layout)
-    downlink, copies = _downlink(experiment, folder, len(population.clients), layout, initial)
+    downlink, copies = _downlink(experiment, folder, len(population.clients), layout, initial, fleet is not None)
     runner = Runner(module, layout, population, experiment.experiment.seed, holdout, experiment.engine.device, app, copies, residuals)
     engine = _engine(experiment, runner)
     try:
+        if fleet is not None:
+            engine = fleet(runner, engine, experiment, population, downlink)
         grid = SimulationGrid(
             engine,
             layout,
@@ -168,7 +181,7 @@ def _chosen_before(folder: RunFolder) -> Choice | None:
 
 
 def _downlink(
-    experiment: Experiment, folder: RunFolder, clients: int, layout: Layout, initial: State
+    experiment: Experiment, folder: RunFolder, clients: int, layout: Layout, initial: State, agents: bool
 ) -> tuple[Downlink, ClientVectors | None]:
     """Return the way that models reach clients, and the clients' copies where there are any."""
     section, seed = experiment.codec, experiment.experiment.seed
@@ -184,7 +197,7 @@ def _downlink(
     if kind == "snapshot":
         return Snapshots(layout, section.down, seed), None
     if kind == "cast":
-        return Cast(layout, section.down, seed, initial.floats, clients), None
+        return Cast(layout, section.down, seed, initial.floats, clients, folder.path / "checkpoint" / "cast" if agents else None), None
     _check_room("copies of the model", room, section.copies_gb, 'or send everybody the same differences: downlink = "cast"')
     copies = ClientVectors(folder.path / "checkpoint" / "copies.f32", clients, layout.floats)
     return Shadow(layout, section.down, seed, copies), copies

@@ -106,7 +106,7 @@ class Welcome(_message.Message):
     def __init__(self, version: _Optional[int] = ..., run: _Optional[bytes] = ..., experiment: _Optional[str] = ..., idle_ms: _Optional[int] = ..., busy_ms: _Optional[int] = ..., lease_ms: _Optional[int] = ..., limit_bytes: _Optional[int] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("key", "plan", "sizes", "base", "residual", "feedback", "initial")
+    __slots__ = ("key", "plan", "sizes", "base", "residual", "feedback", "initial", "keep", "repair")
     KEY_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     SIZES_FIELD_NUMBER: _ClassVar[int]
@@ -114,6 +114,8 @@ class Task(_message.Message):
     RESIDUAL_FIELD_NUMBER: _ClassVar[int]
     FEEDBACK_FIELD_NUMBER: _ClassVar[int]
     INITIAL_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    REPAIR_FIELD_NUMBER: _ClassVar[int]
     key: Key
     plan: str
     sizes: _containers.RepeatedScalarFieldContainer[int]
@@ -121,7 +123,9 @@ class Task(_message.Message):
     residual: int
     feedback: bool
     initial: int
-    def __init__(self, key: _Optional[_Union[Key, _Mapping]] = ..., plan: _Optional[str] = ..., sizes: _Optional[_Iterable[int]] = ..., base: _Optional[int] = ..., residual: _Optional[int] = ..., feedback: bool = ..., initial: _Optional[int] = ...) -> None: ...
+    keep: bool
+    repair: bool
+    def __init__(self, key: _Optional[_Union[Key, _Mapping]] = ..., plan: _Optional[str] = ..., sizes: _Optional[_Iterable[int]] = ..., base: _Optional[int] = ..., residual: _Optional[int] = ..., feedback: bool = ..., initial: _Optional[int] = ..., keep: bool = ..., repair: bool = ...) -> None: ...
 
 class Ack(_message.Message):
     __slots__ = ("key", "offset", "stored")
@@ -150,14 +154,16 @@ class Cancel(_message.Message):
     def __init__(self, key: _Optional[_Union[Key, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Goodbye(_message.Message):
-    __slots__ = ("reason", "again_min_ms", "again_max_ms")
+    __slots__ = ("reason", "again_min_ms", "again_max_ms", "done")
     REASON_FIELD_NUMBER: _ClassVar[int]
     AGAIN_MIN_MS_FIELD_NUMBER: _ClassVar[int]
     AGAIN_MAX_MS_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
     reason: str
     again_min_ms: int
     again_max_ms: int
-    def __init__(self, reason: _Optional[str] = ..., again_min_ms: _Optional[int] = ..., again_max_ms: _Optional[int] = ...) -> None: ...
+    done: bool
+    def __init__(self, reason: _Optional[str] = ..., again_min_ms: _Optional[int] = ..., again_max_ms: _Optional[int] = ..., done: bool = ...) -> None: ...
 
 class Certificate(_message.Message):
     __slots__ = ("certificate", "expires")

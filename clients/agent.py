@@ -1,0 +1,316 @@
+"""The long-lived agent of one client: a stream to the coordinator, a disk, and a process that works.
+
+It does what `fedlearn.clients.attendance` says, and imports neither torch nor numpy: an agent that waits for its first task
+holds a few tens of megabytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+import sys
+import time
+from asyncio.subprocess import PIPE
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+import fedlearn
+from fedlearn.clients import attendance, identity, pipe, store
+from fedlearn.clients.attendance import Attendance, Key
+from fedlearn.errors import RecordError, RunError, UserError
+from fedlearn.exchange import CHANNEL, methods
+from fedlearn.exchange import exchange_pb2 as pb
+
+OPTIONS = (
+    *CHANNEL,
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+RENEWAL_S = 3600.0
+"""How often an agent looks whether its certificate is to be renewed."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the device's owner decides."""
+
+    coordinator: str  # HOST:PORT
+    client: int
+    state: Path
+    data: str = "auto"
+    insecure: bool = False
+    epochs: int = 0  # most of a plan that are done; 0: no limit
+    steps: int = 0
+    allow: tuple[str, ...] = ()
+    end_with_input: bool = False
+
+
+@dataclass
+class _Job:
+    key: Key
+    task: pb.Task
+    payloads: tuple[bytes, ...]
+
+
+@dataclass
+class Agent:
+    """See the module; `run` is all of its life."""
+
+    settings: Settings
+    say: Any = lambda text: print(text, file=sys.stderr, flush=True)
+    _jobs: deque[_Job] = field(default_factory=deque)
+    _process: asyncio.subprocess.Process | None = None
+    _worker: asyncio.Task[None] | None = None
+    _call: Any = None
+    _outbox: asyncio.Queue[pb.AgentFrame] | None = None
+    _experiment: str = ""
+    _folder: Path = Path()
+    _ending: str | None = None
+    _again: asyncio.Event = field(default_factory=asyncio.Event)
+    _wait_s: float = 0.0
+
+    async def run(self) -> str:
+        """Attend until the run is over, and return the reason.
+
+        Raises UserError where the agent may not attend, and RecordError when its disk fails.
+        """
+        settings = self.settings
+        self._state = Attendance(settings.client, f"fedlearn {fedlearn.__version__}", random.SystemRandom().random)
+        channel = self._channel()
+        if settings.end_with_input:
+            asyncio.get_running_loop().add_reader(0, self._input)
+        try:
+            while self._ending is None:
+                self._again.clear()
+                await self._attend(channel)
+                if self._ending is None:
+                    self._again.clear()
+                    with contextlib.suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(self._again.wait(), self._wait_s)
+        finally:
+            await self._stop_work()
+            await channel.close()
+        return self._ending
+
+    def _input(self) -> None:
+        """End when whoever started this has ended."""
+        if not os.read(0, 4096):
+            asyncio.get_running_loop().remove_reader(0)
+            self._ending = "the process that started this agent has ended"
+            self._again.set()
+
+    def _channel(self) -> Any:
+        settings = self.settings
+        if settings.insecure:
+            return grpc.aio.insecure_channel(settings.coordinator, OPTIONS)
+        found = identity.read_identity(settings.state)
+        if found is None:
+            raise UserError(
+                f"there is no identity in '{settings.state}'; get a token from the coordinator (fedlearn token --client ID), then: "
+                f"fedlearn enroll --coordinator {settings.coordinator} --token TOKEN --state {settings.state}"
+            )
+        self._identity = found
+        credentials = grpc.ssl_channel_credentials(found.ca, found.key, found.certificate)
+        return grpc.aio.secure_channel(settings.coordinator, credentials, OPTIONS)
+
+    async def _attend(self, channel: Any) -> None:
+        """Live through one connection."""
+        self._outbox = asyncio.Queue()
+        self._call = methods.attend(channel)()
+        self._perform(self._state.opened(time.monotonic()))
+        parts = [asyncio.create_task(part) for part in (self._read(), self._write(), self._tick(), self._again.wait(), self._renew())]
+        try:
+            await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            for part in parts:
+                if part.done() and not part.cancelled() and (error := part.exception()):
+                    if isinstance(error, RecordError | UserError):
+                        raise error
+                    if not self._again.is_set():
+                        self._perform(self._state.lost(_reason(error)))
+            if not self._again.is_set() and self._ending is None:
+                self._perform(self._state.lost("the coordinator ended the connection"))
+        finally:
+            for part in parts:
+                part.cancel()
+            self._call.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
+
+    async def _read(self) -> None:
+        while (frame := await self._call.read()) is not grpc.aio.EOF:
+            self._perform(self._state.heard(frame, time.monotonic()))
+        code = await self._call.code()
+        raise RunError(f"{code.name.lower()}: {await self._call.details()}")
+
+    async def _write(self) -> None:
+        assert self._outbox is not None
+        while True:
+            await self._call.write(await self._outbox.get())
+
+    async def _tick(self) -> None:
+        while True:
+            now = time.monotonic()
+            await asyncio.sleep(min(1.0, max(0.05, self._state.next_alarm(now) - now)))
+            self._perform(self._state.tick(time.monotonic()))
+
+    async def _renew(self) -> None:
+        """Ask for a new certificate when the old one nears its end."""
+        while True:
+            if not self.settings.insecure and identity.due(self._identity, time.time()):
+                request = await asyncio.to_thread(identity.make_key_and_csr, self.settings.state)
+                self._send(pb.AgentFrame(renewal=pb.Renewal(request=request)))
+            await asyncio.sleep(RENEWAL_S)
+
+    def _send(self, frame: pb.AgentFrame) -> None:
+        if self._outbox is not None:
+            self._outbox.put_nowait(frame)
+
+    def _perform(self, actions: Sequence[attendance.Action]) -> None:
+        """Do what the state machine asks."""
+        for action in actions:
+            if isinstance(action, attendance.Send):
+                self._send(action.frame)
+            elif isinstance(action, attendance.Begin):
+                self._jobs.append(_Job(action.key, action.task, action.payloads))
+                self._start()
+            elif isinstance(action, attendance.Discard):
+                self._discard(action.key)
+            elif isinstance(action, attendance.Enter):
+                self._enter(action.welcome)
+            elif isinstance(action, attendance.Note):
+                self.say(action.text)
+            elif isinstance(action, attendance.Connect):
+                self._wait_s = action.after_s
+                self._again.set()
+            elif isinstance(action, attendance.Leave):
+                if not action.done:
+                    raise UserError(f"the coordinator at {self.settings.coordinator} refuses this agent: {action.reason}")
+                self._ending = action.reason
+                self._again.set()
+            else:
+                self._identity = identity.store(
+                    self.settings.state, self.settings.client, action.certificate, self._identity.ca, action.expires
+                )
+                self.say("the certificate is renewed")
+
+    def _enter(self, welcome: pb.Welcome) -> None:
+        folder = self.settings.state / f"run-{welcome.run.hex()}"
+        self.say(f"attending as client {self.settings.client}")
+        if folder == self._folder:
+            return
+        self._folder, self._experiment = folder, welcome.experiment
+        with _writing(folder):
+            (folder / "answers").mkdir(parents=True, exist_ok=True)
+            for other in self.settings.state.glob("run-*"):
+                if other != folder:
+                    shutil.rmtree(other, ignore_errors=True)
+        for name, task, answer in store.answers(folder / "answers"):
+            del name
+            self._state.recall(attendance.of(pb.Task.FromString(task).key), task, answer)
+
+    def _discard(self, key: Key) -> None:
+        with contextlib.suppress(OSError):
+            (self._folder / "answers" / _name(key)).unlink()
+        if self._jobs and self._jobs[0].key == key and self._process is not None:
+            self._process.kill()  # in the middle of it; the next task starts another
+        self._jobs = deque(job for job in self._jobs if job.key != key)
+
+    def _start(self) -> None:
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+            self._worker.add_done_callback(self._worked)
+
+    def _worked(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            self.say(f"the work stopped: {error}")
+            self._ending = self._ending or str(error)
+            self._again.set()
+
+    async def _work(self) -> None:
+        """Do the jobs one after another."""
+        while self._jobs:
+            job = self._jobs[0]
+            try:
+                told, blobs = await self._done(job)
+            except (asyncio.IncompleteReadError, OSError):  # the process died, or was killed for a job that is not wanted
+                told, blobs = await self._died()
+            wanted = bool(self._jobs) and self._jobs[0] is job
+            if not wanted:
+                continue
+            self._jobs.popleft()
+            result = told["result"]
+            if result == "answer":
+                self._perform(self._state.answered(job.key, blobs[0], time.monotonic()))
+            else:
+                reasons = {"lacking": pb.Failure.LACKING, "declined": pb.Failure.DECLINED}
+                self.say(f"round {job.key[0]}: {result} {told.get('text', '')}".rstrip())
+                self._perform(self._state.failed(job.key, reasons.get(result, pb.Failure.FAILED), told.get("text", "")))
+
+    async def _done(self, job: _Job) -> tuple[dict[str, Any], list[bytes]]:
+        """Have the process do a job, and return what it says."""
+        process = self._process or await self._spawn()
+        assert process.stdin is not None and process.stdout is not None
+        task = job.task.SerializeToString(deterministic=True)
+        for part in pipe.pack({"name": _name(job.key)}, [task, *job.payloads]):
+            process.stdin.write(part)
+        await process.stdin.drain()
+        return await pipe.receive(process.stdout)
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        settings = self.settings
+        command = [sys.executable, "-m", "fedlearn.clients.work"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        made = self._process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, env=environment)
+        assert made.stdin is not None
+        told = {
+            "folder": str(self._folder),
+            "client": settings.client,
+            "experiment": self._experiment,
+            "data": settings.data,
+            "epochs": settings.epochs,
+            "steps": settings.steps,
+            "allow": settings.allow,
+        }
+        for part in pipe.pack(told):
+            made.stdin.write(part)
+        return made
+
+    async def _died(self) -> tuple[dict[str, Any], list[bytes]]:
+        process, self._process = self._process, None
+        code = await process.wait() if process else 0
+        return {"result": "failed", "text": f"the working process ended with code {code} (out of memory?)"}, []
+
+    async def _stop_work(self) -> None:
+        if self._worker:
+            self._worker.cancel()
+            await asyncio.gather(self._worker, return_exceptions=True)
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+
+
+def _name(key: Key) -> str:
+    return f"{key[0]:08d}-{key[1]}-{key[2]}"
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name.lower()}: {error.details()}"
+    return str(error) or type(error).__name__
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Any:
+    try:
+        yield
+    except OSError as error:
+        raise RecordError(f"cannot write '{path}': {error.strerror or error}") from error

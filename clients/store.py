@@ -1,0 +1,45 @@
+"""Files of an agent that must be whole after a power cut, and the answers among them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+_SIZES = struct.Struct("<III")  # of the task, of the answer; CRC-32 of both
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Replace a file whole and bring it to disk; raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with open(part, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_answer(path: Path, task: bytes, answer: bytes) -> None:
+    """Keep an answer beside the task that it answers; raises OSError."""
+    write_file(path, _SIZES.pack(len(task), len(answer), zlib.crc32(answer, zlib.crc32(task))) + task + answer)
+
+
+def answers(folder: Path) -> Iterator[tuple[str, bytes, bytes]]:
+    """Yield the answers in a folder that are whole: name, task, answer."""
+    for path in sorted(folder.glob("*")):
+        with contextlib.suppress(OSError, struct.error):
+            data = path.read_bytes()
+            task, answer, checksum = _SIZES.unpack_from(data)
+            told = data[_SIZES.size : _SIZES.size + task]
+            body = data[_SIZES.size + task : _SIZES.size + task + answer]
+            if zlib.crc32(body, zlib.crc32(told)) == checksum and len(body) == answer:
+                yield path.name, told, body

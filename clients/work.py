@@ -1,0 +1,240 @@
+"""The process that works for an agent: `python -m fedlearn.clients.work`, started with its first task and never before.
+
+It alone imports torch. It builds model and data once, as the coordinator's welcome says, and then takes one task after
+another from standard input: payloads in, answer out. What must outlive it lies in the run's folder:
+
+    copies/DIGEST.f32      models that a difference may start from, the newest few
+    residuals/WORK.f32     what error feedback carries over, by the work that left it
+    answers/KEY            an answer that the coordinator does not have yet
+
+Legend: P floats of the model's layout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedlearn.arrays import Layout, State
+from fedlearn.clients import pipe
+from fedlearn.clients.local import Local
+from fedlearn.clients.store import write_answer, write_file
+from fedlearn.codec import codec as find_codec
+from fedlearn.data import population
+from fedlearn.data.own import samples_of
+from fedlearn.data.samples import Population, Samples
+from fedlearn.errors import ClientError, ConfigError, FedlearnError, PayloadError
+from fedlearn.exchange.exchange_pb2 import Task
+from fedlearn.models import build, layout
+from fedlearn.plan import Plan
+from fedlearn.wire import SNAPSHOT, Header, decode_difference, decode_model, digest, read_header
+
+KEPT = 4
+"""Models and residuals that are kept: the coordinator may go back to its last checkpoint, or the one before."""
+
+
+class Lacking(Exception):
+    """The model that a difference starts from is not here."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the device's owner allows; 0: no limit."""
+
+    epochs: int = 0
+    steps: int = 0
+    allow: tuple[str, ...] = ()  # modules that models and data may be imported from
+
+
+@dataclass(frozen=True)
+class Own:
+    """The samples of one client, in the place of all."""
+
+    client: int
+    samples: Samples
+
+    def __len__(self) -> int:
+        """Return how many clients there may be up to this one."""
+        return self.client + 1
+
+    def size(self, client: int) -> int:
+        """Return the client's number of samples."""
+        return len(self[client])
+
+    def __getitem__(self, client: int) -> Samples:
+        """Return the client's samples."""
+        if client != self.client:
+            raise IndexError(f"client {client}: only the data of client {self.client} is here")
+        return self.samples
+
+
+class Desk:
+    """Where one client's tasks are done."""
+
+    def __init__(self, folder: Path, client: int, experiment: str, data: str, limits: Limits) -> None:
+        """Build what the experiment names. data: "auto", a file.npz, or an import path. Raises UserError."""
+        told = json.loads(experiment)
+        self.folder, self.client, self.limits = folder, client, limits
+        model = told["model"]
+        _check_allowed("model", model["name"], limits.allow)
+        module = build(
+            model["name"],
+            model["options"],
+            input_shape=tuple(told["input_shape"]),
+            classes=told["classes"],
+            seed=told["seed"],
+            task=told["task"],
+        )
+        self.layout: Layout = layout(module)
+        if self.layout.schema.hex() != told["schema"]:
+            raise ConfigError(f"model '{model['name']}' is another one here than at the coordinator: install the same version of its code")
+        self.local = Local(module, self.layout, _population(told, client, data, limits), told["seed"], told["holdout"])
+        for name in ("copies", "residuals"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        first = folder / "first.f32"
+        if first.exists():  # the coordinator's, where what is built here differs in a bit
+            self.local.initial = np.frombuffer(first.read_bytes(), "<f4").astype(np.float32)
+
+    def do(self, task: Task, payloads: list[bytes]) -> bytes:
+        """Return the answer to a task.
+
+        Raises Lacking when a difference starts from a model that is not here, ClientError when the work fails or is not
+        allowed, and PayloadError for payloads that cannot be read.
+        """
+        plan = Plan.from_json(task.plan)
+        self._check(plan)
+        header, state = self._arrive(task, payloads)
+        if task.keep:
+            self._keep("copies", state.floats, digest(state.floats))
+        with self.local.alone(task.key.kind, plan, self.client):
+            if task.key.kind != "train":
+                return json.dumps(self.local.evaluate(self.client, state)).encode()
+            lost = self._residual(task.residual) if task.feedback and task.residual else None
+            answer = self.local.train(self.client, plan, header, state, lost)
+        if answer.residual is not None:
+            name = struct.pack("<II", task.key.round, task.key.turn + 1)  # so the coordinator names it when it wants it
+            self._keep("residuals", answer.residual, name)
+        return answer.payload
+
+    def _check(self, plan: Plan) -> None:
+        for name in ("epochs", "steps"):
+            most, asked = getattr(self.limits, name), getattr(plan, name)
+            if most and asked > most:
+                raise Declined(f"the plan asks for {asked} {name}; the owner of this device allows {most}")
+
+    def _arrive(self, task: Task, payloads: list[bytes]) -> tuple[Header, State]:
+        """Return the model that the payloads lead to, one after another."""
+        if task.repair:
+            _, state = decode_model(self.layout, payloads[0])
+            write_file(self.folder / "first.f32", state.floats.astype("<f4").tobytes())
+            self.local.initial, payloads = state.floats, payloads[1:]
+        elif digest(self.local.initial) != task.initial.to_bytes(8, "little"):
+            raise Lacking
+        base = self.local.initial
+        if task.base:
+            name = task.base.to_bytes(8, "little")
+            kept = self._kept("copies", name)
+            if kept is None or digest(kept) != name:
+                raise Lacking
+            base = kept
+        header, state = None, State(base, np.zeros(self.layout.integers, np.int64))
+        for payload in payloads:
+            header = read_header(payload)
+            if header.kind == SNAPSHOT:
+                header, state = decode_model(self.layout, payload)
+            else:
+                moved = state.floats - self.local.initial if find_codec(header.codec).uses_moved else None
+                header, state = decode_difference(self.layout, payload, state.floats, digest(state.floats), moved)
+        if header is None:
+            raise PayloadError("the task came without a payload")
+        return header, state
+
+    def _residual(self, name: int) -> NDArray[np.float32] | None:
+        return self._kept("residuals", name.to_bytes(8, "little"))
+
+    def _kept(self, kind: str, name: bytes) -> NDArray[np.float32] | None:
+        """Return a vector (P,) that was kept under a name; None: it is not here, or not what it was."""
+        try:
+            data = (self.folder / kind / f"{name.hex()}.f32").read_bytes()
+            found = np.frombuffer(data[8:], "<f4").astype(np.float32)
+        except (OSError, ValueError):
+            return None
+        return found if digest(found) == data[:8] else None
+
+    def _keep(self, kind: str, vector: NDArray[np.float32], name: bytes) -> None:
+        """Bring a vector (P,) and its digest to disk, and remove all but the newest few."""
+        folder = self.folder / kind
+        write_file(folder / f"{name.hex()}.f32", digest(vector) + vector.astype("<f4").tobytes())
+        for old in sorted(folder.glob("*.f32"), key=lambda path: path.stat().st_mtime_ns, reverse=True)[KEPT:]:
+            old.unlink(missing_ok=True)
+
+
+class Declined(ClientError):
+    """The device's owner does not allow this."""
+
+
+def _population(told: dict[str, Any], client: int, data: str, limits: Limits) -> Population:
+    """Return the client's data: its share of the experiment's, or its own."""
+    if data == "auto":
+        section = told["data"]
+        _check_allowed("data", section["name"], limits.allow)
+        return population(section["name"], section["options"], section["partition"], told["seed"])
+    samples = samples_of(data, told["task"], told["classes"], tuple(told["input_shape"]))
+    none = Samples(samples.x[:0], samples.y[:0])
+    return Population(data, told["task"], told["classes"], tuple(told["input_shape"]), Own(client, samples), none)
+
+
+def _check_allowed(what: str, name: str, allow: tuple[str, ...]) -> None:
+    """Refuse to import what the coordinator names, unless the device's owner allows its module: no code comes from outside."""
+    module = name.partition(":")[0]
+    if ":" in name and not any(module == known or module.startswith(f"{known}.") for known in allow):
+        raise ConfigError(f"the coordinator asks for the {what} '{name}' of this device; to allow it: --allow {module}")
+
+
+def main() -> int:
+    """Answer tasks from standard input until it ends; the first message says what to build."""
+    source, out = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a model prints must not stand among the answers
+    torch.set_num_threads(1)
+    begun = pipe.read(source)
+    if begun is None:
+        return 0
+    told, _ = begun
+    desk: Desk | None = None
+    while (message := pipe.read(source)) is not None:
+        (asked, (task_bytes, *payloads)) = message
+        task = Task.FromString(task_bytes)
+        try:
+            if desk is None:
+                limits = Limits(told["epochs"], told["steps"], tuple(told["allow"]))
+                desk = Desk(Path(told["folder"]), told["client"], told["experiment"], told["data"], limits)
+            answer = desk.do(task, payloads)
+            write_answer(Path(told["folder"]) / "answers" / asked["name"], task_bytes, answer)
+            reply = pipe.pack({"result": "answer"}, [answer])
+        except Lacking:
+            reply = pipe.pack({"result": "lacking"})
+        except Declined as error:
+            reply = pipe.pack({"result": "declined", "text": str(error)})
+        except FedlearnError as error:
+            reply = pipe.pack({"result": "failed", "text": str(error)})
+        except MemoryError:
+            reply = pipe.pack({"result": "failed", "text": "out of memory"})
+        except (Exception, SystemExit) as error:  # model and data may be the user's code
+            reply = pipe.pack({"result": "failed", "text": f"{type(error).__name__}: {error}"})
+        for part in reply:
+            out.write(part)
+        out.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""The command ``fedlearn agent``: take part in a run with the data of this device."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedlearn.arguments import Parser, ended
+from fedlearn.errors import UserError
+
+
+def parser() -> Parser:
+    """Return the command's arguments."""
+    made = Parser(prog="fedlearn agent", description="Take part in a run with the data of this device, until the run is over.")
+    made.add_argument("--coordinator", required=True, metavar="HOST:PORT", help="where the coordinator listens")
+    made.add_argument("--client", type=int, metavar="ID", help="who this is (default: as the certificate in --state says)")
+    made.add_argument("--state", type=Path, default=Path("agent"), metavar="DIR", help="key, certificate, models, answers (default: agent)")
+    made.add_argument(
+        "--data", default="auto", help="auto: this client's share of the experiment's data; FILE.npz with x and y; or my_pkg:load"
+    )
+    made.add_argument("--allow", action="append", default=[], metavar="MODULE", help="a module that models and data may be imported from")
+    made.add_argument("--epochs", type=int, default=0, metavar="N", help="decline plans with more epochs than this (default: no limit)")
+    made.add_argument("--steps", type=int, default=0, metavar="N", help="decline plans with more steps than this (default: no limit)")
+    made.add_argument("--insecure", action="store_true", help="without TLS: anybody on the way reads and changes everything")
+    made.add_argument("--end-with-input", action="store_true", help="end when standard input does, as with whoever started this")
+    return made
+
+
+def _run(given: argparse.Namespace) -> None:
+    from fedlearn.clients import identity
+    from fedlearn.clients.agent import Agent, Settings
+
+    identity.check_address(given.coordinator)
+    client = given.client
+    if not given.insecure:
+        found = identity.read_identity(given.state)
+        if found is not None and client not in (None, found.client):
+            raise UserError(f"--client {client}: the certificate in '{given.state}' is client {found.client}'s")
+        client = found.client if found else client or 0
+    if client is None or client < 0:
+        raise UserError("--insecure needs --client ID, a number from 0: there is no certificate that says who this is")
+    settings = Settings(
+        given.coordinator,
+        client,
+        given.state,
+        given.data,
+        given.insecure,
+        given.epochs,
+        given.steps,
+        tuple(given.allow),
+        given.end_with_input,
+    )
+    reason = asyncio.run(Agent(settings).run())
+    print(reason, file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    given = parser().parse_args(argv)
+    return ended(lambda: _run(given))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,243 @@
+"""`Fleet`: real agents in the place of simulated clients.
+
+To the Grid it is one more engine. What a client is sent is encoded here by the code of the simulation, what it answers is
+encoded there by the code of the simulation: so a fleet gives the payloads and the model of a simulation, bit for bit.
+
+Every answer goes through the journal, and so does the list of those that were counted: a coordinator that is killed counts
+the same ones again without asking for them, and `fedlearn replay` can recompute a run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fedlearn.arrays import State
+from fedlearn.clients.evaluate import Score
+from fedlearn.codec import canonical, feedback
+from fedlearn.engine.downlink import Downlink
+from fedlearn.engine.runner import Held, Outcome, Runner, Task
+from fedlearn.engine.serial import Engine
+from fedlearn.engine.vectors import NONE
+from fedlearn.errors import PayloadError
+from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.server.journal import Journal
+from fedlearn.server.rounds import Answer, Key, Lacking, Work, proto
+from fedlearn.server.service import Service, journal_key
+from fedlearn.wire import GRADIENT, UPDATE, digest, encode_model, read_header
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A task as it went out: its key, and the model that the client then holds."""
+
+    task: Task
+    key: Key
+    held: Held
+    message: pb.Task
+    payloads: tuple[bytes, ...]
+
+
+class Fleet:
+    """See the module. ``workers`` is 1: an agent's seconds are its own."""
+
+    workers = 1
+
+    def __init__(
+        self, runner: Runner, inner: Engine, service: Service | None, journal: Journal, deadline_s: float = math.inf, enough: float = 1.0
+    ) -> None:
+        """Take the parts.
+
+        inner: scores models on the coordinator's held-out samples. service: None: the journal alone answers (a replay).
+        deadline_s: how long a round waits for answers. enough: the share of a cohort with whose answers a round ends early.
+        """
+        self.runner, self.inner, self.service, self.journal = runner, inner, service, journal
+        self.deadline_s, self.enough = deadline_s, enough
+        self.downlink: Downlink
+        self._turns: Counter[tuple[int, int, str]] = Counter()
+        self._calls: Counter[tuple[int, str]] = Counter()
+        self._last: dict[int, Key] = {}
+        self._initial = digest(runner.initial)
+
+    def run(self, tasks: Sequence[Task], payload: bytes) -> Iterator[Outcome]:
+        """Yield one outcome per task, as answers come."""
+        if not tasks:
+            return
+        round, kind = tasks[0].plan.round, tasks[0].kind
+        self._calls[round, kind] += 1
+        closed = self._closed(round, kind)
+        waiting: dict[tuple[int, Key], Asked] = {}
+        counted, ready = [], []
+        for task in tasks:
+            asked = self._prepare(task, payload)
+            found = self._journaled(asked) if closed is None or task.client in closed else None
+            if found is not None:
+                counted.append(task.client)
+                ready.append((asked, found))
+            else:
+                waiting[task.client, asked.key] = asked
+        for asked, data in ready:
+            if self.service:
+                self.service.recall(asked.task.client, asked.key, data)
+            yield self._outcome(asked, data)
+        if closed is not None or self.service is None:
+            for asked in waiting.values():
+                yield self._without(asked, "it was not counted when this round was run")
+            return
+        self.service.forget(round - 1)
+        enough = max(0, math.ceil(self.enough * len(tasks)) - len(ready))
+        works = [self._work(asked) for asked in waiting.values()]
+        if works and enough:
+            self.service.ask(works, self.deadline_s, enough)
+        elif works:
+            for asked in waiting.values():
+                yield self._without(asked, "enough others answered before")
+            waiting = {}
+        while waiting:
+            event = self.service.next()
+            asked_for = waiting.get((event.client, event.key))
+            if asked_for is None:
+                continue
+            if isinstance(event, Lacking):
+                self._repair(asked_for, payload)
+                continue
+            del waiting[event.client, event.key]
+            yield self._answered(asked_for, event, counted)
+        self._close(round, kind, counted)
+
+    def score(self, state: State) -> Score:
+        """Return the score of a model on the coordinator's held-out samples."""
+        return self.inner.score(state)
+
+    def refused(self, client: int, reason: str) -> None:
+        """Tell a client that its answer cannot be used."""
+        if self.service and client in self._last:
+            self.service.refuse(client, self._last[client], reason)
+
+    def close(self) -> None:
+        """End the scoring processes; the service is its maker's to stop."""
+        self.inner.close()
+
+    def _prepare(self, task: Task, payload: bytes) -> Asked:
+        """Return a task with what its client is sent."""
+        held = self.runner.receive(task, payload)
+        turn = self._turns[task.plan.round, task.client, task.kind]
+        self._turns[task.plan.round, task.client, task.kind] += 1
+        key = (task.plan.round, task.kind, turn)
+        self._last[task.client] = key
+        base, payloads = bytes(8), tuple[bytes, ...]((held.sent or payload,))
+        if task.link is not None and task.link.slot != NONE:
+            base = task.link.digest
+        elif (series := self.downlink.series(task.client)) is not None:
+            base, payloads = series
+        message = pb.Task(
+            key=proto(key),
+            plan=task.plan.to_json(),
+            sizes=[len(data) for data in payloads],
+            base=0 if base == self._initial else int.from_bytes(base, "little"),
+            initial=int.from_bytes(self._initial, "little"),
+            feedback=feedback(task.plan.codec)[0],
+            keep=task.link is not None or task.download is not None,
+        )
+        if task.residual is not None and task.residual.slot != NONE:
+            message.residual = int.from_bytes(task.residual.digest, "little")
+        return Asked(task, key, held, message, payloads)
+
+    def _work(self, asked: Asked) -> Work:
+        return Work(asked.task.client, asked.key, asked.message, asked.payloads, lambda data: self._fault(asked, data))
+
+    def _repair(self, asked: Asked, payload: bytes) -> None:
+        """Send a client the first model and the one that it lacks before what it was sent."""
+        assert self.service is not None
+        layout, task, message = self.runner.layout, asked.task, pb.Task()
+        message.CopyFrom(asked.message)
+        none = np.zeros(layout.integers, np.int64)
+        first = encode_model(layout, State(self.runner.initial, none), 0, "raw32", 0)[0]
+        if task.link is not None and task.link.slot != NONE and self.runner.copies is not None and not task.link.whole:
+            base = self.runner.copies.read(task.client, task.link.slot)
+            payloads = (first, encode_model(layout, State(base, none), 0, "raw32", 0)[0], *asked.payloads)
+        elif task.link is not None:
+            payloads = (first, *asked.payloads)
+        else:
+            payloads = (first, payload)
+        message.base, message.repair = 0, True
+        del message.sizes[:]
+        message.sizes.extend(len(data) for data in payloads)
+        self.service.repair(task.client, asked.key, message, payloads)
+
+    def _fault(self, asked: Asked, data: bytes) -> str | None:
+        """Return why an answer cannot be counted, as far as its header tells; None: it may be."""
+        if asked.task.kind != "train":
+            return None if _metrics(data) is not None else "the metrics are not numbers"
+        try:
+            header = read_header(data)
+            codec = canonical(feedback(asked.task.plan.codec)[1])
+        except PayloadError as error:
+            return str(error)
+        if header.kind not in (UPDATE, GRADIENT):
+            return f"a payload of kind {header.kind} where an update is expected"
+        if (header.version, header.digest) != (asked.held.header.version, asked.held.header.digest):
+            return "the update started from another model than the one sent"
+        if header.codec != codec:
+            return f"the update is encoded by {header.codec}, not by {codec} as asked"
+        return None if header.examples else "the update reports 0 examples; it would weigh nothing"
+
+    def _journaled(self, asked: Asked) -> bytes | None:
+        entry = self.journal.find(journal_key(asked.task.client, asked.key))
+        if entry is None:
+            return None
+        data = self.journal.read(entry)
+        return data if self._fault(asked, data) is None else None
+
+    def _answered(self, asked: Asked, event: Answer, counted: list[int]) -> Outcome:
+        if event.data is None:
+            return self._without(asked, event.failure or "no answer")
+        counted.append(asked.task.client)
+        return self._outcome(asked, event.data)
+
+    def _outcome(self, asked: Asked, data: bytes) -> Outcome:
+        told: dict[str, Any] = {"payload": data} if asked.task.kind == "train" else {"metrics": _metrics(data) or {}}
+        residual = None
+        if asked.task.residual is not None:  # it lies with the agent, under the name of the work that made it
+            residual = struct.pack("<II", asked.key[0], asked.key[2] + 1)
+        return self._sent(asked, Outcome(asked.task.client, **told, residual=residual))
+
+    def _without(self, asked: Asked, reason: str) -> Outcome:
+        return self._sent(asked, Outcome(asked.task.client, error=reason))
+
+    def _sent(self, asked: Asked, outcome: Outcome) -> Outcome:
+        held = asked.held
+        return replace(outcome, base=held.header, bytes_down=held.bytes_down, fallback=held.fallback, damaged=held.damaged)
+
+    def _closed(self, round: int, kind: str) -> set[int] | None:
+        """Return whose answers were counted when these tasks were asked before; None: they were not, or not to the end."""
+        entry = self.journal.find(self._name(round, kind))
+        return None if entry is None else set(json.loads(self.journal.read(entry)))
+
+    def _close(self, round: int, kind: str, counted: list[int]) -> None:
+        meta = {"kind": "closed", "key": self._name(round, kind)}
+        self.journal.append(meta, json.dumps(sorted(counted)).encode()).result()
+
+    def _name(self, round: int, kind: str) -> str:
+        return f"closed/{round}/{kind}/{self._calls[round, kind]}"
+
+
+def _metrics(data: bytes) -> dict[str, float] | None:
+    """Return an evaluation's numbers; None for bytes that are none."""
+    if len(data) > 1 << 16:
+        return None
+    try:
+        told = json.loads(data)
+        finite = isinstance(told, dict) and all(
+            isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in told.values()
+        )
+    except (ValueError, RecursionError):
+        return None
+    return told if finite and {"loss", "accuracy", "num-examples"} <= set(told) else None

@@ -1,0 +1,185 @@
+"""A whole experiment over real agents: the simulation's run with agents in the place of its clients."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fedlearn.clients import identity as agent_identity
+from fedlearn.config import Experiment
+from fedlearn.data.samples import Population
+from fedlearn.engine.downlink import Downlink
+from fedlearn.engine.fleet import Fleet
+from fedlearn.engine.runner import Runner
+from fedlearn.engine.serial import Engine
+from fedlearn.engine.simulation import simulate
+from fedlearn.errors import ConfigError, RunError
+from fedlearn.progress import Progress
+from fedlearn.record import RunFolder
+from fedlearn.server import identity
+from fedlearn.server.journal import Journal
+from fedlearn.server.rounds import Rounds
+from fedlearn.server.service import Address, Service
+
+ADDRESS = "address.json"
+
+LEAST_ROOM = 1 << 20
+"""Bytes that an answer may have beyond twice its model's: as a payload's own margin."""
+
+
+@dataclass
+class Serving:
+    """What a run over agents holds besides the run: its service, journal and local agents."""
+
+    folder: RunFolder
+    address: Address
+    note: Callable[[str], None]
+    local_agents: int = 0
+    min_agents: int = 0
+    service: Service | None = None
+    journal: Journal | None = None
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def __call__(self, runner: Runner, inner: Engine, experiment: Experiment, population: Population, downlink: Downlink) -> Engine:
+        """Listen, start the local agents, wait for enough of all, and return the engine that asks them."""
+        clients = len(population.clients)
+        if self.local_agents > clients:
+            raise ConfigError(f"--local-agents {self.local_agents}: the experiment has {clients} clients")
+        layout = runner.layout
+        told = welcome(experiment, population, runner)
+        rounds = Rounds(run_id(self.folder), told, clients, 2 * layout.raw_bytes + LEAST_ROOM)
+        self.journal = Journal(self.folder.path / "journal")
+        self.service = Service(rounds, self.journal, self._where(), self.note)
+        self.service.start()
+        self._announce()
+        self._start_agents()
+        engine = Fleet(runner, inner, self.service, self.journal, experiment.fleet.deadline_s, experiment.fleet.enough)
+        engine.downlink = downlink
+        self._wait(min(clients, experiment.fleet.min_agents or self.local_agents or 1))
+        return engine
+
+    def close(self, over: bool) -> None:
+        """Send the agents away and end what was started."""
+        if self.service:
+            self.service.stop(over)
+        if self.journal:
+            self.journal.close()
+        for process in self.processes:
+            try:
+                if not over and process.stdin:
+                    process.stdin.close()
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _where(self) -> Address:
+        """Return where to listen: where agents know the run from before, if no port is asked for."""
+        try:
+            before = json.loads((self.folder.path / ADDRESS).read_text())
+        except (OSError, ValueError):
+            return self.address
+        asked = self.address
+        return replace(asked, port=asked.port or before["port"], enrol_port=asked.enrol_port or before["enrol"])
+
+    def _announce(self) -> None:
+        service = self.service
+        assert service is not None
+        place = f"{self.address.host}:{service.port}"
+        self.folder.write_json(ADDRESS, {"host": self.address.host, "port": service.port, "enrol": service.enrol_port})
+        if self.address.pki is None:
+            self.note(f"WITHOUT TLS: whoever reaches {place} can take part and read everything; agents need --insecure")
+        else:
+            self.note(f"agents attend at {place}, and enrol at port {service.enrol_port}")
+
+    def _start_agents(self) -> None:
+        assert self.service is not None
+        place = f"{self.address.host}:{self.service.port}"
+        for client in range(self.local_agents):
+            state = self.folder.path / "agents" / str(client)
+            command = [sys.executable, "-m", "fedlearn.agent", "--coordinator", place, "--client", str(client), "--state", str(state)]
+            if self.address.pki is None:
+                command.append("--insecure")
+            elif agent_identity.read_identity(state) is None:
+                request = agent_identity.make_key_and_csr(state)
+                made = identity.sign(self.address.pki, client, request)
+                authority = identity.server_credentials(self.address.pki).ca
+                agent_identity.store(state, client, made, authority, identity.expiry(made))
+            state.mkdir(parents=True, exist_ok=True)
+            command.append("--end-with-input")  # it ends when we do, even if we are killed
+            with open(state / "agent.log", "ab") as log:  # a session of its own: Ctrl-C is ours to pass on
+                made = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+            self.processes.append(made)
+
+    def _wait(self, wanted: int) -> None:
+        """Wait until so many agents attend; raises RunError when a local one ends before."""
+        assert self.service is not None
+        told = -1
+        while (here := len(self.service.attending())) < wanted:
+            if here != told:
+                self.note(f"{here} of {wanted} agents attend; waiting for the others")
+                told = here
+            for client, process in enumerate(self.processes):
+                if process.poll() is not None:
+                    raise RunError(
+                        f"local agent {client} ended with code {process.returncode}; see {self.folder.path}/agents/{client}/agent.log"
+                    )
+            time.sleep(0.05)
+        self.note(f"{here} agents attend")
+
+
+def welcome(experiment: Experiment, population: Population, runner: Runner) -> str:
+    """Return what an agent has to know to build what the coordinator has, as JSON."""
+    data, model = experiment.data, experiment.model
+    partition = data.partition.options | ({"kind": data.partition.kind} if data.partition.kind else {})
+    return json.dumps(
+        {
+            "seed": experiment.experiment.seed,
+            "data": {"name": data.name, "options": data.options, "partition": partition},
+            "model": {"name": model.name, "options": model.options},
+            "task": population.task,
+            "classes": population.classes,
+            "input_shape": list(population.input_shape),
+            "holdout": runner.holdout,
+            "schema": runner.layout.schema.hex(),
+        }
+    )
+
+
+def run_id(folder: RunFolder) -> bytes:
+    """Return the 16 bytes that name a run, drawn at its first start."""
+    path = folder.path / "run_id"
+    if not path.exists():
+        folder.write("run_id", os.urandom(16).hex())
+    return bytes.fromhex(path.read_text())
+
+
+def serve(
+    experiment: Experiment, folder: RunFolder, display: Progress, resume: bool, address: Address, local_agents: int
+) -> dict[str, Any]:
+    """Run an experiment over agents, or go on with one, and return its summary; raises what `simulate` raises."""
+    serving = Serving(folder, address, display.note, local_agents)
+    over = False
+    try:
+        summary = simulate(experiment, folder, display, resume, serving)
+        summary["engine"] = "fleet"
+        folder.write_json("summary.json", summary)
+        over = True
+    finally:
+        serving.close(over)
+    return summary
+
+
+def default_pki(folder: Path) -> Path:
+    """Return the authority of a run that only local agents attend, made at its first start."""
+    path = folder / "pki"
+    if not (path / "ca.pem").exists():
+        identity.make(path, ["localhost", "127.0.0.1"])
+    return path

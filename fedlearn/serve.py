@@ -1,0 +1,76 @@
+"""The command ``fedlearn serve``: run an experiment over real agents, which attend over gRPC."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedlearn.arguments import Parser, ended
+from fedlearn.errors import ConfigError
+from fedlearn.simulate import run_in_folder
+
+
+def parser() -> Parser:
+    """Return the command's arguments."""
+    made = Parser(
+        prog="fedlearn serve",
+        description="Run an experiment over real agents, and leave the run folder that a simulation would leave.",
+        epilog="exit codes: 0 done, 2 wrong input, 3 the run failed, 4 an [expect] line does not hold, 130 interrupted",
+    )
+    made.add_argument("config", nargs="?", help="a TOML file or the name of a shipped experiment (default: the embedded default)")
+    made.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one key, e.g. --set train.lr=0.05")
+    made.add_argument("--out", metavar="DIR", help="the run folder (default: runs/NAME-TIME)")
+    made.add_argument("--resume", action="store_true", help="go on with the run in --out, or with the newest in runs/")
+    made.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    made.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all (default: 127.0.0.1, this machine alone)")
+    made.add_argument("--port", type=int, default=0, help="port of the exchange (default: any that is free)")
+    made.add_argument("--enrol-port", type=int, default=0, help="port of the enrolment (default: any that is free)")
+    made.add_argument(
+        "--pki", type=Path, metavar="DIR", help="the authority made by 'fedlearn pki init' (default with local agents: its own)"
+    )
+    made.add_argument("--local-agents", type=int, default=0, metavar="N", help="start agents 0 to N-1 as processes of this machine")
+    made.add_argument("--insecure", action="store_true", help="without TLS: whoever reaches the port can take part and read everything")
+    return made
+
+
+def _run(given: argparse.Namespace) -> int:
+    if given.insecure and given.pki:
+        raise ConfigError("--insecure and --pki exclude each other")
+    if not (given.insecure or given.pki or given.local_agents):
+        raise ConfigError("agents are known by certificates: make an authority with 'fedlearn pki init' and give its folder with --pki")
+    if not 0 <= given.local_agents <= 1000:
+        raise ConfigError(f"--local-agents {given.local_agents}: from 0 to 1000")
+    for name in ("port", "enrol_port"):
+        if not 0 <= getattr(given, name) <= 65535:
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(given, name)}: from 0 to 65535")
+    signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: the agents are told, and the run can go on
+    return run_in_folder(given, "serve", lambda *parts: _serve(given, *parts))
+
+
+def _serve(given: argparse.Namespace, experiment: Any, folder: Any, display: Any, resume: bool) -> dict[str, Any]:
+    from fedlearn.engine.serving import default_pki, serve
+    from fedlearn.server.service import Address
+
+    pki = None if given.insecure else given.pki or default_pki(folder.path)
+    address = Address(given.host, given.port, given.enrol_port, pki)
+    return serve(experiment, folder, display, resume, address, given.local_agents)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code; a user's mistake is one line on standard error."""
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # its workers are forked before it listens
+    given = parser().parse_args(argv)
+    return ended(lambda: _run(given))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,316 @@
+"""The coordinator's network side: gRPC streams, the journal and a clock around `fedlearn.server.rounds`.
+
+It lives in a thread with an event loop of its own; the run's thread asks for work and takes what comes of it. An answer is
+acknowledged when the journal has it on disk, and not before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from fedlearn.errors import FedlearnError, RecordError, RunError
+from fedlearn.exchange import CHANNEL, CHUNK_BYTES, methods
+from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.server import rounds, tokens
+from fedlearn.server.enrolment import Enrolment
+from fedlearn.server.identity import expiry, identity_of, server_credentials
+from fedlearn.server.journal import Journal
+from fedlearn.server.rounds import Answer, Drop, Key, Lacking, Rounds, Send, Store, Work
+
+POLL_S = 0.5
+"""How often the list of revoked certificates is looked at."""
+
+DRAIN_S = 2.0
+"""How long a coordinator that stops waits for its last frames to leave."""
+
+RETURN_S = (0.5, 3.0)
+"""When agents come back to a coordinator that restarts: spread over a few seconds."""
+
+Event = Answer | Lacking | FedlearnError
+
+
+@dataclass
+class _Stream:
+    """One agent's connection: what is to be sent, and the tasks that read and write it."""
+
+    context: Any
+    reader: asyncio.Task[Any]
+    serial: int = 0  # of its certificate
+    waiting: deque[Send] = field(default_factory=deque)
+    writer: asyncio.Task[None] | None = None
+    dropped: bool = False
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the coordinator listens; port 0: any that is free. pki: the authority's folder, None: without TLS."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    enrol_port: int = 0
+    pki: Path | None = None
+
+
+class Service:
+    """See the module."""
+
+    def __init__(self, rounds: Rounds, journal: Journal, address: Address, note: Callable[[str], None] = lambda text: None) -> None:
+        """Take the parts. note: called from the service's thread with a line for the log."""
+        self.rounds, self.journal, self.address, self.note = rounds, journal, address, note
+        self.events: queue.Queue[Event] = queue.Queue()
+        self.port = self.enrol_port = 0
+        self._streams: dict[int, _Stream] = {}
+        self._count = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._live, name="exchange", daemon=True)
+        self._alarm: asyncio.TimerHandle | None = None
+        self._servers: list[Any] = []
+        self._enrolment: Enrolment | None = None
+
+    # From the run's thread
+
+    def start(self) -> None:
+        """Listen; raises RunError when the address cannot be used, UserError for a folder without keys."""
+        self._thread.start()
+        self._call(self._open()).result()
+
+    def ask(self, works: Sequence[Work], deadline_s: float, enough: int | None) -> None:
+        """Open a batch; its answers come by `next`."""
+        self._soon(lambda: self.rounds.ask(works, time.monotonic(), deadline_s, enough))
+
+    def repair(self, client: int, key: Key, task: pb.Task, payloads: tuple[bytes, ...]) -> None:
+        """Answer `Lacking`."""
+        self._soon(lambda: self.rounds.repair(client, key, task, payloads, time.monotonic()))
+
+    def refuse(self, client: int, key: Key, reason: str) -> None:
+        """Tell a client that its answer is not used."""
+        self._soon(lambda: self.rounds.refuse(client, key, reason))
+
+    def recall(self, client: int, key: Key, data: bytes) -> None:
+        """Note an answer that the journal holds."""
+        self._soon(lambda: self.rounds.recall(client, key, data) or [])
+
+    def forget(self, before: int) -> None:
+        """Forget the answers of earlier rounds."""
+        self._soon(lambda: self.rounds.forget(before) or [])  # type: ignore[func-returns-value]
+
+    def next(self) -> Answer | Lacking:
+        """Return what comes next; raises RecordError when the journal cannot be written."""
+        while True:
+            with contextlib.suppress(queue.Empty):  # with a timeout, or Ctrl-C would wait for an answer
+                found = self.events.get(timeout=0.5)
+                if isinstance(found, FedlearnError):
+                    raise found
+                return found
+
+    def attending(self) -> list[int]:
+        """Return the clients that are connected, sorted."""
+        return sorted(self._call(self._attending()).result())
+
+    def stop(self, over: bool) -> None:
+        """Send everybody away, for good where the run is over, and close."""
+        if not self._thread.is_alive():
+            return
+        with contextlib.suppress(Exception):
+            self._call(self._close(over)).result(DRAIN_S + 5)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+
+    # In the service's thread
+
+    def _live(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    def _call(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def _soon(self, event: Callable[[], list[rounds.Action]]) -> None:
+        self._loop.call_soon_threadsafe(lambda: self._perform(event()))
+
+    async def _open(self) -> None:
+        address = self.address
+        server = grpc.aio.server(options=[*CHANNEL, ("grpc.server_handshake_timeout_ms", 10_000), ("grpc.so_reuseport", 0)])
+        server.add_generic_rpc_handlers((methods.attend_handler(self._attend),))
+        self._servers.append(server)
+        if address.pki is None:
+            self.port = self._bind(server, address.port, None)
+        else:
+            keys = server_credentials(address.pki)
+            pair = [(keys.key, keys.certificate)]
+            self.port = self._bind(server, address.port, grpc.ssl_server_credentials(pair, keys.ca, require_client_auth=True))
+            self._enrolment = Enrolment(address.pki)
+            second = grpc.aio.server(options=CHANNEL, maximum_concurrent_rpcs=16)
+            second.add_generic_rpc_handlers((self._enrolment.handler(),))
+            self._servers.append(second)
+            self.enrol_port = self._bind(second, address.enrol_port, grpc.ssl_server_credentials(pair))
+            self._revocations = tokens.Revocations(address.pki)
+            self._loop.create_task(self._watch())
+        for each in self._servers:
+            await each.start()
+
+    def _bind(self, server: Any, port: int, credentials: Any) -> int:
+        place = f"{self.address.host}:{port}"
+        try:
+            bound: int = server.add_secure_port(place, credentials) if credentials else server.add_insecure_port(place)
+        except RuntimeError:
+            bound = 0
+        if not bound:
+            raise RunError(f"cannot listen on {place}: the port is taken, or the address is not of this machine; give another --port")
+        return bound
+
+    async def _attending(self) -> list[int]:
+        return list(self.rounds.attending)
+
+    async def _close(self, over: bool) -> None:
+        self._perform(self.rounds.drain(None if over else RETURN_S))
+        end = time.monotonic() + DRAIN_S
+        while time.monotonic() < end and any(s.waiting or (s.writer and not s.writer.done()) for s in self._streams.values()):
+            await asyncio.sleep(0.01)
+        for server in self._servers:
+            await server.stop(0.2)
+
+    async def _watch(self) -> None:
+        """End the connections of revoked certificates."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            try:
+                limits = self._revocations.current()
+            except FedlearnError as error:
+                self.note(str(error))
+                continue
+            refused = [c for c, session in self.rounds.attending.items() if self._streams[session].serial <= limits.get(c, 0)]
+            self._perform(self.rounds.revoke(refused))
+
+    async def _attend(self, requests: Any, context: Any) -> None:
+        """Serve one connection until it ends."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._count += 1
+        session, stream = self._count, _Stream(context, task)
+        client: int | None = None
+        if self.address.pki is not None:
+            try:
+                client, stream.serial = identity_of(context.auth_context()["x509_pem_cert"][0])
+                if self._revocations.refused(client, stream.serial):
+                    raise RunError("the certificate is revoked")
+            except (FedlearnError, KeyError, IndexError) as error:
+                self.rounds.counters["wrong_certificate"] += 1
+                await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+        self._streams[session] = stream
+        try:
+            self._perform(self.rounds.connected(session, client, time.monotonic()))
+            while (frame := await context.read()) is not grpc.aio.EOF:
+                if frame.WhichOneof("frame") == "renewal" and client is not None:
+                    await self._renew(session, client, stream.serial, frame.renewal.request)
+                else:
+                    self._perform(self.rounds.heard(session, frame, time.monotonic()))
+        except asyncio.CancelledError:
+            if not stream.dropped:
+                raise
+        finally:
+            self._streams.pop(session, None)
+            self._perform(self.rounds.gone(session))
+            if stream.writer and not stream.dropped:
+                stream.writer.cancel()
+
+    async def _renew(self, session: int, client: int, serial: int, request: bytes) -> None:
+        assert self.address.pki is not None
+        try:
+            made = await asyncio.to_thread(tokens.renew, self.address.pki, client, serial, request)
+        except FedlearnError as error:
+            self.note(f"client {client}: its certificate is not renewed: {error}")
+            return
+        frame = pb.CoordinatorFrame(certificate=pb.Certificate(certificate=made, expires=expiry(made)))
+        self._perform([Send(session, frame)])
+
+    def _perform(self, actions: Sequence[rounds.Action]) -> None:
+        """Do what the state machine asks."""
+        for action in actions:
+            if isinstance(action, Send):
+                self._send(action)
+            elif isinstance(action, Store):
+                self._store(action)
+            elif isinstance(action, Drop):
+                self._drop(action)
+            else:
+                self.events.put(action)
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        due = self.rounds.next_alarm()
+        if self._alarm:
+            self._alarm.cancel()
+            self._alarm = None
+        if due < float("inf"):
+            self._alarm = self._loop.call_later(max(0.0, due - time.monotonic()) + 0.001, self._tick)
+
+    def _tick(self) -> None:
+        self._alarm = None
+        self._perform(self.rounds.tick(time.monotonic()))
+
+    def _send(self, send: Send) -> None:
+        stream = self._streams.get(send.session)
+        if stream is None:
+            return
+        stream.waiting.append(send)
+        if stream.writer is None or stream.writer.done():
+            stream.writer = self._loop.create_task(self._write(send.session, stream))
+
+    async def _write(self, session: int, stream: _Stream) -> None:
+        try:
+            while stream.waiting:
+                send = stream.waiting.popleft()
+                await stream.context.write(send.frame)
+                for part, data in enumerate(send.payloads):
+                    await self._write_chunks(stream, send, part, data)
+        except Exception:  # the connection is gone: its reader tells
+            stream.waiting.clear()
+
+    async def _write_chunks(self, stream: _Stream, send: Send, part: int, data: bytes) -> None:
+        assert send.key is not None
+        key = rounds.proto(send.key)
+        for offset in range(0, len(data), CHUNK_BYTES):
+            chunk = pb.Chunk(key=key, part=part, offset=offset, total=len(data), data=data[offset : offset + CHUNK_BYTES])
+            await stream.context.write(pb.CoordinatorFrame(chunk=chunk))
+
+    def _store(self, store: Store) -> None:
+        meta = {"kind": "answer", "client": store.client, "key": journal_key(store.client, store.key), "work": list(store.key)}
+        future = self.journal.append(meta, store.data)
+        future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._stored, store, done))
+
+    def _stored(self, store: Store, done: Future[None]) -> None:
+        if (error := done.exception()) is not None:
+            self.events.put(error if isinstance(error, FedlearnError) else RecordError(str(error)))
+        else:
+            self._perform(self.rounds.stored(store.client, store.key))
+
+    def _drop(self, drop: Drop) -> None:
+        stream = self._streams.get(drop.session)
+        if stream is not None and not stream.dropped:
+            stream.dropped = True
+            self._loop.create_task(self._end(stream))
+
+    async def _end(self, stream: _Stream) -> None:
+        """Let the last frames leave, and end a connection."""
+        if stream.writer:
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(asyncio.shield(stream.writer), DRAIN_S)
+        stream.reader.cancel()
+
+
+def journal_key(client: int, key: Key) -> str:
+    """Return the name of an answer in the journal."""
+    return f"{client}/{key[0]}/{key[1]}/{key[2]}"

@@ -1,0 +1,78 @@
+"""A fleet of agents, each a process behind mutual TLS, gives the bytes and the model of a simulation."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.jobs import run
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """\
+[experiment]
+name = "fleet"
+rounds = 4
+[data]
+name = "digits"
+[data.partition]
+kind = "iid"
+clients = 2
+[model]
+name = "logistic"
+[train]
+lr = 0.5
+[strategy]
+name = "fedavg"
+fraction_train = 1.0
+"""
+
+
+def serve(folder: Path, *sets: str, resume: bool = False, agents: int = 2) -> subprocess.Popen:
+    file = folder.with_suffix(".toml")
+    file.write_text(CONFIG)
+    command = [sys.executable, "-m", "fedlearn.serve", str(file), "--quiet", "--out", str(folder), "--local-agents", str(agents)]
+    for text in ("engine.kind=serial", *sets):
+        command += ["--set", text]
+    return subprocess.Popen([*command, "--resume"] if resume else command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def same(simulated: dict, served: dict) -> bool:
+    return all(simulated[key] == served[key] for key in ("model_sha256", "bytes_up", "bytes_down", "accuracy"))
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ("codec.up=eden1", "codec.down=eden1", "evaluate.clients=true"),
+        ("codec.up=ef+topk(0.1)+q8", "codec.down=cvq(1)", "codec.downlink=cast"),
+    ],
+)
+def test_a_fleet_gives_what_a_simulation_gives(sets, tmp_path):
+    served = serve(tmp_path / "fleet", *sets)
+    simulated = run(tmp_path / "simulated", *sets, config=CONFIG)
+    assert served.communicate(timeout=100)[1] == ""
+    assert served.returncode == 0
+    summary = json.loads((tmp_path / "fleet" / "summary.json").read_text())
+    assert same(simulated.summary, summary)
+    assert summary["engine"] == "fleet"
+
+
+@pytest.mark.parametrize("round", [1, 3])
+def test_a_coordinator_that_is_killed_goes_on(round, tmp_path):
+    sets = ("codec.up=ef+eden1", "codec.down=eden1", "experiment.rounds=6")
+    first = serve(tmp_path / "fleet", *sets)
+    lines = tmp_path / "fleet" / "metrics.jsonl"
+    while not lines.exists() or len(lines.read_text().splitlines()) < round + 1:
+        assert first.poll() is None
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    second = serve(tmp_path / "fleet", *sets, resume=True)
+    second.communicate(timeout=100)
+    assert second.returncode == 0
+    assert same(run(tmp_path / "simulated", *sets, config=CONFIG).summary, json.loads((tmp_path / "fleet" / "summary.json").read_text()))
