@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -183,3 +184,27 @@ def default_pki(folder: Path) -> Path:
     if not (path / "ca.pem").exists():
         identity.make(path, ["localhost", "127.0.0.1"])
     return path
+
+
+def replay(run: Path, experiment: Experiment, display: Progress) -> str:
+    """Return the hash of the model that a run's journal leads to, recomputed from the answers that were counted.
+
+    Nothing in the run's folder changes. Raises RecordError for a journal that is damaged or in use, and what `simulate` raises.
+    """
+    journal = Journal(run / "journal")
+
+    def answers(runner: Runner, inner: Engine, experiment: Experiment, population: Population, downlink: Downlink) -> Engine:
+        engine = Fleet(runner, inner, None, journal)
+        engine.downlink = downlink
+        return engine
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="fedlearn-replay-") as folder:
+            made = RunFolder(Path(folder) / "run")
+            try:
+                summary = simulate(experiment, made, display, False, answers)
+            finally:
+                made.close()
+    finally:
+        journal.close()
+    return str(summary["model_sha256"])
