@@ -63,7 +63,9 @@ ROWS = {
     "2nn-iid-4-percent": Row("mnist-2nn-iid", 0.96, MOMENTUM | {"strategy.fraction_train": 0.04, "experiment.rounds": 100}),
     "2nn-iid-everyone": Row("mnist-2nn-iid", 0.97, MOMENTUM | {"strategy.fraction_train": 1.0, "experiment.rounds": 20}),
     "2nn-iid-cast": Row("mnist-2nn-iid", 0.97, MOMENTUM | {"codec.downlink": "cast"}),
-    "digits-14k": Row("default", 0.90, {"data.name": "digits", "data.partition.clients": 40, "strategy.fraction_train": 0.25, "experiment.rounds": 80}),
+    "digits-14k": Row(
+        "default", 0.90, {"data.name": "digits", "data.partition.clients": 40, "strategy.fraction_train": 0.25, "experiment.rounds": 80}
+    ),
     "500-rounds": Row("default", 0.80, {"experiment.rounds": 500, "train.epochs": 1, "experiment.evaluate_every": 20}),
 }
 """The baselines are the best of those tried over server momentum (0, 0.6, 0.9 with server_lr 0.3), local epochs and schedule."""

@@ -116,8 +116,8 @@ class Serving:
             state.mkdir(parents=True, exist_ok=True)
             command.append("--end-with-input")  # it ends when we do, even if we are killed
             with open(state / "agent.log", "ab") as log:  # a session of its own: Ctrl-C is ours to pass on
-                made = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
-            self.processes.append(made)
+                process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+            self.processes.append(process)
 
     def _wait(self, wanted: int) -> None:
         """Wait until so many agents attend; raises RunError when a local one ends before."""
