@@ -18,6 +18,7 @@ USUAL = Situation(parameters=199_210, clients=100, cohort=10, rounds=200)
         ({"link_mbps": 100.0}, "uvq(0.1)", "eden1", "noise averages out"),  # 64 ms
         ({"link_mbps": 0.5}, "uvq(0.1)", "pred+cvq(0.5,1)", "every byte counts"),
         ({"parameters": 1999}, "q8", "f16", "headers"),
+        ({"parameters": 49_999}, "eden1", "pred+cvq(1,1)", "less than a bit"),
         ({"rounds": 99}, "eden1", "pred+cvq(1,1)", "9.9 times"),
         ({"rounds": 100}, "uvq(0.1)", "eden1", "noise averages out"),
         ({"cohort": 9, "rounds": 400}, "eden1", "eden1", "9 clients a round"),
