@@ -13,17 +13,17 @@ QUICK_S = 0.05
 TINY = 2000
 """Parameters below which headers and scales outweigh what the coarse codecs save."""
 
+SLOW_MBPS = 1.0
+"""A link so slow that a third of the bytes is worth up to a point of accuracy: what the coarsest pair costs."""
+
 SMALL = 50_000
-"""Parameters below which `uvq` has so few blocks that its noise is uneven: on 13,706 of them one training of three diverged."""
+"""Parameters below which `uvq` has so few blocks that its noise is uneven: on 13,706 of them trainings diverged."""
 
 FEW_CONTACTS = 10
 """Times that a client takes part, below which there is little time to mend what a coarse difference leaves out."""
 
 FEW_CLIENTS = 10
 """Updates in a round below which the noise of `uvq` is not averaged out: with six, at a high learning rate, training diverged."""
-
-SLOW_MBPS = 1.0
-"""A link so slow that half the bytes are worth 0.3 points: what the coarsest pair costs."""
 
 
 @dataclass(frozen=True)
@@ -57,22 +57,28 @@ def choose(known: Situation) -> Choice:
 
 
 def _choose(known: Situation) -> Choice:
-    contacts = known.rounds * known.cohort / known.clients
     seconds = 32 * known.parameters / (1e6 * known.link_mbps) if known.link_mbps else float("inf")
     if seconds <= QUICK_S:
         return Choice("f16", "f16", f"the link carries the whole model in {1000 * seconds:.0f} ms")
     if known.parameters < TINY:
         return Choice("q8", "f16", f"{known.parameters:,} parameters: headers outweigh what coarser codecs save")
-    if contacts < FEW_CONTACTS:
-        up, down, why = "eden1", "pred+cvq(1,1)", f"a client takes part {contacts:.3g} times: its model must be near from the first"
-    elif known.parameters < SMALL:
-        up, down, why = "eden1", "pred+cvq(1,1)", f"{known.parameters:,} parameters: too few for less than a bit each"
-    elif 0 < known.link_mbps < SLOW_MBPS:
-        up, down, why = "uvq(0.1)", "pred+cvq(0.5,1)", f"a link of {known.link_mbps:g} Mbit/s: every byte counts"
-    else:
-        up, down, why = "uvq(0.1)", "eden1", "a client takes part often, and many answer in a round: noise averages out"
+    up, down, why = "eden1", "pred+cvq(1,1)", "a bit a value each way costs next to no accuracy"
+    if 0 < known.link_mbps < SLOW_MBPS:
+        why = f"a link of {known.link_mbps:g} Mbit/s"
+        if lacks := _lacks(known):
+            why += f", but {lacks}, so that less than a bit a value would show"
+        else:
+            up, down, why = "uvq(0.1)", "pred+cvq(0.5,1)", f"{why}: every byte counts"
     if not known.averages:
         return Choice("q4", down, f"{why}; updates in 4 bits: the strategy may compare them one by one, which noise would drown")
-    if known.cohort < FEW_CLIENTS:
-        return Choice("eden1", down, f"{why}; {known.cohort} clients a round are too few to average more noise")
     return Choice(up, down, why)
+
+
+def _lacks(known: Situation) -> str:
+    """Return what a run lacks for the coarsest pair; "" when nothing."""
+    contacts = known.rounds * known.cohort / known.clients
+    if known.parameters < SMALL:
+        return f"the model has {known.parameters:,} parameters"
+    if contacts < FEW_CONTACTS:
+        return f"a client takes part {contacts:.3g} times"
+    return f"{known.cohort} clients answer in a round" if known.cohort < FEW_CLIENTS else ""

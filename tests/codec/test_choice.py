@@ -13,16 +13,17 @@ USUAL = Situation(parameters=199_210, clients=100, cohort=10, rounds=200)
 @pytest.mark.parametrize(
     ("changed", "up", "down", "why"),
     [
-        ({}, "uvq(0.1)", "eden1", "noise averages out"),
+        ({}, "eden1", "pred+cvq(1,1)", "a bit a value"),
         ({"link_mbps": 1000.0}, "f16", "f16", "in 6 ms"),  # 199,210 * 32 bits
-        ({"link_mbps": 100.0}, "uvq(0.1)", "eden1", "noise averages out"),  # 64 ms
+        ({"link_mbps": 100.0}, "eden1", "pred+cvq(1,1)", "a bit a value"),  # 64 ms
         ({"link_mbps": 0.5}, "uvq(0.1)", "pred+cvq(0.5,1)", "every byte counts"),
+        ({"link_mbps": 0.5, "parameters": 49_999}, "eden1", "pred+cvq(1,1)", "49,999 parameters"),
+        ({"link_mbps": 0.5, "rounds": 99}, "eden1", "pred+cvq(1,1)", "9.9 times"),
+        ({"link_mbps": 0.5, "rounds": 100}, "uvq(0.1)", "pred+cvq(0.5,1)", "every byte counts"),
+        ({"link_mbps": 0.5, "cohort": 9, "rounds": 400}, "eden1", "pred+cvq(1,1)", "9 clients"),
         ({"parameters": 1999}, "q8", "f16", "headers"),
-        ({"parameters": 49_999}, "eden1", "pred+cvq(1,1)", "less than a bit"),
-        ({"rounds": 99}, "eden1", "pred+cvq(1,1)", "9.9 times"),
-        ({"rounds": 100}, "uvq(0.1)", "eden1", "noise averages out"),
-        ({"cohort": 9, "rounds": 400}, "eden1", "eden1", "9 clients a round"),
-        ({"averages": False}, "q4", "eden1", "one by one"),
+        ({"averages": False}, "q4", "pred+cvq(1,1)", "one by one"),
+        ({"whole_models": True}, "eden1", "f16", "whole models"),
     ],
 )
 def test_each_rule(changed, up, down, why):

@@ -138,14 +138,15 @@ def test_a_coarse_codec_is_refused_for_whole_models(tmp_path, capsys):
 
 
 def test_a_resumed_run_keeps_the_codecs_that_auto_chose(tmp_path):
-    """Ten clients, all in every round: in 2 rounds each takes part twice, in 10 rounds ten times, which would choose otherwise."""
-    settings = ("codec.up=auto", "codec.down=auto", "model.name=2nn", "data.partition.clients=10", "strategy.fraction_train=1.0")
-    run(tmp_path / "run", "experiment.rounds=2", "train.lr=0.1", *settings)
+    """Over a slow link, ten clients, all in every round: each takes part twice in 2 rounds, ten times in 10, which chooses otherwise."""
+    settings = ("codec.up=auto", "codec.down=auto", "codec.link_mbps=0.5", "model.name=2nn", "train.lr=0.1")
+    settings = (*settings, "data.partition.clients=10", "strategy.fraction_train=1.0")
+    run(tmp_path / "run", "experiment.rounds=2", *settings)
     before = json.loads((tmp_path / "run" / "manifest.json").read_text())["codec"]
-    resumed = run(tmp_path / "run", "experiment.rounds=10", "train.lr=0.1", *settings, resume=True)
+    resumed = run(tmp_path / "run", "experiment.rounds=10", *settings, resume=True)
     assert resumed.code == 0
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["codec"] == before
-    known = Situation(parameters=resumed.summary["parameters"], clients=10, cohort=10, rounds=2)
+    known = Situation(parameters=resumed.summary["parameters"], clients=10, cohort=10, rounds=2, link_mbps=0.5)
     assert before["up"] == choose(known).up != choose(replace(known, rounds=10)).up
 
 
