@@ -10,7 +10,7 @@ OLDEST, NEWEST = 1, 1
 FRAME_BYTES = 4 << 20
 """gRPC's limit of one message, which stays as it is: more is refused before it is read."""
 
-CHUNK_BYTES = 512 << 10
+CHUNK_BYTES = 128 << 10
 """Bytes of a chunk."""
 
 CHANNEL = (
