@@ -139,8 +139,8 @@ def test_a_coarse_codec_is_refused_for_whole_models(tmp_path, capsys):
 
 def test_a_resumed_run_keeps_the_codecs_that_auto_chose(tmp_path):
     """Over a slow link, ten clients, all in every round: each takes part twice in 2 rounds, ten times in 10, which chooses otherwise."""
-    settings = ("codec.up=auto", "codec.down=auto", "codec.link_mbps=0.5", "model.name=2nn", "train.lr=0.1")
-    settings = (*settings, "data.partition.clients=10", "strategy.fraction_train=1.0")
+    codec = ("codec.up=auto", "codec.down=auto", "codec.link_mbps=0.5")
+    settings = (*codec, "model.name=2nn", "train.lr=0.1", "data.partition.clients=10", "strategy.fraction_train=1.0")
     run(tmp_path / "run", "experiment.rounds=2", *settings)
     before = json.loads((tmp_path / "run" / "manifest.json").read_text())["codec"]
     resumed = run(tmp_path / "run", "experiment.rounds=10", *settings, resume=True)
