@@ -144,7 +144,7 @@ class FleetSection(Section):
 
     deadline_s: float = Field(600.0, gt=0)  # seconds that a round waits for answers; those that come later are refused
     enough: float = Field(1.0, gt=0, le=1)  # share of a cohort with whose answers a round ends before its deadline
-    min_agents: int = Field(0, ge=0)  # agents that must attend before the first round; 0 = as many as a cohort has
+    min_agents: int = Field(0, ge=0)  # agents that must attend before the first round; 0 = the local ones, or one
 
 
 class EvaluateSection(Section):
