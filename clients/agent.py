@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 
@@ -35,6 +36,9 @@ OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
+DEATHS = 3
+"""Processes that may die over a piece of work before it counts as failed: one may be killed for another's use of memory."""
+
 RENEWAL_S = 3600.0
 """How often an agent looks whether its certificate is to be renewed."""
 
@@ -59,6 +63,7 @@ class _Job:
     key: Key
     task: pb.Task
     payloads: tuple[bytes, ...]
+    deaths: int = 0  # of processes that did it
 
 
 @dataclass
@@ -75,6 +80,7 @@ class Agent:
     _experiment: str = ""
     _folder: Path = Path()
     _ending: str | None = None
+    _renewed: bool = False  # the certificate, since the channel was made
     _again: asyncio.Event = field(default_factory=asyncio.Event)
     _wait_s: float = 0.0
 
@@ -91,6 +97,9 @@ class Agent:
         try:
             while self._ending is None:
                 self._again.clear()
+                if self._renewed:
+                    await channel.close()
+                    channel, self._renewed = self._channel(), False
                 await self._attend(channel)
                 if self._ending is None:
                     self._again.clear()
@@ -199,6 +208,7 @@ class Agent:
                 self._identity = identity.store(
                     self.settings.state, self.settings.client, action.certificate, self._identity.ca, action.expires
                 )
+                self._renewed = True
                 self.say("the certificate is renewed")
 
     def _enter(self, welcome: pb.Welcome) -> None:
@@ -207,6 +217,7 @@ class Agent:
         if folder == self._folder:
             return
         self._folder, self._experiment = folder, welcome.experiment
+        self._end_process()  # it knows another run
         with _writing(folder):
             (folder / "answers").mkdir(parents=True, exist_ok=True)
             for other in self.settings.state.glob("run-*"):
@@ -217,11 +228,18 @@ class Agent:
             self._state.recall(attendance.of(pb.Task.FromString(task).key), task, answer)
 
     def _discard(self, key: Key) -> None:
+        if self._jobs and self._jobs[0].key == key:
+            self._end_process()  # in the middle of it; the next task starts another
         with contextlib.suppress(OSError):
             (self._folder / "answers" / _name(key)).unlink()
-        if self._jobs and self._jobs[0].key == key and self._process is not None:
-            self._process.kill()  # in the middle of it; the next task starts another
         self._jobs = deque(job for job in self._jobs if job.key != key)
+
+    def _end_process(self) -> None:
+        """Kill the process that works, and forget it at once: it may have answered already, and must not be given the next task."""
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
 
     def _start(self) -> None:
         if self._worker is None or self._worker.done():
@@ -242,6 +260,9 @@ class Agent:
                 told, blobs = await self._done(job)
             except (asyncio.IncompleteReadError, OSError):  # the process died, or was killed for a job that is not wanted
                 told, blobs = await self._died()
+                job.deaths += 1
+                if job.deaths < DEATHS:
+                    continue
             wanted = bool(self._jobs) and self._jobs[0] is job
             if not wanted:
                 continue
@@ -299,7 +320,8 @@ class Agent:
 
 
 def _name(key: Key) -> str:
-    return f"{key[0]:08d}-{key[1]}-{key[2]}"
+    """Return the file name of a piece of work; its kind is the coordinator's word, and must not lead out of the folder."""
+    return f"{key[0]:08d}-{quote(key[1], safe='')}-{key[2]}"
 
 
 def _reason(error: BaseException) -> str:

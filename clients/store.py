@@ -35,7 +35,7 @@ def write_answer(path: Path, task: bytes, answer: bytes) -> None:
 
 def answers(folder: Path) -> Iterator[tuple[str, bytes, bytes]]:
     """Yield the answers in a folder that are whole: name, task, answer."""
-    for path in sorted(folder.glob("*")):
+    for path in sorted(folder.glob("[!.]*")):  # the others are parts of files
         with contextlib.suppress(OSError, struct.error):
             data = path.read_bytes()
             task, answer, checksum = _SIZES.unpack_from(data)

@@ -12,13 +12,17 @@ Legend: P floats of the model's layout.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import math
 import os
 import struct
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -26,6 +30,7 @@ from numpy.typing import NDArray
 
 from fedlearn.arrays import Layout, State
 from fedlearn.clients import pipe
+from fedlearn.clients.batches import batches_per_pass
 from fedlearn.clients.local import Local
 from fedlearn.clients.store import write_answer, write_file
 from fedlearn.codec import codec as find_codec
@@ -50,8 +55,8 @@ class Lacking(Exception):
 class Limits:
     """What the device's owner allows; 0: no limit."""
 
-    epochs: int = 0
-    steps: int = 0
+    epochs: int = 0  # passes over the samples, in whatever words the plan asks for them
+    steps: int = 0  # mini-batches
     allow: tuple[str, ...] = ()  # modules that models and data may be imported from
 
 
@@ -111,7 +116,8 @@ class Desk:
         allowed, and PayloadError for payloads that cannot be read.
         """
         plan = Plan.from_json(task.plan)
-        self._check(plan)
+        if task.key.kind == "train":
+            self._check(plan)
         header, state = self._arrive(task, payloads)
         if task.keep:
             self._keep("copies", state.floats, digest(state.floats))
@@ -126,8 +132,12 @@ class Desk:
         return answer.payload
 
     def _check(self, plan: Plan) -> None:
-        for name in ("epochs", "steps"):
-            most, asked = getattr(self.limits, name), getattr(plan, name)
+        """Raise Declined for more work than is allowed: steps of many mini-batches are many steps, and enough of them an epoch."""
+        per_pass = batches_per_pass(self.local.population.clients.size(self.client), max(0, plan.batch_size))
+        each = 1 if plan.task == "gradient" else plan.steps
+        steps = each * plan.accumulate or plan.epochs * per_pass
+        for name, asked in (("epochs", math.ceil(steps / max(1, per_pass))), ("steps", steps)):
+            most = getattr(self.limits, name)
             if most and asked > most:
                 raise Declined(f"the plan asks for {asked} {name}; the owner of this device allows {most}")
 
@@ -187,6 +197,7 @@ def _population(told: dict[str, Any], client: int, data: str, limits: Limits) ->
     if data == "auto":
         section = told["data"]
         _check_allowed("data", section["name"], limits.allow)
+        _check_allowed("partition", section["partition"].get("kind", ""), limits.allow)
         return population(section["name"], section["options"], section["partition"], told["seed"])
     samples = samples_of(data, told["task"], told["classes"], tuple(told["input_shape"]))
     none = Samples(samples.x[:0], samples.y[:0])
@@ -200,18 +211,38 @@ def _check_allowed(what: str, name: str, allow: tuple[str, ...]) -> None:
         raise ConfigError(f"the coordinator asks for the {what} '{name}' of this device; to allow it: --allow {module}")
 
 
+def _listen(source: IO[bytes], messages: SimpleQueue[tuple[dict[str, Any], list[bytes]]]) -> None:
+    """Put the agent's messages in a queue, and end this process with the agent, also in the middle of its work.
+
+    Nobody waits for that work any more, and an agent that starts again has it done by a process of its own.
+    """
+    try:
+        while (message := pipe.read(source)) is not None:
+            messages.put(message)
+    finally:
+        os._exit(0)
+
+
+def _alone(folder: Path) -> IO[bytes]:
+    """Wait until no other process works in the run's folder: that of an agent that was killed may not have ended yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = open(folder / ".lock", "wb")  # noqa: SIM115  # held as long as this process
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
 def main() -> int:
     """Answer tasks from standard input until it ends; the first message says what to build."""
-    source, out = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a model prints must not stand among the answers
     torch.set_num_threads(1)
-    begun = pipe.read(source)
-    if begun is None:
-        return 0
-    told, _ = begun
+    messages: SimpleQueue[tuple[dict[str, Any], list[bytes]]] = SimpleQueue()
+    threading.Thread(target=_listen, args=(sys.stdin.buffer, messages), daemon=True).start()
+    told, _ = messages.get()
+    lock = _alone(Path(told["folder"]))
     desk: Desk | None = None
-    while (message := pipe.read(source)) is not None:
-        (asked, (task_bytes, *payloads)) = message
+    while not lock.closed:  # for ever: `_listen` ends this
+        (asked, (task_bytes, *payloads)) = messages.get()
         task = Task.FromString(task_bytes)
         try:
             if desk is None:
@@ -228,6 +259,8 @@ def main() -> int:
             reply = pipe.pack({"result": "failed", "text": str(error)})
         except MemoryError:
             reply = pipe.pack({"result": "failed", "text": "out of memory"})
+        except OSError as error:
+            reply = pipe.pack({"result": "failed", "text": f"this device's disk: {error.strerror or error}"})
         except (Exception, SystemExit) as error:  # model and data may be the user's code
             reply = pipe.pack({"result": "failed", "text": f"{type(error).__name__}: {error}"})
         for part in reply:

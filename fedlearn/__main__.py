@@ -13,6 +13,7 @@ from fedlearn.names import nearest
 COMMANDS = {
     "simulate": ("fedlearn.simulate", "run an experiment with simulated clients on this machine"),
     "serve": ("fedlearn.serve", "run an experiment over real agents"),
+    "status": ("fedlearn.status", "tell how a run is doing, while it goes on and after"),
     "replay": ("fedlearn.replay", "recompute a run over agents from its journal"),
     "agent": ("fedlearn.agent", "take part in a run with the data of this device"),
     "pki": ("fedlearn.pki", "make the authority that coordinator and agents trust"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,17 @@ def parser() -> Parser:
         "--pki", type=Path, metavar="DIR", help="the authority made by 'fedlearn pki init' (default with local agents: its own)"
     )
     made.add_argument("--local-agents", type=int, default=0, metavar="N", help="start agents 0 to N-1 as processes of this machine")
+    made.add_argument(
+        "--log",
+        choices=("json", "text"),
+        help="print every event on standard error, one line each (default: what a person needs to know); RUN/fleet.log has them anyway",
+    )
+    made.add_argument(
+        "--metrics-port",
+        type=int,
+        metavar="PORT",
+        help="port of this machine, 127.0.0.1, for Prometheus' /metrics and for /healthz; 0: any that is free (default: none)",
+    )
     made.add_argument("--insecure", action="store_true", help="without TLS: whoever reaches the port can take part and read everything")
     return made
 
@@ -45,29 +57,44 @@ def _run(given: argparse.Namespace) -> int:
         raise ConfigError("agents are known by certificates: make an authority with 'fedlearn pki init' and give its folder with --pki")
     if not 0 <= given.local_agents <= 1000:
         raise ConfigError(f"--local-agents {given.local_agents}: from 0 to 1000")
-    for name in ("port", "enrol_port"):
-        if not 0 <= getattr(given, name) <= 65535:
+    if given.pki and not (given.pki / "ca.pem").exists():
+        raise ConfigError(f"--pki: there is no authority in '{given.pki}'; make one: fedlearn pki init --pki {shlex.quote(str(given.pki))}")
+    for name in ("port", "enrol_port", "metrics_port"):
+        if not 0 <= (getattr(given, name) or 0) <= 65535:
             raise ConfigError(f"--{name.replace('_', '-')} {getattr(given, name)}: from 0 to 65535")
     signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: the agents are told, and the run can go on
-    return run_in_folder(given, "serve", lambda *parts: _serve(given, *parts))
+    return run_in_folder(given, _again(given), lambda *parts: _serve(given, *parts))
+
+
+def _again(given: argparse.Namespace) -> str:
+    """Return the command as it is to be given again to go on with a run; ports it finds in the run's folder."""
+    words = ["serve"]
+    for name, usual in (("host", "127.0.0.1"), ("pki", None), ("local_agents", 0), ("log", None), ("metrics_port", None)):
+        if getattr(given, name) != usual:
+            words += [f"--{name.replace('_', '-')}", str(getattr(given, name))]
+    return shlex.join([*words, "--insecure"] if given.insecure else words)
 
 
 def _serve(given: argparse.Namespace, experiment: Any, folder: Any, display: Any, resume: bool) -> dict[str, Any]:
     from fedlearn.engine.serving import default_pki, serve
+    from fedlearn.server.observe import LOG, Log
     from fedlearn.server.service import Address
 
     pki = None if given.insecure else given.pki or default_pki(folder.path)
     address = Address(given.host, given.port, given.enrol_port, pki)
-    return serve(experiment, folder, display, resume, address, given.local_agents)
+    log = Log(folder.path / LOG, given.log or ("nothing" if given.quiet else "notes"))
+    return serve(experiment, folder, display, resume, address, log, given.local_agents, given.metrics_port)
 
 
 def _interrupt(number: int, frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break off what the first began
     raise KeyboardInterrupt
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; a user's mistake is one line on standard error."""
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # its workers are forked before it listens
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what goes wrong is told in one line, and by RUN/fleet.log
     given = parser().parse_args(argv)
     return ended(lambda: _run(given))
 

@@ -18,7 +18,7 @@ from fedlearn.errors import ConfigError
 if TYPE_CHECKING:
     from fedlearn.config import Experiment
 
-_STARTED = (".lock", ".config.toml.part", "checkpoint", "journal", "pki", "agents", "run_id", "address.json")
+_STARTED = (".lock", ".config.toml.part", "checkpoint", "journal", "pki", "agents", "run_id", "address.json", "fleet.log", "fleet.log.1")
 """What a run leaves in its folder before its config is written."""
 
 _MAY_CHANGE = {

@@ -19,14 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from fedlearn.errors import FedlearnError, RecordError, RunError
 from fedlearn.exchange import CHANNEL, CHUNK_BYTES, methods
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.server import rounds, tokens
 from fedlearn.server.enrolment import Enrolment
+from fedlearn.server.figures import Figures
 from fedlearn.server.identity import expiry, identity_of, server_credentials
 from fedlearn.server.journal import Journal
+from fedlearn.server.observe import Log, Witness
 from fedlearn.server.rounds import Answer, Drop, Key, Lacking, Rounds, Send, Store, Work
 
 POLL_S = 0.5
@@ -34,6 +37,21 @@ POLL_S = 0.5
 
 DRAIN_S = 2.0
 """How long a coordinator that stops waits for its last frames to leave."""
+
+HANDSHAKE_S = 10.0
+"""How long a connection may take until it speaks TLS and HTTP/2."""
+
+STREAMS = 4
+"""Calls of one connection at a time: an agent has one, and for a moment the one before."""
+
+UNREAD_BYTES = 8 << 20
+"""Of frames, payloads apart, that may wait for an agent that does not read: what it says is answered, and it could say much."""
+
+FRAME_COST = 512
+"""Bytes of memory that a waiting frame takes beyond its own."""
+
+FIGURES_S = 5.0
+"""How long the thread may take to tell its figures."""
 
 RETURN_S = (0.5, 3.0)
 """When agents come back to a coordinator that restarts: spread over a few seconds."""
@@ -49,6 +67,7 @@ class _Stream:
     reader: asyncio.Task[Any]
     serial: int = 0  # of its certificate
     waiting: deque[Send] = field(default_factory=deque)
+    unread: int = 0  # bytes that wait, payloads apart
     writer: asyncio.Task[None] | None = None
     dropped: bool = False
 
@@ -66,9 +85,12 @@ class Address:
 class Service:
     """See the module."""
 
-    def __init__(self, rounds: Rounds, journal: Journal, address: Address, note: Callable[[str], None] = lambda text: None) -> None:
-        """Take the parts. note: called from the service's thread with a line for the log."""
-        self.rounds, self.journal, self.address, self.note = rounds, journal, address, note
+    def __init__(self, rounds: Rounds, journal: Journal, address: Address, log: Log | None = None) -> None:
+        """Take the parts."""
+        self.rounds, self.journal, self.address = rounds, journal, address
+        self.log = log or Log(None, "nothing")
+        self.trouble: str | None = None  # why the journal takes no more answers
+        self._witness = Witness(self.log, rounds)
         self.events: queue.Queue[Event] = queue.Queue()
         self.port = self.enrol_port = 0
         self._streams: dict[int, _Stream] = {}
@@ -96,7 +118,7 @@ class Service:
 
     def refuse(self, client: int, key: Key, reason: str) -> None:
         """Tell a client that its answer is not used."""
-        self._soon(lambda: self.rounds.refuse(client, key, reason))
+        self._soon(lambda: self.rounds.refuse(client, key, reason) or self._witness.refused(client, key, reason))
 
     def recall(self, client: int, key: Key, data: bytes) -> None:
         """Note an answer that the journal holds."""
@@ -119,6 +141,16 @@ class Service:
         """Return the clients that are connected, sorted."""
         return sorted(self._call(self._attending()).result())
 
+    def figures(self) -> Figures:
+        """Return what the service counts; raises RunError when its thread does not answer, as one that hangs."""
+        try:
+            if self._thread.is_alive():
+                found: Figures = self._call(self._figures()).result(FIGURES_S)
+                return found
+        except TimeoutError:
+            pass
+        raise RunError("the exchange does not answer")
+
     def stop(self, over: bool) -> None:
         """Send everybody away, for good where the run is over, and close."""
         if not self._thread.is_alive():
@@ -138,11 +170,23 @@ class Service:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def _soon(self, event: Callable[[], list[rounds.Action]]) -> None:
-        self._loop.call_soon_threadsafe(lambda: self._perform(event()))
+        self._loop.call_soon_threadsafe(lambda: self._guarded(event))
+
+    def _guarded(self, event: Callable[[], Sequence[rounds.Action]]) -> None:
+        """Do what follows from an event; if that fails the run has to end, for it waits for what will never come."""
+        try:
+            self._perform(event())
+        except Exception as error:
+            self.events.put(RunError(f"the exchange failed: {type(error).__name__}: {error}"))
 
     async def _open(self) -> None:
         address = self.address
-        server = grpc.aio.server(options=[*CHANNEL, ("grpc.server_handshake_timeout_ms", 10_000), ("grpc.so_reuseport", 0)])
+        limits = (
+            ("grpc.server_handshake_timeout_ms", round(1000 * HANDSHAKE_S)),
+            ("grpc.max_concurrent_streams", STREAMS),
+            ("grpc.so_reuseport", 0),
+        )
+        server = grpc.aio.server(options=[*CHANNEL, *limits])
         server.add_generic_rpc_handlers((methods.attend_handler(self._attend),))
         self._servers.append(server)
         if address.pki is None:
@@ -152,7 +196,7 @@ class Service:
             pair = [(keys.key, keys.certificate)]
             self.port = self._bind(server, address.port, grpc.ssl_server_credentials(pair, keys.ca, require_client_auth=True))
             self._enrolment = Enrolment(address.pki)
-            second = grpc.aio.server(options=CHANNEL, maximum_concurrent_rpcs=16)
+            second = grpc.aio.server(options=[*CHANNEL, *limits], maximum_concurrent_rpcs=16)
             second.add_generic_rpc_handlers((self._enrolment.handler(),))
             self._servers.append(second)
             self.enrol_port = self._bind(second, address.enrol_port, grpc.ssl_server_credentials(pair))
@@ -174,7 +218,22 @@ class Service:
     async def _attending(self) -> list[int]:
         return list(self.rounds.attending)
 
+    async def _figures(self) -> Figures:
+        return Figures(
+            attending=len(self.rounds.attending),
+            open=sum(len(work) for work in self.rounds.open.values()),
+            counters=dict(self.rounds.counters),
+            up_bytes=self._witness.up_bytes,
+            down_bytes=self._witness.down_bytes,
+            journal_bytes=sum(path.stat().st_size for path in self.journal.folder.glob("*.log")),
+            lines_lost=self.log.lost,
+            enrolments=dict(self._enrolment.counts) if self._enrolment else {},
+            trouble=self.trouble or ("draining" if self.rounds.farewell else None),
+        )
+
     async def _close(self, over: bool) -> None:
+        text = "the run is over" if over else "the coordinator stops; the run can go on"
+        self.log("drain", text=text, attending=len(self.rounds.attending))
         self._perform(self.rounds.drain(None if over else RETURN_S))
         end = time.monotonic() + DRAIN_S
         while time.monotonic() < end and any(s.waiting or (s.writer and not s.writer.done()) for s in self._streams.values()):
@@ -189,9 +248,11 @@ class Service:
             try:
                 limits = self._revocations.current()
             except FedlearnError as error:
-                self.note(str(error))
+                self.log.note(str(error))
                 continue
             refused = [c for c, session in self.rounds.attending.items() if self._streams[session].serial <= limits.get(c, 0)]
+            for client in refused:
+                self.log("revoked", client, text="its certificate is revoked")
             self._perform(self.rounds.revoke(refused))
 
     async def _attend(self, requests: Any, context: Any) -> None:
@@ -208,11 +269,12 @@ class Service:
                     raise RunError("the certificate is revoked")
             except (FedlearnError, KeyError, IndexError) as error:
                 self.rounds.counters["wrong_certificate"] += 1
+                self.log("turned away", client, text=str(error))
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
         self._streams[session] = stream
         try:
             self._perform(self.rounds.connected(session, client, time.monotonic()))
-            while (frame := await context.read()) is not grpc.aio.EOF:
+            while (frame := await self._read(session, context)) is not None:
                 if frame.WhichOneof("frame") == "renewal" and client is not None:
                     await self._renew(session, client, stream.serial, frame.renewal.request)
                 else:
@@ -223,22 +285,35 @@ class Service:
         finally:
             self._streams.pop(session, None)
             self._perform(self.rounds.gone(session))
-            if stream.writer and not stream.dropped:
-                stream.writer.cancel()
+            self._witness.ended(session)
+            if not stream.dropped:
+                await _settle(stream)
+
+    async def _read(self, session: int, context: Any) -> pb.AgentFrame | None:
+        """Return the next frame of a connection; None at its end."""
+        try:
+            frame: pb.AgentFrame | None = await context.read()
+        except DecodeError:
+            self.rounds.counters["garbled"] += 1
+            self._perform([Send(session, pb.CoordinatorFrame(goodbye=pb.Goodbye(reason="a frame that cannot be read")))])
+            return None
+        return None if frame is grpc.aio.EOF else frame
 
     async def _renew(self, session: int, client: int, serial: int, request: bytes) -> None:
         assert self.address.pki is not None
         try:
             made = await asyncio.to_thread(tokens.renew, self.address.pki, client, serial, request)
         except FedlearnError as error:
-            self.note(f"client {client}: its certificate is not renewed: {error}")
+            self.log.note(f"client {client}: its certificate is not renewed: {error}")
             return
+        self.log("renewed", client, text="its certificate")
         frame = pb.CoordinatorFrame(certificate=pb.Certificate(certificate=made, expires=expiry(made)))
         self._perform([Send(session, frame)])
 
     def _perform(self, actions: Sequence[rounds.Action]) -> None:
         """Do what the state machine asks."""
         for action in actions:
+            self._witness.saw(action)
             if isinstance(action, Send):
                 self._send(action)
             elif isinstance(action, Store):
@@ -259,13 +334,20 @@ class Service:
 
     def _tick(self) -> None:
         self._alarm = None
-        self._perform(self.rounds.tick(time.monotonic()))
+        self._guarded(lambda: self.rounds.tick(time.monotonic()))
 
     def _send(self, send: Send) -> None:
         stream = self._streams.get(send.session)
         if stream is None:
             return
+        cost = send.frame.ByteSize() + FRAME_COST
+        if stream.unread + cost > UNREAD_BYTES:
+            if not stream.dropped:
+                self.rounds.counters["unread"] += 1
+                self._drop(Drop(send.session, "it does not read"))
+            return
         stream.waiting.append(send)
+        stream.unread += cost
         if stream.writer is None or stream.writer.done():
             stream.writer = self._loop.create_task(self._write(send.session, stream))
 
@@ -273,6 +355,7 @@ class Service:
         try:
             while stream.waiting:
                 send = stream.waiting.popleft()
+                stream.unread -= send.frame.ByteSize() + FRAME_COST
                 await stream.context.write(send.frame)
                 for part, data in enumerate(send.payloads):
                     await self._write_chunks(stream, send, part, data)
@@ -293,9 +376,12 @@ class Service:
 
     def _stored(self, store: Store, done: Future[None]) -> None:
         if (error := done.exception()) is not None:
+            if self.trouble is None:
+                self.trouble = str(error)
+                self.log("journal failed", text=self.trouble)
             self.events.put(error if isinstance(error, FedlearnError) else RecordError(str(error)))
         else:
-            self._perform(self.rounds.stored(store.client, store.key))
+            self._guarded(lambda: self.rounds.stored(store.client, store.key))
 
     def _drop(self, drop: Drop) -> None:
         stream = self._streams.get(drop.session)
@@ -305,10 +391,15 @@ class Service:
 
     async def _end(self, stream: _Stream) -> None:
         """Let the last frames leave, and end a connection."""
-        if stream.writer:
-            with contextlib.suppress(Exception):
-                await asyncio.wait_for(asyncio.shield(stream.writer), DRAIN_S)
+        await _settle(stream)
         stream.reader.cancel()
+
+
+async def _settle(stream: _Stream) -> None:
+    """Let the last frames leave: gRPC cannot end a call that is writing, and its agent would wait for the end for ever."""
+    if stream.writer:
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(asyncio.shield(stream.writer), DRAIN_S)
 
 
 def journal_key(client: int, key: Key) -> str:

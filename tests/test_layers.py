@@ -16,7 +16,7 @@ LAYERS = [
     {"clients", "strategies"},
     {"server"},
     {"engine"},
-    {"simulate", "serve", "replay", "agent", "pki", "token", "enroll", "revoke"},
+    {"simulate", "serve", "status", "replay", "agent", "pki", "token", "enroll", "revoke"},
     {"__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

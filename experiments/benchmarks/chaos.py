@@ -18,6 +18,7 @@ import contextlib
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import socket
@@ -67,7 +68,7 @@ class Stable:
 
     def __init__(self) -> None:
         """Fork it, from a process that has no thread and no event loop yet."""
-        ours, theirs = socket.socketpair()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # each message by itself
         self.pid = os.fork()
         if not self.pid:
             ours.close()
@@ -119,7 +120,11 @@ def _stable(orders: socket.socket) -> None:
             finally:
                 os._exit(code)
         orders.send(str(child).encode())
-        orders.send(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
+        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+            if select.select([orders], [], [], 0.02)[0]:  # nothing comes meanwhile but the end of who gives the orders
+                os.kill(child, signal.SIGKILL)
+                os._exit(3)
+        orders.send(str(os.waitstatus_to_exitcode(ended[1])).encode())
     os._exit(0)
 
 
@@ -176,6 +181,8 @@ class Chaos:
     random: random.Random
     did: Counter[str] = field(default_factory=Counter)
     agents: dict[int, asyncio.subprocess.Process] = field(default_factory=dict)
+    killed: dict[int, int] = field(default_factory=dict)  # client → the round in which its trainer was killed
+    coordinator: int = 0  # its process id, while it runs
     over: bool = False
 
     async def run(self, simulated: dict[str, Any]) -> dict[str, Any]:
@@ -194,6 +201,8 @@ class Chaos:
             raise RunError(f"{self.folder}: not done after {self.given.limit_s:g} s, after {self._rounds()} rounds") from None
         finally:
             self.over = True
+            if self.coordinator:
+                os.kill(self.coordinator, signal.SIGKILL)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -228,16 +237,19 @@ class Chaos:
         arguments = [str(self.folder.parent / "chaos.toml"), "--quiet", "--out", str(run), "--pki", str(self.folder / "pki")]
         while True:
             resume = ["--resume"] if (run / "config.toml").exists() else []
-            pid = await self.stable.start("serve", [*arguments, "--port", str(port), *resume], self.folder / "coordinator.log")
+            command = [*arguments, "--port", str(port), *resume]
+            pid = self.coordinator = await self.stable.start("serve", command, self.folder / "coordinator.log")
             self.did["coordinators"] += 1
             ending = asyncio.create_task(self.stable.wait())
             if self.did["coordinator_kills"] < self.given.kills:
                 await self._until_it_listens(port, ending)
                 await asyncio.wait([ending], timeout=self.given.kill_s)
-                if not ending.done():
+                if not ending.done() and self._rounds() <= self.given.rounds:  # the report at the end may take longer than it lives
                     os.kill(pid, signal.SIGKILL)
                     self.did["coordinator_kills"] += 1
-            if (code := await ending) == 0:
+            code = await ending
+            self.coordinator = 0
+            if code == 0:
                 return
             if code != -signal.SIGKILL:
                 raise RunError(f"the coordinator ended with code {code}; see {self.folder}/coordinator.log")
@@ -252,9 +264,10 @@ class Chaos:
 
     async def _keep_agent(self, client: int, state: Path) -> None:
         command = [sys.executable, "-m", "fedlearn.agent", "--coordinator", f"127.0.0.1:{self.proxy.port}", "--state", str(state)]
+        command.append("--end-with-input")  # none outlives this process
         while not self.over:
             with open(state / "agent.log", "ab") as log:
-                made = await asyncio.create_subprocess_exec(*command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                made = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=log, stderr=log)
             self.agents[client] = made
             code = await made.wait()
             if code == 0:
@@ -287,7 +300,10 @@ class Chaos:
         children = Path(f"/proc/{pid}/task/{pid}/children")
         with contextlib.suppress(OSError, ProcessLookupError):
             working = [int(child) for child in children.read_text().split()]
-            alone = working and self.random.random() < 0.5
+            # Once a round: work whose process dies again and again is given up, and then the client is missing.
+            alone = working and self.killed.get(client) != self._rounds() and self.random.random() < 0.5
+            if alone:
+                self.killed[client] = self._rounds()
             os.kill(working[0] if alone else pid, signal.SIGKILL)
             self.did["trainer_kills" if alone else "agent_kills"] += 1
 

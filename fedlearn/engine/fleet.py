@@ -13,7 +13,7 @@ import json
 import math
 import struct
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,9 +61,11 @@ class Fleet:
         self.runner, self.inner, self.service, self.journal = runner, inner, service, journal
         self.deadline_s, self.enough = deadline_s, enough
         self.downlink: Downlink
+        self.ready: Callable[[], None] = lambda: None  # called before anybody is asked: a run whose answers are all here asks nobody
         self._turns: Counter[tuple[int, int, str]] = Counter()
         self._calls: Counter[tuple[int, str]] = Counter()
         self._last: dict[int, Key] = {}
+        self._unused: dict[str, dict[int, str]] = {"refused": {}, "without": {}}  # of the tasks that run: client → why
         self._initial = digest(runner.initial)
 
     def run(self, tasks: Sequence[Task], payload: bytes) -> Iterator[Outcome]:
@@ -73,6 +75,7 @@ class Fleet:
         round, kind = tasks[0].plan.round, tasks[0].kind
         self._calls[round, kind] += 1
         closed = self._closed(round, kind)
+        self._unused = {"refused": {}, "without": {}}
         waiting: dict[tuple[int, Key], Asked] = {}
         counted, ready = [], []
         for task in tasks:
@@ -95,10 +98,12 @@ class Fleet:
         enough = max(0, math.ceil(self.enough * len(tasks)) - len(ready))
         works = [self._work(asked) for asked in waiting.values()]
         if works and enough:
+            self.ready()
+            self.ready = lambda: None
             self.service.ask(works, self.deadline_s, enough)
         elif works:
             for asked in waiting.values():
-                yield self._without(asked, "enough others answered before")
+                yield self._without(asked, "late: enough others answered before")
             waiting = {}
         while waiting:
             event = self.service.next()
@@ -118,6 +123,7 @@ class Fleet:
 
     def refused(self, client: int, reason: str) -> None:
         """Tell a client that its answer cannot be used."""
+        self._unused["refused"][client] = reason
         if self.service and client in self._last:
             self.service.refuse(client, self._last[client], reason)
 
@@ -210,6 +216,7 @@ class Fleet:
         return self._sent(asked, Outcome(asked.task.client, **told, residual=residual))
 
     def _without(self, asked: Asked, reason: str) -> Outcome:
+        self._unused["without"][asked.task.client] = reason
         return self._sent(asked, Outcome(asked.task.client, error=reason))
 
     def _sent(self, asked: Asked, outcome: Outcome) -> Outcome:
@@ -222,8 +229,12 @@ class Fleet:
         return None if entry is None else set(json.loads(self.journal.read(entry)))
 
     def _close(self, round: int, kind: str, counted: list[int]) -> None:
-        meta = {"kind": "closed", "key": self._name(round, kind)}
+        """Write down whose answers count, and for `fedlearn.server.observe.took_part` why others do not."""
+        meta = {"kind": "closed", "key": self._name(round, kind), **self._unused}
         self.journal.append(meta, json.dumps(sorted(counted)).encode()).result()
+        if self.service:
+            key, asked = (round, kind, self._calls[round, kind] - 1), len(counted) + len(self._unused["without"])
+            self.service.log("round closed", None, key, asked=asked, answered=len(counted))
 
     def _name(self, round: int, kind: str) -> str:
         return f"closed/{round}/{kind}/{self._calls[round, kind]}"
@@ -238,6 +249,9 @@ def _metrics(data: bytes) -> dict[str, float] | None:
         finite = isinstance(told, dict) and all(
             isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in told.values()
         )
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, OverflowError):
         return None
-    return told if finite and {"loss", "accuracy", "num-examples"} <= set(told) else None
+    if not finite or not {"loss", "accuracy", "num-examples"} <= set(told):
+        return None
+    count = told["num-examples"]
+    return told if isinstance(count, int) and 0 < count < 1 << 48 else None

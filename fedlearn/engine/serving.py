@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,13 @@ from fedlearn.engine.fleet import Fleet
 from fedlearn.engine.runner import Runner
 from fedlearn.engine.serial import Engine
 from fedlearn.engine.simulation import simulate
-from fedlearn.errors import ConfigError, RunError
+from fedlearn.errors import ConfigError, FedlearnError, RunError
 from fedlearn.progress import Progress
 from fedlearn.record import RunFolder
 from fedlearn.server import identity
+from fedlearn.server.figures import LOOPBACK, Lines, Pages
 from fedlearn.server.journal import Journal
+from fedlearn.server.observe import CLIENTS, Log, took_part
 from fedlearn.server.rounds import Rounds
 from fedlearn.server.service import Address, Service
 
@@ -37,13 +38,14 @@ LEAST_ROOM = 1 << 20
 
 @dataclass
 class Serving:
-    """What a run over agents holds besides the run: its service, journal and local agents."""
+    """What a run over agents holds besides the run: its service, journal, log, figures and local agents."""
 
     folder: RunFolder
     address: Address
-    note: Callable[[str], None]
+    log: Log
     local_agents: int = 0
-    min_agents: int = 0
+    metrics_port: int | None = None
+    pages: Pages | None = None
     service: Service | None = None
     journal: Journal | None = None
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -57,8 +59,11 @@ class Serving:
         told = welcome(experiment, population, runner)
         rounds = Rounds(run_id(self.folder), told, clients, 2 * layout.raw_bytes + LEAST_ROOM)
         self.journal = Journal(self.folder.path / "journal")
-        self.service = Service(rounds, self.journal, self._where(), self.note)
+        self.service = Service(rounds, self.journal, self._where(), self.log)
         self.service.start()
+        if self.metrics_port is not None:
+            lines = Lines(self.folder.path / "metrics.jsonl")
+            self.pages = Pages(self.metrics_port, self.service.figures, lines, experiment.experiment.rounds)
         self._announce()
         self._start_agents()
         engine = Fleet(runner, inner, self.service, self.journal, experiment.fleet.deadline_s, experiment.fleet.enough)
@@ -70,8 +75,11 @@ class Serving:
         """Send the agents away and end what was started."""
         if self.service:
             self.service.stop(over)
+        if self.pages:
+            self.pages.close()
         if self.journal:
             self.journal.close()
+            self._tell_who(self.journal)
         for process in self.processes:
             try:
                 if not over and process.stdin:
@@ -80,6 +88,23 @@ class Serving:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        self.log.close()
+
+    def _tell_who(self, journal: Journal) -> None:
+        """Write what each client was asked and what came of it, and note what did not come."""
+        try:
+            table = took_part(journal)
+            if not table:
+                return
+            self.folder.write_json(CLIENTS, table)
+        except FedlearnError as error:  # why the run ends is told already, or it has ended well
+            self.log.note(f"{CLIENTS} is not written: {error}")
+            return
+        every = [counts for kinds in table.values() for counts in kinds.values()]
+        lost = {name: sum(counts[name] for counts in every) for name in ("failed", "declined", "late", "refused")}
+        if any(lost.values()):
+            told = ", ".join(f"{count} {name}" for name, count in lost.items() if count)
+            self.log.note(f"of {sum(counts['asked'] for counts in every)} pieces of work {told}; {self.folder.path}/{CLIENTS} tells whose")
 
     def _where(self) -> Address:
         """Return where to listen: where agents know the run from before, if no port is asked for."""
@@ -94,11 +119,15 @@ class Serving:
         service = self.service
         assert service is not None
         place = f"{self.address.host}:{service.port}"
-        self.folder.write_json(ADDRESS, {"host": self.address.host, "port": service.port, "enrol": service.enrol_port})
+        metrics = self.pages.port if self.pages else None
+        told = {"host": self.address.host, "port": service.port, "enrol": service.enrol_port, "metrics": metrics}
+        self.folder.write_json(ADDRESS, told)
+        if metrics:
+            self.log.note(f"figures at http://{LOOPBACK}:{metrics}/metrics")
         if self.address.pki is None:
-            self.note(f"WITHOUT TLS: whoever reaches {place} can take part and read everything; agents need --insecure")
+            self.log.note(f"WITHOUT TLS: whoever reaches {place} can take part and read everything; agents need --insecure")
         else:
-            self.note(f"agents attend at {place}, and enrol at port {service.enrol_port}")
+            self.log.note(f"agents attend at {place}, and enrol at port {service.enrol_port}")
 
     def _start_agents(self) -> None:
         assert self.service is not None
@@ -125,7 +154,7 @@ class Serving:
         told = -1
         while (here := len(self.service.attending())) < wanted:
             if here != told:
-                self.note(f"{here} of {wanted} agents attend; waiting for the others")
+                self.log.note(f"{here} of {wanted} agents attend; waiting for the others")
                 told = here
             for client, process in enumerate(self.processes):
                 if process.poll() is not None:
@@ -133,7 +162,7 @@ class Serving:
                         f"local agent {client} ended with code {process.returncode}; see {self.folder.path}/agents/{client}/agent.log"
                     )
             time.sleep(0.05)
-        self.note(f"{here} agents attend")
+        self.log.note(f"{here} agents attend")
 
 
 def welcome(experiment: Experiment, population: Population, runner: Runner) -> str:
@@ -163,10 +192,20 @@ def run_id(folder: RunFolder) -> bytes:
 
 
 def serve(
-    experiment: Experiment, folder: RunFolder, display: Progress, resume: bool, address: Address, local_agents: int
+    experiment: Experiment,
+    folder: RunFolder,
+    display: Progress,
+    resume: bool,
+    address: Address,
+    log: Log,
+    local_agents: int = 0,
+    metrics_port: int | None = None,
 ) -> dict[str, Any]:
-    """Run an experiment over agents, or go on with one, and return its summary; raises what `simulate` raises."""
-    serving = Serving(folder, address, display.note, local_agents)
+    """Run an experiment over agents, or go on with one, and return its summary; raises what `simulate` raises.
+
+    log: where events go; closed at the end. metrics_port: of Prometheus' figures, 0: any that is free, None: without.
+    """
+    serving = Serving(folder, address, log, local_agents, metrics_port)
     over = False
     try:
         summary = simulate(experiment, folder, display, resume, serving)
