@@ -13,6 +13,7 @@ import pytest
 from tests.jobs import run
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(300)  # some 10 s each where there are two idle cores
 CONFIG = """\
 [experiment]
 name = "fleet"
@@ -55,7 +56,7 @@ def same(simulated: dict, served: dict) -> bool:
 def test_a_fleet_gives_what_a_simulation_gives(sets, tmp_path):
     served = serve(tmp_path / "fleet", *sets)
     simulated = run(tmp_path / "simulated", *sets, config=CONFIG)
-    assert served.communicate(timeout=100)[1] == ""
+    assert served.communicate(timeout=280)[1] == ""
     assert served.returncode == 0
     summary = json.loads((tmp_path / "fleet" / "summary.json").read_text())
     assert same(simulated.summary, summary)
@@ -73,6 +74,6 @@ def test_a_coordinator_that_is_killed_goes_on(round, tmp_path):
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
     second = serve(tmp_path / "fleet", *sets, resume=True)
-    second.communicate(timeout=100)
+    second.communicate(timeout=280)
     assert second.returncode == 0
     assert same(run(tmp_path / "simulated", *sets, config=CONFIG).summary, json.loads((tmp_path / "fleet" / "summary.json").read_text()))
