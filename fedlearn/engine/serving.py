@@ -65,10 +65,11 @@ class Serving:
             lines = Lines(self.folder.path / "metrics.jsonl")
             self.pages = Pages(self.metrics_port, self.service.figures, lines, experiment.experiment.rounds)
         self._announce()
-        self._start_agents()
+        self._start_agents(modules(experiment))
         engine = Fleet(runner, inner, self.service, self.journal, experiment.fleet.deadline_s, experiment.fleet.enough)
         engine.downlink = downlink
-        self._wait(min(clients, experiment.fleet.min_agents or self.local_agents or 1))
+        wanted = min(clients, experiment.fleet.min_agents or self.local_agents or 1)
+        engine.ready = lambda: self._wait(wanted)  # not before: of a run whose rounds are all done, the agents may be gone for good
         return engine
 
     def close(self, over: bool) -> None:
@@ -129,7 +130,7 @@ class Serving:
         else:
             self.log.note(f"agents attend at {place}, and enrol at port {service.enrol_port}")
 
-    def _start_agents(self) -> None:
+    def _start_agents(self, allowed: list[str]) -> None:
         assert self.service is not None
         place = f"{self.address.host}:{self.service.port}"
         for client in range(self.local_agents):
@@ -143,6 +144,8 @@ class Serving:
                 authority = identity.server_credentials(self.address.pki).ca
                 agent_identity.store(state, client, made, authority, identity.expiry(made))
             state.mkdir(parents=True, exist_ok=True)
+            for module in allowed:  # of the user who runs this, on this machine
+                command += ["--allow", module]
             command.append("--end-with-input")  # it ends when we do, even if we are killed
             with open(state / "agent.log", "ab") as log:  # a session of its own: Ctrl-C is ours to pass on
                 process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
@@ -181,6 +184,12 @@ def welcome(experiment: Experiment, population: Population, runner: Runner) -> s
             "schema": runner.layout.schema.hex(),
         }
     )
+
+
+def modules(experiment: Experiment) -> list[str]:
+    """Return the modules that agents import: those of the experiment's own model, data and partition."""
+    names = (experiment.model.name, experiment.data.name, experiment.data.partition.kind or "")
+    return sorted({name.partition(":")[0] for name in names if ":" in name})
 
 
 def run_id(folder: RunFolder) -> bytes:
