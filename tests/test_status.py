@@ -214,8 +214,9 @@ def test_a_port_that_is_taken_is_one_line(folder, tmp_path):
     config = '[data]\nname = "digits"\n[data.partition]\nkind = "iid"\nclients = 2\n[model]\nname = "logistic"\n[engine]\nkind = "serial"\n'
     (tmp_path / "c.toml").write_text(config)
     command = [sys.executable, "-m", "fedlearn.serve", "c.toml", "--local-agents", "1", "--out", "taken", "--port", str(pages.port)]
+    environment = {k: v for k, v in os.environ.items() if k != "GRPC_VERBOSITY"} | {"PYTHONPATH": str(ROOT)}  # flwr sets it here
     with contextlib.closing(pages):
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith(f"fedlearn: cannot listen on 127.0.0.1:{pages.port}: ") and done.stderr.endswith("another --port\n")
     assert done.stderr.count("\n") == 1

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fedlearn.__main__ import COMMANDS
 from fedlearn.simulate import main
 from tests.jobs import CONFIG, run
 from tests.system.test_wrong_input import told
@@ -253,7 +254,7 @@ def shell(script: str, folder: Path, **environment: str | None) -> subprocess.Co
         (
             "$FEDLEARN simulatte",
             2,
-            "fedlearn: unknown command 'simulatte'. Did you mean 'simulate'? Known: simulate, report, inspect, data\n",
+            f"fedlearn: unknown command 'simulatte'. Did you mean 'simulate'? Known: {', '.join(COMMANDS)}\n",
         ),
     ],
     ids=["head", "full", "closed", "errors full", "help", "unknown command"],
