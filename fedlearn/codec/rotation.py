@@ -82,14 +82,15 @@ def full_precision() -> Iterator[None]:
     Its "medium" precision and its autocast round to bfloat16 on a CPU that can: a decoder would then find other values.
     """
     asked = torch.get_float32_matmul_precision()
-    if asked != "highest":
-        torch.set_float32_matmul_precision("highest")
+    if asked == "highest" and not torch.is_autocast_enabled("cpu"):  # as mostly: a tenth of the encoding's time is saved
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
     try:
         with torch.autocast("cpu", enabled=False):
             yield
     finally:
-        if asked != "highest":
-            torch.set_float32_matmul_precision(asked)
+        torch.set_float32_matmul_precision(asked)
 
 
 @lru_cache(maxsize=4)
