@@ -25,10 +25,11 @@ import grpc
 
 import fedlearn
 from fedlearn.clients import attendance, identity, pipe, store
-from fedlearn.clients.attendance import Attendance, Key
+from fedlearn.clients.attendance import Attendance
 from fedlearn.errors import RecordError, RunError, UserError
 from fedlearn.exchange import CHANNEL, methods
 from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.exchange.keys import Key, of
 
 OPTIONS = (
     *CHANNEL,
@@ -225,7 +226,7 @@ class Agent:
                     shutil.rmtree(other, ignore_errors=True)
         for name, task, answer in store.answers(folder / "answers"):
             del name
-            self._state.recall(attendance.of(pb.Task.FromString(task).key), task, answer)
+            self._state.recall(of(pb.Task.FromString(task).key), task, answer)
 
     def _discard(self, key: Key) -> None:
         if self._jobs and self._jobs[0].key == key:

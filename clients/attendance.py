@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 
 from fedlearn.exchange import NEWEST, OLDEST
 from fedlearn.exchange import exchange_pb2 as pb
-
-Key = tuple[int, str, int]
+from fedlearn.exchange.keys import Key, of, proto
 
 SMALLEST, FIRST, LARGEST = 16 << 10, 128 << 10, 1 << 20
 """Bytes of a chunk: it grows on a fast link and shrinks on a slow one, so that a break costs little."""
@@ -351,16 +350,6 @@ class Attendance:
         span = goodbye.again_max_ms - goodbye.again_min_ms
         wait = (goodbye.again_min_ms + max(0, span) * self.draw()) / 1000
         return [Note(f"{goodbye.reason}; again in {wait:.1f} s"), Connect(wait)]
-
-
-def proto(key: Key) -> pb.Key:
-    """Return a key as frames carry it."""
-    return pb.Key(round=key[0], kind=key[1], turn=key[2])
-
-
-def of(key: pb.Key) -> Key:
-    """Return a key of a frame."""
-    return key.round, key.kind, key.turn
 
 
 def _words(key: Key) -> str:

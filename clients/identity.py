@@ -24,6 +24,7 @@ import grpc
 from fedlearn.errors import RecordError, RunError, UserError
 from fedlearn.exchange import CHANNEL, methods
 from fedlearn.exchange.exchange_pb2 import EnrolRequest
+from fedlearn.files import replace
 
 TIMEOUT_S = 30.0
 LONGEST_TOKEN = 16384
@@ -80,7 +81,7 @@ def make_key_and_csr(folder: Path) -> bytes:
     key = _openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-pkeyopt", "ec_param_enc:named_curve")
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / "key.pem", key)
+        replace(folder / "key.pem", key, 0o600)
     file = os.fspath(folder / "key.pem")
     return _openssl("req", "-new", "-sha256", "-key", file, "-subj", "/CN=fedlearn", "-config", "/dev/stdin", given=_CONFIG)
 
@@ -92,7 +93,7 @@ def store(folder: Path, client: int, certificate: bytes, ca: bytes, not_after: f
     does not, RecordError when the folder cannot be written.
     """
     with _writing(folder):
-        _replace(folder / "certificate.pem", certificate)
+        replace(folder / "certificate.pem", certificate, 0o600)
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(folder / "certificate.pem", folder / "key.pem")
             made = Identity(client, (folder / "key.pem").read_bytes(), certificate, ca, time.time(), not_after)
@@ -103,7 +104,7 @@ def store(folder: Path, client: int, certificate: bytes, ca: bytes, not_after: f
                 f"the coordinator's certificate does not fit the key in '{folder}'; the identity there stays as it was"
             ) from None
         content = {"v": 1, "client": client, "since": made.since, "not_after": not_after, **texts}
-        _replace(folder / "identity.json", json.dumps(content).encode() + b"\n")
+        replace(folder / "identity.json", json.dumps(content).encode() + b"\n", 0o600)
         for name in ("key.pem", "certificate.pem"):  # now part of the identity
             (folder / name).unlink()
     return made
@@ -211,26 +212,6 @@ def _pem(der: bytes) -> bytes:
 
 def _is_id(client: object) -> bool:
     return isinstance(client, int) and not isinstance(client, bool) and 0 <= client < 2**32
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Replace a file that only its owner may read, and return when it is on disk."""
-    part = path.with_name(f".{path.name}.part")
-    part.unlink(missing_ok=True)
-    try:
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 @contextlib.contextmanager

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedlearn.files import replace
+
 _SIZES = struct.Struct("<III")  # of the task, of the answer; CRC-32 of both
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Replace a file whole and bring it to disk; raises OSError."""
+    """Replace a file, in a folder that is made if need be; raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    replace(path, data)
 
 
 def write_answer(path: Path, task: bytes, answer: bytes) -> None:

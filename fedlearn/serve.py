@@ -13,21 +13,12 @@ from typing import Any
 
 from fedlearn.arguments import Parser, ended
 from fedlearn.errors import ConfigError
-from fedlearn.simulate import run_in_folder
+from fedlearn.simulate import run_in_folder, run_parser
 
 
 def parser() -> Parser:
     """Return the command's arguments."""
-    made = Parser(
-        prog="fedlearn serve",
-        description="Run an experiment over real agents, and leave the run folder that a simulation would leave.",
-        epilog="exit codes: 0 done, 2 wrong input, 3 the run failed, 4 an [expect] line does not hold, 130 interrupted",
-    )
-    made.add_argument("config", nargs="?", help="a TOML file or the name of a shipped experiment (default: the embedded default)")
-    made.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one key, e.g. --set train.lr=0.05")
-    made.add_argument("--out", metavar="DIR", help="the run folder (default: runs/NAME-TIME)")
-    made.add_argument("--resume", action="store_true", help="go on with the run in --out, or with the newest in runs/")
-    made.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    made = run_parser("serve", "Run an experiment over real agents, and leave the run folder that a simulation would leave.")
     made.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all (default: 127.0.0.1, this machine alone)")
     made.add_argument("--port", type=int, default=0, help="port of the exchange (default: any that is free)")
     made.add_argument("--enrol-port", type=int, default=0, help="port of the enrolment (default: any that is free)")

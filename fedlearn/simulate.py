@@ -33,20 +33,26 @@ _MAY_CHANGE = {
 """What a resumed run may have different from its start: none of it changes what a round computes."""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the command's arguments."""
-    p = Parser(
-        prog="fedlearn simulate",
-        description="Train one model over many simulated clients, and leave a run folder with its report.",
+    made = run_parser("simulate", "Train one model over many simulated clients, and leave a run folder with its report.")
+    made.add_argument("--list", action="store_true", help="show datasets, partitions, models, strategies, codecs, engines and experiments")
+    return made
+
+
+def run_parser(command: str, about: str) -> Parser:
+    """Return the arguments that every command has that runs an experiment."""
+    made = Parser(
+        prog=f"fedlearn {command}",
+        description=about,
         epilog="exit codes: 0 done, 2 wrong input, 3 the run failed, 4 an [expect] line does not hold, 130 interrupted",
     )
-    p.add_argument("config", nargs="?", help="a TOML file or the name of a shipped experiment (default: the embedded default)")
-    p.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one key, e.g. --set train.lr=0.05")
-    p.add_argument("--out", metavar="DIR", help="the run folder (default: runs/NAME-TIME)")
-    p.add_argument("--resume", action="store_true", help="go on with the run in --out, or with the newest in runs/")
-    p.add_argument("--list", action="store_true", help="show datasets, partitions, models, strategies, codecs, engines and experiments")
-    p.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    return p
+    made.add_argument("config", nargs="?", help="a TOML file or the name of a shipped experiment (default: the embedded default)")
+    made.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one key, e.g. --set train.lr=0.05")
+    made.add_argument("--out", metavar="DIR", help="the run folder (default: runs/NAME-TIME)")
+    made.add_argument("--resume", action="store_true", help="go on with the run in --out, or with the newest in runs/")
+    made.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    return made
 
 
 def main(argv: list[str] | None = None) -> int:

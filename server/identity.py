@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedlearn.errors import FedlearnError, RecordError, UserError
+from fedlearn.files import replace, sync_folder
 
 CLIENT_DAYS = 90
 SERVER_DAYS = 2 * 365
@@ -97,7 +98,7 @@ def make(pki: Path, names: Iterable[str] = (), days: int = CLIENT_DAYS) -> tuple
             write_json(part / "revoked.json", {})
             write_json(part / "tokens.json", {})
             os.replace(part, pki)
-            _sync_folder(pki.parent)
+            sync_folder(pki.parent)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
@@ -233,18 +234,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def write(path: Path, data: bytes) -> None:
     """Replace a file whole, and return when it is on disk. Certificates and lists may be read by anyone, others not."""
     mode = 0o644 if path.suffix == ".pem" else 0o600
-    part = path.with_name(f".{path.name}.part")
-    part.unlink(missing_ok=True)
-    try:
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    replace(path, data, mode)
 
 
 def _next_serial(pki: Path, client: int | None, expires: int) -> int:
@@ -369,15 +359,6 @@ def _read(path: Path) -> bytes:
         raise UserError(f"there is no '{path}'; make an authority: fedlearn pki init --pki {path.parent}") from None
     except OSError as error:
         raise RecordError(f"cannot read '{path}': {error.strerror or error}") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring a rename to disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

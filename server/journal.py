@@ -31,6 +31,7 @@ from typing import Any, BinaryIO
 
 from fedlearn.errors import RecordError
 from fedlearn.failpoints import armed, reach
+from fedlearn.files import sync_folder
 
 SEGMENT_BYTES = 256 << 20  # small enough to copy and delete one at a time
 QUEUE_BYTES = 256 << 20  # waiting and being written; `append` blocks beyond, so memory stays flat
@@ -248,7 +249,7 @@ class Journal:
         _write_all(self._file, [fields + zlib.crc32(fields).to_bytes(4, "little")])
         os.fsync(self._file)  # before any record: a damaged mark is then damage, never a torn tail
         reach("journal.before-folder-sync")
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
         with self._changed:
             self._ends[number] = _SEGMENT.size
 
@@ -276,7 +277,7 @@ class Journal:
             if number != len(self._ends) + 1:
                 raise RecordError(f"{self._path(len(self._ends) + 1)} is missing, later segments exist; restore it from a copy")
             self._read_segment(number, last=number == numbers[-1])
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
 
     def _begun(self, number: int) -> bool:
         with self._path(number).open("rb") as file:
@@ -382,20 +383,11 @@ def _write_all(file: int, parts: list[bytes]) -> None:
             views[at] = views[at][done:]
 
 
-def _sync_folder(folder: Path) -> None:
-    """Bring a folder's list of names to disk."""
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
 def _locked(folder: Path) -> BinaryIO:
     """Make the folder if need be and lock it; a second journal would take what the first is writing for a torn tail."""
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
     lock = open(folder / ".lock", "wb")  # noqa: SIM115  # held as long as the journal
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -19,8 +19,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from fedlearn.exchange.keys import Key, of
 from fedlearn.server.journal import Journal
-from fedlearn.server.rounds import Action, Answer, Drop, Key, Lacking, Rounds, Send, of
+from fedlearn.server.rounds import Action, Answer, Drop, Lacking, Rounds, Send
 
 LOG = "fleet.log"
 CLIENTS = "clients.json"

@@ -18,9 +18,7 @@ from dataclasses import dataclass, field
 
 from fedlearn.exchange import NEWEST, OLDEST
 from fedlearn.exchange import exchange_pb2 as pb
-
-Key = tuple[int, str, int]
-"""Round, kind and turn of a piece of work: see `exchange.proto`."""
+from fedlearn.exchange.keys import Key, of, proto
 
 IDLE_S, BUSY_S, LEASES = 120.0, 1.0, 4.5
 """How often an agent is heard without work and with it, and how many silent intervals end its connection."""
@@ -436,13 +434,3 @@ class Rounds:
         self.counters[counter] += 1
         frame = pb.CoordinatorFrame(goodbye=pb.Goodbye(reason=reason))
         return [Send(session, frame), Drop(session, reason), *self.gone(session)]
-
-
-def proto(key: Key) -> pb.Key:
-    """Return a key as frames carry it."""
-    return pb.Key(round=key[0], kind=key[1], turn=key[2])
-
-
-def of(key: pb.Key) -> Key:
-    """Return a key of a frame."""
-    return key.round, key.kind, key.turn

@@ -24,13 +24,14 @@ from google.protobuf.message import DecodeError
 from fedlearn.errors import FedlearnError, RecordError, RunError
 from fedlearn.exchange import CHANNEL, CHUNK_BYTES, methods
 from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.exchange.keys import Key, proto
 from fedlearn.server import rounds, tokens
 from fedlearn.server.enrolment import Enrolment
 from fedlearn.server.figures import Figures
 from fedlearn.server.identity import expiry, identity_of, server_credentials
 from fedlearn.server.journal import Journal
 from fedlearn.server.observe import Log, Witness
-from fedlearn.server.rounds import Answer, Drop, Key, Lacking, Rounds, Send, Store, Work
+from fedlearn.server.rounds import Answer, Drop, Lacking, Rounds, Send, Store, Work
 
 POLL_S = 0.5
 """How often the list of revoked certificates is looked at."""
@@ -364,7 +365,7 @@ class Service:
 
     async def _write_chunks(self, stream: _Stream, send: Send, part: int, data: bytes) -> None:
         assert send.key is not None
-        key = rounds.proto(send.key)
+        key = proto(send.key)
         for offset in range(0, len(data), CHUNK_BYTES):
             chunk = pb.Chunk(key=key, part=part, offset=offset, total=len(data), data=data[offset : offset + CHUNK_BYTES])
             await stream.context.write(pb.CoordinatorFrame(chunk=chunk))

@@ -33,6 +33,7 @@ from fedlearn.clients import attendance
 from fedlearn.engine.fleet import Fleet
 from fedlearn.errors import PayloadError
 from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.exchange.keys import proto
 from fedlearn.plan import Plan
 from fedlearn.server import rounds
 from fedlearn.strategies.aggregate import ExactSum
@@ -128,7 +129,7 @@ class Coordinator:
         for kind in ("train", "evaluate"):
             key = (1, kind, 0)
             if key not in self.machine.open.get(1, {}):
-                task = pb.Task(key=rounds.proto(key), plan=PLAN.to_json())
+                task = pb.Task(key=proto(key), plan=PLAN.to_json())
                 work = rounds.Work(1, key, task, (), lambda data, kind=kind: self.fleet._fault(self.asked[kind], data))  # type: ignore[misc]
                 self.act(self.machine.ask([work], self.now))
 
@@ -151,7 +152,7 @@ class Coordinator:
                 assert len(action.data) <= LIMIT
                 self.act(self.machine.stored(action.client, action.key))
             elif isinstance(action, rounds.Lacking):
-                self.act(self.machine.repair(action.client, action.key, pb.Task(key=rounds.proto(action.key)), (), self.now))
+                self.act(self.machine.repair(action.client, action.key, pb.Task(key=proto(action.key)), (), self.now))
             elif isinstance(action, rounds.Answer):
                 assert (action.data is None) != (action.failure is None)
                 if action.data is not None and action.key[1] == "train":

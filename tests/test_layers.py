@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "arguments", "seeds", "arrays", "plan", "config", "names", "failpoints"},
+    {"errors", "arguments", "seeds", "arrays", "plan", "config", "names", "files", "failpoints"},
     {"models", "data", "codec", "record"},
     {"wire", "exchange", "reporting"},
     {"flower", "progress", "report", "inspect"},
@@ -23,7 +23,7 @@ LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 SIBLINGS = {("clients", "strategies"), ("strategies", "clients"), ("server", "clients")}
 AGENT = {
     *("clients", "codec", "wire", "exchange", "models", "data"),
-    *("arrays", "plan", "seeds", "errors", "names", "failpoints", "arguments"),
+    *("arrays", "plan", "seeds", "errors", "names", "failpoints", "files", "arguments"),
 }
 """The parts that run where the data is. Of each other they may import what the layers allow; of all else, `PACKAGES`."""
 

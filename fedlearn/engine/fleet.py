@@ -28,8 +28,9 @@ from fedlearn.engine.serial import Engine
 from fedlearn.engine.vectors import NONE
 from fedlearn.errors import PayloadError
 from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.exchange.keys import Key, proto
 from fedlearn.server.journal import Journal
-from fedlearn.server.rounds import Answer, Key, Lacking, Work, proto
+from fedlearn.server.rounds import Answer, Lacking, Work
 from fedlearn.server.service import Service, journal_key
 from fedlearn.wire import GRADIENT, UPDATE, digest, encode_model, read_header
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedlearn.clients import attendance
 from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.exchange.keys import of
 from fedlearn.server import rounds
 
 RUN, LIMIT = b"run", 6000
@@ -106,7 +107,7 @@ class Agent(Party):
             frame = pb.CoordinatorFrame.FromString(data)
             if frame.WhichOneof("frame") == "task":
                 self.newest = max(self.newest, frame.task.key.round)
-                known = self.machine.answers.get(rounds.of(frame.task.key))
+                known = self.machine.answers.get(of(frame.task.key))
                 if known and known[0] != frame.task.SerializeToString():  # a repaired task, and a coordinator that forgot the repair
                     self.world.written.discard((self.client, known[0]))
             self.perform(self.machine.heard(frame, self.clock()))
@@ -151,7 +152,7 @@ class Agent(Party):
         world = self.world
         if self.link is None:
             return
-        if frame.chunk.offset and self.machine._uploads[rounds.of(frame.chunk.key)].acknowledged is None:
+        if frame.chunk.offset and self.machine._uploads[of(frame.chunk.key)].acknowledged is None:
             world.fired["upload_resumed"] += 1
         frames = [frame]
         if self.client == world.rogue and world.chaos and world.chance(0.3):
@@ -372,7 +373,7 @@ class Coordinator(Party):
         else:
             frame = pb.AgentFrame.FromString(data)
             if frame.WhichOneof("frame") == "chunk":
-                self.claim = link.number, rounds.of(frame.chunk.key), frame.chunk.total, frame.chunk.checksum
+                self.claim = link.number, of(frame.chunk.key), frame.chunk.total, frame.chunk.checksum
             self.perform(self.machine.heard(link.number, frame, self.clock()))
             self.claim = None
             wrong = frame.WhichOneof("frame") == "hello" and link.certificate not in (None, frame.hello.client)
@@ -407,7 +408,7 @@ class Coordinator(Party):
             raise Broken(f"a frame for a connection that ended: {action}")
         frame, kind = action.frame, action.frame.WhichOneof("frame")
         if kind == "ack" and frame.ack.stored:
-            at = link.peer.client, rounds.of(frame.ack.key)
+            at = link.peer.client, of(frame.ack.key)
             holds(at in world.durable, "acknowledged before it is on disk", at)
             if self.claim and self.claim[:2] == (link.number, at[1]):
                 holds(self.claim[2:] == (len(world.durable[at]), zlib.crc32(world.durable[at])), "another answer is acknowledged", at)

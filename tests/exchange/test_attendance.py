@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from fedlearn.clients import attendance
-from fedlearn.clients.attendance import Attendance, Begin, Certificate, Connect, Discard, Enter, Leave, Note, Send, proto
+from fedlearn.clients.attendance import Attendance, Begin, Certificate, Connect, Discard, Enter, Leave, Note, Send
 from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.exchange.keys import proto
 
 KEY, LATER = (1, "train", 0), (2, "train", 0)
 KB = 1024

@@ -5,7 +5,8 @@ import zlib
 import pytest
 
 from fedlearn.exchange import exchange_pb2 as pb
-from fedlearn.server.rounds import Answer, Drop, Lacking, Rounds, Send, Store, Work, proto
+from fedlearn.exchange.keys import proto
+from fedlearn.server.rounds import Answer, Drop, Lacking, Rounds, Send, Store, Work
 
 KEY, LATER = (1, "train", 0), (2, "train", 0)
 RUN = b"run"

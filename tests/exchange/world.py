@@ -20,6 +20,7 @@ from typing import Any
 
 from fedlearn.clients import attendance
 from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.exchange.keys import proto
 from fedlearn.server import rounds
 from tests.exchange.parties import END, LIMIT, Agent, Coordinator, Link, Stranger, holds
 
@@ -120,7 +121,7 @@ class World:
 
     def work(self, client, key, repair):
         payloads = self.payloads(client, key, repair)
-        task = pb.Task(key=rounds.proto(key), plan="{}", sizes=[len(data) for data in payloads], repair=repair)
+        task = pb.Task(key=proto(key), plan="{}", sizes=[len(data) for data in payloads], repair=repair)
         return rounds.Work(client, key, task, payloads, lambda data: "malformed" if data == b"bad" else None)
 
     # The network

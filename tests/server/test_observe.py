@@ -19,11 +19,12 @@ import pytest
 from fedlearn.clients import identity as agent_identity
 from fedlearn.errors import RecordError, RunError
 from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.exchange.keys import proto
 from fedlearn.server import identity, observe
 from fedlearn.server.figures import Figures, Lines, Pages, exposition
 from fedlearn.server.journal import Journal
 from fedlearn.server.observe import LOG, Log, Witness, read, took_part
-from fedlearn.server.rounds import Rounds, Store, Work, proto
+from fedlearn.server.rounds import Rounds, Store, Work
 from fedlearn.server.service import Address, Service
 from tests.jobs import run
 

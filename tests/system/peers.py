@@ -17,9 +17,10 @@ from cryptography.x509.oid import NameOID
 
 from fedlearn.exchange import CHANNEL, NEWEST, OLDEST, methods
 from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.exchange.keys import Key, proto
 from fedlearn.server import identity
 from fedlearn.server.journal import Journal
-from fedlearn.server.rounds import Key, Rounds, Work, proto
+from fedlearn.server.rounds import Rounds, Work
 from fedlearn.server.service import Address, Service
 
 KEY: Key = (1, "train", 0)

@@ -25,13 +25,14 @@ from fedlearn.engine.serving import LEAST_ROOM, welcome
 from fedlearn.engine.simulation import simulate
 from fedlearn.errors import RecordError
 from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.exchange.keys import Key, of
 from fedlearn.failpoints import Failpoints
 from fedlearn.plan import Plan
 from fedlearn.progress import Progress
 from fedlearn.record import RunFolder
 from fedlearn.server import journal
 from fedlearn.server.journal import Journal
-from fedlearn.server.rounds import Key, Rounds, of
+from fedlearn.server.rounds import Rounds
 from fedlearn.server.service import Address, Service
 from fedlearn.wire import UPDATE, Header, decode_model, encode, payload_pb2
 from tests.system.peers import Crowd, chunks, failure, keys

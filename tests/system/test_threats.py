@@ -25,6 +25,7 @@ from fedlearn.clients.agent import Agent, Settings
 from fedlearn.errors import RunError, UserError
 from fedlearn.exchange import FRAME_BYTES, methods
 from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.exchange.keys import proto
 from fedlearn.server import rounds, service, tokens
 from tests.system.peers import KEY, WAIT_S, Door, Peer, chunks, door, failure, heartbeat, hello, keys
 from tests.system.test_bad_updates import Canary
@@ -305,7 +306,7 @@ def busy(plain, tmp_path):
     with open(tmp_path / "agent.log", "wb") as log:
         made = subprocess.Popen([*command, "--coordinator", f"127.0.0.1:{plain.service.port}"], cwd=ROOT, stdout=log, stderr=log)
     until(lambda: plain.service.rounds.attending)
-    task = pb.Task(key=rounds.proto(KEY), plan="{}", sizes=[1000])
+    task = pb.Task(key=proto(KEY), plan="{}", sizes=[1000])
     plain.service.ask([rounds.Work(3, KEY, task, (b"not all of it",))], float("inf"), None)
     yield made
     made.kill()
@@ -330,7 +331,7 @@ def test_a_killed_agent_is_gone_at_once_and_its_work_waits(busy, plain):
     until(lambda: not plain.service.attending())
     assert "silent" not in plain.counters
     again = plain.attend(3)
-    assert again.hear("task").key == rounds.proto(KEY)
+    assert again.hear("task").key == proto(KEY)
 
 
 # 11, 12 and 19: the coordinator's own bad days
