@@ -30,6 +30,7 @@ from fedlearn.errors import RecordError, RunError, UserError
 from fedlearn.exchange import CHANNEL, methods
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key, of
+from fedlearn.malloc import keep_pages
 
 OPTIONS = (
     *CHANNEL,
@@ -57,6 +58,7 @@ class Settings:
     steps: int = 0
     allow: tuple[str, ...] = ()
     end_with_input: bool = False
+    most_bytes: int = attendance.PAYLOAD_BYTES  # of a task's payloads
 
 
 @dataclass
@@ -90,8 +92,9 @@ class Agent:
 
         Raises UserError where the agent may not attend, and RecordError when its disk fails.
         """
+        keep_pages()
         settings = self.settings
-        self._state = Attendance(settings.client, f"fedlearn {fedlearn.__version__}", random.SystemRandom().random)
+        self._state = Attendance(settings.client, f"fedlearn {fedlearn.__version__}", random.SystemRandom().random, settings.most_bytes)
         channel = self._channel()
         if settings.end_with_input:
             asyncio.get_running_loop().add_reader(0, self._input)
@@ -226,7 +229,7 @@ class Agent:
                     shutil.rmtree(other, ignore_errors=True)
         for name, task, answer in store.answers(folder / "answers"):
             del name
-            self._state.recall(of(pb.Task.FromString(task).key), task, answer)
+            self._perform(self._state.recall(of(pb.Task.FromString(task).key), task, answer))
 
     def _discard(self, key: Key) -> None:
         if self._jobs and self._jobs[0].key == key:

@@ -4,8 +4,8 @@ No socket, clock, disk or process is here: `fedlearn.clients.agent` feeds it wha
 seconds of any clock that never goes back.
 
 An answer stays on the agent's disk until the coordinator has it on its own: a connection that breaks, or either end that is
-killed, costs no work and at most one chunk sent again. It goes only to a connection that asked for it: a coordinator that was
-just started may not know yet what it will ask.
+killed, costs no work and at most one chunk sent again, of a payload as of an answer. An answer goes only to a connection that
+asked for it: a coordinator that was just started may not know yet what it will ask.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from fedlearn.exchange import NEWEST, OLDEST
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key, of, proto
+from fedlearn.exchange.transfer import Pace, Received, Transfer
 
-SMALLEST, FIRST, LARGEST = 16 << 10, 128 << 10, 1 << 20
-"""Bytes of a chunk: it grows on a fast link and shrinks on a slow one, so that a break costs little."""
+PAYLOAD_BYTES = 1 << 30
+"""Of a task's payloads, unless the device's owner sets another limit."""
 
-QUICK_S, SLOW_S = 0.1, 0.5
-"""Seconds until a chunk's acknowledgement, below which chunks grow and above which they shrink."""
-
-WINDOW = 2
-"""Chunks under way: one travels while the other is acknowledged. The first travels alone: it tells where to go on."""
+PARTS = 10_000
+"""Payloads of a task."""
 
 LEAST_WAIT_S, MOST_WAIT_S = 0.1, 30.0
 """Before connecting again: at random up to a bound that doubles with every try (full jitter; Brooker, AWS 2015)."""
@@ -100,22 +99,21 @@ class _Coming:
 
     task: pb.Task
     text: bytes  # as it was sent
-    parts: list[bytearray]
+    total: int  # bytes of all payloads
+    received: Received = field(default_factory=Received)
 
-    @property
-    def whole(self) -> bool:
-        return all(len(part) == size for part, size in zip(self.parts, self.task.sizes, strict=True))
+    def payloads(self) -> tuple[bytes, ...]:
+        """Return the payloads, once all bytes are here."""
+        whole, ends = self.received.whole(), accumulate(self.task.sizes)
+        return tuple(whole[end - size : end] for end, size in zip(ends, self.task.sizes, strict=True))
 
 
 @dataclass
 class _Upload:
-    """An answer on its way over one connection."""
+    """An answer on its way."""
 
-    data: bytes
+    transfer: Transfer
     checksum: int
-    sent: int = 0
-    acknowledged: int | None = None  # None: where the coordinator goes on is not known yet
-    under_way: list[tuple[int, int, float]] = field(default_factory=list)  # of each chunk: end, size, when it was sent
 
 
 class Attendance:
@@ -124,9 +122,9 @@ class Attendance:
     After a `Connect` or a `Leave` nothing more is told of the connection before, and after a `Discard` nothing of its work.
     """
 
-    def __init__(self, client: int, software: str, draw: Callable[[], float]) -> None:
-        """Take who the agent is. draw: a random number from 0 to 1."""
-        self.client, self.software, self.draw = client, software, draw
+    def __init__(self, client: int, software: str, draw: Callable[[], float], most_bytes: int = PAYLOAD_BYTES) -> None:
+        """Take who the agent is. draw: a random number from 0 to 1. most_bytes: of a task's payloads."""
+        self.client, self.software, self.draw, self.most_bytes = client, software, draw, most_bytes
         self.limit_bytes = 0
         self.run = b""
         self.connected = False
@@ -134,10 +132,10 @@ class Attendance:
         self.answers: dict[Key, tuple[bytes, bytes]] = {}  # key → the task, the answer: on disk
         self._asked: set[Key] = set()  # over this connection
         self._coming: dict[Key, _Coming] = {}
-        self._uploads: dict[Key, _Upload] = {}
-        self._reached: dict[Key, int] = {}  # bytes of answers that were acknowledged, over any connection
+        self._uploads: dict[Key, _Upload] = {}  # of answers, over any connection
+        self._pace = Pace()
         self._welcomed = False
-        self._chunk = FIRST
+        self._round = 0  # the first that answers are wanted of
         self._tries = 0
         self._heard = self._told = 0.0
         self._idle_s, self._busy_s, self._lease_s = 120.0, 1.0, 4.5
@@ -153,8 +151,6 @@ class Attendance:
 
     def lost(self, reason: str) -> list[Action]:
         """Take the end of the connection, or a failure to make one."""
-        if any(upload.under_way for upload in self._uploads.values()):  # perhaps a chunk takes longer than the lease
-            self._chunk = max(SMALLEST, self._chunk // 2)
         self._close()
         self._tries += 1
         bound = min(MOST_WAIT_S, LEAST_WAIT_S * 2 ** min(self._tries, 20))
@@ -172,7 +168,7 @@ class Attendance:
         if kind == "task":
             return self._task(frame.task, now)
         if kind == "chunk":
-            return self._part(frame.chunk)
+            return self._part(frame.chunk, now)
         if kind == "ack":
             return self._acknowledged(frame.ack, now)
         if kind == "refusal":
@@ -207,15 +203,18 @@ class Attendance:
         told = pb.Failure(key=proto(key), reason=reason, text=text[:500])  # type: ignore[arg-type]  # the enum is an int
         return [Send(pb.AgentFrame(failure=told))]
 
-    def recall(self, key: Key, task: bytes, data: bytes) -> None:
+    def recall(self, key: Key, task: bytes, data: bytes) -> list[Action]:
         """Take an answer that this disk holds from before a restart, after an `Enter`; task: as it was sent."""
+        if key[0] < self._round:
+            return [Discard(key)]
         self.answers[key] = task, data
+        return []
 
     def tick(self, now: float) -> list[Action]:
         """Send a heartbeat when it is due, and give up a connection that is silent."""
         if not self.connected:
             return []
-        if self._heard + self._silence() <= now:  # the sums of `next_alarm`: differences may round to less
+        if self._limit() <= now:
             return self.lost("the coordinator is silent")
         if self._told + self._interval() <= now:
             self._told = now
@@ -226,32 +225,36 @@ class Attendance:
         """Return when `tick` is due."""
         if not self.connected:
             return float("inf")
-        return min(self._heard + self._silence(), self._told + self._interval())
+        return min(self._limit(), self._told + self._interval())
 
     # How it works
 
     def _busy(self) -> bool:
-        return bool(self.working or self._coming or self._uploads)
+        return bool(self.working or self._asked & (self._coming.keys() | self._uploads.keys()))
 
     def _interval(self) -> float:
         return self._busy_s if self._busy() else self._idle_s
 
-    def _silence(self) -> float:
-        return self._lease_s * (1 if self._busy() or not self._welcomed else self._idle_s / self._busy_s)
+    def _limit(self) -> float:
+        """Return when a silent coordinator is given up. Without work it speaks only when spoken to: it answers heartbeats."""
+        idle = self._welcomed and not self._busy()
+        return (max(self._heard + self._idle_s, self._told) if idle else self._heard) + self._lease_s
 
     def _close(self) -> None:
         self.connected = self._welcomed = False
-        self._asked, self._coming, self._uploads = set(), {}, {}
+        self._asked = set()
+        for upload in self._uploads.values():
+            upload.transfer.break_off()
 
     def _welcome(self, welcome: pb.Welcome) -> list[Action]:
-        self._tries, self._welcomed = 0, True
+        self._tries, self._welcomed, self._round = 0, True, welcome.round
         self.limit_bytes = welcome.limit_bytes
         self._idle_s, self._busy_s, self._lease_s = welcome.idle_ms / 1000, max(welcome.busy_ms, 1) / 1000, welcome.lease_ms / 1000
         actions = list[Action]()
-        if welcome.run != self.run:  # answers to another run are nobody's
-            for key in [*self.working, *self.answers]:
-                actions += self._drop(key)
-            self.run = welcome.run
+        known = [*self.working, *self.answers, *self._coming]
+        for key in known if welcome.run != self.run else [k for k in known if k[0] < self._round]:
+            actions += self._drop(key)  # of another run, or of a round that is over: nobody will ask for it
+        self.run = welcome.run
         return [*actions, Enter(welcome)]
 
     def _task(self, task: pb.Task, now: float) -> list[Action]:
@@ -260,86 +263,78 @@ class Attendance:
         for other in [k for k in [*self.working, *self.answers, *self._coming] if k[0] < key[0]]:
             actions += self._drop(other)  # the coordinator is past that round
         if key in self.answers and self.answers[key][0] == text:
+            again = key in self._asked
             self._asked.add(key)
-            return [*actions, *self._upload(key, now)]
+            return actions if again else [*actions, *self._upload(key, now)]
         coming = self._coming.get(key)
         if self.working.get(key) != text and (coming is None or coming.text != text):  # otherwise it came before
             actions += self._drop(key)
-            self._coming[key] = coming = _Coming(task, text, [bytearray() for _ in task.sizes])
-            if coming.whole:
+            total = sum(task.sizes)
+            if total > self.most_bytes or len(task.sizes) > PARTS:
+                words = f"its payloads have {total} bytes in {len(task.sizes)} parts; the owner of this device allows {self.most_bytes}"
+                failure = pb.Failure(key=task.key, reason=pb.Failure.DECLINED, text=words)
+                return [*actions, Send(pb.AgentFrame(failure=failure))]
+            self._coming[key] = _Coming(task, text, total)
+            if not total:
                 actions += self._begin(key)
         self._asked.add(key)
         return actions
 
-    def _part(self, chunk: pb.Chunk) -> list[Action]:
+    def _part(self, chunk: pb.Chunk, now: float) -> list[Action]:
+        """Take a part of a task's payloads, and tell how much is here: the coordinator goes on there, now or after a break."""
         key = of(chunk.key)
+        if key not in self._asked:
+            return []  # of work that was cancelled, or has failed
         coming = self._coming.get(key)
-        if coming is None:
-            return []  # of work that is known already, or cancelled
-        if chunk.part >= len(coming.parts):
-            return self.lost("a payload that the task does not name")
-        part, size = coming.parts[chunk.part], coming.task.sizes[chunk.part]
-        if chunk.offset < len(part):
-            return []  # it came twice
-        if chunk.offset > len(part) or chunk.offset + len(chunk.data) > size:
+        if coming is None:  # all of it came before
+            return self._have(key, chunk.total, now)
+        if chunk.offset + len(chunk.data) > coming.total:
             return self.lost("a payload came in pieces that do not fit")
-        part += chunk.data
-        return self._begin(key) if coming.whole else []
+        coming.received.add(chunk.offset, chunk.data)
+        told = self._have(key, coming.received.length, now)
+        return [*told, *self._begin(key)] if coming.received.length == coming.total else told
+
+    def _have(self, key: Key, offset: int, now: float) -> list[Action]:
+        self._told = now  # it is heard by this as well
+        return [Send(pb.AgentFrame(ack=pb.Ack(key=proto(key), offset=offset)))]
 
     def _begin(self, key: Key) -> list[Action]:
         coming = self._coming.pop(key)
         self.working[key] = coming.text
-        return [Begin(key, coming.task, tuple(bytes(part) for part in coming.parts))]
+        return [Begin(key, coming.task, coming.payloads())]
 
     def _upload(self, key: Key, now: float) -> list[Action]:
-        if key in self._uploads:
-            return []
+        """Send an answer, over a connection that asked for it."""
         data = self.answers[key][1]
         if len(data) > self.limit_bytes:
             text = f"its answer has {len(data)} bytes; the coordinator takes {self.limit_bytes}"
             failure = pb.Failure(key=proto(key), reason=pb.Failure.FAILED, text=text)
             return [*self._drop(key), Send(pb.AgentFrame(failure=failure))]
-        self._uploads[key] = _Upload(data, zlib.crc32(data), self._reached.get(key, 0))
-        return self._more(key, now)
+        if key not in self._uploads:
+            self._uploads[key] = _Upload(Transfer([data], self._pace), zlib.crc32(data))
+        upload = self._uploads[key]
+        return self._chunks(key, upload, upload.transfer.begin(now), now)
 
-    def _more(self, key: Key, now: float) -> list[Action]:
-        upload, actions = self._uploads[key], list[Action]()
-        size = len(upload.data)
-        window = 1 if upload.acknowledged is None else WINDOW
-        # The first chunk is sent even when there is nothing left to send: its acknowledgement tells what the coordinator has.
-        while len(upload.under_way) < window and (upload.sent < size or upload.acknowledged is None):
-            part = upload.data[upload.sent : upload.sent + self._chunk]
-            chunk = pb.Chunk(key=proto(key), offset=upload.sent, total=size, data=part, checksum=upload.checksum)
-            upload.sent += len(part)
-            upload.under_way.append((upload.sent, len(part), now))
-            self._told = now  # it is heard by this as well
-            actions.append(Send(pb.AgentFrame(chunk=chunk)))
-        return actions
+    def _chunks(self, key: Key, upload: _Upload, chunks: list[tuple[int, bytes]], now: float) -> list[Action]:
+        if chunks:
+            self._told = now
+        name, total, checksum = proto(key), upload.transfer.total, upload.checksum
+        return [
+            Send(pb.AgentFrame(chunk=pb.Chunk(key=name, offset=offset, total=total, data=data, checksum=checksum)))
+            for offset, data in chunks
+        ]
 
     def _acknowledged(self, ack: pb.Ack, now: float) -> list[Action]:
         key = of(ack.key)
         if ack.stored:
             return self._drop(key)
         upload = self._uploads.get(key)
-        if upload is None or ack.offset == upload.acknowledged:  # the latter: a chunk came twice
+        if upload is None or key not in self._asked:
             return []
-        ends = [end for end, _, _ in upload.under_way]
-        if ack.offset in ends:
-            at = ends.index(ack.offset)
-            _, size, when = upload.under_way[at]
-            upload.acknowledged, upload.under_way = ack.offset, upload.under_way[at + 1 :]
-            if now - when > SLOW_S:
-                self._chunk = max(SMALLEST, self._chunk // 2)
-            elif now - when < QUICK_S and size == self._chunk:  # a smaller one proves nothing
-                self._chunk = min(LARGEST, 2 * self._chunk)
-        else:  # it has more or less than was known: after a break, a restart, or damage
-            upload.sent, upload.acknowledged, upload.under_way = min(ack.offset, len(upload.data)), None, []
-        self._reached[key] = ack.offset
-        return self._more(key, now)
+        return self._chunks(key, upload, upload.transfer.acknowledged(ack.offset, now), now)
 
     def _drop(self, key: Key) -> list[Action]:
         self._asked.discard(key)
-        self._reached.pop(key, None)
         known = [store.pop(key, None) for store in (self.working, self.answers, self._coming, self._uploads)]
         return [Discard(key)] if any(found is not None for found in known) else []
 

@@ -197,6 +197,8 @@ def _population(told: dict[str, Any], client: int, data: str, limits: Limits) ->
     if data == "auto":
         section = told["data"]
         _check_allowed("data", section["name"], limits.allow)
+        if section["name"] == "dir" and "dir" not in limits.allow:  # the coordinator would choose which of this device's files are read
+            raise ConfigError("the experiment's data is a folder of this device; to allow it: --allow dir, or name your own by --data")
         _check_allowed("partition", section["partition"].get("kind", ""), limits.allow)
         return population(section["name"], section["options"], section["partition"], told["seed"])
     samples = samples_of(data, told["task"], told["classes"], tuple(told["input_shape"]))

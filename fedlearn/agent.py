@@ -21,9 +21,14 @@ def parser() -> Parser:
     made.add_argument(
         "--data", default="auto", help="auto: this client's share of the experiment's data; FILE.npz with x and y; or my_pkg:load"
     )
-    made.add_argument("--allow", action="append", default=[], metavar="MODULE", help="a module that models and data may be imported from")
+    made.add_argument(
+        "--allow", action="append", default=[], metavar="MODULE", help="a module that models and data may be imported from; dir: folders"
+    )
     made.add_argument("--epochs", type=int, default=0, metavar="N", help="decline plans with more epochs than this (default: no limit)")
     made.add_argument("--steps", type=int, default=0, metavar="N", help="decline plans with more steps than this (default: no limit)")
+    made.add_argument(
+        "--megabytes", type=int, default=1024, metavar="N", help="decline tasks that send more than this (default: %(default)s)"
+    )
     made.add_argument("--insecure", action="store_true", help="without TLS: anybody on the way reads and changes everything")
     made.add_argument("--end-with-input", action="store_true", help="end when standard input does, as with whoever started this")
     return made
@@ -34,6 +39,8 @@ def _run(given: argparse.Namespace) -> None:
     from fedlearn.clients.agent import Agent, Settings
 
     identity.check_address(given.coordinator)
+    if given.megabytes < 1:
+        raise UserError(f"--megabytes {given.megabytes}: a number from 1")
     client = given.client
     if not given.insecure:
         found = identity.read_identity(given.state)
@@ -52,6 +59,7 @@ def _run(given: argparse.Namespace) -> None:
         given.steps,
         tuple(given.allow),
         given.end_with_input,
+        given.megabytes << 20,
     )
     reason = asyncio.run(Agent(settings).run())
     print(reason, file=sys.stderr)

@@ -82,6 +82,7 @@ class _Waiting:
 
     meta: bytes
     data: bytes
+    crc: int  # of the data
     key: str | None
     done: Future[None]
 
@@ -119,19 +120,21 @@ class Journal:
         self._thread = threading.Thread(target=self._write_groups, name="journal", daemon=True)
         self._thread.start()
 
-    def append(self, meta: Mapping[str, Any], data: bytes = b"") -> Future[None]:
+    def append(self, meta: Mapping[str, Any], data: bytes = b"", crc: int | None = None) -> Future[None]:
         """Add a record; the future is done when the record is on disk.
 
         meta: what JSON can hold; its "key", a string if there is one, is what `find` looks for. ``data`` must not change
-        before the future is done. Blocks while QUEUE_BYTES wait already. Once a write or a sync has failed, and after
-        `close`, the futures fail with RecordError. The futures' callbacks run in the thread that writes: they must be
-        short and must not append. Raises TypeError or ValueError for a meta or a size that a record cannot hold.
+        before the future is done. crc: CRC-32 of the data, where it is known. Blocks while QUEUE_BYTES wait already. Once a
+        write or a sync has failed, and after `close`, the futures fail with RecordError. The futures' callbacks run in the
+        thread that writes: they must be short and must not append. Raises TypeError or ValueError for a meta or a size that a
+        record cannot hold.
         """
         text = json.dumps(meta, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
         if max(len(text), len(data)) > RECORD_BYTES:
             raise ValueError(f"a record of {len(text)} bytes of meta and {len(data)} of data; a journal takes {RECORD_BYTES} of each")
         key = meta.get("key")
-        waiting = _Waiting(text, data, key if isinstance(key, str) else None, Future())
+        crc = zlib.crc32(data) if crc is None else crc
+        waiting = _Waiting(text, data, crc, key if isinstance(key, str) else None, Future())
         waiting.done.set_running_or_notify_cancel()  # nobody can cancel it: the record may be on its way to the disk
         with self._changed:
             self._changed.wait_for(lambda: self._refusal or not self._queued_bytes or self._queued_bytes + waiting.size <= QUEUE_BYTES)
@@ -209,12 +212,11 @@ class Journal:
         start = end = self._ends[number]
         records, index = [], {}
         for waiting in group:
-            crc = zlib.crc32(waiting.data)
-            fields = _RECORD.pack(self._mark, end - start, len(waiting.meta), len(waiting.data), crc, 0)[:-4]
+            fields = _RECORD.pack(self._mark, end - start, len(waiting.meta), len(waiting.data), waiting.crc, 0)[:-4]
             head = fields + zlib.crc32(waiting.meta, zlib.crc32(fields)).to_bytes(4, "little")
             records.append((head, waiting.meta, waiting.data))
             if waiting.key is not None:
-                index[waiting.key] = Entry(number, end + len(head) + len(waiting.meta), len(waiting.data), crc)
+                index[waiting.key] = Entry(number, end + len(head) + len(waiting.meta), len(waiting.data), waiting.crc)
             end += waiting.size
         reach("journal.before-write")
         self._write(records)

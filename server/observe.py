@@ -218,10 +218,10 @@ class Witness:
             if found is not None and found.client is not None:
                 self._clients[send.session] = found.client
                 self.log("attended", found.client, attending=len(self.rounds.attending))
-        elif frame == "task" and send.key is not None:
-            size = sum(len(payload) for payload in send.payloads)
-            self.down_bytes += size
-            self.log("asked", client, send.key, bytes=size)
+        elif frame == "task":
+            self.log("asked", client, of(send.frame.task.key), bytes=sum(send.frame.task.sizes))
+        elif frame == "chunk":
+            self.down_bytes += len(send.frame.chunk.data)
         elif frame == "refusal":
             self.log("refused", client, of(send.frame.refusal.key), send.frame.refusal.reason)
 

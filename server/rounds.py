@@ -19,9 +19,16 @@ from dataclasses import dataclass, field
 from fedlearn.exchange import NEWEST, OLDEST
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key, of, proto
+from fedlearn.exchange.transfer import Pace, Received, Transfer
 
-IDLE_S, BUSY_S, LEASES = 120.0, 1.0, 4.5
-"""How often an agent is heard without work and with it, and how many silent intervals end its connection."""
+IDLE_S, BUSY_S = 120.0, 1.0
+"""How often an agent is heard without work and with it."""
+
+SILENT_S, LEASE_S = 2 * IDLE_S, 4.5
+"""Silence that ends its connection, without work and with it."""
+
+AGAIN_S = 10.0, 30.0
+"""When an agent may come back whose place another with the same identity took: two of them take turns, and slowly."""
 
 HELLO_S = 5.0
 """How long a new connection may keep silent."""
@@ -49,12 +56,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Send:
-    """Send a frame, and after it payloads in chunks, to a connection."""
+    """Send a frame to a connection."""
 
     session: int
     frame: pb.CoordinatorFrame
-    key: Key | None = None
-    payloads: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class Store:
     client: int
     key: Key
     data: bytes
+    checksum: int  # CRC-32
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,14 @@ class Drop:
     reason: str
 
 
+_REPLACED = pb.CoordinatorFrame(
+    goodbye=pb.Goodbye(
+        reason="another agent attends with the identity of this one",
+        again_min_ms=round(1000 * AGAIN_S[0]),
+        again_max_ms=round(1000 * AGAIN_S[1]),
+    )
+)
+
 Action = Send | Store | Answer | Lacking | Drop
 
 
@@ -101,7 +115,8 @@ class _Open:
 
     work: Work
     batch: _Batch
-    received: bytearray = field(default_factory=bytearray)
+    down: Transfer
+    received: Received = field(default_factory=Received)
     total: int = 0
     checksum: int = 0
     answer: bytes | None = None  # whole, and on its way to the disk
@@ -141,6 +156,8 @@ class Rounds:
         self._alarms: list[tuple[float, int]] = []  # (due, connection); an entry that is not its connection's due is void
         self._ends: list[tuple[float, int, _Batch]] = []
         self._batches = 0
+        self._paces: dict[int, Pace] = {}
+        self._oldest = 0  # of the rounds whose answers count
 
     # What connections do
 
@@ -156,6 +173,8 @@ class Rounds:
         if found and found.client is not None and self.attending.get(found.client) == session:
             del self.attending[found.client]
             self.counters["left"] += 1
+            for open in self.open.get(found.client, {}).values():
+                open.down.break_off()
         return []
 
     def heard(self, session: int, frame: pb.AgentFrame, now: float) -> list[Action]:
@@ -173,6 +192,8 @@ class Rounds:
             return [Send(session, pb.CoordinatorFrame(heartbeat=pb.Heartbeat()))]
         if kind == "chunk":
             return self._chunk(session, found.client, frame.chunk)
+        if kind == "ack":
+            return self._received(session, found.client, frame.ack, now)
         if kind == "failure":
             return self._failure(session, found.client, frame.failure)
         return self._part(session, "a frame that this coordinator does not know", "unknown_frame")
@@ -214,10 +235,10 @@ class Rounds:
             heapq.heappush(self._ends, (now + deadline_s, self._batches, batch))
         actions: list[Action] = []
         for work in works:
-            self.open.setdefault(work.client, {})[work.key] = _Open(work, batch)
+            self.open.setdefault(work.client, {})[work.key] = found = _Open(work, batch, self._transfer(work))
             self._forget(work.client, work.key)
             if (session := self.attending.get(work.client)) is not None:
-                actions += self._send(session, work, now)
+                actions += self._send(session, found, now)
         return actions
 
     def repair(self, client: int, key: Key, task: pb.Task, payloads: tuple[bytes, ...], now: float) -> list[Action]:
@@ -226,9 +247,9 @@ class Rounds:
         if found is None:
             return []
         found.work = Work(client, key, task, payloads, found.work.check)
-        found.lacking = False
+        found.down, found.lacking = self._transfer(found.work), False
         session = self.attending.get(client)
-        return self._send(session, found.work, now) if session is not None else []
+        return self._send(session, found, now) if session is not None else []
 
     def refuse(self, client: int, key: Key, reason: str) -> list[Action]:
         """Tell a client that its stored answer cannot be counted."""
@@ -251,6 +272,7 @@ class Rounds:
 
     def forget(self, before: int) -> None:
         """Forget the answers of the rounds before one: they are in a checkpoint."""
+        self._oldest = max(self._oldest, before)
         for client, told in list(self.done.items()):
             for key in list(told):
                 if key[0] < before:
@@ -298,7 +320,7 @@ class Rounds:
         actions: list[Action] = []
         if (before := self.attending.get(client)) is not None:
             self.counters["replaced"] += 1
-            actions += [Drop(before, "the client connected anew"), *self.gone(before)]
+            actions += [Send(before, _REPLACED), Drop(before, "the client connected anew"), *self.gone(before)]
         found.client, found.greeted = client, True
         self.attending[client] = session
         self.counters["attended"] += 1
@@ -308,16 +330,24 @@ class Rounds:
             experiment=self.experiment,
             idle_ms=round(1000 * IDLE_S),
             busy_ms=round(1000 * BUSY_S),
-            lease_ms=round(1000 * BUSY_S * LEASES),
+            lease_ms=round(1000 * LEASE_S),
             limit_bytes=self.limit_bytes,
+            round=self._oldest,
         )
         actions.append(Send(session, pb.CoordinatorFrame(welcome=welcome)))
         for key, (length, _) in self.done.get(client, {}).items():  # it may have missed that, and will not be asked again
             actions += self._acknowledge(client, key, length, True)
         for open in self.open.get(client, {}).values():
             if not open.lacking:
-                actions += self._send(session, open.work, now)
+                actions += self._send(session, open, now)
         return actions
+
+    def _received(self, session: int, client: int, ack: pb.Ack, now: float) -> list[Action]:
+        """Send more of a task's payloads."""
+        found = self.open.get(client, {}).get(of(ack.key))
+        if found is None or found.lacking:
+            return []
+        return self._chunks(session, found, found.down.acknowledged(ack.offset, now))
 
     def _chunk(self, session: int, client: int, chunk: pb.Chunk) -> list[Action]:
         key = of(chunk.key)
@@ -334,25 +364,21 @@ class Rounds:
         if chunk.total > self.limit_bytes or chunk.offset + len(chunk.data) > chunk.total:
             text = f"an answer of {chunk.total} bytes, of which {len(chunk.data)} at {chunk.offset}; at most {self.limit_bytes} are taken"
             return [*self._refusal(session, chunk.key, text, "oversized"), *self._fail(client, key, text)]
-        if not found.received or (found.total, found.checksum) != (chunk.total, chunk.checksum):
-            found.received, found.total, found.checksum = bytearray(), chunk.total, chunk.checksum
-        known = len(found.received) - chunk.offset  # bytes of the chunk that came before; if negative, bytes that are missing
-        if known:
+        if not found.received.length or (found.total, found.checksum) != (chunk.total, chunk.checksum):
+            found.received, found.total, found.checksum = Received(), chunk.total, chunk.checksum
+        if found.received.add(chunk.offset, chunk.data):
             self.counters["chunks_again"] += 1
-        if known >= 0:
-            found.received += chunk.data[known:]
-        if len(found.received) < found.total:
-            return self._acknowledge(client, key, len(found.received), False)
-        if zlib.crc32(found.received) != found.checksum:
-            found.received = bytearray()
+        if found.received.length < found.total:
+            return self._acknowledge(client, key, found.received.length, False)
+        received, found.received = found.received, Received()
+        if received.checksum != found.checksum:
             self.counters["damaged"] += 1
             return self._acknowledge(client, key, 0, False)
-        data = bytes(found.received)
-        found.received = bytearray()
+        data = received.whole()
         if (reason := found.work.check(data)) is not None:
             return [*self._refusal(session, chunk.key, reason, "malformed"), *self._fail(client, key, reason)]
         found.answer = data
-        return [Store(client, key, data)]
+        return [Store(client, key, data, found.checksum)]
 
     def _failure(self, session: int, client: int, failure: pb.Failure) -> list[Action]:
         key = of(failure.key)
@@ -368,18 +394,29 @@ class Rounds:
         text = failure.text[:TEXT] or "the agent gave no reason"
         return self._fail(client, key, f"declined: {text}" if declined else text)
 
-    def _send(self, session: int, work: Work, now: float) -> list[Action]:
+    def _transfer(self, work: Work) -> Transfer:
+        return Transfer(work.payloads, self._paces.setdefault(work.client, Pace()))
+
+    def _send(self, session: int, open: _Open, now: float) -> list[Action]:
+        """Send a task, and the first of its payloads that the client does not have."""
         found = self.sessions[session]
         found.heard = max(found.heard, now)  # it could not know before that it must be heard more often
         self._watch(session, found)
-        return [Send(session, pb.CoordinatorFrame(task=work.task), work.key, work.payloads)]
+        chunks = self._chunks(session, open, open.down.begin(now)) if open.down.total else []
+        return [Send(session, pb.CoordinatorFrame(task=open.work.task)), *chunks]
+
+    def _chunks(self, session: int, open: _Open, chunks: Iterable[tuple[int, bytes]]) -> list[Action]:
+        key, total = proto(open.work.key), open.down.total
+        return [
+            Send(session, pb.CoordinatorFrame(chunk=pb.Chunk(key=key, offset=offset, total=total, data=data))) for offset, data in chunks
+        ]
 
     def _silence(self, found: _Session) -> float:
         if not found.greeted:
             return HELLO_S
         # An agent that waits for its missing model has nothing to do.
         busy = found.client is not None and any(not open.lacking for open in self.open.get(found.client, {}).values())
-        return (BUSY_S if busy else IDLE_S) * LEASES
+        return LEASE_S if busy else SILENT_S
 
     def _watch(self, session: int, found: _Session) -> None:
         """Set a connection's alarm, unless it is due before already."""

@@ -22,9 +22,10 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from fedlearn.errors import FedlearnError, RecordError, RunError
-from fedlearn.exchange import CHANNEL, CHUNK_BYTES, methods
+from fedlearn.exchange import CHANNEL, methods
 from fedlearn.exchange import exchange_pb2 as pb
-from fedlearn.exchange.keys import Key, proto
+from fedlearn.exchange.keys import Key
+from fedlearn.malloc import keep_pages
 from fedlearn.server import rounds, tokens
 from fedlearn.server.enrolment import Enrolment
 from fedlearn.server.figures import Figures
@@ -46,7 +47,7 @@ STREAMS = 4
 """Calls of one connection at a time: an agent has one, and for a moment the one before."""
 
 UNREAD_BYTES = 8 << 20
-"""Of frames, payloads apart, that may wait for an agent that does not read: what it says is answered, and it could say much."""
+"""Of frames that may wait for an agent that does not read: what it says is answered, and it could say much."""
 
 FRAME_COST = 512
 """Bytes of memory that a waiting frame takes beyond its own."""
@@ -68,7 +69,7 @@ class _Stream:
     reader: asyncio.Task[Any]
     serial: int = 0  # of its certificate
     waiting: deque[Send] = field(default_factory=deque)
-    unread: int = 0  # bytes that wait, payloads apart
+    unread: int = 0  # bytes that wait
     writer: asyncio.Task[None] | None = None
     dropped: bool = False
 
@@ -106,6 +107,7 @@ class Service:
 
     def start(self) -> None:
         """Listen; raises RunError when the address cannot be used, UserError for a folder without keys."""
+        keep_pages()
         self._thread.start()
         self._call(self._open()).result()
 
@@ -246,13 +248,16 @@ class Service:
         """End the connections of revoked certificates."""
         while True:
             await asyncio.sleep(POLL_S)
+            attending = self.rounds.attending
             try:
                 limits = self._revocations.current()
+                absent = [client for client in limits if client in self.rounds.open and client not in attending]
+                shut_out = self._revocations.shut_out(absent) if absent else set[int]()
             except FedlearnError as error:
                 self.log.note(str(error))
                 continue
-            refused = [c for c, session in self.rounds.attending.items() if self._streams[session].serial <= limits.get(c, 0)]
-            for client in refused:
+            refused = shut_out | {c for c, session in attending.items() if self._streams[session].serial <= limits.get(c, 0)}
+            for client in sorted(refused):
                 self.log("revoked", client, text="its certificate is revoked")
             self._perform(self.rounds.revoke(refused))
 
@@ -358,21 +363,12 @@ class Service:
                 send = stream.waiting.popleft()
                 stream.unread -= send.frame.ByteSize() + FRAME_COST
                 await stream.context.write(send.frame)
-                for part, data in enumerate(send.payloads):
-                    await self._write_chunks(stream, send, part, data)
         except Exception:  # the connection is gone: its reader tells
             stream.waiting.clear()
 
-    async def _write_chunks(self, stream: _Stream, send: Send, part: int, data: bytes) -> None:
-        assert send.key is not None
-        key = proto(send.key)
-        for offset in range(0, len(data), CHUNK_BYTES):
-            chunk = pb.Chunk(key=key, part=part, offset=offset, total=len(data), data=data[offset : offset + CHUNK_BYTES])
-            await stream.context.write(pb.CoordinatorFrame(chunk=chunk))
-
     def _store(self, store: Store) -> None:
         meta = {"kind": "answer", "client": store.client, "key": journal_key(store.client, store.key), "work": list(store.key)}
-        future = self.journal.append(meta, store.data)
+        future = self.journal.append(meta, store.data, store.checksum)
         future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._stored, store, done))
 
     def _stored(self, store: Store, done: Future[None]) -> None:

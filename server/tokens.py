@@ -15,7 +15,7 @@ import math
 import secrets
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,12 @@ class Revocations:
     def refused(self, client: int, serial: int) -> bool:
         """Tell whether a client's certificate with this serial number is revoked."""
         return serial <= self.current().get(client, 0)
+
+    def shut_out(self, clients: Iterable[int]) -> set[int]:
+        """Return those of some revoked clients who have got no certificate since; raises RecordError."""
+        limits, found = self.current(), set(clients)
+        issued = identity.read_json(self._pki / "issued.json")["certificates"]
+        return found - {entry["client"] for number, entry in issued.items() if int(number) > limits.get(entry["client"], 0)}
 
 
 def _limits(pki: Path) -> dict[int, int]:

@@ -71,7 +71,8 @@ class Streaming(Strategy):
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """Return one message to each client of the round's cohort."""
         attempt: Any = config.get("attempt", 0)
-        cohort = uniform(list(grid.get_node_ids()), self.cohort, self.seed, server_round, attempt)
+        nodes = list(grid.get_node_ids())
+        cohort = uniform(nodes, min(self.cohort, len(nodes)), self.seed, server_round, attempt)
         self.current = to_state(self.layout, arrays)
         self.places = {client: place for place, client in enumerate(cohort)}
         sent = ConfigRecord({**config, **self.asks(), "server-round": server_round})

@@ -67,6 +67,7 @@ def agent_frames(answers: Sequence[bytes] = ()) -> dict[str, pb.AgentFrame]:
         "failed": pb.AgentFrame(failure=pb.Failure(key=key, text="no power")),
         "declined": pb.AgentFrame(failure=pb.Failure(key=key, reason=pb.Failure.DECLINED, text="too hot")),
         "lacking": pb.AgentFrame(failure=pb.Failure(key=key, reason=pb.Failure.LACKING)),
+        "received": pb.AgentFrame(ack=pb.Ack(key=key, offset=7)),
         "renewal": pb.AgentFrame(renewal=pb.Renewal(request=b"-----BEGIN CERTIFICATE REQUEST-----\n")),
         "metrics": pb.AgentFrame(chunk=_chunk(pb.Key(round=1, kind="evaluate"), METRICS)),
     }
@@ -90,13 +91,16 @@ def coordinator_frames(payloads: Sequence[bytes] = (b"",)) -> dict[str, pb.Coord
         "certificate": pb.CoordinatorFrame(certificate=pb.Certificate(certificate=b"-----BEGIN CERTIFICATE-----\n", expires=2_000_000_000)),
         "heartbeat": pb.CoordinatorFrame(heartbeat=pb.Heartbeat()),
     }
+    whole = b"".join(payloads)
+    at = 0
     for part, data in enumerate(payloads):
-        found[f"payload {part}"] = pb.CoordinatorFrame(chunk=_chunk(key, data, part=part))
+        found[f"part {part}"] = pb.CoordinatorFrame(chunk=pb.Chunk(key=key, offset=at, total=len(whole), data=data))
+        at += len(data)
     return found
 
 
-def _chunk(key: pb.Key, data: bytes, part: int = 0, offset: int = 0) -> pb.Chunk:
-    return pb.Chunk(key=key, part=part, offset=offset, total=len(data), data=data, checksum=zlib.crc32(data))
+def _chunk(key: pb.Key, data: bytes) -> pb.Chunk:
+    return pb.Chunk(key=key, total=len(data), data=data, checksum=zlib.crc32(data))
 
 
 class Coordinator:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,17 +23,21 @@ import numpy as np
 from fedlearn.arrays import State
 from fedlearn.clients.evaluate import Score
 from fedlearn.codec import canonical, feedback
+from fedlearn.config import FleetSection
 from fedlearn.engine.downlink import Downlink
 from fedlearn.engine.runner import Held, Outcome, Runner, Task
 from fedlearn.engine.serial import Engine
 from fedlearn.engine.vectors import NONE
-from fedlearn.errors import PayloadError
+from fedlearn.errors import PayloadError, RecordError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key, proto
 from fedlearn.server.journal import Journal
 from fedlearn.server.rounds import Answer, Lacking, Work
 from fedlearn.server.service import Service, journal_key
 from fedlearn.wire import GRADIENT, UPDATE, digest, encode_model, read_header
+
+
+_DEFAULT = FleetSection()
 
 
 @dataclass(frozen=True)
@@ -52,19 +57,18 @@ class Fleet:
     workers = 1
 
     def __init__(
-        self, runner: Runner, inner: Engine, service: Service | None, journal: Journal, deadline_s: float = math.inf, enough: float = 1.0
+        self, runner: Runner, inner: Engine, service: Service | None, journal: Journal, section: FleetSection = _DEFAULT
     ) -> None:
         """Take the parts.
 
         inner: scores models on the coordinator's held-out samples. service: None: the journal alone answers (a replay).
-        deadline_s: how long a round waits for answers. enough: the share of a cohort with whose answers a round ends early.
         """
-        self.runner, self.inner, self.service, self.journal = runner, inner, service, journal
-        self.deadline_s, self.enough = deadline_s, enough
+        self.runner, self.inner, self.service, self.journal, self.section = runner, inner, service, journal, section
         self.downlink: Downlink
-        self.ready: Callable[[], None] = lambda: None  # called before anybody is asked: a run whose answers are all here asks nobody
+        self.ready: Callable[[], None] = _nothing  # called before anybody is asked: a run whose answers are all here asks nobody
         self._turns: Counter[tuple[int, int, str]] = Counter()
         self._calls: Counter[tuple[int, str]] = Counter()
+        self._listed: Counter[int] = Counter()
         self._last: dict[int, Key] = {}
         self._unused: dict[str, dict[int, str]] = {"refused": {}, "without": {}}  # of the tasks that run: client → why
         self._initial = digest(runner.initial)
@@ -96,12 +100,11 @@ class Fleet:
                 yield self._without(asked, "it was not counted when this round was run")
             return
         self.service.forget(round - 1)
-        enough = max(0, math.ceil(self.enough * len(tasks)) - len(ready))
+        enough = max(0, math.ceil(self.section.enough * len(tasks)) - len(ready))
         works = [self._work(asked) for asked in waiting.values()]
         if works and enough:
-            self.ready()
-            self.ready = lambda: None
-            self.service.ask(works, self.deadline_s, enough)
+            self._wait()
+            self.service.ask(works, self.section.deadline_s, enough)
         elif works:
             for asked in waiting.values():
                 yield self._without(asked, "late: enough others answered before")
@@ -118,6 +121,24 @@ class Fleet:
             yield self._answered(asked_for, event, counted)
         self._close(round, kind, counted)
 
+    def available(self, round: int) -> list[int] | None:
+        """Return who attends, where a strategy chooses among them: the same ones when a round is run again."""
+        if self.section.cohort == "all":
+            return None
+        self._listed[round] += 1
+        name = f"attending/{round}/{self._listed[round]}"
+        entry = self.journal.find(name)
+        if entry is not None:
+            found: list[int] = json.loads(self.journal.read(entry))
+            return found
+        if self.service is None:
+            raise RecordError(f"the journal does not tell who attended in round {round}; the run did not come so far")
+        self._wait()
+        while not (found := self.service.attending()):
+            time.sleep(0.05)
+        self.journal.append({"kind": "attending", "key": name}, json.dumps(found).encode()).result()
+        return found
+
     def score(self, state: State) -> Score:
         """Return the score of a model on the coordinator's held-out samples."""
         return self.inner.score(state)
@@ -131,6 +152,10 @@ class Fleet:
     def close(self) -> None:
         """End the scoring processes; the service is its maker's to stop."""
         self.inner.close()
+
+    def _wait(self) -> None:
+        self.ready()
+        self.ready = _nothing
 
     def _prepare(self, task: Task, payload: bytes) -> Asked:
         """Return a task with what its client is sent."""
@@ -239,6 +264,10 @@ class Fleet:
 
     def _name(self, round: int, kind: str) -> str:
         return f"closed/{round}/{kind}/{self._calls[round, kind]}"
+
+
+def _nothing() -> None:
+    pass
 
 
 def _metrics(data: bytes) -> dict[str, float] | None:

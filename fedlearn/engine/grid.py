@@ -137,7 +137,10 @@ class SimulationGrid(Grid):
         return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return every client. Raises RunError for a strategy that waits for more nodes than there are."""
+        """Return the clients that can be asked. Raises RunError for a strategy that waits for more nodes than there are."""
+        found = self.engine.available(self.round)
+        if found is not None:  # more may come
+            return found
         self._asked += 1
         if self._asked > _MOST_ASKED:
             raise RunError(

@@ -78,6 +78,9 @@ class Pool:
             scores[part] = score
         return add(scores[part] for part in sorted(scores))
 
+    def available(self, round: int) -> None:
+        """Return None: every client is here."""
+
     def refused(self, client: int, reason: str) -> None:
         """Do nothing: the run's line tells."""
 

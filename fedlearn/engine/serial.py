@@ -19,6 +19,9 @@ class Engine(Protocol):
     def run(self, tasks: Sequence[Task], payload: bytes) -> Iterator[Outcome]:
         """Yield one outcome per task, in any order; ``payload`` is the model that all of them are sent."""
 
+    def available(self, round: int) -> Sequence[int] | None:
+        """Return the clients that can be asked in a round now; None: every client, always."""
+
     def score(self, state: State) -> Score:
         """Return the score of a model on the server's held-out samples."""
 
@@ -43,6 +46,9 @@ class Serial:
         """Yield one outcome per task, in order."""
         for task in tasks:
             yield self.runner.run(task, payload)
+
+    def available(self, round: int) -> None:
+        """Return None: every client is here."""
 
     def score(self, state: State) -> Score:
         """Return the score of a model on the server's held-out samples; raises RunError when it cannot be had."""

@@ -66,7 +66,7 @@ class Serving:
             self.pages = Pages(self.metrics_port, self.service.figures, lines, experiment.experiment.rounds)
         self._announce()
         self._start_agents(modules(experiment))
-        engine = Fleet(runner, inner, self.service, self.journal, experiment.fleet.deadline_s, experiment.fleet.enough)
+        engine = Fleet(runner, inner, self.service, self.journal, experiment.fleet)
         engine.downlink = downlink
         wanted = min(clients, experiment.fleet.min_agents or self.local_agents or 1)
         engine.ready = lambda: self._wait(wanted)  # not before: of a run whose rounds are all done, the agents may be gone for good
@@ -187,9 +187,9 @@ def welcome(experiment: Experiment, population: Population, runner: Runner) -> s
 
 
 def modules(experiment: Experiment) -> list[str]:
-    """Return the modules that agents import: those of the experiment's own model, data and partition."""
+    """Return what agents have to allow: the modules of the experiment's own model, data and partition, and folders as data."""
     names = (experiment.model.name, experiment.data.name, experiment.data.partition.kind or "")
-    return sorted({name.partition(":")[0] for name in names if ":" in name})
+    return sorted({name.partition(":")[0] for name in names if ":" in name} | {name for name in names[1:2] if name == "dir"})
 
 
 def run_id(folder: RunFolder) -> bytes:
@@ -242,7 +242,7 @@ def replay(run: Path, experiment: Experiment, display: Progress) -> str:
     journal = Journal(run / "journal")
 
     def answers(runner: Runner, inner: Engine, experiment: Experiment, population: Population, downlink: Downlink) -> Engine:
-        engine = Fleet(runner, inner, None, journal)
+        engine = Fleet(runner, inner, None, journal, experiment.fleet)
         engine.downlink = downlink
         return engine
 

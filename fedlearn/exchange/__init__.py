@@ -10,9 +10,6 @@ OLDEST, NEWEST = 1, 1
 FRAME_BYTES = 4 << 20
 """gRPC's limit of one message, which stays as it is: more is refused before it is read."""
 
-CHUNK_BYTES = 128 << 10
-"""Bytes of a chunk."""
-
 CHANNEL = (
     ("grpc.max_receive_message_length", FRAME_BYTES),
     ("grpc.max_send_message_length", FRAME_BYTES),

@@ -33,7 +33,7 @@ class Link:
         self.broken, self.certificate = False, certificate
         self.frames: dict = {"up": deque(), "down": deque()}
         self.free = {"up": 0.0, "down": 0.0}
-        self.kept = None  # an earlier frame, which may be sent again
+        self.kept = self.task = None  # earlier frames, which may be sent again
 
 
 class Party:
@@ -132,10 +132,11 @@ class Agent(Party):
                 holds(action.welcome.run == RUN, "another run")
                 if not self.entered:
                     self.entered = True
-                    for key, (task, answer) in self.disk.items():
+                    for key, (task, answer) in list(self.disk.items()):
                         world.fired["answer_recalled_by_agent"] += 1
-                        self.machine.recall(key, task, answer)
-                        self.newest = max(self.newest, key[0])
+                        if self.machine.recall(key, task, answer):
+                            world.fired["old_answer_discarded"] += 1
+                            del self.disk[key]
             elif isinstance(action, attendance.Connect):
                 self.close()
                 self.again(action.after_s)
@@ -152,7 +153,7 @@ class Agent(Party):
         world = self.world
         if self.link is None:
             return
-        if frame.chunk.offset and self.machine._uploads[of(frame.chunk.key)].acknowledged is None:
+        if frame.chunk.offset and not self.machine._uploads[of(frame.chunk.key)].transfer._known:
             world.fired["upload_resumed"] += 1
         frames = [frame]
         if self.client == world.rogue and world.chaos and world.chance(0.3):
@@ -160,7 +161,7 @@ class Agent(Party):
             frames = world.wrong(frame, self.client)
         for each in frames:
             chunk = each.WhichOneof("frame") == "chunk"
-            world.send(self.link, "up", each.SerializeToString(), chunk or each.WhichOneof("frame") in ("heartbeat", "failure"))
+            world.send(self.link, "up", each.SerializeToString(), chunk or each.WhichOneof("frame") in ("heartbeat", "failure", "ack"))
         if self.link is not None and self.link.broken and world.chance(0.3):
             world.at(0.01, self.receive, self.link, END)  # its machine learns that nobody is there
 
@@ -218,9 +219,9 @@ class Agent(Party):
         machine = self.machine
         keys = {*machine.working, *machine.answers, *machine._coming}
         holds(all(key[0] >= self.newest for key in keys), f"agent {self.client} keeps work of earlier rounds", keys)
-        holds(machine._uploads.keys() <= machine.answers.keys() and machine._reached.keys() <= machine.answers.keys(), "uploads")
+        holds(machine._uploads.keys() <= machine.answers.keys(), "uploads")
         holds(machine.working.keys() == self.jobs.keys(), "jobs", machine.working, self.jobs)
-        holds(machine.connected or not (machine._asked or machine._coming or machine._uploads), "a connection's state outlives it")
+        holds(machine.connected or not machine._asked, "a connection's state outlives it")
         holds(machine.connected == (self.link is not None), "connected", machine.connected)
         link, world = self.link, self.world
         holds(machine._welcomed or link is None or world.now - link.since < 5, "no welcome, and it waits")
@@ -244,7 +245,7 @@ class Stranger:
 
     def say(self, frame):
         if self.link:
-            self.world.send(self.link, "up", frame.SerializeToString() or b"\x32\x00")  # field 6: of a later version
+            self.world.send(self.link, "up", frame.SerializeToString() or b"\x7a\x00")  # field 15: of a later version
 
     def receive(self, link, data):
         if data == END:
@@ -414,15 +415,14 @@ class Coordinator(Party):
                 holds(self.claim[2:] == (len(world.durable[at]), zlib.crc32(world.durable[at])), "another answer is acknowledged", at)
         if kind == "ack":
             holds(frame.ack.offset <= LIMIT, "an offset beyond the limit")
-        world.send(link, "down", frame.SerializeToString(), kind in ("task", "ack", "cancel", "refusal", "heartbeat"))
-        for part, data in enumerate(action.payloads):
-            for offset in range(0, len(data), world.chunk):
-                piece = data[offset : offset + world.chunk]
-                chunk = pb.Chunk(key=frame.task.key, part=part, offset=offset, total=len(data), data=piece)
-                world.send(link, "down", pb.CoordinatorFrame(chunk=chunk).SerializeToString(), True)
-                if world.chance(world.twice):
-                    world.fired["task_twice"] += 1
-                    world.send(link, "down", frame.SerializeToString())
+        if kind == "task":
+            link.task = frame
+        if kind == "chunk" and frame.chunk.offset and not self.machine.open[link.peer.client][of(frame.chunk.key)].down._known:
+            world.fired["download_resumed"] += 1
+        world.send(link, "down", frame.SerializeToString(), kind in ("task", "ack", "cancel", "refusal", "heartbeat", "chunk"))
+        if kind == "chunk" and world.chance(world.twice) and of(link.task.task.key) == of(frame.chunk.key):
+            world.fired["task_twice"] += 1
+            world.send(link, "down", link.task.SerializeToString())
 
     def store(self, action):
         world, at = self.world, (action.client, action.key)
@@ -487,7 +487,7 @@ class Coordinator(Party):
         open = {(client, key) for client, keys in machine.open.items() for key in keys}
         holds(open == self.waiting, "open work", open, self.waiting)
         for client, keys in machine.open.items():
-            holds(all(len(work.received) <= work.total <= LIMIT for work in keys.values()), "more bytes than an answer may have")
+            holds(all(work.received.length <= work.total <= LIMIT for work in keys.values()), "more bytes than an answer may have")
             session = machine.sessions.get(machine.attending.get(client, -1))
             if session and not all(work.lacking for work in keys.values()) and self.armed > self.world.now:
                 holds(self.clock() - session.heard <= 4.6, "a silent agent keeps its connection", client)

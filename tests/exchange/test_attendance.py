@@ -5,25 +5,26 @@ from typing import Any
 
 import pytest
 
-from fedlearn.clients import attendance
 from fedlearn.clients.attendance import Attendance, Begin, Certificate, Connect, Discard, Enter, Leave, Note, Send
 from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.exchange import transfer
 from fedlearn.exchange.keys import proto
 
 KEY, LATER = (1, "train", 0), (2, "train", 0)
 KB = 1024
 
 
-def welcome(run=b"run", limit=10**7):
-    return pb.CoordinatorFrame(welcome=pb.Welcome(version=1, run=run, idle_ms=120_000, busy_ms=1000, lease_ms=4500, limit_bytes=limit))
+def welcome(run=b"run", limit=10**7, round=0):
+    told = {"idle_ms": 120_000, "busy_ms": 1000, "lease_ms": 4500, "limit_bytes": limit, "round": round}
+    return pb.CoordinatorFrame(welcome=pb.Welcome(version=1, run=run, **told))
 
 
 def task(key=KEY, sizes=(), **fields):
     return pb.CoordinatorFrame(task=pb.Task(key=proto(key), sizes=sizes, **fields))
 
 
-def part(data, offset=0, number=0, key=KEY):
-    return pb.CoordinatorFrame(chunk=pb.Chunk(key=proto(key), part=number, offset=offset, data=data))
+def part(data, offset=0, key=KEY, total=4):
+    return pb.CoordinatorFrame(chunk=pb.Chunk(key=proto(key), offset=offset, total=total, data=data))
 
 
 def ack(offset, stored=False, key=KEY):
@@ -43,6 +44,11 @@ def answered(data, now=0.0, **changes) -> tuple[Attendance, Any]:
     machine = agent(**changes)
     machine.heard(task(), now)
     return machine, machine.answered(KEY, data, now)
+
+
+def have(actions):
+    """Return how many bytes of a task's payloads an agent tells to have."""
+    return [a.frame.ack.offset for a in actions if isinstance(a, Send) and a.frame.WhichOneof("frame") == "ack"]
 
 
 def chunks(actions):
@@ -105,13 +111,25 @@ def test_heartbeats_are_rare_without_work_and_each_second_with_it():
     assert machine.next_alarm(130.0) == 131.0
 
 
-def test_a_silent_coordinator_is_given_up_after_a_lease_with_work_and_nine_minutes_without():
+def given_up(machine, now):
+    return any(isinstance(action, Connect) for action in machine.tick(now))
+
+
+def test_a_silent_coordinator_is_given_up_after_a_lease_with_work():
     machine = agent()
-    assert not any(isinstance(action, Connect) for action in machine.tick(539.9))
-    machine.heard(task(), 539.9)
-    assert machine.next_alarm(539.9) <= 544.4
-    assert not any(isinstance(action, Connect) for action in machine.tick(544.3))
-    assert isinstance(machine.tick(544.4)[-1], Connect)
+    machine.heard(task(), 50.0)
+    assert machine.next_alarm(50.0) <= 54.5
+    assert not given_up(machine, 54.4) and given_up(machine, 54.5)
+
+
+def test_a_silent_coordinator_is_given_up_a_lease_after_a_heartbeat_without_work():
+    machine = agent()
+    assert not given_up(machine, 120.0)  # this sends it
+    assert machine.next_alarm(120.0) == 124.5 and not given_up(machine, 124.4) and given_up(machine, 124.5)
+    machine = agent()
+    machine.tick(120.0)
+    machine.heard(pb.CoordinatorFrame(heartbeat=pb.Heartbeat()), 120.1)
+    assert machine.next_alarm(120.1) == 240.0 and not given_up(machine, 240.0)
 
 
 def test_alarms_come_due_at_their_time_whatever_a_difference_rounds_to():
@@ -125,13 +143,51 @@ def test_alarms_come_due_at_their_time_whatever_a_difference_rounds_to():
 # Work
 
 
-def test_work_begins_when_all_payloads_have_come():
+def test_work_begins_when_all_payloads_have_come_and_each_chunk_is_acknowledged():
     machine = agent()
     assert machine.heard(task(sizes=[3, 0, 2]), 0.0) == []
-    assert machine.heard(part(b"ab"), 0.0) == []
-    assert machine.heard(part(b"c", 2), 0.0) == []
-    (begin,) = machine.heard(part(b"de", number=2), 0.0)
-    assert isinstance(begin, Begin) and begin.payloads == (b"abc", b"", b"de")
+    assert have(machine.heard(part(b"ab", total=5), 0.0)) == [2]
+    told, begin = machine.heard(part(b"cde", 2, total=5), 0.0)  # over the end of a payload
+    assert have([told]) == [5] and isinstance(begin, Begin) and begin.payloads == (b"abc", b"", b"de")
+
+
+def test_payloads_go_on_over_a_break_where_they_were():
+    machine = agent()
+    machine.heard(task(sizes=[6]), 0.0)
+    machine.heard(part(b"abc", total=6), 0.0)
+    machine.lost("cut")
+    machine.opened(1.0)
+    machine.heard(welcome(), 1.0)
+    assert machine.next_alarm(1.0) == 121.0  # nobody has asked yet
+    assert machine.heard(task(sizes=[6]), 1.0) == []
+    assert have(machine.heard(part(b"ab", total=6), 1.0)) == [3]  # it came before: tells where to go on
+    assert have(machine.heard(part(b"f", 5, total=6), 1.0)) == [3]  # a gap is not filled
+    told, begin = machine.heard(part(b"cdef", 2, total=6), 1.0)
+    assert have([told]) == [6] and isinstance(begin, Begin) and begin.payloads == (b"abcdef",)
+
+
+def test_what_is_here_already_is_not_needed_again():
+    machine = agent()
+    machine.heard(task(sizes=[4]), 0.0)
+    machine.heard(part(b"abcd"), 0.0)
+    machine.lost("cut")
+    machine.opened(1.0)
+    machine.heard(welcome(), 1.0)
+    assert machine.heard(part(b"", 4), 1.0) == []  # of nothing that this connection asked for
+    machine.heard(task(sizes=[4]), 1.0)
+    assert have(machine.heard(part(b"ab"), 1.0)) == [4]
+    machine.answered(KEY, b"data", 2.0)
+    assert have(machine.heard(part(b"cd", 2), 2.0)) == [4]
+
+
+def test_more_payloads_than_the_owner_allows_are_declined():
+    for sizes, words in (([11], "11 bytes in 1 parts; the owner of this device allows 10"), ([0] * 10_001, "10001 parts")):
+        machine = Attendance(7, "test", lambda: 0.5, most_bytes=10)
+        machine.opened(0.0)
+        machine.heard(welcome(), 0.0)
+        (said,) = machine.heard(task(sizes=sizes), 0.0)
+        assert isinstance(said, Send) and said.frame.failure.reason == pb.Failure.DECLINED and words in said.frame.failure.text
+        assert machine.heard(part(b"data"), 0.0) == [] and not machine._coming
 
 
 def test_a_task_without_payloads_begins_at_once():
@@ -143,10 +199,10 @@ def test_tasks_and_chunks_that_come_twice_change_nothing():
     machine = agent()
     frames = [task(sizes=[4]), task(sizes=[4]), part(b"ab"), part(b"ab"), task(sizes=[4]), part(b"cd", 2), part(b"cd", 2), task(sizes=[4])]
     actions = [action for frame in frames for action in machine.heard(frame, 0.0)]
-    assert [action.payloads for action in actions] == [(b"abcd",)]
+    assert [action.payloads for action in actions if isinstance(action, Begin)] == [(b"abcd",)] and have(actions) == [2, 2, 4, 4]
 
 
-@pytest.mark.parametrize("wrong", [part(b"b", 1), part(b"abcde"), part(b"a", number=1)])
+@pytest.mark.parametrize("wrong", [part(b"b", 4), part(b"abcde"), part(b"a", 2**64 - 1)])
 def test_pieces_that_do_not_fit_end_the_connection(wrong):
     machine = agent()
     machine.heard(task(sizes=[4]), 0.0)
@@ -181,6 +237,15 @@ def test_a_later_round_a_cancel_a_refusal_and_another_run_discard_work_and_answe
         assert machine.answered(KEY, b"data", 0.0) == [Discard(KEY)]  # it was ready already
 
 
+def test_answers_to_rounds_that_are_over_are_discarded():
+    machine, _ = answered(b"data")
+    machine.lost("cut")
+    machine.opened(1.0)
+    assert Discard(KEY) in machine.heard(welcome(round=2), 1.0) and not machine.answers
+    assert machine.recall(KEY, b"task", b"data") == [Discard(KEY)] and not machine.answers
+    assert machine.recall(LATER, b"task", b"data") == [] and machine.answers
+
+
 def test_another_run_is_entered_after_what_was_of_the_last_is_gone():
     machine, _ = answered(b"data")
     assert machine.heard(welcome(b"other"), 0.0) == [Discard(KEY), Enter(welcome(b"other").welcome)]
@@ -208,7 +273,7 @@ def test_an_answer_is_sent_in_chunks_that_carry_its_length_and_checksum():
     chunk = actions[0].frame.chunk
     assert (chunk.offset, chunk.total, chunk.data, chunk.checksum) == (0, 4, b"data", zlib.crc32(b"data"))
     assert machine.heard(ack(4, stored=True), 0.0) == [Discard(KEY)]
-    assert not (machine.answers or machine._uploads or machine._asked or machine._reached)
+    assert not (machine.answers or machine._uploads or machine._asked)
 
 
 def test_an_empty_answer_is_one_chunk():
@@ -230,11 +295,11 @@ def test_chunks_grow_when_they_are_acknowledged_quickly_and_shrink_when_slowly()
     machine, _ = answered(bytes(9000 * KB))
     assert chunks(machine.heard(ack(128 * KB), 0.09)) == [(128 * KB, 256 * KB), (384 * KB, 256 * KB)]
     machine.heard(ack(384 * KB), 0.1)
-    assert machine._chunk == 512 * KB
+    assert machine._pace.bytes == 512 * KB
     machine.heard(ack(640 * KB), 0.1)
-    assert machine._chunk == 512 * KB  # a chunk of 256 KB proves nothing of 512
+    assert machine._pace.bytes == 512 * KB  # a chunk of 256 KB proves nothing of 512
     machine.heard(ack(1152 * KB), 0.7)
-    assert machine._chunk == 256 * KB
+    assert machine._pace.bytes == 256 * KB
 
 
 def again(machine, now=0.0):
@@ -248,14 +313,14 @@ def again(machine, now=0.0):
 def test_a_break_halves_chunks_down_to_the_smallest():
     machine, _ = answered(bytes(600 * KB))
     assert [again(machine)[0][1] // KB for _ in range(5)] == [64, 32, 16, 16, 16]  # perhaps one takes longer than the lease
-    assert attendance.SMALLEST == 16 * KB
+    assert transfer.SMALLEST == 16 * KB
 
 
 def test_chunks_grow_up_to_the_largest():
     machine, _ = answered(bytes(9000 * KB))
     for _ in range(9):
-        machine.heard(ack(machine._uploads[KEY].under_way[0][0]), 0.0)
-    assert machine._chunk == attendance.LARGEST == KB * KB
+        machine.heard(ack(machine._uploads[KEY].transfer.under_way[0][0]), 0.0)
+    assert machine._pace.bytes == transfer.LARGEST == KB * KB
 
 
 def test_an_upload_goes_on_at_the_offset_that_was_acknowledged():

@@ -5,7 +5,8 @@ import zlib
 import pytest
 
 from fedlearn.exchange import exchange_pb2 as pb
-from fedlearn.exchange.keys import proto
+from fedlearn.exchange import transfer
+from fedlearn.exchange.keys import of, proto
 from fedlearn.server.rounds import Answer, Drop, Lacking, Rounds, Send, Store, Work
 
 KEY, LATER = (1, "train", 0), (2, "train", 0)
@@ -72,10 +73,11 @@ def answers(actions):
 def test_a_hello_is_answered_by_a_welcome_and_the_open_work():
     machine = rounds()
     machine.ask([work()], 0.0)
-    first, second = attending(machine)
+    first, second, third = attending(machine)
     assert first.frame.welcome.run == RUN and first.frame.welcome.limit_bytes == 100
     assert (first.frame.welcome.idle_ms, first.frame.welcome.busy_ms, first.frame.welcome.lease_ms) == (120_000, 1000, 4500)
-    assert (second.session, second.key, second.payloads) == (1, KEY, (b"ab",))
+    assert (second.session, of(second.frame.task.key)) == (1, KEY)
+    assert (third.frame.chunk.offset, third.frame.chunk.total, third.frame.chunk.data) == (0, 2, b"ab")
     assert machine.attending == {0: 1}
 
 
@@ -127,10 +129,72 @@ def test_a_new_connection_replaces_the_old_one_and_gets_its_work():
     machine.heard(1, chunk(b"abc", whole=b"abcde"), 0.0)
     machine.connected(2, 0, 1.0)
     actions = machine.heard(2, hello(), 1.0)
-    assert kinds(actions) == ["Drop", "welcome", "task"] and actions[0].session == 1
+    assert kinds(actions) == ["goodbye", "Drop", "welcome", "task", "chunk"] and [a.session for a in actions[:2]] == [1, 1]
+    assert (actions[0].frame.goodbye.again_min_ms, actions[0].frame.goodbye.again_max_ms) == (10_000, 30_000)  # two take turns, slowly
     assert machine.attending == {0: 2}
     assert machine.heard(1, chunk(b"de", 3, b"abcde"), 1.0) == [] and machine.gone(1) == []  # what comes late is of nobody
     assert machine.attending == {0: 2} and machine.counters["replaced"] == 1
+
+
+# How payloads go
+
+
+def have(offset, key=KEY):
+    """Return what an agent says when it has so many bytes of a task's payloads."""
+    return pb.AgentFrame(ack=pb.Ack(key=proto(key), offset=offset))
+
+
+def parts(actions):
+    """Return offset and data of the chunks that are sent."""
+    return [(a.frame.chunk.offset, a.frame.chunk.data) for a in actions if isinstance(a, Send) and a.frame.WhichOneof("frame") == "chunk"]
+
+
+@pytest.fixture
+def four(monkeypatch):
+    """Chunks of four bytes."""
+    for name in ("SMALLEST", "FIRST", "LARGEST"):
+        monkeypatch.setattr(transfer, name, 4)
+
+
+def large(*payloads, key=KEY):
+    return Work(0, key, pb.Task(key=proto(key), sizes=[len(data) for data in payloads]), payloads)
+
+
+def test_payloads_go_in_chunks_as_they_are_acknowledged(four):
+    machine = rounds()
+    attending(machine)
+    assert parts(machine.ask([large(b"abcdef", b"", b"ghijkl")], 0.0)) == [(0, b"abcd")]  # the first alone
+    assert parts(machine.heard(1, have(4), 0.0)) == [(4, b"ef"), (6, b"ghij")]  # none has bytes of two payloads
+    assert machine.heard(1, have(4), 0.0) == []
+    assert parts(machine.heard(1, have(6), 0.0)) == [(10, b"kl")]
+    assert machine.heard(1, have(10), 0.0) == [] and machine.heard(1, have(12), 0.0) == []
+
+
+def test_payloads_go_on_where_the_last_connection_left_them(four):
+    machine = rounds()
+    attending(machine)
+    machine.ask([large(b"abcdefghijklmnop")], 0.0)
+    machine.heard(1, have(4), 0.0)  # two more are under way
+    machine.gone(1)
+    assert parts(attending(machine, 2)) == [(4, b"efgh")]
+    assert parts(machine.heard(2, have(12), 0.0)) == [(12, b"mnop")]  # both had come: one chunk was sent again
+    machine.gone(2)
+    assert parts(attending(machine, 3)) == [(12, b"mnop")]
+    assert parts(machine.heard(3, have(0), 0.0)) == [(0, b"abcd")]  # an agent that was started anew
+    machine.heard(3, have(4), 0.0)
+    machine.heard(3, have(12), 0.0)
+    machine.heard(3, have(16), 0.0)
+    machine.gone(3)
+    assert parts(attending(machine, 4)) == [(16, b"")]  # it may have all, and says so
+    assert machine.heard(4, have(16), 0.0) == []
+
+
+def test_what_an_agent_says_of_bytes_that_are_not_there_harms_nobody(four):
+    machine = rounds()
+    attending(machine)
+    machine.ask([large(b"abcdef")], 0.0)
+    assert parts(machine.heard(1, have(2**64 - 1), 0.0)) == [(6, b"")]
+    assert machine.heard(1, have(0, LATER), 0.0) == [] and parts(machine.heard(1, have(1), 0.0)) == [(1, b"bcde")]
 
 
 # How an answer comes
@@ -145,7 +209,7 @@ def test_an_upload_goes_on_at_the_acknowledged_offset_of_the_last_connection():
     assert ack(machine.heard(2, chunk(b"cdef", 2, b"abcdefghij"), 0.0)) == (6, False)  # of which two bytes are new
     assert ack(machine.heard(2, chunk(b"hi", 7, b"abcdefghij"), 0.0)) == (6, False)  # a gap is not filled
     (store,) = machine.heard(2, chunk(b"ghij", 6, b"abcdefghij"), 0.0)
-    assert store == Store(0, KEY, b"abcdefghij")
+    assert store == Store(0, KEY, b"abcdefghij", zlib.crc32(b"abcdefghij"))
 
 
 def test_an_answer_is_acknowledged_and_counted_when_it_is_stored():
@@ -159,7 +223,7 @@ def test_an_answer_is_acknowledged_and_counted_when_it_is_stored():
 
 def test_an_empty_answer_is_an_answer():
     machine = asked()
-    assert machine.heard(1, chunk(b""), 0.0) == [Store(0, KEY, b"")]
+    assert machine.heard(1, chunk(b""), 0.0) == [Store(0, KEY, b"", 0)]
     assert ack(machine.stored(0, KEY)) == (0, True)
 
 
@@ -176,7 +240,7 @@ def test_another_answer_before_the_first_is_whole_begins_anew():
     machine = asked()
     machine.heard(1, chunk(b"ab", 0, b"abcd"), 0.0)
     assert ack(machine.heard(1, chunk(b"wx", 0, b"wxyz"), 0.0)) == (2, False)
-    assert machine.heard(1, chunk(b"yz", 2, b"wxyz"), 0.0) == [Store(0, KEY, b"wxyz")]
+    assert machine.heard(1, chunk(b"yz", 2, b"wxyz"), 0.0) == [Store(0, KEY, b"wxyz", zlib.crc32(b"wxyz"))]
 
 
 def test_a_damaged_answer_is_sent_again_from_the_beginning():
@@ -244,8 +308,9 @@ def test_a_client_that_lacks_its_model_is_sent_it_and_may_wait_for_it():
     assert machine.tick(60.0) == []  # it has nothing to do, so it need not be heard each second
     machine.gone(1)
     assert kinds(attending(machine, 2, now=60.0)) == ["welcome"]  # the first task would be of no use again
-    (sent,) = machine.repair(0, KEY, pb.Task(key=proto(KEY), sizes=[5], repair=True), (b"model",), 61.0)
-    assert sent.payloads == (b"model",)
+    assert machine.heard(2, have(1), 60.0) == []
+    sent, chunk = machine.repair(0, KEY, pb.Task(key=proto(KEY), sizes=[5], repair=True), (b"model",), 61.0)
+    assert sent.frame.task.repair and chunk.frame.chunk.data == b"model"
     assert kinds(machine.tick(65.6)) == ["Drop"]
 
 
@@ -311,15 +376,15 @@ def test_a_stall_of_two_seconds_releases_nobody():
     assert silent(machine, 9.0) == []
 
 
-def test_an_idle_agent_is_released_after_nine_minutes_and_work_gives_it_a_new_lease():
+def test_an_idle_agent_is_released_after_four_minutes_and_work_gives_it_a_new_lease():
     machine = rounds()
     attending(machine)
-    assert silent(machine, 539.9) == []
-    machine.ask([work()], 539.9)
-    assert silent(machine, 544.3) == [] and silent(machine, 544.4) == [1]
+    assert silent(machine, 239.9) == []
+    machine.ask([work()], 239.9)
+    assert silent(machine, 244.3) == [] and silent(machine, 244.4) == [1]
     attending(machine, 2, now=600.0)
     machine.heard(2, failure(pb.Failure.FAILED), 600.0)
-    assert silent(machine, 1139.9) == [] and silent(machine, 1140.0) == [2]
+    assert silent(machine, 839.9) == [] and silent(machine, 840.0) == [2]
 
 
 def test_a_connection_without_hello_is_released_after_five_seconds():

@@ -18,8 +18,8 @@ from collections import Counter, deque
 from random import Random
 from typing import Any
 
-from fedlearn.clients import attendance
 from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.exchange import transfer
 from fedlearn.exchange.keys import proto
 from fedlearn.server import rounds
 from tests.exchange.parties import END, LIMIT, Agent, Coordinator, Link, Stranger, holds
@@ -35,7 +35,15 @@ SOMETIMES = (
     *("agent_killed_at_action", "coordinator_killed_at_action", "killed_before_stored", "killed_before_checkpoint"),
     *("chunk_twice", "task_twice", "frame_later_again", "rogue_frame", "deadline", "enough", "empty_answer", "calm", "insecure"),
     *("fail", "decline", "lack", "hopeless", "malformed", "oversized", "refused", "answer_recalled_by_agent"),
-    *("answer_recalled_by_coordinator", "upload_resumed", "late_answer_stored", "repeated_round", "evaluation", "slow_repair"),
+    *(
+        "answer_recalled_by_coordinator",
+        "upload_resumed",
+        "download_resumed",
+        "late_answer_stored",
+        "repeated_round",
+        "evaluation",
+        "slow_repair",
+    ),
 )
 """What has to happen at least once in a thousand worlds, and the machine's counters that have to count."""
 
@@ -80,7 +88,6 @@ class World:
         self.repair_s = draw.choice([0.1, 20.0])
         self.faithful = draw.random() < 0.5  # no fate but to answer
         self.turns = draw.choice([0, 0, 1])
-        self.chunk = draw.choice([64, 128, 256])
         self.sizes = draw.choice([[0, 1, 40], [0, 40, 600], [40, 600, 3000]])
         self.small, self.first, self.large = draw.choice([(32, 64, 256), (32, 512, 2048), (4, 4, 4), (64, 256, 1024)])
         if self.small == 4:
@@ -289,7 +296,7 @@ class World:
         draw = self.random
         name = draw.choice(["train", "evaluate", "", "x" * 99])
         key = pb.Key(round=draw.choice([0, 1, 2, 2**32 - 1]), kind=name, turn=draw.choice([0, 1]))
-        kind = draw.randrange(7)
+        kind = draw.randrange(8)
         if kind == 0:
             named = draw.randrange(self.clients + 2) if client is None else client
             return pb.AgentFrame(hello=pb.Hello(oldest=draw.choice([0, 1, 2]), newest=draw.choice([0, 1, 9]), client=named))
@@ -301,6 +308,8 @@ class World:
             return pb.AgentFrame(renewal=pb.Renewal(request=b"?"))
         if kind == 4:
             return pb.AgentFrame()
+        if kind == 5:
+            return pb.AgentFrame(ack=pb.Ack(key=key, offset=draw.choice([0, 1, 50, 2**64 - 1]), stored=draw.random() < 0.5))
         total = draw.choice([0, 1, 50, LIMIT, LIMIT + 1, 2**64 - 1])
         data = draw.randbytes(draw.choice([0, 1, 50, 500]))
         checksum = draw.choice([0, zlib.crc32(data), draw.getrandbits(32)])
@@ -311,7 +320,7 @@ class World:
         """Return what a rogue agent sends in a frame's place."""
         draw, kind = self.random, frame.WhichOneof("frame")
         other = self.any_frame(client)
-        if other.WhichOneof("frame") in ("chunk", "failure"):
+        if other.WhichOneof("frame") in ("chunk", "failure", "ack"):
             getattr(other, other.WhichOneof("frame")).key.round = draw.randint(1, self.rounds)
         data = draw.randbytes(30)
         whole = pb.Chunk(key=pb.Key(round=draw.randint(1, self.rounds), kind="train"), total=30, data=data, checksum=zlib.crc32(data))
@@ -366,12 +375,12 @@ class World:
 
     def run(self):
         """Live through it; returns what happened how often."""
-        sizes = attendance.SMALLEST, attendance.FIRST, attendance.LARGEST
-        attendance.SMALLEST, attendance.FIRST, attendance.LARGEST = self.small, self.first, self.large
+        sizes = transfer.SMALLEST, transfer.FIRST, transfer.LARGEST
+        transfer.SMALLEST, transfer.FIRST, transfer.LARGEST = self.small, self.first, self.large
         try:
             self.live()
         finally:
-            attendance.SMALLEST, attendance.FIRST, attendance.LARGEST = sizes
+            transfer.SMALLEST, transfer.FIRST, transfer.LARGEST = sizes
         return self.fired + Counter({f"counter {name}": count for name, count in self.counted.items()})
 
     def live(self):
@@ -413,7 +422,7 @@ class World:
         holds(not (machine.open or machine.done or machine.sessions or machine.attending), "the coordinator keeps something")
         for agent in self.agents:
             state = agent.machine
-            holds(not (state._uploads or state._coming or state._asked), "an agent keeps a connection's state")
+            holds(not state._asked and state._uploads.keys() <= state.answers.keys(), "an agent keeps a connection's state")
             holds(agent.disk.keys() == state.answers.keys() | (agent.disk.keys() & state.working.keys()) or not agent.entered, "disk")
         if calm:
             wrong = {name: self.counted[name] for name in ("silent", "replaced", "damaged", "again", "chunks_again", "differs")}

@@ -219,7 +219,7 @@ def test_strangers_are_turned_away_and_the_silent_leave_with_a_reason(told):
     witness.ended(3)  # it never said who it is, and nobody sent it away: nothing to tell
     found = events()
     assert [(event, client) for event, client, _, _ in found] == [("turned away", None), ("attended", 1), ("left", 1)]
-    assert found[0][3] == "client 9 is not of this experiment: it has clients 0 to 2" and found[2][3] == "silent for 540 s"
+    assert found[0][3] == "client 9 is not of this experiment: it has clients 0 to 2" and found[2][3] == "silent for 240 s"
 
 
 def test_an_answer_refused_behind_the_clients_back_is_told_once(told):
@@ -339,7 +339,7 @@ def test_a_service_tells_its_figures_until_it_is_over(tmp_path):
     assert service.figures().open == 1
     journal.close()  # as a disk that fails: it takes no more
     for _ in range(2):
-        service._loop.call_soon_threadsafe(service._store, Store(1, KEY, b"abc"))
+        service._loop.call_soon_threadsafe(service._store, Store(1, KEY, b"abc", 0))
         with pytest.raises(RecordError, match="is closed"):
             service.next()
     assert "is closed" in (service.figures().trouble or "")

@@ -6,6 +6,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -197,15 +198,17 @@ class Crowd:
 
     def _attend(self, client: int, peer: Peer) -> None:
         peer.say(hello(client))
-        task, parts = pb.Task(), list[bytearray]()
+        task, came = pb.Task(), bytearray()
         try:
             while not isinstance(frame := peer.came.get(), grpc.StatusCode):
                 if frame.WhichOneof("frame") == "task":
-                    task, parts = frame.task, [bytearray() for _ in frame.task.sizes]
+                    task, came = frame.task, bytearray()
                 elif frame.WhichOneof("frame") == "chunk":
-                    parts[frame.chunk.part] += frame.chunk.data
-                    if [len(part) for part in parts] == list(task.sizes):
-                        peer.say(*self.answer(client, task, [bytes(part) for part in parts]))
+                    came += frame.chunk.data
+                    peer.say(pb.AgentFrame(ack=pb.Ack(key=task.key, offset=len(came))))
+                    if len(came) == sum(task.sizes):
+                        ends = accumulate(task.sizes)
+                        peer.say(*self.answer(client, task, [bytes(came[end - n : end]) for end, n in zip(ends, task.sizes, strict=True)]))
                 elif frame.WhichOneof("frame") == "goodbye":
                     return
         except BaseException as error:

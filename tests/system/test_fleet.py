@@ -77,3 +77,16 @@ def test_a_coordinator_that_is_killed_goes_on(round, tmp_path):
     second.communicate(timeout=280)
     assert second.returncode == 0
     assert same(run(tmp_path / "simulated", *sets, config=CONFIG).summary, json.loads((tmp_path / "fleet" / "summary.json").read_text()))
+
+
+def test_a_strategy_may_choose_among_those_that_attend(tmp_path):
+    """Of three clients two attend: nobody is waited for, and the journal knows enough to compute the run again."""
+    sets = ("data.partition.clients=3", "fleet.cohort=connected", "fleet.min_agents=2")
+    first = serve(tmp_path / "fleet", *sets)
+    assert first.communicate(timeout=280)[1] == "" and first.returncode == 0
+    summary = json.loads((tmp_path / "fleet" / "summary.json").read_text())
+    lines = [json.loads(line) for line in (tmp_path / "fleet" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["clients"] for line in lines[1:]] == [2] * 4
+    command = [sys.executable, "-m", "fedlearn.replay", str(tmp_path / "fleet")]
+    replayed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert replayed.returncode == 0 and summary["model_sha256"] in replayed.stdout + replayed.stderr

@@ -19,7 +19,7 @@ from fedlearn.arrays import State
 from fedlearn.clients import attendance, identity, pipe, store
 from fedlearn.clients.agent import Agent, Settings, _name
 from fedlearn.clients.work import Declined, Desk, Lacking, Limits
-from fedlearn.errors import ConfigError, FedlearnError, PayloadError
+from fedlearn.errors import ConfigError, DataError, FedlearnError, PayloadError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.plan import Plan
 from fedlearn.wire import decode, digest, encode_model, payload_pb2
@@ -124,6 +124,14 @@ def test_no_module_is_imported_that_the_owner_does_not_allow(what, name, module,
         with pytest.raises(FedlearnError, match="called"):
             desk(tmp_path / "state", Limits(allow=("canary_of_mine",)), **changed)
         assert module.exists()
+
+
+def test_no_folder_of_this_device_is_read_that_the_owner_does_not_allow(tmp_path):
+    changed: dict[str, Any] = {"data": {"name": "dir", "options": {"path": str(tmp_path)}, "partition": {"kind": "iid", "clients": 10}}}
+    with pytest.raises(ConfigError, match="data is a folder of this device; to allow it: --allow dir"):
+        desk(tmp_path / "state", Limits(allow=("directory",)), **changed)
+    with pytest.raises(DataError, match="holds neither"):
+        desk(tmp_path / "state", Limits(allow=("dir",)), **changed)
 
 
 @pytest.mark.parametrize(

@@ -182,8 +182,22 @@ def test_a_revoked_client_is_sent_away_and_stays_away(guarded, monkeypatch):
     assert {name: guarded.counters[name] for name in ("revoked", "wrong_certificate")} == {"revoked": 1, "wrong_certificate": 1}
 
 
+def test_a_revoked_client_that_is_away_is_not_waited_for(guarded, monkeypatch):
+    monkeypatch.setattr(service, "POLL_S", 0.02)
+    guarded.keys.of(5, anew=True)
+    tokens.revoke(guarded.keys.pki, 5)
+    guarded.ask(5)
+    assert guarded.service.next() == rounds.Answer(5, KEY, failure="its certificate is revoked")
+    guarded.keys.of(5, anew=True)  # a certificate that is not revoked
+    guarded.ask(5)
+    time.sleep(0.2)  # ten looks
+    assert 5 in guarded.service.rounds.open
+
+
 def test_a_client_that_connects_anew_takes_its_own_place(guarded):
     first, second = guarded.attend(3), guarded.attend(3)
+    goodbye = first.hear("goodbye")
+    assert goodbye.reason == "another agent attends with the identity of this one" and goodbye.again_min_ms == 10_000
     first.ended()
     assert guarded.counters["replaced"] == 1
     second.say(heartbeat())
