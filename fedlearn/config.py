@@ -11,7 +11,7 @@ import datetime
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import tomllib
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -145,6 +145,48 @@ class FleetSection(Section):
     deadline_s: float = Field(600.0, gt=0)  # seconds that a round waits for answers; those that come later are refused
     enough: float = Field(1.0, gt=0, le=1)  # share of a cohort with whose answers a round ends before its deadline
     min_agents: int = Field(0, ge=0)  # agents that must attend before the first round; 0 = the local ones, or one
+    cohort: Literal["all", "connected"] = "all"  # among whom a strategy chooses: every client, or those that attend then
+
+
+class ProfileSection(Section):
+    """``[devices.profile.NAME]``: a device of one's own, or a built-in one with some figures changed."""
+
+    like: str = ""  # the built-in profile that gives what is left out here; for a built-in name, that one
+    flops: float | None = Field(None, gt=0)  # per second, effective, of training
+    up_mbps: float | None = Field(None, gt=0)  # 10**6 bits per second
+    down_mbps: float | None = Field(None, gt=0)
+    latency_ms: float | None = Field(None, ge=0)  # of one transfer, each way
+    available: float | None = Field(None, gt=0, le=1)  # share of each period in which it may be asked
+    period_h: float | None = Field(None, gt=0)
+    idle_w: float | None = Field(None, ge=0)
+    train_w: float | None = Field(None, ge=0)
+    radio_w: float | None = Field(None, ge=0)
+
+
+class DevicesSection(Section):
+    """``[devices]``: what the clients of a simulation run on; without mix and profiles there is no virtual clock."""
+
+    mix: str = ""  # named shares: "edge", "boards", "phones"
+    profiles: dict[str, Annotated[float, Field(gt=0)]] = {}  # profile → its share of the clients, in proportion
+    profile: dict[str, ProfileSection] = {}
+    up_mbps: float = Field(0.0, ge=0)  # of every device, in place of its profile's; 0 = as the profile says
+    down_mbps: float = Field(0.0, ge=0)
+    deadline_s: float = Field(0.0, ge=0)  # simulated seconds of a round, after which clients are late; 0 = none
+    cohort: Literal["any", "present", "fastest"] = "any"  # among whom a strategy chooses
+    fairness: float = Field(0.2, ge=0, le=1)  # cohort "fastest": share of the places that speed does not decide
+    target: float = Field(0.8, gt=0, le=1)  # accuracy whose simulated time is reported
+    cloud: str = "server"  # profile that answers in the place of a device, for the delay of inference
+
+    @model_validator(mode="after")
+    def _one_of(self) -> DevicesSection:
+        if self.mix and self.profiles:
+            raise ValueError("mix and profiles both say what the clients run on; give one of them")
+        return self
+
+    @property
+    def given(self) -> bool:
+        """Tell whether the clients have simulated devices."""
+        return bool(self.mix or self.profiles)
 
 
 class EvaluateSection(Section):
@@ -184,6 +226,7 @@ class Experiment(Section):
     codec: CodecSection = CodecSection()
     engine: EngineSection = EngineSection()
     fleet: FleetSection = FleetSection()
+    devices: DevicesSection = DevicesSection()
     evaluate: EvaluateSection = EvaluateSection()
     expect: ExpectSection = ExpectSection()
 
@@ -289,11 +332,14 @@ def _short(text: str) -> str:
 def _fields(where: tuple[str, ...]) -> list[str]:
     section: Any = Experiment
     for part in where:
+        if get_origin(section) is dict:  # of tables, each under a name of the user's
+            section = get_args(section)[1]
+            continue
         field = section.model_fields.get(part)
         if field is None:
             return []
         section = field.annotation
-    return list(section.model_fields)
+    return list(getattr(section, "model_fields", []))
 
 
 def _line(where: Sequence[str], text: str) -> int | None:

@@ -36,7 +36,6 @@ from fedlearn.server.rounds import Answer, Lacking, Work
 from fedlearn.server.service import Service, journal_key
 from fedlearn.wire import GRADIENT, UPDATE, digest, encode_model, read_header
 
-
 _DEFAULT = FleetSection()
 
 
