@@ -30,6 +30,7 @@ from fedlearn.errors import RecordError, RunError, UserError
 from fedlearn.exchange import CHANNEL, methods
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key, of
+from fedlearn.failpoints import reach
 from fedlearn.malloc import keep_pages
 
 OPTIONS = (
@@ -37,6 +38,7 @@ OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new socket
 )
 DEATHS = 3
 """Processes that may die over a piece of work before it counts as failed: one may be killed for another's use of memory."""
@@ -83,7 +85,7 @@ class Agent:
     _experiment: str = ""
     _folder: Path = Path()
     _ending: str | None = None
-    _renewed: bool = False  # the certificate, since the channel was made
+    _anew: bool = False  # the certificate is renewed since the channel was made, or the channel hangs
     _again: asyncio.Event = field(default_factory=asyncio.Event)
     _wait_s: float = 0.0
 
@@ -101,9 +103,9 @@ class Agent:
         try:
             while self._ending is None:
                 self._again.clear()
-                if self._renewed:
+                if self._anew:
                     await channel.close()
-                    channel, self._renewed = self._channel(), False
+                    channel, self._anew = self._channel(), False
                 await self._attend(channel)
                 if self._ending is None:
                     self._again.clear()
@@ -166,7 +168,10 @@ class Agent:
     async def _write(self) -> None:
         assert self._outbox is not None
         while True:
-            await self._call.write(await self._outbox.get())
+            frame = await self._outbox.get()
+            await self._call.write(frame)
+            if (chunk := frame.chunk).total:
+                reach("agent.sent" if chunk.offset + len(chunk.data) == chunk.total else "agent.half-sent")
 
     async def _tick(self) -> None:
         while True:
@@ -192,6 +197,7 @@ class Agent:
             if isinstance(action, attendance.Send):
                 self._send(action.frame)
             elif isinstance(action, attendance.Begin):
+                reach("agent.task")
                 self._jobs.append(_Job(action.key, action.task, action.payloads))
                 self._start()
             elif isinstance(action, attendance.Discard):
@@ -201,7 +207,7 @@ class Agent:
             elif isinstance(action, attendance.Note):
                 self.say(action.text)
             elif isinstance(action, attendance.Connect):
-                self._wait_s = action.after_s
+                self._wait_s, self._anew = action.after_s, self._anew or action.anew
                 self._again.set()
             elif isinstance(action, attendance.Leave):
                 if not action.done:
@@ -212,7 +218,7 @@ class Agent:
                 self._identity = identity.store(
                     self.settings.state, self.settings.client, action.certificate, self._identity.ca, action.expires
                 )
-                self._renewed = True
+                self._anew = True
                 self.say("the certificate is renewed")
 
     def _enter(self, welcome: pb.Welcome) -> None:
@@ -235,7 +241,9 @@ class Agent:
         if self._jobs and self._jobs[0].key == key:
             self._end_process()  # in the middle of it; the next task starts another
         with contextlib.suppress(OSError):
+            reach("agent.before-discard")
             (self._folder / "answers" / _name(key)).unlink()
+            reach("agent.after-discard")
         self._jobs = deque(job for job in self._jobs if job.key != key)
 
     def _end_process(self) -> None:
@@ -273,6 +281,7 @@ class Agent:
             self._jobs.popleft()
             result = told["result"]
             if result == "answer":
+                reach("agent.before-send")
                 self._perform(self._state.answered(job.key, blobs[0], time.monotonic()))
             else:
                 reasons = {"lacking": pb.Failure.LACKING, "declined": pb.Failure.DECLINED}

@@ -69,9 +69,13 @@ class Note:
 
 @dataclass(frozen=True)
 class Connect:
-    """End the connection, if there is one, and connect again after some seconds."""
+    """End the connection, if there is one, and connect again after some seconds.
+
+    anew: by another socket. The old one may wait long before it sends again what was lost, as TCP doubles its pause with each try.
+    """
 
     after_s: float
+    anew: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,13 +153,13 @@ class Attendance:
         hello = pb.Hello(oldest=OLDEST, newest=NEWEST, software=self.software, client=self.client)
         return [Send(pb.AgentFrame(hello=hello))]
 
-    def lost(self, reason: str) -> list[Action]:
-        """Take the end of the connection, or a failure to make one."""
+    def lost(self, reason: str, silent: bool = False) -> list[Action]:
+        """Take the end of the connection, or a failure to make one; silent: nothing was heard of it."""
         self._close()
         self._tries += 1
         bound = min(MOST_WAIT_S, LEAST_WAIT_S * 2 ** min(self._tries, 20))
         wait = bound * self.draw()
-        return [Note(f"not connected: {reason}; again in {wait:.1f} s"), Connect(wait)]
+        return [Note(f"not connected: {reason}; again in {wait:.1f} s"), Connect(wait, silent)]
 
     def heard(self, frame: pb.CoordinatorFrame, now: float) -> list[Action]:
         """Take a frame of the coordinator."""
@@ -215,7 +219,7 @@ class Attendance:
         if not self.connected:
             return []
         if self._limit() <= now:
-            return self.lost("the coordinator is silent")
+            return self.lost("the coordinator is silent", silent=True)
         if self._told + self._interval() <= now:
             self._told = now
             return [Send(pb.AgentFrame(heartbeat=pb.Heartbeat()))]

@@ -55,6 +55,12 @@ class Serving:
         clients = len(population.clients)
         if self.local_agents > clients:
             raise ConfigError(f"--local-agents {self.local_agents}: the experiment has {clients} clients")
+        fleet = experiment.fleet
+        if 0 < self.local_agents < clients and fleet.cohort == "all" and not fleet.min_agents:
+            raise ConfigError(
+                f"the experiment has {clients} clients, and --local-agents {self.local_agents} would wait for the others in every round; "
+                f"--set data.partition.clients={self.local_agents}, or choose among those that attend: --set fleet.cohort=connected"
+            )
         layout = runner.layout
         told = welcome(experiment, population, runner)
         rounds = Rounds(run_id(self.folder), told, clients, 2 * layout.raw_bytes + LEAST_ROOM)

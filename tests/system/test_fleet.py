@@ -90,3 +90,9 @@ def test_a_strategy_may_choose_among_those_that_attend(tmp_path):
     command = [sys.executable, "-m", "fedlearn.replay", str(tmp_path / "fleet")]
     replayed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert replayed.returncode == 0 and summary["model_sha256"] in replayed.stdout + replayed.stderr
+
+
+def test_clients_that_nobody_serves_are_not_waited_for(tmp_path):
+    process = serve(tmp_path / "fleet", "data.partition.clients=3")
+    said = process.communicate(timeout=280)[1]
+    assert process.returncode == 2 and "--local-agents 2 would wait for the others in every round; --set data.partition.clients=2" in said
