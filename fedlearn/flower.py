@@ -33,7 +33,10 @@ def enter() -> None:
 
     Since flwr 1.38 `Message(...)` raises unless a process-global, private identity is set.
     """
-    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    try:
+        TaskIdentity.run_id  # noqa: B018  # under `flwr run` it is set, and is the run's
+    except RuntimeError:
+        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
     logging.getLogger("flwr").setLevel(logging.ERROR)
 
 

@@ -54,7 +54,7 @@ def _run(given: argparse.Namespace) -> int:
         if not 0 <= (getattr(given, name) or 0) <= 65535:
             raise ConfigError(f"--{name.replace('_', '-')} {getattr(given, name)}: from 0 to 65535")
     signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: the agents are told, and the run can go on
-    return run_in_folder(given, _again(given), lambda *parts: _serve(given, *parts))
+    return run_in_folder(given, f"python -m fedlearn.{_again(given)} --resume --out {{out}}", lambda *parts: _serve(given, *parts))
 
 
 def _again(given: argparse.Namespace) -> str:

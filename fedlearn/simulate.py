@@ -65,7 +65,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.list:
         print(listing())
         return 0
-    return run_in_folder(arguments, "simulate", _simulate)
+    return run_in_folder(arguments, "python -m fedlearn.simulate --resume --out {out}", _simulate)
 
 
 def _simulate(experiment: Experiment, folder: Any, display: Any, resume: bool) -> dict[str, Any]:
@@ -74,11 +74,11 @@ def _simulate(experiment: Experiment, folder: Any, display: Any, resume: bool) -
     return simulate(experiment, folder, display, resume)
 
 
-def run_in_folder(arguments: argparse.Namespace, command: str, go: Callable[[Experiment, Any, Any, bool], dict[str, Any]]) -> int:
+def run_in_folder(arguments: argparse.Namespace, again: str, go: Callable[[Experiment, Any, Any, bool], dict[str, Any]]) -> int:
     """Run an experiment in its run folder and return the exit code.
 
-    arguments: config, set, out, resume, quiet. command: what the user typed. go: (experiment, folder, display, resume) → the
-    summary. Raises what it raises.
+    arguments: config, set, out, resume, quiet. again: the command that goes on with a run, {out} for its folder. go:
+    (experiment, folder, display, resume) → the summary. Raises what it raises.
     """
     _require_extra()
     from fedlearn import config
@@ -98,7 +98,7 @@ def run_in_folder(arguments: argparse.Namespace, command: str, go: Callable[[Exp
     from fedlearn.reporting.plots import draw
     from fedlearn.server.run import check_expectations
 
-    again = f"python -m fedlearn.{command} --resume --out {shlex.quote(str(path))}"
+    again = again.replace("{out}", shlex.quote(str(path)))
     made = [p for p in (path, *path.parents) if not p.exists()]
     with _open(RunFolder, path) as folder, Progress(arguments.quiet) as display:
         try:

@@ -9,21 +9,21 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "arguments", "seeds", "arrays", "plan", "config", "names", "files", "failpoints"},
+    {"errors", "arguments", "seeds", "arrays", "plan", "config", "names", "files", "failpoints", "malloc"},
     {"models", "data", "codec", "record"},
     {"wire", "exchange", "reporting"},
     {"flower", "progress", "report", "inspect"},
     {"clients", "strategies"},
     {"server"},
     {"engine"},
-    {"simulate", "serve", "status", "replay", "agent", "pki", "token", "enroll", "revoke"},
+    {"simulate", "serve", "status", "replay", "agent", "pki", "token", "enroll", "revoke", "app"},
     {"__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 SIBLINGS = {("clients", "strategies"), ("strategies", "clients"), ("server", "clients")}
 AGENT = {
     *("clients", "codec", "wire", "exchange", "models", "data"),
-    *("arrays", "plan", "seeds", "errors", "names", "failpoints", "files", "arguments"),
+    *("arrays", "plan", "seeds", "errors", "names", "failpoints", "files", "arguments", "malloc"),
 }
 """The parts that run where the data is. Of each other they may import what the layers allow; of all else, `PACKAGES`."""
 
@@ -88,7 +88,7 @@ def test_the_two_sides_meet_in_the_engine_only():
 
 
 def test_flwr_is_imported_above_the_wire_only():
-    allowed = {"flower", "strategies", "server", "engine"}
+    allowed = {"flower", "strategies", "server", "engine", "app"}
     users = {p for p in sources() if any(name.split(".")[0] == "flwr" for name in imports(p))}
     assert {part_of(p) for p in users if str(p.relative_to(ROOT)) not in FLOWERS} <= allowed
 
@@ -141,6 +141,10 @@ def loaded_by(statement: str) -> set[str]:
 @pytest.mark.parametrize("statement", ["from fedlearn.clients import train, evaluate, augment", "import fedlearn.wire, fedlearn.models"])
 def test_the_agents_side_loads_no_heavy_package(statement):
     assert loaded_by(statement) & {"flwr", "pydantic", "rich", "matplotlib", "fastapi", "safetensors"} == set()
+
+
+def test_an_idle_agent_loads_neither_torch_nor_numpy():
+    assert loaded_by("import fedlearn.agent, fedlearn.clients.agent") & {"torch", "numpy", "flwr", "pydantic", "rich", "cryptography"} == set()
 
 
 def test_no_top_level_name_but_fedlearn():
