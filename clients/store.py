@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedlearn.failpoints import armed, reach
 from fedlearn.files import replace
 
 _SIZES = struct.Struct("<III")  # of the task, of the answer; CRC-32 of both
@@ -21,7 +22,13 @@ def write_file(path: Path, data: bytes) -> None:
 
 def write_answer(path: Path, task: bytes, answer: bytes) -> None:
     """Keep an answer beside the task that it answers; raises OSError."""
-    write_file(path, _SIZES.pack(len(task), len(answer), zlib.crc32(answer, zlib.crc32(task))) + task + answer)
+    data = _SIZES.pack(len(task), len(answer), zlib.crc32(answer, zlib.crc32(task))) + task + answer
+    reach("agent.before-answer")
+    if armed("agent.half-answer"):
+        (path.parent / f".{path.name}.part").write_bytes(data[: len(data) // 2])
+        reach("agent.half-answer")
+    write_file(path, data)
+    reach("agent.after-answer")
 
 
 def answers(folder: Path) -> Iterator[tuple[str, bytes, bytes]]:

@@ -39,6 +39,7 @@ from fedlearn.data.own import samples_of
 from fedlearn.data.samples import Population, Samples
 from fedlearn.errors import ClientError, ConfigError, FedlearnError, PayloadError
 from fedlearn.exchange.exchange_pb2 import Task
+from fedlearn.failpoints import reach
 from fedlearn.models import build, layout
 from fedlearn.plan import Plan
 from fedlearn.wire import SNAPSHOT, Header, decode_difference, decode_model, digest, read_header
@@ -121,14 +122,17 @@ class Desk:
         header, state = self._arrive(task, payloads)
         if task.keep:
             self._keep("copies", state.floats, digest(state.floats))
+            reach("agent.model-kept")
         with self.local.alone(task.key.kind, plan, self.client):
             if task.key.kind != "train":
                 return json.dumps(self.local.evaluate(self.client, state)).encode()
             lost = self._residual(task.residual) if task.feedback and task.residual else None
+            reach("agent.training")
             answer = self.local.train(self.client, plan, header, state, lost)
         if answer.residual is not None:
             name = struct.pack("<II", task.key.round, task.key.turn + 1)  # so the coordinator names it when it wants it
             self._keep("residuals", answer.residual, name)
+            reach("agent.residual-kept")
         return answer.payload
 
     def _check(self, plan: Plan) -> None:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fedlearn.arrays import State
+from fedlearn.failpoints import reach
 from fedlearn.record import RunFolder
 
 KEPT = 2
@@ -39,7 +40,9 @@ def write(folder: RunFolder, checkpoint: Checkpoint) -> None:
     """Write a checkpoint and remove those before the last two; raises RecordError."""
     tensors: Arrays = {"floats": checkpoint.model.floats, "integers": checkpoint.model.integers, **checkpoint.arrays}
     text = json.dumps({"round": checkpoint.round, "memory": checkpoint.memory})
+    reach("coordinator.before-checkpoint")
     folder.write(f"{_FOLDER}/{checkpoint.round:08d}.safetensors", save(tensors, {"run": text, "sha256": _digest(tensors, text)}))
+    reach("coordinator.after-checkpoint")
     for old in _files(folder.path)[KEPT:]:
         old.unlink(missing_ok=True)
 

@@ -25,6 +25,7 @@ from fedlearn.errors import FedlearnError, RecordError, RunError
 from fedlearn.exchange import CHANNEL, methods
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key
+from fedlearn.failpoints import reach
 from fedlearn.malloc import keep_pages
 from fedlearn.server import rounds, tokens
 from fedlearn.server.enrolment import Enrolment
@@ -378,6 +379,7 @@ class Service:
                 self.log("journal failed", text=self.trouble)
             self.events.put(error if isinstance(error, FedlearnError) else RecordError(str(error)))
         else:
+            reach("coordinator.stored")
             self._guarded(lambda: self.rounds.stored(store.client, store.key))
 
     def _drop(self, drop: Drop) -> None:

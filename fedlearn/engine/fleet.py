@@ -31,6 +31,7 @@ from fedlearn.engine.vectors import NONE
 from fedlearn.errors import PayloadError, RecordError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key, proto
+from fedlearn.failpoints import reach
 from fedlearn.server.journal import Journal
 from fedlearn.server.rounds import Answer, Lacking, Work
 from fedlearn.server.service import Service, journal_key
@@ -256,7 +257,9 @@ class Fleet:
     def _close(self, round: int, kind: str, counted: list[int]) -> None:
         """Write down whose answers count, and for `fedlearn.server.observe.took_part` why others do not."""
         meta = {"kind": "closed", "key": self._name(round, kind), **self._unused}
+        reach("coordinator.before-closed")
         self.journal.append(meta, json.dumps(sorted(counted)).encode()).result()
+        reach("coordinator.after-closed")
         if self.service:
             key, asked = (round, kind, self._calls[round, kind] - 1), len(counted) + len(self._unused["without"])
             self.service.log("round closed", None, key, asked=asked, answered=len(counted))

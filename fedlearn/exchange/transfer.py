@@ -106,14 +106,20 @@ class Received:
         """Begin with nothing."""
         self.length = self.checksum = 0  # CRC-32 of what is here
         self._chunks: list[bytes] = []
+        self._early: tuple[int, bytes] | None = None  # a chunk that came before the one ahead of it
 
     def add(self, offset: int, data: bytes) -> int:
-        """Take a chunk, unless there is a gap before it; returns how many of its bytes came before, minus those that are missing."""
+        """Take a chunk; returns how many of its bytes came before, minus those that are missing. One is kept until they are here."""
         known = self.length - offset
-        if known >= 0 and (new := data[known:]):
+        if known < 0:
+            self._early = offset, data
+        elif new := data[known:]:
             self._chunks.append(new)
             self.length += len(new)
             self.checksum = zlib.crc32(new, self.checksum)
+            if self._early:
+                early, self._early = self._early, None
+                self.add(*early)
         return known
 
     def whole(self) -> bytes:
