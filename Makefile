@@ -26,6 +26,8 @@ test: install ## run the tests
 check: install ## lint and type-check
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/hadolint deploy/Dockerfile
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose.yaml
 
 build: install ## build sdist and wheel into dist/
 	rm -rf dist build
@@ -35,7 +37,7 @@ wheel-test: build ## install the wheel in a new environment, away from the sourc
 	sh tests/wheel.sh dist/*.whl
 
 proto: ## generate the *_pb2.py files anew (needs grpcio-tools==1.75.1)
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. fedlearn/wire/payload.proto fedlearn/exchange/exchange.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. fedlearn/wire/payload.proto fedlearn/exchange/exchange.proto fedlearn/exchange/link.proto
 
 clean: ## remove what can be made again
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import shutil
+import signal
 import sys
 import time
 from asyncio.subprocess import PIPE
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,10 @@ from urllib.parse import quote
 import grpc
 
 import fedlearn
-from fedlearn.clients import attendance, identity, pipe, store
+from fedlearn.clients import attendance, device, identity, notify, pipe, store
 from fedlearn.clients.attendance import Attendance
+from fedlearn.clients.guest import Guest
+from fedlearn.clients.rules import NO_RULES, Rules
 from fedlearn.errors import RecordError, RunError, UserError
 from fedlearn.exchange import CHANNEL, methods
 from fedlearn.exchange import exchange_pb2 as pb
@@ -61,6 +65,8 @@ class Settings:
     allow: tuple[str, ...] = ()
     end_with_input: bool = False
     most_bytes: int = attendance.PAYLOAD_BYTES  # of a task's payloads
+    rules: Rules = NO_RULES
+    root: Path = device.ROOT  # where the device is read
 
 
 @dataclass
@@ -88,6 +94,7 @@ class Agent:
     _anew: bool = False  # the certificate is renewed since the channel was made, or the channel hangs
     _again: asyncio.Event = field(default_factory=asyncio.Event)
     _wait_s: float = 0.0
+    _halvings: int = 0  # of mini-batches, that this device is known to need
 
     async def run(self) -> str:
         """Attend until the run is over, and return the reason.
@@ -96,8 +103,10 @@ class Agent:
         """
         keep_pages()
         settings = self.settings
+        self._guest = Guest(settings.rules, settings.root, self.say)
         self._state = Attendance(settings.client, f"fedlearn {fedlearn.__version__}", random.SystemRandom().random, settings.most_bytes)
         channel = self._channel()
+        beat = asyncio.create_task(_beat())
         if settings.end_with_input:
             asyncio.get_running_loop().add_reader(0, self._input)
         try:
@@ -112,6 +121,7 @@ class Agent:
                     with contextlib.suppress(asyncio.TimeoutError):
                         await asyncio.wait_for(self._again.wait(), self._wait_s)
         finally:
+            beat.cancel()
             await self._stop_work()
             await channel.close()
         return self._ending
@@ -161,6 +171,8 @@ class Agent:
 
     async def _read(self) -> None:
         while (frame := await self._call.read()) is not grpc.aio.EOF:
+            if frame.WhichOneof("frame") == "task":
+                self._state.declines = self._guest.ask()
             self._perform(self._state.heard(frame, time.monotonic()))
         code = await self._call.code()
         raise RunError(f"{code.name.lower()}: {await self._call.details()}")
@@ -190,6 +202,11 @@ class Agent:
     def _send(self, frame: pb.AgentFrame) -> None:
         if self._outbox is not None:
             self._outbox.put_nowait(frame)
+
+    def _tell(self, facts: Mapping[str, str | float]) -> None:
+        """Tell the coordinator of this device, if it is there."""
+        if facts and self._state.connected:
+            self._send(pb.AgentFrame(facts=pb.Facts(json=json.dumps(facts, separators=(",", ":")))))
 
     def _perform(self, actions: Sequence[attendance.Action]) -> None:
         """Do what the state machine asks."""
@@ -224,6 +241,7 @@ class Agent:
     def _enter(self, welcome: pb.Welcome) -> None:
         folder = self.settings.state / f"run-{welcome.run.hex()}"
         self.say(f"attending as client {self.settings.client}")
+        self._tell(device.facts(self.settings.root))
         if folder == self._folder:
             return
         self._folder, self._experiment = folder, welcome.experiment
@@ -268,11 +286,15 @@ class Agent:
         """Do the jobs one after another."""
         while self._jobs:
             job = self._jobs[0]
+            kills = device.oom_kills(self.settings.root)
             try:
                 told, blobs = await self._done(job)
             except (asyncio.IncompleteReadError, OSError):  # the process died, or was killed for a job that is not wanted
                 told, blobs = await self._died()
                 job.deaths += 1
+                if told["code"] == -signal.SIGKILL and device.oom_kills(self.settings.root) != kills:
+                    self._halvings += 1  # where memory is promised freely, this is how it runs out
+                    told = {"result": "declined", "text": "memory: the kernel ended the work"}
                 if job.deaths < DEATHS:
                     continue
             wanted = bool(self._jobs) and self._jobs[0] is job
@@ -281,19 +303,37 @@ class Agent:
             self._jobs.popleft()
             result = told["result"]
             if result == "answer":
+                spent = told.get("spent", {})
+                if spent.get("halvings"):
+                    self.say(f"round {job.key[0]}: memory is short; computed 1/{2 ** spent['halvings']} of each mini-batch at a time")
                 reach("agent.before-send")
                 self._perform(self._state.answered(job.key, blobs[0], time.monotonic()))
+                self._tell(_figures(spent, self._guest.energy.joules, self._state.pace.mbps))
             else:
                 reasons = {"lacking": pb.Failure.LACKING, "declined": pb.Failure.DECLINED}
                 self.say(f"round {job.key[0]}: {result} {told.get('text', '')}".rstrip())
                 self._perform(self._state.failed(job.key, reasons.get(result, pb.Failure.FAILED), told.get("text", "")))
 
     async def _done(self, job: _Job) -> tuple[dict[str, Any], list[bytes]]:
-        """Have the process do a job, and return what it says."""
+        """Have the process do a job under the owner's rules, and return what it says, or why it was ended."""
         process = self._process or await self._spawn()
+        work, watch = asyncio.create_task(self._ask(process, job)), asyncio.create_task(self._guest.watch(process))
+        try:
+            await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+            if self._process is process:
+                self._end_process()
+            return {"result": "declined", "text": watch.result()}, []
+        finally:
+            for part in (work, watch):
+                part.cancel()
+            await asyncio.gather(work, watch, return_exceptions=True)
+
+    async def _ask(self, process: asyncio.subprocess.Process, job: _Job) -> tuple[dict[str, Any], list[bytes]]:
         assert process.stdin is not None and process.stdout is not None
         task = job.task.SerializeToString(deterministic=True)
-        for part in pipe.pack({"name": _name(job.key)}, [task, *job.payloads]):
+        for part in pipe.pack({"name": _name(job.key), "halvings": self._halvings}, [task, *job.payloads]):
             process.stdin.write(part)
         await process.stdin.drain()
         return await pipe.receive(process.stdout)
@@ -320,7 +360,7 @@ class Agent:
     async def _died(self) -> tuple[dict[str, Any], list[bytes]]:
         process, self._process = self._process, None
         code = await process.wait() if process else 0
-        return {"result": "failed", "text": f"the working process ended with code {code} (out of memory?)"}, []
+        return {"result": "failed", "code": code, "text": f"the working process ended with code {code} (out of memory?)"}, []
 
     async def _stop_work(self) -> None:
         if self._worker:
@@ -332,9 +372,29 @@ class Agent:
             await self._process.wait()
 
 
+async def _beat() -> None:
+    """Tell systemd, where it waits for that, that this agent lives."""
+    notify.tell(READY=1)
+    while (pause_s := notify.watchdog_s()) is not None:
+        notify.tell(WATCHDOG=1)
+        await asyncio.sleep(pause_s)
+
+
 def _name(key: Key) -> str:
     """Return the file name of a piece of work; its kind is the coordinator's word, and must not lead out of the folder."""
     return f"{key[0]:08d}-{quote(key[1], safe='')}-{key[2]}"
+
+
+def _figures(spent: Mapping[str, float], joules: float | None, up_mbps: float) -> dict[str, str | float]:
+    """Return what a piece of training told of the device."""
+    found: dict[str, str | float] = {}
+    if spent.get("steps"):
+        found["step_s"] = round(spent["train_s"] / spent["steps"], 6)
+        if joules is not None:
+            found["joules"] = round(joules, 2)
+    if up_mbps:
+        found["up_mbps"] = round(up_mbps, 2)
+    return found
 
 
 def _reason(error: BaseException) -> str:

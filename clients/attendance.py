@@ -130,6 +130,7 @@ class Attendance:
         """Take who the agent is. draw: a random number from 0 to 1. most_bytes: of a task's payloads."""
         self.client, self.software, self.draw, self.most_bytes = client, software, draw, most_bytes
         self.limit_bytes = 0
+        self.declines: str | None = None  # why no new work is taken now
         self.run = b""
         self.connected = False
         self.working: dict[Key, bytes] = {}  # key → the task as it was sent, while there is no answer
@@ -137,7 +138,7 @@ class Attendance:
         self._asked: set[Key] = set()  # over this connection
         self._coming: dict[Key, _Coming] = {}
         self._uploads: dict[Key, _Upload] = {}  # of answers, over any connection
-        self._pace = Pace()
+        self.pace = Pace()  # of uploads
         self._welcomed = False
         self._round = 0  # the first that answers are wanted of
         self._tries = 0
@@ -278,6 +279,9 @@ class Attendance:
                 words = f"its payloads have {total} bytes in {len(task.sizes)} parts; the owner of this device allows {self.most_bytes}"
                 failure = pb.Failure(key=task.key, reason=pb.Failure.DECLINED, text=words)
                 return [*actions, Send(pb.AgentFrame(failure=failure))]
+            if self.declines is not None:  # before its payloads come: the link may be the reason
+                failure = pb.Failure(key=task.key, reason=pb.Failure.DECLINED, text=self.declines[:500])
+                return [*actions, Note(f"round {key[0]}: declined {self.declines}"), Send(pb.AgentFrame(failure=failure))]
             self._coming[key] = _Coming(task, text, total)
             if not total:
                 actions += self._begin(key)
@@ -315,7 +319,7 @@ class Attendance:
             failure = pb.Failure(key=proto(key), reason=pb.Failure.FAILED, text=text)
             return [*self._drop(key), Send(pb.AgentFrame(failure=failure))]
         if key not in self._uploads:
-            self._uploads[key] = _Upload(Transfer([data], self._pace), zlib.crc32(data))
+            self._uploads[key] = _Upload(Transfer([data], self.pace), zlib.crc32(data))
         upload = self._uploads[key]
         return self._chunks(key, upload, upload.transfer.begin(now), now)
 

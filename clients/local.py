@@ -37,6 +37,8 @@ class Answer:
     residual: NDArray[np.float32] | None
     train_s: float = 0.0
     encode_s: float = 0.0
+    halvings: int = 0  # of mini-batches, for want of memory
+    steps: int = 0
 
 
 class Local:
@@ -84,13 +86,15 @@ class Local:
         for owner, name, value in self._unsaved:
             owner._buffers[name] = value.clone()
 
-    def train(self, client: int, plan: Plan, start: Header, state: State, lost: NDArray[np.float32] | None = None) -> Answer:
-        """Return what a client answers to a plan; arguments as in `answer`. Raises ClientError when training diverges."""
+    def train(
+        self, client: int, plan: Plan, start: Header, state: State, lost: NDArray[np.float32] | None = None, halvings: int = 0
+    ) -> Answer:
+        """Return what a client answers to a plan; arguments as in `answer` and `train`. Raises ClientError when training diverges."""
         begun = time.perf_counter()
-        update = train(self.module, self.layout, plan, state, self.tensors(client), client)
+        update = train(self.module, self.layout, plan, state, self.tensors(client), client, halvings)
         trained = time.perf_counter()
         made = self.answer(client, plan, start, state, update.difference, update.examples, update.train_loss, {}, lost)
-        return Answer(made.payload, made.residual, trained - begun, time.perf_counter() - trained)
+        return Answer(made.payload, made.residual, trained - begun, time.perf_counter() - trained, update.halvings, update.steps)
 
     def evaluate(self, client: int, state: State) -> dict[str, float]:
         """Return loss, accuracy and number of samples of a model on what a client keeps for its evaluation."""

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 from fedlearn.arrays import Layout, State
 from fedlearn.clients.augment import augment
 from fedlearn.clients.batches import Tensors, batches_per_pass, passes
+from fedlearn.clients.micro import Room
 from fedlearn.data.samples import IGNORE
 from fedlearn.errors import ClientError
 from fedlearn.models import read_state, write_state
@@ -37,14 +39,16 @@ class Update:
     examples: int
     train_loss: float  # mean over the steps taken
     steps: int
+    halvings: int = 0  # above 0: mini-batches were computed in parts, for want of memory (see `fedlearn.clients.micro`)
 
 
-def train(module: nn.Module, layout: Layout, plan: Plan, start: State, data: Tensors, client: int) -> Update:
+def train(module: nn.Module, layout: Layout, plan: Plan, start: State, data: Tensors, client: int, halvings: int = 0) -> Update:
     """Train ``module`` from ``start`` on one client's data as ``plan`` asks, and return the update.
 
     The result is a function of its arguments alone: batches, augmentation and dropout draw from
     (plan.seed, purpose, plan.round, client), and torch's global generator is left as it was.
-    The module's weights are overwritten. Raises ClientError when there is no data or training diverges.
+    The module's weights are overwritten. halvings: of mini-batches that are known not to fit into memory; more follow when it
+    runs out. Raises ClientError when there is no data or training diverges, and NoRoom when no halving helps.
     """
     if not len(data):
         raise ClientError(f"client {client} has no samples")
@@ -53,13 +57,14 @@ def train(module: nn.Module, layout: Layout, plan: Plan, start: State, data: Ten
     merge = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
     order = generator(plan.seed, "batches", plan.round, client)
     batches = _augmented(passes(data, plan.batch_size, order, merge), plan, client)
+    room = Room(halvings)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(plan.seed, "dropout", plan.round, client))
         if plan.task == "gradient":
-            losses = _gradient(module, plan, batches)
+            losses = _gradient(module, plan, batches, room)
         else:
             per_pass = math.ceil(batches_per_pass(len(data), plan.batch_size, merge) / plan.accumulate)
-            losses = _descend(module, plan, batches, plan.steps or plan.epochs * per_pass)
+            losses = _descend(module, plan, batches, plan.steps or plan.epochs * per_pass, room)
     end = read_state(module, layout)
     difference = State(end.floats - start.floats, end.integers - start.integers)
     if plan.task == "gradient":
@@ -69,10 +74,10 @@ def train(module: nn.Module, layout: Layout, plan: Plan, start: State, data: Ten
         raise ClientError(
             f"client {client} diverged in round {plan.round}: its loss became {loss:g}; lower train.lr or set train.clip_norm"
         )
-    return Update(difference, len(data), loss, len(losses))
+    return Update(difference, len(data), loss, len(losses), room.halvings)
 
 
-def _descend(module: nn.Module, plan: Plan, batches: Batches, steps: int) -> list[torch.Tensor]:
+def _descend(module: nn.Module, plan: Plan, batches: Batches, steps: int, room: Room) -> list[torch.Tensor]:
     """Take SGD steps in place; the update rule is `torch.optim.SGD`'s, without its per-step overhead."""
     weights: list[torch.Tensor] = [p for p in module.parameters() if p.requires_grad]
     start = [w.detach().clone() for w in weights] if plan.proximal_mu else []
@@ -80,7 +85,7 @@ def _descend(module: nn.Module, plan: Plan, batches: Batches, steps: int) -> lis
     scale = HALF_SCALE
     losses = []
     for _ in range(steps):
-        loss, gradients, scale = _loss_and_gradients(module, weights, plan, batches, scale)
+        loss, gradients, scale = _loss_and_gradients(module, weights, plan, batches, scale, room)
         losses.append(loss)
         with torch.no_grad():
             if plan.clip_norm:
@@ -104,10 +109,10 @@ def _descend(module: nn.Module, plan: Plan, batches: Batches, steps: int) -> lis
     return losses
 
 
-def _gradient(module: nn.Module, plan: Plan, batches: Batches) -> list[torch.Tensor]:
+def _gradient(module: nn.Module, plan: Plan, batches: Batches, room: Room) -> list[torch.Tensor]:
     """Leave the mean gradient over ``plan.accumulate`` batches, clipped, in each weight's ``grad``."""
     weights: list[torch.Tensor] = [p for p in module.parameters() if p.requires_grad]
-    loss, gradients, _ = _loss_and_gradients(module, weights, plan, batches, HALF_SCALE)
+    loss, gradients, _ = _loss_and_gradients(module, weights, plan, batches, HALF_SCALE, room)
     if plan.clip_norm:
         _clip(gradients, plan.clip_norm)
     for weight, gradient in zip(weights, gradients, strict=True):
@@ -127,7 +132,7 @@ def _with_gradients(module: nn.Module, layout: Layout, difference: State) -> Sta
 
 
 def _loss_and_gradients(
-    module: nn.Module, weights: list[torch.Tensor], plan: Plan, batches: Batches, scale: float
+    module: nn.Module, weights: list[torch.Tensor], plan: Plan, batches: Batches, scale: float, room: Room
 ) -> tuple[torch.Tensor, list[torch.Tensor], float]:
     """Return the mean loss and gradients over ``plan.accumulate`` batches, and the scale that carried them.
 
@@ -138,23 +143,24 @@ def _loss_and_gradients(
     drawn = [next(batches) for _ in range(plan.accumulate)]
     half = plan.precision == "float16"
     while True:
-        loss, gradients = _summed(module, weights, plan, drawn, scale if half else 1.0)
+        summed = partial(_summed, module, weights, plan, drawn, scale if half else 1.0, room)
+        loss, gradients = room.within(module, drawn, summed)
         if not half or scale < 2 or all(bool(g.isfinite().all()) for g in gradients):
             return loss, gradients, scale
         scale /= 2
 
 
 def _summed(
-    module: nn.Module, weights: list[torch.Tensor], plan: Plan, drawn: list[tuple[torch.Tensor, torch.Tensor]], scale: float
+    module: nn.Module, weights: list[torch.Tensor], plan: Plan, drawn: list[tuple[torch.Tensor, torch.Tensor]], scale: float, room: Room
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     total: list[torch.Tensor] = []
     mean_loss = torch.zeros(())
-    for x, y in drawn:
+    for x, y, share in (part for batch in drawn for part in room.parts(*batch)):
         with _autocast(plan.precision, x.device.type):
             loss = loss_of(module(x), y, plan.label_smoothing)
-        mean_loss = mean_loss + loss.detach().float().cpu() / len(drawn)
+        mean_loss = mean_loss + loss.detach().float().cpu() * share / len(drawn)
         # A weight that this batch does not reach has a zero gradient.
-        found = torch.autograd.grad(loss * (scale / len(drawn)), weights, allow_unused=True)
+        found = torch.autograd.grad(loss * (scale * share / len(drawn)), weights, allow_unused=True)
         gradients = [torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)]
         if total:
             torch._foreach_add_(total, gradients)

@@ -12,10 +12,13 @@ Legend: P floats of the model's layout.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import fcntl
 import json
 import math
 import os
+import signal
 import struct
 import sys
 import threading
@@ -32,6 +35,7 @@ from fedlearn.arrays import Layout, State
 from fedlearn.clients import pipe
 from fedlearn.clients.batches import batches_per_pass
 from fedlearn.clients.local import Local
+from fedlearn.clients.micro import NoRoom, ran_out
 from fedlearn.clients.store import write_answer, write_file
 from fedlearn.codec import codec as find_codec
 from fedlearn.data import population
@@ -90,6 +94,7 @@ class Desk:
         """Build what the experiment names. data: "auto", a file.npz, or an import path. Raises UserError."""
         told = json.loads(experiment)
         self.folder, self.client, self.limits = folder, client, limits
+        self.spent: dict[str, float] = {}  # on the last task: its steps, their seconds, and how often its mini-batches were halved
         model = told["model"]
         _check_allowed("model", model["name"], limits.allow)
         module = build(
@@ -110,8 +115,8 @@ class Desk:
         if first.exists():  # the coordinator's, where what is built here differs in a bit
             self.local.initial = np.frombuffer(first.read_bytes(), "<f4").astype(np.float32)
 
-    def do(self, task: Task, payloads: list[bytes]) -> bytes:
-        """Return the answer to a task.
+    def do(self, task: Task, payloads: list[bytes], halvings: int = 0) -> bytes:
+        """Return the answer to a task; halvings: of mini-batches that are known not to fit into memory.
 
         Raises Lacking when a difference starts from a model that is not here, ClientError when the work fails or is not
         allowed, and PayloadError for payloads that cannot be read.
@@ -123,16 +128,18 @@ class Desk:
         if task.keep:
             self._keep("copies", state.floats, digest(state.floats))
             reach("agent.model-kept")
+        self.spent = {}
         with self.local.alone(task.key.kind, plan, self.client):
             if task.key.kind != "train":
                 return json.dumps(self.local.evaluate(self.client, state)).encode()
             lost = self._residual(task.residual) if task.feedback and task.residual else None
             reach("agent.training")
-            answer = self.local.train(self.client, plan, header, state, lost)
+            answer = self.local.train(self.client, plan, header, state, lost, halvings)
         if answer.residual is not None:
             name = struct.pack("<II", task.key.round, task.key.turn + 1)  # so the coordinator names it when it wants it
             self._keep("residuals", answer.residual, name)
             reach("agent.residual-kept")
+        self.spent = {"steps": answer.steps, "train_s": answer.train_s, "halvings": answer.halvings}
         return answer.payload
 
     def _check(self, plan: Plan) -> None:
@@ -229,6 +236,13 @@ def _listen(source: IO[bytes], messages: SimpleQueue[tuple[dict[str, Any], list[
         os._exit(0)
 
 
+def _end_with_parent() -> None:
+    """Have the kernel kill this process with the agent, also while it is paused, and before the agent when memory runs out."""
+    with contextlib.suppress(OSError, AttributeError):  # not on Linux
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
 def _alone(folder: Path) -> IO[bytes]:
     """Wait until no other process works in the run's folder: that of an agent that was killed may not have ended yet."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -241,6 +255,7 @@ def main() -> int:
     """Answer tasks from standard input until it ends; the first message says what to build."""
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a model prints must not stand among the answers
+    _end_with_parent()
     torch.set_num_threads(1)
     messages: SimpleQueue[tuple[dict[str, Any], list[bytes]]] = SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, messages), daemon=True).start()
@@ -254,21 +269,22 @@ def main() -> int:
             if desk is None:
                 limits = Limits(told["epochs"], told["steps"], tuple(told["allow"]))
                 desk = Desk(Path(told["folder"]), told["client"], told["experiment"], told["data"], limits)
-            answer = desk.do(task, payloads)
+            answer = desk.do(task, payloads, asked.get("halvings", 0))
             write_answer(Path(told["folder"]) / "answers" / asked["name"], task_bytes, answer)
-            reply = pipe.pack({"result": "answer"}, [answer])
+            reply = pipe.pack({"result": "answer", "spent": desk.spent}, [answer])
         except Lacking:
             reply = pipe.pack({"result": "lacking"})
-        except Declined as error:
+        except (Declined, NoRoom) as error:
             reply = pipe.pack({"result": "declined", "text": str(error)})
         except FedlearnError as error:
             reply = pipe.pack({"result": "failed", "text": str(error)})
-        except MemoryError:
-            reply = pipe.pack({"result": "failed", "text": "out of memory"})
         except OSError as error:
             reply = pipe.pack({"result": "failed", "text": f"this device's disk: {error.strerror or error}"})
         except (Exception, SystemExit) as error:  # model and data may be the user's code
-            reply = pipe.pack({"result": "failed", "text": f"{type(error).__name__}: {error}"})
+            if ran_out(error):  # beside the mini-batches: the model itself, or what is kept of it
+                reply = pipe.pack({"result": "declined", "text": "memory: it ran out"})
+            else:
+                reply = pipe.pack({"result": "failed", "text": f"{type(error).__name__}: {error}"})
         for part in reply:
             out.write(part)
         out.flush()

@@ -16,6 +16,7 @@ COMMANDS = {
     "status": ("fedlearn.status", "tell how a run is doing, while it goes on and after"),
     "replay": ("fedlearn.replay", "recompute a run over agents from its journal"),
     "agent": ("fedlearn.agent", "take part in a run with the data of this device"),
+    "doctor": ("fedlearn.doctor", "look at this device, and say what to mend"),
     "pki": ("fedlearn.pki", "make the authority that coordinator and agents trust"),
     "token": ("fedlearn.token", "make a one-time token for an agent"),
     "enroll": ("fedlearn.enroll", "redeem a token on a device"),

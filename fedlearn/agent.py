@@ -9,13 +9,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedlearn.arguments import Parser, ended
+from fedlearn.clients import notify
 from fedlearn.errors import UserError
+
+EPILOG = "fedlearn agent install: run it as a service of this device, from now on and at every start (see: fedlearn agent install --help)"
 
 
 def parser() -> Parser:
     """Return the command's arguments."""
-    made = Parser(prog="fedlearn agent", description="Take part in a run with the data of this device, until the run is over.")
-    made.add_argument("--coordinator", required=True, metavar="HOST:PORT", help="where the coordinator listens")
+    made = Parser(
+        prog="fedlearn agent", description="Take part in a run with the data of this device, until the run is over.", epilog=EPILOG
+    )
+    made.add_argument("--coordinator", metavar="HOST:PORT", help="where the coordinator listens")
+    made.add_argument(
+        "--settings", type=Path, metavar="FILE", help="what this device's owner decides: rules, and defaults of these options"
+    )
     made.add_argument("--client", type=int, metavar="ID", help="who this is (default: as the certificate in --state says)")
     made.add_argument("--state", type=Path, default=Path("agent"), metavar="DIR", help="key, certificate, models, answers (default: agent)")
     made.add_argument(
@@ -32,6 +40,24 @@ def parser() -> Parser:
     made.add_argument("--insecure", action="store_true", help="without TLS: anybody on the way reads and changes everything")
     made.add_argument("--end-with-input", action="store_true", help="end when standard input does, as with whoever started this")
     return made
+
+
+def _given(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options: of the command line, else of the settings file, else the defaults."""
+    from fedlearn.clients.rules import NO_RULES
+
+    made = parser()
+    made.set_defaults(rules=NO_RULES)
+    given = made.parse_args(argv)
+    if given.settings:
+        from fedlearn.clients import settings
+
+        found = settings.read(given.settings)
+        made.set_defaults(**found.agent, rules=found.rules)
+        given = made.parse_args(argv)
+    if not given.coordinator:
+        raise UserError("where is the coordinator? Give --coordinator HOST:PORT, or set it in the file of --settings")
+    return given
 
 
 def _run(given: argparse.Namespace) -> None:
@@ -60,15 +86,26 @@ def _run(given: argparse.Namespace) -> None:
         tuple(given.allow),
         given.end_with_input,
         given.megabytes << 20,
+        given.rules,
     )
-    reason = asyncio.run(Agent(settings).run())
+    reason = asyncio.run(Agent(settings, _say).run())
     print(reason, file=sys.stderr)
+
+
+def _say(text: str) -> None:
+    """Tell a line to whoever reads the log, and to systemd if it runs this."""
+    print(text, file=sys.stderr, flush=True)
+    notify.tell(STATUS=text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    given = parser().parse_args(argv)
-    return ended(lambda: _run(given))
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments[:1] == ["install"]:
+        from fedlearn import install
+
+        return install.main(arguments[1:])
+    return ended(lambda: _run(_given(arguments)))
 
 
 if __name__ == "__main__":

@@ -145,7 +145,10 @@ class FleetSection(Section):
     deadline_s: float = Field(600.0, gt=0)  # seconds that a round waits for answers; those that come later are refused
     enough: float = Field(1.0, gt=0, le=1)  # share of a cohort with whose answers a round ends before its deadline
     min_agents: int = Field(0, ge=0)  # agents that must attend before the first round; 0 = the local ones, or one
-    cohort: Literal["all", "connected"] = "all"  # among whom a strategy chooses: every client, or those that attend then
+    cohort: Literal["all", "connected", "fastest"] = (
+        "all"  # among whom a strategy chooses: every client, those that attend, the fastest of these
+    )
+    fairness: float = Field(0.2, ge=0, le=1)  # cohort "fastest": share of the places that speed does not decide
 
 
 class ProfileSection(Section):

@@ -25,6 +25,8 @@ _MAY_CHANGE = {
     ("engine", "kind"),
     ("engine", "workers"),
     ("fleet",),
+    ("devices", "target"),
+    ("devices", "cloud"),
     ("expect",),
     ("experiment", "rounds"),
     ("experiment", "about"),

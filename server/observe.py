@@ -21,10 +21,10 @@ from typing import Any, TextIO
 
 from fedlearn.exchange.keys import Key, of
 from fedlearn.server.journal import Journal
-from fedlearn.server.rounds import Action, Answer, Drop, Lacking, Rounds, Send
+from fedlearn.server.rounds import Action, Answer, Drop, Lacking, Rounds, Send, Told
 
 LOG = "fleet.log"
-CLIENTS = "clients.json"
+CLIENTS, DEVICES = "clients.json", "devices.json"
 
 LOG_BYTES = 16 << 20
 """Beyond this `fleet.log` becomes `fleet.log.1` and a new one begins, so that both together hold 32 MB."""
@@ -195,6 +195,8 @@ class Witness:
             self._answered(action)
         elif isinstance(action, Lacking):
             self.log("lacking", action.client, action.key, "the model that the difference starts from; it is sent")
+        elif isinstance(action, Told) and "machine" in action.facts:  # what comes after each piece of work is for devices.json alone
+            self.log("device", action.client, text=", ".join(f"{name} {value}" for name, value in action.facts.items())[:500])
         elif isinstance(action, Drop):
             self._reasons[action.session] = action.reason
 

@@ -11,6 +11,8 @@ last connection left it. Of an answer one copy is counted: the same bytes again 
 from __future__ import annotations
 
 import heapq
+import json
+import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -38,6 +40,9 @@ REPAIRS = 3
 
 TEXT = 500
 """Characters of an agent's reason that are kept."""
+
+FACTS_BYTES = 4096
+"""Characters that an agent may tell of its device at a time."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,14 @@ class Lacking:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What a client's agent tells of its device."""
+
+    client: int
+    facts: dict[str, str | float]
+
+
+@dataclass(frozen=True)
 class Drop:
     """End a connection."""
 
@@ -106,7 +119,7 @@ _REPLACED = pb.CoordinatorFrame(
     )
 )
 
-Action = Send | Store | Answer | Lacking | Drop
+Action = Send | Store | Answer | Lacking | Told | Drop
 
 
 @dataclass
@@ -156,7 +169,7 @@ class Rounds:
         self._alarms: list[tuple[float, int]] = []  # (due, connection); an entry that is not its connection's due is void
         self._ends: list[tuple[float, int, _Batch]] = []
         self._batches = 0
-        self._paces: dict[int, Pace] = {}
+        self.paces: dict[int, Pace] = {}  # client → of its downloads
         self._oldest = 0  # of the rounds whose answers count
 
     # What connections do
@@ -194,6 +207,8 @@ class Rounds:
             return self._chunk(session, found.client, frame.chunk)
         if kind == "ack":
             return self._received(session, found.client, frame.ack, now)
+        if kind == "facts":
+            return self._facts(found.client, frame.facts.json)
         if kind == "failure":
             return self._failure(session, found.client, frame.failure)
         return self._part(session, "a frame that this coordinator does not know", "unknown_frame")
@@ -380,6 +395,16 @@ class Rounds:
         found.answer = data
         return [Store(client, key, data, found.checksum)]
 
+    def _facts(self, client: int, text: str) -> list[Action]:
+        try:
+            told = json.loads(text) if len(text) <= FACTS_BYTES else None
+        except (ValueError, RecursionError):
+            told = None
+        if not isinstance(told, dict) or not all(_fact(value) for value in told.values()):
+            self.counters["wrong_facts"] += 1
+            return []
+        return [Told(client, told)]
+
     def _failure(self, session: int, client: int, failure: pb.Failure) -> list[Action]:
         key = of(failure.key)
         found = self.open.get(client, {}).get(key)
@@ -395,7 +420,7 @@ class Rounds:
         return self._fail(client, key, f"declined: {text}" if declined else text)
 
     def _transfer(self, work: Work) -> Transfer:
-        return Transfer(work.payloads, self._paces.setdefault(work.client, Pace()))
+        return Transfer(work.payloads, self.paces.setdefault(work.client, Pace()))
 
     def _send(self, session: int, open: _Open, now: float) -> list[Action]:
         """Send a task, and the first of its payloads that the client does not have."""
@@ -471,3 +496,8 @@ class Rounds:
         self.counters[counter] += 1
         frame = pb.CoordinatorFrame(goodbye=pb.Goodbye(reason=reason))
         return [Send(session, frame), Drop(session, reason), *self.gone(session)]
+
+
+def _fact(value: object) -> bool:
+    """Tell whether a value is a number that JSON can hold, or a text."""
+    return isinstance(value, str) or (isinstance(value, int | float) and math.isfinite(value))

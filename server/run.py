@@ -13,9 +13,11 @@ from safetensors.numpy import save
 
 from fedlearn.arrays import Layout, State, model_sha256
 from fedlearn.config import Experiment
+from fedlearn.devices.clock import Clock
 from fedlearn.errors import ConfigError, ExpectationError, RunError
 from fedlearn.flower import for_strategy, to_state
 from fedlearn.record import RunFolder
+from fedlearn.reporting.devices import totals
 from fedlearn.server import checkpoint
 from fedlearn.server.loss import rises
 from fedlearn.strategies import memory
@@ -59,10 +61,14 @@ class Run:
         score: Callable[[State], Score],
         folder: RunFolder,
         display: Display,
+        clock: Clock | None = None,
     ) -> None:
-        """Take the parts. grid: a Flower Grid with a ``tally`` of each round; score: a model → its held-out score."""
+        """Take the parts. grid: a Flower Grid with a ``tally`` of each round; score: a model → its held-out score.
+
+        clock: of simulated devices.
+        """
         self.experiment, self.layout, self.strategy, self.grid = experiment, layout, strategy, grid
-        self.score, self.folder, self.display = score, folder, display
+        self.score, self.folder, self.display, self.clock = score, folder, display, clock
         self.model, self.done = initial, 0
         self.lines: list[Line] = []
         self._since = time.perf_counter()
@@ -153,6 +159,7 @@ class Run:
                 "seconds_training": tally.training_s,
                 "seconds_by_phase": dict(tally.seconds),
                 "clients_evaluation": guard.evaluation,
+                **({"devices": self.clock.take()} if self.clock else {}),
             },
         )
         begun = time.perf_counter()
@@ -218,7 +225,7 @@ class Run:
 
     def _kept(self) -> list[Any]:
         """Return what keeps something per client outside the checkpoints."""
-        return [kept for kept in (self.grid.downlink, self.grid.residuals) if kept]
+        return [kept for kept in (self.grid.downlink, self.grid.residuals, self.clock) if kept]
 
     def _finish(self) -> dict[str, Any]:
         trained = [line for line in self.lines if line["round"]]
@@ -239,6 +246,8 @@ class Run:
             "clients": self.grid.clients,
             "parameters": self.layout.trained,
         }
+        if self.clock:
+            summary["devices"] = totals(self.lines, self.experiment.devices.target)
         summary["expectations"] = expectations(self.experiment, summary, scored)
         self.folder.write("model.safetensors", save(dict(self.layout.split(self.model))))
         self.folder.write_json("summary.json", summary)

@@ -32,8 +32,9 @@ from fedlearn.server.enrolment import Enrolment
 from fedlearn.server.figures import Figures
 from fedlearn.server.identity import expiry, identity_of, server_credentials
 from fedlearn.server.journal import Journal
+from fedlearn.server.link import Link
 from fedlearn.server.observe import Log, Witness
-from fedlearn.server.rounds import Answer, Drop, Lacking, Rounds, Send, Store, Work
+from fedlearn.server.rounds import Answer, Drop, Lacking, Rounds, Send, Store, Told, Work
 
 POLL_S = 0.5
 """How often the list of revoked certificates is looked at."""
@@ -52,6 +53,9 @@ UNREAD_BYTES = 8 << 20
 
 FRAME_COST = 512
 """Bytes of memory that a waiting frame takes beyond its own."""
+
+FACTS = 64
+"""Facts of a device that are kept."""
 
 FIGURES_S = 5.0
 """How long the thread may take to tell its figures."""
@@ -92,6 +96,7 @@ class Service:
         """Take the parts."""
         self.rounds, self.journal, self.address = rounds, journal, address
         self.log = log or Log(None, "nothing")
+        self.devices: dict[int, dict[str, str | float]] = {}  # client → what its agent tells of its device
         self.trouble: str | None = None  # why the journal takes no more answers
         self._witness = Witness(self.log, rounds)
         self.events: queue.Queue[Event] = queue.Queue()
@@ -191,7 +196,7 @@ class Service:
             ("grpc.so_reuseport", 0),
         )
         server = grpc.aio.server(options=[*CHANNEL, *limits])
-        server.add_generic_rpc_handlers((methods.attend_handler(self._attend),))
+        server.add_generic_rpc_handlers((methods.attend_handler(self._attend), Link(address.pki).handler()))
         self._servers.append(server)
         if address.pki is None:
             self.port = self._bind(server, address.port, None)
@@ -327,6 +332,8 @@ class Service:
                 self._store(action)
             elif isinstance(action, Drop):
                 self._drop(action)
+            elif isinstance(action, Told):
+                self._told(action)
             else:
                 self.events.put(action)
         self._set_alarm()
@@ -381,6 +388,14 @@ class Service:
         else:
             reach("coordinator.stored")
             self._guarded(lambda: self.rounds.stored(store.client, store.key))
+
+    def _told(self, told: Told) -> None:
+        """Keep what is known of a client's device, as long as it is not too much."""
+        known = self.devices.get(told.client, {}) | told.facts
+        if (pace := self.rounds.paces.get(told.client)) and pace.mbps:
+            known["down_mbps"] = round(pace.mbps, 2)
+        if len(known) <= FACTS:
+            self.devices[told.client] = known
 
     def _drop(self, drop: Drop) -> None:
         stream = self._streams.get(drop.session)

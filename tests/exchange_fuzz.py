@@ -68,6 +68,7 @@ def agent_frames(answers: Sequence[bytes] = ()) -> dict[str, pb.AgentFrame]:
         "declined": pb.AgentFrame(failure=pb.Failure(key=key, reason=pb.Failure.DECLINED, text="too hot")),
         "lacking": pb.AgentFrame(failure=pb.Failure(key=key, reason=pb.Failure.LACKING)),
         "received": pb.AgentFrame(ack=pb.Ack(key=key, offset=7)),
+        "facts": pb.AgentFrame(facts=pb.Facts(json='{"board":"Jetson Orin Nano","watts":7.5}')),
         "renewal": pb.AgentFrame(renewal=pb.Renewal(request=b"-----BEGIN CERTIFICATE REQUEST-----\n")),
         "metrics": pb.AgentFrame(chunk=_chunk(pb.Key(round=1, kind="evaluate"), METRICS)),
     }

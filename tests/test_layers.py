@@ -10,13 +10,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"errors", "arguments", "seeds", "arrays", "plan", "config", "names", "files", "failpoints", "malloc"},
-    {"models", "data", "codec", "record"},
+    {"models", "data", "codec", "record", "devices", "bundling"},
     {"wire", "exchange", "reporting"},
     {"flower", "progress", "report", "inspect"},
     {"clients", "strategies"},
     {"server"},
     {"engine"},
-    {"simulate", "serve", "status", "replay", "agent", "pki", "token", "enroll", "revoke", "app"},
+    {"simulate", "serve", "status", "replay", "agent", "pki", "token", "enroll", "revoke", "app", "doctor", "install", "bundle"},
     {"__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
@@ -144,7 +144,8 @@ def test_the_agents_side_loads_no_heavy_package(statement):
 
 
 def test_an_idle_agent_loads_neither_torch_nor_numpy():
-    assert loaded_by("import fedlearn.agent, fedlearn.clients.agent") & {"torch", "numpy", "flwr", "pydantic", "rich", "cryptography"} == set()
+    heavy = {"torch", "numpy", "flwr", "pydantic", "rich", "cryptography"}
+    assert loaded_by("import fedlearn.agent, fedlearn.clients.agent") & heavy == set()
 
 
 def test_no_top_level_name_but_fedlearn():

@@ -24,6 +24,7 @@ from fedlearn.arrays import State
 from fedlearn.clients.evaluate import Score
 from fedlearn.codec import canonical, feedback
 from fedlearn.config import FleetSection
+from fedlearn.devices.cohort import fastest
 from fedlearn.engine.downlink import Downlink
 from fedlearn.engine.runner import Held, Outcome, Runner, Task
 from fedlearn.engine.serial import Engine
@@ -56,9 +57,7 @@ class Fleet:
 
     workers = 1
 
-    def __init__(
-        self, runner: Runner, inner: Engine, service: Service | None, journal: Journal, section: FleetSection = _DEFAULT
-    ) -> None:
+    def __init__(self, runner: Runner, inner: Engine, service: Service | None, journal: Journal, section: FleetSection = _DEFAULT) -> None:
         """Take the parts.
 
         inner: scores models on the coordinator's held-out samples. service: None: the journal alone answers (a replay).
@@ -69,6 +68,7 @@ class Fleet:
         self._turns: Counter[tuple[int, int, str]] = Counter()
         self._calls: Counter[tuple[int, str]] = Counter()
         self._listed: Counter[int] = Counter()
+        self._seconds: dict[int, float] = {}  # client → from a question to its answer, the newest half of the mean
         self._last: dict[int, Key] = {}
         self._unused: dict[str, dict[int, str]] = {"refused": {}, "without": {}}  # of the tasks that run: client → why
         self._initial = digest(runner.initial)
@@ -105,6 +105,7 @@ class Fleet:
         if works and enough:
             self._wait()
             self.service.ask(works, self.section.deadline_s, enough)
+            begun = time.monotonic()
         elif works:
             for asked in waiting.values():
                 yield self._without(asked, "late: enough others answered before")
@@ -118,6 +119,9 @@ class Fleet:
                 self._repair(asked_for, payload)
                 continue
             del waiting[event.client, event.key]
+            if event.data is not None and kind == "train":
+                taken = time.monotonic() - begun
+                self._seconds[event.client] = (self._seconds.get(event.client, taken) + taken) / 2
             yield self._answered(asked_for, event, counted)
         self._close(round, kind, counted)
 
@@ -126,16 +130,34 @@ class Fleet:
         if self.section.cohort == "all":
             return None
         self._listed[round] += 1
-        name = f"attending/{round}/{self._listed[round]}"
-        entry = self.journal.find(name)
-        if entry is not None:
-            found: list[int] = json.loads(self.journal.read(entry))
-            return found
-        if self.service is None:
-            raise RecordError(f"the journal does not tell who attended in round {round}; the run did not come so far")
+        return self._noted(f"attending/{round}/{self._listed[round]}", self._attending)
+
+    def choose(self, size: int, seed: int, round: int, attempt: int) -> list[int]:
+        """Return the fastest of those that attend, and some others: the same ones when a round is run again."""
+        return self._noted(f"chosen/{round}/{attempt}", lambda: self._fastest(size, seed, round, attempt))
+
+    def _fastest(self, size: int, seed: int, round: int, attempt: int) -> list[int]:
+        here = self._attending()
+        expected = np.full(max(here) + 1, np.inf)
+        expected[here] = [self._seconds.get(client, 0.0) for client in here]
+        return fastest(expected, size, self.section.deadline_s, self.section.fairness, seed, round, attempt)
+
+    def _attending(self) -> list[int]:
+        assert self.service is not None
         self._wait()
         while not (found := self.service.attending()):
             time.sleep(0.05)
+        return found
+
+    def _noted(self, name: str, find: Callable[[], list[int]]) -> list[int]:
+        """Return what the journal says was found, or find it and write it down first."""
+        entry = self.journal.find(name)
+        if entry is not None:
+            known: list[int] = json.loads(self.journal.read(entry))
+            return known
+        if self.service is None:
+            raise RecordError(f"the journal does not tell '{name}', who was asked then; the run did not come so far")
+        found = find()
         self.journal.append({"kind": "attending", "key": name}, json.dumps(found).encode()).result()
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -26,7 +27,7 @@ from fedlearn.record import RunFolder
 from fedlearn.server import identity
 from fedlearn.server.figures import LOOPBACK, Lines, Pages
 from fedlearn.server.journal import Journal
-from fedlearn.server.observe import CLIENTS, Log, took_part
+from fedlearn.server.observe import CLIENTS, DEVICES, Log, took_part
 from fedlearn.server.rounds import Rounds
 from fedlearn.server.service import Address, Service
 
@@ -66,6 +67,7 @@ class Serving:
         rounds = Rounds(run_id(self.folder), told, clients, 2 * layout.raw_bytes + LEAST_ROOM)
         self.journal = Journal(self.folder.path / "journal")
         self.service = Service(rounds, self.journal, self._where(), self.log)
+        self.service.devices = self._known_devices()
         self.service.start()
         if self.metrics_port is not None:
             lines = Lines(self.folder.path / "metrics.jsonl")
@@ -87,6 +89,9 @@ class Serving:
         if self.journal:
             self.journal.close()
             self._tell_who(self.journal)
+        if self.service and self.service.devices:
+            with contextlib.suppress(FedlearnError):  # a full disk has been told of
+                self.folder.write_json(DEVICES, {str(client): told for client, told in sorted(self.service.devices.items())})
         for process in self.processes:
             try:
                 if not over and process.stdin:
@@ -112,6 +117,13 @@ class Serving:
         if any(lost.values()):
             told = ", ".join(f"{count} {name}" for name, count in lost.items() if count)
             self.log.note(f"of {sum(counts['asked'] for counts in every)} pieces of work {told}; {self.folder.path}/{CLIENTS} tells whose")
+
+    def _known_devices(self) -> dict[int, dict[str, str | float]]:
+        """Return what agents told of their devices before a restart."""
+        try:
+            return {int(client): dict(told) for client, told in json.loads((self.folder.path / DEVICES).read_text()).items()}
+        except (OSError, ValueError, AttributeError, TypeError):
+            return {}
 
     def _where(self) -> Address:
         """Return where to listen: where agents know the run from before, if no port is asked for."""

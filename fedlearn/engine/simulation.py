@@ -8,6 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
@@ -24,7 +25,9 @@ from fedlearn.codec.choice import Choice, Situation, choose
 from fedlearn.config import Experiment, to_toml
 from fedlearn.data.samples import Population
 from fedlearn.engine import ENGINES, apps
+from fedlearn.engine.devices import ChosenGrid, Setting, checked, takes_all
 from fedlearn.engine.downlink import Cast, Downlink, Shadow, Snapshots
+from fedlearn.engine.fleet import Fleet
 from fedlearn.engine.grid import SimulationGrid
 from fedlearn.engine.runner import Runner, single_thread
 from fedlearn.engine.serial import Engine
@@ -60,6 +63,8 @@ def simulate(
     enter()
     population, module, layout = _parts(experiment)
     strategy = _strategy(experiment, layout, len(population.clients))
+    with _section("devices"):  # real agents have devices of their own
+        devices = checked(experiment, len(population.clients)) if fleet is None else None
     written = experiment
     experiment, why = _with_codecs(experiment, layout, strategy, len(population.clients), folder if resume else None)
     with _section("client"):
@@ -74,11 +79,17 @@ def simulate(
     residuals = _residuals(experiment, folder, len(population.clients), layout)
     downlink, copies = _downlink(experiment, folder, len(population.clients), layout, initial, fleet is not None)
     runner = Runner(module, layout, population, experiment.experiment.seed, holdout, experiment.engine.device, app, copies, residuals)
+    setting = Setting(experiment, runner, devices, strategy) if devices else None
     engine = _engine(experiment, runner)
     try:
         if fleet is not None:
             engine = fleet(runner, engine, experiment, population, downlink)
-        grid = SimulationGrid(
+        if setting:
+            engine = setting.engine(engine)
+        chooser = setting.choose if setting and setting.chooses else None
+        if isinstance(engine, Fleet) and experiment.fleet.cohort == "fastest":
+            chooser = partial(engine.choose, takes_all(strategy, len(population.clients)), experiment.experiment.seed)
+        grid = (ChosenGrid if chooser else SimulationGrid)(
             engine,
             layout,
             len(population.clients),
@@ -90,13 +101,16 @@ def simulate(
             residuals=residuals,
             on_client=display.client_done,
         )
-        run = Run(experiment, layout, initial, strategy, grid, engine.score, folder, display)
+        if isinstance(grid, ChosenGrid) and chooser:
+            grid.choose = chooser
+        run = Run(experiment, layout, initial, strategy, grid, engine.score, folder, display, setting.clock if setting else None)
         if resume:
             run.resume()
         folder.write("config.toml", to_toml(written))  # of a resumed run too: it may have more rounds now
         if not resume:
             folder.write("metrics.jsonl", "")
-        folder.write_json("manifest.json", manifest(experiment, population, layout, engine, why))
+        told = {"devices": setting.told()} if setting else {}
+        folder.write_json("manifest.json", manifest(experiment, population, layout, engine, why) | told)
         display.start(facts(experiment, population, layout, engine, why) | {"lines": run.lines})
         summary = run.go()
     finally:

@@ -19,12 +19,17 @@ WINDOW = 2
 """Chunks under way: one travels while the other is acknowledged. The first travels alone: it tells where to go on."""
 
 
+TELLING = 64 << 10
+"""Bytes from which on a transfer tells how fast a link is."""
+
+
 class Pace:
     """How large the chunks to one peer are, over all its connections."""
 
     def __init__(self) -> None:
         """Begin with a size that any link can bear."""
         self.bytes = FIRST
+        self.mbps = 0.0  # 10**6 bits per second of the last transfer that was long enough to tell; 0: none was
 
     def took(self, seconds: float, size: int) -> None:
         """Note how long a chunk of some bytes took to be acknowledged."""
@@ -47,7 +52,8 @@ class Transfer:
         self.total = sum(len(part) for part in parts)
         self.reached = 0  # bytes that the other end was last known to have
         self.under_way: list[tuple[int, int, float]] = []  # of each chunk: end, size, when it was sent
-        self._sent = 0
+        self._sent = self._from = 0
+        self._since = 0.0
         self._known = False  # where the other end goes on, over this connection
 
     def begin(self, now: float) -> list[tuple[int, bytes]]:
@@ -56,6 +62,7 @@ class Transfer:
         There is one even when nothing is left to send: its acknowledgement tells what the other end has.
         """
         self.break_off()
+        self._since, self._from = now, self.reached
         return self._more(now)
 
     def break_off(self) -> None:
@@ -78,6 +85,8 @@ class Transfer:
             offset = min(offset, self.total)
             self.under_way, self._sent, self._known = [], offset, False
         self.reached = offset
+        if offset == self.total and offset - self._from >= TELLING and now > self._since:
+            self.pace.mbps = 8e-6 * (offset - self._from) / (now - self._since)
         return self._more(now)
 
     def _more(self, now: float) -> list[tuple[int, bytes]]:

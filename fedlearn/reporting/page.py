@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedlearn.reporting.agents import agents
+from fedlearn.reporting.devices import devices
 from fedlearn.reporting.folder import Line, Run, finite, number, read, section, some_text
 from fedlearn.reporting.html import Html, element, folded, picture, section_of, table, tile, write_document
 from fedlearn.reporting.results import Results, results
@@ -18,6 +20,9 @@ CAPTIONS = {
     "accuracy_bytes": "The same accuracy over the bytes of both directions, as encoded and as plain float32.",
     "loss": "Loss on held-out data, and the clients' mean training loss.",
     "clients": "Accuracy on the clients' own data: the mean, its spread, and the worst tenth of the clients.",
+    "accuracy_time": "The same accuracy over the simulated time of the devices.",
+    "accuracy_joules": "The same accuracy over the energy that the run adds to the devices, above idle.",
+    "devices": "Simulated devices: what a client's round goes to, by profile.",
     "time_per_phase": "Where the seconds of a round went, and each phase's share of the whole run.",
     "label_mix": "Who has what: samples per client, and the share of each label among them.",
 }
@@ -42,6 +47,8 @@ def write_page(folder: Path, out: Path | None = None, plots: Path | None = None)
         pictures(plots or folder / "plots"),
         bytes_table(run, found),
         codec_table(run),
+        devices(run),
+        agents(run),
         failures(run),
         rounds_table(run),
         settings(run),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlearn.reporting import style
+from fedlearn.reporting.devices import plot_joules, plot_profiles, plot_time
 from fedlearn.reporting.folder import Line, Run, finite, number, read, section
 from fedlearn.reporting.label_plot import plot_label_mix
 from fedlearn.reporting.results import Curve, accuracy_curve
@@ -181,6 +182,9 @@ PLOTS: dict[str, Plot] = {
     "accuracy_bytes.png": plot_accuracy_bytes,
     "loss.png": plot_loss,
     "clients.png": plot_clients,
+    "accuracy_time.png": plot_time,
+    "accuracy_joules.png": plot_joules,
+    "devices.png": plot_profiles,
     "time_per_phase.png": plot_time_per_phase,
     "label_mix.png": plot_label_mix,
 }

@@ -399,6 +399,8 @@ class Coordinator(Party):
                 wait = world.random.random() * world.repair_s
                 world.fired["slow_repair"] += wait > 5
                 world.at(wait, self.repair, action)
+            elif isinstance(action, rounds.Told):
+                world.fired["facts"] += 1
             elif action.session in self.links:
                 world.close(self.links.pop(action.session), "down")
         self.arm()

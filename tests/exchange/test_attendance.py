@@ -298,11 +298,11 @@ def test_chunks_grow_when_they_are_acknowledged_quickly_and_shrink_when_slowly()
     machine, _ = answered(bytes(9000 * KB))
     assert chunks(machine.heard(ack(128 * KB), 0.09)) == [(128 * KB, 256 * KB), (384 * KB, 256 * KB)]
     machine.heard(ack(384 * KB), 0.1)
-    assert machine._pace.bytes == 512 * KB
+    assert machine.pace.bytes == 512 * KB
     machine.heard(ack(640 * KB), 0.1)
-    assert machine._pace.bytes == 512 * KB  # a chunk of 256 KB proves nothing of 512
+    assert machine.pace.bytes == 512 * KB  # a chunk of 256 KB proves nothing of 512
     machine.heard(ack(1152 * KB), 0.7)
-    assert machine._pace.bytes == 256 * KB
+    assert machine.pace.bytes == 256 * KB
 
 
 def again(machine, now=0.0):
@@ -323,7 +323,7 @@ def test_chunks_grow_up_to_the_largest():
     machine, _ = answered(bytes(9000 * KB))
     for _ in range(9):
         machine.heard(ack(machine._uploads[KEY].transfer.under_way[0][0]), 0.0)
-    assert machine._pace.bytes == transfer.LARGEST == KB * KB
+    assert machine.pace.bytes == transfer.LARGEST == KB * KB
 
 
 def test_an_upload_goes_on_at_the_offset_that_was_acknowledged():

@@ -50,7 +50,7 @@ SOMETIMES = (
 COUNTERS = (
     *("attended", "left", "replaced", "silent", "draining", "revoked", "wrong_identity", "unknown_client", "no_hello"),
     *("hello_again", "wrong_version", "unknown_frame", "again", "differs", "late", "oversized", "chunks_again", "damaged"),
-    *("malformed", "lacking", "declined", "failed", "refused"),
+    *("malformed", "lacking", "declined", "failed", "refused", "wrong_facts"),
 )
 
 
@@ -296,7 +296,7 @@ class World:
         draw = self.random
         name = draw.choice(["train", "evaluate", "", "x" * 99])
         key = pb.Key(round=draw.choice([0, 1, 2, 2**32 - 1]), kind=name, turn=draw.choice([0, 1]))
-        kind = draw.randrange(8)
+        kind = draw.randrange(9)
         if kind == 0:
             named = draw.randrange(self.clients + 2) if client is None else client
             return pb.AgentFrame(hello=pb.Hello(oldest=draw.choice([0, 1, 2]), newest=draw.choice([0, 1, 9]), client=named))
@@ -310,6 +310,9 @@ class World:
             return pb.AgentFrame()
         if kind == 5:
             return pb.AgentFrame(ack=pb.Ack(key=key, offset=draw.choice([0, 1, 50, 2**64 - 1]), stored=draw.random() < 0.5))
+        if kind == 6:
+            texts = ['{"board": "Jetson", "watts": 7.5}', "{}", "[1]", '{"a": [1]}', '{"a": NaN}', "x" * 5000, "[" * 4000]
+            return pb.AgentFrame(facts=pb.Facts(json=draw.choice(texts)))
         total = draw.choice([0, 1, 50, LIMIT, LIMIT + 1, 2**64 - 1])
         data = draw.randbytes(draw.choice([0, 1, 50, 500]))
         checksum = draw.choice([0, zlib.crc32(data), draw.getrandbits(32)])
@@ -327,7 +330,7 @@ class World:
         if kind != "chunk":
             return draw.choice([[], [frame, frame], [frame, other], [other, frame], [frame, pb.AgentFrame(chunk=whole)]])
         changed = pb.AgentFrame.FromString(frame.SerializeToString())
-        field = draw.choice(["offset", "total", "checksum", "data", "answer", "nothing"])
+        field = draw.choice(["offset", "total", "checksum", "checksum", "data", "data", "answer", "nothing"])
         if field == "data":
             changed.chunk.data = draw.randbytes(len(frame.chunk.data))
         elif field == "answer":

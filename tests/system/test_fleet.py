@@ -79,9 +79,10 @@ def test_a_coordinator_that_is_killed_goes_on(round, tmp_path):
     assert same(run(tmp_path / "simulated", *sets, config=CONFIG).summary, json.loads((tmp_path / "fleet" / "summary.json").read_text()))
 
 
-def test_a_strategy_may_choose_among_those_that_attend(tmp_path):
-    """Of three clients two attend: nobody is waited for, and the journal knows enough to compute the run again."""
-    sets = ("data.partition.clients=3", "fleet.cohort=connected", "fleet.min_agents=2")
+@pytest.mark.parametrize("cohort", ["connected", "fastest"])
+def test_a_strategy_may_choose_among_those_that_attend(cohort, tmp_path):
+    """Of three clients two attend: nobody else is waited for, and the journal knows enough to compute the run again."""
+    sets = ("data.partition.clients=3", f"fleet.cohort={cohort}", "fleet.min_agents=2")
     first = serve(tmp_path / "fleet", *sets)
     assert first.communicate(timeout=280)[1] == "" and first.returncode == 0
     summary = json.loads((tmp_path / "fleet" / "summary.json").read_text())
@@ -90,6 +91,8 @@ def test_a_strategy_may_choose_among_those_that_attend(tmp_path):
     command = [sys.executable, "-m", "fedlearn.replay", str(tmp_path / "fleet")]
     replayed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert replayed.returncode == 0 and summary["model_sha256"] in replayed.stdout + replayed.stderr
+    told = json.loads((tmp_path / "fleet" / "devices.json").read_text())
+    assert told.keys() == {"0", "1"} and all(device["step_s"] > 0 and device["torch"] for device in told.values())
 
 
 def test_clients_that_nobody_serves_are_not_waited_for(tmp_path):

@@ -1,0 +1,90 @@
+"""A mini-batch in parts, where it does not fit into memory whole: the same step, computed piece by piece.
+
+When memory runs out, the parts are halved and the step is done again, down to one sample at a time. A step's gradient is the
+mean over the batch's targets, so parts weighted by their targets add up to it; what differs is the order of float sums (below
+1e-6 in the tests) and, with several layers of dropout, which values are dropped: as many, others. A model that normalises over
+the batch is another one with smaller batches, so for that the work is declined. Whoever calls this records ``halvings``: the
+result is no longer the same bits.
+
+Legend: B batch, T characters of a text line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from fedlearn.data.samples import IGNORE
+from fedlearn.errors import ClientError
+
+T = TypeVar("T")
+
+WORDS = ("out of memory", "can't allocate memory", "alloc_failed")
+"""How torch, its allocators, and the libraries below it say that memory ran out: mostly by a plain RuntimeError."""
+
+
+class NoRoom(ClientError):
+    """The work does not fit into this device's memory: it is declined, and has not failed."""
+
+
+@dataclass
+class Room:
+    """How much of a mini-batch is computed at once: 1 / 2**halvings of its samples, rounded up."""
+
+    halvings: int = 0
+
+    def size(self, rows: int) -> int:
+        """Return how many of B samples are computed at once."""
+        return -(-rows >> self.halvings)
+
+    def parts(self, x: torch.Tensor, y: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
+        """Yield the parts of a mini-batch: inputs, targets (B,) or (B, T), and each part's share of the targets."""
+        size = self.size(len(y))
+        if size >= len(y):
+            yield x, y, 1.0
+            return
+        targets = max(1, int((y != IGNORE).sum()))
+        for at in range(0, len(y), size):
+            part = y[at : at + size]
+            yield x[at : at + size], part, int((part != IGNORE).sum()) / targets
+
+    def within(self, module: nn.Module, batches: Sequence[tuple[torch.Tensor, torch.Tensor]], step: Callable[[], T]) -> T:
+        """Return what ``step`` does with some mini-batches, halving their parts until it fits.
+
+        Raises NoRoom where halving does not help, or would change what is learned.
+        """
+        if self.halvings:
+            _check_separable(module)
+        while True:
+            state = torch.get_rng_state()
+            try:
+                return step()
+            except (MemoryError, RuntimeError) as error:
+                if not ran_out(error):
+                    raise
+                # Here the error still holds every tensor of the step: it is done again below, when they are free.
+            if self.size(max(len(y) for _, y in batches)) <= 1:
+                raise NoRoom("memory: not even one sample at a time fits")
+            _check_separable(module)
+            torch.set_rng_state(state)
+            if batches[0][0].is_cuda:
+                torch.cuda.empty_cache()
+            self.halvings += 1
+
+
+def ran_out(error: BaseException) -> bool:
+    """Tell whether an error says that memory ran out."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(word in str(error).lower() for word in WORDS))
+
+
+def _check_separable(module: nn.Module) -> None:
+    """Raise NoRoom for a model whose samples do not pass through it each on its own."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.training:
+            over_batch = isinstance(layer, nn.modules.batchnorm._BatchNorm) or layer.track_running_stats
+            if over_batch:
+                raise NoRoom(f"memory: its batches do not fit, and layer '{name}' ({type(layer).__name__}) needs them whole")
