@@ -26,8 +26,14 @@ PAYLOAD_BYTES = 1 << 30
 PARTS = 10_000
 """Payloads of a task."""
 
-LEAST_WAIT_S, MOST_WAIT_S = 0.1, 30.0
+LEAST_WAIT_S, SOON_S, MOST_WAIT_S = 0.1, 1.0, 30.0
 """Before connecting again: at random up to a bound that doubles with every try (full jitter; Brooker, AWS 2015)."""
+
+WELCOME_S = 15.0
+"""From the start of a try to its welcome: on a slow link, or with thousands of others that come at once, TLS alone takes seconds."""
+
+SOON = 20
+"""Tries, about ten seconds of them, until the bound passes SOON_S: a coordinator that was killed is mostly back by then."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +164,8 @@ class Attendance:
         """Take the end of the connection, or a failure to make one; silent: nothing was heard of it."""
         self._close()
         self._tries += 1
-        bound = min(MOST_WAIT_S, LEAST_WAIT_S * 2 ** min(self._tries, 20))
-        wait = bound * self.draw()
+        later = min(max(0, self._tries - SOON), 20)
+        wait = min(MOST_WAIT_S, SOON_S * 2**later, LEAST_WAIT_S * 2 ** min(self._tries, 20)) * self.draw()
         return [Note(f"not connected: {reason}; again in {wait:.1f} s"), Connect(wait, silent)]
 
     def heard(self, frame: pb.CoordinatorFrame, now: float) -> list[Action]:
@@ -242,7 +248,9 @@ class Attendance:
 
     def _limit(self) -> float:
         """Return when a silent coordinator is given up. Without work it speaks only when spoken to: it answers heartbeats."""
-        idle = self._welcomed and not self._busy()
+        if not self._welcomed:
+            return self._heard + WELCOME_S
+        idle = not self._busy()
         return (max(self._heard + self._idle_s, self._told) if idle else self._heard) + self._lease_s
 
     def _close(self) -> None:

@@ -23,7 +23,7 @@ from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key, of, proto
 from fedlearn.exchange.transfer import Pace, Received, Transfer
 
-IDLE_S, BUSY_S = 120.0, 1.0
+IDLE_S, BUSY_S = 200.0, 1.0
 """How often an agent is heard without work and with it."""
 
 SILENT_S, LEASE_S = 2 * IDLE_S, 4.5

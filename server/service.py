@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
+import resource
 import threading
 import time
 from collections import deque
@@ -114,6 +115,9 @@ class Service:
     def start(self) -> None:
         """Listen; raises RunError when the address cannot be used, UserError for a folder without keys."""
         keep_pages()
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a file, and 1024 is the usual first limit
         self._thread.start()
         self._call(self._open()).result()
 
@@ -262,10 +266,11 @@ class Service:
             except FedlearnError as error:
                 self.log.note(str(error))
                 continue
-            refused = shut_out | {c for c, session in attending.items() if self._streams[session].serial <= limits.get(c, 0)}
+            refused = shut_out | {c for c in limits if c in attending and self._streams[attending[c]].serial <= limits[c]}
             for client in sorted(refused):
                 self.log("revoked", client, text="its certificate is revoked")
-            self._perform(self.rounds.revoke(refused))
+            if refused:  # seldom; this is done all the time, and there may be thousands of connections to look at
+                self._perform(self.rounds.revoke(refused))
 
     async def _attend(self, requests: Any, context: Any) -> None:
         """Serve one connection until it ends."""

@@ -1,11 +1,12 @@
 """What the exchange costs: rounds without training, idle agents, a coordinator that comes back, an agent that stops.
 
-python -m fedlearn.experiments.benchmarks.exchange [round] [idle] [return] [release] [--agents N]
+python -m fedlearn.experiments.benchmarks.exchange [round] [idle] [return] [release] [--agents N] [--watch S]
 
 The coordinator is the real service: mutual TLS, journal synced before each acknowledgement. In `round` and `release` every
 agent is a real agent in a process of its own that answers at once with a prepared payload; beside it, in the same run, the
 same bytes go through bare grpc.aio, without TLS and without a journal. In `idle` and `return` the agents are thousands of
-streams of a few processes, which answer heartbeats and reconnect by the agent's own state machine.
+connections of a few processes (`fedlearn.experiments.benchmarks.crowd`), and the coordinator has a process of its own. Both ends
+share this machine: what each takes of it is told.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
-import random
 import signal
 import statistics
 import sys
@@ -29,12 +29,12 @@ from typing import Any
 import grpc
 
 from fedlearn.arguments import Parser, ended
-from fedlearn.clients import attendance
 from fedlearn.clients import identity as agents
-from fedlearn.clients.agent import OPTIONS, Agent, Settings
+from fedlearn.clients.agent import Agent, Settings
+from fedlearn.errors import RunError
 from fedlearn.exchange import exchange_pb2 as pb
-from fedlearn.exchange import methods
-from fedlearn.server import identity
+from fedlearn.experiments.benchmarks import crowd
+from fedlearn.server import identity, rounds
 from fedlearn.server.journal import Journal
 from fedlearn.server.rounds import Answer, Rounds, Work
 from fedlearn.server.service import Address, Service
@@ -43,7 +43,22 @@ SIZES = ((2, 4_000), (2, 6_653_480), (20, 66_000))
 """Agents and bytes of a payload: a small model, McMahan's CNN as float32, twenty compressed updates."""
 
 ROUNDS = 30
-PROCESSES = 4
+RUN, LIMIT = b"benchmark-of-16b", 16 << 20
+
+PROCESSES = 2
+"""Of a crowd. They share the machine with the coordinator: more of them only cost it time."""
+
+LOOK_S = 0.005
+"""How often a coordinator that waits for its agents counts them."""
+
+PATIENCE_S = 60.0
+"""How long it waits for them."""
+
+SETTLE_S = 3.0
+"""From the last connection until figures are taken."""
+
+LOST = ("left", "silent", "replaced", "no_hello")
+"""Counters of connections that ended."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +72,11 @@ class Place:
         """Return the authority's folder."""
         return self.path / "pki"
 
-    def service(self, clients: int, port: int = 0) -> Service:
+    def service(self, clients: int, port: int = 0, made: Rounds | None = None) -> Service:
         """Return a service that listens."""
-        rounds = Rounds(b"benchmark-of-16b", "{}", clients, 16 << 20)
-        made = Service(rounds, Journal(self.path / "journal"), Address(port=port, pki=self.pki))
-        made.start()
-        return made
+        service = Service(made or Rounds(RUN, "{}", clients, LIMIT), Journal(self.path / "journal"), Address(port=port, pki=self.pki))
+        service.start()
+        return service
 
     def enrol(self, client: int) -> Path:
         """Return the folder of an agent with an identity."""
@@ -110,7 +124,7 @@ def rounds_ms(place: Place, count: int, size: int) -> tuple[float, float]:
             answers = [service.next() for _ in range(count)]
             taken.append(1e3 * (time.perf_counter() - begun))
             if not all(isinstance(a, Answer) and a.data == payload for a in answers):
-                raise RuntimeError("an answer is not what was sent")
+                raise RunError("an answer is not what was sent")
         return statistics.median(taken[3:]), max(taken[3:])
     finally:
         service.stop(True)
@@ -146,86 +160,135 @@ async def _bare(size: int) -> float:
     return statistics.median(taken[3:])
 
 
-def crowd(port: int, clients: Sequence[int], state: str) -> None:
-    """Be many idle agents, one connection each, for ever."""
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_crowd(port, clients, Path(state)))
+class Counted(Rounds):
+    """Counts what agents say."""
+
+    frames = 0
+
+    def heard(self, session: int, frame: pb.AgentFrame, now: float) -> list[rounds.Action]:
+        """Take a frame."""
+        self.frames += 1
+        return super().heard(session, frame, now)
 
 
-async def _crowd(port: int, clients: Sequence[int], folder: Path) -> None:
-    await asyncio.gather(*(_idle(port, client, folder / str(client)) for client in clients))
+@dataclass(frozen=True)
+class Figures:
+    """Of a coordinator: frames of agents and events so far, agents that attend."""
+
+    frames: int
+    attending: int
+    counters: dict[str, int]
 
 
-async def _idle(port: int, client: int, state: Path) -> None:
-    """Be one agent that never has work."""
-    found = agents.read_identity(state)
-    assert found is not None
-    credentials = grpc.ssl_channel_credentials(found.ca, found.key, found.certificate)
-    options = [*OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
-    channel = grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options)
-    machine = attendance.Attendance(client, "benchmark", random.SystemRandom().random)
+def coordinate(path: str, clients: int, port: int, interval_s: float, asked: Any) -> None:
+    """Be a coordinator in a process of its own, which can be killed.
+
+    Sends its port and the time (of a clock that all processes share) when it listens. For "all" it sends the times at which half
+    of the agents, 99 % and all attended, for "figures" its `Figures`. Until it is asked it does nothing beside its service.
+    """
+    crowd.open_files()
+    rounds.IDLE_S = interval_s
+    counted = Counted(RUN, "{}", clients, LIMIT)
+    service = Place(Path(path)).service(clients, port, counted)
+    asked.send((service.port, time.monotonic()))
     while True:
-        call, wait_s = methods.attend(channel)(), 0.0
-        try:
-            await _write(call, machine.opened(time.monotonic()))
-            while (frame := await call.read()) is not grpc.aio.EOF:
-                for action in machine.heard(frame, time.monotonic()):
-                    if isinstance(action, attendance.Leave):
-                        return
-                    if isinstance(action, attendance.Connect):
-                        raise ConnectionError
-        except (grpc.aio.AioRpcError, ConnectionError, asyncio.InvalidStateError):
-            pass
-        for action in machine.lost("") if machine.connected else []:
-            wait_s = action.after_s if isinstance(action, attendance.Connect) else wait_s
-        await asyncio.sleep(wait_s)
-
-
-async def _write(call: Any, actions: Sequence[attendance.Action]) -> None:
-    for action in actions:
-        if isinstance(action, attendance.Send):
-            await call.write(action.frame)
-
-
-def coordinate(path: str, clients: int, port: int, out: Any) -> None:
-    """Be a coordinator in a process of its own, which can be killed; tells its port, then how many attend."""
-    service = Place(Path(path)).service(clients, port)
-    out.send(service.port)
-    while True:
-        time.sleep(0.02)
-        out.send(len(service.attending()))
-
-
-def many(place: Place, count: int, kill: bool) -> None:
-    """Print what ``count`` idle agents cost, and how soon all are back after a kill."""
-    for client in range(count):
-        place.enrol(client)
-    coordinator, told = _coordinator(place, count, 0)
-    port = told.recv()
-    crowds = [_process(crowd, port, range(first, count, PROCESSES), str(place.path)) for first in range(PROCESSES)]
-    try:
-        _until(told, count)
-        if kill:
-            taken = []
-            for _ in range(3):
-                os.kill(coordinator.pid, signal.SIGKILL)
-                coordinator.join()
-                coordinator, told = _coordinator(place, count, port)
-                told.recv()
-                begun = time.perf_counter()
-                _until(told, count)
-                taken.append(time.perf_counter() - begun)
-            print(f"return: {count} agents are back {', '.join(f'{t:.2f}' for t in taken)} s after the port is open again")
+        if asked.recv() == "all":
+            asked.send(_all(counted, clients))
         else:
-            _drain(told)
-            before, begun = _cpu_s(coordinator.pid), time.perf_counter()
-            time.sleep(30)
-            share = 100 * (_cpu_s(coordinator.pid) - before) / (time.perf_counter() - begun)
-            _drain(told)
-            print(f"idle: {count} agents take {_rss_mb(coordinator.pid):.0f} MB and {share:.2f} % of a core (polled 50 times a second)")
+            asked.send(Figures(counted.frames, len(counted.attending), dict(counted.counters)))
+
+
+def _all(found: Rounds, clients: int) -> list[float] | RunError:
+    times, end = list[float](), time.monotonic() + PATIENCE_S
+    for share in (0.5, 0.99, 1.0):
+        while len(found.attending) < share * clients:
+            if time.monotonic() > end:
+                return RunError(f"after {PATIENCE_S:g} s only {len(found.attending)} of {clients} agents attend: {dict(found.counters)}")
+            time.sleep(LOOK_S)
+        times.append(time.monotonic())
+    return times
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A coordinator, its crowd of idle agents, and the way to ask it."""
+
+    coordinator: Any
+    pipe: Any
+    crowds: Sequence[Any]
+
+    def ask(self, question: str) -> Any:
+        """Ask the coordinator; raises RunError when not all agents come."""
+        self.pipe.send(question)
+        found = self.pipe.recv()
+        if isinstance(found, RunError):
+            raise found
+        return found
+
+    def cpu_s(self) -> tuple[float, float]:
+        """Return the CPU time so far of the coordinator and of the crowd, seconds."""
+        return _cpu_s(self.coordinator.pid), sum(_cpu_s(each.pid) for each in self.crowds)
+
+
+def idle(place: Place, count: int, interval_s: float, watch_s: float) -> None:
+    """Print what ``count`` idle agents cost a coordinator; interval_s: between an agent's heartbeats, watch_s: how long it is watched."""
+    crowd.enrol(place.path, count)
+    coordinator, pipe = _coordinator(place, count, 0, interval_s)
+    port, opened = pipe.recv()
+    empty_mb = _memory_mb(coordinator.pid, "VmRSS")
+    fleet = Fleet(coordinator, pipe, _crowds(place, port, count))
+    try:
+        times = fleet.ask("all")
+        ours, theirs = fleet.cpu_s()
+        spent = f"CPU of the coordinator {ours:.1f} s, of the agents {theirs:.1f} s"
+        print(f"idle: {count} agents attend after {times[-1] - opened:.1f} s; {spent}")
+        time.sleep(SETTLE_S)
+        before, cpu_s, begun = fleet.ask("figures"), fleet.cpu_s(), time.perf_counter()
+        time.sleep(watch_s)
+        share = 100 * (fleet.cpu_s()[0] - cpu_s[0]) / (time.perf_counter() - begun)
+        after = fleet.ask("figures")
+        rss_mb = _memory_mb(coordinator.pid, "VmRSS")
+        each_kb = 1024 * (rss_mb - empty_mb) / count
+        theirs_mb = sum(_memory_mb(each.pid, "VmRSS") for each in fleet.crowds)
+        most_mb = _memory_mb(coordinator.pid, "VmHWM")
+        print(
+            f"idle: {rss_mb:.0f} MB, {empty_mb:.0f} without agents, {each_kb:.0f} KB per agent, {most_mb:.0f} MB at most; "
+            f"the agents {theirs_mb:.0f} MB"
+        )
+        frames = after.frames - before.frames
+        print(f"idle: {share:.2f} % of a core over {watch_s:.0f} s with {frames} heartbeats, of each agent one every {interval_s:g} s")
+        lost = {name: after.counters[name] for name in LOST if after.counters.get(name)}
+        print(f"idle: {after.attending} of {count} attend; {f'lost: {lost}' if lost else 'none was ever lost'}")
     finally:
         coordinator.kill()
-        _end(crowds)
+        _end(fleet.crowds)
+
+
+def back(place: Place, count: int, kills: int) -> None:
+    """Print how soon ``count`` idle agents are back after a kill of their coordinator."""
+    crowd.enrol(place.path, count)
+    coordinator, pipe = _coordinator(place, count, 0)
+    port, _ = pipe.recv()
+    fleet = Fleet(coordinator, pipe, _crowds(place, port, count))
+    try:
+        fleet.ask("all")
+        for _ in range(kills):
+            time.sleep(SETTLE_S)
+            killed = time.monotonic()
+            os.kill(fleet.coordinator.pid, signal.SIGKILL)
+            fleet.coordinator.join()
+            fleet = Fleet(*_coordinator(place, count, port), fleet.crowds)
+            _, opened = fleet.pipe.recv()
+            before = fleet.cpu_s()
+            times = [when - opened for when in fleet.ask("all")]
+            ours, theirs = (after - first for after, first in zip(fleet.cpu_s(), before, strict=True))
+            print(
+                f"return: {count} agents are back {times[2]:.2f} s after the port is open again (half {times[0]:.2f}, 99 % {times[1]:.2f}) "
+                f"and {times[2] + opened - killed:.1f} s after the kill; CPU of the coordinator {ours:.2f} s, of the agents {theirs:.2f} s"
+            )
+    finally:
+        fleet.coordinator.kill()
+        _end(fleet.crowds)
 
 
 def release(place: Place) -> None:
@@ -256,9 +319,13 @@ def release(place: Place) -> None:
         _end([process])
 
 
-def _coordinator(place: Place, count: int, port: int) -> tuple[Any, Any]:
+def _coordinator(place: Place, count: int, port: int, interval_s: float = rounds.IDLE_S) -> tuple[Any, Any]:
     ours, theirs = multiprocessing.Pipe()
-    return _process(coordinate, str(place.path), count, port, theirs), ours
+    return _process(coordinate, str(place.path), count, port, interval_s, theirs), ours
+
+
+def _crowds(place: Place, port: int, count: int) -> list[Any]:
+    return [_process(crowd.crowd, str(place.path), port, range(first, count, PROCESSES)) for first in range(PROCESSES)]
 
 
 def _process(call: Callable[..., None], *arguments: Any) -> Any:
@@ -273,23 +340,13 @@ def _end(processes: Sequence[Any]) -> None:
         process.kill()
 
 
-def _until(told: Any, count: int) -> None:
-    while told.recv() < count:
-        pass
-
-
-def _drain(told: Any) -> None:
-    while told.poll():
-        told.recv()
-
-
 def _cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _rss_mb(pid: int) -> float:
-    line = next(text for text in Path(f"/proc/{pid}/status").read_text().splitlines() if text.startswith("VmRSS"))
+def _memory_mb(pid: int, which: str) -> float:
+    line = next(text for text in Path(f"/proc/{pid}/status").read_text().splitlines() if text.startswith(which))
     return int(line.split()[1]) / 1024
 
 
@@ -298,13 +355,17 @@ def parser() -> Parser:
     made = Parser(prog="python -m fedlearn.experiments.benchmarks.exchange", description="Measure the exchange on this machine.")
     made.add_argument("parts", nargs="*", default=["round", "release"], metavar="PART", help="round, idle, return, release")
     made.add_argument("--agents", type=int, default=1000, help="of idle and return; default: 1000")
+    made.add_argument(
+        "--interval", type=float, default=rounds.IDLE_S, metavar="S", help="of idle: between heartbeats; default: the real one"
+    )
+    made.add_argument("--watch", type=float, default=rounds.IDLE_S, metavar="S", help="of idle: how long; default: one interval")
+    made.add_argument("--kills", type=int, default=3, help="of return; default: 3")
     return made
 
 
 def _run(given: argparse.Namespace) -> None:
-    with contextlib.ExitStack() as stack:
-        for part in given.parts:
-            here = stack.enter_context(place())
+    for part in given.parts:
+        with place() as here:
             if part == "round":
                 for count, size in SIZES:
                     with place() as fresh:
@@ -313,8 +374,10 @@ def _run(given: argparse.Namespace) -> None:
                     print(f"round: {count} agents x {size:,} bytes both ways: {told}")
             elif part == "release":
                 release(here)
-            elif part in ("idle", "return"):
-                many(here, given.agents, part == "return")
+            elif part == "idle":
+                idle(here, given.agents, given.interval, given.watch)
+            elif part == "return":
+                back(here, given.agents, given.kills)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

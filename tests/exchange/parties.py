@@ -224,7 +224,7 @@ class Agent(Party):
         holds(machine.connected or not machine._asked, "a connection's state outlives it")
         holds(machine.connected == (self.link is not None), "connected", machine.connected)
         link, world = self.link, self.world
-        holds(machine._welcomed or link is None or world.now - link.since < 5, "no welcome, and it waits")
+        holds(machine._welcomed or link is None or world.now - link.since < 15.5, "no welcome, and it waits")
         quiet = not world.chaos and link and not link.broken and world.now - link.since > 5 and self.client not in world.rates
         if quiet and world.coordinator and self.client != world.rogue:
             told = {k for (c, k), result in world.coordinator.results.items() if c == self.client and isinstance(result, bytes)}

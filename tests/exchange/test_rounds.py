@@ -75,7 +75,7 @@ def test_a_hello_is_answered_by_a_welcome_and_the_open_work():
     machine.ask([work()], 0.0)
     first, second, third = attending(machine)
     assert first.frame.welcome.run == RUN and first.frame.welcome.limit_bytes == 100
-    assert (first.frame.welcome.idle_ms, first.frame.welcome.busy_ms, first.frame.welcome.lease_ms) == (120_000, 1000, 4500)
+    assert (first.frame.welcome.idle_ms, first.frame.welcome.busy_ms, first.frame.welcome.lease_ms) == (200_000, 1000, 4500)
     assert (second.session, of(second.frame.task.key)) == (1, KEY)
     assert (third.frame.chunk.offset, third.frame.chunk.total, third.frame.chunk.data) == (0, 2, b"ab")
     assert machine.attending == {0: 1}
@@ -376,15 +376,15 @@ def test_a_stall_of_two_seconds_releases_nobody():
     assert silent(machine, 9.0) == []
 
 
-def test_an_idle_agent_is_released_after_four_minutes_and_work_gives_it_a_new_lease():
+def test_an_idle_agent_is_released_after_400_seconds_and_work_gives_it_a_new_lease():
     machine = rounds()
     attending(machine)
-    assert silent(machine, 239.9) == []
-    machine.ask([work()], 239.9)
-    assert silent(machine, 244.3) == [] and silent(machine, 244.4) == [1]
+    assert silent(machine, 399.9) == []
+    machine.ask([work()], 399.9)
+    assert silent(machine, 404.3) == [] and silent(machine, 404.4) == [1]
     attending(machine, 2, now=600.0)
     machine.heard(2, failure(pb.Failure.FAILED), 600.0)
-    assert silent(machine, 839.9) == [] and silent(machine, 840.0) == [2]
+    assert silent(machine, 999.9) == [] and silent(machine, 1000.0) == [2]
 
 
 def test_a_connection_without_hello_is_released_after_five_seconds():

@@ -219,7 +219,7 @@ def test_strangers_are_turned_away_and_the_silent_leave_with_a_reason(told):
     witness.ended(3)  # it never said who it is, and nobody sent it away: nothing to tell
     found = events()
     assert [(event, client) for event, client, _, _ in found] == [("turned away", None), ("attended", 1), ("left", 1)]
-    assert found[0][3] == "client 9 is not of this experiment: it has clients 0 to 2" and found[2][3] == "silent for 240 s"
+    assert found[0][3] == "client 9 is not of this experiment: it has clients 0 to 2" and found[2][3] == "silent for 400 s"
 
 
 def test_an_answer_refused_behind_the_clients_back_is_told_once(told):
