@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+EDGE ?= $(HOME)/.cache/fedlearn-edge
+PYTHONS ?= python3.10 python3.13
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install simulate test check build wheel-test proto clean
+.PHONY: help install simulate test check build wheel-test edge-test edge-pythons proto clean
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +37,14 @@ build: install ## build sdist and wheel into dist/
 
 wheel-test: build ## install the wheel in a new environment, away from the sources, and use it
 	sh tests/wheel.sh dist/*.whl
+
+edge-test: install ## the agent on emulated aarch64 binaries (downloads 280 MB once)
+	FEDLEARN_EDGE=$(EDGE) $(BIN)/python -m pytest tests/edge -s
+
+edge-pythons: build ## the agent in clean environments of other PYTHONS, with torch (gigabytes of CUDA on x86)
+	rm -rf $(EDGE)-pythons
+	for python in $(PYTHONS); do $$python -m venv $(EDGE)-pythons/$$python && $(EDGE)-pythons/$$python/bin/pip install -q dist/*.whl torch || exit 1; done
+	FEDLEARN_PYTHONS=$$(for python in $(PYTHONS); do printf '%s:' $(EDGE)-pythons/$$python/bin/python; done) $(BIN)/python -m pytest tests/edge/test_pythons.py -s
 
 proto: ## generate the *_pb2.py files anew (needs grpcio-tools==1.75.1)
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. fedlearn/wire/payload.proto fedlearn/exchange/exchange.proto fedlearn/exchange/link.proto

@@ -360,7 +360,8 @@ class Agent:
     async def _died(self) -> tuple[dict[str, Any], list[bytes]]:
         process, self._process = self._process, None
         code = await process.wait() if process else 0
-        return {"result": "failed", "code": code, "text": f"the working process ended with code {code} (out of memory?)"}, []
+        hint = "out of memory?" if code == -signal.SIGKILL else "the agent's log says why; fedlearn doctor looks for it"
+        return {"result": "failed", "code": code, "text": f"the working process ended with code {code} ({hint})"}, []
 
     async def _stop_work(self) -> None:
         if self._worker:

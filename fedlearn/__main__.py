@@ -17,6 +17,7 @@ COMMANDS = {
     "replay": ("fedlearn.replay", "recompute a run over agents from its journal"),
     "agent": ("fedlearn.agent", "take part in a run with the data of this device"),
     "doctor": ("fedlearn.doctor", "look at this device, and say what to mend"),
+    "bundle": ("fedlearn.bundle", "make an archive with which a board without a network installs its agent"),
     "pki": ("fedlearn.pki", "make the authority that coordinator and agents trust"),
     "token": ("fedlearn.token", "make a one-time token for an agent"),
     "enroll": ("fedlearn.enroll", "redeem a token on a device"),
