@@ -47,6 +47,9 @@ OPTIONS = (
 DEATHS = 3
 """Processes that may die over a piece of work before it counts as failed: one may be killed for another's use of memory."""
 
+FIGURES_S = 5.0
+"""How often the coordinator is told what work takes."""
+
 RENEWAL_S = 3600.0
 """How often an agent looks whether its certificate is to be renewed."""
 
@@ -95,6 +98,8 @@ class Agent:
     _again: asyncio.Event = field(default_factory=asyncio.Event)
     _wait_s: float = 0.0
     _halvings: int = 0  # of mini-batches, that this device is known to need
+    _kills: int | None = None  # of processes for want of memory, when the one that works began
+    _figures_told: float = float("-inf")
 
     async def run(self) -> str:
         """Attend until the run is over, and return the reason.
@@ -208,6 +213,12 @@ class Agent:
         if facts and self._state.connected:
             self._send(pb.AgentFrame(facts=pb.Facts(json=json.dumps(facts, separators=(",", ":")))))
 
+    def _tell_figures(self, spent: Mapping[str, float]) -> None:
+        """Tell the coordinator what a piece of work took; not each time where rounds are short."""
+        if time.monotonic() - self._figures_told >= FIGURES_S:
+            self._figures_told = time.monotonic()
+            self._tell(_figures(spent, self._guest.energy.joules, self._state.pace.mbps))
+
     def _perform(self, actions: Sequence[attendance.Action]) -> None:
         """Do what the state machine asks."""
         for action in actions:
@@ -286,13 +297,12 @@ class Agent:
         """Do the jobs one after another."""
         while self._jobs:
             job = self._jobs[0]
-            kills = device.oom_kills(self.settings.root)
             try:
                 told, blobs = await self._done(job)
             except (asyncio.IncompleteReadError, OSError):  # the process died, or was killed for a job that is not wanted
                 told, blobs = await self._died()
                 job.deaths += 1
-                if told["code"] == -signal.SIGKILL and device.oom_kills(self.settings.root) != kills:
+                if told["code"] == -signal.SIGKILL and device.oom_kills(self.settings.root) != self._kills:
                     self._halvings += 1  # where memory is promised freely, this is how it runs out
                     told = {"result": "declined", "text": "memory: the kernel ended the work"}
                 if job.deaths < DEATHS:
@@ -308,7 +318,7 @@ class Agent:
                     self.say(f"round {job.key[0]}: memory is short; computed 1/{2 ** spent['halvings']} of each mini-batch at a time")
                 reach("agent.before-send")
                 self._perform(self._state.answered(job.key, blobs[0], time.monotonic()))
-                self._tell(_figures(spent, self._guest.energy.joules, self._state.pace.mbps))
+                self._tell_figures(spent)
             else:
                 reasons = {"lacking": pb.Failure.LACKING, "declined": pb.Failure.DECLINED}
                 self.say(f"round {job.key[0]}: {result} {told.get('text', '')}".rstrip())
@@ -317,6 +327,8 @@ class Agent:
     async def _done(self, job: _Job) -> tuple[dict[str, Any], list[bytes]]:
         """Have the process do a job under the owner's rules, and return what it says, or why it was ended."""
         process = self._process or await self._spawn()
+        if not self._guest.watches:
+            return await self._ask(process, job)
         work, watch = asyncio.create_task(self._ask(process, job)), asyncio.create_task(self._guest.watch(process))
         try:
             await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
@@ -340,6 +352,7 @@ class Agent:
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         settings = self.settings
+        self._kills = device.oom_kills(settings.root)
         command = [sys.executable, "-m", "fedlearn.clients.work"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         made = self._process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, env=environment)

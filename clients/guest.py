@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fedlearn.clients.device import ROOT, Energy, read, watts
-from fedlearn.clients.rules import Course, Decision, Rules, decide
+from fedlearn.clients.rules import NO_RULES, Course, Decision, Rules, decide
 
 POLL_S = 2.0
 """How often the device is read while there is work: a board heats up by a few degrees in that time."""
@@ -32,9 +32,13 @@ class Guest:
         self.rules, self.root, self.say = rules, root, say
         self.decision = Decision()
         self.energy = Energy()
+        self.watches = rules != NO_RULES or watts(root) is not None
+        """Whether there is anything to see: rules, or what the device draws."""
 
     def ask(self) -> str | None:
         """Return why no work is taken now; None: it is."""
+        if self.rules == NO_RULES:  # reading a device takes longer than a short task
+            return None
         self.decision = decide(self.rules, read(self.root), _minute(), self.decision)
         return self.decision.text
 
