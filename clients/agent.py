@@ -101,6 +101,10 @@ class Agent:
     _kills: int | None = None  # of processes for want of memory, when the one that works began
     _figures_told: float = float("-inf")
 
+    def __post_init__(self) -> None:
+        """Read the owner's rules."""
+        self._guest = Guest(self.settings.rules, self.settings.root, self.say)
+
     async def run(self) -> str:
         """Attend until the run is over, and return the reason.
 
@@ -108,7 +112,6 @@ class Agent:
         """
         keep_pages()
         settings = self.settings
-        self._guest = Guest(settings.rules, settings.root, self.say)
         self._state = Attendance(settings.client, f"fedlearn {fedlearn.__version__}", random.SystemRandom().random, settings.most_bytes)
         channel = self._channel()
         beat = asyncio.create_task(_beat())

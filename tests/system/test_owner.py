@@ -21,6 +21,7 @@ from fedlearn.clients.agent import Agent, Settings, _name
 from fedlearn.clients.work import Declined, Desk, Lacking, Limits
 from fedlearn.errors import ConfigError, DataError, FedlearnError, PayloadError
 from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.exchange.transfer import Pace
 from fedlearn.plan import Plan
 from fedlearn.wire import decode, digest, encode_model, payload_pb2
 from tests.system.test_bad_updates import Canary
@@ -278,6 +279,8 @@ def test_work_whose_process_dies_is_done_once_more(deaths, result, tmp_path):
     key, done = (1, "train", 0), []
 
     class State:
+        connected, pace = False, Pace()
+
         def answered(self, key, data, now):
             done.append(("answered", data))
             return []
