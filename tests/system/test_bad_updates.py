@@ -153,7 +153,7 @@ class Without:
 
     def __init__(self, inner: Any, client: int) -> None:
         self.inner, self.client = inner, client
-        self.score, self.refused, self.close = inner.score, inner.refused, inner.close
+        self.score, self.refused, self.close, self.available = inner.score, inner.refused, inner.close, inner.available
 
     def run(self, tasks, payload):
         yield from (Outcome(task.client, error="not there") for task in tasks if task.client == self.client)
