@@ -42,17 +42,20 @@ class Guest:
         self.decision = decide(self.rules, read(self.root), _minute(), self.decision)
         return self.decision.text
 
-    async def watch(self, process: Process, poll_s: float = POLL_S) -> str:
+    async def watch(self, process: Process, poll_s: float | None = None) -> str:
         """Watch over a piece of work, to be cancelled when it is done: return the reason when it is to end.
 
-        The process stands still while the rules say so. Meanwhile ``energy`` sums up what the whole device draws.
+        poll_s: POLL_S unless given. The process stands still while the rules say so. Meanwhile ``energy`` sums up what the whole
+        device draws.
         """
         self.energy = Energy()
         self.energy.add(time.monotonic(), watts(self.root))
         paused: float | None = None
         try:
             while True:
-                await asyncio.sleep(poll_s)  # first: all was well a moment ago, and short work is to stay short
+                await asyncio.sleep(
+                    POLL_S if poll_s is None else poll_s
+                )  # first: all was well a moment ago, and short work is to stay short
                 now, reading = time.monotonic(), read(self.root)
                 self.energy.add(now, reading.watts)
                 self.decision = decide(self.rules, reading, _minute(), self.decision, working=True)
