@@ -34,6 +34,7 @@ from fedlearn.errors import RecordError, RunError, UserError
 from fedlearn.exchange import CHANNEL, methods
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key, of
+from fedlearn.exchange.transfer import Data, packed
 from fedlearn.failpoints import reach
 from fedlearn.malloc import keep_pages
 
@@ -90,7 +91,7 @@ class Agent:
     _process: asyncio.subprocess.Process | None = None
     _worker: asyncio.Task[None] | None = None
     _call: Any = None
-    _outbox: asyncio.Queue[pb.AgentFrame] | None = None
+    _outbox: asyncio.Queue[tuple[pb.AgentFrame, Data]] | None = None
     _experiment: str = ""
     _folder: Path = Path()
     _ending: str | None = None
@@ -188,10 +189,10 @@ class Agent:
     async def _write(self) -> None:
         assert self._outbox is not None
         while True:
-            frame = await self._outbox.get()
-            await self._call.write(frame)
+            frame, data = await self._outbox.get()
+            await self._call.write(packed(frame, data) if data else frame)
             if (chunk := frame.chunk).total:
-                reach("agent.sent" if chunk.offset + len(chunk.data) == chunk.total else "agent.half-sent")
+                reach("agent.sent" if chunk.offset + len(data) == chunk.total else "agent.half-sent")
 
     async def _tick(self) -> None:
         while True:
@@ -207,9 +208,9 @@ class Agent:
                 self._send(pb.AgentFrame(renewal=pb.Renewal(request=request)))
             await asyncio.sleep(RENEWAL_S)
 
-    def _send(self, frame: pb.AgentFrame) -> None:
+    def _send(self, frame: pb.AgentFrame, data: Data = b"") -> None:
         if self._outbox is not None:
-            self._outbox.put_nowait(frame)
+            self._outbox.put_nowait((frame, data))
 
     def _tell(self, facts: Mapping[str, str | float]) -> None:
         """Tell the coordinator of this device, if it is there."""
@@ -226,7 +227,7 @@ class Agent:
         """Do what the state machine asks."""
         for action in actions:
             if isinstance(action, attendance.Send):
-                self._send(action.frame)
+                self._send(action.frame, action.data)
             elif isinstance(action, attendance.Begin):
                 reach("agent.task")
                 self._jobs.append(_Job(action.key, action.task, action.payloads))

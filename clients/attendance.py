@@ -18,7 +18,7 @@ from itertools import accumulate
 from fedlearn.exchange import NEWEST, OLDEST
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key, of, proto
-from fedlearn.exchange.transfer import Pace, Received, Transfer
+from fedlearn.exchange.transfer import Data, Pace, Received, Transfer
 
 PAYLOAD_BYTES = 1 << 30
 """Of a task's payloads, unless the device's owner sets another limit."""
@@ -38,9 +38,10 @@ SOON = 20
 
 @dataclass(frozen=True)
 class Send:
-    """Send a frame."""
+    """Send a frame; data: of its chunk, if it has one."""
 
     frame: pb.AgentFrame
+    data: Data = b""
 
 
 @dataclass(frozen=True)
@@ -331,13 +332,12 @@ class Attendance:
         upload = self._uploads[key]
         return self._chunks(key, upload, upload.transfer.begin(now), now)
 
-    def _chunks(self, key: Key, upload: _Upload, chunks: list[tuple[int, bytes]], now: float) -> list[Action]:
+    def _chunks(self, key: Key, upload: _Upload, chunks: list[tuple[int, Data]], now: float) -> list[Action]:
         if chunks:
             self._told = now
         name, total, checksum = proto(key), upload.transfer.total, upload.checksum
         return [
-            Send(pb.AgentFrame(chunk=pb.Chunk(key=name, offset=offset, total=total, data=data, checksum=checksum)))
-            for offset, data in chunks
+            Send(pb.AgentFrame(chunk=pb.Chunk(key=name, offset=offset, total=total, checksum=checksum)), data) for offset, data in chunks
         ]
 
     def _acknowledged(self, ack: pb.Ack, now: float) -> list[Action]:

@@ -51,11 +51,10 @@ class Guest:
         self.energy = Energy()
         self.energy.add(time.monotonic(), watts(self.root))
         paused: float | None = None
+        pause_s = POLL_S if poll_s is None else poll_s
         try:
             while True:
-                await asyncio.sleep(
-                    POLL_S if poll_s is None else poll_s
-                )  # first: all was well a moment ago, and short work is to stay short
+                await asyncio.sleep(pause_s)  # first: all was well a moment ago, and short work is to stay short
                 now, reading = time.monotonic(), read(self.root)
                 self.energy.add(now, reading.watts)
                 self.decision = decide(self.rules, reading, _minute(), self.decision, working=True)

@@ -223,7 +223,7 @@ class Witness:
         elif frame == "task":
             self.log("asked", client, of(send.frame.task.key), bytes=sum(send.frame.task.sizes))
         elif frame == "chunk":
-            self.down_bytes += len(send.frame.chunk.data)
+            self.down_bytes += len(send.data)
         elif frame == "refusal":
             self.log("refused", client, of(send.frame.refusal.key), send.frame.refusal.reason)
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from fedlearn.exchange import NEWEST, OLDEST
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key, of, proto
-from fedlearn.exchange.transfer import Pace, Received, Transfer
+from fedlearn.exchange.transfer import Data, Pace, Received, Transfer
 
 IDLE_S, BUSY_S = 200.0, 1.0
 """How often an agent is heard without work and with it."""
@@ -61,10 +61,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Send:
-    """Send a frame to a connection."""
+    """Send a frame to a connection; data: of its chunk, if it has one."""
 
     session: int
     frame: pb.CoordinatorFrame
+    data: Data = b""
 
 
 @dataclass(frozen=True)
@@ -430,11 +431,9 @@ class Rounds:
         chunks = self._chunks(session, open, open.down.begin(now)) if open.down.total else []
         return [Send(session, pb.CoordinatorFrame(task=open.work.task)), *chunks]
 
-    def _chunks(self, session: int, open: _Open, chunks: Iterable[tuple[int, bytes]]) -> list[Action]:
+    def _chunks(self, session: int, open: _Open, chunks: Iterable[tuple[int, Data]]) -> list[Action]:
         key, total = proto(open.work.key), open.down.total
-        return [
-            Send(session, pb.CoordinatorFrame(chunk=pb.Chunk(key=key, offset=offset, total=total, data=data))) for offset, data in chunks
-        ]
+        return [Send(session, pb.CoordinatorFrame(chunk=pb.Chunk(key=key, offset=offset, total=total)), data) for offset, data in chunks]
 
     def _silence(self, found: _Session) -> float:
         if not found.greeted:

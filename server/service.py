@@ -26,6 +26,7 @@ from fedlearn.errors import FedlearnError, RecordError, RunError
 from fedlearn.exchange import CHANNEL, methods
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key
+from fedlearn.exchange.transfer import packed
 from fedlearn.failpoints import reach
 from fedlearn.malloc import keep_pages
 from fedlearn.server import rounds, tokens
@@ -359,7 +360,7 @@ class Service:
         stream = self._streams.get(send.session)
         if stream is None:
             return
-        cost = send.frame.ByteSize() + FRAME_COST
+        cost = _cost(send)
         if stream.unread + cost > UNREAD_BYTES:
             if not stream.dropped:
                 self.rounds.counters["unread"] += 1
@@ -374,8 +375,8 @@ class Service:
         try:
             while stream.waiting:
                 send = stream.waiting.popleft()
-                stream.unread -= send.frame.ByteSize() + FRAME_COST
-                await stream.context.write(send.frame)
+                stream.unread -= _cost(send)
+                await stream.context.write(packed(send.frame, send.data) if send.data else send.frame)
         except Exception:  # the connection is gone: its reader tells
             stream.waiting.clear()
 
@@ -419,6 +420,12 @@ async def _settle(stream: _Stream) -> None:
     if stream.writer:
         with contextlib.suppress(Exception):
             await asyncio.wait_for(asyncio.shield(stream.writer), DRAIN_S)
+
+
+def _cost(send: Send) -> int:
+    """Return the memory that a waiting frame takes, bytes."""
+    size: int = send.frame.ByteSize()
+    return size + len(send.data) + FRAME_COST
 
 
 def journal_key(client: int, key: Key) -> str:

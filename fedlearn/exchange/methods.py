@@ -15,11 +15,17 @@ from fedlearn.exchange import exchange_pb2 as pb
 EXCHANGE, ENROLMENT = "fedlearn.exchange.Exchange", "fedlearn.exchange.Enrolment"
 
 
+def _bytes(frame: Any) -> bytes:
+    """Return a frame's bytes; those with a chunk are bytes already (see `fedlearn.exchange.transfer.packed`)."""
+    made: bytes = frame if isinstance(frame, bytes) else frame.SerializeToString()
+    return made
+
+
 def attend(channel: Any) -> Any:
     """Return the call ``Exchange.Attend`` of a channel (sync or aio): AgentFrames out, CoordinatorFrames in."""
     return channel.stream_stream(
         f"/{EXCHANGE}/Attend",
-        request_serializer=pb.AgentFrame.SerializeToString,
+        request_serializer=_bytes,
         response_deserializer=pb.CoordinatorFrame.FromString,
     )
 
@@ -38,7 +44,7 @@ def attend_handler(answer: Any) -> grpc.GenericRpcHandler:
     handler = grpc.stream_stream_rpc_method_handler(
         answer,
         request_deserializer=pb.AgentFrame.FromString,
-        response_serializer=pb.CoordinatorFrame.SerializeToString,
+        response_serializer=_bytes,
     )
     return grpc.method_handlers_generic_handler(EXCHANGE, {"Attend": handler})
 

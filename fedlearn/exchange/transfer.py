@@ -9,6 +9,10 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 
+from fedlearn.exchange import exchange_pb2 as pb
+
+Data = bytes | memoryview
+
 SMALLEST, FIRST, LARGEST = 16 << 10, 128 << 10, 1 << 20
 """Bytes of a chunk."""
 
@@ -56,7 +60,7 @@ class Transfer:
         self._since = 0.0
         self._known = False  # where the other end goes on, over this connection
 
-    def begin(self, now: float) -> list[tuple[int, bytes]]:
+    def begin(self, now: float) -> list[tuple[int, Data]]:
         """Start over a new connection; returns the first chunk, as offset and data.
 
         There is one even when nothing is left to send: its acknowledgement tells what the other end has.
@@ -71,7 +75,7 @@ class Transfer:
             self.pace.slower()
         self.under_way, self._sent, self._known = [], self.reached, False
 
-    def acknowledged(self, offset: int, now: float) -> list[tuple[int, bytes]]:
+    def acknowledged(self, offset: int, now: float) -> list[tuple[int, Data]]:
         """Take how many bytes the other end has; returns the chunks to send next."""
         if self._known and offset == self.reached:  # a chunk came twice
             return []
@@ -89,7 +93,7 @@ class Transfer:
             self.pace.mbps = 8e-6 * (offset - self._from) / (now - self._since)
         return self._more(now)
 
-    def _more(self, now: float) -> list[tuple[int, bytes]]:
+    def _more(self, now: float) -> list[tuple[int, Data]]:
         chunks = []
         window = WINDOW if self._known else 1
         while len(self.under_way) < window and (self._sent < self.total or not self._known):
@@ -99,11 +103,11 @@ class Transfer:
             self.under_way.append((self._sent, len(data), now))
         return chunks
 
-    def _cut(self, offset: int) -> bytes:
-        """Return a chunk; none has bytes of two parts, so none needs a copy of both."""
+    def _cut(self, offset: int) -> Data:
+        """Return a chunk; none has bytes of two parts, so none needs a copy."""
         for part in self.parts:
             if offset < len(part):
-                return part[offset : offset + self.pace.bytes]
+                return memoryview(part)[offset : offset + self.pace.bytes]
             offset -= len(part)
         return b""
 
@@ -134,3 +138,25 @@ class Received:
     def whole(self) -> bytes:
         """Return all that is here."""
         return b"".join(self._chunks)  # of one chunk the chunk itself
+
+
+def packed(frame: pb.AgentFrame | pb.CoordinatorFrame, data: Data) -> bytes:
+    """Return a frame with a chunk that has no data yet, as it travels with data.
+
+    The data follow as the field ``chunk`` once more, with nothing else in it: a reader merges the two, as protobuf's encoding says.
+    Put into the message and serialised they are copied three times into new memory: 8.7 ms for 6.65 MB, this takes 0.5.
+    """
+    inner = _DATA + _varint(len(data))
+    return b"".join((frame.SerializeToString(), _CHUNK, _varint(len(inner) + len(data)), inner, data))
+
+
+_CHUNK, _DATA = b"\x1a", b"\x2a"  # AgentFrame's and CoordinatorFrame's field 3, Chunk's field 5: both of a length that follows
+
+
+def _varint(number: int) -> bytes:
+    digits = bytearray()
+    while number > 127:
+        digits.append(number & 127 | 128)
+        number >>= 7
+    digits.append(number)
+    return bytes(digits)

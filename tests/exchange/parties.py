@@ -9,6 +9,7 @@ from typing import Any
 from fedlearn.clients import attendance
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import of
+from fedlearn.exchange.transfer import packed
 from fedlearn.server import rounds
 
 RUN, LIMIT = b"run", 6000
@@ -122,7 +123,7 @@ class Agent(Party):
                 return self.crash()
             world.tell(f"agent {self.client}", action)
             if isinstance(action, attendance.Send):
-                self.send(action.frame)
+                self.send(pb.AgentFrame.FromString(packed(action.frame, action.data)) if action.data else action.frame)
             elif isinstance(action, attendance.Begin):
                 self.begin(action)
             elif isinstance(action, attendance.Discard):
@@ -410,6 +411,8 @@ class Coordinator(Party):
         if link is None:
             raise Broken(f"a frame for a connection that ended: {action}")
         frame, kind = action.frame, action.frame.WhichOneof("frame")
+        if action.data:
+            frame = pb.CoordinatorFrame.FromString(packed(frame, action.data))
         if kind == "ack" and frame.ack.stored:
             at = link.peer.client, of(frame.ack.key)
             holds(at in world.durable, "acknowledged before it is on disk", at)

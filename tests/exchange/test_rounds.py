@@ -77,7 +77,7 @@ def test_a_hello_is_answered_by_a_welcome_and_the_open_work():
     assert first.frame.welcome.run == RUN and first.frame.welcome.limit_bytes == 100
     assert (first.frame.welcome.idle_ms, first.frame.welcome.busy_ms, first.frame.welcome.lease_ms) == (200_000, 1000, 4500)
     assert (second.session, of(second.frame.task.key)) == (1, KEY)
-    assert (third.frame.chunk.offset, third.frame.chunk.total, third.frame.chunk.data) == (0, 2, b"ab")
+    assert (third.frame.chunk.offset, third.frame.chunk.total, third.data) == (0, 2, b"ab")
     assert machine.attending == {0: 1}
 
 
@@ -146,7 +146,7 @@ def have(offset, key=KEY):
 
 def parts(actions):
     """Return offset and data of the chunks that are sent."""
-    return [(a.frame.chunk.offset, a.frame.chunk.data) for a in actions if isinstance(a, Send) and a.frame.WhichOneof("frame") == "chunk"]
+    return [(a.frame.chunk.offset, bytes(a.data)) for a in actions if isinstance(a, Send) and a.frame.WhichOneof("frame") == "chunk"]
 
 
 @pytest.fixture
@@ -310,7 +310,7 @@ def test_a_client_that_lacks_its_model_is_sent_it_and_may_wait_for_it():
     assert kinds(attending(machine, 2, now=60.0)) == ["welcome"]  # the first task would be of no use again
     assert machine.heard(2, have(1), 60.0) == []
     sent, chunk = machine.repair(0, KEY, pb.Task(key=proto(KEY), sizes=[5], repair=True), (b"model",), 61.0)
-    assert sent.frame.task.repair and chunk.frame.chunk.data == b"model"
+    assert sent.frame.task.repair and chunk.data == b"model"
     assert kinds(machine.tick(65.6)) == ["Drop"]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import heapq
+import re
 import signal
 import sys
 import time
@@ -350,7 +351,8 @@ class World:
 
     def tell(self, who, what):
         if self.trace is not None:
-            self.trace(f"{self.now:10.4f}  {who}: {' '.join(str(what).split())[:300]}")
+            told = re.sub(r"<memory at \w+>", "…", str(what))  # an address says nothing
+            self.trace(f"{self.now:10.4f}  {who}: {' '.join(told.split())[:300]}")
 
     def start_agent(self, client, disk):
         self.agents.append(Agent(self, client, disk))
