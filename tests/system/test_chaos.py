@@ -26,7 +26,7 @@ def chaos(folder, *arguments):
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # 10 s where there are two idle cores
 def test_a_fleet_in_chaos_gives_what_a_simulation_gives(tmp_path):
-    (told,) = chaos(tmp_path, "--agents", 4, "--rounds", 5, "--kills", 3, "--agent-kills", 0.3)
+    (told,) = chaos(tmp_path, "--agents", 4, "--rounds", 5, "--kills", 3, "--kill-s", 0.3, "--agent-kills", 0.3)
     assert told["coordinators"] == 1 + told["coordinator_kills"]
     assert told["counted"] == 4 * 5 and told["twice"]
     assert told["model_sha256"] == json.loads((tmp_path / "simulated" / "summary.json").read_text())["model_sha256"]
