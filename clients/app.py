@@ -28,19 +28,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from fedlearn import data, models
 from fedlearn.arrays import State
-from fedlearn.clients.local import Local
+from fedlearn.clients.experiment import arrive, local_of
 from fedlearn.clients.train import train
-from fedlearn.clients.work import Own
-from fedlearn.codec import codec as find_codec
-from fedlearn.data.own import samples_of
-from fedlearn.data.samples import Population, Samples
 from fedlearn.errors import ClientError, ConfigError, FedlearnError, PayloadError
 from fedlearn.exchange.exchange_pb2 import Task
 from fedlearn.flower import ERROR_CODE, EXAMPLES, to_record, to_state
 from fedlearn.plan import Plan
-from fedlearn.wire import SNAPSHOT, Header, decode_difference, decode_model, digest, read_header
+from fedlearn.wire import Header, decode_model, digest
 
 RECORD = "fedlearn"
 """The ConfigRecord of a message with its task, and the ArrayRecord with its payloads."""
@@ -138,20 +133,8 @@ class _Bench:
     def __init__(self, experiment: str, client: int, source: str) -> None:
         """Build them. source: "auto", a file.npz, or an import path. Raises UserError."""
         torch.set_num_threads(1)  # two would change low bits
-        told = json.loads(experiment)
-        model = told["model"]
-        module = models.build(
-            model["name"],
-            model["options"],
-            input_shape=tuple(told["input_shape"]),
-            classes=told["classes"],
-            seed=told["seed"],
-            task=told["task"],
-        )
-        self.client, self.layout = client, models.layout(module)
-        if self.layout.schema.hex() != told["schema"]:
-            raise ConfigError(f"model '{model['name']}' is another one here than at the ServerApp: install the same version of its code")
-        self.local = Local(module, self.layout, _population(told, client, source), told["seed"], told["holdout"])
+        self.local = local_of(json.loads(experiment), client, source)
+        self.client, self.layout = client, self.local.layout
         self.plan = Plan(0, 0)
 
     @classmethod
@@ -194,17 +177,7 @@ class _Bench:
         initial = self._held(self.local.initial, "first", task.initial, memory)
         self.local.initial = initial
         base = self._held(initial, "copies", task.base or task.initial, memory)
-        header, state = None, State(base, np.zeros(self.layout.integers, np.int64))
-        for payload in sent:
-            header = read_header(payload)
-            if header.kind == SNAPSHOT:
-                header, state = decode_model(self.layout, payload)
-            else:
-                moved = state.floats - initial if find_codec(header.codec).uses_moved else None
-                header, state = decode_difference(self.layout, payload, state.floats, digest(state.floats), moved)
-        if header is None:
-            raise PayloadError("the task came without a payload")
-        return header, state
+        return arrive(self.layout, sent, base, initial)
 
     def _held(self, guess: NDArray[np.float32], kind: str, wanted: int, memory: _Memory) -> NDArray[np.float32]:
         """Return the model (P,) of a digest: the guess, if it is that one, or a kept one. Raises _Lacking."""
@@ -256,17 +229,6 @@ def _client(context: Context) -> int:
     if not isinstance(found, int) or isinstance(found, bool) or found < 0:
         raise ConfigError("this SuperNode does not say which client it serves: start it with --node-config 'partition-id=0' (or 1, 2, …)")
     return found
-
-
-def _population(told: dict[str, Any], client: int, source: str) -> Population:
-    """Return the client's data: its share of the experiment's, or its own."""
-    if source == "auto":
-        section = told["data"]
-        return data.population(section["name"], section["options"], section["partition"], told["seed"])
-    shape = tuple(told["input_shape"])
-    samples = samples_of(source, told["task"], told["classes"], shape)
-    none = Samples(samples.x[:0], samples.y[:0])
-    return Population(source, told["task"], told["classes"], shape, Own(client, samples), none)
 
 
 def _bytes(record: ArrayRecord | None) -> list[bytes]:

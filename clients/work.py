@@ -34,19 +34,14 @@ from numpy.typing import NDArray
 from fedlearn.arrays import Layout, State
 from fedlearn.clients import pipe
 from fedlearn.clients.batches import batches_per_pass
-from fedlearn.clients.local import Local
+from fedlearn.clients.experiment import arrive, local_of
 from fedlearn.clients.micro import NoRoom, ran_out
 from fedlearn.clients.store import write_answer, write_file
-from fedlearn.codec import codec as find_codec
-from fedlearn.data import population
-from fedlearn.data.own import samples_of
-from fedlearn.data.samples import Population, Samples
-from fedlearn.errors import ClientError, ConfigError, FedlearnError, PayloadError
+from fedlearn.errors import ClientError, ConfigError, FedlearnError
 from fedlearn.exchange.exchange_pb2 import Task
 from fedlearn.failpoints import reach
-from fedlearn.models import build, layout
 from fedlearn.plan import Plan
-from fedlearn.wire import SNAPSHOT, Header, decode_difference, decode_model, digest, read_header
+from fedlearn.wire import Header, decode_model, digest
 
 KEPT = 4
 """Models and residuals that are kept: the coordinator may go back to its last checkpoint, or the one before."""
@@ -65,28 +60,6 @@ class Limits:
     allow: tuple[str, ...] = ()  # modules that models and data may be imported from
 
 
-@dataclass(frozen=True)
-class Own:
-    """The samples of one client, in the place of all."""
-
-    client: int
-    samples: Samples
-
-    def __len__(self) -> int:
-        """Return how many clients there may be up to this one."""
-        return self.client + 1
-
-    def size(self, client: int) -> int:
-        """Return the client's number of samples."""
-        return len(self[client])
-
-    def __getitem__(self, client: int) -> Samples:
-        """Return the client's samples."""
-        if client != self.client:
-            raise IndexError(f"client {client}: only the data of client {self.client} is here")
-        return self.samples
-
-
 class Desk:
     """Where one client's tasks are done."""
 
@@ -95,20 +68,9 @@ class Desk:
         told = json.loads(experiment)
         self.folder, self.client, self.limits = folder, client, limits
         self.spent: dict[str, float] = {}  # on the last task: its steps, their seconds, and how often its mini-batches were halved
-        model = told["model"]
-        _check_allowed("model", model["name"], limits.allow)
-        module = build(
-            model["name"],
-            model["options"],
-            input_shape=tuple(told["input_shape"]),
-            classes=told["classes"],
-            seed=told["seed"],
-            task=told["task"],
-        )
-        self.layout: Layout = layout(module)
-        if self.layout.schema.hex() != told["schema"]:
-            raise ConfigError(f"model '{model['name']}' is another one here than at the coordinator: install the same version of its code")
-        self.local = Local(module, self.layout, _population(told, client, data, limits), told["seed"], told["holdout"])
+        _check_experiment(told, data, limits)
+        self.local = local_of(told, client, data)
+        self.layout: Layout = self.local.layout
         for name in ("copies", "residuals"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         first = folder / "first.f32"
@@ -167,17 +129,7 @@ class Desk:
             if kept is None or digest(kept) != name:
                 raise Lacking
             base = kept
-        header, state = None, State(base, np.zeros(self.layout.integers, np.int64))
-        for payload in payloads:
-            header = read_header(payload)
-            if header.kind == SNAPSHOT:
-                header, state = decode_model(self.layout, payload)
-            else:
-                moved = state.floats - self.local.initial if find_codec(header.codec).uses_moved else None
-                header, state = decode_difference(self.layout, payload, state.floats, digest(state.floats), moved)
-        if header is None:
-            raise PayloadError("the task came without a payload")
-        return header, state
+        return arrive(self.layout, payloads, base, self.local.initial)
 
     def _residual(self, name: int) -> NDArray[np.float32] | None:
         return self._kept("residuals", name.to_bytes(8, "little"))
@@ -203,18 +155,15 @@ class Declined(ClientError):
     """The device's owner does not allow this."""
 
 
-def _population(told: dict[str, Any], client: int, data: str, limits: Limits) -> Population:
-    """Return the client's data: its share of the experiment's, or its own."""
+def _check_experiment(told: dict[str, Any], data: str, limits: Limits) -> None:
+    """Raise ConfigError for what the device's owner does not allow the coordinator to name."""
+    _check_allowed("model", told["model"]["name"], limits.allow)
     if data == "auto":
         section = told["data"]
         _check_allowed("data", section["name"], limits.allow)
         if section["name"] == "dir" and "dir" not in limits.allow:  # the coordinator would choose which of this device's files are read
             raise ConfigError("the experiment's data is a folder of this device; to allow it: --allow dir, or name your own by --data")
         _check_allowed("partition", section["partition"].get("kind", ""), limits.allow)
-        return population(section["name"], section["options"], section["partition"], told["seed"])
-    samples = samples_of(data, told["task"], told["classes"], tuple(told["input_shape"]))
-    none = Samples(samples.x[:0], samples.y[:0])
-    return Population(data, told["task"], told["classes"], tuple(told["input_shape"]), Own(client, samples), none)
 
 
 def _check_allowed(what: str, name: str, allow: tuple[str, ...]) -> None:
