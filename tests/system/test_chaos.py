@@ -35,8 +35,9 @@ def test_a_fleet_in_chaos_gives_what_a_simulation_gives(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # 15 s where there are two idle cores
 def test_a_fleet_that_agents_leave_for_ever_gives_what_a_simulation_of_the_others_gives(tmp_path):
-    (told,) = chaos(tmp_path, "--agents", 4, "--rounds", 5, "--kills", 1, "--agent-kills", 0, "--leave", 0.25)
-    assert told["left"] == 1 and told["counted"] < 4 * 5
+    # With this seed the agent leaves after the second of many rounds: also where a round takes milliseconds it is missed.
+    (told,) = chaos(tmp_path, "--agents", 4, "--rounds", 15, "--seed", 1, "--kills", 1, "--agent-kills", 0, "--leave", 0.25)
+    assert told["left"] == 1 and told["counted"] < 4 * 15
     assert told["model_sha256"] != json.loads((tmp_path / "simulated" / "summary.json").read_text())["model_sha256"]
 
 
