@@ -227,7 +227,7 @@ class Agent(Party):
         link, world = self.link, self.world
         holds(machine._welcomed or link is None or world.now - link.since < 15.5, "no welcome, and it waits")
         quiet = not world.chaos and link and not link.broken and world.now - link.since > 5 and self.client not in world.rates
-        if quiet and world.coordinator and self.client != world.rogue:
+        if quiet and machine._welcomed and world.coordinator and self.client != world.rogue:
             told = {k for (c, k), result in world.coordinator.results.items() if c == self.client and isinstance(result, bytes)}
             holds(not told & machine.answers.keys() or world.now - world.counted_at < 5, "an agent does not learn that it is done", told)
         holds(machine._asked <= keys, "asked", machine._asked)
