@@ -10,11 +10,11 @@ asked for it: a coordinator that was just started may not know yet what it will 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+from fedlearn.checksum import crc32
 from fedlearn.exchange import NEWEST, OLDEST
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key, of, proto
@@ -328,7 +328,7 @@ class Attendance:
             failure = pb.Failure(key=proto(key), reason=pb.Failure.FAILED, text=text)
             return [*self._drop(key), Send(pb.AgentFrame(failure=failure))]
         if key not in self._uploads:
-            self._uploads[key] = _Upload(Transfer([data], self.pace), zlib.crc32(data))
+            self._uploads[key] = _Upload(Transfer([data], self.pace), crc32(data))
         upload = self._uploads[key]
         return self._chunks(key, upload, upload.transfer.begin(now), now)
 

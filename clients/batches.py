@@ -53,9 +53,14 @@ def passes(
     batched with lines of like length, the batches then in random order, so that padding costs little.
     merge_single: a last batch of one sample joins the batch before it (BatchNorm cannot train on one).
     """
+    for indices in places(data, batch_size, random, merge_single):
+        yield data.batch(torch.from_numpy(indices).to(data.y.device))
+
+
+def places(data: Tensors, batch_size: int, random: np.random.Generator, merge_single: bool = False) -> Iterator[NDArray[np.int64]]:
+    """Yield the positions of the samples of each mini-batch of `passes`, (B,)."""
     while True:
-        for indices in _one_pass(data, batch_size or len(data), random, merge_single):
-            yield data.batch(torch.from_numpy(indices).to(data.y.device))
+        yield from _one_pass(data, batch_size or len(data), random, merge_single)
 
 
 def batches_per_pass(samples: int, batch_size: int, merge_single: bool = False) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import struct
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedlearn.checksum import crc32
 from fedlearn.failpoints import armed, reach
 from fedlearn.files import replace
 
@@ -22,7 +22,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 def write_answer(path: Path, task: bytes, answer: bytes) -> None:
     """Keep an answer beside the task that it answers; raises OSError."""
-    data = _SIZES.pack(len(task), len(answer), zlib.crc32(answer, zlib.crc32(task))) + task + answer
+    data = _SIZES.pack(len(task), len(answer), crc32(answer, crc32(task))) + task + answer
     reach("agent.before-answer")
     if armed("agent.half-answer"):
         (path.parent / f".{path.name}.part").write_bytes(data[: len(data) // 2])
@@ -39,5 +39,5 @@ def answers(folder: Path) -> Iterator[tuple[str, bytes, bytes]]:
             task, answer, checksum = _SIZES.unpack_from(data)
             told = data[_SIZES.size : _SIZES.size + task]
             body = data[_SIZES.size + task : _SIZES.size + task + answer]
-            if zlib.crc32(body, zlib.crc32(told)) == checksum and len(body) == answer:
+            if crc32(body, crc32(told)) == checksum and len(body) == answer:
                 yield path.name, told, body

@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from fedlearn.arrays import Layout, State
@@ -54,7 +55,7 @@ def train(module: nn.Module, layout: Layout, plan: Plan, start: State, data: Ten
         raise ClientError(f"client {client} has no samples")
     write_state(module, layout, start)
     module.train()
-    merge = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
+    merge = normalises(module)
     order = generator(plan.seed, "batches", plan.round, client)
     batches = _augmented(passes(data, plan.batch_size, order, merge), plan, client)
     room = Room(halvings)
@@ -63,28 +64,42 @@ def train(module: nn.Module, layout: Layout, plan: Plan, start: State, data: Ten
         if plan.task == "gradient":
             losses = _gradient(module, plan, batches, room)
         else:
-            per_pass = math.ceil(batches_per_pass(len(data), plan.batch_size, merge) / plan.accumulate)
-            losses = _descend(module, plan, batches, plan.steps or plan.epochs * per_pass, room)
+            losses = _descend(module, plan, batches, steps(plan, len(data), merge), room)
     end = read_state(module, layout)
     difference = State(end.floats - start.floats, end.integers - start.integers)
     if plan.task == "gradient":
         difference = _with_gradients(module, layout, difference)
     loss = float(torch.stack(losses).mean())
-    if not (math.isfinite(loss) and np.isfinite(difference.floats).all()):
-        raise ClientError(
-            f"client {client} diverged in round {plan.round}: its loss became {loss:g}; lower train.lr or set train.clip_norm"
-        )
+    check_finite(client, plan, loss, difference.floats)
     return Update(difference, len(data), loss, len(losses), room.halvings)
 
 
-def _descend(module: nn.Module, plan: Plan, batches: Batches, steps: int, room: Room) -> list[torch.Tensor]:
+def normalises(module: nn.Module) -> bool:
+    """Tell whether a module normalises over its batches: those of one sample are avoided then."""
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
+
+
+def steps(plan: Plan, samples: int, merge: bool) -> int:
+    """Return the optimiser steps that a client with so many samples takes; merge: see `passes`."""
+    return plan.steps or plan.epochs * math.ceil(batches_per_pass(samples, plan.batch_size, merge) / plan.accumulate)
+
+
+def check_finite(client: int, plan: Plan, loss: float, floats: NDArray[np.float32]) -> None:
+    """Raise ClientError for an update that is not finite."""
+    if not (math.isfinite(loss) and np.isfinite(floats).all()):
+        raise ClientError(
+            f"client {client} diverged in round {plan.round}: its loss became {loss:g}; lower train.lr or set train.clip_norm"
+        )
+
+
+def _descend(module: nn.Module, plan: Plan, batches: Batches, count: int, room: Room) -> list[torch.Tensor]:
     """Take SGD steps in place; the update rule is `torch.optim.SGD`'s, without its per-step overhead."""
     weights: list[torch.Tensor] = [p for p in module.parameters() if p.requires_grad]
     start = [w.detach().clone() for w in weights] if plan.proximal_mu else []
     velocity: list[torch.Tensor] = []
     scale = HALF_SCALE
     losses = []
-    for _ in range(steps):
+    for _ in range(count):
         loss, gradients, scale = _loss_and_gradients(module, weights, plan, batches, scale, room)
         losses.append(loss)
         with torch.no_grad():

@@ -42,12 +42,22 @@ class Entry:
         return self.dtype in FLOATS
 
 
+def magnitude(values: NDArray[np.generic]) -> float:
+    """Return the largest magnitude of some values; 0 of none, NaN where there is one."""
+    return max(float(values.max(initial=0)), -float(values.min(initial=0)))
+
+
 @dataclass(frozen=True)
 class State:
     """A model's state: ``floats`` (P,) float32 and ``integers`` (Q,) int64, in the order of a layout."""
 
     floats: NDArray[np.float32]
     integers: NDArray[np.int64]
+
+    @property
+    def largest(self) -> float:
+        """Return the largest magnitude of the floats."""
+        return magnitude(self.floats)
 
     def copy(self) -> State:
         """Return a copy that shares nothing with this one."""
@@ -80,6 +90,11 @@ class Change:
     def values(self) -> NDArray[np.float32]:
         """Return the floats that are there: P, or k."""
         return self.floats.values if isinstance(self.floats, Sparse) else self.floats
+
+    @cached_property
+    def largest(self) -> float:
+        """Return the largest magnitude of the floats; looked for once."""
+        return magnitude(self.values)
 
     def dense(self) -> State:
         """Return the change as a state of differences."""

@@ -22,13 +22,13 @@ import json
 import os
 import struct
 import threading
-import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fedlearn.checksum import crc32
 from fedlearn.errors import RecordError
 from fedlearn.failpoints import armed, reach
 from fedlearn.files import sync_folder
@@ -133,7 +133,7 @@ class Journal:
         if max(len(text), len(data)) > RECORD_BYTES:
             raise ValueError(f"a record of {len(text)} bytes of meta and {len(data)} of data; a journal takes {RECORD_BYTES} of each")
         key = meta.get("key")
-        crc = zlib.crc32(data) if crc is None else crc
+        crc = crc32(data) if crc is None else crc
         waiting = _Waiting(text, data, crc, key if isinstance(key, str) else None, Future())
         waiting.done.set_running_or_notify_cancel()  # nobody can cancel it: the record may be on its way to the disk
         with self._changed:
@@ -156,7 +156,7 @@ class Journal:
         with _using(path, "read"), path.open("rb") as file:
             file.seek(entry.offset)
             data = file.read(entry.length)
-        if len(data) != entry.length or zlib.crc32(data) != entry.crc:
+        if len(data) != entry.length or crc32(data) != entry.crc:
             raise _damaged(path, entry.offset)
         return data
 
@@ -213,7 +213,7 @@ class Journal:
         records, index = [], {}
         for waiting in group:
             fields = _RECORD.pack(self._mark, end - start, len(waiting.meta), len(waiting.data), waiting.crc, 0)[:-4]
-            head = fields + zlib.crc32(waiting.meta, zlib.crc32(fields)).to_bytes(4, "little")
+            head = fields + crc32(waiting.meta, crc32(fields)).to_bytes(4, "little")
             records.append((head, waiting.meta, waiting.data))
             if waiting.key is not None:
                 index[waiting.key] = Entry(number, end + len(head) + len(waiting.meta), len(waiting.data), waiting.crc)
@@ -250,7 +250,7 @@ class Journal:
         fields = _MAGIC + self._mark
         reach("journal.new-segment")
         self._file = os.open(self._path(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        _write_all(self._file, [fields + zlib.crc32(fields).to_bytes(4, "little")])
+        _write_all(self._file, [fields + crc32(fields).to_bytes(4, "little")])
         os.fsync(self._file)  # before any record: a damaged mark is then damage, never a torn tail
         reach("journal.before-folder-sync")
         sync_folder(self.folder)
@@ -318,7 +318,7 @@ def _mark(file: BinaryIO) -> bytes | None:
     if len(head) < _SEGMENT.size:
         return None
     magic, mark, crc = _SEGMENT.unpack(head)
-    return bytes(mark) if magic == _MAGIC and crc == zlib.crc32(head[:-4]) else None
+    return bytes(mark) if magic == _MAGIC and crc == crc32(head[:-4]) else None
 
 
 def _record(file: BinaryIO, segment: int, mark: bytes, offset: int, size: int) -> _Found | None:
@@ -332,7 +332,7 @@ def _record(file: BinaryIO, segment: int, mark: bytes, offset: int, size: int) -
     if its_mark != mark or data + length > size:  # lengths are compared before they are believed
         return None
     meta = file.read(meta_length)
-    if zlib.crc32(meta, zlib.crc32(head[:-4])) != crc:
+    if crc32(meta, crc32(head[:-4])) != crc:
         return None
     return _Found(meta, Entry(segment, data, length, data_crc), offset - before, data + length)
 
@@ -344,7 +344,7 @@ def _whole_record(file: BinaryIO, segment: int, mark: bytes, offset: int, size: 
         return None
     crc, left = 0, found.entry.length
     while left and (chunk := file.read(min(left, _CHUNK))):
-        crc, left = zlib.crc32(chunk, crc), left - len(chunk)
+        crc, left = crc32(chunk, crc), left - len(chunk)
     return found if not left and crc == found.entry.crc else None
 
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 import heapq
 import json
 import math
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from fedlearn.checksum import crc32
 from fedlearn.exchange import NEWEST, OLDEST
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key, of, proto
@@ -283,7 +283,7 @@ class Rounds:
 
     def recall(self, client: int, key: Key, data: bytes) -> list[Action]:
         """Note an answer that the journal holds from before a restart: its client is acknowledged it again."""
-        self.done.setdefault(client, {})[key] = len(data), zlib.crc32(data)
+        self.done.setdefault(client, {})[key] = len(data), crc32(data)
         return self._acknowledge(client, key, len(data), True)
 
     def forget(self, before: int) -> None:

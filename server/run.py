@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Protocol
 
 from flwr.app import ArrayRecord, RecordDict
@@ -62,10 +64,12 @@ class Run:
         folder: RunFolder,
         display: Display,
         clock: Clock | None = None,
+        beside: bool = False,
     ) -> None:
         """Take the parts. grid: a Flower Grid with a ``tally`` of each round; score: a model → its held-out score.
 
-        clock: of simulated devices.
+        clock: of simulated devices. beside: write checkpoints while the next round goes on, where nothing but the checkpoint has to be
+        on disk: a kill then costs that round too, and never more.
         """
         self.experiment, self.layout, self.strategy, self.grid = experiment, layout, strategy, grid
         self.score, self.folder, self.display, self.clock = score, folder, display, clock
@@ -75,6 +79,8 @@ class Run:
         self._record_s = 0.0
         self._forgotten: set[str] = set()
         self._told = False  # that models are sent whole
+        self._writer = ThreadPoolExecutor(1, "checkpoint") if beside else None
+        self._written: Future[None] | None = None  # the last checkpoint
         self._guard: Guarded
 
     def resume(self) -> int:
@@ -127,8 +133,13 @@ class Run:
             evaluates=lambda round: self.experiment.evaluate.clients and self._evaluates(round),
             note=self.display.note,
         )
-        if self.done < settings.rounds:
-            guard.run(self.grid, for_strategy(self.layout, self.model), settings.rounds, self._after)
+        try:
+            if self.done < settings.rounds:
+                guard.run(self.grid, for_strategy(self.layout, self.model), settings.rounds, self._after)
+        finally:
+            if self._writer:
+                self._writer.shutdown()  # whatever happened, the last checkpoint is whole
+        self._wait()
         return self._finish()
 
     def _settings(self, round: int) -> Mapping[str, Any]:
@@ -218,10 +229,24 @@ class Run:
         if forgotten := set(memory.forgets(self.strategy)) - self._forgotten:
             self._forgotten |= forgotten
             self.display.note(f"the strategy keeps what no checkpoint holds ({', '.join(sorted(forgotten))}): a resumed run may differ")
-        self.folder.sync_lines()
-        checkpoint.write(self.folder, checkpoint.Checkpoint(self.done, self.model, remembered, arrays))
+        self._wait()
+        made = checkpoint.Checkpoint(self.done, self.model, remembered, arrays)
+        if self._writer:
+            own = {name: array.copy() for name, array in arrays.items()}  # the strategy may change its own
+            self._written = self._writer.submit(self._write, replace(made, arrays=own))
+        else:
+            self._write(made)
         for kept in self._kept():
             kept.checkpointed()
+
+    def _write(self, made: checkpoint.Checkpoint) -> None:
+        self.folder.sync_lines()
+        checkpoint.write(self.folder, made)
+
+    def _wait(self) -> None:
+        """Wait until the last checkpoint is on disk; raises RecordError when it cannot be."""
+        if self._written:
+            self._written.result()
 
     def _kept(self) -> list[Any]:
         """Return what keeps something per client outside the checkpoints."""

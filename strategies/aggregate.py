@@ -12,13 +12,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.arrays import Change, Sparse, State
+from fedlearn.arrays import Change, Sparse, State, magnitude
 from fedlearn.errors import PayloadError
 
 UNIT = 2.0**-32
 """The rounding step of a weighted update: far below float32's own for weights of ordinary size."""
 
-_BLOCK = 1 << 15  # values converted at a time: both scratch arrays stay in the cache
+_BLOCK = 1 << 15  # values converted at a time: the scratch array stays in the cache
+
+_MAGIC = 1.5 * 2.0**52
+"""Added to a float64 below 2**51 it leaves the number, rounded half to even, in the low bits: faster than rint and a conversion."""
+
+_MAGIC_BITS = int(np.float64(_MAGIC).view(np.int64))
 
 
 class ExactSum:
@@ -32,38 +37,39 @@ class ExactSum:
         self.count = 0
         self.limit = 2.0**62 * UNIT / max(1, most)  # of weight × |value|: `most` of them cannot overflow
         self._scratch = np.empty(_BLOCK, np.float64)
-        self._rounded = np.empty(_BLOCK, np.int64)
 
     def add(self, update: State | Change, weight: int, place: int = 0) -> None:
         """Add ``weight`` × update. Raises PayloadError, and adds nothing, when a value is too large to be exact.
 
         A sparse update costs its own values only. place: of the client in the sorted cohort; a plain sum does not need it.
         """
-        self.check(update, weight)
-        factor = weight / UNIT
+        largest, factor = self.check(update, weight), weight / UNIT
         if isinstance(update.floats, Sparse):
             self.total[update.floats.indices] += np.rint(update.floats.values.astype(np.float64) * factor).astype(np.int64)
         else:
-            self._add(update.floats, factor)
+            self._add(update.floats, factor, largest / UNIT < 2.0**51)
         self.integer_total += weight * update.integers
         self.weight += weight
         self.count += 1
 
-    def _add(self, floats: NDArray[np.float32], factor: float) -> None:
+    def _add(self, floats: NDArray[np.float32], factor: float, small: bool) -> None:
         for start in range(0, self.total.size, _BLOCK):
             block = self.total[start : start + _BLOCK]
-            scaled, rounded = self._scratch[: block.size], self._rounded[: block.size]
+            scaled = self._scratch[: block.size]
             np.multiply(floats[start : start + _BLOCK], factor, out=scaled, dtype=np.float64)
-            np.rint(scaled, out=scaled)
-            np.copyto(rounded, scaled, casting="unsafe")
-            block += rounded
+            if small:
+                scaled += _MAGIC
+                block += scaled.view(np.int64)
+                block -= _MAGIC_BITS
+            else:
+                block += np.rint(scaled, out=scaled).astype(np.int64)
 
-    def check(self, update: State | Change, weight: int) -> None:
-        """Raise PayloadError when ``weight`` × update is beyond the range in which the sum is exact."""
-        floats = update.floats.values if isinstance(update.floats, Sparse) else update.floats
-        largest = weight * max(_largest(floats), _largest(update.integers) * UNIT)
+    def check(self, update: State | Change, weight: int) -> float:
+        """Return the magnitude of ``weight`` × update; raises PayloadError when it is beyond the range in which the sum is exact."""
+        largest = weight * max(update.largest, magnitude(update.integers) * UNIT)
         if not largest < self.limit:
             raise PayloadError(f"an update of magnitude {largest / weight:.3g} is beyond the exact sum's range: it diverged")
+        return largest
 
     def mean(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Return the weighted mean: floats (P,) float64, and integers (Q,) int64 rounded half to even."""
@@ -97,7 +103,3 @@ class MedianOfMeans:
         means = [g.mean() for g in self.groups if g.weight]
         floats = np.median(np.stack([m[0] for m in means]), axis=0)
         return floats, np.rint(np.median(np.stack([m[1] for m in means]), axis=0)).astype(np.int64)
-
-
-def _largest(values: NDArray[np.generic]) -> float:
-    return max(float(values.max(initial=0)), -float(values.min(initial=0)))

@@ -23,7 +23,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fedlearn.arrays import Layout
 from fedlearn.errors import FedlearnError, RoundError, RunError
-from fedlearn.flower import EXAMPLES, for_strategy, to_state
+from fedlearn.flower import EXAMPLES, for_strategy, is_held, to_state
 from fedlearn.seeds import derive
 
 
@@ -186,7 +186,8 @@ class Guarded(Strategy):
             raise RoundError(
                 f"round {number}: {type(self.inner).__name__} made a model with NaN or infinite values; the last checkpoint is kept"
             )
-        return for_strategy(self.layout, self.layout.tie(state))
+        tied = self.layout.tie(state)
+        return arrays if tied is state and is_held(arrays) else for_strategy(self.layout, tied)
 
     def _reason(self) -> str:
         failures = self._grid.failures()

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "arguments", "seeds", "arrays", "plan", "config", "names", "files", "failpoints", "malloc"},
+    {"errors", "arguments", "seeds", "arrays", "plan", "config", "names", "files", "failpoints", "malloc", "checksum"},
     {"models", "data", "codec", "record", "devices", "bundling"},
     {"wire", "exchange", "reporting"},
     {"flower", "progress", "report", "inspect"},
@@ -23,11 +23,11 @@ LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 SIBLINGS = {("clients", "strategies"), ("strategies", "clients"), ("server", "clients")}
 AGENT = {
     *("clients", "codec", "wire", "exchange", "models", "data"),
-    *("arrays", "plan", "seeds", "errors", "names", "failpoints", "files", "arguments", "malloc"),
+    *("arrays", "plan", "seeds", "errors", "names", "failpoints", "files", "arguments", "malloc", "checksum"),
 }
 """The parts that run where the data is. Of each other they may import what the layers allow; of all else, `PACKAGES`."""
 
-PACKAGES = {"torch", "numpy", "google", "grpc"}  # google: of protobuf
+PACKAGES = {"torch", "numpy", "google", "grpc", "isal"}  # google: of protobuf; isal: used where it is installed
 FLOWERS = {"clients/app.py"}
 """Files of the agent's side that are made for Flower, and import it: the ClientApp."""
 

@@ -26,6 +26,11 @@ class Reader:
         return part
 
     @property
+    def at(self) -> int:
+        """Return how many bytes were taken."""
+        return self._at
+
+    @property
     def left(self) -> int:
         """Return how many bytes are left."""
         return len(self._data) - self._at

@@ -29,7 +29,7 @@ class Raw32:
     def decode(self, body: bytes, seed: int, context: Context) -> NDArray[np.float32]:
         """Return the values (P,) float32 of 4 P bytes."""
         _check_length(body, self.length(context))
-        return np.frombuffer(body, "<f4").astype(np.float32)
+        return np.frombuffer(body, "<f4").astype(np.float32, copy=False)
 
 
 class Float16:

@@ -6,9 +6,9 @@ a fast link, so that their number costs little, and shrink on a slow one, so tha
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 
+from fedlearn.checksum import crc32
 from fedlearn.exchange import exchange_pb2 as pb
 
 Data = bytes | memoryview
@@ -129,7 +129,7 @@ class Received:
         elif new := data[known:]:
             self._chunks.append(new)
             self.length += len(new)
-            self.checksum = zlib.crc32(new, self.checksum)
+            self.checksum = crc32(new, self.checksum)
             if self._early:
                 early, self._early = self._early, None
                 self.add(*early)

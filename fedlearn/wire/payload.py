@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -21,6 +20,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from fedlearn.arrays import Change, Layout, Sparse, State
+from fedlearn.checksum import crc32
 from fedlearn.codec import ZERO, Context, canonical
 from fedlearn.codec import codec as find_codec
 from fedlearn.codec.bits import Reader
@@ -55,7 +55,8 @@ MARGIN = 1 << 20
 _WORD = 2**64 - 1
 _WIDTHS = {1: 8, 5: 4}  # bytes of protobuf's fixed kinds
 
-_BODY_TAG = b"\x72"  # field 14, length-delimited
+_BODY_FIELD = 14
+_BODY_TAG = b"\x72"  # of this field, length-delimited
 _CHECKSUM_TAG = b"\x7d"  # field 15, fixed 32 bit
 
 
@@ -151,10 +152,10 @@ def decode_difference(
     Raises SchemaError when the sender meant another base, FormatError when the result is not what was sent: the
     receiver then asks for a whole model.
     """
-    header, message, buffers = _open(layout, data, (DIFFERENCE,))
+    header, message, body, buffers = _open(layout, data, (DIFFERENCE,))
     if header.base_digest != base_digest:
         raise SchemaError("the difference is against another model than the one held here")
-    arrived = _arrive(layout, header, message.body, base, buffers, moved)
+    arrived = _arrive(layout, header, body, base, buffers, moved)
     if digest(arrived) != header.digest:
         raise FormatError("the model arrived at differs from the one that was sent: its digest is another")
     return header, State(arrived, _integers(message))
@@ -175,8 +176,9 @@ def read_header(data: bytes) -> Header:
 
 
 def read_message(data: bytes) -> tuple[Header, payload_pb2.Payload]:
-    """Return `read_header` and the message that it is read from; raises FormatError."""
-    message = _parse(data)
+    """Return `read_header` and the whole message that it is read from; raises FormatError."""
+    message, body = _parse(data)
+    message.body = body
     return _header(message), message
 
 
@@ -189,17 +191,17 @@ def decode(
     take more memory, and is refused before its body is looked at. Raises FormatError for bytes that are no sound
     payload of these kinds, SchemaError for a payload of another model.
     """
-    header, message, buffers = _open(layout, data, kinds)
+    header, message, body, buffers = _open(layout, data, kinds)
     if asked is not None and header.codec != canonical(asked):
         raise FormatError(f"the payload is encoded by {header.codec}, not by {asked} as asked")
-    return header, Change(_floats(layout, header, message.body, buffers, moved), _integers(message))
+    return header, Change(_floats(layout, header, body, buffers, moved), _integers(message))
 
 
-def _open(layout: Layout, data: bytes, kinds: tuple[int, ...]) -> tuple[Header, payload_pb2.Payload, NDArray[np.float32]]:
-    """Return the header, the message and the buffers of a payload whose sizes are this layout's."""
+def _open(layout: Layout, data: bytes, kinds: tuple[int, ...]) -> tuple[Header, payload_pb2.Payload, bytes, NDArray[np.float32]]:
+    """Return the header, the message, the body and the buffers of a payload whose sizes are this layout's."""
     if len(data) > 2 * layout.raw_bytes + MARGIN:
         raise FormatError(f"a payload of {len(data)} bytes where the model has {layout.raw_bytes}")
-    message = _parse(data)
+    message, body = _parse(data)
     if message.kind not in kinds:
         raise FormatError(f"a payload of kind {message.kind} came where {kinds} is expected")
     if message.schema != int.from_bytes(layout.schema, "little") or message.parameters != layout.floats:
@@ -214,7 +216,7 @@ def _open(layout: Layout, data: bytes, kinds: tuple[int, ...]) -> tuple[Header, 
         if got != wanted:
             raise FormatError(f"{got} bytes of {name} where the model has {wanted}")
     _check_header(message)
-    return _header(message), message, np.frombuffer(message.buffers, "<f4").astype(np.float32)
+    return _header(message), message, body, np.frombuffer(message.buffers, "<f4").astype(np.float32)
 
 
 def _check_header(message: payload_pb2.Payload) -> None:
@@ -304,7 +306,7 @@ def _seal(layout: Layout, header: Header, state: State, body: bytes) -> bytes:
     parts = [head, _BODY_TAG, varint(len(body)), body]
     checksum = 0
     for part in parts:
-        checksum = zlib.crc32(part, checksum)
+        checksum = crc32(part, checksum)
     return b"".join([*parts, _CHECKSUM_TAG, struct.pack("<I", checksum)])
 
 
@@ -344,33 +346,43 @@ def _value(metric: payload_pb2.Payload.Metric) -> Metric:
     return values if metric.list else values[0]
 
 
-def _parse(data: bytes) -> payload_pb2.Payload:
+def _parse(data: bytes) -> tuple[payload_pb2.Payload, bytes]:
+    """Return the message without its body, and the body; raises FormatError."""
     if len(data) < 5 or data[-5:-4] != _CHECKSUM_TAG:
         raise FormatError("not a payload: it does not end with a checksum")
-    if zlib.crc32(memoryview(data)[:-5]) != struct.unpack("<I", data[-4:])[0]:
+    if crc32(memoryview(data)[:-5]) != struct.unpack("<I", data[-4:])[0]:
         raise FormatError("the payload is damaged: its checksum differs")
-    if _fields(data, _FIELDS) > _FIELDS:
-        raise FormatError(f"the payload has more than {_FIELDS} fields, of which at most {METRICS} are metrics")
+    start, begin, end = _body_place(data)
     try:
-        message: payload_pb2.Payload = payload_pb2.Payload.FromString(data)
+        message: payload_pb2.Payload = payload_pb2.Payload.FromString(data[:start] + data[end:])
     except DecodeError as error:
         raise FormatError(f"not a payload: {error}") from None
     if message.format != FORMAT:
         raise FormatError(f"the payload has format {message.format}; this version of fedlearn reads format {FORMAT}")
-    return message
+    return message, data[begin:end]
 
 
-def _fields(data: bytes, most: int) -> int:
-    """Return the number of fields of a message, counting no further than one more than ``most``; raises FormatError."""
-    reader, count = Reader(data), 0
-    while reader.left and count <= most:
-        kind, count = reader.number(_WORD) & 7, count + 1
+def _body_place(data: bytes) -> tuple[int, int, int]:
+    """Return where the field of the body starts, where the body itself begins, and where it ends; raises FormatError.
+
+    The last such field counts, as everywhere in protobuf; without one all are the end. It is cut out by hand: protobuf would copy
+    a large body twice.
+    """
+    reader, count, place = Reader(data), 0, (len(data),) * 3
+    while reader.left:
+        start, tag, count = reader.at, reader.number(_WORD), count + 1
+        if count > _FIELDS:
+            raise FormatError(f"the payload has more than {_FIELDS} fields, of which at most {METRICS} are metrics")
+        kind = tag & 7
         if kind == 0:
             reader.number(_WORD)
         elif kind in _WIDTHS:
             reader.skip(_WIDTHS[kind])
         elif kind == 2:
-            reader.skip(reader.number(len(data)))
+            length = reader.number(len(data))
+            if tag >> 3 == _BODY_FIELD:
+                place = start, reader.at, reader.at + length
+            reader.skip(length)
         else:
             raise FormatError(f"not a payload: a field of the unknown kind {kind}")
-    return count
+    return place
