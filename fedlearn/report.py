@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, metavar="FILE.html", help="where to write the page")
     made.add_argument("--target", type=float, default=TARGET, help="accuracy to count rounds and bytes to (%(default)s)")
     made.add_argument("--csv", action="store_true", help="print CSV with full precision; no page unless --out is given")
+    made.add_argument("--profile", action="store_true", help="show where the rounds' time went, too")
     made.add_argument("--tensorboard", type=Path, metavar="DIR", help="also write TensorBoard events there")
     return made
 
@@ -55,6 +56,8 @@ def report(arguments: argparse.Namespace) -> None:
         sys.stdout.write(csv_text(found))
     else:
         print_table(found, sys.stdout)
+    if arguments.profile:
+        _profiles(runs)
     if arguments.tensorboard:
         from fedlearn.reporting.events import write_events
 
@@ -67,6 +70,8 @@ def report(arguments: argparse.Namespace) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     if not (math.isfinite(arguments.target) and 0 < arguments.target <= 1):
         raise UserError(f"--target {arguments.target:g}: give a share of 1, such as 0.8 for 80 %")
+    if arguments.profile and arguments.csv:
+        raise UserError("--csv prints one table, which --profile would break; give one of them")
     if arguments.out and arguments.out.is_dir():
         raise UserError(f"--out '{arguments.out}' is a folder; give a file, such as {arguments.out / 'page.html'}")
     if arguments.out and arguments.out.exists() and not arguments.out.is_file():  # as root, /dev/null would be replaced
@@ -76,6 +81,13 @@ def _check(arguments: argparse.Namespace) -> None:
         if folder.resolve() in seen:
             raise UserError(f"the run '{folder}' is given twice")
         seen.add(folder.resolve())
+
+
+def _profiles(runs: list[Run]) -> None:
+    from fedlearn.reporting.profile_text import of_run
+
+    for run, label in zip(runs, labels(runs), strict=True):
+        print(f"\n{label}. {of_run(run)}" if len(runs) > 1 else f"\n{of_run(run)}", end="")
 
 
 def _tell(text: str) -> None:

@@ -38,6 +38,8 @@ _MAY_CHANGE = {
 def parser() -> Parser:
     """Return the command's arguments."""
     made = run_parser("simulate", "Train one model over many simulated clients, and leave a run folder with its report.")
+    made.add_argument("--profile", action="store_true", help="show where the rounds' time goes, and the share of the machine's peak")
+    made.add_argument("--trace", action="store_true", help="as --profile, and write one client's operators to trace.json, for Perfetto")
     made.add_argument("--list", action="store_true", help="show datasets, partitions, models, strategies, codecs, engines and experiments")
     return made
 
@@ -67,7 +69,31 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.list:
         print(listing())
         return 0
-    return run_in_folder(arguments, "python -m fedlearn.simulate --resume --out {out}", _simulate)
+    again = "python -m fedlearn.simulate --resume --out {out}"
+    if not (arguments.profile or arguments.trace):
+        return run_in_folder(arguments, again, _simulate)
+    return _profiled(arguments, f"{again} --{'trace' if arguments.trace else 'profile'}")
+
+
+def _profiled(arguments: argparse.Namespace, again: str) -> int:
+    """Run with a profile, and print it once the run's own figures are shown."""
+    done: list[Path] = []
+
+    def go(experiment: Experiment, folder: Any, display: Any, resume: bool) -> dict[str, Any]:
+        from fedlearn.engine.profiling import profiled
+
+        summary = profiled(experiment, folder, display, resume, arguments.trace)
+        done.append(folder.path)
+        return summary
+
+    try:
+        return run_in_folder(arguments, again, go)
+    finally:  # of a run that does not keep what [expect] asks, too
+        if done and not arguments.quiet:
+            from fedlearn.reporting.folder import read
+            from fedlearn.reporting.profile_text import of_run
+
+            print(f"\n{of_run(read(done[0]))}", end="")
 
 
 def _simulate(experiment: Experiment, folder: Any, display: Any, resume: bool) -> dict[str, Any]:

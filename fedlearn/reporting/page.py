@@ -24,6 +24,7 @@ CAPTIONS = {
     "accuracy_joules": "The same accuracy over the energy that the run adds to the devices, above idle.",
     "devices": "Simulated devices: what a client's round goes to, by profile.",
     "time_per_phase": "Where the seconds of a round went, and each phase's share of the whole run.",
+    "profile": "The same phases with what none of them accounts for, and local training beside the machine's peak.",
     "label_mix": "Who has what: samples per client, and the share of each label among them.",
 }
 MOST_ROWS = 2000

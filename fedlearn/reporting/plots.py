@@ -14,6 +14,7 @@ from fedlearn.reporting import style
 from fedlearn.reporting.devices import plot_joules, plot_profiles, plot_time
 from fedlearn.reporting.folder import Line, Run, finite, number, read, section
 from fedlearn.reporting.label_plot import plot_label_mix
+from fedlearn.reporting.profile_plot import plot_profile
 from fedlearn.reporting.results import Curve, accuracy_curve
 from fedlearn.reporting.units import percent_text
 
@@ -186,5 +187,6 @@ PLOTS: dict[str, Plot] = {
     "accuracy_joules.png": plot_joules,
     "devices.png": plot_profiles,
     "time_per_phase.png": plot_time_per_phase,
+    "profile.png": plot_profile,
     "label_mix.png": plot_label_mix,
 }
