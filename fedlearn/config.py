@@ -128,14 +128,22 @@ class CodecSection(Section):
 class EngineSection(Section):
     """``[engine]``: how the clients of this process are run; it never changes the result."""
 
-    kind: Literal["serial", "pool"] = "pool"
-    workers: int = Field(0, ge=0, le=1024)  # processes of the pool; 0 = one per core
-    device: str = "cpu"  # a torch device; others than cpu need kind = "serial"
+    kind: Literal["serial", "pool", "stacked", "ray"] = "pool"
+    workers: int = Field(0, ge=0, le=1024)  # processes; 0 = one per core, and of "ray" one per CPU of the cluster
+    address: str = ""  # of a Ray cluster, as in ray.init: "auto", "HOST:6379"; empty starts one of this machine alone
+    chunk: int = Field(0, ge=0, le=10_000)  # clients in a stack; 0 = 5 on a CPU, else the cohort
+    device: str = "cpu"  # a torch device; others than cpu need kind = "serial" or "stacked"
 
     @model_validator(mode="after")
     def _device(self) -> EngineSection:
-        if self.device != "cpu" and self.kind != "serial":
-            raise ValueError(f'device = "{self.device}" needs kind = "serial": processes cannot share it')
+        if self.device != "cpu" and self.kind not in ("serial", "stacked"):
+            raise ValueError(f'device = "{self.device}" needs kind = "stacked" or "serial": processes cannot share it')
+        if self.chunk and self.kind != "stacked":
+            raise ValueError(f'chunk is for kind = "stacked"; kind = "{self.kind}" trains one client at a time')
+        if self.address and self.kind != "ray":
+            raise ValueError(f'address = "{self.address}" is of a Ray cluster, and needs kind = "ray"')
+        if self.address.startswith("ray://"):
+            raise ValueError('a run is no Ray Client: start it on a machine of the cluster, with address = "auto"')
         return self
 
 

@@ -24,6 +24,7 @@ _STARTED = (".lock", ".config.toml.part", "checkpoint", "journal", "pki", "agent
 _MAY_CHANGE = {
     ("engine", "kind"),
     ("engine", "workers"),
+    ("engine", "address"),
     ("fleet",),
     ("devices", "target"),
     ("devices", "cloud"),
@@ -269,9 +270,9 @@ def _differences(before: Mapping[str, Any], after: Mapping[str, Any], path: tupl
     found = []
     for key in sorted(set(before) | set(after)):
         here = (*path, key)
-        if here in _MAY_CHANGE:
-            continue
         old, new = before.get(key), after.get(key)
+        if here in _MAY_CHANGE and not (here == ("engine", "kind") and old != new and "stacked" in (old, new)):  # it has bits of its own
+            continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             found += _differences(old, new, here)
         elif old != new:

@@ -7,5 +7,7 @@ __all__ = ["ENGINES"]
 ENGINES = {
     "serial": Named("fedlearn.engine.serial:Serial", "one client after another in this process; the readable oracle"),
     "pool": Named("fedlearn.engine.pool:Pool", "one process per core, one thread each; the same bits as serial"),
+    "stacked": Named("fedlearn.engine.stacked:Stacked", "many clients in one tensor, on each core or on a GPU; equal but for rounding"),
+    "ray": Named("fedlearn.engine.rays.engine:Ray", "one process per CPU of a Ray cluster, on many machines; the same bits as serial"),
 }
-"""The engines of ``[engine] kind``; none of them changes a result."""
+"""The engines of ``[engine] kind``; none of them changes a result, but for the rounding of "stacked"."""

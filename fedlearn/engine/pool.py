@@ -1,8 +1,9 @@
 """`Pool`: one process per core, one torch thread each, clients handed out one by one.
 
-Workers are forked once the data is loaded, so they share it. A model reaches them through memory that all
-processes see; an update comes back as its payload. Every client runs the same code as in `Serial` on one thread,
-and sums are exact, so neither the number of workers nor their speed changes a bit.
+Workers are forked once the data is loaded, so they share it. Models reach them, and payloads come back, through memory
+that both processes see; pipes carry what is small. A worker has its next client before its last answer is added up.
+Every client runs the same code as in `Serial` on one thread, and sums are exact, so neither the number of workers nor
+their speed changes a bit.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -27,34 +28,45 @@ from fedlearn.arrays import State
 from fedlearn.clients.evaluate import Score, add
 from fedlearn.engine.runner import Outcome, Runner, Task, single_thread
 from fedlearn.errors import RecordError, RunError
+from fedlearn.malloc import keep_pages
 
 TRIES = 2
 """How often a client is tried whose worker dies: a worker killed by chance costs nothing, a deadly client one round."""
+
+
+Unit = tuple[Task, ...]
+"""Tasks that go to a worker together."""
 
 
 @dataclass
 class _Worker:
     process: BaseProcess
     pipe: Connection
+    answers: mmap.mmap  # payloads, in two halves: one is read while the other is written
+    given: int = 0  # units so far: which half is next
     task: Any = None  # what it is working on
 
 
 class Pool:
     """A pool of worker processes; see the module."""
 
+    most = 1
+    """Tasks in a unit."""
+
     def __init__(self, runner: Runner, workers: int = 0) -> None:
         """Fork the workers. workers: their number, 0 = one per core that this process may use."""
         single_thread()
+        keep_pages()
         self.runner = runner
         self.workers = workers or len(os.sched_getaffinity(0))
-        room = 2 * runner.layout.raw_bytes + (1 << 16)  # no codec of a whole model takes more
-        self._models = (mmap.mmap(-1, room), mmap.mmap(-1, room))  # the payload of the cohort; the state to score
+        self.room = 2 * runner.layout.raw_bytes + (1 << 20)  # no payload of this model takes more
+        self._models = (mmap.mmap(-1, self.room), mmap.mmap(-1, self.room))  # the payload of the cohort; the state to score
         self._lengths = [0, 0]
         self._sent = [0, 0]  # how often each was written: a worker reads it anew when this changes
         self._pool: list[_Worker] = []
         try:
             for _ in range(self.workers):
-                self._pool.append(self._fork())
+                self._pool.append(self._fork(mmap.mmap(-1, 2 * self.most * self.room)))
         except OSError as error:
             self.close()
             raise RunError(f"cannot start {self.workers} worker processes: {error.strerror or error}; lower engine.workers") from error
@@ -62,11 +74,23 @@ class Pool:
     def run(self, tasks: Sequence[Task], payload: bytes) -> Iterator[Outcome]:
         """Yield one outcome per task, as they come; the largest clients start first."""
         self._publish(0, payload)
+        for unit, found in self._work(self.units(tasks)):
+            if isinstance(found, RecordError):  # the disk's failure, not the client's
+                raise found
+            if isinstance(found, str) and len(unit) > 1:  # which of them it was shows when each has a worker to itself
+                for (task,), each in self._work([(task,) for task in unit]):
+                    yield each[0] if isinstance(each, list) else Outcome(task.client, error=str(each))
+                continue
+            yield from found if isinstance(found, list) else (Outcome(task.client, error=str(found)) for task in unit)
+
+    def units(self, tasks: Sequence[Task]) -> list[Unit]:
+        """Return the tasks as they are handed out."""
         size = self.runner.population.clients.size
-        for task, outcome in self._work(sorted(tasks, key=lambda t: -size(t.client))):
-            if isinstance(outcome, RecordError):  # the disk's failure, not the client's
-                raise outcome
-            yield outcome if isinstance(outcome, Outcome) else Outcome(task.client, error=str(outcome))
+        return [(task,) for task in sorted(tasks, key=lambda t: -size(t.client))]
+
+    def answer(self, unit: Unit, payload: bytes) -> list[Outcome]:
+        """Return what comes of a unit; called in a worker."""
+        return [self.runner.run(task, payload) for task in unit]
 
     def score(self, state: State) -> Score:
         """Return the score of a model on the server's held-out samples; raises RunError when a part fails twice."""
@@ -103,30 +127,58 @@ class Pool:
         queue = deque((task, 1) for task in tasks)
         try:
             while queue or any(w.task for w in self._pool):
-                for worker in self._pool:
-                    if queue and worker.task is None:
-                        self._give(worker, queue.popleft())
+                self._give_all(queue)
                 ready = wait([w.pipe for w in self._pool if w.task])
                 for worker in [w for w in self._pool if w.pipe in ready]:
                     task, tries = worker.task
                     try:
-                        result = worker.pipe.recv()
+                        result = self._take(worker)
                         worker.task = None
                     except (EOFError, OSError):
                         result = self._bury(worker)
                         if tries < TRIES:
                             queue.append((task, tries + 1))
                             continue
+                    self._give_all(queue)  # it goes on while its answer is added up
                     yield task, result
         finally:
             if any(w.task for w in self._pool):  # the consumer stopped half-way: late answers must not be read as new ones
                 self._restart()
 
+    def _give_all(self, queue: deque[tuple[Any, int]]) -> None:
+        for worker in self._pool:
+            if queue and worker.task is None:
+                self._give(worker, queue.popleft())
+
     def _give(self, worker: _Worker, task: tuple[Any, int]) -> None:
-        slot = 0 if isinstance(task[0], Task) else 1
+        slot = 0 if isinstance(task[0], tuple) else 1
         worker.task = task
+        worker.given += 1
         with contextlib.suppress(OSError):  # it died while idle: the next wait finds its pipe closed and tries the task again
-            worker.pipe.send((task[0], slot, self._lengths[slot], self._sent[slot]))
+            worker.pipe.send((task[0], slot, self._lengths[slot], self._sent[slot], worker.given % 2))
+
+    def _take(self, worker: _Worker) -> Any:
+        """Return a worker's result, with the payloads that it left in memory."""
+        result = worker.pipe.recv()
+        if not isinstance(result, list):
+            return result
+        at, out = (worker.given % 2) * self.most * self.room, []
+        for outcome, length in result:
+            out.append(outcome if length is None else replace(outcome, payload=worker.answers[at : at + length]))
+            at += length or 0
+        return out
+
+    def _leave(self, outcomes: Sequence[Outcome], answers: mmap.mmap, half: int) -> list[tuple[Outcome, int | None]]:
+        """Leave payloads where the parent finds them, and return what goes by the pipe; called in a worker."""
+        at, out = half * self.most * self.room, []
+        for outcome in outcomes:
+            length = None
+            if outcome.payload is not None:
+                length = len(outcome.payload)
+                answers[at : at + length] = outcome.payload
+                at += length
+            out.append((replace(outcome, payload=None), length))
+        return out
 
     def _bury(self, worker: _Worker) -> str:
         """Replace a dead worker and return how it died."""
@@ -135,21 +187,20 @@ class Pool:
         code = worker.process.exitcode or 0
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         hint = " (out of memory? lower engine.workers or train.batch_size)" if code == -signal.SIGKILL else ""
-        self._pool[self._pool.index(worker)] = self._fork()
+        self._pool[self._pool.index(worker)] = self._fork(worker.answers)
         return f"its worker process was {how} twice{hint}"
 
     def _restart(self) -> None:
-        count = len(self._pool)
+        answers = [worker.answers for worker in self._pool]
         self.close()
-        self._pool = []
-        for _ in range(count):
-            self._pool.append(self._fork())
+        for each in answers:
+            self._pool.append(self._fork(each))
 
-    def _fork(self) -> _Worker:
+    def _fork(self, answers: mmap.mmap) -> _Worker:
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe()
         others = [w.pipe for w in self._pool if not w.pipe.closed]
-        process = context.Process(target=_serve, args=(self, theirs, [ours, *others]), daemon=True)
+        process = context.Process(target=_serve, args=(self, theirs, answers, [ours, *others]), daemon=True)
         sys.stdout.flush()
         sys.stderr.flush()
         with warnings.catch_warnings():
@@ -157,13 +208,13 @@ class Pool:
             warnings.simplefilter("ignore", DeprecationWarning)
             process.start()
         theirs.close()
-        return _Worker(process, ours)
+        return _Worker(process, ours, answers)
 
     def _read(self, slot: int, length: int) -> bytes:
         return self._models[slot][:length]
 
 
-def _serve(pool: Pool, pipe: Connection, inherited: Sequence[Connection]) -> None:
+def _serve(pool: Pool, pipe: Connection, answers: mmap.mmap, inherited: Sequence[Connection]) -> None:
     """Work until the parent closes its end, or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what it means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -174,7 +225,7 @@ def _serve(pool: Pool, pipe: Connection, inherited: Sequence[Connection]) -> Non
     payload, state = b"", State(np.empty(0, np.float32), np.empty(0, np.int64))
     while True:
         try:
-            task, slot, length, sent = pipe.recv()
+            task, slot, length, sent, half = pipe.recv()
         except (EOFError, OSError):
             os._exit(0)
         if seen[slot] != sent:
@@ -186,7 +237,7 @@ def _serve(pool: Pool, pipe: Connection, inherited: Sequence[Connection]) -> Non
                 cut = 4 * pool.runner.layout.floats
                 state = State(np.frombuffer(data[:cut], np.float32), np.frombuffer(data[cut:], np.int64))
         try:
-            pipe.send(pool.runner.run(task, payload) if slot == 0 else pool.runner.score(task, state))
+            pipe.send(pool._leave(pool.answer(task, payload), answers, half) if slot == 0 else pool.runner.score(task, state))
         except OSError:
             os._exit(0)
         except RecordError as error:

@@ -154,11 +154,7 @@ class Runner(Local):
             outcome = Outcome(task.client, error="out of memory; lower train.batch_size or engine.workers")
         except (Exception, SystemExit) as error:  # the model, the data or the app is the user's code
             outcome = Outcome(task.client, error=f"{type(error).__name__}: {error}")
-        if held is None:
-            return outcome
-        return replace(
-            outcome, base=held.header, bytes_down=held.bytes_down, receive_s=received - begun, fallback=held.fallback, damaged=held.damaged
-        )
+        return outcome if held is None else sent(outcome, held, received - begun)
 
     def receive(self, task: Task, payload: bytes) -> Held:
         """Return the model that a client holds after its download; the payload of a cohort is decoded once.
@@ -238,6 +234,11 @@ class Runner(Local):
     def _train(self, task: Task, held: Held) -> Outcome:
         made = self.train(task.client, task.plan, held.header, held.state, self._residual(task))
         return Outcome(task.client, made.payload, train_s=made.train_s, encode_s=made.encode_s, residual=self._keep(task, made))
+
+
+def sent(outcome: Outcome, held: Held, receive_s: float) -> Outcome:
+    """Return an outcome that tells of its download too."""
+    return replace(outcome, base=held.header, bytes_down=held.bytes_down, receive_s=receive_s, fallback=held.fallback, damaged=held.damaged)
 
 
 def contracts(layout: Layout, base: NDArray[np.float32], arrived: NDArray[np.float32], target: NDArray[np.float32]) -> bool:

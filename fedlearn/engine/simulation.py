@@ -7,7 +7,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
@@ -51,9 +51,16 @@ class FleetMaker(Protocol):
 
 
 def simulate(
-    experiment: Experiment, folder: RunFolder, display: Progress, resume: bool = False, fleet: FleetMaker | None = None
+    experiment: Experiment,
+    folder: RunFolder,
+    display: Progress,
+    resume: bool = False,
+    fleet: FleetMaker | None = None,
+    watch: Callable[[Engine, Runner], Engine] | None = None,
 ) -> dict[str, Any]:
     """Run an experiment, or go on with one, and return its summary. fleet: what asks real agents in place of the engine.
+
+    watch: puts something before the engine that looks on, for a profile.
 
     Everything that can be wrong with the input is checked before anything is written. Raises UserError,
     RoundError, RunError and RecordError.
@@ -81,11 +88,14 @@ def simulate(
     runner = Runner(module, layout, population, experiment.experiment.seed, holdout, experiment.engine.device, app, copies, residuals)
     setting = Setting(experiment, runner, devices, strategy) if devices else None
     engine = _engine(experiment, runner)
+    alone = getattr(engine, "why", "")  # of "stacked"
     try:
         if fleet is not None:
             engine = fleet(runner, engine, experiment, population, downlink)
         if setting:
             engine = setting.engine(engine)
+        if watch:
+            engine = watch(engine, runner)
         chooser = setting.choose if setting and setting.chooses else None
         if isinstance(engine, Fleet) and experiment.fleet.cohort == "fastest":
             chooser = partial(engine.choose, takes_all(strategy, len(population.clients)), experiment.experiment.seed)
@@ -103,15 +113,20 @@ def simulate(
         )
         if isinstance(grid, ChosenGrid) and chooser:
             grid.choose = chooser
-        run = Run(experiment, layout, initial, strategy, grid, engine.score, folder, display, setting.clock if setting else None)
+        # Agents, and clients' copies and residuals, rely on what the last checkpoint holds: with them it is waited for.
+        beside = fleet is None and copies is None and residuals is None
+        run = Run(experiment, layout, initial, strategy, grid, engine.score, folder, display, setting.clock if setting else None, beside)
         if resume:
             run.resume()
         folder.write("config.toml", to_toml(written))  # of a resumed run too: it may have more rounds now
         if not resume:
             folder.write("metrics.jsonl", "")
-        told = {"devices": setting.told()} if setting else {}
+        told: dict[str, Any] = {"devices": setting.told()} if setting else {}
+        told |= {"not_stacked": alone} if alone else {}
         folder.write_json("manifest.json", manifest(experiment, population, layout, engine, why) | told)
         display.start(facts(experiment, population, layout, engine, why) | {"lines": run.lines})
+        if alone:
+            display.note(f'clients train one at a time, as with engine.kind = "pool": {alone}')
         summary = run.go()
     finally:
         engine.close()
@@ -239,7 +254,14 @@ def _check_room(what: str, room: float, limit: float, instead: str) -> None:
 
 def _engine(experiment: Experiment, runner: Runner) -> Engine:
     section = experiment.engine
-    made: Engine = call("engine", find("engine", section.kind, ENGINES), {}, {"runner": runner, "workers": section.workers})
+    offered = {
+        "runner": runner,
+        "workers": section.workers,
+        "chunk": section.chunk,
+        "plan": plan(experiment, 1, {}),
+        "experiment": experiment,
+    }
+    made: Engine = call("engine", find("engine", section.kind, ENGINES), {}, offered)
     return made
 
 
