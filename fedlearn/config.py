@@ -128,7 +128,7 @@ class CodecSection(Section):
 class EngineSection(Section):
     """``[engine]``: how the clients of this process are run; it never changes the result."""
 
-    kind: Literal["serial", "pool", "stacked", "ray"] = "pool"
+    kind: Literal["serial", "pool", "stacked", "ray", "auto"] = "pool"
     workers: int = Field(0, ge=0, le=1024)  # processes; 0 = one per core, and of "ray" one per CPU of the cluster
     address: str = ""  # of a Ray cluster, as in ray.init: "auto", "HOST:6379"; empty starts one of this machine alone
     chunk: int = Field(0, ge=0, le=10_000)  # clients in a stack; 0 = 5 on a CPU, else the cohort
@@ -136,7 +136,7 @@ class EngineSection(Section):
 
     @model_validator(mode="after")
     def _device(self) -> EngineSection:
-        if self.device != "cpu" and self.kind not in ("serial", "stacked"):
+        if self.device != "cpu" and self.kind not in ("serial", "stacked", "auto"):
             raise ValueError(f'device = "{self.device}" needs kind = "stacked" or "serial": processes cannot share it')
         if self.chunk and self.kind != "stacked":
             raise ValueError(f'chunk is for kind = "stacked"; kind = "{self.kind}" trains one client at a time')

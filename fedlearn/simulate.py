@@ -271,7 +271,7 @@ def _differences(before: Mapping[str, Any], after: Mapping[str, Any], path: tupl
     for key in sorted(set(before) | set(after)):
         here = (*path, key)
         old, new = before.get(key), after.get(key)
-        if here in _MAY_CHANGE and not (here == ("engine", "kind") and old != new and "stacked" in (old, new)):  # it has bits of its own
+        if here in _MAY_CHANGE and not (here == ("engine", "kind") and old != new and {"stacked", "auto"} & {old, new}):  # bits of its own
             continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             found += _differences(old, new, here)

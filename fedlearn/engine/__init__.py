@@ -9,5 +9,6 @@ ENGINES = {
     "pool": Named("fedlearn.engine.pool:Pool", "one process per core, one thread each; the same bits as serial"),
     "stacked": Named("fedlearn.engine.stacked:Stacked", "many clients in one tensor, on each core or on a GPU; equal but for rounding"),
     "ray": Named("fedlearn.engine.rays.engine:Ray", "one process per CPU of a Ray cluster, on many machines; the same bits as serial"),
+    "auto": Named("fedlearn.engine.auto:choose", "pool or stacked, by a measurement of two seconds at most; the manifest says which"),
 }
 """The engines of ``[engine] kind``; none of them changes a result, but for the rounding of "stacked"."""

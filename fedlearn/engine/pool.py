@@ -69,7 +69,8 @@ class Pool:
                 self._pool.append(self._fork(mmap.mmap(-1, 2 * self.most * self.room)))
         except OSError as error:
             self.close()
-            raise RunError(f"cannot start {self.workers} worker processes: {error.strerror or error}; lower engine.workers") from error
+            lower = "engine.workers" if self.most == 1 else "engine.workers or engine.chunk"
+            raise RunError(f"cannot start {self.workers} worker processes: {error.strerror or error}; lower {lower}") from error
 
     def run(self, tasks: Sequence[Task], payload: bytes) -> Iterator[Outcome]:
         """Yield one outcome per task, as they come; the largest clients start first."""

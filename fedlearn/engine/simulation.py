@@ -87,6 +87,7 @@ def simulate(
     downlink, copies = _downlink(experiment, folder, len(population.clients), layout, initial, fleet is not None)
     runner = Runner(module, layout, population, experiment.experiment.seed, holdout, experiment.engine.device, app, copies, residuals)
     setting = Setting(experiment, runner, devices, strategy) if devices else None
+    experiment, auto = _with_engine(experiment, runner, cohort_of(strategy, len(population.clients)), folder if resume else None)
     engine = _engine(experiment, runner)
     alone = getattr(engine, "why", "")  # of "stacked"
     try:
@@ -122,7 +123,7 @@ def simulate(
         if not resume:
             folder.write("metrics.jsonl", "")
         told: dict[str, Any] = {"devices": setting.told()} if setting else {}
-        told |= {"not_stacked": alone} if alone else {}
+        told |= ({"not_stacked": alone} if alone else {}) | ({"auto": auto} if auto else {})
         folder.write_json("manifest.json", manifest(experiment, population, layout, engine, why) | told)
         display.start(facts(experiment, population, layout, engine, why) | {"lines": run.lines})
         if alone:
@@ -265,6 +266,31 @@ def _engine(experiment: Experiment, runner: Runner) -> Engine:
     return made
 
 
+def _with_engine(experiment: Experiment, runner: Runner, cohort: int, begun: RunFolder | None) -> tuple[Experiment, dict[str, Any]]:
+    """Return the experiment with the engine that "auto" stands for, and what was measured; a resumed run keeps its engine."""
+    section = experiment.engine
+    if section.kind != "auto":
+        return experiment, {}
+    kept = _manifest(begun) if begun else {}
+    if "auto" in kept:
+        chosen = {"kind": kept["engine"]["kind"], "chunk": kept["engine"]["chunk"]}
+        return experiment.model_copy(update={"engine": section.model_copy(update=chosen)}), dict(kept["auto"])
+    from fedlearn.engine.auto import choose as choose_engine
+
+    made = choose_engine(runner, plan(experiment, 1, {}), cohort, section.workers)
+    section = section.model_copy(update={"kind": made.kind, "chunk": made.chunk, "workers": made.workers})
+    return experiment.model_copy(update={"engine": section}), made.told()
+
+
+def _manifest(folder: RunFolder) -> dict[str, Any]:
+    """Return a run's manifest; {}: it was killed before it had one."""
+    try:
+        found: dict[str, Any] = json.loads((folder.path / "manifest.json").read_text())
+        return found
+    except (OSError, ValueError):
+        return {}
+
+
 def _check_device(device: str) -> None:
     try:
         float(torch.zeros(1, device=device))  # the device "meta" has no values to give back
@@ -326,7 +352,13 @@ def manifest(experiment: Experiment, population: Population, layout: Layout, eng
             "machine": platform.machine(),
             "torch_capability": torch.backends.cpu.get_cpu_capability(),
         },
-        "engine": {"kind": experiment.engine.kind, "workers": engine.workers, "device": experiment.engine.device, "threads": 1},
+        "engine": {
+            "kind": experiment.engine.kind,
+            "chunk": experiment.engine.chunk,
+            "workers": engine.workers,
+            "device": experiment.engine.device,
+            "threads": 1,
+        },
         "data": {
             "name": population.name,
             "clients": len(clients),

@@ -132,7 +132,7 @@ class StackedPool(Pool):
     def __init__(self, stacker: Stacker, workers: int = 0) -> None:
         """Fork the workers."""
         self.stacker, self.why = stacker, stacker.why
-        self.most = 1 if stacker.why else stacker.chunk
+        self.most = 1 if stacker.why else min(stacker.chunk, len(stacker.runner.population.clients))
         super().__init__(stacker.runner, workers)
 
     def units(self, tasks: Sequence[Task]) -> list[Unit]:
