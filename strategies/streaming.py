@@ -7,7 +7,7 @@ Flower's meaning. Unlike Flower's own they take the replies one by one and keep 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import fsum
 from typing import Any
 
@@ -71,7 +71,7 @@ class Streaming(Strategy):
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """Return one message to each client of the round's cohort."""
         attempt: Any = config.get("attempt", 0)
-        nodes = list(grid.get_node_ids())
+        nodes = _nodes(grid)
         cohort = uniform(nodes, min(self.cohort, len(nodes)), self.seed, server_round, attempt)
         self.current = to_state(self.layout, arrays)
         self.places = {client: place for place, client in enumerate(cohort)}
@@ -101,7 +101,7 @@ class Streaming(Strategy):
 
     def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """Return one message to each client that evaluates this round; none unless asked for."""
-        nodes = list(grid.get_node_ids())
+        nodes = _nodes(grid)
         size = min(len(nodes), round(self.fraction_evaluate * len(nodes)))
         if not size:
             return []
@@ -149,3 +149,9 @@ class Streaming(Strategy):
     def _messages(self, nodes: list[int], arrays: ArrayRecord, config: ConfigRecord, kind: str) -> list[Message]:
         content = RecordDict({"arrays": arrays, "config": config})
         return [Message(content=content, message_type=kind, dst_node_id=node) for node in nodes]
+
+
+def _nodes(grid: Grid) -> Sequence[int]:
+    """Return the nodes as a sequence; a simulation's, a range, as it is."""
+    found = grid.get_node_ids()
+    return found if isinstance(found, range) else list(found)

@@ -1,7 +1,8 @@
 """Which samples belong to which client: the partition itself, and the kinds that a config can ask for.
 
 Names and parameters are those of flwr-datasets' partitioners. A kind is a function that returns ``owners``
-(N,) int64: the client of every sample, −1 for a sample that nobody gets; so no sample can have two owners.
+(N,) int64: the client of every sample, −1 for a sample that nobody gets; so no sample can have two owners. Ours alone is
+"drawn", which has any number of clients: there, many share a sample.
 
 Legend: N samples, M clients, K classes.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from fedlearn.data.samples import Dataset, Samples
 from fedlearn.errors import ConfigError, FedlearnError
 from fedlearn.names import Named, call, find
 from fedlearn.seeds import generator
+
+if TYPE_CHECKING:
+    from fedlearn.data.drawn import Drawn
 
 CLIENTS = 100  # when a config does not say: the population of McMahan et al. (2017)
 
@@ -37,6 +41,7 @@ KINDS: dict[str, Named] = {
     "linear": Named("fedlearn.data.by_size:linear", "client i gets a share in proportion to i"),
     "square": Named("fedlearn.data.by_size:square", "in proportion to i squared"),
     "exponential": Named("fedlearn.data.by_size:exponential", "in proportion to exp(i)"),
+    "drawn": Named("fedlearn.data.drawn:drawn", "each draws its own with replacement: any number of clients"),
 }
 
 
@@ -89,7 +94,7 @@ class Partitioned:
     """`ClientData` over one data set in memory: client k's samples are copied out when asked for."""
 
     train: Samples
-    partition: Partition
+    partition: Partition | Drawn
 
     def __len__(self) -> int:
         """Return M."""
@@ -104,7 +109,7 @@ class Partitioned:
         return self.train.take(self.partition.indices(client))
 
 
-def divide(dataset: Dataset, table: Mapping[str, Any], seed: int) -> Partition:
+def divide(dataset: Dataset, table: Mapping[str, Any], seed: int) -> Partition | Drawn:
     """Divide a data set as a ``[data.partition]`` table says; the same for a seed on every machine.
 
     An empty table means the natural owners where the set has a "client" column, else `CLIENTS` equal shares.
@@ -117,7 +122,10 @@ def divide(dataset: Dataset, table: Mapping[str, Any], seed: int) -> Partition:
     split = find("partition", kind, KINDS)
     offered = {"labels": dataset.labels, "ids": dataset.ids, "rng": generator(seed, "partition")}
     try:
-        owners = np.asarray(call(f"[data.partition] kind = '{kind}'", split, options, offered))
+        found = call(f"[data.partition] kind = '{kind}'", split, options, offered)
+        if kind == "drawn":
+            return found  # type: ignore[no-any-return]
+        owners = np.asarray(found)
     except FedlearnError:
         raise
     except (Exception, SystemExit) as error:  # the kind may be the user's

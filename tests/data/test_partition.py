@@ -42,7 +42,7 @@ def labels_of(data, partition):
 
 
 def test_every_registered_kind_is_tested_here():
-    assert set(EVERY_KIND) == set(KINDS)
+    assert set(EVERY_KIND) | {"drawn"} == set(KINDS)  # see test_drawn.py
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND)

@@ -1,0 +1,22 @@
+"""A test's random numbers are its own: they do not depend on which tests ran before it in the same process."""
+
+from typing import Any
+
+import pytest
+
+_started: dict[str, Any] = {}
+
+
+def pytest_collection_modifyitems(items):
+    """Remember where each module's generator stands once the module is imported."""
+    for item in items:
+        random = getattr(item.module, "RANDOM", None)
+        if random is not None:
+            _started.setdefault(item.module.__name__, random.bit_generator.state)
+
+
+@pytest.fixture(autouse=True)
+def the_same_numbers(request):
+    """Put the module's generator back where it began."""
+    if request.module.__name__ in _started:
+        request.module.RANDOM.bit_generator.state = _started[request.module.__name__]
