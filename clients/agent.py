@@ -42,7 +42,7 @@ OPTIONS = (
     *CHANNEL,
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 10_000),  # how long an attempt may take, whatever its name says: slow links need it, and herds
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 700),
     ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new socket
 )
 DEATHS = 3

@@ -26,7 +26,7 @@ PAYLOAD_BYTES = 1 << 30
 PARTS = 10_000
 """Payloads of a task."""
 
-LEAST_WAIT_S, SOON_S, MOST_WAIT_S = 0.1, 1.0, 30.0
+LEAST_WAIT_S, SOON_S, MOST_WAIT_S = 0.1, 0.7, 30.0
 """Before connecting again: at random up to a bound that doubles with every try (full jitter; Brooker, AWS 2015)."""
 
 WELCOME_S = 15.0
