@@ -33,7 +33,7 @@ WELCOME_S = 15.0
 """From the start of a try to its welcome: on a slow link, or with thousands of others that come at once, TLS alone takes seconds."""
 
 SOON = 20
-"""Tries, about ten seconds of them, until the bound passes SOON_S: a coordinator that was killed is mostly back by then."""
+"""Tries, about seven seconds of them, until the bound passes SOON_S: a coordinator that was killed is mostly back by then."""
 
 
 @dataclass(frozen=True)
