@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from fedlearn.clients.train import train as train_one
@@ -72,16 +73,12 @@ def _measure(runner: Runner, plan: Plan, cohort: int, processes: int) -> dict[st
     clients = [Client(c, start, runner.tensors(c)) for c in range(most)]
     clients = [c for c in clients if len(c.data)]
 
-    def one() -> None:
-        client = clients[len(clients) // 2]
-        train_one(runner.module, runner.layout, plan, start, client.data, client.number)
-
-    each = _best_ms(one)
+    middle = clients[len(clients) // 2]
+    each = _best_ms(partial(train_one, runner.module, runner.layout, plan, start, middle.data, middle.number))
     seen = {"pool": math.ceil(cohort / processes) * each}
     for chunk in CHUNKS:
         if chunk <= len(clients) and chunk * each <= 1e3 * BUDGET_S:
-            stack = clients[:chunk]
-            taken = _best_ms(lambda stack=stack: train_many(runner.module, runner.layout, plan, stack))  # type: ignore[misc]
+            taken = _best_ms(partial(train_many, runner.module, runner.layout, plan, clients[:chunk]))
             seen[f"stacked {chunk}"] = math.ceil(math.ceil(cohort / chunk) / processes) * taken
     return seen
 

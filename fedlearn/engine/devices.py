@@ -12,8 +12,6 @@ from flwr.app import Message
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
-from fedlearn.arrays import State
-from fedlearn.clients.evaluate import Score
 from fedlearn.config import Experiment
 from fedlearn.data.samples import IGNORE
 from fedlearn.devices import cohort
@@ -23,7 +21,7 @@ from fedlearn.devices.flops import Flops, count
 from fedlearn.devices.profiles import Devices, devices, profile_of
 from fedlearn.engine.grid import SimulationGrid
 from fedlearn.engine.runner import Outcome, Runner, Task
-from fedlearn.engine.serial import Engine
+from fedlearn.engine.serial import Around, Engine
 from fedlearn.errors import ConfigError
 from fedlearn.plan import Plan
 from fedlearn.strategies.cohorts import cohort_of
@@ -58,7 +56,7 @@ class Work:
         return found
 
 
-class Timed:
+class Timed(Around):
     """An engine on simulated devices: what comes of a task is the inner engine's, unless it comes after the deadline."""
 
     def __init__(self, inner: Engine, clock: Clock, work: Work, flops: Flops) -> None:
@@ -74,22 +72,6 @@ class Timed:
                 yield self._timed(asked[outcome.client], outcome)
         finally:
             self.clock.end()
-
-    def available(self, round: int) -> Sequence[int] | None:
-        """Return the inner engine's clients."""
-        return self.inner.available(round)
-
-    def score(self, state: State) -> Score:
-        """Return the inner engine's score."""
-        return self.inner.score(state)
-
-    def refused(self, client: int, reason: str) -> None:
-        """Tell the inner engine."""
-        self.inner.refused(client, reason)
-
-    def close(self) -> None:
-        """Close the inner engine."""
-        self.inner.close()
 
     def _timed(self, task: Task, outcome: Outcome) -> Outcome:
         each = self.flops.training if task.kind == "train" else self.flops.forward

@@ -25,10 +25,12 @@ from typing import Any
 import numpy as np
 
 from fedlearn.arrays import State
-from fedlearn.clients.evaluate import Score, add
+from fedlearn.clients.evaluate import Score
 from fedlearn.engine.runner import Outcome, Runner, Task, single_thread
+from fedlearn.engine.serial import whole_score
 from fedlearn.errors import RecordError, RunError
 from fedlearn.malloc import keep_pages
+from fedlearn.wire.payload import MARGIN
 
 TRIES = 2
 """How often a client is tried whose worker dies: a worker killed by chance costs nothing, a deadly client one round."""
@@ -59,7 +61,7 @@ class Pool:
         keep_pages()
         self.runner = runner
         self.workers = workers or len(os.sched_getaffinity(0))
-        self.room = 2 * runner.layout.raw_bytes + (1 << 20)  # no payload of this model takes more
+        self.room = 2 * runner.layout.raw_bytes + MARGIN  # no payload of this model takes more
         self._models = (mmap.mmap(-1, self.room), mmap.mmap(-1, self.room))  # the payload of the cohort; the state to score
         self._lengths = [0, 0]
         self._sent = [0, 0]  # how often each was written: a worker reads it anew when this changes
@@ -96,12 +98,7 @@ class Pool:
     def score(self, state: State) -> Score:
         """Return the score of a model on the server's held-out samples; raises RunError when a part fails twice."""
         self._publish(1, state.floats.tobytes() + state.integers.tobytes())
-        scores = {}
-        for part, score in self._work(list(range(self.runner.parts))):
-            if not isinstance(score, Score):
-                raise RunError(f"the evaluation of held-out samples failed: {score}")
-            scores[part] = score
-        return add(scores[part] for part in sorted(scores))
+        return whole_score(self._work(list(range(self.runner.parts))))
 
     def available(self, round: int) -> None:
         """Return None: every client is here."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from fedlearn.arrays import State
@@ -30,6 +30,38 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release what the engine holds; it cannot be used afterwards."""
+
+
+class Around:
+    """An engine before another one, which does what this one does not do itself."""
+
+    inner: Engine
+
+    def available(self, round: int) -> Sequence[int] | None:
+        """Return the inner engine's clients."""
+        return self.inner.available(round)
+
+    def score(self, state: State) -> Score:
+        """Return the inner engine's score."""
+        return self.inner.score(state)
+
+    def refused(self, client: int, reason: str) -> None:
+        """Tell the inner engine."""
+        self.inner.refused(client, reason)
+
+    def close(self) -> None:
+        """Close the inner engine."""
+        self.inner.close()
+
+
+def whole_score(found: Iterable[tuple[int, object]]) -> Score:
+    """Return the score of all parts, which come in any order; raises RunError with the reason that one has none."""
+    scores = {}
+    for part, score in found:
+        if not isinstance(score, Score):
+            raise RunError(f"the evaluation of held-out samples failed: {score}")
+        scores[part] = score
+    return add(scores[part] for part in sorted(scores))
 
 
 class Serial:

@@ -204,9 +204,9 @@ def _with_codecs(
 def _chosen_before(folder: RunFolder) -> Choice | None:
     """Return what a run's manifest says of its codecs; None: it was killed before it had one."""
     try:
-        told = json.loads((folder.path / "manifest.json").read_text())["codec"]
+        told = _manifest(folder)["codec"]
         return Choice(str(told["up"]), str(told["down"]), str(told["why"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return None
 
 

@@ -10,13 +10,11 @@ from typing import Self
 
 import torch
 
-from fedlearn.arrays import State
-from fedlearn.clients.evaluate import Score
 from fedlearn.clients.train import train
 from fedlearn.devices.flops import Flops, count
 from fedlearn.engine.devices import Work
 from fedlearn.engine.runner import Outcome, Runner, Task
-from fedlearn.engine.serial import Engine
+from fedlearn.engine.serial import Around, Engine
 from fedlearn.errors import RunError
 from fedlearn.models import read_state
 from fedlearn.reporting.profile import Seen
@@ -25,10 +23,9 @@ STEPS = 10
 """Steps that a trace shows, at most: they repeat, and its file grows by some 100 kB with each."""
 
 
-class Watched:
+class Watched(Around):
     """What is seen of an engine, round by round; what comes of a task is the engine's own."""
 
-    inner: Engine
     runner: Runner
     workers: int
 
@@ -69,22 +66,6 @@ class Watched:
 
     def _samples(self, task: Task) -> float:
         return self._work.samples(task.client, task.kind, task.plan)
-
-    def available(self, round: int) -> Sequence[int] | None:
-        """Return the engine's clients."""
-        return self.inner.available(round)
-
-    def score(self, state: State) -> Score:
-        """Return the engine's score."""
-        return self.inner.score(state)
-
-    def refused(self, client: int, reason: str) -> None:
-        """Tell the engine."""
-        self.inner.refused(client, reason)
-
-    def close(self) -> None:
-        """Close the engine."""
-        self.inner.close()
 
 
 def trace(runner: Runner, task: Task, path: Path) -> None:

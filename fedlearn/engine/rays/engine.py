@@ -18,12 +18,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedlearn.arrays import State
-from fedlearn.clients.evaluate import Score, add
+from fedlearn.clients.evaluate import Score
 from fedlearn.config import Experiment
 from fedlearn.engine.pool import TRIES
 from fedlearn.engine.rays.actor import Actor, Job, Parcel, Place, Reply, divided, versions
 from fedlearn.engine.rays.cluster import connect
 from fedlearn.engine.runner import Outcome, Runner, Task, single_thread
+from fedlearn.engine.serial import whole_score
 from fedlearn.engine.serving import welcome
 from fedlearn.engine.vectors import NONE
 from fedlearn.errors import ConfigError, RunError, one_line
@@ -94,12 +95,7 @@ class Ray:
 
     def score(self, state: State) -> Score:
         """Return the score of a model on the server's held-out samples; raises RunError when a part fails twice."""
-        scores = {}
-        for part, score in self._work("score", state, range(self.runner.parts)):
-            if not isinstance(score, Score):
-                raise RunError(f"the evaluation of held-out samples failed: {score}")
-            scores[part] = score
-        return add(scores[part] for part in sorted(scores))
+        return whole_score(self._work("score", state, range(self.runner.parts)))
 
     def available(self, round: int) -> None:
         """Return None: every client is somewhere."""

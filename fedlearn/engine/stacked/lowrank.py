@@ -1,16 +1,15 @@
 """A large dense layer whose clients all multiply by the round's own weight: no client's weight is ever formed.
 
 After some steps of plain SGD a client's weight is W − lr Σ DᵀX, over the inputs X and the gradients D of its outputs, step by
-step. So all clients share one product with W, and each adds a thin correction. That takes less than half of the time of a
-product of its own for each client, with its gradient and its step, as long as the samples of all steps together are far
-fewer than the layer is wide. Exact but for rounding.
+step. So all clients share one product with W, and each adds a thin correction, in place of a product, a gradient and a step of
+its own. That pays as long as the samples of all steps together are far fewer than the layer is wide. Exact but for rounding.
 
 Legend: K clients, B batch, F inputs, G outputs of the layer, R rows: the samples of all steps so far.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,7 +23,6 @@ class Steps:
     inputs: torch.Tensor  # (K, all rows, F)
     gradients: torch.Tensor  # (K, all rows, G)
     rows: int = 0
-    open: list[int] = field(default_factory=list)  # clients of the forward pass whose backward pass is to come
 
     @staticmethod
     def room(clients: int, rows: int, weight: torch.Tensor, lr: float) -> Steps:

@@ -128,9 +128,8 @@ def apart(x: Any, weight: Any, positions: int) -> bool:
 def _conv2d(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> Any:
     if not isinstance(weight, Stack) or not isinstance(x, Stack) or x.dim() != 4 or x.layout_ == SHARED:
         return None
-    steps = stride if isinstance(stride, int) else stride[0] * stride[1]
-    steps = steps * steps if isinstance(stride, int) else steps
-    if apart(x, weight, x.shape[2] * x.shape[3] // steps):
+    down, across = (stride, stride) if isinstance(stride, int) else stride
+    if apart(x, weight, x.shape[2] * x.shape[3] // (down * across)):
         parts, kernels = ([channels_last(part) for part in as_loose(each)] for each in (x, weight))
         own: Any = as_loose(bias) if bias is not None else [None] * len(parts)
         return loose([F.conv2d(p, k, b, stride, padding, dilation, groups) for p, k, b in zip(parts, kernels, own, strict=True)])
