@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Protocol
 
-from flwr.app import ArrayRecord, RecordDict
+from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 from safetensors.numpy import save
 
@@ -79,6 +79,7 @@ class Run:
         self._record_s = 0.0
         self._forgotten: set[str] = set()
         self._told = False  # that models are sent whole
+        self._recalled = False  # what is kept of clients is that of a checkpoint, or of the beginning
         self._writer = ThreadPoolExecutor(1, "checkpoint") if beside else None
         self._written: Future[None] | None = None  # the last checkpoint
         self._guard: Guarded
@@ -96,12 +97,15 @@ class Run:
         if found:
             self.model = found.model
             memory.recall(self.strategy, found.memory["strategy"], found.arrays)
-            self.grid.states = {int(c): memory.load(s, found.arrays) for c, s in found.memory["clients"].items()}
         try:
             for kept in self._kept():
                 kept.recall(found.arrays if found else None, older.arrays if older else None)
         except KeyError as error:
             raise RunError(f"--resume: the checkpoint lacks {error}: another version of fedlearn wrote it; start anew") from None
+        if found and self.grid.states:
+            for client, state in found.memory.get("clients", {}).items():  # checkpoints used to hold the states of all clients
+                self.grid.states.put(int(client), memory.load(state, found.arrays))
+        self._recalled = True
         return self.done
 
     def _check(self, found: checkpoint.Checkpoint) -> None:
@@ -119,6 +123,9 @@ class Run:
         Raises RoundError, RunError or RecordError when the run cannot go on; the last checkpoint is kept.
         """
         self._since = time.perf_counter()
+        if not self._recalled:
+            for kept in self._kept():
+                kept.recall(None)
         settings = self.experiment.experiment
         if not self.lines or self.lines[-1]["round"] < self.done:
             self._line(self.done, {})  # the initial model's, or that of a checkpoint whose line is lost
@@ -219,17 +226,13 @@ class Run:
 
     def _checkpoint(self) -> None:
         arrays: memory.Arrays = {}
-        states: dict[int, RecordDict] = self.grid.states
-        remembered = {
-            "strategy": memory.remember(self.strategy, arrays),
-            "clients": {str(c): memory.save(s, arrays) for c, s in states.items()},
-        }
+        remembered = {"strategy": memory.remember(self.strategy, arrays)}
+        self._wait()  # what is kept of clients may forget an older checkpoint only when the last one is on disk
         for kept in self._kept():
             arrays |= kept.sync()
         if forgotten := set(memory.forgets(self.strategy)) - self._forgotten:
             self._forgotten |= forgotten
             self.display.note(f"the strategy keeps what no checkpoint holds ({', '.join(sorted(forgotten))}): a resumed run may differ")
-        self._wait()
         made = checkpoint.Checkpoint(self.done, self.model, remembered, arrays)
         if self._writer:
             own = {name: array.copy() for name, array in arrays.items()}  # the strategy may change its own
@@ -250,7 +253,7 @@ class Run:
 
     def _kept(self) -> list[Any]:
         """Return what keeps something per client outside the checkpoints."""
-        return [kept for kept in (self.grid.downlink, self.grid.residuals, self.clock) if kept]
+        return [kept for kept in (self.grid.downlink, self.grid.residuals, self.grid.states, self.clock) if kept]
 
     def _finish(self) -> dict[str, Any]:
         trained = [line for line in self.lines if line["round"]]

@@ -69,17 +69,17 @@ class Clock:
         self.usual = (float(raw_bytes), float(raw_bytes))  # bytes down and up of a client in the last round
         self._round: dict[int, tuple[Spent, bool]] = {}  # of what runs now: client → its seconds, whether it is late
         self._bytes = (0, 0, 0)  # of the same: messages, down, up
-        self._away: NDArray[np.float64]
+        self._begun_s = 0.0  # when it began
         self._line = _empty()
 
     def begin(self) -> None:
         """Start the clients of one cohort, all at once."""
         self._round, self._bytes = {}, (0, 0, 0)
-        self._away = self.devices.away_s(self.now_s)
+        self._begun_s = self.now_s
 
     def add(self, client: int, bytes_down: int, flops: float, bytes_up: int) -> tuple[Spent, bool]:
         """Return a client's seconds, and whether it is late."""
-        time = spent(self.devices.of(client), float(self._away[client]), bytes_down, flops, bytes_up)
+        time = spent(self.devices.of(client), self.devices.away_of(client, self._begun_s), bytes_down, flops, bytes_up)
         late = bool(self.deadline_s) and time.total > self.deadline_s
         self._round[client] = (time, late)
         if bytes_up:

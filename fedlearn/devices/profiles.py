@@ -7,6 +7,7 @@ training reaches. Links, idle and radio power are assumptions, of the right orde
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,9 +96,19 @@ class Devices:
 
     def away_s(self, now_s: float) -> NDArray[np.float64]:
         """Return the seconds until each client may be asked, (N,); 0 for those that may be now."""
-        period, share = 3600 * self.each("period_h"), self.each("available")
-        over = (now_s / period + self.phase) % 1
-        return np.where(over < share, 0.0, (1 - over) * period)
+        found: NDArray[np.float64] = _away(now_s, 3600 * self.each("period_h"), self.each("available"), self.phase)
+        return found
+
+    def away_of(self, client: int, now_s: float) -> float:
+        """Return what `away_s` does for one client, in the same arithmetic."""
+        profile = self.of(client)
+        return float(_away(now_s, np.float64(3600 * profile.period_h), np.float64(profile.available), self.phase[client]))
+
+
+def _away(now_s: float, period_s: Any, share: Any, phase: Any) -> Any:
+    """Return the seconds until a device may be asked; arrays or single numbers."""
+    over = (now_s / period_s + phase) % 1
+    return np.where(over < share, 0.0, (1 - over) * period_s)
 
 
 def devices(section: DevicesSection, clients: int, seed: int) -> Devices:

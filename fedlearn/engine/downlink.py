@@ -11,6 +11,7 @@ Legend: N clients, P floats.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from fedlearn.arrays import Layout, State
 from fedlearn.engine.runner import Link, contracts
 from fedlearn.engine.vectors import NONE, ClientVectors
+from fedlearn.engine.versions import Versions
 from fedlearn.errors import PayloadError
 from fedlearn.seeds import derive
 from fedlearn.wire import Header, digest, encode_difference, encode_model
@@ -136,38 +138,38 @@ class Shadow(Snapshots):
         """Take the copies, which the workers share; codec: of differences."""
         super().__init__(layout, "raw32", seed)
         self.differences, self.copies = codec, copies
-        self.contact = np.zeros(copies.clients, np.int32)  # the round of each client's last contact
+        self._doubt = 0  # the last moment whose copies are to be replaced by whole models
 
     def link(self, client: int, round: int, kind: str, attempt: int) -> Link:
         """Return the slots of a client's copies, and how its difference is encoded."""
+        slot, name = self.copies.newest(client)
         return Link(
-            slot=int(self.copies.now[client]),
-            digest=self.copies.digests[client].tobytes(),
+            slot=slot,
+            digest=name,
             into=self.copies.free(client),
             codec=self.differences,
             seed=derive(self.seed, f"codec-down-{kind}", round, attempt, client),
-            whole=bool(0 < self.contact[client] <= self.renewed),
+            whole=0 < self.copies.since(client) <= self._doubt,
         )
 
     def received(self, client: int, round: int, link: Link | None, header: Header) -> None:
         """Note the slot and digest of a client's new copy."""
         assert link is not None
         self.copies.wrote(client, link.into, header.digest)
-        self.contact[client] = round
 
     def start(self, client: int, published: Published) -> NDArray[np.float32]:
         """Return the client's newest copy."""
-        slot = int(self.copies.now[client])
+        slot, _ = self.copies.newest(client)
         return published.state.floats if slot == NONE else self.copies.read(client, slot)
 
     def renew(self, round: int) -> bool:
         """Send the whole model to every client whose copy is of this round or older."""
-        self.renewed = round
+        self.renewed, self._doubt = round, self.copies.versions.turn()
         return True
 
     def sync(self) -> dict[str, NDArray[Any]]:
-        """Return the slots, digests and rounds of contact, with the copies on disk."""
-        return self.copies.sync() | {"copies.contact": self.contact.copy(), "copies.renewed": np.array(self.renewed)}
+        """Return what names the copies, which are on disk, and which of them are in doubt."""
+        return self.copies.sync() | {"copies.renewed": np.array([self.renewed, self._doubt])}
 
     def checkpointed(self) -> None:
         """Keep the newest copies."""
@@ -176,8 +178,8 @@ class Shadow(Snapshots):
     def recall(self, saved: Saved | None, older: Saved | None = None) -> None:
         """Go back to the copies that a checkpoint names."""
         self.copies.recall(saved, older)
-        self.contact = np.zeros(self.copies.clients, np.int32) if saved is None else saved["copies.contact"].copy()
-        self.renewed = 0 if saved is None else int(saved["copies.renewed"])
+        renewed = np.zeros(1, np.int64) if saved is None else saved["copies.renewed"].reshape(-1)
+        self.renewed, self._doubt = int(renewed[0]), int(renewed[-1])  # older checkpoints have one: their moments are rounds
 
     def close(self) -> None:
         """Close the file of copies."""
@@ -187,18 +189,20 @@ class Shadow(Snapshots):
 class Cast(Snapshots):
     """One model that everybody holds some version of, moved by differences that everybody can fetch."""
 
-    def __init__(self, layout: Layout, codec: str, seed: int, initial: NDArray[np.float32], clients: int, log: Path | None = None) -> None:
+    def __init__(
+        self, layout: Layout, codec: str, seed: int, initial: NDArray[np.float32], versions: Versions, log: Path | None = None
+    ) -> None:
         """Take the first model's floats (P,), which every client can make itself; codec: of differences.
 
-        log: a folder for the payloads themselves, where there are agents to send them to.
+        versions: remembers how far each client is in the series. log: a folder for the payloads themselves, where there are
+        agents to send them to.
         """
         super().__init__(layout, "raw32", seed)
         self.log = log
         self.names = [digest(initial)]  # of the model before each of the differences, and after the last
-        self.differences, self.initial, self.clients = codec, initial, clients
+        self.differences, self.initial, self.versions = codec, initial, versions
         self.floats = initial  # the model that everybody follows
         self.sizes: list[int] = []  # of the differences sent so far
-        self.seen = np.zeros(clients, np.int64)  # how many of them each client has
         self.last_whole = 0  # the newest that was a whole model
         self.whole = 0  # bytes of a whole model
         self.again = False  # send a whole model next
@@ -233,12 +237,12 @@ class Cast(Snapshots):
 
     def download(self, client: int) -> int | None:
         """Return the bytes of the differences that a client missed, or of the whole model where those are fewer."""
-        missed = sum(self.sizes[max(int(self.seen[client]), self.last_whole) :])
+        missed = sum(self.sizes[max(self._seen(client), self.last_whole) :])
         return min(missed, self.whole)
 
     def series(self, client: int) -> tuple[bytes, tuple[bytes, ...]] | None:
         """Return where a client stands in the series and what it missed; None: it is sent the whole model."""
-        first = int(self.seen[client])
+        first = self._seen(client)
         if self.log is None or first < self.last_whole or sum(self.sizes[first:]) > self.whole:
             return None
         missed = tuple((self.log / f"{place:08d}").read_bytes() for place in range(first, len(self.sizes)))
@@ -246,7 +250,7 @@ class Cast(Snapshots):
 
     def received(self, client: int, round: int, link: Link | None, header: Header) -> None:
         """Note that a client has the whole series so far."""
-        self.seen[client] = len(self.sizes)
+        self.versions.put(client, _COUNT.pack(len(self.sizes)))
 
     def renew(self, round: int) -> bool:
         """Send everybody the whole model next."""
@@ -254,21 +258,49 @@ class Cast(Snapshots):
         return True
 
     def sync(self) -> dict[str, NDArray[Any]]:
-        """Return the followed model, the sizes of the differences, and which of them each client has."""
+        """Return the followed model and the sizes of the differences; which of them each client has is on disk."""
         state = np.array([self.last_whole, self.again, self.whole, self.renewed])
         return {
             "cast.floats": self.floats,
             "cast.sizes": np.array(self.sizes, np.int64),
             "cast.names": np.frombuffer(b"".join(self.names), np.uint8),
-            "cast.seen": self.seen.copy(),
             "cast.state": state,
+            **self.versions.sync(),
         }
+
+    def checkpointed(self) -> None:
+        """Keep what each client has now."""
+        self.versions.checkpointed()
 
     def recall(self, saved: Saved | None, older: Saved | None = None) -> None:
         """Go back to what a checkpoint holds."""
+        if not self.versions.recall(saved):
+            assert saved is not None
+            self._adopt(saved, older or saved)
         if saved is None:  # a run begins: nothing was sent
             return
-        self.floats, self.sizes, self.seen = saved["cast.floats"], saved["cast.sizes"].tolist(), saved["cast.seen"].copy()
+        self.floats, self.sizes = saved["cast.floats"], saved["cast.sizes"].tolist()
         self.last_whole, again, self.whole, self.renewed = (int(n) for n in saved["cast.state"])
         self.again, names = bool(again), saved["cast.names"].tobytes()
         self.names = [names[at : at + 8] for at in range(0, len(names), 8)]
+
+    def close(self) -> None:
+        """Close what remembers."""
+        self.versions.close()
+
+    def _seen(self, client: int) -> int:
+        """Return how many of the differences a client has."""
+        found = self.versions.newest(client)
+        return int(_COUNT.unpack(found[1])[0]) if found else 0
+
+    def _adopt(self, saved: Saved, older: Saved) -> None:
+        """Go back to checkpoints that hold an array (N,) of what each client has."""
+        rows = {}
+        for moment, arrays in enumerate((older, saved), 1):
+            seen = arrays["cast.seen"]
+            for client in np.flatnonzero(seen).tolist():
+                rows[client, moment] = _COUNT.pack(int(seen[client]))
+        self.versions.adopt(((client, moment, content) for (client, moment), content in rows.items()), (1, 2))
+
+
+_COUNT = struct.Struct("<q")

@@ -8,7 +8,7 @@ so that float sums do not depend on arrival.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from fedlearn.codec import codec, feedback
 from fedlearn.engine.downlink import Downlink, Published
 from fedlearn.engine.runner import Outcome, Slots, Task
 from fedlearn.engine.serial import Engine
+from fedlearn.engine.states import States
 from fedlearn.engine.vectors import NONE, ClientVectors
 from fedlearn.errors import PayloadError, RunError
 from fedlearn.flower import ERROR_CODE, EXAMPLES, Received, attach, for_strategy, to_state
@@ -79,20 +80,21 @@ class SimulationGrid(Grid):
         downlink: Downlink,
         initial: NDArray[np.float32],
         payloads: bool,
-        app: bool = False,
+        states: States | None = None,
         residuals: ClientVectors | None = None,
         on_client: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """Take the engine and what the messages need.
 
         plan: (round, the strategy's config) → the plan of that round. initial: the first model's floats (P,).
-        payloads: give decoded updates one by one. app: the clients are Flower ClientApps, which keep a state each.
+        payloads: give decoded updates one by one. states: of clients that are Flower ClientApps, which keep one each.
         residuals: of clients with error feedback. on_client: called as (done, total).
         """
         self.engine, self.layout, self.clients, self.downlink, self.initial = engine, layout, clients, downlink, initial
-        self.plan, self.payloads, self.app, self.residuals, self.on_client = plan, payloads, app, residuals, on_client
+        self.plan, self.payloads, self.states, self.residuals, self.on_client = plan, payloads, states, residuals, on_client
         self.tally = Tally()
-        self.states: dict[int, RecordDict] = {}  # of ClientApps, by client
+        # Flower's strategies make two lists of all nodes each round: of a million, 8 ms out of a tuple and 95 out of a range.
+        self.nodes: Sequence[int] = range(clients) if payloads else tuple(range(clients))
         self.round = 0
         self._asked = 0
         self._run: Any = None
@@ -147,7 +149,7 @@ class SimulationGrid(Grid):
                 f"the strategy waits for more clients than the {self.clients} of this experiment; lower its "
                 "min_available_nodes, min_train_nodes and min_evaluate_nodes, or add clients"
             )
-        return range(self.clients)
+        return self.nodes
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Run the messages' clients now and keep their replies; returns the ids to pull them by."""
@@ -219,8 +221,8 @@ class SimulationGrid(Grid):
             self.tally.spend("prepare", outcome.receive_s / workers)
             self.tally.spend("encode", outcome.encode_s / workers)
             self.tally.training_s += outcome.train_s / workers if train else 0.0
-            if outcome.state is not None:
-                self.states[outcome.client] = outcome.state
+            if self.states and outcome.state is not None:
+                self.states.put(outcome.client, outcome.state)
             begun = time.perf_counter()
             reply = self._reply(messages[outcome.client], task, outcome, sent)
             self.tally.spend("aggregate", time.perf_counter() - begun)
@@ -234,9 +236,9 @@ class SimulationGrid(Grid):
         attempt: Any = flat.get("attempt", 0)
         link = self.downlink.link(node, self.round, kind, attempt)
         kept = self.residuals
-        residual = Slots(int(kept.now[node]), kept.digests[node].tobytes(), kept.free(node)) if kept else None
+        residual = Slots(*kept.newest(node), kept.free(node)) if kept else None
         task = Task(node, kind, plan, link=link, download=self.downlink.download(node), residual=residual)
-        if not self.app:
+        if self.states is None:
             return task
         name = next(iter(message.content.array_records))
         return replace(task, config={"configs": configs, "arrays": name}, state=self.states.get(node))

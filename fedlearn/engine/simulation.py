@@ -31,7 +31,9 @@ from fedlearn.engine.fleet import Fleet
 from fedlearn.engine.grid import SimulationGrid
 from fedlearn.engine.runner import Runner, single_thread
 from fedlearn.engine.serial import Engine
+from fedlearn.engine.states import States
 from fedlearn.engine.vectors import SLOTS, ClientVectors
+from fedlearn.engine.versions import Versions
 from fedlearn.errors import ConfigError, ModelError
 from fedlearn.flower import enter
 from fedlearn.names import call, find, nearest
@@ -83,8 +85,9 @@ def simulate(
         raise ModelError(f"model '{experiment.model.name}' starts with NaN or infinite values; mend how its weights are drawn")
     _check_device(experiment.engine.device)
     holdout = experiment.evaluate.holdout if experiment.evaluate.clients else 0.0
-    residuals = _residuals(experiment, folder, len(population.clients), layout)
-    downlink, copies = _downlink(experiment, folder, len(population.clients), layout, initial, fleet is not None)
+    residuals = _residuals(experiment, folder, len(population.clients), layout, strategy)
+    downlink, copies = _downlink(experiment, folder, len(population.clients), layout, initial, fleet is not None, strategy)
+    states = States(folder.path / "checkpoint" / "states.sqlite") if app is not None else None
     runner = Runner(module, layout, population, experiment.experiment.seed, holdout, experiment.engine.device, app, copies, residuals)
     setting = Setting(experiment, runner, devices, strategy) if devices else None
     experiment, auto = _with_engine(experiment, runner, cohort_of(strategy, len(population.clients)), folder if resume else None)
@@ -108,7 +111,7 @@ def simulate(
             downlink,
             initial.floats,
             payloads=getattr(strategy, "takes_payloads", False),
-            app=app is not None,
+            states=states,
             residuals=residuals,
             on_client=display.client_done,
         )
@@ -131,9 +134,9 @@ def simulate(
         summary = run.go()
     finally:
         engine.close()
-        downlink.close()
-        if residuals:
-            residuals.close()
+        for kept in (downlink, residuals, states):
+            if kept:
+                kept.close()
     summary["seconds_total"] = time.perf_counter() - begun
     folder.write_json("summary.json", summary)
     return summary
@@ -211,7 +214,7 @@ def _chosen_before(folder: RunFolder) -> Choice | None:
 
 
 def _downlink(
-    experiment: Experiment, folder: RunFolder, clients: int, layout: Layout, initial: State, agents: bool
+    experiment: Experiment, folder: RunFolder, clients: int, layout: Layout, initial: State, agents: bool, strategy: Strategy
 ) -> tuple[Downlink, ClientVectors | None]:
     """Return the way that models reach clients, and the clients' copies where there are any."""
     section, seed = experiment.codec, experiment.experiment.seed
@@ -227,18 +230,26 @@ def _downlink(
     if kind == "snapshot":
         return Snapshots(layout, section.down, seed), None
     if kind == "cast":
-        return Cast(layout, section.down, seed, initial.floats, clients, folder.path / "checkpoint" / "cast" if agents else None), None
+        log = folder.path / "checkpoint" / "cast" if agents else None
+        return Cast(layout, section.down, seed, initial.floats, Versions(folder.path / "checkpoint" / "seen.sqlite"), log), None
+    room = _room(_reached(experiment, clients, strategy), layout)
     _check_room("copies of the model", room, section.copies_gb, 'or send everybody the same differences: downlink = "cast"')
     copies = ClientVectors(folder.path / "checkpoint" / "copies.f32", clients, layout.floats)
     return Shadow(layout, section.down, seed, copies), copies
 
 
-def _residuals(experiment: Experiment, folder: RunFolder, clients: int, layout: Layout) -> ClientVectors | None:
+def _residuals(experiment: Experiment, folder: RunFolder, clients: int, layout: Layout, strategy: Strategy) -> ClientVectors | None:
     section = experiment.codec
     if not feedback(section.up)[0]:
         return None
-    _check_room("residuals", _room(clients, layout), section.copies_gb, "or leave out ef+")
+    _check_room("residuals", _room(_reached(experiment, clients, strategy), layout), section.copies_gb, "or leave out ef+")
     return ClientVectors(folder.path / "checkpoint" / "residuals.f32", clients, layout.floats)
+
+
+def _reached(experiment: Experiment, clients: int, strategy: Strategy) -> int:
+    """Return how many clients a run can ask at most, repeated rounds apart: only these have vectors."""
+    evaluated = experiment.evaluate.max_clients if experiment.evaluate.clients else 0
+    return min(clients, experiment.experiment.rounds * (cohort_of(strategy, clients) + evaluated))
 
 
 def _room(clients: int, layout: Layout) -> float:
@@ -249,7 +260,7 @@ def _room(clients: int, layout: Layout) -> float:
 def _check_room(what: str, room: float, limit: float, instead: str) -> None:
     if room > limit:
         raise ConfigError(
-            f"[codec] {what} of all clients take up to {room:.3g} GB on disk, more than copies_gb = {limit:g}; raise it, {instead}"
+            f"[codec] {what} of all clients asked take up to {room:.3g} GB on disk, over copies_gb = {limit:g}; raise it, {instead}"
         )
 
 

@@ -1,6 +1,7 @@
 """Downlinks: whoever returns, restarts or is in doubt ends with a correct model, and every byte is counted."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from fedlearn.arrays import Entry, Layout, State
 from fedlearn.codec.choice import Situation, choose
 from fedlearn.engine.downlink import Cast, Shadow
 from fedlearn.engine.vectors import ClientVectors
+from fedlearn.engine.versions import Versions
 from fedlearn.wire import SNAPSHOT, Header
 from tests.jobs import CONFIG, run
 
@@ -24,8 +26,17 @@ def model(step: int) -> State:
     return State(FIRST + np.random.default_rng(step).normal(size=4096).astype(np.float32) * np.float32(0.01 * step), np.empty(0, np.int64))
 
 
-def cast() -> Cast:
-    return Cast(LAYOUT, "eden1", 0, FIRST, clients=4)
+@pytest.fixture
+def cast(tmp_path):
+    made: list[Cast] = []
+
+    def make() -> Cast:
+        made.append(Cast(LAYOUT, "eden1", 0, FIRST, Versions(tmp_path / f"seen{len(made)}" / "seen.sqlite")))
+        return made[-1]
+
+    yield make
+    for down in made:
+        down.close()
 
 
 def taken(down: Cast, client: int) -> int:
@@ -35,7 +46,7 @@ def taken(down: Cast, client: int) -> int:
     return sent or 0
 
 
-def test_cast_counts_the_differences_that_a_client_missed():
+def test_cast_counts_the_differences_that_a_client_missed(cast):
     down = cast()
     sizes = []
     for step in range(1, 4):
@@ -50,23 +61,41 @@ def test_cast_counts_the_differences_that_a_client_missed():
     assert WHOLE < taken(down, 2) < WHOLE + 100  # one that was away for 55 rounds takes the whole model
 
 
-def test_cast_follows_the_model():
+def test_cast_follows_the_model(cast):
     down = cast()
     errors = [np.linalg.norm(down.publish(step, 0, model(5), 5).state.floats - model(5).floats) for step in range(1, 8)]
     assert errors[6] < 0.2 * errors[0]
 
 
-def test_a_restarted_cast_goes_on_as_it_was():
-    down, again = cast(), cast()
+def test_a_restarted_cast_goes_on_as_it_was(tmp_path):
+    down = Cast(LAYOUT, "eden1", 0, FIRST, Versions(tmp_path / "a" / "seen.sqlite"))
     for step in range(1, 4):
         down.publish(step, 0, model(step), step)
     taken(down, 3)
-    again.recall(down.sync())
+    saved = down.sync()
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    again = Cast(LAYOUT, "eden1", 0, FIRST, Versions(tmp_path / "b" / "seen.sqlite"))
+    again.recall(saved)
     assert again.publish(9, 0, model(9), 9).payload == down.publish(9, 0, model(9), 9).payload
-    assert [again.download(c) for c in range(4)] == [down.download(c) for c in range(4)]
+    found = [[each.download(c) for c in range(4)] for each in (again, down)]
+    assert found[0] == found[1] and len(set(found[0])) == 2  # client 3 has some of them, the others none
+    again.close()
+    down.close()
 
 
-def test_cast_sends_the_whole_model_when_asked_to_renew():
+def test_a_checkpoint_with_an_array_of_all_clients_is_taken_over(cast):
+    down, again = cast(), cast()
+    for step in range(1, 5):
+        down.publish(step, 0, model(step), step)
+        if step < 4:
+            taken(down, step)
+    saved = {name: array for name, array in down.sync().items() if not name.startswith("seen.")}
+    again.recall(saved | {"cast.seen": np.array([0, 1, 2, 3])}, saved | {"cast.seen": np.array([0, 1, 2, 0])})
+    assert [again.download(client) for client in range(4)] == [down.download(client) for client in range(4)]
+    assert [again.download(client) for client in range(4)] == [sum(down.sizes[client:]) for client in range(4)]
+
+
+def test_cast_sends_the_whole_model_when_asked_to_renew(cast):
     down = cast()
     down.publish(1, 0, model(1), 1)
     assert down.renew(1)
@@ -77,7 +106,7 @@ def test_cast_sends_the_whole_model_when_asked_to_renew():
     assert 0 < taken(down, 0) < 620
 
 
-def test_a_model_that_no_difference_brings_nearer_is_sent_whole(monkeypatch):
+def test_a_model_that_no_difference_brings_nearer_is_sent_whole(cast, monkeypatch):
     monkeypatch.setattr("fedlearn.engine.runner.CONTRACTS", 0.1)  # eden1 leaves 0.75 of the error's norm
     down = cast()
     published = down.publish(1, 0, model(1), 1)
@@ -114,8 +143,8 @@ def test_a_resumed_run_equals_the_undisturbed_one(codec, tmp_path):
     assert resumed.summary["bytes_down"] == whole.summary["bytes_down"]
 
 
-def test_a_difference_that_cannot_be_encoded_is_replaced_by_the_whole_model():
-    down = Cast(LAYOUT, "f16", 0, FIRST, clients=1)  # f16 ends at 65,504
+def test_a_difference_that_cannot_be_encoded_is_replaced_by_the_whole_model(tmp_path):
+    down = Cast(LAYOUT, "f16", 0, FIRST, Versions(tmp_path / "seen.sqlite"))  # f16 ends at 65,504
     far = State(FIRST + np.float32(1e6), np.empty(0, np.int64))
     published = down.publish(1, 0, far, 1)
     assert published.fallback and published.state.floats.tobytes() == far.floats.tobytes()
@@ -148,6 +177,29 @@ def test_a_resumed_run_keeps_the_codecs_that_auto_chose(tmp_path):
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["codec"] == before
     known = Situation(parameters=resumed.summary["parameters"], clients=10, cohort=10, rounds=2, link_mbps=0.5)
     assert before["up"] == choose(known).up != choose(replace(known, rounds=10)).up
+
+
+def test_copies_in_doubt_of_a_checkpoint_with_rounds_of_contact(tmp_path):
+    """Client 0 was asked in round 2, client 1 in round 5, client 2 never; all copies up to round 3 are in doubt."""
+    digests = np.zeros((3, 8), np.uint8)
+    saved = {"copies.slots": np.array([0, 1, -1], np.int8), "copies.digests": digests, "copies.renewed": np.array(3)}
+    saved["copies.contact"] = np.array([2, 5, 0], np.int32)
+    older = saved | {"copies.slots": np.array([0, 0, -1], np.int8), "copies.contact": np.array([2, 1, 0], np.int32)}
+    down = Shadow(LAYOUT, "eden1", 0, ClientVectors(tmp_path / "copies.f32", 3, 4096))
+    down.recall(saved, older)
+    assert (down.renewed, [down.link(client, 6, "train", 0).whole for client in range(3)]) == (3, [True, False, False])
+    down.renew(6)
+    assert [down.link(client, 7, "train", 0).whole for client in range(3)] == [True, True, False]
+    down.close()
+
+
+def test_copies_are_counted_of_the_clients_that_a_run_can_ask(tmp_path, capsys):
+    """Of 12 clients, 3 rounds of one client reach 3 at most: 4 slots of 650 values for each."""
+    config = CONFIG.replace("fraction_train = 0.5", "clients_per_round = 1") + '[codec]\nup = "ef+q8"\ndown = "eden1"\n'
+    tight = ("codec.downlink=shadow", "codec.copies_gb=3.2e-5")
+    assert run(tmp_path / "few", *tight, config=config).code == 0
+    assert run(tmp_path / "more", *tight, "experiment.rounds=4", config=config).code == 2
+    assert "copies_gb" in capsys.readouterr().err
 
 
 def test_too_many_copies_for_the_disk_become_one_series_for_all(tmp_path, capsys):

@@ -66,7 +66,7 @@ def test_one_client_in_three_failing_is_no_silent_success(name, tmp_path):
     if ran.code == 0:
         assert any(line["failed"] for line in lines)
         assert all("sensor unplugged" in reason for line in lines for reason in line["failures"].values())
-        models = [load_file(f) for f in sorted((tmp_path / "run" / "checkpoint").glob("*"))]
+        models = [load_file(f) for f in sorted((tmp_path / "run" / "checkpoint").glob("*.safetensors"))]
         assert not np.array_equal(models[0]["floats"], models[1]["floats"])
 
 
@@ -150,7 +150,7 @@ def test_ours_inside_a_wrapper_sees_what_the_wrapper_made_of_the_updates(tmp_pat
         .replace("noise_multiplier = 0.01", "noise_multiplier = 0.0")
     )
     ran = run(tmp_path / "run", config=clipped)
-    models = [load_file(f)["floats"] for f in sorted((ran.folder / "checkpoint").glob("*"))]
+    models = [load_file(f)["floats"] for f in sorted((ran.folder / "checkpoint").glob("*.safetensors"))]
     assert 0 < np.abs(models[1] - models[0]).max() < 2e-6
 
 

@@ -16,7 +16,7 @@ def flat(path) -> np.ndarray:
 
 
 def models(ran):
-    return [flat(f) for f in sorted((ran.folder / "checkpoint").glob("*"))]
+    return [flat(f) for f in sorted((ran.folder / "checkpoint").glob("*.safetensors"))]
 
 
 def test_cohorts_are_distinct_sorted_and_differ_by_round_seed_and_attempt():
@@ -62,8 +62,8 @@ def test_minibatch_sgd_equals_sgd_on_the_union_of_the_batches(tmp_path):
         .replace("alpha = 1.0\n", "")
     )
     sets = ("train.batch_size=0", "experiment.rounds=1", "train.lr=0.5")
-    by_12 = flat(sorted((run(tmp_path / "a", *sets, config=one).folder / "checkpoint").glob("*"))[0])
-    by_1 = flat(sorted((run(tmp_path / "b", *sets, "data.partition.clients=1", config=one).folder / "checkpoint").glob("*"))[0])
+    by_12 = flat(sorted((run(tmp_path / "a", *sets, config=one).folder / "checkpoint").glob("*.safetensors"))[0])
+    by_1 = flat(sorted((run(tmp_path / "b", *sets, "data.partition.clients=1", config=one).folder / "checkpoint").glob("*.safetensors"))[0])
     assert np.abs(by_12 - by_1).max() < 2e-4  # 1,438 samples in 12 parts: sizes 119 and 120
     avg = run(
         tmp_path / "c",
@@ -71,7 +71,7 @@ def test_minibatch_sgd_equals_sgd_on_the_union_of_the_batches(tmp_path):
         "data.partition.clients=1",
         config=strategy("fedavg", fraction_train=1.0).replace('"dirichlet"', '"iid"').replace("alpha = 1.0\n", ""),
     )
-    assert np.abs(by_1 - flat(sorted((avg.folder / "checkpoint").glob("*"))[0])).max() < 1e-6
+    assert np.abs(by_1 - flat(sorted((avg.folder / "checkpoint").glob("*.safetensors"))[0])).max() < 1e-6
 
 
 @pytest.mark.parametrize("options", [{}, {"batches": 4}, {"clip_norm": 0.5}, {"groups": 3}])

@@ -4,10 +4,12 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 CONFIG = """\
 [experiment]
 name = "many"
-rounds = 2
+rounds = 3
 
 [data]
 name = "synthetic"
@@ -19,6 +21,11 @@ name = "logistic"
 [strategy]
 name = "fedavg"
 clients_per_round = 10
+
+[codec]
+up = "ef+eden1"
+down = "eden1"
+downlink = "{downlink}"
 
 [evaluate]
 clients = true
@@ -43,19 +50,23 @@ print(json.dumps([summary["clients"], *peak]))
 """
 
 
-def start(folder, clients):
+def start(folder, clients, downlink):
     config = folder / f"{clients}.toml"
-    config.write_text(CONFIG.format(clients=clients))
+    config.write_text(CONFIG.format(clients=clients, downlink=downlink))
     arguments = [sys.executable, "-c", MEASURED, str(config), str(folder / str(clients))]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
 
-def test_ten_thousand_clients_need_at_most_50_mb_more_than_a_hundred(tmp_path):
+@pytest.mark.parametrize("downlink", ["shadow", "cast"])
+def test_a_million_clients_need_at_most_50_mb_more_than_a_hundred_and_no_larger_checkpoints(downlink, tmp_path):
     # Peak resident MiB of the process, and of its largest worker; both workers may grow, so it counts twice.
-    processes = {clients: start(tmp_path, clients) for clients in (100, 10_000)}
-    peaks = {}
-    for process in processes.values():
+    processes = {clients: start(tmp_path, clients, downlink) for clients in (100, 1_000_000)}
+    peaks, sizes = {}, {}
+    for asked, process in processes.items():
         clients, own, worker = json.loads(process.communicate(timeout=60)[0])
         peaks[clients] = own + 2 * worker
+        kept = [path for path in (tmp_path / str(asked) / "checkpoint").iterdir() if path.suffix == ".safetensors"]
+        sizes[clients] = max(path.stat().st_size for path in kept)
     assert peaks[100] > 100
-    assert peaks[10_000] - peaks[100] <= 50, peaks
+    assert peaks[1_000_000] - peaks[100] <= 50, peaks
+    assert abs(sizes[1_000_000] - sizes[100]) < 500, sizes
