@@ -18,7 +18,8 @@ from fedlearn.errors import PayloadError
 UNIT = 2.0**-32
 """The rounding step of a weighted update: far below float32's own for weights of ordinary size."""
 
-_BLOCK = 1 << 15  # values converted at a time: the scratch array stays in the cache
+BLOCK = 1 << 15
+"""Values worked on at a time: scratch arrays stay in the cache."""
 
 _MAGIC = 1.5 * 2.0**52
 """Added to a float64 below 2**51 it leaves the number, rounded half to even, in the low bits: faster than rint and a conversion."""
@@ -31,12 +32,13 @@ class ExactSum:
 
     def __init__(self, floats: int, integers: int, most: int) -> None:
         """Start at zero. floats, integers: P and Q; most: the largest number of updates that will be added."""
-        self.total = np.zeros(floats, np.int64)
+        self._sums = np.zeros(floats, np.int64)
+        self._magics = 0  # how often each of them has `_MAGIC_BITS` in it
         self.integer_total = np.zeros(integers, np.int64)
         self.weight = 0
         self.count = 0
         self.limit = 2.0**62 * UNIT / max(1, most)  # of weight × |value|: `most` of them cannot overflow
-        self._scratch = np.empty(_BLOCK, np.float64)
+        self._scratch = np.empty(BLOCK, np.float64)
 
     def add(self, update: State | Change, weight: int, place: int = 0) -> None:
         """Add ``weight`` × update. Raises PayloadError, and adds nothing, when a value is too large to be exact.
@@ -45,7 +47,7 @@ class ExactSum:
         """
         largest, factor = self.check(update, weight), weight / UNIT
         if isinstance(update.floats, Sparse):
-            self.total[update.floats.indices] += np.rint(update.floats.values.astype(np.float64) * factor).astype(np.int64)
+            self._sums[update.floats.indices] += np.rint(update.floats.values.astype(np.float64) * factor).astype(np.int64)
         else:
             self._add(update.floats, factor, largest / UNIT < 2.0**51)
         self.integer_total += weight * update.integers
@@ -53,16 +55,26 @@ class ExactSum:
         self.count += 1
 
     def _add(self, floats: NDArray[np.float32], factor: float, small: bool) -> None:
-        for start in range(0, self.total.size, _BLOCK):
-            block = self.total[start : start + _BLOCK]
+        self._magics += small
+        for start in range(0, self._sums.size, BLOCK):
+            block = self._sums[start : start + BLOCK]
             scaled = self._scratch[: block.size]
-            np.multiply(floats[start : start + _BLOCK], factor, out=scaled, dtype=np.float64)
+            np.multiply(floats[start : start + BLOCK], factor, out=scaled, dtype=np.float64)
             if small:
                 scaled += _MAGIC
                 block += scaled.view(np.int64)
-                block -= _MAGIC_BITS
             else:
                 block += np.rint(scaled, out=scaled).astype(np.int64)
+
+    @property
+    def total(self) -> NDArray[np.int64]:
+        """Return the sum (P,) in multiples of `UNIT`."""
+        return self._sums - self._magic
+
+    @property
+    def _magic(self) -> np.int64:
+        """Return the `_MAGIC_BITS` in a sum, modulo 2**64 as the sum itself."""
+        return np.int64((self._magics * _MAGIC_BITS + 2**63) % 2**64 - 2**63)
 
     def check(self, update: State | Change, weight: int) -> float:
         """Return the magnitude of ``weight`` × update; raises PayloadError when it is beyond the range in which the sum is exact."""
@@ -73,7 +85,10 @@ class ExactSum:
 
     def mean(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Return the weighted mean: floats (P,) float64, and integers (Q,) int64 rounded half to even."""
-        floats = self.total.astype(np.float64) * (UNIT / self.weight)
+        floats = np.empty(self._sums.size, np.float64)
+        for start in range(0, floats.size, BLOCK):
+            exact = np.subtract(self._sums[start : start + BLOCK], self._magic, out=self._scratch.view(np.int64)[: floats.size - start])
+            np.multiply(exact, UNIT / self.weight, out=floats[start : start + BLOCK])
         return floats, np.rint(self.integer_total / self.weight).astype(np.int64)
 
 

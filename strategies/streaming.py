@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fedlearn.arrays import Layout, State
 from fedlearn.errors import ConfigError
 from fedlearn.flower import EXAMPLES, Received, for_strategy, to_state, update_of
-from fedlearn.strategies.aggregate import ExactSum, MedianOfMeans
+from fedlearn.strategies.aggregate import BLOCK, ExactSum, MedianOfMeans
 from fedlearn.strategies.cohorts import cohort_size, uniform
 
 Sum = ExactSum | MedianOfMeans
@@ -138,13 +138,20 @@ class Streaming(Strategy):
 
     def _moved(self, mean: NDArray[np.float64]) -> NDArray[np.float32]:
         assert self.current is not None
-        step = mean
-        if self.server_momentum:
-            self.velocity = (self.server_momentum * self.velocity.astype(np.float64) + mean).astype(np.float32)
-            step = self.velocity.astype(np.float64)
-        # Buffers take their plain mean: momentum would carry a running variance below zero.
-        moved = np.where(self.layout.is_trained, self.step_size() * step, mean)
-        return (self.current.floats + moved).astype(np.float32)
+        before, after, size = self.current.floats, np.empty(mean.size, np.float32), self.step_size()
+        plain = isinstance(self.layout.trained_at, slice)
+        velocity = np.empty_like(self.velocity)  # a new one: the old one may be on its way to a checkpoint
+        for start in range(0, mean.size, BLOCK):
+            part = slice(start, start + BLOCK)
+            step = mean[part]
+            if self.server_momentum:
+                velocity[part] = self.server_momentum * self.velocity[part].astype(np.float64) + step
+                step = velocity[part].astype(np.float64)
+            # Buffers take their plain mean: momentum would carry a running variance below zero.
+            moved = size * step if plain else np.where(self.layout.is_trained[part], size * step, mean[part])
+            after[part] = before[part] + moved
+        self.velocity = velocity
+        return after
 
     def _messages(self, nodes: list[int], arrays: ArrayRecord, config: ConfigRecord, kind: str) -> list[Message]:
         content = RecordDict({"arrays": arrays, "config": config})

@@ -13,8 +13,8 @@ from fedlearn.errors import FormatError
 class Reader:
     """The bytes of a payload, taken from the front; every refusal is a FormatError."""
 
-    def __init__(self, data: bytes) -> None:
-        """Start at the first byte."""
+    def __init__(self, data: bytes | memoryview) -> None:
+        """Start at the first byte of bytes, or of a view of bytes."""
         self._data, self._at = data, 0
 
     def take(self, count: int) -> bytes:
@@ -23,7 +23,7 @@ class Reader:
         if len(part) != count:
             raise FormatError(f"the payload ends early: {len(part)} bytes where {count} are needed")
         self._at += count
-        return part
+        return bytes(part)
 
     @property
     def at(self) -> int:
@@ -49,7 +49,10 @@ class Reader:
         """Return a number written by `number`, at most ``most``."""
         value = shift = 0
         while True:
-            byte = self.take(1)[0]
+            if self._at >= len(self._data):
+                raise FormatError("the payload ends early, within a number")
+            byte = self._data[self._at]
+            self._at += 1
             value |= (byte & 127) << shift
             shift += 7
             if value > most:

@@ -26,10 +26,11 @@ class Raw32:
         """Return the bytes of values (P,) float32."""
         return np.ascontiguousarray(values, "<f4").tobytes()
 
-    def decode(self, body: bytes, seed: int, context: Context) -> NDArray[np.float32]:
-        """Return the values (P,) float32 of 4 P bytes."""
+    def decode(self, body: bytes | memoryview, seed: int, context: Context) -> NDArray[np.float32]:
+        """Return the values (P,) float32 of 4 P bytes: where these lie, if numbers may lie there."""
         _check_length(body, self.length(context))
-        return np.frombuffer(body, "<f4").astype(np.float32, copy=False)
+        found = np.frombuffer(body, "<f4").astype(np.float32, copy=False)
+        return found if found.flags.aligned else found.copy()
 
 
 class Float16:
@@ -99,6 +100,6 @@ def _halves(body: bytes, kind: str) -> NDArray[np.generic]:
     return data.astype(data.dtype.newbyteorder("="))
 
 
-def _check_length(body: bytes, wanted: int) -> None:
+def _check_length(body: bytes | memoryview, wanted: int) -> None:
     if len(body) != wanted:
         raise FormatError(f"{len(body)} bytes of values where the model needs {wanted}")

@@ -265,7 +265,7 @@ class SimulationGrid(Grid):
         reply = self._content(message, received, sent)
         return attach(reply, received) if self.payloads else reply
 
-    def _receive(self, task: Task, outcome: Outcome, payload: bytes, sent: _Sent) -> Received:
+    def _receive(self, task: Task, outcome: Outcome, payload: bytes | memoryview, sent: _Sent) -> Received:
         """Return a checked update; raises PayloadError when it must not be aggregated."""
         _, asked = feedback(task.plan.codec)
         moved = self._start(outcome.client, sent) - self.initial if codec(asked).uses_moved else None

@@ -61,7 +61,7 @@ class Pool:
         keep_pages()
         self.runner = runner
         self.workers = workers or len(os.sched_getaffinity(0))
-        self.room = 2 * runner.layout.raw_bytes + MARGIN  # no payload of this model takes more
+        self.room = 2 * runner.layout.raw_bytes + MARGIN + 4  # no payload of this model takes more, wherever it is placed
         self._models = (mmap.mmap(-1, self.room), mmap.mmap(-1, self.room))  # the payload of the cohort; the state to score
         self._lengths = [0, 0]
         self._sent = [0, 0]  # how often each was written: a worker reads it anew when this changes
@@ -162,8 +162,11 @@ class Pool:
             return result
         at, out = (worker.given % 2) * self.most * self.room, []
         for outcome, length in result:
-            out.append(outcome if length is None else replace(outcome, payload=worker.answers[at : at + length]))
-            at += length or 0
+            if length is not None:
+                at = _placed(at, length)
+                outcome = replace(outcome, payload=memoryview(worker.answers)[at : at + length].toreadonly())
+                at += length
+            out.append(outcome)
         return out
 
     def _leave(self, outcomes: Sequence[Outcome], answers: mmap.mmap, half: int) -> list[tuple[Outcome, int | None]]:
@@ -173,6 +176,7 @@ class Pool:
             length = None
             if outcome.payload is not None:
                 length = len(outcome.payload)
+                at = _placed(at, length)
                 answers[at : at + length] = outcome.payload
                 at += length
             out.append((replace(outcome, payload=None), length))
@@ -212,10 +216,17 @@ class Pool:
         return self._models[slot][:length]
 
 
+def _placed(at: int, length: int) -> int:
+    """Return the first place from ``at`` on where a payload's float32 values, which its last five bytes follow, lie aligned."""
+    return at + (5 - at - length) % 4
+
+
 def _serve(pool: Pool, pipe: Connection, answers: mmap.mmap, inherited: Sequence[Connection]) -> None:
     """Work until the parent closes its end, or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what it means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(os, "SCHED_BATCH"):  # a worker that wakes must not hold up the parent, which has the others to wake
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     for other in inherited:
         other.close()  # or a dead parent's pipes would stay open in its children, and they would wait for ever
     single_thread()

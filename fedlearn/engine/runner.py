@@ -97,7 +97,7 @@ class Outcome:
     """What came of a task: a payload (train) or metrics (evaluate), or the reason why not."""
 
     client: int
-    payload: bytes | None = None
+    payload: bytes | memoryview | None = None  # a view holds until the next outcome is asked for
     metrics: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
     state: Any = None

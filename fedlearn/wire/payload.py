@@ -14,12 +14,13 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from fedlearn.arrays import Change, Layout, Sparse, State
+from fedlearn.arrays import Change, Layout, Sparse, State, magnitude
 from fedlearn.checksum import crc32
 from fedlearn.codec import ZERO, Context, canonical
 from fedlearn.codec import codec as find_codec
@@ -52,12 +53,20 @@ _FIELDS = METRICS + 32
 MARGIN = 1 << 20
 """Bytes that a payload may have beyond twice its model's: metrics, and the overhead of codecs on tiny models."""
 
+RAW = "raw32"
+"""The codec whose bodies are the values themselves: they are not copied."""
+
+Bytes = bytes | memoryview
+"""A payload as it lies in memory."""
+
 _WORD = 2**64 - 1
 _WIDTHS = {1: 8, 5: 4}  # bytes of protobuf's fixed kinds
 
 _BODY_FIELD = 14
 _BODY_TAG = b"\x72"  # of this field, length-delimited
 _CHECKSUM_TAG = b"\x7d"  # field 15, fixed 32 bit
+
+_NOT_FINITE = "the payload holds values that are NaN or infinite"
 
 
 @dataclass(frozen=True)
@@ -178,14 +187,14 @@ def read_header(data: bytes) -> Header:
 def read_message(data: bytes) -> tuple[Header, payload_pb2.Payload]:
     """Return `read_header` and the whole message that it is read from; raises FormatError."""
     message, body = _parse(data)
-    message.body = body
+    message.body = bytes(body)
     return _header(message), message
 
 
 def decode(
-    layout: Layout, data: bytes, kinds: tuple[int, ...], moved: NDArray[np.float32] | None = None, asked: str | None = None
+    layout: Layout, data: Bytes, kinds: tuple[int, ...], moved: NDArray[np.float32] | None = None, asked: str | None = None
 ) -> tuple[Header, Change]:
-    """Return a payload's header and its decoded values.
+    """Return a payload's header and its decoded values; with ``raw32`` they lie where the payload lies.
 
     kinds: what the receiver is ready to take. moved: as in `encode`. asked: the codec that was asked for; another one may
     take more memory, and is refused before its body is looked at. Raises FormatError for bytes that are no sound
@@ -194,10 +203,13 @@ def decode(
     header, message, body, buffers = _open(layout, data, kinds)
     if asked is not None and header.codec != canonical(asked):
         raise FormatError(f"the payload is encoded by {header.codec}, not by {asked} as asked")
-    return header, Change(_floats(layout, header, body, buffers, moved), _integers(message))
+    change = Change(_floats(layout, header, body, buffers, moved), _integers(message))
+    if not math.isfinite(change.largest):
+        raise FormatError(_NOT_FINITE)
+    return header, change
 
 
-def _open(layout: Layout, data: bytes, kinds: tuple[int, ...]) -> tuple[Header, payload_pb2.Payload, bytes, NDArray[np.float32]]:
+def _open(layout: Layout, data: Bytes, kinds: tuple[int, ...]) -> tuple[Header, payload_pb2.Payload, Bytes, NDArray[np.float32]]:
     """Return the header, the message, the body and the buffers of a payload whose sizes are this layout's."""
     if len(data) > 2 * layout.raw_bytes + MARGIN:
         raise FormatError(f"a payload of {len(data)} bytes where the model has {layout.raw_bytes}")
@@ -229,22 +241,22 @@ def _check_header(message: payload_pb2.Payload) -> None:
         raise FormatError(f"the codec '{message.codec}' is not written as payloads write it: {canonical(message.codec)}")
 
 
-def _body(layout: Layout, header: Header, floats: NDArray[np.float32], moved: NDArray[np.float32] | None) -> bytes:
+def _body(layout: Layout, header: Header, floats: NDArray[np.float32], moved: NDArray[np.float32] | None) -> Bytes:
     """Return the trained ones of the floats (P,) as the header's codec encodes them."""
     at = layout.trained_at
+    if header.codec == RAW:
+        return np.ascontiguousarray(floats[at], "<f4").data.cast("B")
     return find_codec(header.codec).encode(floats[at], header.seed, Context(layout.trained_shapes, None if moved is None else moved[at]))
 
 
 def _floats(
-    layout: Layout, header: Header, body: bytes, buffers: NDArray[np.float32], moved: NDArray[np.float32] | None
+    layout: Layout, header: Header, body: Bytes, buffers: NDArray[np.float32], moved: NDArray[np.float32] | None
 ) -> NDArray[np.float32] | Sparse:
-    """Return all P floats of an encoded body and the buffers; raises FormatError."""
+    """Return all P floats of an encoded body and the buffers, which may not be finite; raises FormatError."""
     at = layout.trained_at
     context = Context(layout.trained_shapes, None if moved is None else moved[at])
-    coded = find_codec(header.codec).decode(body, header.seed, context)
-    values = coded.values if isinstance(coded, Sparse) else coded
-    if not (np.isfinite(values).all() and np.isfinite(buffers).all()):
-        raise FormatError("the payload holds values that are NaN or infinite")
+    taken = cast(bytes, body) if header.codec == RAW else bytes(body)  # which takes a view as well
+    coded = find_codec(header.codec).decode(taken, header.seed, context)
     if isinstance(at, slice):
         return coded
     if isinstance(coded, Sparse):
@@ -259,15 +271,17 @@ def _floats(
 def _arrive(
     layout: Layout,
     header: Header,
-    body: bytes,
+    body: Bytes,
     base: NDArray[np.float32],
     buffers: NDArray[np.float32],
     moved: NDArray[np.float32] | None,
 ) -> NDArray[np.float32]:
     """Return the floats (P,) that a difference leads to; the same at both ends, which both call this."""
-    floats = _floats(layout, header, body, buffers, moved)
+    change = Change(_floats(layout, header, body, buffers, moved), np.empty(0, np.int64))
+    if not math.isfinite(change.largest):
+        raise FormatError(_NOT_FINITE)
     with np.errstate(over="ignore", invalid="ignore"):
-        arrived = Change(floats, np.empty(0, np.int64)).after(base)
+        arrived = change.after(base)
     arrived[layout.buffers_at] = buffers
     if not np.isfinite(arrived).all():
         raise FormatError("the difference leads to values that are NaN or infinite")
@@ -282,7 +296,7 @@ def _dense(floats: NDArray[np.float32] | Sparse) -> NDArray[np.float32]:
     return floats.dense() if isinstance(floats, Sparse) else floats
 
 
-def _seal(layout: Layout, header: Header, state: State, body: bytes) -> bytes:
+def _seal(layout: Layout, header: Header, state: State, body: Bytes) -> bytes:
     """Return the payload of an encoded body; buffers and integers are the state's."""
     message = payload_pb2.Payload(
         format=FORMAT,
@@ -311,7 +325,7 @@ def _seal(layout: Layout, header: Header, state: State, body: bytes) -> bytes:
 
 
 def _check_finite(floats: NDArray[np.float32]) -> None:
-    if not np.isfinite(floats).all():
+    if not math.isfinite(magnitude(floats)):
         raise PayloadError(f"{np.count_nonzero(~np.isfinite(floats))} of {floats.size} values are NaN or infinite")
 
 
@@ -346,7 +360,7 @@ def _value(metric: payload_pb2.Payload.Metric) -> Metric:
     return values if metric.list else values[0]
 
 
-def _parse(data: bytes) -> tuple[payload_pb2.Payload, bytes]:
+def _parse(data: Bytes) -> tuple[payload_pb2.Payload, Bytes]:
     """Return the message without its body, and the body; raises FormatError."""
     if len(data) < 5 or data[-5:-4] != _CHECKSUM_TAG:
         raise FormatError("not a payload: it does not end with a checksum")
@@ -354,7 +368,7 @@ def _parse(data: bytes) -> tuple[payload_pb2.Payload, bytes]:
         raise FormatError("the payload is damaged: its checksum differs")
     start, begin, end = _body_place(data)
     try:
-        message: payload_pb2.Payload = payload_pb2.Payload.FromString(data[:start] + data[end:])
+        message: payload_pb2.Payload = payload_pb2.Payload.FromString(b"".join((data[:start], data[end:])))
     except DecodeError as error:
         raise FormatError(f"not a payload: {error}") from None
     if message.format != FORMAT:
@@ -362,7 +376,7 @@ def _parse(data: bytes) -> tuple[payload_pb2.Payload, bytes]:
     return message, data[begin:end]
 
 
-def _body_place(data: bytes) -> tuple[int, int, int]:
+def _body_place(data: Bytes) -> tuple[int, int, int]:
     """Return where the field of the body starts, where the body itself begins, and where it ends; raises FormatError.
 
     The last such field counts, as everywhere in protobuf; without one all are the end. It is cut out by hand: protobuf would copy
