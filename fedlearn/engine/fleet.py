@@ -186,7 +186,7 @@ class Fleet:
         self._turns[task.plan.round, task.client, task.kind] += 1
         key = (task.plan.round, task.kind, turn)
         self._last[task.client] = key
-        base, payloads = bytes(8), tuple[bytes, ...]((held.sent or payload,))
+        base, payloads = bytes(8), tuple[bytes, ...]((bytes(held.sent or payload),))
         if task.link is not None and task.link.slot != NONE:
             base = task.link.digest
         elif (series := self.downlink.series(task.client)) is not None:

@@ -28,7 +28,7 @@ from fedlearn.errors import PayloadError, RunError
 from fedlearn.flower import ERROR_CODE, EXAMPLES, Received, attach, for_strategy, to_state
 from fedlearn.plan import Plan
 from fedlearn.strategies.aggregate import ExactSum
-from fedlearn.wire import FRESH, GRADIENT, UPDATE, decode
+from fedlearn.wire import FRESH, GRADIENT, UPDATE, Bytes, decode
 
 _MOST_ASKED = 5  # times in a row that a strategy may ask for the nodes before we say that it waits for more of them
 
@@ -265,7 +265,7 @@ class SimulationGrid(Grid):
         reply = self._content(message, received, sent)
         return attach(reply, received) if self.payloads else reply
 
-    def _receive(self, task: Task, outcome: Outcome, payload: bytes | memoryview, sent: _Sent) -> Received:
+    def _receive(self, task: Task, outcome: Outcome, payload: Bytes, sent: _Sent) -> Received:
         """Return a checked update; raises PayloadError when it must not be aggregated."""
         _, asked = feedback(task.plan.codec)
         moved = self._start(outcome.client, sent) - self.initial if codec(asked).uses_moved else None

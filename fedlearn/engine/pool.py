@@ -30,6 +30,7 @@ from fedlearn.engine.runner import Outcome, Runner, Task, single_thread
 from fedlearn.engine.serial import whole_score
 from fedlearn.errors import RecordError, RunError
 from fedlearn.malloc import keep_pages
+from fedlearn.wire import Bytes
 from fedlearn.wire.payload import MARGIN
 
 TRIES = 2
@@ -91,13 +92,13 @@ class Pool:
         size = self.runner.population.clients.size
         return [(task,) for task in sorted(tasks, key=lambda t: -size(t.client))]
 
-    def answer(self, unit: Unit, payload: bytes) -> list[Outcome]:
+    def answer(self, unit: Unit, payload: Bytes) -> list[Outcome]:
         """Return what comes of a unit; called in a worker."""
         return [self.runner.run(task, payload) for task in unit]
 
     def score(self, state: State) -> Score:
         """Return the score of a model on the server's held-out samples; raises RunError when a part fails twice."""
-        self._publish(1, state.floats.tobytes() + state.integers.tobytes())
+        self._publish(1, state.floats.data, state.integers.data)
         return whole_score(self._work(list(range(self.runner.parts))))
 
     def available(self, round: int) -> None:
@@ -115,14 +116,21 @@ class Pool:
             worker.process.join()
         self._pool = []
 
-    def _publish(self, slot: int, data: bytes) -> None:
-        self._models[slot][: len(data)] = data
-        self._lengths[slot] = len(data)
+    def _publish(self, slot: int, *parts: bytes | memoryview) -> None:
+        """Show the workers a payload (slot 0) or a state to score (slot 1); none of them is at work on the one before."""
+        length = sum(memoryview(part).nbytes for part in parts)
+        at = _placed(0, length) if slot == 0 else 0
+        for part in parts:
+            self._models[slot][at : at + memoryview(part).nbytes] = part
+            at += memoryview(part).nbytes
+        self._lengths[slot] = length
         self._sent[slot] += 1
 
     def _work(self, tasks: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         """Yield (task, result); a task whose worker dies twice has the reason, a string, as its result."""
         queue = deque((task, 1) for task in tasks)
+        for worker in self._pool:
+            worker.given = 0  # where one unit is all that it gets, the same half serves each time
         try:
             while queue or any(w.task for w in self._pool):
                 self._give_all(queue)
@@ -212,8 +220,9 @@ class Pool:
         theirs.close()
         return _Worker(process, ours, answers)
 
-    def _read(self, slot: int, length: int) -> bytes:
-        return self._models[slot][:length]
+    def _read(self, slot: int, length: int) -> memoryview:
+        at = _placed(0, length) if slot == 0 else 0
+        return memoryview(self._models[slot])[at : at + length].toreadonly()
 
 
 def _placed(at: int, length: int) -> int:
@@ -231,7 +240,7 @@ def _serve(pool: Pool, pipe: Connection, answers: mmap.mmap, inherited: Sequence
         other.close()  # or a dead parent's pipes would stay open in its children, and they would wait for ever
     single_thread()
     seen = [0, 0]
-    payload, state = b"", State(np.empty(0, np.float32), np.empty(0, np.int64))
+    payload, state = memoryview(b""), State(np.empty(0, np.float32), np.empty(0, np.int64))
     while True:
         try:
             task, slot, length, sent, half = pipe.recv()

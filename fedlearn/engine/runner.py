@@ -26,6 +26,7 @@ from fedlearn.models import write_state
 from fedlearn.plan import Plan
 from fedlearn.seeds import derive, isolated
 from fedlearn.wire import (
+    Bytes,
     Header,
     Metric,
     decode_model,
@@ -71,7 +72,7 @@ class Held:
     bytes_down: int
     fallback: bool = False
     damaged: bool = False
-    sent: bytes = b""  # where it is a payload of the client's own
+    sent: Bytes = b""  # where it is a payload of the client's own
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Outcome:
     """What came of a task: a payload (train) or metrics (evaluate), or the reason why not."""
 
     client: int
-    payload: bytes | memoryview | None = None  # a view holds until the next outcome is asked for
+    payload: Bytes | None = None  # a view holds until the next outcome is asked for
     metrics: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
     state: Any = None
@@ -132,9 +133,9 @@ class Runner(Local):
         """
         super().__init__(module, layout, population, seed, holdout, device)
         self.copies, self.residuals, self.app = copies, residuals, app
-        self._model: tuple[bytes, Header, State] | None = None  # the payload decoded last: a cohort shares one
+        self._model: tuple[Bytes, Header, State] | None = None  # the payload decoded last: a cohort shares one
 
-    def run(self, task: Task, payload: bytes) -> Outcome:
+    def run(self, task: Task, payload: Bytes) -> Outcome:
         """Return what comes of a task on the model in ``payload``; a failure of the client is an outcome, not an error.
 
         Raises RecordError when the clients' vectors cannot be read or written: that is the end of the run.
@@ -156,13 +157,13 @@ class Runner(Local):
             outcome = Outcome(task.client, error=f"{type(error).__name__}: {error}")
         return outcome if held is None else sent(outcome, held, received - begun)
 
-    def receive(self, task: Task, payload: bytes) -> Held:
+    def receive(self, task: Task, payload: Bytes) -> Held:
         """Return the model that a client holds after its download; the payload of a cohort is decoded once.
 
         With a link, ``payload`` is the server's model, and what is sent is its difference from the client's copy. What
         the client decodes from those bytes is what the encoder arrived at, bit for bit, so it is not decoded twice.
         """
-        if self._model is None or self._model[0] != payload:
+        if self._model is None or self._model[0] is not payload:
             self._model = (payload, *decode_model(self.layout, payload))
         _, header, model = self._model
         link = task.link

@@ -170,7 +170,7 @@ def decode_difference(
     return header, State(arrived, _integers(message))
 
 
-def decode_model(layout: Layout, data: bytes) -> tuple[Header, State]:
+def decode_model(layout: Layout, data: Bytes) -> tuple[Header, State]:
     """Return a whole model and its header; raises FormatError when the decoded floats are not what was sent."""
     header, change = decode(layout, data, (SNAPSHOT,))
     state = change.dense()

@@ -28,6 +28,7 @@ from fedlearn.engine.stacked.stack import NotStackable
 from fedlearn.errors import ClientError, FedlearnError, RecordError
 from fedlearn.models import read_state
 from fedlearn.plan import Plan
+from fedlearn.wire import Bytes
 
 CHUNK = 5
 """Clients in a stack on a CPU where nothing else is said: a cohort of ten keeps two cores busy. On a GPU it is the whole cohort."""
@@ -58,7 +59,7 @@ class Stacker:
             units += [tuple(alike[at : at + most]) for at in range(0, len(alike), most)]
         return units
 
-    def answer(self, unit: Unit, payload: bytes) -> list[Outcome]:
+    def answer(self, unit: Unit, payload: Bytes) -> list[Outcome]:
         """Return what comes of tasks."""
         if unit[0].kind == "train" and not self.why:
             try:
@@ -69,7 +70,7 @@ class Stacker:
                 pass
         return [self.runner.run(task, payload) for task in unit]
 
-    def _train(self, unit: Unit, payload: bytes) -> list[Outcome]:
+    def _train(self, unit: Unit, payload: Bytes) -> list[Outcome]:
         runner, plan = self.runner, unit[0].plan
         begun = time.perf_counter()
         held = {task.client: runner.receive(task, payload) for task in unit}
@@ -139,7 +140,7 @@ class StackedPool(Pool):
         """Return the tasks in stacks."""
         return self.stacker.units(tasks)
 
-    def answer(self, unit: Unit, payload: bytes) -> list[Outcome]:
+    def answer(self, unit: Unit, payload: Bytes) -> list[Outcome]:
         """Return what comes of a stack."""
         return self.stacker.answer(unit, payload)
 
