@@ -56,15 +56,13 @@ def train(module: nn.Module, layout: Layout, plan: Plan, start: State, data: Ten
     write_state(module, layout, start)
     module.train()
     merge = normalises(module)
+    count = steps(plan, len(data), merge, client)
     order = generator(plan.seed, "batches", plan.round, client)
     batches = _augmented(passes(data, plan.batch_size, order, merge), plan, client)
     room = Room(halvings)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(plan.seed, "dropout", plan.round, client))
-        if plan.task == "gradient":
-            losses = _gradient(module, plan, batches, room)
-        else:
-            losses = _descend(module, plan, batches, steps(plan, len(data), merge), room)
+        losses = _gradient(module, plan, batches, room) if plan.task == "gradient" else _descend(module, plan, batches, count, room)
     end = read_state(module, layout)
     difference = State(end.floats - start.floats, end.integers - start.integers)
     if plan.task == "gradient":
@@ -79,9 +77,23 @@ def normalises(module: nn.Module) -> bool:
     return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
 
 
-def steps(plan: Plan, samples: int, merge: bool) -> int:
-    """Return the optimiser steps that a client with so many samples takes; merge: see `passes`."""
-    return plan.steps or plan.epochs * math.ceil(batches_per_pass(samples, plan.batch_size, merge) / plan.accumulate)
+def steps(plan: Plan, samples: int, merge: bool, client: int) -> int:
+    """Return the optimiser steps that a client with so many samples takes; merge: see `passes`.
+
+    One of the round's stragglers takes 1 to all of its epochs (of its steps, where the plan counts these), each as likely:
+    Li et al., "Federated Optimization in Heterogeneous Networks" (MLSys 2020), section 5.2. There a fixed number of the cohort
+    are stragglers; here each client is one by itself with that probability. Raises ClientError where its work does not count.
+    """
+    most, each = (
+        (plan.steps, 1) if plan.steps else (plan.epochs, math.ceil(batches_per_pass(samples, plan.batch_size, merge) / plan.accumulate))
+    )
+    if plan.stragglers:
+        drawn = generator(plan.seed, "straggler", plan.round, client)
+        if drawn.random() < plan.stragglers:
+            if plan.straggler_work == "none":
+                raise ClientError(f"client {client} is a straggler in round {plan.round}, and train.straggler_work is none")
+            most = int(drawn.integers(1, most + 1))
+    return most * each
 
 
 def check_finite(client: int, plan: Plan, loss: float, floats: NDArray[np.float32]) -> None:

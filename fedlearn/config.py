@@ -85,6 +85,8 @@ class TrainSection(Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     augment: str = ""
+    stragglers: float = Field(0.0, ge=0, le=1)  # share of a cohort that has time for a part of its epochs alone
+    straggler_work: Literal["partial", "none"] = "partial"  # what comes of them: the part, or a failed client
     schedule: Literal["constant", "step", "cosine"] = "constant"  # of lr over the rounds
     warmup_rounds: int = Field(0, ge=0)  # lr rises linearly to its value over these rounds
     step_every: int = Field(0, ge=0)  # schedule "step": rounds between two multiplications
@@ -99,6 +101,8 @@ class TrainSection(Section):
             raise ValueError("nesterov = true needs momentum above 0")
         if self.lr_min > self.lr:
             raise ValueError("lr_min is above lr")
+        if self.straggler_work == "none" and self.stragglers == 1:
+            raise ValueError('stragglers = 1 with straggler_work = "none" leaves nobody to learn from; lower stragglers')
         return self
 
 

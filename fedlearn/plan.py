@@ -33,6 +33,8 @@ class Plan:
     precision: str = "float32"  # or "bfloat16", "float16": autocast of the forward pass
     augment: str = ""
     codec: str = "raw32"  # how the answer is encoded
+    stragglers: float = 0.0  # share of clients that do a part of their epochs, or steps, in a round
+    straggler_work: str = "partial"  # what they answer with: that part's update, or "none"
 
     def to_json(self) -> str:
         """Return the plan as one line of JSON."""

@@ -19,6 +19,13 @@ ASKED = {
 """What a strategy's config may change in a plan: its key → the plan's field."""
 
 
+AS_SET = (
+    *("epochs", "steps", "batch_size", "momentum", "nesterov", "weight_decay", "label_smoothing", "precision", "augment"),
+    *("stragglers", "straggler_work"),
+)
+"""Fields of a plan that are those of ``[train]``."""
+
+
 def learning_rate(train: TrainSection, round: int, rounds: int) -> float:
     """Return the clients' learning rate in a round, counted from 1.
 
@@ -43,7 +50,7 @@ def plan(experiment: Experiment, round: int, asked: Mapping[str, Any]) -> Plan:
         "lr": learning_rate(train, round, experiment.experiment.rounds),
         **{ASKED[key]: value for key, value in asked.items() if key in ASKED},
     }
-    for name in ("epochs", "steps", "batch_size", "momentum", "nesterov", "weight_decay", "label_smoothing", "precision", "augment"):
+    for name in AS_SET:
         fields[name] = getattr(train, name)
     fields.setdefault("clip_norm", train.clip_norm)
     return Plan(round=round, seed=experiment.experiment.seed, codec=experiment.codec.up, **fields)

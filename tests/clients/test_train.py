@@ -111,6 +111,29 @@ def test_the_result_is_a_function_of_seed_round_and_client():
     assert all(np.abs(o.difference.floats - base).max() > 1e-3 for o in others)
 
 
+def late(plan: Plan, client: int) -> str:
+    """Return why a client did nothing; "" for one that did all."""
+    try:
+        assert update(model(), plan, client=client).steps == 4 * plan.epochs
+    except ClientError as error:
+        return str(error)
+    return ""
+
+
+def test_stragglers_do_a_part_of_their_epochs_or_nothing():
+    plan = replace(PLAN, epochs=5, stragglers=0.6)
+    taken = [update(model(), plan, client=client).steps for client in range(40)]
+    passes_made = [steps / 4 for steps in taken]  # 14 samples are four batches
+    assert set(passes_made) == {1, 2, 3, 4, 5}
+    assert 0.6 * 0.8 * 40 - 10 < sum(made < 5 for made in passes_made) < 0.6 * 0.8 * 40 + 10
+    assert {update(model(), replace(plan, stragglers=0.0), client=client).steps for client in range(3)} == {20}
+    told = [late(replace(plan, straggler_work="none"), client) for client in range(40)]
+    assert 14 < sum(map(bool, told)) < 34
+    assert all(f"client {client} is a straggler" in text for client, text in enumerate(told) if text)
+    by_steps = {update(model(), replace(plan, steps=3), client=client).steps for client in range(20)}
+    assert by_steps == {1, 2, 3}
+
+
 def test_the_global_generator_stays_as_it_was():
     torch.manual_seed(7)
     expected = torch.rand(1).item()

@@ -36,6 +36,7 @@ PLANS = {
     "accumulated": replace(PLAN, accumulate=2),
     "gradient": replace(PLAN, task="gradient", accumulate=3),
     "augmented": replace(PLAN, augment="shift"),
+    "stragglers": replace(PLAN, epochs=4, stragglers=0.7),
 }
 
 
@@ -114,7 +115,8 @@ def test_large_convolutions_go_apart_and_large_dense_layers_are_shared(monkeypat
     monkeypatch.setattr(train, "THIN", 0)
     module = small()
     layout = models.layout(module)
-    made = train._Training(module, layout, PLAN, clients(state(module)), False)
+    found = clients(state(module))
+    made = train._Training(module, layout, PLAN, found, [train._steps(PLAN, c, False) for c in found], False)
     assert set(made.shared) == {"4.weight", "6.weight"}
     compare(module, PLAN, clients(state(module)))
 
@@ -123,7 +125,7 @@ def test_shared_layers_are_plain_sgd_alone():
     module = small()
     layout, found = models.layout(module), clients(state(module))
     for name in ("momentum", "nesterov", "clipped", "proximal", "accumulated", "gradient"):
-        assert not train._Training(module, layout, PLANS[name], found, False).shared
+        assert not train._Training(module, layout, PLANS[name], found, [1] * len(found), False).shared
 
 
 def test_a_client_that_diverges_or_has_nothing_leaves_the_others_alone():

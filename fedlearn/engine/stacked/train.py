@@ -66,14 +66,18 @@ def train(module: nn.Module, layout: Layout, plan: Plan, clients: Sequence[Clien
     The module's own weights are not touched. Raises NotStackable for what only one client at a time can do.
     """
     check(layout, plan, clients)
-    empty = {c.number: ClientError(f"client {c.number} has no samples") for c in clients if not len(c.data)}
-    merge = normalises(module)
-    able = sorted((c for c in clients if c.number not in empty), key=lambda c: (-_steps(plan, c, merge), -len(c.data), c.number))
-    found: dict[int, Update | ClientError] = dict(empty)
+    found: dict[int, Update | ClientError] = {}
+    merge, counts = normalises(module), dict[int, int]()
+    for client in clients:
+        try:
+            counts[client.number] = _steps(plan, client, merge)
+        except ClientError as error:
+            found[client.number] = error
+    able = sorted((c for c in clients if c.number in counts), key=lambda c: (-counts[c.number], -len(c.data), c.number))
     if able:
         module.train()
         with torch.random.fork_rng(devices=[]):
-            found |= _Training(module, layout, plan, able, merge).go()
+            found |= _Training(module, layout, plan, able, [counts[c.number] for c in able], merge).go()
     return [found[c.number] for c in clients]
 
 
@@ -88,15 +92,18 @@ def check(layout: Layout, plan: Plan, clients: Sequence[Client]) -> None:
 
 
 def _steps(plan: Plan, client: Client, merge: bool) -> int:
-    return 1 if plan.task == "gradient" else steps(plan, len(client.data), merge)
+    if not len(client.data):
+        raise ClientError(f"client {client.number} has no samples")
+    count = steps(plan, len(client.data), merge, client.number)
+    return 1 if plan.task == "gradient" else count
 
 
 class _Training:
     """The tensors of one cohort while it trains; clients in order of their steps, the longest first."""
 
-    def __init__(self, module: nn.Module, layout: Layout, plan: Plan, clients: Sequence[Client], merge: bool) -> None:
+    def __init__(self, module: nn.Module, layout: Layout, plan: Plan, clients: Sequence[Client], steps: Sequence[int], merge: bool) -> None:
         self.module, self.layout, self.plan, self.clients, self.merge = module, layout, plan, clients, merge
-        self.steps = [_steps(plan, c, merge) for c in clients]
+        self.steps = steps
         device = clients[0].data.y.device
         self.starts = _starts(layout, clients, device)
         trained = {name for name, p in module.named_parameters() if p.requires_grad}
