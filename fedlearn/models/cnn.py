@@ -69,3 +69,31 @@ class SmallCNN(nn.Module):
         x = max_pool2d(self.conv2(x), 2).relu()
         scores: Tensor = self.output(self.hidden(x.flatten(1)).relu())
         return scores
+
+
+class LeNet(nn.Module):
+    """The small CNN of NIID-Bench: (B, C, H, W) float32 → (B, K), at least 16x16 pixels; 44,426 parameters on MNIST.
+
+    Source: Li et al., "Federated Learning on Non-IID Data Silos: An Experimental Study", ICDE 2022, after LeCun et al.'s
+    LeNet-5 (Proceedings of the IEEE, 1998): two 5x5 convolutions without padding (6 and 16 channels), each followed by ReLU
+    and 2x2 max pooling, dense layers of 120 and 84 units and the output. The initialisation is torch's default.
+    """
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        """Make the layers; raises ModelError for other data than images."""
+        super().__init__()
+        channels, height, width = image("lenet", input_shape, least=16)
+        self.conv1 = nn.Conv2d(channels, 6, 5)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        rows, columns = (((side - 4) // 2 - 4) // 2 for side in (height, width))
+        self.hidden1 = nn.Linear(16 * rows * columns, 120)
+        self.hidden2 = nn.Linear(120, 84)
+        self.output = nn.Linear(84, classes)
+        channels_last(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the class scores (B, K)."""
+        x = max_pool2d(self.conv1(x), 2).relu()  # ReLU of the maximum is the maximum of ReLUs
+        x = max_pool2d(self.conv2(x), 2).relu()
+        scores: Tensor = self.output(self.hidden2(self.hidden1(x.flatten(1)).relu()).relu())
+        return scores

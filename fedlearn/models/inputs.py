@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedlearn.errors import ModelError
 
-IMAGE_MODELS = "cnn, cnn-small, resnet-small, mobilenet-small"
+IMAGE_MODELS = "cnn, cnn-small, lenet, resnet-small, mobilenet-small"
 
 
 def reason(error: Exception) -> str:

@@ -32,6 +32,8 @@ def make(name: str, shape: tuple[int, ...], classes: int, **options: object) -> 
         ("cnn-small", MNIST, 10, {}, 105_866),
         ("cnn-small", (1, 8, 8), 10, {}, 13_706),
         ("cnn-small", COLOUR, 10, {}, 136_874),
+        ("lenet", MNIST, 10, {}, 44_426),
+        ("lstm-rows", MNIST, 10, {}, 214_282),
         ("lstm-char", (80,), 256, {}, 866_560),
         ("lstm-sensor", (64, 6), 7, {}, 18_887),
         ("transformer-char", (80,), 256, {}, 2 * (12 * 128**2 + 13 * 128) + 2 * 256 * 128 + 256 + 2 * 128),

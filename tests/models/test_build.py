@@ -22,6 +22,8 @@ FITTING = {
     "cnn-small": (IMAGE, 10),
     "resnet-small": (IMAGE, 10),
     "mobilenet-small": (IMAGE, 10),
+    "lenet": (IMAGE, 10),
+    "lstm-rows": (IMAGE, 10),
     "lstm-sensor": ((64, 6), 7),
     "lstm-char": ((80,), 256),
     "transformer-char": ((80,), 256),
