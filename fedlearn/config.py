@@ -46,6 +46,7 @@ class ExperimentSection(Section):
     about: str = ""
     seed: int = Field(0, ge=0, lt=2**63)  # every random number of the run derives from it
     rounds: int = Field(10, ge=1)
+    stop_at: float = Field(0.0, ge=0, le=1)  # accuracy with which the run ends before its rounds are over; 0 = never
     evaluate_every: int = Field(1, ge=1)  # rounds between evaluations; the last round is always evaluated
     min_clients: int = Field(1, ge=1)  # a round with fewer usable updates is repeated with a new cohort
     attempts: int = Field(3, ge=1)  # how often a round is tried before the run fails

@@ -30,6 +30,7 @@ _MAY_CHANGE = {
     ("devices", "cloud"),
     ("expect",),
     ("experiment", "rounds"),
+    ("experiment", "stop_at"),
     ("experiment", "about"),
     ("experiment", "checkpoint_every"),
 }
