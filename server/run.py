@@ -101,8 +101,8 @@ class Run:
         reached = self._reached()
         if reached is not None and reached < self.done:
             raise ConfigError(
-                f"--resume: accuracy {self.experiment.experiment.stop_at:g} was reached in round {reached}, and {self.done} rounds are done; "
-                "leave experiment.stop_at as it was, or start anew"
+                f"--resume: accuracy {self.experiment.experiment.stop_at:g} was reached in round {reached}, and {self.done} rounds are "
+                "done; leave experiment.stop_at as it was, or start anew"
             )
         if found:
             self.model = found.model
