@@ -38,7 +38,9 @@ def parser() -> Parser:
     )
     made.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side, which share the processors (default: 1)")
     made.add_argument("--runs", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="where the runs are (default: %(default)s)")
-    made.add_argument("--results", type=Path, metavar="DIR", help="where RESULTS.md is written (default: experiments/ here, else --runs)")
+    made.add_argument(
+        "--results", type=Path, metavar="DIR", help="where RESULTS.md goes (default: experiments/ in a checkout, else runs/reproduce)"
+    )
     made.add_argument("--fresh", action="store_true", help="make every run anew")
     made.add_argument("--stale", action="store_true", help="take finished runs of other versions of the source, too")
     made.add_argument("--fetch", action="store_true", help="fetch the data sets that are missing")
@@ -158,12 +160,12 @@ def _make(plan: Plan, given: argparse.Namespace) -> dict[Path, str]:
 
 def _tell(chosen: Chosen, plan: Plan, failed: dict[Path, str], given: argparse.Namespace) -> int:
     """Print the table, write what is kept, and return 0; raises ExpectationError for a claim that does not hold."""
-    from fedlearn.claims.results import HEADINGS, keep, of_other_source, result, rows, write_results
+    from fedlearn.claims.results import HEADINGS, folder, keep, of_other_source, result, rows, write_results
     from fedlearn.claims.verdicts import MISSED, judge
     from fedlearn.reporting.folder import read
     from fedlearn.reporting.table import plain
 
-    where = given.results or (Path("experiments") if Path("experiments/reproduce").is_dir() else given.runs)
+    where = given.results or folder()
     lines: list[list[str]] = []
     notes: list[str] = []
     missed: list[str] = []

@@ -17,22 +17,8 @@ LAYERS = [
     {"clients", "strategies"},
     {"server"},
     {"engine"},
-    {
-        "simulate",
-        "serve",
-        "status",
-        "replay",
-        "reproduce",
-        "agent",
-        "pki",
-        "token",
-        "enroll",
-        "revoke",
-        "app",
-        "doctor",
-        "install",
-        "bundle",
-    },
+    {"simulate", "serve", "reproduce", "status", "replay", "agent", "pki", "token", "enroll", "revoke", "app", "doctor", "install"}
+    | {"bundle"},
     {"__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

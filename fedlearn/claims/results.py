@@ -28,6 +28,9 @@ Made = Mapping[tuple[str, int], tuple[Wanted, Run]]
 POINTS = 200
 """Most points of a curve that are kept."""
 
+RUNS = Path("runs/reproduce")
+"""Where runs are made."""
+
 NOTE = (
     "With several seeds, a figure is their median, or their mean where the claim says so, with the lowest and the highest in brackets. "
     "Rounds and bytes to a target are counted as in McMahan et al. (AISTATS 2017): best accuracy so far, interpolated between rounds. "
@@ -50,7 +53,7 @@ def result(reproduction: Reproduction, tier: str, seeds: Sequence[int], judged: 
         "seeds": list(seeds),
         "definition": definition(reproduction),
         "claims": [asdict(one) for one in judged],
-        "runs": [_run(variant, seed, wanted, run) for (variant, seed), (wanted, run) in sorted(runs.items())],
+        "runs": [_run(variant, seed, wanted, run) for (variant, seed), (wanted, run) in runs.items()],
     }
 
 
@@ -74,6 +77,11 @@ def _run(variant: str, seed: int, wanted: Wanted, run: Run) -> dict[str, Any]:
             "accuracy": [round(curve.accuracy[i], 5) for i in kept],
         },
     }
+
+
+def folder() -> Path:
+    """Return where results are kept unless one says otherwise: beside the claims of a checkout, elsewhere beside the runs."""
+    return Path("experiments") if Path("experiments/reproduce").is_dir() else RUNS
 
 
 def keep(folder: Path, found: Result) -> bool:
