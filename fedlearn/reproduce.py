@@ -82,13 +82,15 @@ def _run(given: argparse.Namespace) -> int:
             if owned(run.folder):
                 raise ConfigError(f"--fresh: another process is writing to {run.folder}; end it, or leave --fresh out to wait for it")
             shutil.rmtree(run.folder, ignore_errors=True)
-    signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: the runs are told, and go on another time
+    before = signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: the runs are told, and go on another time
     try:
         failed = _make(plan, given)
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):
             print(f"fedlearn: interrupted; to go on: {_again(given)}", file=sys.stderr, flush=True)
         return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return _tell(chosen, plan, failed, given)
 
 

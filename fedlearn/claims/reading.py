@@ -34,6 +34,7 @@ OPEN = {("data",): "name", ("data", "partition"): "kind", ("model",): "name", ("
 """Tables that name a thing and hold its arguments: another name needs other arguments, so it starts such a table anew."""
 
 _S = TypeVar("_S", bound=Section)
+_Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 
 
@@ -77,7 +78,7 @@ class Claim(Section):
     at_most: float | None = None
     by: Literal["median", "mean", "each"] = "median"  # of the seeds: what the limits are for
     same_as: str = ""  # hash: a variant that has the same, for each seed
-    sha256: dict[str, str] = Field(default_factory=dict)  # hash: platform → that of the first seed
+    sha256: dict[str, _Sha256] = Field(default_factory=dict)  # hash: platform → that of the first seed
     paper: float | str = ""
     figure: str = ""  # of the paper: its table or figure
     known: str = ""  # why the claim is known not to hold: it is told, and fails nothing
@@ -161,14 +162,14 @@ def read(name: str, overrides: Sequence[str] = ()) -> Reproduction:
     if about.base:
         table = merged(_base(about.base, source.path).table, table)
     names = dict.fromkeys(variant for claim in claims for variant in claim.variants)
-    if unused := set(changes) - set(names):
-        raise ConfigError(f"{where}: [variant.{sorted(unused)[0]}]: no claim is about it")
     variants = {}
     for variant in names:
         if variant != PLAIN and variant not in changes:
             known_here = (PLAIN, *changes)
             raise ConfigError(f"{where}: there is no variant '{variant}'.{nearest(variant, known_here)} Known: {', '.join(known_here)}")
         variants[variant] = _variant(variant, table, changes.get(variant, {}), claims, source, overrides)
+    if unused := set(changes) - set(names):
+        raise ConfigError(f"{where}: [variant.{sorted(unused)[0]}]: no claim is about it")
     for position, claim in enumerate(claims, 1):
         _check_round(claim, variants, f"{where}: claim {position}")
     return Reproduction(source.path.stem, about, seeds.model_dump(), claims, variants)

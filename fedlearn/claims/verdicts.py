@@ -96,7 +96,8 @@ def _hashes(claim: Claim, runs: Runs, seeds: Sequence[int]) -> Judged:
     wanted = claim.sha256.get(where)
     if wanted is None:
         return _told(claim, found[0][:12], None, why=f"no hash is recorded for {where}", values=tuple(found))
-    return _told(claim, found[0][:12], found[0] == wanted, values=tuple(found))
+    why = "" if found[0] == wanted else f"on {where} it is {wanted[:12]}"
+    return _told(claim, found[0][:12], not why, why, tuple(found))
 
 
 def _told(claim: Claim, ours: str, met: bool | None, why: str = "", values: tuple[float | str | None, ...] = ()) -> Judged:
