@@ -100,5 +100,5 @@ def test_a_run_that_fails_says_why_and_a_wrong_input_ends_all(started, tmp_path)
     run = wanted(tmp_path, "a")
     assert jobs.run_all([run], 1, Silent()) == {run.folder: "why"}
     ended.code = 2
-    with pytest.raises(UserError, match="^a: why$"):
+    with pytest.raises(UserError, match=r"^a: why$"):
         jobs.run_all([run, wanted(tmp_path, "b")], 1, Silent())
