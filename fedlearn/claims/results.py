@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -24,6 +25,8 @@ Result = Mapping[str, Any]
 
 Made = Mapping[tuple[str, int], tuple[Wanted, Run]]
 """(variant, seed) → a run as planned and as read."""
+
+NUMBERS = re.compile(r"\[[-+\deE.,\s]+\]")
 
 POINTS = 200
 """Most points of a curve that are kept."""
@@ -94,7 +97,8 @@ def keep(folder: Path, found: Result) -> bool:
     longer = TIERS.index(before["tier"]) > TIERS.index(found["tier"]) if before else False
     if before and longer and before["definition"] == found["definition"]:
         return False
-    _write(path, f"{json.dumps(found, indent=1)}\n")
+    text = json.dumps(found, indent=1)
+    _write(path, f"{NUMBERS.sub(lambda list: ' '.join(list[0].split()), text)}\n")  # a curve on one line
     return True
 
 
