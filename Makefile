@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 EDGE ?= $(HOME)/.cache/fedlearn-edge
 PYTHONS ?= python3.10 python3.13
+TIER ?= ci
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install simulate test check build wheel-test edge-test edge-pythons proto clean
+.PHONY: help install simulate test reproduce check build wheel-test edge-test edge-pythons proto clean
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +25,9 @@ simulate: install ## run the embedded default: a CNN over 100 clients
 
 test: install ## run the tests
 	$(BIN)/python -m pytest -n 2
+
+reproduce: install ## run the claims of a tier (TIER=ci, nightly, release); data sets are fetched once
+	$(BIN)/fedlearn reproduce --tier $(TIER) --jobs 2 --fetch
 
 check: install ## lint and type-check
 	$(BIN)/ruff check .

@@ -7,9 +7,11 @@ the thing named, which checks it when it is built.
 
 from __future__ import annotations
 
+import copy
 import datetime
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -46,6 +48,7 @@ class ExperimentSection(Section):
     about: str = ""
     seed: int = Field(0, ge=0, lt=2**63)  # every random number of the run derives from it
     rounds: int = Field(10, ge=1)
+    stop_at: float = Field(0.0, ge=0, le=1)  # accuracy with which the run ends before its rounds are over; 0 = never
     evaluate_every: int = Field(1, ge=1)  # rounds between evaluations; the last round is always evaluated
     min_clients: int = Field(1, ge=1)  # a round with fewer usable updates is repeated with a new cohort
     attempts: int = Field(3, ge=1)  # how often a round is tried before the run fails
@@ -251,25 +254,45 @@ def shipped() -> dict[str, Path]:
     return {p.stem: p for p in sorted(SHIPPED.glob("*.toml"))}
 
 
+@dataclass(frozen=True)
+class Source:
+    """A config as it was written: its file, the text, and the tables in it."""
+
+    path: Path
+    text: str
+    table: dict[str, Any]
+
+
 def read(config: str | None, overrides: Sequence[str] = ()) -> Experiment:
     """Return the experiment of a file or a shipped name (None: the default), with ``section.key=value`` overrides.
 
     Raises ConfigError naming the file, the line and the nearest valid key.
     """
+    source = load(config)
+    return checked(source.table, str(source.path), source.text, overrides)
+
+
+def load(config: str | None) -> Source:
+    """Return what a config file, or a shipped name (None: the default), says; its keys are not looked at. Raises ConfigError."""
     path = _find(config)
     try:
         text = path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
-        table = tomllib.loads(text)
+        return Source(path, text, tomllib.loads(text))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not a text file (TOML in UTF-8 is expected)") from None
     except (ValueError, RecursionError) as error:  # tomllib lets a number too long, or tables too deep, through as these
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def checked(table: Mapping[str, Any], name: str, text: str, overrides: Sequence[str]) -> Experiment:
+    """Return the experiment of a parsed table with ``section.key=value`` overrides; ``name`` and ``text`` locate errors in the file."""
+    changed = copy.deepcopy(dict(table))
     places: dict[tuple[str, ...], str] = {}
     for override in overrides:
-        _override(table, override, places)
-    return validate(table, str(path), text, places)
+        _override(changed, override, places)
+    return validate(changed, name, text, places)
 
 
 def validate(table: Mapping[str, Any], name: str, text: str = "", places: Mapping[tuple[str, ...], str] | None = None) -> Experiment:

@@ -90,6 +90,18 @@ class RunFolder:
         return kept
 
 
+def owned(path: Path) -> bool:
+    """Tell whether a process is at work on a run folder: it holds the lock as long as it lives."""
+    try:
+        with (path / ".lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines of a run folder's `metrics.jsonl` that are whole."""
     try:

@@ -17,19 +17,23 @@ from fedlearn.reporting.table import csv_text, print_table, rows
 
 TARGET = 0.8  # what the default experiment is expected to reach
 COMPARISON = Path("comparison.html")
+CLAIMS = Path("experiments.html")
 
 EPILOG = """With one run, its plots and its report.html are drawn again (with --out: that page only, and the run folder
-stays as it is). With several, one page compares them: comparison.html here, or --out. Unfinished runs are welcome."""
+stays as it is). With several, one page compares them: comparison.html here, or --out. Unfinished runs are welcome.
+With --experiments, experiments.html shows what is claimed and what came of it."""
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
     made = Parser(prog="fedlearn report", description="Compare runs: a table, overlaid curves, config differences.", epilog=EPILOG)
-    made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, finished or not")
+    made.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="a run folder, finished or not")
     made.add_argument("--out", type=Path, metavar="FILE.html", help="where to write the page")
     made.add_argument("--target", type=float, default=TARGET, help="accuracy to count rounds and bytes to (%(default)s)")
     made.add_argument("--csv", action="store_true", help="print CSV with full precision; no page unless --out is given")
     made.add_argument("--profile", action="store_true", help="show where the rounds' time went, too")
+    made.add_argument("--experiments", action="store_true", help="in place of RUN: one page of what 'fedlearn reproduce' came to")
+    made.add_argument("--results", type=Path, metavar="DIR", help="with --experiments: the folder that 'fedlearn reproduce' wrote to")
     made.add_argument("--tensorboard", type=Path, metavar="DIR", help="also write TensorBoard events there")
     return made
 
@@ -47,6 +51,13 @@ def report(arguments: argparse.Namespace) -> None:
     file cannot be written.
     """
     _check(arguments)
+    if arguments.experiments:
+        _require_matplotlib()
+        from fedlearn.claims.page import write_page as write_claims
+        from fedlearn.claims.results import folder
+
+        _tell(f"page: {write_claims(arguments.results or folder(), arguments.out or CLAIMS)}")
+        return
     runs = [read(folder) for folder in arguments.runs]
     for run in runs:
         for problem in run.problems:
@@ -76,6 +87,11 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--out '{arguments.out}' is a folder; give a file, such as {arguments.out / 'page.html'}")
     if arguments.out and arguments.out.exists() and not arguments.out.is_file():  # as root, /dev/null would be replaced
         raise UserError(f"--out '{arguments.out}' is a device or a pipe; give a file, such as page.html")
+    others = [name for name in ("runs", "csv", "profile", "tensorboard") if getattr(arguments, name)]
+    if arguments.experiments and others:
+        raise UserError(f"--experiments makes a page of its own; leave out {'RUN' if others[0] == 'runs' else f'--{others[0]}'}")
+    if not arguments.experiments and (arguments.results or not arguments.runs):
+        raise UserError("--results is for --experiments" if arguments.results else "name the folder of a run, or give --experiments")
     seen: set[Path] = set()
     for folder in arguments.runs:
         if folder.resolve() in seen:
@@ -94,11 +110,15 @@ def _tell(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _page(runs: list[Run], found: list[dict[str, float | str | None]], arguments: argparse.Namespace) -> Path:
+def _require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise UserError("the page needs matplotlib: pip install 'fedlearn[sim]' (or use --csv)") from error
+
+
+def _page(runs: list[Run], found: list[dict[str, float | str | None]], arguments: argparse.Namespace) -> Path:
+    _require_matplotlib()
     if len(runs) > 1:
         from fedlearn.reporting.comparison import write_comparison
 

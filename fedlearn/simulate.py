@@ -30,6 +30,7 @@ _MAY_CHANGE = {
     ("devices", "cloud"),
     ("expect",),
     ("experiment", "rounds"),
+    ("experiment", "stop_at"),
     ("experiment", "about"),
     ("experiment", "checkpoint_every"),
 }
@@ -109,7 +110,7 @@ def run_in_folder(arguments: argparse.Namespace, again: str, go: Callable[[Exper
     arguments: config, set, out, resume, quiet. again: the command that goes on with a run, {out} for its folder. go:
     (experiment, folder, display, resume) → the summary. Raises what it raises.
     """
-    _require_extra()
+    require_extra()
     from fedlearn import config
 
     given = _folder(arguments)
@@ -202,7 +203,8 @@ def listing() -> str:
     return "\n".join([*lines, "", "your own: 'my_package.my_module:name' for datasets, models and strategies (any Flower strategy)"])
 
 
-def _require_extra() -> None:
+def require_extra() -> None:
+    """Raise ConfigError naming what a simulation needs and this Python lacks."""
     missing = []
     for module in ("torch", "flwr", "pydantic", "matplotlib", "safetensors"):
         from importlib.util import find_spec

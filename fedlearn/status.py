@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import math
 import re
@@ -18,7 +17,7 @@ from typing import Any
 
 from fedlearn.arguments import Parser, ended
 from fedlearn.errors import ConfigError, RunError, UserError
-from fedlearn.record import read_lines
+from fedlearn.record import owned, read_lines
 from fedlearn.reporting.units import bytes_text, number_text, percent_text, time_text
 
 SHOWN = 10
@@ -103,7 +102,7 @@ def of_folder(folder: Path) -> Status:
     last = lines[-1] if lines else {}
     scored: Mapping[str, Any] = next((line for line in reversed(lines) if line.get("accuracy") is not None), {})
     done, rounds = int(last.get("round", 0)), _rounds(folder)
-    live = _owned(folder)
+    live = owned(folder)
     state, again = _state(folder, done, rounds, live, summary, bool(address), bool(lines))
     counts = {event: sum(entry["event"] == event for entry in events) for event in TROUBLE}
     here = next((entry["attending"] for entry in reversed(events) if isinstance(entry.get("attending"), int)), None)
@@ -192,7 +191,8 @@ def _state(
     """Return a run's state in words, and the command that goes on with it where one is needed."""
     if live:
         return ("running" if begun else "waits for agents" if served else "starting"), None
-    if summary.get("rounds") == done and (rounds is None or done >= rounds):
+    stop_at = _config(folder).get("stop_at") or math.inf
+    if summary.get("rounds") == done and (rounds is None or done >= rounds or (summary.get("best_accuracy") or 0.0) >= stop_at):
         return "finished", None
     command = "serve" if served else "simulate"
     return "stopped", f"fedlearn {command} --resume --out {shlex.quote(str(folder))}" + (" and the options that it had" if served else "")
@@ -224,26 +224,20 @@ def _ago(moment: str) -> str:
     return f"{time_text(max(0, time.time() - then)).replace(' min', ' m')} ago"
 
 
-def _owned(folder: Path) -> bool:
-    """Tell whether a process is at work on a run: it holds the folder's lock as long as it lives."""
-    try:
-        with (folder / ".lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
 def _rounds(folder: Path) -> int | None:
+    found = _config(folder).get("rounds")
+    return found if isinstance(found, int) else None
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    """Return a run's table [experiment]; empty: it has none yet."""
     import tomllib
 
     try:
-        found = tomllib.loads((folder / "config.toml").read_text())["experiment"]["rounds"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return found if isinstance(found, int) else None
+        found = tomllib.loads((folder / "config.toml").read_text())["experiment"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _newest() -> Path:

@@ -28,6 +28,10 @@ from fedlearn.strategies.guard import Guarded
 Line = dict[str, Any]
 
 
+class _Reached(Exception):
+    """The accuracy at which a run ends is reached."""
+
+
 class Score(Protocol):
     """What a model reaches on held-out samples."""
 
@@ -94,6 +98,12 @@ class Run:
         lost = self.done + 1 - len({line["round"] for line in self.lines}) if found else 0
         if lost:
             self.display.note(f"metrics.jsonl lacks {lost} of its lines: the sums of bytes and seconds are too small")
+        reached = self._reached()
+        if reached is not None and reached < self.done:
+            raise ConfigError(
+                f"--resume: accuracy {self.experiment.experiment.stop_at:g} was reached in round {reached}, and {self.done} rounds are "
+                "done; leave experiment.stop_at as it was, or start anew"
+            )
         if found:
             self.model = found.model
             memory.recall(self.strategy, found.memory["strategy"], found.arrays)
@@ -141,8 +151,10 @@ class Run:
             note=self.display.note,
         )
         try:
-            if self.done < settings.rounds:
+            if self.done < settings.rounds and self._reached() is None:
                 guard.run(self.grid, for_strategy(self.layout, self.model), settings.rounds, self._after)
+        except _Reached:  # the one way out of a strategy's own loop
+            pass
         finally:
             if self._writer:
                 self._writer.shutdown()  # whatever happened, the last checkpoint is whole
@@ -151,6 +163,11 @@ class Run:
 
     def _settings(self, round: int) -> Mapping[str, Any]:
         return {"lr": self.grid.plan(round, {}).lr}
+
+    def _reached(self) -> int | None:
+        """Return the first round with the accuracy at which the run ends; None: there is none yet."""
+        stop_at = self.experiment.experiment.stop_at
+        return next((line["round"] for line in self.lines if stop_at and (line["accuracy"] or 0.0) >= stop_at), None)
 
     def _evaluates(self, round: int) -> bool:
         every, last = self.experiment.experiment.evaluate_every, self.experiment.experiment.rounds
@@ -184,9 +201,12 @@ class Run:
         self._tell_of_models(tally)
         if rises(self.lines, self.grid.downlink.renewed) and self.grid.downlink.renew(round):
             self.display.note(f"round {round}: the training loss has doubled; every client is sent the whole model at its next contact")
-        if round % self.experiment.experiment.checkpoint_every == 0 or round == self.experiment.experiment.rounds:
+        over = self._reached() is not None
+        if over or round % self.experiment.experiment.checkpoint_every == 0 or round == self.experiment.experiment.rounds:
             self._checkpoint()
         self._record_s = time.perf_counter() - begun
+        if over:
+            raise _Reached
 
     def _tell_of_models(self, tally: Any) -> None:
         """Note what a user should know of the models sent; each thing once."""

@@ -14,6 +14,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 from torch import nn
 
+from fedlearn.strategies.fedavg import FedAvg as OurFedAvg
+
 
 def reply(message: Message, arrays: dict[str, np.ndarray], **metrics) -> Message:
     content = RecordDict({"arrays": ArrayRecord({k: Array(v) for k, v in arrays.items()}), "metrics": MetricRecord(metrics)})
@@ -89,6 +91,14 @@ class Poisons(FedAvg):
         arrays, metrics = super().aggregate_train(server_round, replies)
         assert arrays is not None
         return ArrayRecord({k: Array(v.numpy() * np.float32(np.nan)) for k, v in arrays.items()}), metrics
+
+
+class WrongSign(OurFedAvg):
+    """Our FedAvg with its momentum the wrong way round."""
+
+    def _moved(self, mean):
+        self.velocity = -self.velocity
+        return super()._moved(mean)
 
 
 class Kills(nn.Module):

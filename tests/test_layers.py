@@ -12,11 +12,13 @@ LAYERS = [
     {"errors", "arguments", "seeds", "arrays", "plan", "config", "names", "files", "failpoints", "malloc", "checksum"},
     {"models", "data", "codec", "record", "devices", "bundling"},
     {"wire", "exchange", "reporting"},
+    {"claims"},
     {"flower", "progress", "report", "inspect"},
     {"clients", "strategies"},
     {"server"},
     {"engine"},
-    {"simulate", "serve", "status", "replay", "agent", "pki", "token", "enroll", "revoke", "app", "doctor", "install", "bundle"},
+    {"simulate", "serve", "reproduce", "status", "replay", "agent", "pki", "token", "enroll", "revoke", "app", "doctor", "install"}
+    | {"bundle"},
     {"__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

@@ -19,6 +19,7 @@ base/bin/python -m fedlearn.simulate && { echo "simulate without the extra must 
 "$python" -m venv sim
 sim/bin/python -m pip install --quiet --constraint "$constraints" "$wheel[sim]"
 sim/bin/fedlearn simulate --quiet --out run --set experiment.rounds=2 --set expect.accuracy=0.15
+sim/bin/fedlearn reproduce --list | grep -q fleet-twin
 sim/bin/python - <<'END'
 import fedlearn, json, pathlib, sys
 assert "site-packages" in fedlearn.__file__, fedlearn.__file__

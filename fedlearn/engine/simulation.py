@@ -24,6 +24,7 @@ from fedlearn.codec import AUTO, codec, feedback
 from fedlearn.codec.choice import Choice, Situation, choose
 from fedlearn.config import Experiment, to_toml
 from fedlearn.data.samples import Population
+from fedlearn.devices.machine import cores, processor
 from fedlearn.engine import ENGINES, apps
 from fedlearn.engine.devices import ChosenGrid, Setting, checked, takes_all
 from fedlearn.engine.downlink import Cast, Downlink, Shadow, Snapshots
@@ -361,6 +362,8 @@ def manifest(experiment: Experiment, population: Population, layout: Layout, eng
         "platform": {
             "system": platform.platform(),
             "machine": platform.machine(),
+            "processor": processor(),
+            "cores": cores(),
             "torch_capability": torch.backends.cpu.get_cpu_capability(),
         },
         "engine": {

@@ -38,6 +38,7 @@ figure { margin: 0; background: var(--card); border: 1px solid var(--line); bord
   padding: 10px 10px 12px; break-inside: avoid; }
 figure img { display: block; width: 100%; height: auto; }
 figcaption { color: var(--soft); font-size: 13px; padding: 6px 10px 0; }
+.scroll + .plots, .plots + .scroll, .scroll + pre, .note + .plots, pre + .note { margin-top: 14px; }
 .scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 12px; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
 th, td { padding: 7px 14px; text-align: left; border-top: 1px solid var(--line); vertical-align: top;

@@ -76,12 +76,12 @@ def cells(found: Sequence[Mapping[str, Value]]) -> list[list[str]]:
     return [[c.heading for c in COLUMNS], *([c.text(values[c.key]) for c in COLUMNS] for values in found)]
 
 
-def plain(lines: Sequence[Sequence[str]]) -> str:
-    """Return the lines aligned with spaces: the first column to the left, all others to the right."""
+def plain(lines: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Return the lines aligned with spaces: so many columns to the left, all others to the right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     made = []
-    for first, *others in lines:
-        padded = [first.ljust(widths[0]), *(text.rjust(width) for text, width in zip(others, widths[1:], strict=True))]
+    for line in lines:
+        padded = [text.ljust(width) if i < left else text.rjust(width) for i, (text, width) in enumerate(zip(line, widths, strict=True))]
         made.append("  ".join(padded).rstrip() + "\n")
     return "".join(made)
 
