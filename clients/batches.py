@@ -28,12 +28,18 @@ class Tensors:
         return len(self.y)
 
     def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the inputs and targets at the given positions; text is cut at its longest line."""
+        """Return the inputs and targets at the given positions; text is cut where its longest line ends."""
         x, y = self.x[indices], self.y[indices]
         if self.task != "text":
             return x, y
-        longest = max(1, int((y != IGNORE).sum(1).max()))
+        longest = max(1, int(ends(y).max()))
         return x[:, :longest], y[:, :longest]
+
+
+def ends(targets: torch.Tensor) -> torch.Tensor:
+    """Return where the lines of targets (N, T) end (N,): after the last one that counts. LEAF's lines have no other."""
+    places = torch.arange(1, targets.shape[1] + 1, device=targets.device)
+    return torch.where(targets != IGNORE, places, 0).amax(1)
 
 
 def tensors(samples: Samples, task: Task, device: str = "cpu") -> Tensors:
@@ -73,7 +79,7 @@ def batches_per_pass(samples: int, batch_size: int, merge_single: bool = False) 
 def _one_pass(data: Tensors, size: int, random: np.random.Generator, merge_single: bool) -> list[NDArray[np.int64]]:
     order = random.permutation(len(data))
     if data.task == "text":
-        lengths = (data.y != IGNORE).sum(1).cpu().numpy()
+        lengths = ends(data.y).cpu().numpy()
         order = order[np.argsort(lengths[order], kind="stable")]
     cuts = list(range(size, len(order), size))
     if merge_single and cuts and len(order) - cuts[-1] == 1:

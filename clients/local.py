@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -125,17 +125,8 @@ class Local:
         whole updates, and lies still while the client is not asked.
         """
         feeds, codec = feedback(plan.codec)
-        header = Header(
-            kind=GRADIENT if plan.task == "gradient" else UPDATE,
-            version=start.version,
-            digest=start.digest,
-            codec=codec,
-            seed=derive(plan.seed, "codec", plan.round, client),
-            examples=examples,
-            train_loss=loss,
-            residual=NO_FEEDBACK if not feeds else FRESH if lost is None else CARRIED,
-            metrics=metrics,
-        )
+        residual = NO_FEEDBACK if not feeds else FRESH if lost is None else CARRIED
+        header = replace(answer_header(client, plan, start, examples, loss), residual=residual, metrics=metrics)
         moved = self.moved(state.floats, codec)
         if not feeds:
             return Answer(encode(self.layout, header, difference, moved), None)
@@ -147,6 +138,19 @@ class Local:
     def moved(self, start: NDArray[np.float32], codec: str) -> NDArray[np.float32] | None:
         """Return how far a model has moved from the first one, for a codec that uses it."""
         return start - self.initial if find_codec(codec).uses_moved else None
+
+
+def answer_header(client: int, plan: Plan, start: Header, examples: int, loss: float | None) -> Header:
+    """Return what the payload of a client's update says of itself; start: of the model that it began with."""
+    return Header(
+        kind=GRADIENT if plan.task == "gradient" else UPDATE,
+        version=start.version,
+        digest=start.digest,
+        codec=feedback(plan.codec)[1],
+        seed=derive(plan.seed, "codec", plan.round, client),
+        examples=examples,
+        train_loss=loss,
+    )
 
 
 def _split_series(y: NDArray[np.generic], share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

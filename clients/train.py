@@ -51,14 +51,11 @@ def train(module: nn.Module, layout: Layout, plan: Plan, start: State, data: Ten
     The module's weights are overwritten. halvings: of mini-batches that are known not to fit into memory; more follow when it
     runs out. Raises ClientError when there is no data or training diverges, and NoRoom when no halving helps.
     """
-    if not len(data):
-        raise ClientError(f"client {client} has no samples")
+    merge = normalises(module)
+    batches = drawn(plan, data, client, merge)
     write_state(module, layout, start)
     module.train()
-    merge = normalises(module)
     count = steps(plan, len(data), merge, client)
-    order = generator(plan.seed, "batches", plan.round, client)
-    batches = _augmented(passes(data, plan.batch_size, order, merge), plan, client)
     room = Room(halvings)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(plan.seed, "dropout", plan.round, client))
@@ -66,10 +63,21 @@ def train(module: nn.Module, layout: Layout, plan: Plan, start: State, data: Ten
     end = read_state(module, layout)
     difference = State(end.floats - start.floats, end.integers - start.integers)
     if plan.task == "gradient":
-        difference = _with_gradients(module, layout, difference)
+        difference = with_gradients(module, layout, difference)
     loss = float(torch.stack(losses).mean())
     check_finite(client, plan, loss, difference.floats)
     return Update(difference, len(data), loss, len(losses), room.halvings)
+
+
+def drawn(plan: Plan, data: Tensors, client: int, merge: bool = False) -> Batches:
+    """Return the mini-batches that a client draws in a round, pass after pass; raises ClientError when it has no data.
+
+    merge: see `passes`.
+    """
+    if not len(data):
+        raise ClientError(f"client {client} has no samples")
+    order = generator(plan.seed, "batches", plan.round, client)
+    return _augmented(passes(data, plan.batch_size, order, merge), plan, client)
 
 
 def normalises(module: nn.Module) -> bool:
@@ -147,8 +155,8 @@ def _gradient(module: nn.Module, plan: Plan, batches: Batches, room: Room) -> li
     return [loss]
 
 
-def _with_gradients(module: nn.Module, layout: Layout, difference: State) -> State:
-    """Return the difference with minus the gradient in the place of every trained weight."""
+def with_gradients(module: nn.Module, layout: Layout, difference: State) -> State:
+    """Return the difference with minus the gradient, each weight's ``grad``, in the place of every trained weight."""
     views = layout.split(difference)
     for name, parameter in module.named_parameters(remove_duplicate=False):  # a tied weight has two names
         if parameter.grad is not None:

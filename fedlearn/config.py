@@ -133,13 +133,14 @@ class CodecSection(Section):
 
 
 class EngineSection(Section):
-    """``[engine]``: how the clients of this process are run; it never changes the result."""
+    """``[engine]``: how the clients of this process are run; of the result it changes at most the last bits."""
 
     kind: Literal["serial", "pool", "stacked", "ray", "auto"] = "pool"
     workers: int = Field(0, ge=0, le=1024)  # processes; 0 = one per core, and of "ray" one per CPU of the cluster
     address: str = ""  # of a Ray cluster, as in ray.init: "auto", "HOST:6379"; empty starts one of this machine alone
     chunk: int = Field(0, ge=0, le=10_000)  # clients in a stack; 0 = 5 on a CPU, else the cohort
     device: str = "cpu"  # a torch device; others than cpu need kind = "serial" or "stacked"
+    collapse: bool = False  # clients that take one step each take it as one batch; changes the result's last bits
 
     @model_validator(mode="after")
     def _device(self) -> EngineSection:

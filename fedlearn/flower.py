@@ -29,6 +29,7 @@ class Received:
     client: int
     header: Header
     difference: Change
+    summed: bool = False  # see `ExactSum.add`
 
 
 class HeldArray(Array):

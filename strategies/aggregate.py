@@ -40,17 +40,19 @@ class ExactSum:
         self.limit = 2.0**62 * UNIT / max(1, most)  # of weight × |value|: `most` of them cannot overflow
         self._scratch = np.empty(BLOCK, np.float64)
 
-    def add(self, update: State | Change, weight: int, place: int = 0) -> None:
+    def add(self, update: State | Change, weight: int, place: int = 0, summed: bool = False) -> None:
         """Add ``weight`` × update. Raises PayloadError, and adds nothing, when a value is too large to be exact.
 
         A sparse update costs its own values only. place: of the client in the sorted cohort; a plain sum does not need it.
+        summed: the update is a sum in which each client's has its weight already, or nothing, because another's is that sum.
         """
-        largest, factor = self.check(update, weight), weight / UNIT
+        times = 1 if summed else weight
+        largest, factor = self.check(update, times), times / UNIT
         if isinstance(update.floats, Sparse):
             self._sums[update.floats.indices] += np.rint(update.floats.values.astype(np.float64) * factor).astype(np.int64)
         else:
             self._add(update.floats, factor, largest / UNIT < 2.0**51)
-        self.integer_total += weight * update.integers
+        self.integer_total += times * update.integers
         self.weight += weight
         self.count += 1
 
@@ -104,9 +106,9 @@ class MedianOfMeans:
         """Start at zero with ``groups`` groups; see `ExactSum`."""
         self.groups = [ExactSum(floats, integers, most) for _ in range(groups)]
 
-    def add(self, update: State | Change, weight: int, place: int = 0) -> None:
+    def add(self, update: State | Change, weight: int, place: int = 0, summed: bool = False) -> None:
         """Add ``weight`` × update to the group of the client's ``place`` in the sorted cohort; see `ExactSum.add`."""
-        self.groups[place % len(self.groups)].add(update, weight)
+        self.groups[place % len(self.groups)].add(update, weight, summed=summed)
 
     @property
     def count(self) -> int:

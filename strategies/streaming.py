@@ -86,7 +86,7 @@ class Streaming(Strategy):
         for reply in replies:
             if not reply.has_error():
                 received = update_of(reply, self.layout, self.current)
-                running.add(received.difference, self.weight(received), self.places[received.client])
+                running.add(received.difference, self.weight(received), self.places[received.client], received.summed)
                 losses.append((received.header.train_loss, received.header.examples))
         if running.count < self.min_clients:
             return None, None

@@ -79,7 +79,7 @@ class Timed(Around):
             flops = each * self.work.samples(task.client, task.kind, task.plan)
         except Exception:  # data that cannot be read has failed the client already
             flops = 0.0
-        time, late = self.clock.add(task.client, outcome.bytes_down, flops, len(outcome.payload or b""))
+        time, late = self.clock.add(task.client, outcome.bytes_down, flops, outcome.bytes_up)
         if not late:
             return outcome
         limit = self.clock.deadline_s

@@ -17,10 +17,10 @@ from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from fedlearn.arrays import Layout, State
+from fedlearn.arrays import Change, Layout, Sparse, State
 from fedlearn.codec import codec, feedback
 from fedlearn.engine.downlink import Downlink, Published
-from fedlearn.engine.runner import Outcome, Slots, Task
+from fedlearn.engine.runner import Outcome, Slots, Summed, Task
 from fedlearn.engine.serial import Engine
 from fedlearn.engine.states import States
 from fedlearn.engine.vectors import NONE, ClientVectors
@@ -28,7 +28,7 @@ from fedlearn.errors import PayloadError, RunError
 from fedlearn.flower import ERROR_CODE, EXAMPLES, Received, attach, for_strategy, to_state
 from fedlearn.plan import Plan
 from fedlearn.strategies.aggregate import ExactSum
-from fedlearn.wire import FRESH, GRADIENT, UPDATE, Bytes, decode
+from fedlearn.wire import FRESH, GRADIENT, UPDATE, decode
 
 _MOST_ASKED = 5  # times in a row that a strategy may ask for the nodes before we say that it waits for more of them
 
@@ -249,13 +249,12 @@ class SimulationGrid(Grid):
             return self._failed(message, outcome.client, outcome.error, train)
         if not train:
             return Message(RecordDict({"metrics": MetricRecord(dict(outcome.metrics))}), reply_to=message)
-        payload = outcome.payload or b""
-        self.tally.bytes_up += len(payload)
+        self.tally.bytes_up += outcome.bytes_up
         self.tally.messages_up += 1
         self.tally.bytes_raw += self.layout.raw_bytes
         begun = time.perf_counter()
         try:
-            received = self._receive(task, outcome, payload, sent)
+            received = self._receive(task, outcome, sent)
         except PayloadError as error:
             self.engine.refused(outcome.client, str(error))
             return self._failed(message, outcome.client, str(error), train)
@@ -265,11 +264,13 @@ class SimulationGrid(Grid):
         reply = self._content(message, received, sent)
         return attach(reply, received) if self.payloads else reply
 
-    def _receive(self, task: Task, outcome: Outcome, payload: Bytes, sent: _Sent) -> Received:
+    def _receive(self, task: Task, outcome: Outcome, sent: _Sent) -> Received:
         """Return a checked update; raises PayloadError when it must not be aggregated."""
+        if outcome.summed:
+            return self._of_sum(outcome.client, outcome.summed)
         _, asked = feedback(task.plan.codec)
         moved = self._start(outcome.client, sent) - self.initial if codec(asked).uses_moved else None
-        header, change = decode(self.layout, payload, (UPDATE, GRADIENT), moved, asked)
+        header, change = decode(self.layout, outcome.payload or b"", (UPDATE, GRADIENT), moved, asked)
         base = outcome.base
         if base is None or (header.version, header.digest) != (base.version, base.digest):
             raise PayloadError("the update started from another model than the one sent")
@@ -279,6 +280,12 @@ class SimulationGrid(Grid):
             self.tally.damaged += 1
         ExactSum(0, 0, len(sent.messages)).check(change, header.examples)
         return Received(outcome.client, header, change)
+
+    def _of_sum(self, client: int, summed: Summed) -> Received:
+        """Return an update that is part of a sum, which stands with one client of it."""
+        nothing = Sparse(np.empty(0, np.int64), np.empty(0, np.float32), self.layout.floats)
+        floats = nothing if summed.floats is None else summed.floats
+        return Received(client, summed.header, Change(floats, np.zeros(self.layout.integers, np.int64)), summed=True)
 
     def _content(self, message: Message, received: Received, sent: _Sent) -> Message:
         header = received.header

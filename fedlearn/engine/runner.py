@@ -76,11 +76,35 @@ class Held:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Clients that take one step from the same model, so that one sum of their updates can be computed; see `collapse`.
+
+    by_examples: each update weighs the client's examples in the sum; otherwise 1.
+    """
+
+    clients: tuple[int, ...]
+    by_examples: bool
+
+
+@dataclass(frozen=True)
+class Summed:
+    """Of a client whose update was computed in the sum of a group: what its payload would have said, and that payload's bytes.
+
+    floats: the group's sum (P,), with one of its clients; None with the others.
+    """
+
+    header: Header
+    bytes_up: int
+    floats: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
 class Task:
     """What one client is to do: train or evaluate by a plan; ``config`` and ``state`` are for a Flower ClientApp.
 
     link: None when the cohort's payload is what the client is sent. download: the bytes that it takes, where they are
-    not those of what is sent. residual: of a client with error feedback.
+    not those of what is sent. residual: of a client with error feedback. group: of clients whose sum is asked for, of which
+    ``client`` is the first.
     """
 
     client: int
@@ -91,11 +115,15 @@ class Task:
     link: Link | None = None
     download: int | None = None
     residual: Slots | None = None
+    group: Group | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a task: a payload (train) or metrics (evaluate), or the reason why not."""
+    """What came of a task: a payload (train) or metrics (evaluate), or the reason why not.
+
+    Of a group: its sum in the place of a payload, see `together.sum_of`, and what came of each of its clients.
+    """
 
     client: int
     payload: Bytes | None = None  # a view holds until the next outcome is asked for
@@ -110,6 +138,13 @@ class Outcome:
     residual: bytes | None = None  # digest of what error feedback carries over
     fallback: bool = False  # a difference would have done no good, and the whole model was sent
     damaged: bool = False  # what the disk held of this client was not what had been written
+    summed: Summed | None = None  # in the place of a payload
+    group: tuple[Outcome, ...] = ()
+
+    @property
+    def bytes_up(self) -> int:
+        """Return the bytes of the client's answer."""
+        return self.summed.bytes_up if self.summed else len(self.payload or b"")
 
 
 class Runner(Local):
@@ -149,12 +184,8 @@ class Runner(Local):
                 outcome = self._answer(task, held)
         except RecordError:  # the disk's failure, not the client's
             raise
-        except FedlearnError as error:
-            outcome = Outcome(task.client, error=str(error))
-        except MemoryError:
-            outcome = Outcome(task.client, error="out of memory; lower train.batch_size or engine.workers")
         except (Exception, SystemExit) as error:  # the model, the data or the app is the user's code
-            outcome = Outcome(task.client, error=f"{type(error).__name__}: {error}")
+            outcome = Outcome(task.client, error=reason(error))
         return outcome if held is None else sent(outcome, held, received - begun)
 
     def receive(self, task: Task, payload: Bytes) -> Held:
@@ -230,11 +261,24 @@ class Runner(Local):
             from fedlearn.engine.apps import answer
 
             return answer(self, task, held)
+        if task.group:
+            from fedlearn.engine.together import work
+
+            return work(self, task, task.group, held)
         return self._train(task, held) if task.kind == "train" else Outcome(task.client, metrics=self.evaluate(task.client, held.state))
 
     def _train(self, task: Task, held: Held) -> Outcome:
         made = self.train(task.client, task.plan, held.header, held.state, self._residual(task))
         return Outcome(task.client, made.payload, train_s=made.train_s, encode_s=made.encode_s, residual=self._keep(task, made))
+
+
+def reason(error: BaseException) -> str:
+    """Return what is recorded of a client whose work raised an error."""
+    if isinstance(error, FedlearnError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory; lower train.batch_size or engine.workers"
+    return f"{type(error).__name__}: {error}"
 
 
 def sent(outcome: Outcome, held: Held, receive_s: float) -> Outcome:

@@ -25,7 +25,7 @@ from fedlearn.codec.choice import Choice, Situation, choose
 from fedlearn.config import Experiment, to_toml
 from fedlearn.data.samples import Population
 from fedlearn.devices.machine import cores, processor
-from fedlearn.engine import ENGINES, apps
+from fedlearn.engine import ENGINES, apps, collapse
 from fedlearn.engine.devices import ChosenGrid, Setting, checked, takes_all
 from fedlearn.engine.downlink import Cast, Downlink, Shadow, Snapshots
 from fedlearn.engine.fleet import Fleet
@@ -81,6 +81,8 @@ def simulate(
         app = apps.load(experiment.client.app, experiment.client.mods)
         if app is not None and fleet is not None:
             raise ConfigError("Flower ClientApps and mods run in a simulation, or on Flower's own engine; agents train by [train] alone")
+    if experiment.engine.collapse:
+        collapse.check(experiment, strategy, app is not None, fleet is not None)
     initial = models.read_state(module, layout)
     if not np.isfinite(initial.floats).all():
         raise ModelError(f"model '{experiment.model.name}' starts with NaN or infinite values; mend how its weights are drawn")
@@ -90,6 +92,7 @@ def simulate(
     downlink, copies = _downlink(experiment, folder, len(population.clients), layout, initial, fleet is not None, strategy)
     states = States(folder.path / "checkpoint" / "states.sqlite") if app is not None else None
     runner = Runner(module, layout, population, experiment.experiment.seed, holdout, experiment.engine.device, app, copies, residuals)
+    summing = collapse.before(experiment, strategy, runner) if experiment.engine.collapse else None
     setting = Setting(experiment, runner, devices, strategy) if devices else None
     experiment, auto = _with_engine(experiment, runner, cohort_of(strategy, len(population.clients)), folder if resume else None)
     engine = _engine(experiment, runner)
@@ -97,6 +100,8 @@ def simulate(
     try:
         if fleet is not None:
             engine = fleet(runner, engine, experiment, population, downlink)
+        if summing:
+            engine = summing(engine)
         if setting:
             engine = setting.engine(engine)
         if watch:
@@ -281,6 +286,9 @@ def _engine(experiment: Experiment, runner: Runner) -> Engine:
 def _with_engine(experiment: Experiment, runner: Runner, cohort: int, begun: RunFolder | None) -> tuple[Experiment, dict[str, Any]]:
     """Return the experiment with the engine that "auto" stands for, and what was measured; a resumed run keeps its engine."""
     section = experiment.engine
+    if section.collapse and section.kind in ("stacked", "auto"):  # what is left to train by itself is trained as everywhere
+        kind = "pool" if section.device == "cpu" else "serial"
+        return experiment.model_copy(update={"engine": section.model_copy(update={"kind": kind, "chunk": 0})}), {}
     if section.kind != "auto":
         return experiment, {}
     kept = _manifest(begun) if begun else {}
@@ -340,7 +348,8 @@ def facts(experiment: Experiment, population: Population, layout: Layout, engine
         "model": f"{experiment.model.name}, {layout.trained:,} parameters",
         "strategy": experiment.strategy.name,
         "codec": f"{codec.up} up, {codec.down} down" + (f" (auto: {why})" if why else ""),
-        "engine": f"{experiment.engine.kind}, {engine.workers} worker{'s' * (engine.workers > 1)}",
+        "engine": f"{experiment.engine.kind}, {engine.workers} worker{'s' * (engine.workers > 1)}"
+        + ", one batch for all" * experiment.engine.collapse,
     }
 
 
@@ -372,6 +381,7 @@ def manifest(experiment: Experiment, population: Population, layout: Layout, eng
             "workers": engine.workers,
             "device": experiment.engine.device,
             "threads": 1,
+            "collapse": experiment.engine.collapse,
         },
         "data": {
             "name": population.name,

@@ -18,6 +18,7 @@ from fedlearn.wire.payload import (
     encode,
     encode_difference,
     encode_model,
+    raw_length,
     read_header,
     read_message,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "encode",
     "encode_difference",
     "encode_model",
+    "raw_length",
     "read_header",
     "read_message",
 ]

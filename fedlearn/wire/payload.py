@@ -119,6 +119,13 @@ def encode(layout: Layout, header: Header, state: State, moved: NDArray[np.float
     return _seal(layout, header, state, _body(layout, header, state.floats, moved))
 
 
+def raw_length(layout: Layout, header: Header) -> int:
+    """Return the bytes of the payload that `encode` makes of any values under a header whose codec is raw32."""
+    body = 4 * (layout.floats - layout.buffers_at.size)
+    head = _head(layout, header, np.zeros(layout.integers, np.int64), np.zeros(layout.buffers_at.size, np.float32))
+    return int(head.ByteSize()) + len(_BODY_TAG) + len(varint(body)) + body + len(_CHECKSUM_TAG) + 4
+
+
 def encode_model(layout: Layout, state: State, version: int, codec: str, seed: int) -> tuple[bytes, Header, State]:
     """Return a whole model's payload, its header, and the state that every receiver will decode from it.
 
@@ -298,7 +305,18 @@ def _dense(floats: NDArray[np.float32] | Sparse) -> NDArray[np.float32]:
 
 def _seal(layout: Layout, header: Header, state: State, body: Bytes) -> bytes:
     """Return the payload of an encoded body; buffers and integers are the state's."""
-    message = payload_pb2.Payload(
+    head = _head(layout, header, state.integers, state.floats[layout.buffers_at]).SerializeToString(deterministic=True)
+    # The body is appended by hand: one copy of a large array instead of three. It is the same message.
+    parts = [head, _BODY_TAG, varint(len(body)), body]
+    checksum = 0
+    for part in parts:
+        checksum = crc32(part, checksum)
+    return b"".join([*parts, _CHECKSUM_TAG, struct.pack("<I", checksum)])
+
+
+def _head(layout: Layout, header: Header, integers: NDArray[np.int64], buffers: NDArray[np.float32]) -> payload_pb2.Payload:
+    """Return the message without its body and checksum. integers: (Q,), buffers: those of the floats that are not trained."""
+    return payload_pb2.Payload(
         format=FORMAT,
         kind=header.kind,  # type: ignore[arg-type]  # the generated enum is an int at run time
         schema=int.from_bytes(layout.schema, "little"),
@@ -310,18 +328,11 @@ def _seal(layout: Layout, header: Header, state: State, body: Bytes) -> bytes:
         examples=header.examples,
         train_loss=header.train_loss,
         metrics=[_metric(name, value) for name, value in header.metrics.items()],
-        integers=np.ascontiguousarray(state.integers, "<i8").tobytes(),
-        buffers=np.ascontiguousarray(state.floats[layout.buffers_at], "<f4").tobytes(),
+        integers=np.ascontiguousarray(integers, "<i8").tobytes(),
+        buffers=np.ascontiguousarray(buffers, "<f4").tobytes(),
         base_digest=int.from_bytes(header.base_digest, "little"),
         residual=header.residual,  # type: ignore[arg-type]
     )
-    # The body is appended by hand: one copy of a large array instead of three. It is the same message.
-    head = message.SerializeToString(deterministic=True)
-    parts = [head, _BODY_TAG, varint(len(body)), body]
-    checksum = 0
-    for part in parts:
-        checksum = crc32(part, checksum)
-    return b"".join([*parts, _CHECKSUM_TAG, struct.pack("<I", checksum)])
 
 
 def _check_finite(floats: NDArray[np.float32]) -> None:

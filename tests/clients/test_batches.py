@@ -47,3 +47,11 @@ def test_text_is_batched_by_length_and_cut_at_the_longest_line():
     data = tensors(Samples(np.zeros((6, 10), np.uint8), y), "text")
     widths = sorted(x.shape[1] for x, _ in islice(passes(data, 2, generator(0, "x")), 3))
     assert widths == [2, 7, 9]
+
+
+def test_lines_of_which_the_last_character_counts_alone_are_cut_behind_it():
+    y = np.full((4, 10), IGNORE, np.int16)
+    y[range(4), [3, 9, 5, 4]] = 1
+    data = tensors(Samples(np.zeros((4, 10), np.uint8), y), "text")
+    found = sorted((x.shape[1], int((y != IGNORE).sum())) for x, y in islice(passes(data, 2, generator(0, "x")), 2))
+    assert found == [(5, 2), (10, 2)]

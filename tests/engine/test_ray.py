@@ -71,6 +71,13 @@ def test_serial_pool_and_ray_give_the_same_bits(on_ray, tmp_path):
         assert [line[what] for line in runs[0].lines] == [line[what] for line in runs[1].lines]
 
 
+def test_a_step_taken_together_has_the_same_bits_on_ray(on_ray, tmp_path):
+    sets = ["engine.collapse=true", "train.batch_size=0"]
+    there, here = on_ray(*sets), run(tmp_path / "serial", *sets)
+    assert (there.code, there.sha256) == (here.code, here.sha256) == (0, there.sha256)
+    assert [line["bytes_up"] for line in there.lines] == [line["bytes_up"] for line in here.lines]
+
+
 def test_what_clients_keep_travels_with_their_tasks(on_ray, tmp_path):
     sets = ["codec.up=ef+topk(0.1)+tern", "codec.down=q4", "codec.downlink=shadow"]
     there, here = on_ray(*sets), run(tmp_path / "serial", *sets)
