@@ -212,6 +212,7 @@ REFUSED = {
     "a codec": (FEDAVG, "codec.up=q8", 'codec.up = "q8" encodes each update: set codec.up = "raw32"'),
     "error feedback": (FEDAVG, "codec.up=ef+raw32", "encodes each update"),
     "copies": (FEDAVG, "codec.down=q4", "leaves each client a model of its own"),
+    "stragglers": (FEDAVG, "train.stragglers=0.5", "train.stragglers = 0.5 has clients do less than others: set it to 0"),
     "clipping": (FEDAVG, "train.clip_norm=1.0", "clip_norm = 1 clips each client's gradient: set it to 0"),
     "clipping by the strategy": (strategy("minibatch-sgd", clip_norm=2.0), "train.lr=0.1", "clip_norm = 2 clips"),
     "precision": (FEDAVG, "train.precision=bfloat16", 'set it to "float32"'),

@@ -179,7 +179,7 @@ SERIES = TEN.replace('"digits"', '"watch-mini"').replace('kind = "dirichlet"\ncl
 SHIPPED = {
     **{name: (TEN, name) for name in ("logistic", "2nn", "cnn", "cnn-small", "resnet-small", "mobilenet-small")},
     "lstm-rows": (TEN.replace("[train]", "[train]\nsteps = 2"), "lstm-rows"),
-    "lenet": (TEN.replace('"digits"', '"fashion-mini"').replace("fraction_train = 0.5", "clients_per_round = 4"), "lenet"),
+    "lenet": (TEN.replace('"digits"', '"fashion-mini"').replace("[train]", "[train]\nsteps = 2"), "lenet"),
     "lstm-sensor": (SERIES, "lstm-sensor"),
     "lstm-char": (TEXT, "lstm-char"),
     "transformer-char": (TEXT, "transformer-char"),
