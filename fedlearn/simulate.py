@@ -29,6 +29,7 @@ _MAY_CHANGE = {
     ("devices", "target"),
     ("devices", "cloud"),
     ("expect",),
+    ("tune",),
     ("experiment", "rounds"),
     ("experiment", "about"),
     ("experiment", "checkpoint_every"),
@@ -109,7 +110,7 @@ def run_in_folder(arguments: argparse.Namespace, again: str, go: Callable[[Exper
     arguments: config, set, out, resume, quiet. again: the command that goes on with a run, {out} for its folder. go:
     (experiment, folder, display, resume) → the summary. Raises what it raises.
     """
-    _require_extra()
+    require_extra()
     from fedlearn import config
 
     given = _folder(arguments)
@@ -118,7 +119,7 @@ def run_in_folder(arguments: argparse.Namespace, again: str, go: Callable[[Exper
     else:
         experiment = config.read(arguments.config, arguments.set)
     check_names(experiment)
-    path = given or _new_folder(experiment.experiment.name)
+    path = given or new_folder(experiment.experiment.name)
     _check_folder(path, experiment, arguments.resume, arguments.config is not None)
 
     from fedlearn.progress import Progress
@@ -202,7 +203,8 @@ def listing() -> str:
     return "\n".join([*lines, "", "your own: 'my_package.my_module:name' for datasets, models and strategies (any Flower strategy)"])
 
 
-def _require_extra() -> None:
+def require_extra() -> None:
+    """Raise ConfigError where a simulation lacks a package, or the Python that it needs."""
     missing = []
     for module in ("torch", "flwr", "pydantic", "matplotlib", "safetensors"):
         from importlib.util import find_spec
@@ -228,7 +230,8 @@ def _folder(arguments: argparse.Namespace) -> Path | None:
     return runs[-1]
 
 
-def _new_folder(name: str) -> Path:
+def new_folder(name: str) -> Path:
+    """Return the path of a folder for a run of this name; nothing is made."""
     stem = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     path, number = stem, 2
     while path.exists():

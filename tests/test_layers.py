@@ -16,7 +16,8 @@ LAYERS = [
     {"clients", "strategies"},
     {"server"},
     {"engine"},
-    {"simulate", "serve", "status", "replay", "agent", "pki", "token", "enroll", "revoke", "app", "doctor", "install", "bundle"},
+    {"tuning"},
+    {"simulate", "tune", "serve", "status", "replay", "agent", "pki", "token", "enroll", "revoke", "app", "doctor", "install", "bundle"},
     {"__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
