@@ -70,6 +70,8 @@ def line(trial: Trial, total: int) -> str:
     values = ", ".join(f"{key} = {shown(value)}" for key, value in trial.values.items())
     told = trial.figures
     figures = f"{percent_text(told.accuracy)}, {bytes_text(told.bytes)}, {time_text(told.time)}" if told else ""
+    if told and told.rounds_to_target is not None:
+        figures += f", {told.rounds_to_target:.1f} rounds to the target"
     end = {"complete": "", "failed": f"failed: {trial.reason}", "pruned": f"pruned: {trial.reason}"}[trial.state]
     again = "" if trial.own else f"as {trial.run}"
     return f"trial {trial.number} of {total}: " + "; ".join(filter(None, (values, again, figures, end)))
