@@ -13,6 +13,7 @@ from fedlearn.names import nearest
 COMMANDS = {
     "simulate": ("fedlearn.simulate", "run an experiment with simulated clients on this machine"),
     "reproduce": ("fedlearn.reproduce", "run experiments, and compare them with what is claimed"),
+    "tune": ("fedlearn.tune", "look for good values of an experiment's keys, by many short runs"),
     "serve": ("fedlearn.serve", "run an experiment over real agents"),
     "status": ("fedlearn.status", "tell how a run is doing, while it goes on and after"),
     "replay": ("fedlearn.replay", "recompute a run over agents from its journal"),

@@ -233,6 +233,12 @@ class ExpectSection(Section):
         return self
 
 
+class TuneSection(Section):
+    """``[tune]``: what ``fedlearn tune`` looks through; a run has no use for it."""
+
+    search: dict[str, Any] = {}  # key → range, such as train.lr = "log:0.01:1"
+
+
 class Experiment(Section):
     """A whole experiment; every table has defaults, so an empty file is the embedded default's skeleton."""
 
@@ -248,6 +254,7 @@ class Experiment(Section):
     devices: DevicesSection = DevicesSection()
     evaluate: EvaluateSection = EvaluateSection()
     expect: ExpectSection = ExpectSection()
+    tune: TuneSection = TuneSection()
 
 
 def shipped() -> dict[str, Path]:

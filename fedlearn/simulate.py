@@ -29,6 +29,7 @@ _MAY_CHANGE = {
     ("devices", "target"),
     ("devices", "cloud"),
     ("expect",),
+    ("tune",),
     ("experiment", "rounds"),
     ("experiment", "stop_at"),
     ("experiment", "about"),
@@ -119,7 +120,7 @@ def run_in_folder(arguments: argparse.Namespace, again: str, go: Callable[[Exper
     else:
         experiment = config.read(arguments.config, arguments.set)
     check_names(experiment)
-    path = given or _new_folder(experiment.experiment.name)
+    path = given or new_folder(experiment.experiment.name)
     _check_folder(path, experiment, arguments.resume, arguments.config is not None)
 
     from fedlearn.progress import Progress
@@ -204,7 +205,7 @@ def listing() -> str:
 
 
 def require_extra() -> None:
-    """Raise ConfigError naming what a simulation needs and this Python lacks."""
+    """Raise ConfigError where a simulation lacks a package, or the Python that it needs."""
     missing = []
     for module in ("torch", "flwr", "pydantic", "matplotlib", "safetensors"):
         from importlib.util import find_spec
@@ -230,7 +231,8 @@ def _folder(arguments: argparse.Namespace) -> Path | None:
     return runs[-1]
 
 
-def _new_folder(name: str) -> Path:
+def new_folder(name: str) -> Path:
+    """Return the path of a folder for a run of this name; nothing is made."""
     stem = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     path, number = stem, 2
     while path.exists():

@@ -17,8 +17,9 @@ LAYERS = [
     {"clients", "strategies"},
     {"server"},
     {"engine"},
-    {"simulate", "serve", "reproduce", "status", "replay", "agent", "pki", "token", "enroll", "revoke", "app", "doctor", "install"}
-    | {"bundle"},
+    {"tuning"},
+    {"simulate", "tune", "serve", "reproduce", "status", "replay", "agent", "pki", "token", "enroll", "revoke", "app", "doctor"}
+    | {"install", "bundle"},
     {"__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

@@ -1,0 +1,1 @@
+"""Looking for good values of a config's keys: what ``fedlearn tune`` runs, and what it leaves."""
