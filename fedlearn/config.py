@@ -52,7 +52,9 @@ class ExperimentSection(Section):
     evaluate_every: int = Field(1, ge=1)  # rounds between evaluations; the last round is always evaluated
     min_clients: int = Field(1, ge=1)  # a round with fewer usable updates is repeated with a new cohort
     attempts: int = Field(3, ge=1)  # how often a round is tried before the run fails
-    checkpoint_every: int = Field(1, ge=1)  # rounds between checkpoints: what a kill can cost
+    checkpoint_every: int = Field(
+        0, ge=0
+    )  # rounds between checkpoints, which a kill can cost; 0: each round, or half a second of quick ones
 
 
 class PartitionSection(OpenSection):

@@ -111,8 +111,9 @@ def _change(phase: str, found: Profile, run: Run) -> str | None:
 
 def _less_often(key: str, settings: Mapping[str, Any], what: str) -> str | None:
     now, rounds = finite(settings, key), finite(settings, "rounds")
-    if not now or not rounds or now >= rounds:
+    if now is None or not rounds or max(1, now) >= rounds:
         return None
+    now = max(1, now)  # 0 is each round
     return f"experiment.{key} = {min(10 * now, rounds):.0f} (now {now:.0f}) {what}"
 
 
