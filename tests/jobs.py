@@ -11,6 +11,7 @@ CONFIG = """\
 [experiment]
 name = "tiny"
 rounds = 3
+checkpoint_every = 1
 
 [data]
 name = "digits"

@@ -113,3 +113,20 @@ def test_a_round_below_min_clients_is_repeated_with_another_cohort(tmp_path, cap
     hopeless = run(tmp_path / "never", "experiment.min_clients=9", "strategy.clients_per_round=12", config=config)
     assert hopeless.code == 3
     assert "8 of 12 clients gave a usable update" in capsys.readouterr().err
+
+
+def test_fedprox_pulls_towards_the_model_and_without_a_pull_is_fedavg(tmp_path):
+    ran = {
+        mu: run(tmp_path / str(mu), "experiment.rounds=1", config=strategy("fedprox", fraction_train=0.5, proximal_mu=mu))
+        for mu in (0.0, 0.1, 1.0)
+    }
+    plain = run(tmp_path / "plain", "experiment.rounds=1", config=strategy("fedavg", fraction_train=0.5))
+    start = flat(sorted((run(tmp_path / "start", "train.lr=1e-30", "experiment.rounds=1").folder / "checkpoint").glob("*.safetensors"))[-1])
+    moved = {mu: float(np.linalg.norm(models(each)[-1] - start)) for mu, each in ran.items()}
+    assert ran[0.0].sha256 == plain.sha256
+    assert moved[0.0] > moved[0.1] > moved[1.0] > 0
+
+
+def test_fedprox_refuses_a_push(tmp_path, capsys):
+    assert run(tmp_path / "run", config=strategy("fedprox", proximal_mu=-1.0)).code == 2
+    assert "proximal_mu = -1 pushes clients away" in capsys.readouterr().err
