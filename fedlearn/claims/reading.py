@@ -64,14 +64,15 @@ class Claim(Section):
     """``[[claim]]``: one thing that must hold. Accuracies are shares of 1, bytes those of both directions.
 
     rounds: to the target, counted as by `fedlearn.reporting.results.crossing`, so in fractions. bytes: to the target, or of the
-    whole run. accuracy, loss: of the final model, or after a round. best_accuracy: of the run, or up to a round. hash: of the
-    final model.
+    whole run. accuracy, loss: of the final model, after a round, or the mean of the last evaluations. best_accuracy: of the run, or up
+    to a round. hash: of the final model.
     """
 
     what: Literal["rounds", "bytes", "accuracy", "best_accuracy", "loss", "hash"]
     of: str = PLAIN
     target: float | None = Field(None, gt=0, le=1)
     round: int | None = Field(None, ge=1)
+    last: int = Field(1, ge=1)  # accuracy, loss: how many evaluations the mean is of
     minus: str = ""  # a variant whose figure is taken away, seed by seed
     over: str = ""  # a variant whose figure is divided by
     at_least: float | None = None
@@ -99,6 +100,8 @@ class Claim(Section):
                 self.what not in ("accuracy", "best_accuracy", "loss") and self.round is not None,
                 'round is for what = "accuracy", "best_accuracy" or "loss"',
             ),
+            (self.last > 1 and self.what not in ("accuracy", "loss"), 'last is for what = "accuracy" or "loss"'),
+            (self.last > 1 and self.round is not None, "round and last exclude each other"),
             (bool(self.minus and self.over), "minus and over exclude each other"),
             (hashed and (limits or bool(self.minus or self.over)), 'what = "hash" is compared by same_as or sha256 alone'),
             (hashed and bool(self.same_as) == bool(self.sha256), 'what = "hash" needs either same_as or sha256'),

@@ -58,6 +58,17 @@ def test_differences_are_taken_seed_by_seed(runs):
     assert found.claim == "accuracy: twin − plain"
 
 
+def test_the_mean_of_the_last_evaluations(runs):
+    found = judged(runs, what="accuracy", last=2, at_least=0.0, by="each")
+    wanted = []
+    for seed in (0, 1, 2):
+        told = [line["accuracy"] for line in runs["plain", seed].lines if line["accuracy"] is not None]
+        wanted.append(sum(told[-2:]) / 2)
+    assert list[Any](found.values) == pytest.approx(wanted)
+    assert found.claim == "accuracy, mean of the last 2"
+    assert judged(runs, what="accuracy", last=100, at_least=0.0).verdict == "missed"
+
+
 def test_ratios_of_bytes(runs):
     """4,000 a round against 8,000: in all 12,000 and 24,000."""
     found = judged(runs, what="bytes", of="twin", over="plain", at_least=2)
