@@ -78,14 +78,17 @@ class Pool:
     def run(self, tasks: Sequence[Task], payload: bytes) -> Iterator[Outcome]:
         """Yield one outcome per task, as they come; the largest clients start first."""
         self._publish(0, payload)
-        for unit, found in self._work(self.units(tasks)):
-            if isinstance(found, RecordError):  # the disk's failure, not the client's
-                raise found
-            if isinstance(found, str) and len(unit) > 1:  # which of them it was shows when each has a worker to itself
-                for (task,), each in self._work([(task,) for task in unit]):
-                    yield each[0] if isinstance(each, list) else Outcome(task.client, error=str(each))
-                continue
-            yield from found if isinstance(found, list) else (Outcome(task.client, error=str(found)) for task in unit)
+        units = self.units(tasks)
+        while units:
+            apart: list[Unit] = []  # once all else is done: the workers do one list of units at a time
+            for unit, found in self._work(units):
+                if isinstance(found, RecordError):  # the disk's failure, not the client's
+                    raise found
+                if isinstance(found, str) and len(unit) > 1:  # which of them it was shows when each has a worker to itself
+                    apart += [(task,) for task in unit]
+                    continue
+                yield from found if isinstance(found, list) else (Outcome(task.client, error=str(found)) for task in unit)
+            units = apart
 
     def units(self, tasks: Sequence[Task]) -> list[Unit]:
         """Return the tasks as they are handed out."""
@@ -235,7 +238,8 @@ def _serve(pool: Pool, pipe: Connection, answers: mmap.mmap, inherited: Sequence
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what it means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if hasattr(os, "SCHED_BATCH"):  # a worker that wakes must not hold up the parent, which has the others to wake
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        with contextlib.suppress(OSError):  # from an idle class, or in a sandbox, it is refused: it is only a matter of speed
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     for other in inherited:
         other.close()  # or a dead parent's pipes would stay open in its children, and they would wait for ever
     single_thread()
