@@ -37,8 +37,9 @@ class Plan:
     straggler_work: str = "partial"  # what they answer with: that part's update, or "none"
 
     def to_json(self) -> str:
-        """Return the plan as one line of JSON."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        """Return the plan as one line of JSON; fields of `LATER` stand in it only where they ask for something."""
+        values = {name: value for name, value in asdict(self).items() if name not in LATER or value != LATER[name]}
+        return json.dumps(values, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -54,3 +55,7 @@ class Plan:
             if not fits or (kind == "float" and isinstance(value, bool)):
                 raise FormatError(f"not a plan: '{f.name}' is {value!r}, not {kind}")
         return plan
+
+
+LATER = {"stragglers": 0.0, "straggler_work": "partial"}
+"""Fields that the first agents do not know, and what they do anyway: a plan that asks for nothing else is one that they can read."""

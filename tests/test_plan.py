@@ -11,6 +11,12 @@ def test_round_trip():
     assert Plan.from_json(plan.to_json()) == plan
 
 
+def test_agents_that_do_not_know_stragglers_can_read_plans_without_any():
+    assert "straggler" not in Plan(round=3, seed=2).to_json()
+    plan = Plan(round=3, seed=2, stragglers=0.5, straggler_work="none")
+    assert Plan.from_json(plan.to_json()) == plan
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"round":1}', '{"round":1,"seed":0,"x":1}', '{"round":"1","seed":0}', '{"round":1,"seed":0,"lr":true}']
 )
