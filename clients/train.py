@@ -86,22 +86,26 @@ def normalises(module: nn.Module) -> bool:
 
 
 def steps(plan: Plan, samples: int, merge: bool, client: int) -> int:
-    """Return the optimiser steps that a client with so many samples takes; merge: see `passes`.
+    """Return the optimiser steps that a client with so many samples takes; merge: see `passes`. Raises what `turns` does."""
+    each = 1 if plan.steps else math.ceil(batches_per_pass(samples, plan.batch_size, merge) / plan.accumulate)
+    return turns(plan, client) * each
 
-    One of the round's stragglers takes 1 to all of its epochs (of its steps, where the plan counts these), each as likely:
-    Li et al., "Federated Optimization in Heterogeneous Networks" (MLSys 2020), section 5.2. There a fixed number of the cohort
-    are stragglers; here each client is one by itself with that probability. Raises ClientError where its work does not count.
+
+def turns(plan: Plan, client: int) -> int:
+    """Return the epochs that a client takes; its steps, where the plan counts these.
+
+    One of the round's stragglers takes 1 to all of them, each as likely: Li et al., "Federated Optimization in Heterogeneous
+    Networks" (MLSys 2020), section 5.2. There a fixed number of the cohort are stragglers; here each client is one by itself
+    with that probability. Raises ClientError where its work does not count.
     """
-    most, each = (
-        (plan.steps, 1) if plan.steps else (plan.epochs, math.ceil(batches_per_pass(samples, plan.batch_size, merge) / plan.accumulate))
-    )
+    most = plan.steps or plan.epochs
     if plan.stragglers:
         drawn = generator(plan.seed, "straggler", plan.round, client)
         if drawn.random() < plan.stragglers:
             if plan.straggler_work == "none":
                 raise ClientError(f"client {client} is a straggler in round {plan.round}, and train.straggler_work is none")
             most = int(drawn.integers(1, most + 1))
-    return most * each
+    return most
 
 
 def check_finite(client: int, plan: Plan, loss: float, floats: NDArray[np.float32]) -> None:

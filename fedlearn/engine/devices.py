@@ -8,12 +8,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from flwr.app import Message
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
+from fedlearn.clients.batches import ends
+from fedlearn.clients.train import turns
 from fedlearn.config import Experiment
-from fedlearn.data.samples import IGNORE
 from fedlearn.devices import cohort
 from fedlearn.devices.clock import Clock
 from fedlearn.devices.delay import delay
@@ -36,14 +38,18 @@ class Work:
         self._sizes: dict[tuple[int, bool], tuple[int, float]] = {}
 
     def samples(self, client: int, kind: str, plan: Plan) -> float:
-        """Return the samples of a task: of a text, its characters over those of a full line."""
+        """Return the samples of a task: of a text, its characters over those of a full line.
+
+        A straggler goes through those of its part; one whose work does not count has done all of it in vain.
+        """
         count, share = self._size(client, kind != "train")
         if kind != "train":
             return count * share
         batches = plan.accumulate * min(plan.batch_size or count, count)
         if plan.task == "gradient":
             return batches * share
-        return (plan.steps * batches if plan.steps else plan.epochs * count) * share
+        taken = turns(plan, client) if plan.straggler_work == "partial" else plan.steps or plan.epochs
+        return taken * (batches if plan.steps else count) * share
 
     def _size(self, client: int, held_out: bool) -> tuple[int, float]:
         """Return a client's samples, and the mean share of each that is not padding."""
@@ -51,7 +57,7 @@ class Work:
         if found is None:
             samples = self.runner.samples(client, held_out)
             text = self.runner.population.task == "text" and len(samples)
-            found = len(samples), float((samples.y != IGNORE).mean()) if text else 1.0
+            found = len(samples), float(ends(torch.from_numpy(samples.y.astype(np.int64))).sum()) / samples.y.size if text else 1.0
             self._sizes[client, held_out] = found
         return found
 

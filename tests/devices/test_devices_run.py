@@ -1,10 +1,15 @@
 """Whole runs on simulated devices."""
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from fedlearn.data.samples import IGNORE, Samples
+from fedlearn.engine.devices import Work
+from fedlearn.plan import Plan
 from tests.jobs import CONFIG, Ran, run, strategy
 
 TWO = (
@@ -139,3 +144,22 @@ def test_a_mistake_is_named_before_anything_is_written(sets, message, tmp_path, 
     assert ran.code == 2
     assert message in capsys.readouterr().err
     assert not (ran.folder / "config.toml").exists()
+
+
+def samples_of(x, y, task="image") -> Work:
+    population = SimpleNamespace(task=task)
+    runner: Any = SimpleNamespace(samples=lambda client, held_out: Samples(x, y), population=population)
+    return Work(runner)
+
+
+def test_a_line_of_which_the_last_character_counts_is_read_as_a_whole():
+    y = np.full((2, 8), IGNORE, np.int16)
+    y[0, 7] = y[1, 3] = 5  # lines of 8 and 4 characters, as LEAF has them
+    work = samples_of(np.zeros((2, 8), np.uint8), y, "text")
+    assert work.samples(0, "train", Plan(1, 0, epochs=3, batch_size=1)) == 3 * 2 * 0.75
+
+
+def test_a_straggler_goes_through_the_samples_of_its_epochs():
+    work = samples_of(np.zeros((10, 4)), np.zeros(10, np.int64))
+    plan = Plan(1, 0, epochs=4, batch_size=5, stragglers=1.0)
+    assert {work.samples(client, "train", plan) for client in range(50)} == {10, 20, 30, 40}
