@@ -240,6 +240,15 @@ def test_why_clients_are_not_stacked_is_told():
     assert Stacker(runner, 0, PLAN).why == "a Flower ClientApp trains one client at a time"
 
 
+def test_stragglers_that_fail_do_not_hide_why_clients_are_not_stacked():
+    module = Looks((8, 8), 3)
+    layout = models.layout(module)
+    data = tensors(Samples(np.zeros((6, 8, 8), np.uint8), np.zeros(6, np.int64)), "image")
+    population = SimpleNamespace(clients=range(2))
+    runner: Any = SimpleNamespace(app=None, device="cpu", module=module, layout=layout, population=population, tensors=lambda client: data)
+    assert "looks at values" in Stacker(runner, 0, replace(PLAN, stragglers=1 - 1e-9, straggler_work="none")).why
+
+
 def test_a_run_is_not_resumed_with_or_without_stacks(tmp_path, capsys):
     assert run(tmp_path / "run", "experiment.rounds=1", engine="pool").code == 0
     assert run(tmp_path / "run", resume=True, engine="stacked").code == 2
