@@ -115,8 +115,10 @@ def _chosen(given: argparse.Namespace) -> Chosen:
     from fedlearn.claims.reading import read, shipped
 
     found: Chosen = []
-    for name in given.names or shipped():
+    for name in dict.fromkeys(given.names or shipped()):
         one = read(name, given.set)
+        if any(one.name == other.name for other, _, _ in found):
+            raise ConfigError(f"{name}: two of the files are called {one.name}, by which their results are kept; rename one")
         tier = given.tier or (one.tier if given.names else "ci")
         seeds = one.seeds_in(tier)
         if given.names and not seeds:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedlearn.claims.reading import PLAIN, Claim
 from fedlearn.claims.source import platform_of
@@ -39,7 +39,7 @@ def judge(claim: Claim, runs: Runs, seeds: Sequence[int], failed: Mapping[tuple[
     """Return the verdict of a claim. failed: (variant, seed) → why that run gave no result."""
     lost = [f"{name}, seed {seed}: {failed[name, seed]}" for name in claim.variants for seed in seeds if (name, seed) in failed]
     if lost:
-        return _told(claim, "-", False, why=f"a run failed ({lost[0]})")
+        return replace(_told(claim, "-", False), verdict=MISSED, why=f"a run failed ({lost[0]})")  # of no known miss: nothing was seen
     if claim.what == "hash":
         return _hashes(claim, runs, seeds)
     values = [_figure(claim, runs, seed) for seed in seeds]

@@ -97,6 +97,8 @@ def test_a_known_miss_stays_one_until_it_holds(runs):
     found = judged(runs, what="accuracy", at_least=0.9, known="too few rounds")
     assert (found.verdict, found.why) == ("known miss", "too few rounds")
     assert "take known out" in judged(runs, what="accuracy", at_least=0.1, known="too few rounds").why
+    lost = judged(runs, {("plain", 1): "no room"}, what="accuracy", at_least=0.9, known="too few rounds")
+    assert (lost.verdict, lost.why) == ("missed", "a run failed (plain, seed 1: no room)")
 
 
 def test_a_failed_run_fails_its_claims_and_no_others(runs):

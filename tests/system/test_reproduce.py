@@ -155,6 +155,13 @@ def test_wrong_arguments_are_one_line(arguments, message, tmp_path, monkeypatch,
     assert not (tmp_path / "runs").exists()
 
 
+def test_two_files_of_one_name_are_refused(tmp_path, capsys):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.toml").write_text(HEAD + CONFIG.replace("lr = 0.5", "lr = 0.1") + CLAIM)
+    assert main([str(tmp_path / "other" / "mine.toml"), *command(tmp_path, HEAD + CONFIG + CLAIM)]) == 2
+    assert "two of the files are called mine" in capsys.readouterr().err
+
+
 def test_a_tier_that_a_name_is_not_in_and_the_list(tmp_path, capsys):
     late = (HEAD + CONFIG + CLAIM).replace("ci = [0]", "release = [0]")
     assert reproduce(tmp_path, late, "--tier", "nightly") == 2
