@@ -166,7 +166,7 @@ def _before(path: Path, given: argparse.Namespace) -> tuple[Experiment, Space, S
     from fedlearn.tuning.space import parse
 
     for name in _KEPT:
-        if getattr(given, name) not in (None, False):
+        if (value := getattr(given, name)) is not None and value is not False:  # a seed may be 0
             word = "CONFIG" if name == "config" else f"--{name}"
             raise ConfigError(f"--resume goes on with the search in {path} as it was begun: leave out {word}, or choose another folder")
     settings = read_settings(path)

@@ -34,6 +34,9 @@ FIXED = ("experiment", "expect", "fleet", "tune")
 GRID_STEP = 10 ** (1 / 3)
 """Between the points of a ``log`` range in a grid: McMahan et al. (AISTATS 2017, section 3) search learning rates so."""
 
+MOST_RATIO = 1e100
+"""Between the ends of a ``log`` range: beyond it floats overflow."""
+
 _MOST_POINTS = 10_000
 _GRAMMAR = "write log:LOW:HIGH, lin:LOW:HIGH[:STEP], int:LOW:HIGH[:STEP] or choice:A,B,…"
 
@@ -118,6 +121,8 @@ def _numbers(kind: str, rest: str, where: str) -> tuple[float, float, float]:
         raise ConfigError(f"{where}: LOW is not below HIGH")
     if kind == "log" and low <= 0:
         raise ConfigError(f"{where}: a log range begins above 0")
+    if kind == "log" and high / low > MOST_RATIO:
+        raise ConfigError(f"{where}: HIGH is more than {MOST_RATIO:g} times LOW")
     if len(numbers) == 3 and not 0 < step <= high - low:
         raise ConfigError(f"{where}: STEP is above 0 and at most HIGH - LOW")
     return low, high, step or (1.0 if kind == "int" else 0.0)

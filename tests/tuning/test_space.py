@@ -44,6 +44,7 @@ def test_a_grid_has_every_point():
         ("train.lr=log:a:b", "'a:b' are not numbers"),
         ("train.lr=log:1:0.1", "LOW is not below HIGH"),
         ("train.lr=log:0:1", "a log range begins above 0"),
+        ("train.lr=log:1e-300:1e300", "more than 1e+100 times LOW"),
         ("train.lr=log:0.1:inf", "finite"),
         ("train.lr=lin:0.1:1:5", "STEP is above 0 and at most HIGH - LOW"),
         ("train.epochs=int:1:2.5", "whole numbers"),

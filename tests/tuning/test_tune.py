@@ -216,6 +216,12 @@ def test_what_does_not_go_together_is_one_line_and_leaves_nothing(arguments, tol
     assert not Path("out").exists()
 
 
+def test_a_search_is_not_resumed_with_seed_0_where_it_had_another(capsys):
+    assert tune("--grid", "--search", "train.lr=choice:0.5", "--rounds", "1", "--seed", "3", "--quiet") == 0
+    assert main(["--resume", "--out", "out", "--seed", "0"]) == 2
+    assert "leave out --seed" in capsys.readouterr().err
+
+
 def test_a_folder_that_holds_a_search_is_resumed_as_it_was_begun(capsys):
     assert tune("--grid", "--search", "train.lr=choice:0.5", "--rounds", "1", "--quiet") == 0
     assert tune("--grid") == 2 and "add --resume to go on with it" in capsys.readouterr().err
