@@ -90,7 +90,11 @@ def _hashes(claim: Claim, runs: Runs, seeds: Sequence[int]) -> Judged:
     found = [results(runs[claim.of, seed]).model_sha256 for seed in seeds]
     if claim.same_as:
         twins = [results(runs[claim.same_as, seed]).model_sha256 for seed in seeds]
-        differ = [f"seed {seed}: {ours[:12]} and {twin[:12]}" for seed, ours, twin in zip(seeds, found, twins, strict=True) if ours != twin]
+        differ = [
+            f"seed {seed}: {ours[:12]} and {twin[:12]}"
+            for seed, ours, twin in zip(seeds, found, twins, strict=True)
+            if ours != twin or not ours
+        ]
         return _told(claim, found[0][:12], not differ, why="; ".join(differ), values=tuple(found))
     where = platform_of(runs[claim.of, seeds[0]])
     wanted = claim.sha256.get(where)

@@ -252,7 +252,7 @@ def _body(layout: Layout, header: Header, floats: NDArray[np.float32], moved: ND
     """Return the trained ones of the floats (P,) as the header's codec encodes them."""
     at = layout.trained_at
     if header.codec == RAW:
-        return np.ascontiguousarray(floats[at], "<f4").data.cast("B")
+        return np.ascontiguousarray(floats[at], "<f4").view(np.uint8).data
     return find_codec(header.codec).encode(floats[at], header.seed, Context(layout.trained_shapes, None if moved is None else moved[at]))
 
 
