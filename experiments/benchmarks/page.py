@@ -94,13 +94,7 @@ def rounds_table(rounds: int, gflops: float) -> Iterator[str]:
 
 def starts(times: int = 5) -> Iterator[str]:
     """Yield how long W1 takes to the end of its first round."""
-    taken: dict[str, list[float]] = {"pool": [], "auto": []}
-    imports = []
-    for _ in range(times):
-        imports.append(startup.beside())
-        for engine, each in taken.items():
-            with tempfile.TemporaryDirectory() as folder:
-                each.append(startup.start(WORKLOADS["W1"], engine, Path(folder)))
+    imports, taken = startup.measure("W1", ["pool", "auto"], times)
     ours = ", ".join(f"{engine} {against_aim(statistics.median(each), 4.5, '.2f')} s" for engine, each in taken.items())
     alone = f"`{startup.BESIDE}` alone {statistics.median(imports):.2f} s"
     yield f"From the start of the process to the end of W1's first round: {ours}; {alone}."

@@ -72,6 +72,18 @@ def beside() -> float:
     return time.perf_counter() - begun
 
 
+def measure(name: str, engines: Sequence[str], times: int) -> tuple[list[float], dict[str, list[float]]]:
+    """Return the seconds of so many imports, and of each engine's starts of a workload, in turn."""
+    imports: list[float] = []
+    ours: dict[str, list[float]] = {engine: [] for engine in engines}
+    for _ in range(times):
+        imports.append(beside())
+        for engine, taken in ours.items():
+            with tempfile.TemporaryDirectory() as folder:
+                taken.append(start(WORKLOADS[name], engine, Path(folder)))
+    return imports, ours
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and return the exit code."""
     parser = Parser(
@@ -84,13 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := set(arguments.workloads) - set(WORKLOADS):
         parser.error(f"unknown workloads: {', '.join(sorted(unknown))}; there are {', '.join(WORKLOADS)}")
     for name in arguments.workloads or ["W1"]:
-        ours: dict[str, list[float]] = {engine: [] for engine in arguments.engines}
-        imports: list[float] = []
-        for _ in range(arguments.times):
-            imports.append(beside())
-            for engine in ours:
-                with tempfile.TemporaryDirectory() as folder:
-                    ours[engine].append(start(WORKLOADS[name], engine, Path(folder)))
+        imports, ours = measure(name, arguments.engines, arguments.times)
         print(f"{name}: {BESIDE} {statistics.median(imports):.2f} s", flush=True)
         for engine, taken in ours.items():
             ratio = statistics.median(a / b for a, b in zip(taken, imports, strict=True))
