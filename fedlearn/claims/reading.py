@@ -64,7 +64,7 @@ class Claim(Section):
     """``[[claim]]``: one thing that must hold. Accuracies are shares of 1, bytes those of both directions.
 
     rounds: to the target, counted as by `fedlearn.reporting.results.crossing`, so in fractions. bytes: to the target, or of the
-    whole run. accuracy, loss: of the final model, after a round, or the mean of the last evaluations. best_accuracy: of the run, or up
+    whole run. accuracy, loss: of the final model, after a round, or the median of the last evaluations. best_accuracy: of the run, or up
     to a round. hash: of the final model.
     """
 
@@ -72,7 +72,7 @@ class Claim(Section):
     of: str = PLAIN
     target: float | None = Field(None, gt=0, le=1)
     round: int | None = Field(None, ge=1)
-    last: int = Field(1, ge=1)  # accuracy, loss: how many evaluations the mean is of
+    last: int = Field(1, ge=1)  # accuracy, loss: how many evaluations the median is of
     minus: str = ""  # a variant whose figure is taken away, seed by seed
     over: str = ""  # a variant whose figure is divided by
     at_least: float | None = None

@@ -71,7 +71,7 @@ def measured(claim: Claim, run: Run) -> float:
         last = claim.round or found.rounds
         return max((a for r, a in zip(curve.rounds, curve.accuracy, strict=True) if r <= last), default=math.nan)
     values = [float(line[claim.what]) for line in run.lines if claim.round in (None, line["round"]) and line.get(claim.what) is not None]
-    return statistics.fmean(values[-claim.last :]) if len(values) >= claim.last else math.nan
+    return statistics.median(values[-claim.last :]) if len(values) >= claim.last else math.nan
 
 
 def _middle(by: str, values: Sequence[float]) -> float:
@@ -123,7 +123,7 @@ def words(claim: Claim) -> str:
     if claim.round:
         what += f" {'by' if claim.what == 'best_accuracy' else 'after'} round {claim.round}"
     if claim.last > 1:
-        what += f", mean of the last {claim.last}"
+        what += f", median of the last {claim.last} evaluations"
     beside = f" − {claim.minus}" if claim.minus else f" ÷ {claim.over}" if claim.over else ""
     return f"{what}: {of}{beside}" if of else what
 

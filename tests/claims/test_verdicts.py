@@ -58,14 +58,14 @@ def test_differences_are_taken_seed_by_seed(runs):
     assert found.claim == "accuracy: twin − plain"
 
 
-def test_the_mean_of_the_last_evaluations(runs):
-    found = judged(runs, what="accuracy", last=2, at_least=0.0, by="each")
+def test_the_median_of_the_last_evaluations(runs):
+    found = judged(runs, what="accuracy", last=3, at_least=0.0, by="each")
     wanted = []
     for seed in (0, 1, 2):
         told = [line["accuracy"] for line in runs["plain", seed].lines if line["accuracy"] is not None]
-        wanted.append(sum(told[-2:]) / 2)
+        wanted.append(sorted(told[-3:])[1])
     assert list[Any](found.values) == pytest.approx(wanted)
-    assert found.claim == "accuracy, mean of the last 2"
+    assert found.claim == "accuracy, median of the last 3 evaluations"
     assert judged(runs, what="accuracy", last=100, at_least=0.0).verdict == "missed"
 
 
