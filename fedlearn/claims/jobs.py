@@ -91,7 +91,7 @@ def _begin(run: Wanted, jobs: int, watch: Watch) -> _Going:
         config.write_text(to_toml(with_workers(run, cores_each(jobs))))
         written = log.open("wb")
     except OSError as error:
-        raise RecordError(f"cannot write '{error.filename}': {error.strerror}; choose another --runs") from None
+        raise RecordError(f"cannot write '{error.filename or config}': {error.strerror}; choose another --runs") from None
     # In a session of its own: Ctrl-C is ours to pass on.
     process = subprocess.Popen(
         [*command, "--resume"] if resumed else command, stdin=subprocess.DEVNULL, stdout=written, stderr=written, start_new_session=True

@@ -8,7 +8,7 @@ import pytest
 from fedlearn import config
 from fedlearn.claims import jobs, runs
 from fedlearn.claims.runs import Wanted
-from fedlearn.errors import UserError
+from fedlearn.errors import RecordError, UserError
 from fedlearn.record import RunFolder
 from tests.reporting.conftest import write_run
 
@@ -102,3 +102,10 @@ def test_a_run_that_fails_says_why_and_a_wrong_input_ends_all(started, tmp_path)
     ended.code = 2
     with pytest.raises(UserError, match=r"^a: why$"):
         jobs.run_all([run, wanted(tmp_path, "b")], 1, Silent())
+
+
+def test_a_full_disk_is_named(tmp_path, started):
+    run = wanted(tmp_path, "a")
+    run.folder.with_name("a.toml").symlink_to("/dev/full")
+    with pytest.raises(RecordError, match=r"cannot write '.*a\.toml': No space left.*--runs"):
+        jobs.run_all([run], 1, Silent())
