@@ -145,7 +145,7 @@ class Reproduction:
 
 def shipped() -> dict[str, Path]:
     """Return the files of claims that come with fedlearn: name → file."""
-    return {path.stem: path for path in sorted(SHIPPED.glob("*.toml"))}
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.toml"), key=lambda path: path.stem)}
 
 
 def read(name: str, overrides: Sequence[str] = ()) -> Reproduction:
