@@ -77,7 +77,8 @@ def _picture(
         else:
             style.bytes_axis(axes, seen)
         style.percent_axis(axes)
-        axes.set_ylim(bottom=floor - 0.08 * (1 - floor))  # where a target is near, the first rounds would leave it no room
+        # Where a target is near, the first rounds would leave it no room; and no accuracy is above 100 %.
+        axes.set_ylim(floor - 0.08 * (1 - floor), min(axes.get_ylim()[1], 1.005))
         figure.legend(loc="outside lower left", ncols=2)
 
 
