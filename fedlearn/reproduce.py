@@ -18,7 +18,7 @@ from fedlearn.simulate import check_names, require_extra
 
 if TYPE_CHECKING:
     from fedlearn.claims.reading import Reproduction
-    from fedlearn.claims.runs import Plan, Wanted
+    from fedlearn.claims.runs import Plan
     from fedlearn.claims.verdicts import Judged
 
 Chosen = list[tuple["Reproduction", str, tuple[int, ...]]]
@@ -151,15 +151,16 @@ def _check_data(plan: Plan, fetch_missing: bool) -> None:
 
 def _make(plan: Plan, given: argparse.Namespace) -> dict[Path, str]:
     from fedlearn.claims.jobs import run_all
+    from fedlearn.claims.results import folder, longest_first
     from fedlearn.claims.watching import Watching
 
-    runs: dict[Path, Wanted] = {run.folder: run for run in plan.values()}
-    done = sum(run.finished for run in runs.values())
+    runs = longest_first(plan, given.results or folder())
+    done = sum(run.finished for run in runs)
     if not given.quiet:
         side = f", {given.jobs} side by side" if given.jobs > 1 else ""
         print(f"{len(runs)} runs, {done} of them made before{side}; folders in {given.runs}", file=sys.stderr, flush=True)
-    numbers = {run.label: number for number, run in enumerate(runs.values(), 1)}
-    return run_all(runs.values(), given.jobs, Watching(numbers, len(runs), given.quiet))
+    numbers = {run.label: number for number, run in enumerate(runs, 1)}
+    return run_all(runs, given.jobs, Watching(numbers, len(runs), given.quiet))
 
 
 def _tell(chosen: Chosen, plan: Plan, failed: dict[Path, str], given: argparse.Namespace) -> int:

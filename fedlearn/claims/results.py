@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 from fedlearn import files
 from fedlearn.claims.reading import TIERS, Reproduction
-from fedlearn.claims.runs import DIGITS, Wanted, definition
+from fedlearn.claims.runs import DIGITS, Plan, Wanted, definition
 from fedlearn.claims.source import made_by, source
 from fedlearn.claims.verdicts import Judged
 from fedlearn.errors import RecordError
@@ -41,6 +42,16 @@ NOTE = (
 )
 
 HEADINGS = ("claim", "wanted", "paper", "ours", "seeds", "verdict")
+
+
+def longest_first(plan: Plan, folder: Path) -> list[Wanted]:
+    """Return the runs of a plan, each once, those that took longest by the results of a folder first, and before them the unknown ones.
+
+    Side by side, a long run that starts last leaves the other processors idle. Raises RecordError when results cannot be read.
+    """
+    took = {(found["name"], run["variant"]): run["seconds"] for found in kept(folder) for run in found["runs"]}
+    ordered = sorted(plan.items(), key=lambda item: took.get(item[0][:2], math.inf), reverse=True)
+    return list({run.folder: run for _, run in ordered}.values())
 
 
 def result(reproduction: Reproduction, tier: str, seeds: Sequence[int], judged: Sequence[Judged], runs: Made) -> Result:

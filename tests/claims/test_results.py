@@ -137,3 +137,19 @@ def test_what_computes_is_told_from_what_is_written_about_it(tmp_path):
     a, b, c = (source._code(tmp_path / f"{name}.py") for name in "abc")
     assert a == b != c
     assert len(source.source()) == 64 and source.source() == source.source()
+
+
+def test_the_runs_that_took_longest_come_first(reproduction, tmp_path):
+    found = json.loads(json.dumps(result_of(reproduction, "ci", tmp_path)))
+    plan = runs.planned([(reproduction, (0, 1))], tmp_path / "runs")
+    plain, half = (plan["mine", name, 0] for name in ("plain", "half"))
+    for one, (first, second) in {"half": (half, plain), "plain": (plain, half)}.items():
+        for run in found["runs"]:
+            run["seconds"] = 9.0 if run["variant"] == one else 3.0
+        results.keep(tmp_path, found)
+        ordered = results.longest_first(plan, tmp_path)
+        assert len(ordered) == 4
+        assert ordered.index(first) < 2 <= ordered.index(second)
+    found["runs"] = [run for run in found["runs"] if run["variant"] == "plain"]
+    results.keep(tmp_path, found)
+    assert results.longest_first(plan, tmp_path)[0] == half  # nothing is known of it
