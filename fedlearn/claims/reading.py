@@ -163,7 +163,7 @@ def read(name: str, overrides: Sequence[str] = ()) -> Reproduction:
     claims = _claims(table.pop("claim", []), where)
     changes = _tables(table.pop("variant", {}), f"{where}: [variant]")
     if about.base:
-        table = merged(_base(about.base, source.path).table, table)
+        table = merged(_base(about.base, source.path), table)
     names = dict.fromkeys(variant for claim in claims for variant in claim.variants)
     variants = {}
     for variant in names:
@@ -210,12 +210,21 @@ def merged(base: Mapping[str, Any], change: Mapping[str, Any], path: tuple[str, 
     return out
 
 
-def _base(base: str, path: Path) -> config.Source:
+def _base(base: str, path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return a base's config. One that has claims itself stands on its own base; its claims, seeds and variants stay with it."""
     beside = path.parent / base
     try:
-        return config.load(str(beside) if beside.is_file() else base)
+        source = config.load(str(beside) if beside.is_file() else base)
     except ConfigError as error:
         raise ConfigError(f"{path}: [reproduce] base: {error}") from None
+    table = dict(source.table)
+    about = _section(AboutSection, table.pop("reproduce", {"about": "a config"}), f"{source.path}: [reproduce]")
+    for key in ("seeds", "variant", "claim"):
+        table.pop(key, None)
+    above = (*above, path.resolve())
+    if source.path.resolve() in above:
+        raise ConfigError(f"{path}: [reproduce] base: '{base}' stands on this file itself")
+    return merged(_base(about.base, source.path, above), table) if about.base else table
 
 
 def _claims(found: Any, where: str) -> tuple[Claim, ...]:
