@@ -1,1 +1,1 @@
-"""What runs where the data is; imports torch, numpy, grpcio and protobuf only."""
+"""What runs where the data is: torch, numpy, grpcio and protobuf only, but for `app`, a Flower ClientApp."""

@@ -24,12 +24,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from fedlearn.arrays import State
-from fedlearn.clients.experiment import arrive, local_of
+from fedlearn.clients.build import arrive, local_of
 from fedlearn.clients.train import train
 from fedlearn.errors import ClientError, ConfigError, FedlearnError, PayloadError
 from fedlearn.exchange.exchange_pb2 import Task
@@ -54,7 +63,10 @@ def question(experiment: str, task: Task | None, sent: Sequence[bytes]) -> Recor
     told = ConfigRecord({"experiment": experiment})
     if task is not None:
         told["task"] = task.SerializeToString()
-    arrays = {str(place): Array(np.frombuffer(payload, np.uint8)) for place, payload in enumerate(sent)}
+    arrays = {
+        str(place): Array(np.frombuffer(payload, np.uint8))
+        for place, payload in enumerate(sent)
+    }
     return RecordDict({RECORD: told, "payloads": ArrayRecord(arrays)})
 
 
@@ -62,7 +74,9 @@ def heard(reply: RecordDict) -> tuple[Mapping[str, Any], bytes | None]:
     """Return what a client's reply says, and its payload; raises PayloadError for a reply that the mod did not make."""
     record = reply.config_records.get(RECORD)
     if record is None:
-        raise PayloadError("the ClientApp answers without a payload: give it the mod fedlearn.clients.app.payloads")
+        raise PayloadError(
+            "the ClientApp answers without a payload: give it the mod fedlearn.clients.app.payloads"
+        )
     return record, next(iter(_bytes(reply.array_records.get("payloads"))), None)
 
 
@@ -76,18 +90,27 @@ def payloads(message: Message, context: Context, call_next: Next) -> Message:
     try:
         record = message.content.config_records.get(RECORD)
         if record is None:
-            raise ConfigError("the mod fedlearn.clients.app.payloads needs the ServerApp fedlearn.app:app, and got a message of another")
+            raise ConfigError(
+                "the mod fedlearn.clients.app.payloads needs the ServerApp fedlearn.app:app, and got a message of another"
+            )
         if "task" not in record:
             answer: dict[str, Any] = {"client": _client(context)}
             return Message(RecordDict({RECORD: ConfigRecord(answer)}), reply_to=message)
-        return _Bench.of(record, context).do(Task.FromString(record["task"]), message, context, call_next)
+        return _Bench.of(record, context).do(
+            Task.FromString(record["task"]), message, context, call_next
+        )
     except _Lacking:
-        return Message(RecordDict({RECORD: ConfigRecord({"lacking": True})}), reply_to=message)
+        return Message(
+            RecordDict({RECORD: ConfigRecord({"lacking": True})}), reply_to=message
+        )
     except FedlearnError as error:
         reason = str(error)
     except MemoryError:
         reason = "out of memory"
-    except (Exception, SystemExit) as error:  # the app, the model or the data is the user's code
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # the app, the model or the data is the user's code
         reason = f"{type(error).__name__}: {error}"
     return Message(Error(code=ERROR_CODE, reason=reason), reply_to=message)
 
@@ -103,12 +126,30 @@ def make(mods: Sequence[Any] = ()) -> ClientApp:
     def train_client(message: Message, context: Context) -> Message:
         bench = _Bench.of(message.content.config_records["config"], context)
         start = to_state(bench.layout, message.content.array_records["arrays"])
-        update = train(bench.local.module, bench.layout, bench.plan, start, bench.local.tensors(bench.client), bench.client)
-        metrics = MetricRecord({EXAMPLES: update.examples, "train_loss": update.train_loss})
-        name, moved = "difference", update.difference  # exactly: adding it to the model and subtracting it again rounds twice
+        update = train(
+            bench.local.module,
+            bench.layout,
+            bench.plan,
+            start,
+            bench.local.tensors(bench.client),
+            bench.client,
+        )
+        metrics = MetricRecord(
+            {EXAMPLES: update.examples, "train_loss": update.train_loss}
+        )
+        name, moved = (
+            "difference",
+            update.difference,
+        )  # exactly: adding it to the model and subtracting it again rounds twice
         if mods:
-            name, moved = "arrays", State(start.floats + moved.floats, start.integers + moved.integers)
-        return Message(RecordDict({name: to_record(bench.layout, moved), "metrics": metrics}), reply_to=message)
+            name, moved = (
+                "arrays",
+                State(start.floats + moved.floats, start.integers + moved.integers),
+            )
+        return Message(
+            RecordDict({name: to_record(bench.layout, moved), "metrics": metrics}),
+            reply_to=message,
+        )
 
     @made.evaluate()
     def evaluate_client(message: Message, context: Context) -> Message:
@@ -140,35 +181,73 @@ class _Bench:
     @classmethod
     def of(cls, record: ConfigRecord, context: Context) -> _Bench:
         """Return the bench of a message's experiment and of the SuperNode's client."""
-        return _bench(str(record["experiment"]), _client(context), str(context.node_config.get("data", "auto")))
+        return _bench(
+            str(record["experiment"]),
+            _client(context),
+            str(context.node_config.get("data", "auto")),
+        )
 
-    def do(self, task: Task, message: Message, context: Context, call_next: Next) -> Message:
+    def do(
+        self, task: Task, message: Message, context: Context, call_next: Next
+    ) -> Message:
         """Have the app do a task, and return its answer as a payload; raises FedlearnError and _Lacking."""
         self.plan = plan = Plan.from_json(task.plan)
         memory, kind = _Memory(context.state), message.metadata.message_type
-        header, state = self._arrive(task, _bytes(message.content.array_records.get("payloads")), memory)
+        header, state = self._arrive(
+            task, _bytes(message.content.array_records.get("payloads")), memory
+        )
         if task.keep:
             memory.keep("copies", digest(state.floats), state.floats)
         experiment = message.content.config_records[RECORD]["experiment"]
-        asked = ConfigRecord({**asdict(plan), "server-round": plan.round, "experiment": experiment})
-        message.content = RecordDict({"arrays": to_record(self.layout, state), "config": asked})  # one of each, as mods expect
+        asked = ConfigRecord(
+            {**asdict(plan), "server-round": plan.round, "experiment": experiment}
+        )
+        message.content = RecordDict(
+            {"arrays": to_record(self.layout, state), "config": asked}
+        )  # one of each, as mods expect
         with self.local.alone(kind, plan, self.client):
             reply = call_next(message, context)
         if reply.has_error():
             return reply
-        metrics = {k: v for record in reply.content.metric_records.values() for k, v in record.items()}
+        metrics = {
+            k: v
+            for record in reply.content.metric_records.values()
+            for k, v in record.items()
+        }
         if kind != "train":
             return _reply(message, json.dumps(metrics).encode())
-        lost = memory.find("residuals", task.residual.to_bytes(8, "little")) if task.feedback and task.residual else None
+        lost = (
+            memory.find("residuals", task.residual.to_bytes(8, "little"))
+            if task.feedback and task.residual
+            else None
+        )
         examples, loss = int(metrics.pop(EXAMPLES, 0)), metrics.pop("train_loss", None)  # type: ignore[arg-type]
-        told = float(loss) if isinstance(loss, int | float) and math.isfinite(loss) else None
-        made = self.local.answer(self.client, plan, header, state, self._learned(reply, state), examples, told, metrics, lost)
+        told = (
+            float(loss)
+            if isinstance(loss, int | float) and math.isfinite(loss)
+            else None
+        )
+        made = self.local.answer(
+            self.client,
+            plan,
+            header,
+            state,
+            self._learned(reply, state),
+            examples,
+            told,
+            metrics,
+            lost,
+        )
         if made.residual is not None:
-            name = struct.pack("<II", task.key.round, task.key.turn + 1)  # as the ServerApp names it when it wants it
+            name = struct.pack(
+                "<II", task.key.round, task.key.turn + 1
+            )  # as the ServerApp names it when it wants it
             memory.keep("residuals", name, made.residual)
         return _reply(message, made.payload)
 
-    def _arrive(self, task: Task, sent: list[bytes], memory: _Memory) -> tuple[Header, State]:
+    def _arrive(
+        self, task: Task, sent: list[bytes], memory: _Memory
+    ) -> tuple[Header, State]:
         """Return the model that the payloads lead to, one after another."""
         if task.repair:
             _, first = decode_model(self.layout, sent[0])
@@ -179,7 +258,9 @@ class _Bench:
         base = self._held(initial, "copies", task.base or task.initial, memory)
         return arrive(self.layout, sent, base, initial)
 
-    def _held(self, guess: NDArray[np.float32], kind: str, wanted: int, memory: _Memory) -> NDArray[np.float32]:
+    def _held(
+        self, guess: NDArray[np.float32], kind: str, wanted: int, memory: _Memory
+    ) -> NDArray[np.float32]:
         """Return the model (P,) of a digest: the guess, if it is that one, or a kept one. Raises _Lacking."""
         name = wanted.to_bytes(8, "little")
         if digest(guess) == name:
@@ -192,10 +273,16 @@ class _Bench:
         """Return the app's model minus the one it started from."""
         records = reply.content.array_records
         if len(records) != 1:
-            raise ClientError(f"client {self.client} replied with {len(records)} ArrayRecords; an update is one, and its MetricRecord")
+            raise ClientError(
+                f"client {self.client} replied with {len(records)} ArrayRecords; an update is one, and its MetricRecord"
+            )
         ((name, record),) = records.items()
         found = to_state(self.layout, record)
-        return found if name == "difference" else State(found.floats - start.floats, found.integers - start.integers)
+        return (
+            found
+            if name == "difference"
+            else State(found.floats - start.floats, found.integers - start.integers)
+        )
 
 
 @lru_cache(maxsize=4)  # Flower's simulation serves several clients in one process
@@ -216,8 +303,12 @@ class _Memory:
 
     def keep(self, kind: str, name: bytes, vector: NDArray[np.float32]) -> None:
         """Keep a vector as the newest of its kind, and the one before."""
-        older = [(key, array) for key, array in self._kept(kind).items() if key != name.hex()]
-        self.state[f"{RECORD}.{kind}"] = ArrayRecord(dict([*older[1 - KEPT :], (name.hex(), Array(vector))]))
+        older = [
+            (key, array) for key, array in self._kept(kind).items() if key != name.hex()
+        ]
+        self.state[f"{RECORD}.{kind}"] = ArrayRecord(
+            dict([*older[1 - KEPT :], (name.hex(), Array(vector))])
+        )
 
     def _kept(self, kind: str) -> ArrayRecord:
         return self.state.array_records.get(f"{RECORD}.{kind}") or ArrayRecord()
@@ -227,7 +318,9 @@ def _client(context: Context) -> int:
     """Return the client that a SuperNode serves; raises ConfigError when its owner does not say."""
     found = context.node_config.get("partition-id")
     if not isinstance(found, int) or isinstance(found, bool) or found < 0:
-        raise ConfigError("this SuperNode does not say which client it serves: start it with --node-config 'partition-id=0' (or 1, 2, …)")
+        raise ConfigError(
+            "this SuperNode does not say which client it serves: start it with --node-config 'partition-id=0' (or 1, 2, …)"
+        )
     return found
 
 
@@ -238,4 +331,7 @@ def _bytes(record: ArrayRecord | None) -> list[bytes]:
 
 def _reply(message: Message, payload: bytes) -> Message:
     arrays = ArrayRecord({"0": Array(np.frombuffer(payload, np.uint8))})
-    return Message(RecordDict({RECORD: ConfigRecord({"answer": True}), "payloads": arrays}), reply_to=message)
+    return Message(
+        RecordDict({RECORD: ConfigRecord({"answer": True}), "payloads": arrays}),
+        reply_to=message,
+    )

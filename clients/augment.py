@@ -35,7 +35,9 @@ def augment(kind: str, x: Tensor, generator: torch.Generator) -> Tensor:
     """
     if not any(kind in kinds for kinds in KINDS.values()):
         kinds = [name for group in KINDS.values() for name in group]
-        raise ConfigError(f"unknown augmentation '{kind}'.{nearest(kind, kinds)} Known: {', '.join(kinds)}")
+        raise ConfigError(
+            f"unknown augmentation '{kind}'.{nearest(kind, kinds)} Known: {', '.join(kinds)}"
+        )
     for part in kind.split("-"):
         x = _PARTS[part](x, generator)
     return x
@@ -59,11 +61,19 @@ def shift(x: Tensor, generator: torch.Generator) -> Tensor:
     batch, _, height, width = x.shape
     pad = 2 if max(height, width) <= 28 else 4
     moves = torch.randint(0, 2 * pad + 1, (2, batch), generator=generator).to(x.device)
-    rows = moves[0, :, None] + torch.arange(height, device=x.device)  # (B, H): which padded rows a sample keeps
+    rows = moves[0, :, None] + torch.arange(
+        height, device=x.device
+    )  # (B, H): which padded rows a sample keeps
     columns = moves[1, :, None] + torch.arange(width, device=x.device)
-    padded = torch.nn.functional.pad(x, (pad, pad, pad, pad)).movedim(1, 3)  # channels last, for the index below
+    padded = torch.nn.functional.pad(x, (pad, pad, pad, pad)).movedim(
+        1, 3
+    )  # channels last, for the index below
     samples = torch.arange(batch, device=x.device)[:, None, None]
-    return padded[samples, rows[:, :, None], columns[:, None, :]].movedim(3, 1).contiguous()
+    return (
+        padded[samples, rows[:, :, None], columns[:, None, :]]
+        .movedim(3, 1)
+        .contiguous()
+    )
 
 
 def jitter(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -47,11 +47,16 @@ def tensors(samples: Samples, task: Task, device: str = "cpu") -> Tensors:
     x = torch.tensor(samples.x)
     scale = 255.0 if task == "image" and x.dtype == torch.uint8 else 1.0
     x = x.long() if task == "text" else x.float() / scale
-    return Tensors(task, x.to(device), torch.from_numpy(samples.y.astype(np.int64)).to(device))
+    return Tensors(
+        task, x.to(device), torch.from_numpy(samples.y.astype(np.int64)).to(device)
+    )
 
 
 def passes(
-    data: Tensors, batch_size: int, random: np.random.Generator, merge_single: bool = False
+    data: Tensors,
+    batch_size: int,
+    random: np.random.Generator,
+    merge_single: bool = False,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield mini-batches for ever, pass after pass, each pass in a new random order.
 
@@ -63,7 +68,12 @@ def passes(
         yield data.batch(torch.from_numpy(indices).to(data.y.device))
 
 
-def places(data: Tensors, batch_size: int, random: np.random.Generator, merge_single: bool = False) -> Iterator[NDArray[np.int64]]:
+def places(
+    data: Tensors,
+    batch_size: int,
+    random: np.random.Generator,
+    merge_single: bool = False,
+) -> Iterator[NDArray[np.int64]]:
     """Yield the positions of the samples of each mini-batch of `passes`, (B,)."""
     while True:
         yield from _one_pass(data, batch_size or len(data), random, merge_single)
@@ -76,7 +86,9 @@ def batches_per_pass(samples: int, batch_size: int, merge_single: bool = False) 
     return -(-samples // size) - merged
 
 
-def _one_pass(data: Tensors, size: int, random: np.random.Generator, merge_single: bool) -> list[NDArray[np.int64]]:
+def _one_pass(
+    data: Tensors, size: int, random: np.random.Generator, merge_single: bool
+) -> list[NDArray[np.int64]]:
     order = random.permutation(len(data))
     if data.task == "text":
         lengths = ends(data.y).cpu().numpy()

@@ -53,9 +53,15 @@ def evaluate(module: nn.Module, data: Tensors, batch_size: int = 500) -> Score:
     parts = []
     with torch.no_grad():
         for start in range(0, len(data), batch_size):
-            x, y = data.batch(torch.arange(start, min(start + batch_size, len(data)), device=data.y.device))
+            x, y = data.batch(
+                torch.arange(
+                    start, min(start + batch_size, len(data)), device=data.y.device
+                )
+            )
             scores = module(x).float()
-            loss = nn.functional.cross_entropy(scores.flatten(0, -2), y.flatten(), ignore_index=IGNORE, reduction="sum")
+            loss = nn.functional.cross_entropy(
+                scores.flatten(0, -2), y.flatten(), ignore_index=IGNORE, reduction="sum"
+            )
             counted = y != IGNORE
             correct = int(((scores.argmax(-1) == y) & counted).sum())
             parts.append(Score(float(loss), correct, int(counted.sum()), len(y)))

@@ -26,7 +26,17 @@ from fedlearn.errors import ClientError
 from fedlearn.models import read_state, write_state
 from fedlearn.plan import Plan
 from fedlearn.seeds import derive, generator, isolated
-from fedlearn.wire import CARRIED, FRESH, GRADIENT, NO_FEEDBACK, UPDATE, Header, Metric, decode, encode
+from fedlearn.wire import (
+    CARRIED,
+    FRESH,
+    GRADIENT,
+    NO_FEEDBACK,
+    UPDATE,
+    Header,
+    Metric,
+    decode,
+    encode,
+)
 
 
 @dataclass(frozen=True)
@@ -45,11 +55,21 @@ class Local:
     """The clients of one process: their data, and one module that they take turns in."""
 
     def __init__(
-        self, module: nn.Module, layout: Layout, population: Population, seed: int, holdout: float = 0.0, device: str = "cpu"
+        self,
+        module: nn.Module,
+        layout: Layout,
+        population: Population,
+        seed: int,
+        holdout: float = 0.0,
+        device: str = "cpu",
     ) -> None:
         """Take the parts. module: the run's first model. holdout: share of a client's samples kept for its evaluation."""
         self.initial = read_state(module, layout).floats
-        self.module, self.layout, self.population = module.to(device), layout, population
+        self.module, self.layout, self.population = (
+            module.to(device),
+            layout,
+            population,
+        )
         self.seed, self.holdout, self.device = seed, holdout, device
         self._unsaved = _unsaved(self.module)
         if device != "cpu":
@@ -60,7 +80,9 @@ class Local:
         samples = self.population.clients[client]
         if not self.holdout:
             if held_out:
-                raise ClientError(f"client {client} keeps no samples for evaluation; set evaluate.clients = true")
+                raise ClientError(
+                    f"client {client} keeps no samples for evaluation; set evaluate.clients = true"
+                )
             return samples
         if self.population.task == "series":
             train, test = _split_series(samples.y, self.holdout)
@@ -72,7 +94,9 @@ class Local:
 
     def tensors(self, client: int, held_out: bool = False) -> Tensors:
         """Return `samples` as the model takes them."""
-        return tensors(self.samples(client, held_out), self.population.task, self.device)
+        return tensors(
+            self.samples(client, held_out), self.population.task, self.device
+        )
 
     @contextmanager
     def alone(self, kind: str, plan: Plan, client: int) -> Iterator[None]:
@@ -87,21 +111,56 @@ class Local:
             owner._buffers[name] = value.clone()
 
     def train(
-        self, client: int, plan: Plan, start: Header, state: State, lost: NDArray[np.float32] | None = None, halvings: int = 0
+        self,
+        client: int,
+        plan: Plan,
+        start: Header,
+        state: State,
+        lost: NDArray[np.float32] | None = None,
+        halvings: int = 0,
     ) -> Answer:
         """Return what a client answers to a plan; arguments as in `answer` and `train`. Raises ClientError when training diverges."""
         begun = time.perf_counter()
-        update = train(self.module, self.layout, plan, state, self.tensors(client), client, halvings)
+        update = train(
+            self.module,
+            self.layout,
+            plan,
+            state,
+            self.tensors(client),
+            client,
+            halvings,
+        )
         trained = time.perf_counter()
-        made = self.answer(client, plan, start, state, update.difference, update.examples, update.train_loss, {}, lost)
-        return Answer(made.payload, made.residual, trained - begun, time.perf_counter() - trained, update.halvings, update.steps)
+        made = self.answer(
+            client,
+            plan,
+            start,
+            state,
+            update.difference,
+            update.examples,
+            update.train_loss,
+            {},
+            lost,
+        )
+        return Answer(
+            made.payload,
+            made.residual,
+            trained - begun,
+            time.perf_counter() - trained,
+            update.halvings,
+            update.steps,
+        )
 
     def evaluate(self, client: int, state: State) -> dict[str, float]:
         """Return loss, accuracy and number of samples of a model on what a client keeps for its evaluation."""
         data = self.tensors(client, held_out=True)
         write_state(self.module, self.layout, state)
         score = evaluate(self.module, data)
-        return {"loss": score.loss, "accuracy": score.accuracy, "num-examples": score.samples}
+        return {
+            "loss": score.loss,
+            "accuracy": score.accuracy,
+            "num-examples": score.samples,
+        }
 
     def answer(
         self,
@@ -126,7 +185,11 @@ class Local:
         """
         feeds, codec = feedback(plan.codec)
         residual = NO_FEEDBACK if not feeds else FRESH if lost is None else CARRIED
-        header = replace(answer_header(client, plan, start, examples, loss), residual=residual, metrics=metrics)
+        header = replace(
+            answer_header(client, plan, start, examples, loss),
+            residual=residual,
+            metrics=metrics,
+        )
         moved = self.moved(state.floats, codec)
         if not feeds:
             return Answer(encode(self.layout, header, difference, moved), None)
@@ -135,12 +198,16 @@ class Local:
         _, told = decode(self.layout, payload, (header.kind,), moved)
         return Answer(payload, floats - told.dense().floats)
 
-    def moved(self, start: NDArray[np.float32], codec: str) -> NDArray[np.float32] | None:
+    def moved(
+        self, start: NDArray[np.float32], codec: str
+    ) -> NDArray[np.float32] | None:
         """Return how far a model has moved from the first one, for a codec that uses it."""
         return start - self.initial if find_codec(codec).uses_moved else None
 
 
-def answer_header(client: int, plan: Plan, start: Header, examples: int, loss: float | None) -> Header:
+def answer_header(
+    client: int, plan: Plan, start: Header, examples: int, loss: float | None
+) -> Header:
     """Return what the payload of a client's update says of itself; start: of the model that it began with."""
     return Header(
         kind=GRADIENT if plan.task == "gradient" else UPDATE,
@@ -153,7 +220,9 @@ def answer_header(client: int, plan: Plan, start: Header, examples: int, loss: f
     )
 
 
-def _split_series(y: NDArray[np.generic], share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _split_series(
+    y: NDArray[np.generic], share: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the samples to train on and to evaluate on: the end of each run of one label is held out.
 
     Windows of a series overlap, so a random choice would evaluate on steps that were trained on; the window before

@@ -41,7 +41,9 @@ class Room:
         """Return how many of B samples are computed at once."""
         return -(-rows >> self.halvings)
 
-    def parts(self, x: torch.Tensor, y: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
+    def parts(
+        self, x: torch.Tensor, y: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
         """Yield the parts of a mini-batch: inputs, targets (B,) or (B, T), and each part's share of the targets."""
         size = self.size(len(y))
         if size >= len(y):
@@ -52,7 +54,12 @@ class Room:
             part = y[at : at + size]
             yield x[at : at + size], part, int((part != IGNORE).sum()) / targets
 
-    def within(self, module: nn.Module, batches: Sequence[tuple[torch.Tensor, torch.Tensor]], step: Callable[[], T]) -> T:
+    def within(
+        self,
+        module: nn.Module,
+        batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        step: Callable[[], T],
+    ) -> T:
         """Return what ``step`` does with some mini-batches, halving their parts until it fits.
 
         Raises NoRoom where halving does not help, or would change what is learned.
@@ -78,13 +85,21 @@ class Room:
 
 def ran_out(error: BaseException) -> bool:
     """Tell whether an error says that memory ran out."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(word in str(error).lower() for word in WORDS))
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(word in str(error).lower() for word in WORDS)
+    )
 
 
 def _check_separable(module: nn.Module) -> None:
     """Raise NoRoom for a model whose samples do not pass through it each on its own."""
     for name, layer in module.named_modules():
         if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.training:
-            over_batch = isinstance(layer, nn.modules.batchnorm._BatchNorm) or layer.track_running_stats
+            over_batch = (
+                isinstance(layer, nn.modules.batchnorm._BatchNorm)
+                or layer.track_running_stats
+            )
             if over_batch:
-                raise NoRoom(f"memory: its batches do not fit, and layer '{name}' ({type(layer).__name__}) needs them whole")
+                raise NoRoom(
+                    f"memory: its batches do not fit, and layer '{name}' ({type(layer).__name__}) needs them whole"
+                )

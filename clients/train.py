@@ -43,7 +43,15 @@ class Update:
     halvings: int = 0  # above 0: mini-batches were computed in parts, for want of memory (see `fedlearn.clients.micro`)
 
 
-def train(module: nn.Module, layout: Layout, plan: Plan, start: State, data: Tensors, client: int, halvings: int = 0) -> Update:
+def train(
+    module: nn.Module,
+    layout: Layout,
+    plan: Plan,
+    start: State,
+    data: Tensors,
+    client: int,
+    halvings: int = 0,
+) -> Update:
     """Train ``module`` from ``start`` on one client's data as ``plan`` asks, and return the update.
 
     The result is a function of its arguments alone: batches, augmentation and dropout draw from
@@ -58,8 +66,14 @@ def train(module: nn.Module, layout: Layout, plan: Plan, start: State, data: Ten
     count = steps(plan, len(data), merge, client)
     room = Room(halvings)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive(plan.seed, "dropout", plan.round, client))
-        losses = _gradient(module, plan, batches, room) if plan.task == "gradient" else _descend(module, plan, batches, count, room)
+        torch.default_generator.manual_seed(
+            derive(plan.seed, "dropout", plan.round, client)
+        )
+        losses = (
+            _gradient(module, plan, batches, room)
+            if plan.task == "gradient"
+            else _descend(module, plan, batches, count, room)
+        )
     end = read_state(module, layout)
     difference = State(end.floats - start.floats, end.integers - start.integers)
     if plan.task == "gradient":
@@ -87,7 +101,13 @@ def normalises(module: nn.Module) -> bool:
 
 def steps(plan: Plan, samples: int, merge: bool, client: int) -> int:
     """Return the optimiser steps that a client with so many samples takes; merge: see `passes`. Raises what `turns` does."""
-    each = 1 if plan.steps else math.ceil(batches_per_pass(samples, plan.batch_size, merge) / plan.accumulate)
+    each = (
+        1
+        if plan.steps
+        else math.ceil(
+            batches_per_pass(samples, plan.batch_size, merge) / plan.accumulate
+        )
+    )
     return turns(plan, client) * each
 
 
@@ -103,12 +123,16 @@ def turns(plan: Plan, client: int) -> int:
         drawn = generator(plan.seed, "straggler", plan.round, client)
         if drawn.random() < plan.stragglers:
             if plan.straggler_work == "none":
-                raise ClientError(f"client {client} is a straggler in round {plan.round}, and train.straggler_work is none")
+                raise ClientError(
+                    f"client {client} is a straggler in round {plan.round}, and train.straggler_work is none"
+                )
             most = int(drawn.integers(1, most + 1))
     return most
 
 
-def check_finite(client: int, plan: Plan, loss: float, floats: NDArray[np.float32]) -> None:
+def check_finite(
+    client: int, plan: Plan, loss: float, floats: NDArray[np.float32]
+) -> None:
     """Raise ClientError for an update that is not finite."""
     if not (math.isfinite(loss) and np.isfinite(floats).all()):
         raise ClientError(
@@ -116,7 +140,9 @@ def check_finite(client: int, plan: Plan, loss: float, floats: NDArray[np.float3
         )
 
 
-def _descend(module: nn.Module, plan: Plan, batches: Batches, count: int, room: Room) -> list[torch.Tensor]:
+def _descend(
+    module: nn.Module, plan: Plan, batches: Batches, count: int, room: Room
+) -> list[torch.Tensor]:
     """Take SGD steps in place; the update rule is `torch.optim.SGD`'s, without its per-step overhead."""
     weights: list[torch.Tensor] = [p for p in module.parameters() if p.requires_grad]
     start = [w.detach().clone() for w in weights] if plan.proximal_mu else []
@@ -124,7 +150,9 @@ def _descend(module: nn.Module, plan: Plan, batches: Batches, count: int, room: 
     scale = HALF_SCALE
     losses = []
     for _ in range(count):
-        loss, gradients, scale = _loss_and_gradients(module, weights, plan, batches, scale, room)
+        loss, gradients, scale = _loss_and_gradients(
+            module, weights, plan, batches, scale, room
+        )
         losses.append(loss)
         with torch.no_grad():
             if plan.clip_norm:
@@ -132,7 +160,9 @@ def _descend(module: nn.Module, plan: Plan, batches: Batches, count: int, room: 
             if plan.weight_decay:
                 torch._foreach_add_(gradients, weights, alpha=plan.weight_decay)
             if plan.proximal_mu:
-                for gradient, weight, anchor in zip(gradients, weights, start, strict=True):
+                for gradient, weight, anchor in zip(
+                    gradients, weights, start, strict=True
+                ):
                     gradient.add_(weight - anchor, alpha=plan.proximal_mu)
             if plan.momentum:
                 if not velocity:
@@ -148,10 +178,14 @@ def _descend(module: nn.Module, plan: Plan, batches: Batches, count: int, room: 
     return losses
 
 
-def _gradient(module: nn.Module, plan: Plan, batches: Batches, room: Room) -> list[torch.Tensor]:
+def _gradient(
+    module: nn.Module, plan: Plan, batches: Batches, room: Room
+) -> list[torch.Tensor]:
     """Leave the mean gradient over ``plan.accumulate`` batches, clipped, in each weight's ``grad``."""
     weights: list[torch.Tensor] = [p for p in module.parameters() if p.requires_grad]
-    loss, gradients, _ = _loss_and_gradients(module, weights, plan, batches, HALF_SCALE, room)
+    loss, gradients, _ = _loss_and_gradients(
+        module, weights, plan, batches, HALF_SCALE, room
+    )
     if plan.clip_norm:
         _clip(gradients, plan.clip_norm)
     for weight, gradient in zip(weights, gradients, strict=True):
@@ -162,7 +196,9 @@ def _gradient(module: nn.Module, plan: Plan, batches: Batches, room: Room) -> li
 def with_gradients(module: nn.Module, layout: Layout, difference: State) -> State:
     """Return the difference with minus the gradient, each weight's ``grad``, in the place of every trained weight."""
     views = layout.split(difference)
-    for name, parameter in module.named_parameters(remove_duplicate=False):  # a tied weight has two names
+    for name, parameter in module.named_parameters(
+        remove_duplicate=False
+    ):  # a tied weight has two names
         if parameter.grad is not None:
             views[name][...] = parameter.grad.neg().float().cpu().numpy()
     for parameter in module.parameters():
@@ -171,7 +207,12 @@ def with_gradients(module: nn.Module, layout: Layout, difference: State) -> Stat
 
 
 def _loss_and_gradients(
-    module: nn.Module, weights: list[torch.Tensor], plan: Plan, batches: Batches, scale: float, room: Room
+    module: nn.Module,
+    weights: list[torch.Tensor],
+    plan: Plan,
+    batches: Batches,
+    scale: float,
+    room: Room,
 ) -> tuple[torch.Tensor, list[torch.Tensor], float]:
     """Return the mean loss and gradients over ``plan.accumulate`` batches, and the scale that carried them.
 
@@ -182,7 +223,9 @@ def _loss_and_gradients(
     drawn = [next(batches) for _ in range(plan.accumulate)]
     half = plan.precision == "float16"
     while True:
-        summed = partial(_summed, module, weights, plan, drawn, scale if half else 1.0, room)
+        summed = partial(
+            _summed, module, weights, plan, drawn, scale if half else 1.0, room
+        )
         loss, gradients = room.within(module, drawn, summed)
         if not half or scale < 2 or all(bool(g.isfinite().all()) for g in gradients):
             return loss, gradients, scale
@@ -190,7 +233,12 @@ def _loss_and_gradients(
 
 
 def _summed(
-    module: nn.Module, weights: list[torch.Tensor], plan: Plan, drawn: list[tuple[torch.Tensor, torch.Tensor]], scale: float, room: Room
+    module: nn.Module,
+    weights: list[torch.Tensor],
+    plan: Plan,
+    drawn: list[tuple[torch.Tensor, torch.Tensor]],
+    scale: float,
+    room: Room,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     total: list[torch.Tensor] = []
     mean_loss = torch.zeros(())
@@ -199,8 +247,13 @@ def _summed(
             loss = loss_of(module(x), y, plan.label_smoothing)
         mean_loss = mean_loss + loss.detach().float().cpu() * share / len(drawn)
         # A weight that this batch does not reach has a zero gradient.
-        found = torch.autograd.grad(loss * (scale * share / len(drawn)), weights, allow_unused=True)
-        gradients = [torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)]
+        found = torch.autograd.grad(
+            loss * (scale * share / len(drawn)), weights, allow_unused=True
+        )
+        gradients = [
+            torch.zeros_like(w) if g is None else g
+            for g, w in zip(found, weights, strict=True)
+        ]
         if total:
             torch._foreach_add_(total, gradients)
         else:
@@ -210,7 +263,9 @@ def _summed(
     return mean_loss, total
 
 
-def loss_of(scores: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+def loss_of(
+    scores: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0
+) -> torch.Tensor:
     """Return the mean cross-entropy of scores (B, K) or (B, T, K); padding targets do not count.
 
     A batch of empty lines, with nothing to predict, has loss 0.
@@ -218,7 +273,10 @@ def loss_of(scores: torch.Tensor, targets: torch.Tensor, label_smoothing: float 
     if targets.dim() > 1 and not bool((targets != IGNORE).any()):
         return scores.float().sum() * 0.0
     return nn.functional.cross_entropy(
-        scores.float().flatten(0, -2), targets.flatten(), ignore_index=IGNORE, label_smoothing=label_smoothing
+        scores.float().flatten(0, -2),
+        targets.flatten(),
+        ignore_index=IGNORE,
+        label_smoothing=label_smoothing,
     )
 
 
@@ -232,7 +290,9 @@ def _clip(gradients: list[torch.Tensor], limit: float) -> None:
 def _autocast(precision: str, device: str) -> AbstractContextManager[object]:
     if precision == "float32":
         return nullcontext()
-    return torch.autocast(device, torch.bfloat16 if precision == "bfloat16" else torch.float16)
+    return torch.autocast(
+        device, torch.bfloat16 if precision == "bfloat16" else torch.float16
+    )
 
 
 def _augmented(batches: Batches, plan: Plan, client: int) -> Batches:

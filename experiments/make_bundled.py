@@ -35,12 +35,17 @@ PLAYS = (
 
 def first_of_each_class(labels: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
     """Return the positions of the first ``count`` samples of every class, in their order."""
-    return np.sort(np.concatenate([np.flatnonzero(labels == k)[:count] for k in np.unique(labels)]))
+    return np.sort(
+        np.concatenate([np.flatnonzero(labels == k)[:count] for k in np.unique(labels)])
+    )
 
 
 def fashion_mini(full: Arrays) -> Arrays:
     """Keep the first 600 training and 100 test pictures of each of the 10 classes."""
-    train, test = first_of_each_class(full["y_train"], 600), first_of_each_class(full["y_test"], 100)
+    train, test = (
+        first_of_each_class(full["y_train"], 600),
+        first_of_each_class(full["y_test"], 100),
+    )
     return {
         "x_train": full["x_train"][train],
         "y_train": full["y_train"][train],
@@ -59,7 +64,9 @@ def shakespeare_mini(full: Arrays) -> Arrays:
     return {
         "text": full["text"][keep],
         "role": np.searchsorted(role_numbers, full["role"][lines]).astype(np.uint16),
-        "play_of_role": np.searchsorted(play_numbers, full["play_of_role"][role_numbers]).astype(np.uint8),
+        "play_of_role": np.searchsorted(
+            play_numbers, full["play_of_role"][role_numbers]
+        ).astype(np.uint8),
         "roles": full["roles"][role_numbers],
         "plays": full["plays"][play_numbers],
     }
@@ -97,9 +104,13 @@ def digits(table: NDArray[np.float64]) -> Arrays:
 
 def main() -> None:
     """Write the four npz files beside the loaders."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--digits", type=Path, help="scikit-learn's digits.csv.gz")
-    parser.add_argument("--out", type=Path, default=BUNDLED, help="the folder to write into")
+    parser.add_argument(
+        "--out", type=Path, default=BUNDLED, help="the folder to write into"
+    )
     arguments = parser.parse_args()
     made = {
         "fashion-mini": fashion_mini(fetched("fashion", ())),

@@ -24,9 +24,9 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedlearn.commands.simulate import run_in_folder
 from fedlearn.errors import ConfigError, FedlearnError, one_line
 from fedlearn.names import nearest
-from fedlearn.simulate import run_in_folder
 
 KEYS: dict[str, Any] = {"config": "", "set": "", "out": "", "resume": False}
 """The keys of ``[tool.flwr.app.config]`` and their defaults."""
@@ -37,30 +37,48 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the experiment that the run config names, and leave a run folder; raises what `fedlearn simulate` reports."""
-    from fedlearn.engine.superlink import serve
+    from fedlearn.runs.superlink import serve
 
     logging.getLogger("flwr").addFilter(_in_one_line)
     given = arguments(context.run_config)
     # The run's manifest notes the command; that of Flower's process has a secret in it.
-    sys.argv = ["flwr", "run", *(f"{key}={value}" for key, value in sorted(context.run_config.items()))]
+    sys.argv = [
+        "flwr",
+        "run",
+        *(f"{key}={value}" for key, value in sorted(context.run_config.items())),
+    ]
     again = "flwr run APP --run-config 'resume=true out=\"{out}\"'"
-    run_in_folder(given, again, lambda experiment, folder, display, resume: serve(experiment, folder, display, resume, grid))
+    run_in_folder(
+        given,
+        again,
+        lambda experiment, folder, display, resume: serve(
+            experiment, folder, display, resume, grid
+        ),
+    )
 
 
 def arguments(run_config: Mapping[str, Any]) -> argparse.Namespace:
     """Return Flower's run config as the arguments of a command. Raises ConfigError naming the nearest key."""
     for key, value in run_config.items():
         if key not in KEYS:
-            raise ConfigError(f"[tool.flwr.app.config]: unknown key '{key}'.{nearest(key, KEYS)} Known here: {', '.join(KEYS)}")
+            raise ConfigError(
+                f"[tool.flwr.app.config]: unknown key '{key}'.{nearest(key, KEYS)} Known here: {', '.join(KEYS)}"
+            )
         if type(value) is not type(KEYS[key]):
-            raise ConfigError(f"[tool.flwr.app.config] {key} = {value!r}: it is a {type(KEYS[key]).__name__}, like {KEYS[key]!r}")
+            raise ConfigError(
+                f"[tool.flwr.app.config] {key} = {value!r}: it is a {type(KEYS[key]).__name__}, like {KEYS[key]!r}"
+            )
     values = KEYS | dict(run_config)
     if values["resume"] and not values["out"]:
-        raise ConfigError("[tool.flwr.app.config] resume = true needs out, the folder of the run to go on with")
+        raise ConfigError(
+            "[tool.flwr.app.config] resume = true needs out, the folder of the run to go on with"
+        )
     try:
         changes = shlex.split(values["set"])
     except ValueError as error:
-        raise ConfigError(f"[tool.flwr.app.config] set = {values['set']!r}: {str(error).lower()}") from None
+        raise ConfigError(
+            f"[tool.flwr.app.config] set = {values['set']!r}: {str(error).lower()}"
+        ) from None
     return argparse.Namespace(
         config=_found(values["config"]) or None,
         set=changes,
@@ -74,12 +92,19 @@ def _found(config: str) -> str:
     """Return the path of a file in the app's folder, which Flower puts on Python's path; anything else as it is."""
     if not config.endswith(".toml") or Path(config).exists():
         return config
-    return next((str(path) for folder in sys.path if (path := Path(folder) / config).is_file()), config)
+    return next(
+        (str(path) for folder in sys.path if (path := Path(folder) / config).is_file()),
+        config,
+    )
 
 
 def _in_one_line(record: logging.LogRecord) -> bool:
     """Have Flower log an error that has a reason without its traceback."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, FedlearnError):
-        record.msg, record.args, record.exc_info = f"fedlearn: {one_line(error)}", (), None
+        record.msg, record.args, record.exc_info = (
+            f"fedlearn: {one_line(error)}",
+            (),
+            None,
+        )
     return True

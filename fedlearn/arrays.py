@@ -98,7 +98,10 @@ class Change:
 
     def dense(self) -> State:
         """Return the change as a state of differences."""
-        return State(self.floats.dense() if isinstance(self.floats, Sparse) else self.floats, self.integers)
+        return State(
+            self.floats.dense() if isinstance(self.floats, Sparse) else self.floats,
+            self.integers,
+        )
 
     def after(self, start: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return where the change leads from a model's floats (P,)."""
@@ -119,7 +122,9 @@ class Layout:
         """Refuse dtypes that no payload carries."""
         for entry in self.entries:
             if entry.dtype not in FLOATS + INTEGERS:
-                raise ModelError(f"tensor '{entry.name}' has dtype {entry.dtype}; use one of {', '.join(FLOATS + INTEGERS)}")
+                raise ModelError(
+                    f"tensor '{entry.name}' has dtype {entry.dtype}; use one of {', '.join(FLOATS + INTEGERS)}"
+                )
 
     @cached_property
     def floats(self) -> int:
@@ -139,7 +144,14 @@ class Layout:
     @cached_property
     def is_trained(self) -> NDArray[np.bool_]:
         """Return which of the P floats an optimiser trains; the others are buffers, such as BatchNorm's statistics."""
-        return np.concatenate([np.full(e.size, e.trained or bool(e.same_as)) for e in self.entries if e.is_float] or [np.empty(0, bool)])
+        return np.concatenate(
+            [
+                np.full(e.size, e.trained or bool(e.same_as))
+                for e in self.entries
+                if e.is_float
+            ]
+            or [np.empty(0, bool)]
+        )
 
     @cached_property
     def trained_at(self) -> NDArray[np.int64] | slice:
@@ -154,7 +166,9 @@ class Layout:
     @cached_property
     def trained_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Return the shapes of the float tensors that are trained, in order."""
-        return tuple(e.shape for e in self.entries if e.is_float and (e.trained or e.same_as))
+        return tuple(
+            e.shape for e in self.entries if e.is_float and (e.trained or e.same_as)
+        )
 
     @property
     def raw_bytes(self) -> int:
@@ -169,7 +183,9 @@ class Layout:
 
     def split(self, state: State) -> dict[str, NDArray[np.generic]]:
         """Return named arrays, each of its shape, as views of the state (float32 or int64)."""
-        if state.floats.shape != (self.floats,) or state.integers.shape != (self.integers,):
+        if state.floats.shape != (self.floats,) or state.integers.shape != (
+            self.integers,
+        ):
             raise ModelError(
                 f"a state of {state.floats.size} floats and {state.integers.size} integers "
                 f"does not fit a layout of {self.floats} and {self.integers}"
@@ -177,7 +193,10 @@ class Layout:
         out: dict[str, NDArray[np.generic]] = {}
         at = {True: 0, False: 0}
         for entry in self.entries:
-            start, vector = at[entry.is_float], state.floats if entry.is_float else state.integers
+            start, vector = (
+                at[entry.is_float],
+                state.floats if entry.is_float else state.integers,
+            )
             out[entry.name] = vector[start : start + entry.size].reshape(entry.shape)
             at[entry.is_float] += entry.size
         return out
@@ -195,16 +214,24 @@ class Layout:
 
         Float values are cast to float32, integers to int64 (a float array at an integer's place is rounded).
         """
-        state = State(np.empty(self.floats, np.float32), np.empty(self.integers, np.int64))
+        state = State(
+            np.empty(self.floats, np.float32), np.empty(self.integers, np.int64)
+        )
         views = self.split(state)
         if list(arrays) != list(views):
             odd = sorted(set(arrays) ^ set(views)) or ["(another order)"]
-            raise ModelError(f"the arrays are not this model's; differing names: {', '.join(odd[:5])}")
+            raise ModelError(
+                f"the arrays are not this model's; differing names: {', '.join(odd[:5])}"
+            )
         for entry in self.entries:
             array = np.asarray(arrays[entry.name])
             if array.shape != entry.shape:
-                raise ModelError(f"tensor '{entry.name}' has shape {array.shape}; the model's is {entry.shape}")
-            views[entry.name][...] = array if entry.is_float or array.dtype.kind in "iub" else np.rint(array)
+                raise ModelError(
+                    f"tensor '{entry.name}' has shape {array.shape}; the model's is {entry.shape}"
+                )
+            views[entry.name][...] = (
+                array if entry.is_float or array.dtype.kind in "iub" else np.rint(array)
+            )
         return state
 
 

@@ -27,7 +27,9 @@ SHIPPED = Path(__file__).parents[0] / "experiments"
 class Section(BaseModel):
     """A table of the config: its keys only, each of its own type only, never changed after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False
+    )
 
 
 class OpenSection(Section):
@@ -46,11 +48,19 @@ class ExperimentSection(Section):
 
     name: str = Field("experiment", min_length=1, pattern=r"^[\w.+-]+$")
     about: str = ""
-    seed: int = Field(0, ge=0, lt=2**63)  # every random number of the run derives from it
+    seed: int = Field(
+        0, ge=0, lt=2**63
+    )  # every random number of the run derives from it
     rounds: int = Field(10, ge=1)
-    stop_at: float = Field(0.0, ge=0, le=1)  # accuracy with which the run ends before its rounds are over; 0 = never
-    evaluate_every: int = Field(1, ge=1)  # rounds between evaluations; the last round is always evaluated
-    min_clients: int = Field(1, ge=1)  # a round with fewer usable updates is repeated with a new cohort
+    stop_at: float = Field(
+        0.0, ge=0, le=1
+    )  # accuracy with which the run ends before its rounds are over; 0 = never
+    evaluate_every: int = Field(
+        1, ge=1
+    )  # rounds between evaluations; the last round is always evaluated
+    min_clients: int = Field(
+        1, ge=1
+    )  # a round with fewer usable updates is repeated with a new cohort
     attempts: int = Field(3, ge=1)  # how often a round is tried before the run fails
     checkpoint_every: int = Field(
         0, ge=0
@@ -86,28 +96,44 @@ class TrainSection(Section):
     momentum: float = Field(0.0, ge=0, lt=1)
     nesterov: bool = False
     weight_decay: float = Field(0.0, ge=0)
-    clip_norm: float = Field(0.0, ge=0)  # largest L2 norm of a step's gradient; 0 = no clipping
+    clip_norm: float = Field(
+        0.0, ge=0
+    )  # largest L2 norm of a step's gradient; 0 = no clipping
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     augment: str = ""
-    stragglers: float = Field(0.0, ge=0, le=1)  # share of a cohort that has time for a part of its epochs alone
-    straggler_work: Literal["partial", "none"] = "partial"  # what comes of them: the part, or a failed client
-    schedule: Literal["constant", "step", "cosine"] = "constant"  # of lr over the rounds
-    warmup_rounds: int = Field(0, ge=0)  # lr rises linearly to its value over these rounds
-    step_every: int = Field(0, ge=0)  # schedule "step": rounds between two multiplications
+    stragglers: float = Field(
+        0.0, ge=0, le=1
+    )  # share of a cohort that has time for a part of its epochs alone
+    straggler_work: Literal["partial", "none"] = (
+        "partial"  # what comes of them: the part, or a failed client
+    )
+    schedule: Literal["constant", "step", "cosine"] = (
+        "constant"  # of lr over the rounds
+    )
+    warmup_rounds: int = Field(
+        0, ge=0
+    )  # lr rises linearly to its value over these rounds
+    step_every: int = Field(
+        0, ge=0
+    )  # schedule "step": rounds between two multiplications
     step_factor: float = Field(0.1, gt=0, le=1)  # schedule "step": the multiplier
     lr_min: float = Field(0.0, ge=0)  # schedule "cosine": where lr ends
 
     @model_validator(mode="after")
     def _together(self) -> TrainSection:
         if self.schedule == "step" and not self.step_every:
-            raise ValueError('schedule = "step" needs step_every, the rounds between two steps')
+            raise ValueError(
+                'schedule = "step" needs step_every, the rounds between two steps'
+            )
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov = true needs momentum above 0")
         if self.lr_min > self.lr:
             raise ValueError("lr_min is above lr")
         if self.straggler_work == "none" and self.stragglers == 1:
-            raise ValueError('stragglers = 1 with straggler_work = "none" leaves nobody to learn from; lower stragglers')
+            raise ValueError(
+                'stragglers = 1 with straggler_work = "none" leaves nobody to learn from; lower stragglers'
+            )
         return self
 
 
@@ -129,44 +155,72 @@ class CodecSection(Section):
 
     up: str = "raw32"  # of updates: a codec's text, or "auto"
     down: str = "raw32"  # of models: likewise
-    link_mbps: float = Field(0.0, ge=0)  # of a client's link, for "auto": 10**6 bits per second; 0 = not known
-    downlink: Literal["auto", "snapshot", "shadow", "cast"] = "auto"  # whole models, or differences: from each client's copy, or one series
-    copies_gb: float = Field(8.0, gt=0)  # most room on disk for the clients' copies, and as much for their residuals
+    link_mbps: float = Field(
+        0.0, ge=0
+    )  # of a client's link, for "auto": 10**6 bits per second; 0 = not known
+    downlink: Literal["auto", "snapshot", "shadow", "cast"] = (
+        "auto"  # whole models, or differences: from each client's copy, or one series
+    )
+    copies_gb: float = Field(
+        8.0, gt=0
+    )  # most room on disk for the clients' copies, and as much for their residuals
 
 
 class EngineSection(Section):
     """``[engine]``: how the clients of this process are run; of the result it changes at most the last bits."""
 
     kind: Literal["serial", "pool", "stacked", "ray", "auto"] = "pool"
-    workers: int = Field(0, ge=0, le=1024)  # processes; 0 = one per core, and of "ray" one per CPU of the cluster
+    workers: int = Field(
+        0, ge=0, le=1024
+    )  # processes; 0 = one per core, and of "ray" one per CPU of the cluster
     address: str = ""  # of a Ray cluster, as in ray.init: "auto", "HOST:6379"; empty starts one of this machine alone
-    chunk: int = Field(0, ge=0, le=10_000)  # clients in a stack; 0 = 5 on a CPU, else the cohort
-    device: str = "cpu"  # a torch device; others than cpu need kind = "serial" or "stacked"
+    chunk: int = Field(
+        0, ge=0, le=10_000
+    )  # clients in a stack; 0 = 5 on a CPU, else the cohort
+    device: str = (
+        "cpu"  # a torch device; others than cpu need kind = "serial" or "stacked"
+    )
     collapse: bool = False  # clients that take one step each take it as one batch; changes the result's last bits
 
     @model_validator(mode="after")
     def _device(self) -> EngineSection:
         if self.device != "cpu" and self.kind not in ("serial", "stacked", "auto"):
-            raise ValueError(f'device = "{self.device}" needs kind = "stacked" or "serial": processes cannot share it')
+            raise ValueError(
+                f'device = "{self.device}" needs kind = "stacked" or "serial": processes cannot share it'
+            )
         if self.chunk and self.kind != "stacked":
-            raise ValueError(f'chunk is for kind = "stacked"; kind = "{self.kind}" trains one client at a time')
+            raise ValueError(
+                f'chunk is for kind = "stacked"; kind = "{self.kind}" trains one client at a time'
+            )
         if self.address and self.kind != "ray":
-            raise ValueError(f'address = "{self.address}" is of a Ray cluster, and needs kind = "ray"')
+            raise ValueError(
+                f'address = "{self.address}" is of a Ray cluster, and needs kind = "ray"'
+            )
         if self.address.startswith("ray://"):
-            raise ValueError('a run is no Ray Client: start it on a machine of the cluster, with address = "auto"')
+            raise ValueError(
+                'a run is no Ray Client: start it on a machine of the cluster, with address = "auto"'
+            )
         return self
 
 
 class FleetSection(Section):
     """``[fleet]``: rounds over real agents; a simulation has no use for it."""
 
-    deadline_s: float = Field(600.0, gt=0)  # seconds that a round waits for answers; those that come later are refused
-    enough: float = Field(1.0, gt=0, le=1)  # share of a cohort with whose answers a round ends before its deadline
-    min_agents: int = Field(0, ge=0)  # agents that must attend before the first round; 0 = the local ones, or one
+    deadline_s: float = Field(
+        600.0, gt=0
+    )  # seconds that a round waits for answers; those that come later are refused
+    enough: float = Field(
+        1.0, gt=0, le=1
+    )  # share of a cohort with whose answers a round ends before its deadline
+    min_agents: int = Field(
+        0, ge=0
+    )  # agents that must attend before the first round; 0 = the local ones, or one
     cohort: Literal["all", "connected", "fastest"] = (
         "all"  # among whom a strategy chooses: every client, those that attend, the fastest of these
     )
-    fairness: float = Field(0.2, ge=0, le=1)  # cohort "fastest": share of the places that speed does not decide
+    fairness: float = Field(
+        0.2, ge=0, le=1
+    )  # cohort "fastest": share of the places that speed does not decide
 
 
 class ProfileSection(Section):
@@ -177,7 +231,9 @@ class ProfileSection(Section):
     up_mbps: float | None = Field(None, gt=0)  # 10**6 bits per second
     down_mbps: float | None = Field(None, gt=0)
     latency_ms: float | None = Field(None, ge=0)  # of one transfer, each way
-    available: float | None = Field(None, gt=0, le=1)  # share of each period in which it may be asked
+    available: float | None = Field(
+        None, gt=0, le=1
+    )  # share of each period in which it may be asked
     period_h: float | None = Field(None, gt=0)
     idle_w: float | None = Field(None, ge=0)
     train_w: float | None = Field(None, ge=0)
@@ -188,20 +244,32 @@ class DevicesSection(Section):
     """``[devices]``: what the clients of a simulation run on; without mix and profiles there is no virtual clock."""
 
     mix: str = ""  # named shares: "edge", "boards", "phones"
-    profiles: dict[str, Annotated[float, Field(gt=0)]] = {}  # profile → its share of the clients, in proportion
+    profiles: dict[
+        str, Annotated[float, Field(gt=0)]
+    ] = {}  # profile → its share of the clients, in proportion
     profile: dict[str, ProfileSection] = {}
-    up_mbps: float = Field(0.0, ge=0)  # of every device, in place of its profile's; 0 = as the profile says
+    up_mbps: float = Field(
+        0.0, ge=0
+    )  # of every device, in place of its profile's; 0 = as the profile says
     down_mbps: float = Field(0.0, ge=0)
-    deadline_s: float = Field(0.0, ge=0)  # simulated seconds of a round, after which clients are late; 0 = none
-    cohort: Literal["any", "present", "fastest"] = "any"  # among whom a strategy chooses
-    fairness: float = Field(0.2, ge=0, le=1)  # cohort "fastest": share of the places that speed does not decide
+    deadline_s: float = Field(
+        0.0, ge=0
+    )  # simulated seconds of a round, after which clients are late; 0 = none
+    cohort: Literal["any", "present", "fastest"] = (
+        "any"  # among whom a strategy chooses
+    )
+    fairness: float = Field(
+        0.2, ge=0, le=1
+    )  # cohort "fastest": share of the places that speed does not decide
     target: float = Field(0.8, gt=0, le=1)  # accuracy whose simulated time is reported
     cloud: str = "server"  # profile that answers in the place of a device, for the delay of inference
 
     @model_validator(mode="after")
     def _one_of(self) -> DevicesSection:
         if self.mix and self.profiles:
-            raise ValueError("mix and profiles both say what the clients run on; give one of them")
+            raise ValueError(
+                "mix and profiles both say what the clients run on; give one of them"
+            )
         return self
 
     @property
@@ -214,8 +282,12 @@ class EvaluateSection(Section):
     """``[evaluate]``: on the server's held-out samples always; on clients when asked."""
 
     clients: bool = False
-    holdout: float = Field(0.2, gt=0, lt=1)  # share of each client's samples kept from training for its evaluation
-    max_clients: int = Field(100, ge=1)  # clients evaluated, drawn anew each time when there are more
+    holdout: float = Field(
+        0.2, gt=0, lt=1
+    )  # share of each client's samples kept from training for its evaluation
+    max_clients: int = Field(
+        100, ge=1
+    )  # clients evaluated, drawn anew each time when there are more
 
 
 class ExpectSection(Section):
@@ -231,7 +303,9 @@ class ExpectSection(Section):
     @model_validator(mode="after")
     def _together(self) -> ExpectSection:
         if self.by_round is not None and self.best_accuracy is None:
-            raise ValueError("by_round needs best_accuracy, the accuracy to reach by then")
+            raise ValueError(
+                "by_round needs best_accuracy, the accuracy to reach by then"
+            )
         return self
 
 
@@ -286,17 +360,26 @@ def load(config: str | None) -> Source:
     """Return what a config file, or a shipped name (None: the default), says; its keys are not looked at. Raises ConfigError."""
     path = _find(config)
     try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
+        text = path.read_text(
+            encoding="utf-8-sig"
+        )  # some editors write a byte order mark
         return Source(path, text, tomllib.loads(text))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not a text file (TOML in UTF-8 is expected)") from None
-    except (ValueError, RecursionError) as error:  # tomllib lets a number too long, or tables too deep, through as these
+        raise ConfigError(
+            f"{path} is not a text file (TOML in UTF-8 is expected)"
+        ) from None
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # tomllib lets a number too long, or tables too deep, through as these
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 
 
-def checked(table: Mapping[str, Any], name: str, text: str, overrides: Sequence[str]) -> Experiment:
+def checked(
+    table: Mapping[str, Any], name: str, text: str, overrides: Sequence[str]
+) -> Experiment:
     """Return the experiment of a parsed table with ``section.key=value`` overrides; ``name`` and ``text`` locate errors in the file."""
     changed = copy.deepcopy(dict(table))
     places: dict[tuple[str, ...], str] = {}
@@ -305,17 +388,26 @@ def checked(table: Mapping[str, Any], name: str, text: str, overrides: Sequence[
     return validate(changed, name, text, places)
 
 
-def validate(table: Mapping[str, Any], name: str, text: str = "", places: Mapping[tuple[str, ...], str] | None = None) -> Experiment:
+def validate(
+    table: Mapping[str, Any],
+    name: str,
+    text: str = "",
+    places: Mapping[tuple[str, ...], str] | None = None,
+) -> Experiment:
     """Return the experiment of a parsed table; ``name`` and ``text`` locate errors in the file."""
     try:
         return Experiment.model_validate(table)
     except ValidationError as error:
         first = error.errors()[0]
         where = tuple(str(part) for part in first["loc"])
-        raise ConfigError(f"{place(where, name, text, places or {})}: {_explain(where, first)}") from None
+        raise ConfigError(
+            f"{place(where, name, text, places or {})}: {_explain(where, first)}"
+        ) from None
 
 
-def place(where: Sequence[str], name: str, text: str, places: Mapping[tuple[str, ...], str]) -> str:
+def place(
+    where: Sequence[str], name: str, text: str, places: Mapping[tuple[str, ...], str]
+) -> str:
     """Return where a key was given: ``file:line`` or the ``--set`` that gave it."""
     for keys, given in places.items():
         if keys[: len(where)] == tuple(where[: len(keys)]):
@@ -335,17 +427,23 @@ def _find(config: str | None) -> Path:
             f"no file '{config}', and no shipped experiment of that name.{nearest(config, known)} Shipped: {', '.join(known)}"
         )
     if Path(config).is_dir():
-        raise ConfigError(f"'{config}' is a folder; name a TOML file or a shipped experiment ({', '.join(known)})")
+        raise ConfigError(
+            f"'{config}' is a folder; name a TOML file or a shipped experiment ({', '.join(known)})"
+        )
     return Path(config)
 
 
-def _override(table: dict[str, Any], override: str, places: dict[tuple[str, ...], str]) -> None:
+def _override(
+    table: dict[str, Any], override: str, places: dict[tuple[str, ...], str]
+) -> None:
     if override != override.encode(errors="replace").decode():
         raise ConfigError(f"--set {override!a}: the value is not UTF-8 text")
     key, equals, value = override.partition("=")
     keys = key.strip().split(".")
     if not equals or len(keys) < 2 or not all(keys):
-        raise ConfigError(f"--set {override}: write section.key=value, for example train.lr=0.05")
+        raise ConfigError(
+            f"--set {override}: write section.key=value, for example train.lr=0.05"
+        )
     at = table
     for part in keys[:-1]:
         below = at.setdefault(part, {})
@@ -364,12 +462,15 @@ def _explain(where: tuple[str, ...], error: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         fields = _fields(where[:-1])
         return f"unknown key '{key}'.{nearest(where[-1], fields)} Known here: {', '.join(fields)}"
-    message = {"tuple_type": "Input should be a list", "model_type": "Input should be a table of keys"}.get(
-        error["type"], str(error["msg"]).removeprefix("Value error, ")
-    )
+    message = {
+        "tuple_type": "Input should be a list",
+        "model_type": "Input should be a table of keys",
+    }.get(error["type"], str(error["msg"]).removeprefix("Value error, "))
     message = message[0].lower() + message[1:]
     given = error.get("input")
-    shown = f" (got {_short(repr(given))})" if not isinstance(given, dict | Section) else ""
+    shown = (
+        f" (got {_short(repr(given))})" if not isinstance(given, dict | Section) else ""
+    )
     return f"'{key}': {message}{shown}"
 
 
@@ -396,12 +497,16 @@ def _line(where: Sequence[str], text: str) -> int | None:
     found: tuple[int, int] | None = None  # (depth, line)
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line):
-            here = table = tuple(p.strip().strip("'\"") for p in header.group(1).split("."))
+            here = table = tuple(
+                p.strip().strip("'\"") for p in header.group(1).split(".")
+            )
         elif key := re.match(r"\s*([\w.'\"-]+)\s*=", line):
             here = (*table, *(p.strip("'\"") for p in key.group(1).split(".")))
         else:
             continue
-        if tuple(where[: len(here)]) == here and (found is None or len(here) > found[0]):
+        if tuple(where[: len(here)]) == here and (
+            found is None or len(here) > found[0]
+        ):
             found = (len(here), number)
     return found[1] if found else None
 
@@ -414,7 +519,9 @@ def to_toml(experiment: Experiment) -> str:
 
 
 def _write(table: Mapping[str, Any], path: tuple[str, ...], lines: list[str]) -> None:
-    values = {k: v for k, v in table.items() if not (isinstance(v, dict) and len(path) < 2)}
+    values = {
+        k: v for k, v in table.items() if not (isinstance(v, dict) and len(path) < 2)
+    }
     if path and (values or not table):
         lines += ["", f"[{'.'.join(path)}]"]
     lines += [f"{_key(k)} = {_value(v)}" for k, v in values.items()]
@@ -431,12 +538,16 @@ def _value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        escaped = re.sub(r'[\x00-\x1f\x7f"\\]', lambda m: f"\\u{ord(m.group()):04x}", value)
+        escaped = re.sub(
+            r'[\x00-\x1f\x7f"\\]', lambda m: f"\\u{ord(m.group()):04x}", value
+        )
         return f'"{escaped}"'
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value, value))}]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + "}"
+        return (
+            "{" + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + "}"
+        )
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     return repr(value)

@@ -76,4 +76,6 @@ class ClientError(FedlearnError):
 
 def one_line(error: BaseException) -> str:
     """Return what a command prints of an error: one line, control characters escaped, whatever a user's code raised."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(str(error).split()))
+    return "".join(
+        c if c.isprintable() else repr(c)[1:-1] for c in " ".join(str(error).split())
+    )

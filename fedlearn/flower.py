@@ -40,7 +40,12 @@ class HeldArray(Array):
 
     def __init__(self, array: NDArray[Any]) -> None:
         """Take an array, which nobody changes from now on."""
-        self.__dict__.update(dtype=str(array.dtype), shape=tuple(array.shape), stype="numpy.ndarray", held=array)
+        self.__dict__.update(
+            dtype=str(array.dtype),
+            shape=tuple(array.shape),
+            stype="numpy.ndarray",
+            held=array,
+        )
 
     @property
     def data(self) -> bytes:
@@ -90,7 +95,11 @@ def update_of(reply: Message, layout: Layout, current: State) -> Received:
     if received is not None:
         return received
     end = to_state(layout, next(iter(reply.content.array_records.values())))
-    metrics = {k: v for record in reply.content.metric_records.values() for k, v in record.items()}
+    metrics = {
+        k: v
+        for record in reply.content.metric_records.values()
+        for k, v in record.items()
+    }
     header = Header(
         kind=UPDATE,
         version=0,
@@ -99,12 +108,18 @@ def update_of(reply: Message, layout: Layout, current: State) -> Received:
         examples=int(metrics[EXAMPLES]),  # type: ignore[arg-type]
         train_loss=metrics.get("train_loss"),  # type: ignore[arg-type]
     )
-    return Received(reply.metadata.src_node_id, header, Change(end.floats - current.floats, end.integers - current.integers))
+    return Received(
+        reply.metadata.src_node_id,
+        header,
+        Change(end.floats - current.floats, end.integers - current.integers),
+    )
 
 
 def to_record(layout: Layout, state: State) -> ArrayRecord:
     """Return a state as Flower's arrays, each of its shape: float32, and int64 for integer buffers."""
-    return ArrayRecord({name: Array(array) for name, array in layout.split(state).items()})
+    return ArrayRecord(
+        {name: Array(array) for name, array in layout.split(state).items()}
+    )
 
 
 def for_strategy(layout: Layout, state: State) -> ArrayRecord:
@@ -113,9 +128,15 @@ def for_strategy(layout: Layout, state: State) -> ArrayRecord:
     Strategies calculate with every array alike, and some of Flower's fail on integers (QFedAvg) or leave them as
     floats (FedAvg); `to_state` gives integers back.
     """
-    arrays = {n: HeldArray(a if a.dtype == np.float32 else a.astype(np.float64)) for n, a in layout.split(state).items()}
+    arrays = {
+        n: HeldArray(a if a.dtype == np.float32 else a.astype(np.float64))
+        for n, a in layout.split(state).items()
+    }
     record = ArrayRecord()
-    for name, array in arrays.items():  # given as a whole they would be written as bytes
+    for (
+        name,
+        array,
+    ) in arrays.items():  # given as a whole they would be written as bytes
         record[name] = array
     record.__dict__["fedlearn_state"] = layout, state, arrays
     return record
@@ -138,4 +159,7 @@ def is_held(record: ArrayRecord) -> bool:
     made = record.__dict__.get("fedlearn_state")
     if made is None or len(record) != len(made[2]):
         return False
-    return all(record.get(name) is array and "held" in array.__dict__ for name, array in made[2].items())
+    return all(
+        record.get(name) is array and "held" in array.__dict__
+        for name, array in made[2].items()
+    )

@@ -29,16 +29,26 @@ class Plan:
     weight_decay: float = 0.0
     clip_norm: float = 0.0  # largest L2 norm of a step's gradient; 0 = no clipping
     label_smoothing: float = 0.0
-    proximal_mu: float = 0.0  # FedProx's pull towards the weights sent (Li et al., MLSys 2020)
+    proximal_mu: float = (
+        0.0  # FedProx's pull towards the weights sent (Li et al., MLSys 2020)
+    )
     precision: str = "float32"  # or "bfloat16", "float16": autocast of the forward pass
     augment: str = ""
     codec: str = "raw32"  # how the answer is encoded
-    stragglers: float = 0.0  # share of clients that do a part of their epochs, or steps, in a round
-    straggler_work: str = "partial"  # what they answer with: that part's update, or "none"
+    stragglers: float = (
+        0.0  # share of clients that do a part of their epochs, or steps, in a round
+    )
+    straggler_work: str = (
+        "partial"  # what they answer with: that part's update, or "none"
+    )
 
     def to_json(self) -> str:
         """Return the plan as one line of JSON; fields of `LATER` stand in it only where they ask for something."""
-        values = {name: value for name, value in asdict(self).items() if name not in LATER or value != LATER[name]}
+        values = {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in LATER or value != LATER[name]
+        }
         return json.dumps(values, separators=(",", ":"))
 
     @classmethod
@@ -51,7 +61,11 @@ class Plan:
             raise FormatError(f"not a plan: {error}") from None
         for f in fields(cls):
             value, kind = getattr(plan, f.name), f.type
-            fits = isinstance(value, int | float) if kind == "float" else type(value).__name__ == kind
+            fits = (
+                isinstance(value, int | float)
+                if kind == "float"
+                else type(value).__name__ == kind
+            )
             if not fits or (kind == "float" and isinstance(value, bool)):
                 raise FormatError(f"not a plan: '{f.name}' is {value!r}, not {kind}")
         return plan

@@ -42,7 +42,11 @@ def isolated(seed: int) -> Iterator[None]:
         random.seed(seed)
         np.random.seed(seed % 2**32)
         # torch.manual_seed also formats a stack trace for each kind of GPU that is not in use yet: 0.1 to 0.2 ms for every client.
-        gpu = torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
+        gpu = (
+            torch.cuda.is_available()
+            or torch.backends.mps.is_available()
+            or torch.xpu.is_available()
+        )
         (torch.manual_seed if gpu else torch.default_generator.manual_seed)(seed)
         try:
             yield

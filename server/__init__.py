@@ -1,1 +1,1 @@
-"""What runs in the middle: rounds, evaluation, checkpoints."""
+"""The coordinator's library: service, rounds as a state machine, journal, identity, figures."""

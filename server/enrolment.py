@@ -28,7 +28,9 @@ def enrol(pki: Path, secret: str, request: bytes) -> EnrolReply:
     with identity.locked(pki):
         client = tokens.take(pki, secret)
         certificate = identity.issue(pki, client, request)
-    return EnrolReply(certificate=certificate, client=client, expires=identity.expiry(certificate))
+    return EnrolReply(
+        certificate=certificate, client=client, expires=identity.expiry(certificate)
+    )
 
 
 class Enrolment:
@@ -39,7 +41,9 @@ class Enrolment:
         self.counts: Counter[str] = Counter()
         self._pki = pki
         self._pause_s = pause_s
-        self._thread = ThreadPoolExecutor(1, "enrolment")  # one at a time: a flood of guesses costs no more than this
+        self._thread = ThreadPoolExecutor(
+            1, "enrolment"
+        )  # one at a time: a flood of guesses costs no more than this
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what the server adds."""
@@ -48,11 +52,17 @@ class Enrolment:
     async def _answer(self, request: EnrolRequest, context: Any) -> EnrolReply:
         try:
             loop = asyncio.get_running_loop()
-            reply = await loop.run_in_executor(self._thread, enrol, self._pki, request.secret, request.request)
+            reply = await loop.run_in_executor(
+                self._thread, enrol, self._pki, request.secret, request.request
+            )
         except IdentityError as error:
             self.counts[error.reason] += 1
             await asyncio.sleep(self._pause_s)
-            code = grpc.StatusCode.INVALID_ARGUMENT if error.reason == "request" else grpc.StatusCode.PERMISSION_DENIED
+            code = (
+                grpc.StatusCode.INVALID_ARGUMENT
+                if error.reason == "request"
+                else grpc.StatusCode.PERMISSION_DENIED
+            )
             await context.abort(code, str(error))
         except FedlearnError as error:  # the disk is full, or the folder was taken away
             self.counts["failed"] += 1

@@ -17,7 +17,19 @@ LOOPBACK = "127.0.0.1"
 SILENT_S = 5.0
 """How long a caller may take for its request."""
 
-COUNTED = ("attended", "left", "silent", "failed", "declined", "late", "lacking", "refused", "malformed", "oversized", "differs")
+COUNTED = (
+    "attended",
+    "left",
+    "silent",
+    "failed",
+    "declined",
+    "late",
+    "lacking",
+    "refused",
+    "malformed",
+    "oversized",
+    "differs",
+)
 """Counters that are told before they are first counted: a rate needs a 0 to start from."""
 
 
@@ -66,7 +78,9 @@ class Lines:
                 continue
             if isinstance(found, dict) and isinstance(found.get("round"), int):
                 self.last = found
-                self.scored = found if found.get("accuracy") is not None else self.scored
+                self.scored = (
+                    found if found.get("accuracy") is not None else self.scored
+                )
 
 
 def exposition(figures: Figures, lines: Lines, rounds: int) -> str:
@@ -74,40 +88,89 @@ def exposition(figures: Figures, lines: Lines, rounds: int) -> str:
     last = lines.last
     out: list[str] = []
 
-    def tell(name: str, kind: str, about: str, values: Iterable[tuple[str, float]]) -> None:
-        known = [(labels, value) for labels, value in values if isinstance(value, int | float)]
+    def tell(
+        name: str, kind: str, about: str, values: Iterable[tuple[str, float]]
+    ) -> None:
+        known = [
+            (labels, value)
+            for labels, value in values
+            if isinstance(value, int | float)
+        ]
         if known:
-            out.extend((f"# HELP fedlearn_{name} {about}", f"# TYPE fedlearn_{name} {kind}"))
-            out.extend(f"fedlearn_{name}{labels} {float(value):.17g}" for labels, value in known)
+            out.extend(
+                (f"# HELP fedlearn_{name} {about}", f"# TYPE fedlearn_{name} {kind}")
+            )
+            out.extend(
+                f"fedlearn_{name}{labels} {float(value):.17g}"
+                for labels, value in known
+            )
 
     def one(value: Any) -> list[tuple[str, float]]:
         return [("", value)]
 
     def each(label: str, counts: Mapping[str, float]) -> list[tuple[str, float]]:
-        return [(f'{{{label}="{name}"}}', count) for name, count in sorted(counts.items())]
+        return [
+            (f'{{{label}="{name}"}}', count) for name, count in sorted(counts.items())
+        ]
 
     tell("healthy", "gauge", "1: /healthz says ok", one(int(figures.trouble is None)))
-    tell("agents_attending", "gauge", "Agents that are connected", one(figures.attending))
+    tell(
+        "agents_attending", "gauge", "Agents that are connected", one(figures.attending)
+    )
     tell("rounds_done", "gauge", "Rounds that are done", one(last.get("round", 0)))
     tell("rounds", "gauge", "Rounds of the whole run", one(rounds))
-    tell("round_seconds", "gauge", "Seconds of the last round", one(last.get("seconds")))
-    tell("accuracy", "gauge", "Accuracy of the newest model that was scored, a share of 1", one(lines.scored.get("accuracy")))
-    tell("loss", "gauge", "Loss of the newest model that was scored", one(lines.scored.get("loss")))
+    tell(
+        "round_seconds", "gauge", "Seconds of the last round", one(last.get("seconds"))
+    )
+    tell(
+        "accuracy",
+        "gauge",
+        "Accuracy of the newest model that was scored, a share of 1",
+        one(lines.scored.get("accuracy")),
+    )
+    tell(
+        "loss",
+        "gauge",
+        "Loss of the newest model that was scored",
+        one(lines.scored.get("loss")),
+    )
     tell("work_open", "gauge", "Pieces of work without an answer", one(figures.open))
     counters = dict.fromkeys(COUNTED, 0) | dict(figures.counters)
-    tell("exchange_events_total", "counter", "What happened between agents and coordinator", each("event", counters))
+    tell(
+        "exchange_events_total",
+        "counter",
+        "What happened between agents and coordinator",
+        each("event", counters),
+    )
     sent = {"up": figures.up_bytes, "down": figures.down_bytes}
-    tell("payload_bytes_total", "counter", "Bytes of payloads, sent again included", each("direction", sent))
+    tell(
+        "payload_bytes_total",
+        "counter",
+        "Bytes of payloads, sent again included",
+        each("direction", sent),
+    )
     tell("journal_bytes", "gauge", "Bytes of the journal", one(figures.journal_bytes))
-    tell("enrolments_total", "counter", "Enrolments by result", each("result", figures.enrolments))
-    tell("log_lines_lost_total", "counter", "Lines that fleet.log lacks", one(figures.lines_lost))
+    tell(
+        "enrolments_total",
+        "counter",
+        "Enrolments by result",
+        each("result", figures.enrolments),
+    )
+    tell(
+        "log_lines_lost_total",
+        "counter",
+        "Lines that fleet.log lacks",
+        one(figures.lines_lost),
+    )
     return "\n".join(out) + "\n"
 
 
 class Pages:
     """The HTTP server: `/metrics` and `/healthz`, in threads of its own."""
 
-    def __init__(self, port: int, figures: Callable[[], Figures], lines: Lines, rounds: int) -> None:
+    def __init__(
+        self, port: int, figures: Callable[[], Figures], lines: Lines, rounds: int
+    ) -> None:
         """Listen on a port of 127.0.0.1 (0: any that is free); raises RunError when it is taken.
 
         figures: returns them as they are now; raises RunError where it cannot. lines, rounds: of the run.
@@ -118,9 +181,13 @@ class Pages:
         try:
             self._server = _Server((LOOPBACK, port), _answers(pages))
         except OSError as error:
-            raise RunError(f"cannot tell metrics at {LOOPBACK}:{port}: {error.strerror or error}; give another --metrics-port") from None
+            raise RunError(
+                f"cannot tell metrics at {LOOPBACK}:{port}: {error.strerror or error}; give another --metrics-port"
+            ) from None
         self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="metrics", daemon=True
+        )
         self._thread.start()
 
     def close(self) -> None:
@@ -147,14 +214,18 @@ class _Server(ThreadingHTTPServer):
         """Say nothing: a caller that went away is no concern of the run's."""
 
 
-def _answers(pages: Mapping[str, Callable[[], tuple[int, str]]]) -> type[BaseHTTPRequestHandler]:
+def _answers(
+    pages: Mapping[str, Callable[[], tuple[int, str]]],
+) -> type[BaseHTTPRequestHandler]:
     class Answers(BaseHTTPRequestHandler):
         timeout = SILENT_S
 
         def do_GET(self) -> None:
             page = pages.get(self.path.partition("?")[0])
             try:
-                code, text = page() if page else (404, f"there is {' and '.join(pages)}\n")
+                code, text = (
+                    page() if page else (404, f"there is {' and '.join(pages)}\n")
+                )
             except RunError as error:
                 code, text = 503, f"{error}\n"
             data = text.encode()

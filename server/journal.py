@@ -28,13 +28,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fedlearn.checksum import crc32
 from fedlearn.errors import RecordError
-from fedlearn.failpoints import armed, reach
-from fedlearn.files import sync_folder
+from fedlearn.system.checksum import crc32
+from fedlearn.system.failpoints import armed, reach
+from fedlearn.system.files import sync_folder
 
 SEGMENT_BYTES = 256 << 20  # small enough to copy and delete one at a time
-QUEUE_BYTES = 256 << 20  # waiting and being written; `append` blocks beyond, so memory stays flat
+QUEUE_BYTES = (
+    256 << 20
+)  # waiting and being written; `append` blocks beyond, so memory stays flat
 RECORD_BYTES = 2**32 - 1  # of meta or of data: what the header's lengths can say
 
 POINTS = (
@@ -47,7 +49,7 @@ POINTS = (
     "journal.before-folder-sync",
     "journal.recovery",  # a torn tail is cut off, what stays is not yet synced
 )
-"""The failpoints of this file, see `fedlearn.failpoints`."""
+"""The failpoints of this file, see `fedlearn.system.failpoints`."""
 
 _MAGIC = b"fedlog\x00\x01"  # the last byte is the format's version
 _SEGMENT = struct.Struct("<8s8sI")
@@ -117,10 +119,14 @@ class Journal:
         except BaseException:
             self._lock.close()
             raise
-        self._thread = threading.Thread(target=self._write_groups, name="journal", daemon=True)
+        self._thread = threading.Thread(
+            target=self._write_groups, name="journal", daemon=True
+        )
         self._thread.start()
 
-    def append(self, meta: Mapping[str, Any], data: bytes = b"", crc: int | None = None) -> Future[None]:
+    def append(
+        self, meta: Mapping[str, Any], data: bytes = b"", crc: int | None = None
+    ) -> Future[None]:
         """Add a record; the future is done when the record is on disk.
 
         meta: what JSON can hold; its "key", a string if there is one, is what `find` looks for. ``data`` must not change
@@ -129,15 +135,27 @@ class Journal:
         thread that writes: they must be short and must not append. Raises TypeError or ValueError for a meta or a size that a
         record cannot hold.
         """
-        text = json.dumps(meta, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+        text = json.dumps(
+            meta, sort_keys=True, separators=(",", ":"), allow_nan=False
+        ).encode()
         if max(len(text), len(data)) > RECORD_BYTES:
-            raise ValueError(f"a record of {len(text)} bytes of meta and {len(data)} of data; a journal takes {RECORD_BYTES} of each")
+            raise ValueError(
+                f"a record of {len(text)} bytes of meta and {len(data)} of data; a journal takes {RECORD_BYTES} of each"
+            )
         key = meta.get("key")
         crc = crc32(data) if crc is None else crc
-        waiting = _Waiting(text, data, crc, key if isinstance(key, str) else None, Future())
+        waiting = _Waiting(
+            text, data, crc, key if isinstance(key, str) else None, Future()
+        )
         waiting.done.set_running_or_notify_cancel()  # nobody can cancel it: the record may be on its way to the disk
         with self._changed:
-            self._changed.wait_for(lambda: self._refusal or not self._queued_bytes or self._queued_bytes + waiting.size <= QUEUE_BYTES)
+            self._changed.wait_for(
+                lambda: (
+                    self._refusal
+                    or not self._queued_bytes
+                    or self._queued_bytes + waiting.size <= QUEUE_BYTES
+                )
+            )
             if self._refusal is None:
                 self._queue.append(waiting)
                 self._queued_bytes += waiting.size
@@ -178,7 +196,9 @@ class Journal:
     def close(self) -> None:
         """Write and sync what waits, and give the folder free; what was written can still be read."""
         with self._changed:
-            self._refusal = self._refusal or RecordError(f"the journal {self.folder} is closed")
+            self._refusal = self._refusal or RecordError(
+                f"the journal {self.folder} is closed"
+            )
             self._changed.notify_all()
         self._thread.join()
         if self._file >= 0:
@@ -212,11 +232,23 @@ class Journal:
         start = end = self._ends[number]
         records, index = [], {}
         for waiting in group:
-            fields = _RECORD.pack(self._mark, end - start, len(waiting.meta), len(waiting.data), waiting.crc, 0)[:-4]
+            fields = _RECORD.pack(
+                self._mark,
+                end - start,
+                len(waiting.meta),
+                len(waiting.data),
+                waiting.crc,
+                0,
+            )[:-4]
             head = fields + crc32(waiting.meta, crc32(fields)).to_bytes(4, "little")
             records.append((head, waiting.meta, waiting.data))
             if waiting.key is not None:
-                index[waiting.key] = Entry(number, end + len(head) + len(waiting.meta), len(waiting.data), waiting.crc)
+                index[waiting.key] = Entry(
+                    number,
+                    end + len(head) + len(waiting.meta),
+                    len(waiting.data),
+                    waiting.crc,
+                )
             end += waiting.size
         reach("journal.before-write")
         self._write(records)
@@ -249,9 +281,15 @@ class Journal:
         number, self._mark = max(self._ends, default=0) + 1, os.urandom(8)
         fields = _MAGIC + self._mark
         reach("journal.new-segment")
-        self._file = os.open(self._path(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._file = os.open(
+            self._path(number),
+            os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC,
+            0o644,
+        )
         _write_all(self._file, [fields + crc32(fields).to_bytes(4, "little")])
-        os.fsync(self._file)  # before any record: a damaged mark is then damage, never a torn tail
+        os.fsync(
+            self._file
+        )  # before any record: a damaged mark is then damage, never a torn tail
         reach("journal.before-folder-sync")
         sync_folder(self.folder)
         with self._changed:
@@ -259,7 +297,11 @@ class Journal:
 
     def _fail(self, group: list[_Waiting], error: Exception) -> None:
         """Acknowledge nothing from now on, whatever waits or comes."""
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        reason = (
+            (error.strerror if isinstance(error, OSError) else None)
+            or str(error)
+            or type(error).__name__
+        )
         with self._changed:
             self._refusal = RecordError(
                 f"cannot write {self.folder}: {reason}; what was acknowledged is kept, and a new start goes on from there"
@@ -274,12 +316,24 @@ class Journal:
 
     def _recover(self) -> None:
         """Read every segment, mend the last one and see to it that all of it is on disk."""
-        numbers = sorted(int(path.stem) for path in self.folder.glob("*.log") if path.stem.isdecimal())
-        if numbers and self._path(numbers[-1]).stat().st_size <= _SEGMENT.size and not self._begun(numbers[-1]):
-            self._path(numbers.pop()).unlink()  # a crash while it was made; it holds no record
+        numbers = sorted(
+            int(path.stem)
+            for path in self.folder.glob("*.log")
+            if path.stem.isdecimal()
+        )
+        if (
+            numbers
+            and self._path(numbers[-1]).stat().st_size <= _SEGMENT.size
+            and not self._begun(numbers[-1])
+        ):
+            self._path(
+                numbers.pop()
+            ).unlink()  # a crash while it was made; it holds no record
         for number in numbers:
             if number != len(self._ends) + 1:
-                raise RecordError(f"{self._path(len(self._ends) + 1)} is missing, later segments exist; restore it from a copy")
+                raise RecordError(
+                    f"{self._path(len(self._ends) + 1)} is missing, later segments exist; restore it from a copy"
+                )
             self._read_segment(number, last=number == numbers[-1])
         sync_folder(self.folder)
 
@@ -321,7 +375,9 @@ def _mark(file: BinaryIO) -> bytes | None:
     return bytes(mark) if magic == _MAGIC and crc == crc32(head[:-4]) else None
 
 
-def _record(file: BinaryIO, segment: int, mark: bytes, offset: int, size: int) -> _Found | None:
+def _record(
+    file: BinaryIO, segment: int, mark: bytes, offset: int, size: int
+) -> _Found | None:
     """Return the record at an offset of a segment of ``size`` bytes if header and meta are whole; data is not read."""
     file.seek(offset)
     head = file.read(_RECORD.size)
@@ -329,15 +385,21 @@ def _record(file: BinaryIO, segment: int, mark: bytes, offset: int, size: int) -
         return None
     its_mark, before, meta_length, length, data_crc, crc = _RECORD.unpack(head)
     data = offset + len(head) + meta_length
-    if its_mark != mark or data + length > size:  # lengths are compared before they are believed
+    if (
+        its_mark != mark or data + length > size
+    ):  # lengths are compared before they are believed
         return None
     meta = file.read(meta_length)
     if crc32(meta, crc32(head[:-4])) != crc:
         return None
-    return _Found(meta, Entry(segment, data, length, data_crc), offset - before, data + length)
+    return _Found(
+        meta, Entry(segment, data, length, data_crc), offset - before, data + length
+    )
 
 
-def _whole_record(file: BinaryIO, segment: int, mark: bytes, offset: int, size: int) -> _Found | None:
+def _whole_record(
+    file: BinaryIO, segment: int, mark: bytes, offset: int, size: int
+) -> _Found | None:
     """Return the record at an offset if its data is whole, too."""
     found = _record(file, segment, mark, offset, size)
     if found is None:
@@ -348,7 +410,9 @@ def _whole_record(file: BinaryIO, segment: int, mark: bytes, offset: int, size: 
     return found if not left and crc == found.entry.crc else None
 
 
-def _synced_beyond(file: BinaryIO, segment: int, mark: bytes, offset: int, size: int) -> bool:
+def _synced_beyond(
+    file: BinaryIO, segment: int, mark: bytes, offset: int, size: int
+) -> bool:
     """Tell whether a record after a damaged one proves that the damaged one was synced."""
     file.seek(offset)
     rest = file.read()
@@ -397,13 +461,19 @@ def _locked(folder: Path) -> BinaryIO:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.close()
-        raise RecordError(f"another process has the journal {folder} open; wait for it or end it") from None
-    os.register_at_fork(after_in_child=lock.close)  # a child that outlives a killed parent must not hold its lock
+        raise RecordError(
+            f"another process has the journal {folder} open; wait for it or end it"
+        ) from None
+    os.register_at_fork(
+        after_in_child=lock.close
+    )  # a child that outlives a killed parent must not hold its lock
     return lock
 
 
 def _damaged(path: Path, offset: int) -> RecordError:
-    return RecordError(f"{path} is damaged at byte {offset}, in what was acknowledged; restore it from a copy")
+    return RecordError(
+        f"{path} is damaged at byte {offset}, in what was acknowledged; restore it from a copy"
+    )
 
 
 @contextlib.contextmanager
@@ -411,4 +481,6 @@ def _using(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RecordError(f"cannot {doing} {error.filename or path}: {error.strerror or error}") from error
+        raise RecordError(
+            f"cannot {doing} {error.filename or path}: {error.strerror or error}"
+        ) from error

@@ -37,7 +37,10 @@ class Link:
             except (FedlearnError, KeyError, IndexError) as error:
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
         if probe.want > LARGEST_BYTES:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"an echo has at most {LARGEST_BYTES} bytes")
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"an echo has at most {LARGEST_BYTES} bytes",
+            )
         return Echo(data=_noise()[: probe.want], time_us=time.time_ns() // 1000)
 
 

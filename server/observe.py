@@ -42,7 +42,13 @@ TROUBLE = ("failed", "declined", "late", "refused", "revoked", "turned away")
 class Log:
     """The log of one run. Any thread may call it; it never waits and never raises. ``lost``: events that were not written."""
 
-    def __init__(self, path: Path | None, shown: str = "notes", stream: TextIO | None = None, most_bytes: int = LOG_BYTES) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        shown: str = "notes",
+        stream: TextIO | None = None,
+        most_bytes: int = LOG_BYTES,
+    ) -> None:
         """Write to a file, if one is given, and to standard error (or ``stream``).
 
         shown: what goes there. "notes": what a person needs to know, as text; "text" or "json": everything; "nothing".
@@ -53,13 +59,22 @@ class Log:
         self._told_lost = 0
         self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._file = -1
-        self._torn = True  # whoever wrote before us may have been killed in the middle of a line
+        self._torn = (
+            True  # whoever wrote before us may have been killed in the middle of a line
+        )
         self._off = path is None and shown == "nothing"
         self._thread = threading.Thread(target=self._live, name="log", daemon=True)
         if not self._off:
             self._thread.start()
 
-    def __call__(self, event: str, client: int | None = None, key: Key | None = None, text: str = "", **figures: float) -> None:
+    def __call__(
+        self,
+        event: str,
+        client: int | None = None,
+        key: Key | None = None,
+        text: str = "",
+        **figures: float,
+    ) -> None:
         """Note an event: of a client, of a piece of its work, with a reason, with figures."""
         if self._off:
             return
@@ -94,12 +109,20 @@ class Log:
             going = None not in batch
             entries = [entry for entry in batch if entry is not None]
             if self.lost > self._told_lost:
-                entries.append({"time": time.time(), "event": "lost", "text": f"{self.lost - self._told_lost} lines of this log"})
+                entries.append(
+                    {
+                        "time": time.time(),
+                        "event": "lost",
+                        "text": f"{self.lost - self._told_lost} lines of this log",
+                    }
+                )
             lost = self.lost
             try:
                 self._write("".join(line(entry) + "\n" for entry in entries).encode())
                 self._told_lost = lost
-            except OSError:  # the disk is full: what is lost here is no reason to end a run
+            except (
+                OSError
+            ):  # the disk is full: what is lost here is no reason to end a run
                 self.lost += len(entries)
             self._show(entries)
         if self._file >= 0:
@@ -108,12 +131,17 @@ class Log:
     def _write(self, data: bytes) -> None:
         if self.path is None or not data:
             return
-        if self._file >= 0 and os.fstat(self._file).st_size + len(data) > self.most_bytes:
+        if (
+            self._file >= 0
+            and os.fstat(self._file).st_size + len(data) > self.most_bytes
+        ):
             os.close(self._file)
             self._file = -1
             os.replace(self.path, self.path.with_name(f"{self.path.name}.1"))
         if self._file < 0:
-            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            self._file = os.open(
+                self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644
+            )
         data = b"\n" + data if self._torn and os.fstat(self._file).st_size else data
         self._torn = True
         if os.write(self._file, data) < len(data):
@@ -121,27 +149,49 @@ class Log:
         self._torn = False
 
     def _show(self, entries: list[dict[str, Any]]) -> None:
-        told = [entry for entry in entries if self.shown in ("text", "json") or (self.shown == "notes" and entry["event"] == "note")]
+        told = [
+            entry
+            for entry in entries
+            if self.shown in ("text", "json")
+            or (self.shown == "notes" and entry["event"] == "note")
+        ]
         stream = self._stream or sys.stderr
         if told and stream is not None:
             with contextlib.suppress(OSError, ValueError):
-                stream.write("".join((line(entry) if self.shown == "json" else self._text(entry)) + "\n" for entry in told))
+                stream.write(
+                    "".join(
+                        (line(entry) if self.shown == "json" else self._text(entry))
+                        + "\n"
+                        for entry in told
+                    )
+                )
                 stream.flush()
 
     def _text(self, entry: Mapping[str, Any]) -> str:
-        return f"fedlearn: {plain(entry['text'])}" if self.shown == "notes" else text(entry)
+        return (
+            f"fedlearn: {plain(entry['text'])}"
+            if self.shown == "notes"
+            else text(entry)
+        )
 
 
 def line(entry: Mapping[str, Any]) -> str:
     """Return an event as one line of JSON; its time is UTC."""
     moment = entry["time"]
-    told = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment)) + f".{int(moment * 1000) % 1000:03d}Z"
+    told = (
+        time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment))
+        + f".{int(moment * 1000) % 1000:03d}Z"
+    )
     return json.dumps({**entry, "time": told}, allow_nan=False)
 
 
 def text(entry: Mapping[str, Any]) -> str:
     """Return an event as one line for people; its time is local."""
-    figures = [f"{name}={value}" for name, value in entry.items() if name not in ("time", "event", "client", "key", "text")]
+    figures = [
+        f"{name}={value}"
+        for name, value in entry.items()
+        if name not in ("time", "event", "client", "key", "text")
+    ]
     parts = [
         time.strftime("%H:%M:%S", time.localtime(entry["time"])),
         f"{entry['event']:<12}",
@@ -160,7 +210,11 @@ def plain(words: str) -> str:
 
 def read(folder: Path, most_bytes: int = 1 << 20) -> list[dict[str, Any]]:
     """Return the events at the end of a run's log, oldest first; most_bytes: of each of its two files."""
-    return [entry for name in (f"{LOG}.1", LOG) for entry in _entries(folder / name, most_bytes)]
+    return [
+        entry
+        for name in (f"{LOG}.1", LOG)
+        for entry in _entries(folder / name, most_bytes)
+    ]
 
 
 def _entries(path: Path, most_bytes: int) -> Iterator[dict[str, Any]]:
@@ -171,7 +225,9 @@ def _entries(path: Path, most_bytes: int) -> Iterator[dict[str, Any]]:
     except OSError:
         return
     for each in lines:
-        with contextlib.suppress(ValueError, RecursionError):  # the first may be half, and any may be torn
+        with contextlib.suppress(
+            ValueError, RecursionError
+        ):  # the first may be half, and any may be torn
             entry = json.loads(each)
             if isinstance(entry, dict) and isinstance(entry.get("event"), str):
                 yield entry
@@ -194,15 +250,31 @@ class Witness:
         elif isinstance(action, Answer):
             self._answered(action)
         elif isinstance(action, Lacking):
-            self.log("lacking", action.client, action.key, "the model that the difference starts from; it is sent")
-        elif isinstance(action, Told) and "machine" in action.facts:  # what comes after each piece of work is for devices.json alone
-            self.log("device", action.client, text=", ".join(f"{name} {value}" for name, value in action.facts.items())[:500])
+            self.log(
+                "lacking",
+                action.client,
+                action.key,
+                "the model that the difference starts from; it is sent",
+            )
+        elif (
+            isinstance(action, Told) and "machine" in action.facts
+        ):  # what comes after each piece of work is for devices.json alone
+            self.log(
+                "device",
+                action.client,
+                text=", ".join(
+                    f"{name} {value}" for name, value in action.facts.items()
+                )[:500],
+            )
         elif isinstance(action, Drop):
             self._reasons[action.session] = action.reason
 
     def ended(self, session: int) -> None:
         """Note the end of a connection; call it after `Rounds.gone`."""
-        client, reason = self._clients.pop(session, None), self._reasons.pop(session, "")
+        client, reason = (
+            self._clients.pop(session, None),
+            self._reasons.pop(session, ""),
+        )
         if client is not None:
             self.log("left", client, None, reason, attending=len(self.rounds.attending))
         elif reason:
@@ -221,18 +293,30 @@ class Witness:
                 self._clients[send.session] = found.client
                 self.log("attended", found.client, attending=len(self.rounds.attending))
         elif frame == "task":
-            self.log("asked", client, of(send.frame.task.key), bytes=sum(send.frame.task.sizes))
+            self.log(
+                "asked",
+                client,
+                of(send.frame.task.key),
+                bytes=sum(send.frame.task.sizes),
+            )
         elif frame == "chunk":
             self.down_bytes += len(send.data)
         elif frame == "refusal":
-            self.log("refused", client, of(send.frame.refusal.key), send.frame.refusal.reason)
+            self.log(
+                "refused", client, of(send.frame.refusal.key), send.frame.refusal.reason
+            )
 
     def _answered(self, answer: Answer) -> None:
         if answer.data is not None:
             self.up_bytes += len(answer.data)
             self.log("answered", answer.client, answer.key, bytes=len(answer.data))
         else:
-            self.log(outcome(answer.failure or ""), answer.client, answer.key, answer.failure or "no answer")
+            self.log(
+                outcome(answer.failure or ""),
+                answer.client,
+                answer.key,
+                answer.failure or "no answer",
+            )
 
 
 def outcome(reason: str) -> str:
@@ -255,9 +339,13 @@ def took_part(journal: Journal) -> dict[str, dict[str, Any]]:
             continue
         kind = str(meta["key"]).split("/")[2]
         refused, without = meta.get("refused", {}), meta.get("without", {})
-        told = {str(client): ("answered", "") for client in json.loads(journal.read(entry))}
+        told = {
+            str(client): ("answered", "") for client in json.loads(journal.read(entry))
+        }
         told |= {client: ("refused", reason) for client, reason in refused.items()}
-        told |= {client: (outcome(reason), reason) for client, reason in without.items()}
+        told |= {
+            client: (outcome(reason), reason) for client, reason in without.items()
+        }
         for client, (what, reason) in told.items():
             counts = table.setdefault(int(client), {}).setdefault(kind, Counter())
             counts["asked"] += 1
@@ -267,7 +355,8 @@ def took_part(journal: Journal) -> dict[str, dict[str, Any]]:
     names = ("asked", "answered", "refused", "failed", "declined", "late")
     return {
         str(client): {
-            kind: {name: counts[name] for name in names} | {"reasons": dict(reasons.get((client, kind), {}))}
+            kind: {name: counts[name] for name in names}
+            | {"reasons": dict(reasons.get((client, kind), {}))}
             for kind, counts in sorted(kinds.items())
         }
         for client, kinds in sorted(table.items())

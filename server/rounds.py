@@ -17,11 +17,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from fedlearn.checksum import crc32
 from fedlearn.exchange import NEWEST, OLDEST
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key, of, proto
 from fedlearn.exchange.transfer import Data, Pace, Received, Transfer
+from fedlearn.system.checksum import crc32
 
 IDLE_S, BUSY_S = 200.0, 1.0
 """How often an agent is heard without work and with it."""
@@ -158,16 +158,35 @@ class _Session:
 class Rounds:
     """See the module. Every method that tells of an event returns the actions that follow from it."""
 
-    def __init__(self, run: bytes, experiment: str, clients: int, limit_bytes: int, draw: Callable[[], float] = lambda: 0.5) -> None:
+    def __init__(
+        self,
+        run: bytes,
+        experiment: str,
+        clients: int,
+        limit_bytes: int,
+        draw: Callable[[], float] = lambda: 0.5,
+    ) -> None:
         """Take what a welcome says. draw: a random number from 0 to 1, for the times at which agents come back."""
-        self.run, self.experiment, self.clients, self.limit_bytes, self.draw = run, experiment, clients, limit_bytes, draw
+        self.run, self.experiment, self.clients, self.limit_bytes, self.draw = (
+            run,
+            experiment,
+            clients,
+            limit_bytes,
+            draw,
+        )
         self.sessions: dict[int, _Session] = {}
         self.attending: dict[int, int] = {}  # client → its connection
         self.open: dict[int, dict[Key, _Open]] = {}  # client → its work
-        self.done: dict[int, dict[Key, tuple[int, int]]] = {}  # client → length and CRC-32 of the answers that count
-        self.farewell: pb.CoordinatorFrame | None = None  # what everybody is told, once it drains
+        self.done: dict[
+            int, dict[Key, tuple[int, int]]
+        ] = {}  # client → length and CRC-32 of the answers that count
+        self.farewell: pb.CoordinatorFrame | None = (
+            None  # what everybody is told, once it drains
+        )
         self.counters: Counter[str] = Counter()
-        self._alarms: list[tuple[float, int]] = []  # (due, connection); an entry that is not its connection's due is void
+        self._alarms: list[
+            tuple[float, int]
+        ] = []  # (due, connection); an entry that is not its connection's due is void
         self._ends: list[tuple[float, int, _Batch]] = []
         self._batches = 0
         self.paces: dict[int, Pace] = {}  # client → of its downloads
@@ -184,7 +203,11 @@ class Rounds:
     def gone(self, session: int) -> list[Action]:
         """Forget a connection that ended; its client's work stays open, and what it sent so far is kept."""
         found = self.sessions.pop(session, None)
-        if found and found.client is not None and self.attending.get(found.client) == session:
+        if (
+            found
+            and found.client is not None
+            and self.attending.get(found.client) == session
+        ):
             del self.attending[found.client]
             self.counters["left"] += 1
             for open in self.open.get(found.client, {}).values():
@@ -212,7 +235,9 @@ class Rounds:
             return self._facts(found.client, frame.facts.json)
         if kind == "failure":
             return self._failure(session, found.client, frame.failure)
-        return self._part(session, "a frame that this coordinator does not know", "unknown_frame")
+        return self._part(
+            session, "a frame that this coordinator does not know", "unknown_frame"
+        )
 
     def tick(self, now: float) -> list[Action]:
         """End connections that are silent and batches whose time is over."""
@@ -224,9 +249,14 @@ class Rounds:
                 continue
             found.due = float("inf")
             limit = self._silence(found)
-            if found.heard + limit <= now:  # the same sum as the alarm's: a difference may round to less, and never come due
+            if (
+                found.heard + limit <= now
+            ):  # the same sum as the alarm's: a difference may round to less, and never come due
                 self.counters["silent"] += 1
-                actions += [Drop(session, f"silent for {limit:g} s"), *self.gone(session)]
+                actions += [
+                    Drop(session, f"silent for {limit:g} s"),
+                    *self.gone(session),
+                ]
             else:
                 self._watch(session, found)
         while self._ends and self._ends[0][0] <= now:
@@ -236,28 +266,48 @@ class Rounds:
 
     def next_alarm(self) -> float:
         """Return when `tick` is due."""
-        return min(self._alarms[0][0] if self._alarms else float("inf"), self._ends[0][0] if self._ends else float("inf"))
+        return min(
+            self._alarms[0][0] if self._alarms else float("inf"),
+            self._ends[0][0] if self._ends else float("inf"),
+        )
 
     # What the run asks
 
-    def ask(self, works: Sequence[Work], now: float, deadline_s: float = float("inf"), enough: int | None = None) -> list[Action]:
+    def ask(
+        self,
+        works: Sequence[Work],
+        now: float,
+        deadline_s: float = float("inf"),
+        enough: int | None = None,
+    ) -> list[Action]:
         """Open a batch: it ends after deadline_s, or when ``enough`` of its pieces are answered.
 
         No piece may be open already. One whose answer is known by `recall` is asked for anew.
         """
-        batch = _Batch({(w.client, w.key) for w in works}, len(works) if enough is None else enough)
+        batch = _Batch(
+            {(w.client, w.key) for w in works}, len(works) if enough is None else enough
+        )
         if deadline_s < float("inf"):
             self._batches += 1
             heapq.heappush(self._ends, (now + deadline_s, self._batches, batch))
         actions: list[Action] = []
         for work in works:
-            self.open.setdefault(work.client, {})[work.key] = found = _Open(work, batch, self._transfer(work))
+            self.open.setdefault(work.client, {})[work.key] = found = _Open(
+                work, batch, self._transfer(work)
+            )
             self._forget(work.client, work.key)
             if (session := self.attending.get(work.client)) is not None:
                 actions += self._send(session, found, now)
         return actions
 
-    def repair(self, client: int, key: Key, task: pb.Task, payloads: tuple[bytes, ...], now: float) -> list[Action]:
+    def repair(
+        self,
+        client: int,
+        key: Key,
+        task: pb.Task,
+        payloads: tuple[bytes, ...],
+        now: float,
+    ) -> list[Action]:
         """Send a client's work anew, beginning with the model that it lacks."""
         found = self.open.get(client, {}).get(key)
         if found is None:
@@ -271,15 +321,31 @@ class Rounds:
         """Tell a client that its stored answer cannot be counted."""
         self.counters["refused"] += 1
         session = self.attending.get(client)
-        return [] if session is None else [Send(session, pb.CoordinatorFrame(refusal=pb.Refusal(key=proto(key), reason=reason)))]
+        return (
+            []
+            if session is None
+            else [
+                Send(
+                    session,
+                    pb.CoordinatorFrame(
+                        refusal=pb.Refusal(key=proto(key), reason=reason)
+                    ),
+                )
+            ]
+        )
 
     def stored(self, client: int, key: Key) -> list[Action]:
         """Note that an answer is on disk: acknowledge it, and hand it over."""
         found = self.open.get(client, {}).get(key)
-        if found is None or found.answer is None:  # its batch ended meanwhile: it is on disk, and not counted
+        if (
+            found is None or found.answer is None
+        ):  # its batch ended meanwhile: it is on disk, and not counted
             return []
         answer = Answer(client, key, found.answer)
-        return [*self._close(client, key, found, answer), *self._acknowledge(client, key, len(found.answer), True)]
+        return [
+            *self._close(client, key, found, answer),
+            *self._acknowledge(client, key, len(found.answer), True),
+        ]
 
     def recall(self, client: int, key: Key, data: bytes) -> list[Action]:
         """Note an answer that the journal holds from before a restart: its client is acknowledged it again."""
@@ -298,8 +364,13 @@ class Rounds:
         """Send everybody away, and who comes after; again: the seconds after which to come back, None: never."""
         goodbye = pb.Goodbye(reason="the run is over", done=True)
         if again is not None:
-            least, most = round(1000 * again[0]), max(1, round(1000 * again[1]))  # 0 would mean never
-            goodbye = pb.Goodbye(reason="the coordinator restarts", again_min_ms=least, again_max_ms=most)
+            least, most = (
+                round(1000 * again[0]),
+                max(1, round(1000 * again[1])),
+            )  # 0 would mean never
+            goodbye = pb.Goodbye(
+                reason="the coordinator restarts", again_min_ms=least, again_max_ms=most
+            )
         self.farewell = pb.CoordinatorFrame(goodbye=goodbye)
         return [Send(session, self.farewell) for session in self.sessions]
 
@@ -307,7 +378,9 @@ class Rounds:
         """End the connections of clients whose certificates are revoked, and their open work: nobody else can answer it."""
         refused = set(clients)
         actions: list[Action] = []
-        for session in [number for number, found in self.sessions.items() if found.client in refused]:
+        for session in [
+            number for number, found in self.sessions.items() if found.client in refused
+        ]:
             actions += self._part(session, "the certificate is revoked", "revoked")
         for client in sorted(refused & self.open.keys()):
             for key in list(self.open[client]):
@@ -316,27 +389,45 @@ class Rounds:
 
     # How it works
 
-    def _hello(self, session: int, found: _Session, hello: pb.Hello, now: float) -> list[Action]:
+    def _hello(
+        self, session: int, found: _Session, hello: pb.Hello, now: float
+    ) -> list[Action]:
         if hello.newest < OLDEST or hello.oldest > NEWEST:
             older = "agent" if hello.newest < OLDEST else "coordinator"
             text = f"the agent speaks versions {hello.oldest} to {hello.newest}, the coordinator {OLDEST} to {NEWEST}: upgrade the {older}"
             return self._part(session, text, "wrong_version")
         client = hello.client if found.client is None else found.client
         if client != hello.client:
-            return self._part(session, f"the certificate is client {client}'s, not client {hello.client}'s", "wrong_identity")
+            return self._part(
+                session,
+                f"the certificate is client {client}'s, not client {hello.client}'s",
+                "wrong_identity",
+            )
         if client >= self.clients:
             return self._part(
-                session, f"client {client} is not of this experiment: it has clients 0 to {self.clients - 1}", "unknown_client"
+                session,
+                f"client {client} is not of this experiment: it has clients 0 to {self.clients - 1}",
+                "unknown_client",
             )
-        if found.greeted:  # every hello is answered with all open work, payloads and all: once
+        if (
+            found.greeted
+        ):  # every hello is answered with all open work, payloads and all: once
             return self._part(session, "a second hello", "hello_again")
         if self.farewell is not None:
             self.counters["draining"] += 1
-            return [Send(session, self.farewell), Drop(session, self.farewell.goodbye.reason), *self.gone(session)]
+            return [
+                Send(session, self.farewell),
+                Drop(session, self.farewell.goodbye.reason),
+                *self.gone(session),
+            ]
         actions: list[Action] = []
         if (before := self.attending.get(client)) is not None:
             self.counters["replaced"] += 1
-            actions += [Send(before, _REPLACED), Drop(before, "the client connected anew"), *self.gone(before)]
+            actions += [
+                Send(before, _REPLACED),
+                Drop(before, "the client connected anew"),
+                *self.gone(before),
+            ]
         found.client, found.greeted = client, True
         self.attending[client] = session
         self.counters["attended"] += 1
@@ -351,14 +442,18 @@ class Rounds:
             round=self._oldest,
         )
         actions.append(Send(session, pb.CoordinatorFrame(welcome=welcome)))
-        for key, (length, _) in self.done.get(client, {}).items():  # it may have missed that, and will not be asked again
+        for key, (length, _) in self.done.get(
+            client, {}
+        ).items():  # it may have missed that, and will not be asked again
             actions += self._acknowledge(client, key, length, True)
         for open in self.open.get(client, {}).values():
             if not open.lacking:
                 actions += self._send(session, open, now)
         return actions
 
-    def _received(self, session: int, client: int, ack: pb.Ack, now: float) -> list[Action]:
+    def _received(
+        self, session: int, client: int, ack: pb.Ack, now: float
+    ) -> list[Action]:
         """Send more of a task's payloads."""
         found = self.open.get(client, {}).get(of(ack.key))
         if found is None or found.lacking:
@@ -371,17 +466,34 @@ class Rounds:
             if (chunk.total, chunk.checksum) == told:
                 self.counters["again"] += 1
                 return self._acknowledge(client, key, chunk.total, True)
-            return self._refusal(session, chunk.key, "another answer is stored already", "differs")
+            return self._refusal(
+                session, chunk.key, "another answer is stored already", "differs"
+            )
         found = self.open.get(client, {}).get(key)
         if found is None:
-            return self._refusal(session, chunk.key, "the round is over, or never asked for this", "late")
+            return self._refusal(
+                session, chunk.key, "the round is over, or never asked for this", "late"
+            )
         if found.answer is not None:
             return []
-        if chunk.total > self.limit_bytes or chunk.offset + len(chunk.data) > chunk.total:
+        if (
+            chunk.total > self.limit_bytes
+            or chunk.offset + len(chunk.data) > chunk.total
+        ):
             text = f"an answer of {chunk.total} bytes, of which {len(chunk.data)} at {chunk.offset}; at most {self.limit_bytes} are taken"
-            return [*self._refusal(session, chunk.key, text, "oversized"), *self._fail(client, key, text)]
-        if not found.received.length or (found.total, found.checksum) != (chunk.total, chunk.checksum):
-            found.received, found.total, found.checksum = Received(), chunk.total, chunk.checksum
+            return [
+                *self._refusal(session, chunk.key, text, "oversized"),
+                *self._fail(client, key, text),
+            ]
+        if not found.received.length or (found.total, found.checksum) != (
+            chunk.total,
+            chunk.checksum,
+        ):
+            found.received, found.total, found.checksum = (
+                Received(),
+                chunk.total,
+                chunk.checksum,
+            )
         if found.received.add(chunk.offset, chunk.data):
             self.counters["chunks_again"] += 1
         if found.received.length < found.total:
@@ -392,7 +504,10 @@ class Rounds:
             return self._acknowledge(client, key, 0, False)
         data = received.whole()
         if (reason := found.work.check(data)) is not None:
-            return [*self._refusal(session, chunk.key, reason, "malformed"), *self._fail(client, key, reason)]
+            return [
+                *self._refusal(session, chunk.key, reason, "malformed"),
+                *self._fail(client, key, reason),
+            ]
         found.answer = data
         return [Store(client, key, data, found.checksum)]
 
@@ -401,7 +516,9 @@ class Rounds:
             told = json.loads(text) if len(text) <= FACTS_BYTES else None
         except (ValueError, RecursionError):
             told = None
-        if not isinstance(told, dict) or not all(_fact(value) for value in told.values()):
+        if not isinstance(told, dict) or not all(
+            _fact(value) for value in told.values()
+        ):
             self.counters["wrong_facts"] += 1
             return []
         return [Told(client, told)]
@@ -426,20 +543,37 @@ class Rounds:
     def _send(self, session: int, open: _Open, now: float) -> list[Action]:
         """Send a task, and the first of its payloads that the client does not have."""
         found = self.sessions[session]
-        found.heard = max(found.heard, now)  # it could not know before that it must be heard more often
+        found.heard = max(
+            found.heard, now
+        )  # it could not know before that it must be heard more often
         self._watch(session, found)
-        chunks = self._chunks(session, open, open.down.begin(now)) if open.down.total else []
+        chunks = (
+            self._chunks(session, open, open.down.begin(now)) if open.down.total else []
+        )
         return [Send(session, pb.CoordinatorFrame(task=open.work.task)), *chunks]
 
-    def _chunks(self, session: int, open: _Open, chunks: Iterable[tuple[int, Data]]) -> list[Action]:
+    def _chunks(
+        self, session: int, open: _Open, chunks: Iterable[tuple[int, Data]]
+    ) -> list[Action]:
         key, total = proto(open.work.key), open.down.total
-        return [Send(session, pb.CoordinatorFrame(chunk=pb.Chunk(key=key, offset=offset, total=total)), data) for offset, data in chunks]
+        return [
+            Send(
+                session,
+                pb.CoordinatorFrame(
+                    chunk=pb.Chunk(key=key, offset=offset, total=total)
+                ),
+                data,
+            )
+            for offset, data in chunks
+        ]
 
     def _silence(self, found: _Session) -> float:
         if not found.greeted:
             return HELLO_S
         # An agent that waits for its missing model has nothing to do.
-        busy = found.client is not None and any(not open.lacking for open in self.open.get(found.client, {}).values())
+        busy = found.client is not None and any(
+            not open.lacking for open in self.open.get(found.client, {}).values()
+        )
         return LEASE_S if busy else SILENT_S
 
     def _watch(self, session: int, found: _Session) -> None:
@@ -449,15 +583,25 @@ class Rounds:
             return
         found.due = due
         heapq.heappush(self._alarms, (due, session))
-        if len(self._alarms) > 2 * len(self.sessions) + 100:  # most are void: of ended connections, or of idle ones set earlier
-            self._alarms = [(other.due, number) for number, other in self.sessions.items()]
+        if (
+            len(self._alarms) > 2 * len(self.sessions) + 100
+        ):  # most are void: of ended connections, or of idle ones set earlier
+            self._alarms = [
+                (other.due, number) for number, other in self.sessions.items()
+            ]
             heapq.heapify(self._alarms)
 
     def _fail(self, client: int, key: Key, reason: str) -> list[Action]:
         found = self.open.get(client, {}).get(key)
-        return [] if found is None else self._close(client, key, found, Answer(client, key, failure=reason))
+        return (
+            []
+            if found is None
+            else self._close(client, key, found, Answer(client, key, failure=reason))
+        )
 
-    def _close(self, client: int, key: Key, found: _Open, answer: Answer) -> list[Action]:
+    def _close(
+        self, client: int, key: Key, found: _Open, answer: Answer
+    ) -> list[Action]:
         del self.open[client][key]
         if not self.open[client]:
             del self.open[client]
@@ -466,11 +610,17 @@ class Rounds:
             self.done.setdefault(client, {})[key] = len(answer.data), found.checksum
             found.batch.answered += 1
             if found.batch.answered == found.batch.enough:
-                return [answer, *self._end(found.batch, "enough others answered before")]
+                return [
+                    answer,
+                    *self._end(found.batch, "enough others answered before"),
+                ]
         return [answer]
 
     def _forget(self, client: int, key: Key) -> None:
-        if self.done.get(client, {}).pop(key, None) is not None and not self.done[client]:
+        if (
+            self.done.get(client, {}).pop(key, None) is not None
+            and not self.done[client]
+        ):
             del self.done[client]
 
     def _end(self, batch: _Batch, reason: str) -> list[Action]:
@@ -478,18 +628,33 @@ class Rounds:
         for client, key in sorted(batch.keys):
             self.counters["late"] += 1
             if (session := self.attending.get(client)) is not None:
-                actions.append(Send(session, pb.CoordinatorFrame(cancel=pb.Cancel(key=proto(key), reason=reason))))
+                actions.append(
+                    Send(
+                        session,
+                        pb.CoordinatorFrame(
+                            cancel=pb.Cancel(key=proto(key), reason=reason)
+                        ),
+                    )
+                )
             actions += self._fail(client, key, f"late: {reason}")
         return actions
 
-    def _acknowledge(self, client: int, key: Key, offset: int, stored: bool) -> list[Action]:
+    def _acknowledge(
+        self, client: int, key: Key, offset: int, stored: bool
+    ) -> list[Action]:
         session = self.attending.get(client)
         ack = pb.Ack(key=proto(key), offset=offset, stored=stored)
         return [] if session is None else [Send(session, pb.CoordinatorFrame(ack=ack))]
 
-    def _refusal(self, session: int, key: pb.Key, reason: str, counter: str) -> list[Action]:
+    def _refusal(
+        self, session: int, key: pb.Key, reason: str, counter: str
+    ) -> list[Action]:
         self.counters[counter] += 1
-        return [Send(session, pb.CoordinatorFrame(refusal=pb.Refusal(key=key, reason=reason)))]
+        return [
+            Send(
+                session, pb.CoordinatorFrame(refusal=pb.Refusal(key=key, reason=reason))
+            )
+        ]
 
     def _part(self, session: int, reason: str, counter: str) -> list[Action]:
         self.counters[counter] += 1
@@ -499,4 +664,6 @@ class Rounds:
 
 def _fact(value: object) -> bool:
     """Tell whether a value is a number that JSON can hold, or a text."""
-    return isinstance(value, str) or (isinstance(value, int | float) and math.isfinite(value))
+    return isinstance(value, str) or (
+        isinstance(value, int | float) and math.isfinite(value)
+    )

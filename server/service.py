@@ -27,8 +27,6 @@ from fedlearn.exchange import CHANNEL, methods
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key
 from fedlearn.exchange.transfer import packed
-from fedlearn.failpoints import reach
-from fedlearn.malloc import keep_pages
 from fedlearn.server import rounds, tokens
 from fedlearn.server.enrolment import Enrolment
 from fedlearn.server.figures import Figures
@@ -36,7 +34,18 @@ from fedlearn.server.identity import expiry, identity_of, server_credentials
 from fedlearn.server.journal import Journal
 from fedlearn.server.link import Link
 from fedlearn.server.observe import Log, Witness
-from fedlearn.server.rounds import Answer, Drop, Lacking, Rounds, Send, Store, Told, Work
+from fedlearn.server.rounds import (
+    Answer,
+    Drop,
+    Lacking,
+    Rounds,
+    Send,
+    Store,
+    Told,
+    Work,
+)
+from fedlearn.system.failpoints import reach
+from fedlearn.system.malloc import keep_pages
 
 POLL_S = 0.5
 """How often the list of revoked certificates is looked at."""
@@ -94,11 +103,15 @@ class Address:
 class Service:
     """See the module."""
 
-    def __init__(self, rounds: Rounds, journal: Journal, address: Address, log: Log | None = None) -> None:
+    def __init__(
+        self, rounds: Rounds, journal: Journal, address: Address, log: Log | None = None
+    ) -> None:
         """Take the parts."""
         self.rounds, self.journal, self.address = rounds, journal, address
         self.log = log or Log(None, "nothing")
-        self.devices: dict[int, dict[str, str | float]] = {}  # client → what its agent tells of its device
+        self.devices: dict[
+            int, dict[str, str | float]
+        ] = {}  # client → what its agent tells of its device
         self.trouble: str | None = None  # why the journal takes no more answers
         self._witness = Witness(self.log, rounds)
         self.events: queue.Queue[Event] = queue.Queue()
@@ -118,7 +131,9 @@ class Service:
         keep_pages()
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a file, and 1024 is the usual first limit
+            resource.setrlimit(
+                resource.RLIMIT_NOFILE, (most, most)
+            )  # a connection is a file, and 1024 is the usual first limit
         self._thread.start()
         self._call(self._open()).result()
 
@@ -126,13 +141,22 @@ class Service:
         """Open a batch; its answers come by `next`."""
         self._soon(lambda: self.rounds.ask(works, time.monotonic(), deadline_s, enough))
 
-    def repair(self, client: int, key: Key, task: pb.Task, payloads: tuple[bytes, ...]) -> None:
+    def repair(
+        self, client: int, key: Key, task: pb.Task, payloads: tuple[bytes, ...]
+    ) -> None:
         """Answer `Lacking`."""
-        self._soon(lambda: self.rounds.repair(client, key, task, payloads, time.monotonic()))
+        self._soon(
+            lambda: self.rounds.repair(client, key, task, payloads, time.monotonic())
+        )
 
     def refuse(self, client: int, key: Key, reason: str) -> None:
         """Tell a client that its answer is not used."""
-        self._soon(lambda: self.rounds.refuse(client, key, reason) or self._witness.refused(client, key, reason))
+        self._soon(
+            lambda: (
+                self.rounds.refuse(client, key, reason)
+                or self._witness.refused(client, key, reason)
+            )
+        )
 
     def recall(self, client: int, key: Key, data: bytes) -> None:
         """Note an answer that the journal holds."""
@@ -145,7 +169,9 @@ class Service:
     def next(self) -> Answer | Lacking:
         """Return what comes next; raises RecordError when the journal cannot be written."""
         while True:
-            with contextlib.suppress(queue.Empty):  # with a timeout, or Ctrl-C would wait for an answer
+            with contextlib.suppress(
+                queue.Empty
+            ):  # with a timeout, or Ctrl-C would wait for an answer
                 found = self.events.get(timeout=0.5)
                 if isinstance(found, FedlearnError):
                     raise found
@@ -191,7 +217,9 @@ class Service:
         try:
             self._perform(event())
         except Exception as error:
-            self.events.put(RunError(f"the exchange failed: {type(error).__name__}: {error}"))
+            self.events.put(
+                RunError(f"the exchange failed: {type(error).__name__}: {error}")
+            )
 
     async def _open(self) -> None:
         address = self.address
@@ -201,19 +229,29 @@ class Service:
             ("grpc.so_reuseport", 0),
         )
         server = grpc.aio.server(options=[*CHANNEL, *limits])
-        server.add_generic_rpc_handlers((methods.attend_handler(self._attend), Link(address.pki).handler()))
+        server.add_generic_rpc_handlers(
+            (methods.attend_handler(self._attend), Link(address.pki).handler())
+        )
         self._servers.append(server)
         if address.pki is None:
             self.port = self._bind(server, address.port, None)
         else:
             keys = server_credentials(address.pki)
             pair = [(keys.key, keys.certificate)]
-            self.port = self._bind(server, address.port, grpc.ssl_server_credentials(pair, keys.ca, require_client_auth=True))
+            self.port = self._bind(
+                server,
+                address.port,
+                grpc.ssl_server_credentials(pair, keys.ca, require_client_auth=True),
+            )
             self._enrolment = Enrolment(address.pki)
-            second = grpc.aio.server(options=[*CHANNEL, *limits], maximum_concurrent_rpcs=16)
+            second = grpc.aio.server(
+                options=[*CHANNEL, *limits], maximum_concurrent_rpcs=16
+            )
             second.add_generic_rpc_handlers((self._enrolment.handler(),))
             self._servers.append(second)
-            self.enrol_port = self._bind(second, address.enrol_port, grpc.ssl_server_credentials(pair))
+            self.enrol_port = self._bind(
+                second, address.enrol_port, grpc.ssl_server_credentials(pair)
+            )
             self._revocations = tokens.Revocations(address.pki)
             self._loop.create_task(self._watch())
         for each in self._servers:
@@ -222,11 +260,17 @@ class Service:
     def _bind(self, server: Any, port: int, credentials: Any) -> int:
         place = f"{self.address.host}:{port}"
         try:
-            bound: int = server.add_secure_port(place, credentials) if credentials else server.add_insecure_port(place)
+            bound: int = (
+                server.add_secure_port(place, credentials)
+                if credentials
+                else server.add_insecure_port(place)
+            )
         except RuntimeError:
             bound = 0
         if not bound:
-            raise RunError(f"cannot listen on {place}: the port is taken, or the address is not of this machine; give another --port")
+            raise RunError(
+                f"cannot listen on {place}: the port is taken, or the address is not of this machine; give another --port"
+            )
         return bound
 
     async def _attending(self) -> list[int]:
@@ -239,7 +283,9 @@ class Service:
             counters=dict(self.rounds.counters),
             up_bytes=self._witness.up_bytes,
             down_bytes=self._witness.down_bytes,
-            journal_bytes=sum(path.stat().st_size for path in self.journal.folder.glob("*.log")),
+            journal_bytes=sum(
+                path.stat().st_size for path in self.journal.folder.glob("*.log")
+            ),
             lines_lost=self.log.lost,
             enrolments=dict(self._enrolment.counts) if self._enrolment else {},
             trouble=self.trouble or ("draining" if self.rounds.farewell else None),
@@ -250,7 +296,10 @@ class Service:
         self.log("drain", text=text, attending=len(self.rounds.attending))
         self._perform(self.rounds.drain(None if over else RETURN_S))
         end = time.monotonic() + DRAIN_S
-        while time.monotonic() < end and any(s.waiting or (s.writer and not s.writer.done()) for s in self._streams.values()):
+        while time.monotonic() < end and any(
+            s.waiting or (s.writer and not s.writer.done())
+            for s in self._streams.values()
+        ):
             await asyncio.sleep(0.01)
         for server in self._servers:
             await server.stop(0.2)
@@ -262,12 +311,20 @@ class Service:
             attending = self.rounds.attending
             try:
                 limits = self._revocations.current()
-                absent = [client for client in limits if client in self.rounds.open and client not in attending]
+                absent = [
+                    client
+                    for client in limits
+                    if client in self.rounds.open and client not in attending
+                ]
                 shut_out = self._revocations.shut_out(absent) if absent else set[int]()
             except FedlearnError as error:
                 self.log.note(str(error))
                 continue
-            refused = shut_out | {c for c in limits if c in attending and self._streams[attending[c]].serial <= limits[c]}
+            refused = shut_out | {
+                c
+                for c in limits
+                if c in attending and self._streams[attending[c]].serial <= limits[c]
+            }
             for client in sorted(refused):
                 self.log("revoked", client, text="its certificate is revoked")
             if refused:  # seldom; this is done all the time, and there may be thousands of connections to look at
@@ -282,7 +339,9 @@ class Service:
         client: int | None = None
         if self.address.pki is not None:
             try:
-                client, stream.serial = identity_of(context.auth_context()["x509_pem_cert"][0])
+                client, stream.serial = identity_of(
+                    context.auth_context()["x509_pem_cert"][0]
+                )
                 if self._revocations.refused(client, stream.serial):
                     raise RunError("the certificate is revoked")
             except (FedlearnError, KeyError, IndexError) as error:
@@ -294,7 +353,9 @@ class Service:
             self._perform(self.rounds.connected(session, client, time.monotonic()))
             while (frame := await self._read(session, context)) is not None:
                 if frame.WhichOneof("frame") == "renewal" and client is not None:
-                    await self._renew(session, client, stream.serial, frame.renewal.request)
+                    await self._renew(
+                        session, client, stream.serial, frame.renewal.request
+                    )
                 else:
                     self._perform(self.rounds.heard(session, frame, time.monotonic()))
         except asyncio.CancelledError:
@@ -313,19 +374,34 @@ class Service:
             frame: pb.AgentFrame | None = await context.read()
         except DecodeError:
             self.rounds.counters["garbled"] += 1
-            self._perform([Send(session, pb.CoordinatorFrame(goodbye=pb.Goodbye(reason="a frame that cannot be read")))])
+            self._perform(
+                [
+                    Send(
+                        session,
+                        pb.CoordinatorFrame(
+                            goodbye=pb.Goodbye(reason="a frame that cannot be read")
+                        ),
+                    )
+                ]
+            )
             return None
         return None if frame is grpc.aio.EOF else frame
 
-    async def _renew(self, session: int, client: int, serial: int, request: bytes) -> None:
+    async def _renew(
+        self, session: int, client: int, serial: int, request: bytes
+    ) -> None:
         assert self.address.pki is not None
         try:
-            made = await asyncio.to_thread(tokens.renew, self.address.pki, client, serial, request)
+            made = await asyncio.to_thread(
+                tokens.renew, self.address.pki, client, serial, request
+            )
         except FedlearnError as error:
             self.log.note(f"client {client}: its certificate is not renewed: {error}")
             return
         self.log("renewed", client, text="its certificate")
-        frame = pb.CoordinatorFrame(certificate=pb.Certificate(certificate=made, expires=expiry(made)))
+        frame = pb.CoordinatorFrame(
+            certificate=pb.Certificate(certificate=made, expires=expiry(made))
+        )
         self._perform([Send(session, frame)])
 
     def _perform(self, actions: Sequence[rounds.Action]) -> None:
@@ -350,7 +426,9 @@ class Service:
             self._alarm.cancel()
             self._alarm = None
         if due < float("inf"):
-            self._alarm = self._loop.call_later(max(0.0, due - time.monotonic()) + 0.001, self._tick)
+            self._alarm = self._loop.call_later(
+                max(0.0, due - time.monotonic()) + 0.001, self._tick
+            )
 
     def _tick(self) -> None:
         self._alarm = None
@@ -376,21 +454,32 @@ class Service:
             while stream.waiting:
                 send = stream.waiting.popleft()
                 stream.unread -= _cost(send)
-                await stream.context.write(packed(send.frame, send.data) if send.data else send.frame)
+                await stream.context.write(
+                    packed(send.frame, send.data) if send.data else send.frame
+                )
         except Exception:  # the connection is gone: its reader tells
             stream.waiting.clear()
 
     def _store(self, store: Store) -> None:
-        meta = {"kind": "answer", "client": store.client, "key": journal_key(store.client, store.key), "work": list(store.key)}
+        meta = {
+            "kind": "answer",
+            "client": store.client,
+            "key": journal_key(store.client, store.key),
+            "work": list(store.key),
+        }
         future = self.journal.append(meta, store.data, store.checksum)
-        future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._stored, store, done))
+        future.add_done_callback(
+            lambda done: self._loop.call_soon_threadsafe(self._stored, store, done)
+        )
 
     def _stored(self, store: Store, done: Future[None]) -> None:
         if (error := done.exception()) is not None:
             if self.trouble is None:
                 self.trouble = str(error)
                 self.log("journal failed", text=self.trouble)
-            self.events.put(error if isinstance(error, FedlearnError) else RecordError(str(error)))
+            self.events.put(
+                error if isinstance(error, FedlearnError) else RecordError(str(error))
+            )
         else:
             reach("coordinator.stored")
             self._guarded(lambda: self.rounds.stored(store.client, store.key))

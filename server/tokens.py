@@ -46,15 +46,30 @@ def new_token(pki: Path, client: int, hours: float = HOURS) -> str:
     """
     identity.check_client(client)
     if not (math.isfinite(hours) and 0 < hours <= LONGEST_HOURS):
-        raise UserError(f"a token valid for {hours:g} hours is out of range; give more than 0 and at most {LONGEST_HOURS:g}")
+        raise UserError(
+            f"a token valid for {hours:g} hours is out of range; give more than 0 and at most {LONGEST_HOURS:g}"
+        )
     secret = secrets.token_urlsafe(32)
     with identity.locked(pki):
         ca = ssl.PEM_cert_to_DER_cert((pki / "ca.pem").read_text())
         tokens = _kept(pki)
-        tokens[_digest(secret)] = {"client": client, "expires": time.time() + hours * 3600, "used": None}
+        tokens[_digest(secret)] = {
+            "client": client,
+            "expires": time.time() + hours * 3600,
+            "used": None,
+        }
         identity.write_json(pki / "tokens.json", tokens)
-    content = {"v": TOKEN_VERSION, "client": client, "secret": secret, "ca": base64.b64encode(ca).decode()}
-    return base64.urlsafe_b64encode(json.dumps(content, separators=(",", ":")).encode()).decode().rstrip("=")
+    content = {
+        "v": TOKEN_VERSION,
+        "client": client,
+        "secret": secret,
+        "ca": base64.b64encode(ca).decode(),
+    }
+    return (
+        base64.urlsafe_b64encode(json.dumps(content, separators=(",", ":")).encode())
+        .decode()
+        .rstrip("=")
+    )
 
 
 def redeem(pki: Path, secret: str) -> int:
@@ -75,7 +90,10 @@ def take(pki: Path, secret: str) -> int:
         if hmac.compare_digest(known, digest):
             found = token
     if found is None:
-        raise IdentityError("unknown", "the token is not known here, or was withdrawn; ask for a new one (fedlearn token)")
+        raise IdentityError(
+            "unknown",
+            "the token is not known here, or was withdrawn; ask for a new one (fedlearn token)",
+        )
     client = int(found["client"])
     fix = f"ask for a new one (fedlearn token --client {client})"
     if found["used"] is not None:
@@ -95,7 +113,9 @@ def renew(pki: Path, client: int, serial: int, request: bytes) -> bytes:
     """
     with identity.locked(pki):
         if serial <= _limits(pki).get(client, 0):
-            raise IdentityError("revoked", f"the certificate {serial} of client {client} is revoked")
+            raise IdentityError(
+                "revoked", f"the certificate {serial} of client {client} is revoked"
+            )
         return identity.issue(pki, client, request)
 
 
@@ -109,13 +129,28 @@ def revoke(pki: Path, client: int) -> Revoked:
         tokens, now = _kept(pki), time.time()
         limits = _limits(pki)
         issued = identity.read_json(pki / "issued.json")
-        valid = [n for n, entry in issued["certificates"].items() if entry["client"] == client and int(n) > limits.get(client, 0)]
-        waiting = [d for d, t in tokens.items() if t["client"] == client and t["used"] is None and t["expires"] > now]
+        valid = [
+            n
+            for n, entry in issued["certificates"].items()
+            if entry["client"] == client and int(n) > limits.get(client, 0)
+        ]
+        waiting = [
+            d
+            for d, t in tokens.items()
+            if t["client"] == client and t["used"] is None and t["expires"] > now
+        ]
         if not valid and not waiting and client not in limits:
-            raise UserError(f"client {client} has neither a certificate nor a token from '{pki}'; nothing was changed")
+            raise UserError(
+                f"client {client} has neither a certificate nor a token from '{pki}'; nothing was changed"
+            )
         limits[client] = int(issued["next"]) - 1
-        identity.write_json(pki / "tokens.json", {d: t for d, t in tokens.items() if d not in waiting})
-        identity.write_json(pki / "revoked.json", {str(known): limit for known, limit in sorted(limits.items())})
+        identity.write_json(
+            pki / "tokens.json", {d: t for d, t in tokens.items() if d not in waiting}
+        )
+        identity.write_json(
+            pki / "revoked.json",
+            {str(known): limit for known, limit in sorted(limits.items())},
+        )
     return Revoked(client, len(valid), len(waiting))
 
 
@@ -138,9 +173,13 @@ class Revocations:
         try:
             found = path.stat()
         except OSError as error:
-            raise RecordError(f"cannot read '{path}': {error.strerror or error}") from error
+            raise RecordError(
+                f"cannot read '{path}': {error.strerror or error}"
+            ) from error
         seen = (found.st_ino, found.st_mtime_ns, found.st_size)
-        if seen != self._seen:  # the stat comes before the reading: a change between them is found the next time
+        if (
+            seen != self._seen
+        ):  # the stat comes before the reading: a change between them is found the next time
             self._limits, self._seen = _limits(self._pki), seen
         return self._limits
 
@@ -152,21 +191,34 @@ class Revocations:
         """Return those of some revoked clients who have got no certificate since; raises RecordError."""
         limits, found = self.current(), set(clients)
         issued = identity.read_json(self._pki / "issued.json")["certificates"]
-        return found - {entry["client"] for number, entry in issued.items() if int(number) > limits.get(entry["client"], 0)}
+        return found - {
+            entry["client"]
+            for number, entry in issued.items()
+            if int(number) > limits.get(entry["client"], 0)
+        }
 
 
 def _limits(pki: Path) -> dict[int, int]:
     path = pki / "revoked.json"
     try:
-        return {int(client): int(limit) for client, limit in identity.read_json(path).items()}
+        return {
+            int(client): int(limit)
+            for client, limit in identity.read_json(path).items()
+        }
     except (TypeError, ValueError):
-        raise RecordError(f"'{path}' is damaged; restore the folder from a copy") from None
+        raise RecordError(
+            f"'{path}' is damaged; restore the folder from a copy"
+        ) from None
 
 
 def _kept(pki: Path) -> dict[str, Any]:
     """Return the tokens by their digests, without those that expired long ago."""
     oldest = time.time() - REMEMBERED_S
-    return {digest: token for digest, token in identity.read_json(pki / "tokens.json").items() if token["expires"] > oldest}
+    return {
+        digest: token
+        for digest, token in identity.read_json(pki / "tokens.json").items()
+        if token["expires"] > oldest
+    }
 
 
 def _digest(secret: str) -> str:

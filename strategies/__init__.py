@@ -5,8 +5,17 @@ from fedlearn.names import Named
 __all__ = ["STRATEGIES"]
 
 STRATEGIES = {
-    "fedavg": Named("fedlearn.strategies.fedavg:FedAvg", "average of the clients' models, weighted by examples; server momentum"),
-    "fedprox": Named("fedlearn.strategies.fedprox:FedProx", "fedavg whose clients are pulled towards the model that they were sent"),
-    "minibatch-sgd": Named("fedlearn.strategies.minibatch_sgd:MinibatchSGD", "each client sends one mini-batch gradient, the server steps"),
+    "fedavg": Named(
+        "fedlearn.strategies.fedavg:FedAvg",
+        "average of the clients' models, weighted by examples; server momentum",
+    ),
+    "fedprox": Named(
+        "fedlearn.strategies.fedprox:FedProx",
+        "fedavg whose clients are pulled towards the model that they were sent",
+    ),
+    "minibatch-sgd": Named(
+        "fedlearn.strategies.minibatch_sgd:MinibatchSGD",
+        "each client sends one mini-batch gradient, the server steps",
+    ),
 }
 """The registered strategies; further keys of ``[strategy]`` are their arguments."""

@@ -37,10 +37,14 @@ class ExactSum:
         self.integer_total = np.zeros(integers, np.int64)
         self.weight = 0
         self.count = 0
-        self.limit = 2.0**62 * UNIT / max(1, most)  # of weight × |value|: `most` of them cannot overflow
+        self.limit = (
+            2.0**62 * UNIT / max(1, most)
+        )  # of weight × |value|: `most` of them cannot overflow
         self._scratch = np.empty(BLOCK, np.float64)
 
-    def add(self, update: State | Change, weight: int, place: int = 0, summed: bool = False) -> None:
+    def add(
+        self, update: State | Change, weight: int, place: int = 0, summed: bool = False
+    ) -> None:
         """Add ``weight`` × update. Raises PayloadError, and adds nothing, when a value is too large to be exact.
 
         A sparse update costs its own values only. place: of the client in the sorted cohort; a plain sum does not need it.
@@ -49,7 +53,9 @@ class ExactSum:
         times = 1 if summed else weight
         largest, factor = self.check(update, times), times / UNIT
         if isinstance(update.floats, Sparse):
-            self._sums[update.floats.indices] += np.rint(update.floats.values.astype(np.float64) * factor).astype(np.int64)
+            self._sums[update.floats.indices] += np.rint(
+                update.floats.values.astype(np.float64) * factor
+            ).astype(np.int64)
         else:
             self._add(update.floats, factor, largest / UNIT < 2.0**51)
         self.integer_total += times * update.integers
@@ -61,7 +67,9 @@ class ExactSum:
         for start in range(0, self._sums.size, BLOCK):
             block = self._sums[start : start + BLOCK]
             scaled = self._scratch[: block.size]
-            np.multiply(floats[start : start + BLOCK], factor, out=scaled, dtype=np.float64)
+            np.multiply(
+                floats[start : start + BLOCK], factor, out=scaled, dtype=np.float64
+            )
             if small:
                 scaled += _MAGIC
                 block += scaled.view(np.int64)
@@ -82,14 +90,20 @@ class ExactSum:
         """Return the magnitude of ``weight`` × update; raises PayloadError when it is beyond the range in which the sum is exact."""
         largest = weight * max(update.largest, magnitude(update.integers) * UNIT)
         if not largest < self.limit:
-            raise PayloadError(f"an update of magnitude {largest / weight:.3g} is beyond the exact sum's range: it diverged")
+            raise PayloadError(
+                f"an update of magnitude {largest / weight:.3g} is beyond the exact sum's range: it diverged"
+            )
         return largest
 
     def mean(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Return the weighted mean: floats (P,) float64, and integers (Q,) int64 rounded half to even."""
         floats = np.empty(self._sums.size, np.float64)
         for start in range(0, floats.size, BLOCK):
-            exact = np.subtract(self._sums[start : start + BLOCK], self._magic, out=self._scratch.view(np.int64)[: floats.size - start])
+            exact = np.subtract(
+                self._sums[start : start + BLOCK],
+                self._magic,
+                out=self._scratch.view(np.int64)[: floats.size - start],
+            )
             np.multiply(exact, UNIT / self.weight, out=floats[start : start + BLOCK])
         return floats, np.rint(self.integer_total / self.weight).astype(np.int64)
 
@@ -106,7 +120,9 @@ class MedianOfMeans:
         """Start at zero with ``groups`` groups; see `ExactSum`."""
         self.groups = [ExactSum(floats, integers, most) for _ in range(groups)]
 
-    def add(self, update: State | Change, weight: int, place: int = 0, summed: bool = False) -> None:
+    def add(
+        self, update: State | Change, weight: int, place: int = 0, summed: bool = False
+    ) -> None:
         """Add ``weight`` × update to the group of the client's ``place`` in the sorted cohort; see `ExactSum.add`."""
         self.groups[place % len(self.groups)].add(update, weight, summed=summed)
 
@@ -119,4 +135,6 @@ class MedianOfMeans:
         """Return the median of the non-empty groups' means: floats (P,) float64, integers (Q,) int64."""
         means = [g.mean() for g in self.groups if g.weight]
         floats = np.median(np.stack([m[0] for m in means]), axis=0)
-        return floats, np.rint(np.median(np.stack([m[1] for m in means]), axis=0)).astype(np.int64)
+        return floats, np.rint(
+            np.median(np.stack([m[1] for m in means]), axis=0)
+        ).astype(np.int64)

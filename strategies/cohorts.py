@@ -17,24 +17,38 @@ def cohort_size(clients: int, fraction_train: float, clients_per_round: int) -> 
     """
     if clients_per_round:
         if not 0 < clients_per_round <= clients:
-            raise ConfigError(f"clients_per_round = {clients_per_round}: the experiment has {clients} clients")
+            raise ConfigError(
+                f"clients_per_round = {clients_per_round}: the experiment has {clients} clients"
+            )
         return clients_per_round
     if not 0 < fraction_train <= 1:
-        raise ConfigError(f"fraction_train = {fraction_train:g}: it is a share of the clients, above 0 and at most 1")
+        raise ConfigError(
+            f"fraction_train = {fraction_train:g}: it is a share of the clients, above 0 and at most 1"
+        )
     return max(1, round(fraction_train * clients))
 
 
-def uniform(nodes: Sequence[int], size: int, seed: int, round: int, attempt: int) -> list[int]:
+def uniform(
+    nodes: Sequence[int], size: int, seed: int, round: int, attempt: int
+) -> list[int]:
     """Return ``size`` distinct nodes, uniformly at random, sorted; a function of its arguments alone."""
-    order = nodes if isinstance(nodes, range) else sorted(nodes)  # a range is in order, and a million clients take no time
-    chosen = generator(seed, "cohort", round, attempt).choice(len(order), size, replace=False, shuffle=False)
+    order = (
+        nodes if isinstance(nodes, range) else sorted(nodes)
+    )  # a range is in order, and a million clients take no time
+    chosen = generator(seed, "cohort", round, attempt).choice(
+        len(order), size, replace=False, shuffle=False
+    )
     return [order[i] for i in sorted(chosen)]
 
 
 def cohort_of(strategy: Strategy, clients: int) -> int:
     """Return how many clients a strategy, ours or Flower's, will ask in a round; all of them where it does not tell."""
-    inner = getattr(strategy, "strategy", strategy)  # Flower's DP wrappers hold the one that asks
-    told = getattr(inner, "cohort", None) or round(getattr(inner, "fraction_train", 1.0) * clients)
+    inner = getattr(
+        strategy, "strategy", strategy
+    )  # Flower's DP wrappers hold the one that asks
+    told = getattr(inner, "cohort", None) or round(
+        getattr(inner, "fraction_train", 1.0) * clients
+    )
     return min(clients, max(1, told, getattr(inner, "min_train_nodes", 1)))
 
 

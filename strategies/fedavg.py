@@ -34,7 +34,15 @@ class FedAvg(Streaming):
     ) -> None:
         """Check the arguments; raises ConfigError."""
         super().__init__(
-            layout, seed, clients, min_clients, fraction_train, clients_per_round, fraction_evaluate, server_lr, server_momentum
+            layout,
+            seed,
+            clients,
+            min_clients,
+            fraction_train,
+            clients_per_round,
+            fraction_evaluate,
+            server_lr,
+            server_momentum,
         )
         self.weighted = weighted
 

@@ -30,10 +30,21 @@ class FedProx(FedAvg):
     ) -> None:
         """Check the arguments; raises ConfigError."""
         super().__init__(
-            layout, seed, clients, min_clients, fraction_train, clients_per_round, fraction_evaluate, server_lr, server_momentum, weighted
+            layout,
+            seed,
+            clients,
+            min_clients,
+            fraction_train,
+            clients_per_round,
+            fraction_evaluate,
+            server_lr,
+            server_momentum,
+            weighted,
         )
         if proximal_mu < 0:
-            raise ConfigError(f"proximal_mu = {proximal_mu:g} pushes clients away from the model; it is 0 or more")
+            raise ConfigError(
+                f"proximal_mu = {proximal_mu:g} pushes clients away from the model; it is 0 or more"
+            )
         self.proximal_mu = proximal_mu
 
     def asks(self) -> dict[str, int | float | str]:

@@ -64,7 +64,11 @@ class Guarded(Strategy):
         note: called with a line about a repeated round.
         """
         self.inner, self.layout, self.seed = inner, layout, seed
-        self.offset, self.min_clients, self.attempts = first_round - 1, min_clients, attempts
+        self.offset, self.min_clients, self.attempts = (
+            first_round - 1,
+            min_clients,
+            attempts,
+        )
         self.settings, self.evaluates, self.note = settings, evaluates, note
         self.attempt = 0
         self.evaluation: dict[str, float] | None = None  # of this round's clients
@@ -74,7 +78,13 @@ class Guarded(Strategy):
         self._usable = 0
         self._before: ArrayRecord
 
-    def run(self, grid: Grid, arrays: ArrayRecord, rounds: int, after: Callable[[int, ArrayRecord], None]) -> Result:
+    def run(
+        self,
+        grid: Grid,
+        arrays: ArrayRecord,
+        rounds: int,
+        after: Callable[[int, ArrayRecord], None],
+    ) -> Result:
         """Run rounds first_round … rounds by the strategy's own ``start``; ``after`` is called with each new model."""
 
         def hook(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
@@ -83,7 +93,14 @@ class Guarded(Strategy):
             return None
 
         start = type(self.inner).start
-        return start(self, grid, arrays, num_rounds=rounds - self.offset, train_config=ConfigRecord(), evaluate_fn=hook)
+        return start(
+            self,
+            grid,
+            arrays,
+            num_rounds=rounds - self.offset,
+            train_config=ConfigRecord(),
+            evaluate_fn=hook,
+        )
 
     def __getattr__(self, name: str) -> Any:
         """Give what a strategy with a ``start`` of its own looks for on itself."""
@@ -94,7 +111,9 @@ class Guarded(Strategy):
     def summary(self) -> None:
         """Log nothing; the run's own progress says what is running."""
 
-    def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
         """Return the messages of a round's first attempt."""
         number = server_round + self.offset
         self._grid, self._before, self.attempt = grid, arrays, 0
@@ -102,13 +121,17 @@ class Guarded(Strategy):
 
         def messages() -> Iterable[Message]:
             self._seed("configure", number)
-            sent = ConfigRecord({**config, **self.settings(number), "attempt": self.attempt})
+            sent = ConfigRecord(
+                {**config, **self.settings(number), "attempt": self.attempt}
+            )
             return list(self._call("configure_train", number, arrays, sent, grid))
 
         self._again = messages
         return messages()
 
-    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return the new model, after as many attempts as it takes; raises RoundError when none gives one."""
         number = server_round + self.offset
         while True:
@@ -125,11 +148,15 @@ class Guarded(Strategy):
                     f"round {number} learned nothing in {self.attempts} attempts: {why}. At least {self.min_clients} are "
                     "needed (experiment.min_clients); the last checkpoint is kept"
                 )
-            self.note(f"round {number}, attempt {self.attempt}: {why}; again with a new cohort")
+            self.note(
+                f"round {number}, attempt {self.attempt}: {why}; again with a new cohort"
+            )
             self._grid.begin_attempt()
             replies = self._grid.send_and_receive(self._again())
 
-    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
         """Return the messages to the clients that evaluate; none in rounds without evaluation."""
         number = server_round + self.offset
         self.evaluation = None
@@ -138,22 +165,32 @@ class Guarded(Strategy):
         self._seed("configure-evaluate", number)
         return list(self._call("configure_evaluate", number, arrays, config, grid))
 
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
         """Return the strategy's own sum of the clients' evaluations, and keep ours: mean, worst 10 %, spread."""
         self._asked = 0
         scored = [r for r in self._counted(replies) if _examples(r) > 0]
         usable = self._consistent(sorted(scored, key=lambda m: m.metadata.src_node_id))
         if not usable:
             return None
-        self.evaluation = {"failed": self._asked - len(usable)} | summarise([next(iter(r.content.metric_records.values())) for r in usable])
+        self.evaluation = {"failed": self._asked - len(usable)} | summarise(
+            [next(iter(r.content.metric_records.values())) for r in usable]
+        )
         self._seed("aggregate-evaluate", server_round + self.offset)
-        result: MetricRecord | None = self._call("aggregate_evaluate", server_round + self.offset, usable)
+        result: MetricRecord | None = self._call(
+            "aggregate_evaluate", server_round + self.offset, usable
+        )
         return result
 
-    def _aggregate(self, number: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def _aggregate(
+        self, number: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         self._usable = self._asked = 0
         if getattr(self.inner, "takes_payloads", False):
-            found: tuple[ArrayRecord | None, MetricRecord | None] = self._call("aggregate_train", number, self._counted(replies))
+            found: tuple[ArrayRecord | None, MetricRecord | None] = self._call(
+                "aggregate_train", number, self._counted(replies)
+            )
             return found
         usable = self._consistent(list(self._counted(replies)))
         self._usable = len(usable)
@@ -171,7 +208,10 @@ class Guarded(Strategy):
 
     def _consistent(self, replies: list[Message]) -> list[Message]:
         """Return the replies that report what most of them report; Flower's strategies fail when one differs."""
-        keys = [tuple(sorted(k for m in r.content.metric_records.values() for k in m)) for r in replies]
+        keys = [
+            tuple(sorted(k for m in r.content.metric_records.values() for k in m))
+            for r in replies
+        ]
         most = max(set(keys), key=lambda k: (keys.count(k), k), default=())
         for reply, got in zip(replies, keys, strict=True):
             if got != most:
@@ -187,7 +227,11 @@ class Guarded(Strategy):
                 f"round {number}: {type(self.inner).__name__} made a model with NaN or infinite values; the last checkpoint is kept"
             )
         tied = self.layout.tie(state)
-        return arrays if tied is state and is_held(arrays) else for_strategy(self.layout, tied)
+        return (
+            arrays
+            if tied is state and is_held(arrays)
+            else for_strategy(self.layout, tied)
+        )
 
     def _reason(self) -> str:
         failures = self._grid.failures()
@@ -213,7 +257,10 @@ class Guarded(Strategy):
 
 def _examples(reply: Message) -> float:
     """Return how many samples a client evaluated on; one that keeps none says nothing."""
-    return float(next((m[EXAMPLES] for m in reply.content.metric_records.values() if EXAMPLES in m), 1))  # type: ignore[arg-type]
+    for metrics in reply.content.metric_records.values():
+        if EXAMPLES in metrics:
+            return float(metrics[EXAMPLES])  # type: ignore[arg-type]
+    return 1.0
 
 
 def summarise(reports: list[MetricRecord]) -> dict[str, float]:
@@ -226,7 +273,11 @@ def summarise(reports: list[MetricRecord]) -> dict[str, float]:
     accuracy = np.sort(_finite(reports, "accuracy"))
     if accuracy.size:
         worst = accuracy[: max(1, round(0.1 * accuracy.size))]
-        out |= {"accuracy": float(accuracy.mean()), "worst10": float(worst.mean()), "spread": float(accuracy.std())}
+        out |= {
+            "accuracy": float(accuracy.mean()),
+            "worst10": float(worst.mean()),
+            "spread": float(accuracy.std()),
+        }
     losses = _finite(reports, "loss")
     return out | ({"loss": float(np.mean(losses))} if losses else {})
 

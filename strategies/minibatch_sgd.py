@@ -48,30 +48,49 @@ class MinibatchSGD(Streaming):
     ) -> None:
         """Check the arguments; raises ConfigError."""
         super().__init__(
-            layout, seed, clients, min_clients, fraction_train, clients_per_round, fraction_evaluate, server_lr, server_momentum
+            layout,
+            seed,
+            clients,
+            min_clients,
+            fraction_train,
+            clients_per_round,
+            fraction_evaluate,
+            server_lr,
+            server_momentum,
         )
         if batches < 1 or clip_norm < 0:
-            raise ConfigError(f"batches = {batches}, clip_norm = {clip_norm:g}: at least 1 and at least 0")
+            raise ConfigError(
+                f"batches = {batches}, clip_norm = {clip_norm:g}: at least 1 and at least 0"
+            )
         if not 1 <= groups <= self.cohort:
-            raise ConfigError(f"groups = {groups}: from 1 to the {self.cohort} clients of a round")
+            raise ConfigError(
+                f"groups = {groups}: from 1 to the {self.cohort} clients of a round"
+            )
         self.batches, self.clip_norm, self.groups = batches, clip_norm, groups
         self.lr = 0.0
 
-    def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
         """Return one message to each client of the cohort, and note the round's learning rate."""
         self.lr = float(config["lr"])  # type: ignore[arg-type]  # the experiment always sends it
         return super().configure_train(server_round, arrays, config, grid)
 
     def asks(self) -> dict[str, int | float | str]:
         """Return the plan of a gradient: no local step."""
-        asked: dict[str, int | float | str] = {"task": "gradient", "accumulate": self.batches}
+        asked: dict[str, int | float | str] = {
+            "task": "gradient",
+            "accumulate": self.batches,
+        }
         return asked | ({"clip_norm": self.clip_norm} if self.clip_norm else {})
 
     def start_sum(self) -> Sum:
         """Return a plain sum, or the median of group means."""
         if self.groups == 1:
             return super().start_sum()
-        return MedianOfMeans(self.layout.floats, self.layout.integers, self.cohort, self.groups)
+        return MedianOfMeans(
+            self.layout.floats, self.layout.integers, self.cohort, self.groups
+        )
 
     def weight(self, received: Received) -> int:
         """Return 1: every mini-batch counts alike."""

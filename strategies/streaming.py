@@ -12,7 +12,14 @@ from math import fsum
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
@@ -66,19 +73,27 @@ class Streaming(Strategy):
         self.server_lr, self.server_momentum = server_lr, server_momentum
         self.velocity = np.zeros(layout.floats if server_momentum else 0, np.float32)
         self.current: State | None = None
-        self.places: dict[int, int] = {}  # this round's clients → their place in the sorted cohort
+        self.places: dict[
+            int, int
+        ] = {}  # this round's clients → their place in the sorted cohort
 
-    def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
         """Return one message to each client of the round's cohort."""
         attempt: Any = config.get("attempt", 0)
         nodes = _nodes(grid)
-        cohort = uniform(nodes, min(self.cohort, len(nodes)), self.seed, server_round, attempt)
+        cohort = uniform(
+            nodes, min(self.cohort, len(nodes)), self.seed, server_round, attempt
+        )
         self.current = to_state(self.layout, arrays)
         self.places = {client: place for place, client in enumerate(cohort)}
         sent = ConfigRecord({**config, **self.asks(), "server-round": server_round})
         return self._messages(cohort, arrays, sent, MessageType.TRAIN)
 
-    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Add the updates one by one, step, and return the new model; None when too few came."""
         assert self.current is not None
         running = self.start_sum()
@@ -86,29 +101,50 @@ class Streaming(Strategy):
         for reply in replies:
             if not reply.has_error():
                 received = update_of(reply, self.layout, self.current)
-                running.add(received.difference, self.weight(received), self.places[received.client], received.summed)
+                running.add(
+                    received.difference,
+                    self.weight(received),
+                    self.places[received.client],
+                    received.summed,
+                )
                 losses.append((received.header.train_loss, received.header.examples))
         if running.count < self.min_clients:
             return None, None
         floats, integers = running.mean()
         new = State(self._step(floats), self.current.integers + integers)
-        self.current, self.places = None, {}  # nothing of a round is left for the next one, or for a checkpoint
+        self.current, self.places = (
+            None,
+            {},
+        )  # nothing of a round is left for the next one, or for a checkpoint
         metrics = MetricRecord({EXAMPLES: sum(n for _, n in losses)})
-        told = [(loss, n) for loss, n in losses if loss is not None]  # a ClientApp need not report one
+        told = [
+            (loss, n) for loss, n in losses if loss is not None
+        ]  # a ClientApp need not report one
         if told:
-            metrics["train_loss"] = fsum(loss * n for loss, n in told) / sum(n for _, n in told)
+            metrics["train_loss"] = fsum(loss * n for loss, n in told) / sum(
+                n for _, n in told
+            )
         return for_strategy(self.layout, new), metrics
 
-    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
         """Return one message to each client that evaluates this round; none unless asked for."""
         nodes = _nodes(grid)
         size = min(len(nodes), round(self.fraction_evaluate * len(nodes)))
         if not size:
             return []
         chosen = uniform(nodes, size, self.seed, server_round, -1)
-        return self._messages(chosen, arrays, ConfigRecord({**config, "server-round": server_round}), MessageType.EVALUATE)
+        return self._messages(
+            chosen,
+            arrays,
+            ConfigRecord({**config, "server-round": server_round}),
+            MessageType.EVALUATE,
+        )
 
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
         """Return nothing: how clients' evaluations are summed up is the same for every strategy (see the guard)."""
         return None
 
@@ -133,29 +169,48 @@ class Streaming(Strategy):
 
     def _step(self, mean: NDArray[np.float64]) -> NDArray[np.float32]:
         assert self.current is not None
-        with np.errstate(over="ignore", invalid="ignore"):  # the guard refuses a model that is not finite
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # the guard refuses a model that is not finite
             return self._moved(mean)
 
     def _moved(self, mean: NDArray[np.float64]) -> NDArray[np.float32]:
         assert self.current is not None
-        before, after, size = self.current.floats, np.empty(mean.size, np.float32), self.step_size()
+        before, after, size = (
+            self.current.floats,
+            np.empty(mean.size, np.float32),
+            self.step_size(),
+        )
         plain = isinstance(self.layout.trained_at, slice)
-        velocity = np.empty_like(self.velocity)  # a new one: the old one may be on its way to a checkpoint
+        velocity = np.empty_like(
+            self.velocity
+        )  # a new one: the old one may be on its way to a checkpoint
         for start in range(0, mean.size, BLOCK):
             part = slice(start, start + BLOCK)
             step = mean[part]
             if self.server_momentum:
-                velocity[part] = self.server_momentum * self.velocity[part].astype(np.float64) + step
+                velocity[part] = (
+                    self.server_momentum * self.velocity[part].astype(np.float64) + step
+                )
                 step = velocity[part].astype(np.float64)
             # Buffers take their plain mean: momentum would carry a running variance below zero.
-            moved = size * step if plain else np.where(self.layout.is_trained[part], size * step, mean[part])
+            moved = (
+                size * step
+                if plain
+                else np.where(self.layout.is_trained[part], size * step, mean[part])
+            )
             after[part] = before[part] + moved
         self.velocity = velocity
         return after
 
-    def _messages(self, nodes: list[int], arrays: ArrayRecord, config: ConfigRecord, kind: str) -> list[Message]:
+    def _messages(
+        self, nodes: list[int], arrays: ArrayRecord, config: ConfigRecord, kind: str
+    ) -> list[Message]:
         content = RecordDict({"arrays": arrays, "config": config})
-        return [Message(content=content, message_type=kind, dst_node_id=node) for node in nodes]
+        return [
+            Message(content=content, message_type=kind, dst_node_id=node)
+            for node in nodes
+        ]
 
 
 def _nodes(grid: Grid) -> Sequence[int]:

@@ -29,7 +29,7 @@ import torch
 from google.protobuf.message import DecodeError
 
 from fedlearn import wire
-from fedlearn.clients import attendance
+from fedlearn.clients.agent import attendance
 from fedlearn.engine.fleet import Fleet
 from fedlearn.errors import PayloadError
 from fedlearn.exchange import exchange_pb2 as pb
@@ -44,7 +44,18 @@ BLOCK = 500
 LONG_S = 10.0
 """Seconds of processor time that one frame may take."""
 
-CODECS = ("raw32", "q8", "eden1", "q8+deflate", "topk(0.05)+q4", "topk(0.02)+tern+rice", "uvq(0.5)", "f16", "sign", "q4")
+CODECS = (
+    "raw32",
+    "q8",
+    "eden1",
+    "q8+deflate",
+    "topk(0.05)+q4",
+    "topk(0.02)+tern+rice",
+    "uvq(0.5)",
+    "f16",
+    "sign",
+    "q4",
+)
 CLIENTS, LIMIT = 4, 1 << 16
 METRICS = b'{"loss": 1.5, "accuracy": 0.5, "num-examples": 60}'
 PLAN = Plan(1, 7)
@@ -62,40 +73,90 @@ def agent_frames(answers: Sequence[bytes] = ()) -> dict[str, pb.AgentFrame]:
     """Return sound frames of an agent; answers: bytes that it may have been asked for."""
     key = pb.Key(round=1, kind="train", turn=0)
     found = {
-        "hello": pb.AgentFrame(hello=pb.Hello(oldest=1, newest=1, software="fedlearn 0.1", client=1)),
+        "hello": pb.AgentFrame(
+            hello=pb.Hello(oldest=1, newest=1, software="fedlearn 0.1", client=1)
+        ),
         "heartbeat": pb.AgentFrame(heartbeat=pb.Heartbeat()),
         "failed": pb.AgentFrame(failure=pb.Failure(key=key, text="no power")),
-        "declined": pb.AgentFrame(failure=pb.Failure(key=key, reason=pb.Failure.DECLINED, text="too hot")),
-        "lacking": pb.AgentFrame(failure=pb.Failure(key=key, reason=pb.Failure.LACKING)),
+        "declined": pb.AgentFrame(
+            failure=pb.Failure(key=key, reason=pb.Failure.DECLINED, text="too hot")
+        ),
+        "lacking": pb.AgentFrame(
+            failure=pb.Failure(key=key, reason=pb.Failure.LACKING)
+        ),
         "received": pb.AgentFrame(ack=pb.Ack(key=key, offset=7)),
-        "facts": pb.AgentFrame(facts=pb.Facts(json='{"board":"Jetson Orin Nano","watts":7.5}')),
-        "renewal": pb.AgentFrame(renewal=pb.Renewal(request=b"-----BEGIN CERTIFICATE REQUEST-----\n")),
-        "metrics": pb.AgentFrame(chunk=_chunk(pb.Key(round=1, kind="evaluate"), METRICS)),
+        "facts": pb.AgentFrame(
+            facts=pb.Facts(json='{"board":"Jetson Orin Nano","watts":7.5}')
+        ),
+        "renewal": pb.AgentFrame(
+            renewal=pb.Renewal(request=b"-----BEGIN CERTIFICATE REQUEST-----\n")
+        ),
+        "metrics": pb.AgentFrame(
+            chunk=_chunk(pb.Key(round=1, kind="evaluate"), METRICS)
+        ),
     }
-    return found | {f"answer {number}": pb.AgentFrame(chunk=_chunk(key, data)) for number, data in enumerate(answers)}
+    return found | {
+        f"answer {number}": pb.AgentFrame(chunk=_chunk(key, data))
+        for number, data in enumerate(answers)
+    }
 
 
-def coordinator_frames(payloads: Sequence[bytes] = (b"",)) -> dict[str, pb.CoordinatorFrame]:
+def coordinator_frames(
+    payloads: Sequence[bytes] = (b"",),
+) -> dict[str, pb.CoordinatorFrame]:
     """Return sound frames of a coordinator; payloads: of its task."""
     key = pb.Key(round=1, kind="train", turn=0)
-    limits = {"idle_ms": 120_000, "busy_ms": 1000, "lease_ms": 4500, "limit_bytes": LIMIT}
-    task = pb.Task(key=key, plan=PLAN.to_json(), sizes=[len(data) for data in payloads], base=0, initial=2**63, residual=5, feedback=True)
+    limits = {
+        "idle_ms": 120_000,
+        "busy_ms": 1000,
+        "lease_ms": 4500,
+        "limit_bytes": LIMIT,
+    }
+    task = pb.Task(
+        key=key,
+        plan=PLAN.to_json(),
+        sizes=[len(data) for data in payloads],
+        base=0,
+        initial=2**63,
+        residual=5,
+        feedback=True,
+    )
     found = {
-        "welcome": pb.CoordinatorFrame(welcome=pb.Welcome(version=1, run=b"r" * 16, experiment='{"seed": 1}', **limits)),
+        "welcome": pb.CoordinatorFrame(
+            welcome=pb.Welcome(
+                version=1, run=b"r" * 16, experiment='{"seed": 1}', **limits
+            )
+        ),
         "task": pb.CoordinatorFrame(task=task),
         "ack": pb.CoordinatorFrame(ack=pb.Ack(key=key, offset=7)),
         "stored": pb.CoordinatorFrame(ack=pb.Ack(key=key, offset=1, stored=True)),
-        "refusal": pb.CoordinatorFrame(refusal=pb.Refusal(key=key, reason="the round is over")),
-        "cancel": pb.CoordinatorFrame(cancel=pb.Cancel(key=key, reason="enough others answered")),
-        "goodbye": pb.CoordinatorFrame(goodbye=pb.Goodbye(reason="the run is over", done=True)),
-        "again": pb.CoordinatorFrame(goodbye=pb.Goodbye(reason="the coordinator restarts", again_min_ms=500, again_max_ms=3000)),
-        "certificate": pb.CoordinatorFrame(certificate=pb.Certificate(certificate=b"-----BEGIN CERTIFICATE-----\n", expires=2_000_000_000)),
+        "refusal": pb.CoordinatorFrame(
+            refusal=pb.Refusal(key=key, reason="the round is over")
+        ),
+        "cancel": pb.CoordinatorFrame(
+            cancel=pb.Cancel(key=key, reason="enough others answered")
+        ),
+        "goodbye": pb.CoordinatorFrame(
+            goodbye=pb.Goodbye(reason="the run is over", done=True)
+        ),
+        "again": pb.CoordinatorFrame(
+            goodbye=pb.Goodbye(
+                reason="the coordinator restarts", again_min_ms=500, again_max_ms=3000
+            )
+        ),
+        "certificate": pb.CoordinatorFrame(
+            certificate=pb.Certificate(
+                certificate=b"-----BEGIN CERTIFICATE-----\n", expires=2_000_000_000
+            )
+        ),
         "heartbeat": pb.CoordinatorFrame(heartbeat=pb.Heartbeat()),
     }
     whole = b"".join(payloads)
     at = 0
     for part, data in enumerate(payloads):
-        found[f"part {part}"] = pb.CoordinatorFrame(chunk=pb.Chunk(key=key, offset=at, total=len(whole), data=data))
+        found[f"part {part}"] = pb.CoordinatorFrame(
+            chunk=pb.Chunk(key=key, offset=at, total=len(whole), data=data)
+        )
         at += len(data)
     return found
 
@@ -117,7 +178,10 @@ class Coordinator:
         nothing: Any = None
         self.fleet = Fleet(runner, nothing, None, nothing)
         self.asked: dict[str, Any] = {
-            kind: SimpleNamespace(task=SimpleNamespace(kind=kind, plan=plan), held=SimpleNamespace(header=header))
+            kind: SimpleNamespace(
+                task=SimpleNamespace(kind=kind, plan=plan),
+                held=SimpleNamespace(header=header),
+            )
             for kind in ("train", "evaluate")
         }
         self.session = 0
@@ -130,12 +194,22 @@ class Coordinator:
         if 1 not in self.machine.attending:
             self.session += 1
             self.act(self.machine.connected(self.session, None, self.now))
-            self.act(self.machine.heard(self.session, agent_frames()["hello"], self.now))
+            self.act(
+                self.machine.heard(self.session, agent_frames()["hello"], self.now)
+            )
         for kind in ("train", "evaluate"):
             key = (1, kind, 0)
             if key not in self.machine.open.get(1, {}):
                 task = pb.Task(key=proto(key), plan=PLAN.to_json())
-                work = rounds.Work(1, key, task, (), lambda data, kind=kind: self.fleet._fault(self.asked[kind], data))  # type: ignore[misc]
+                work = rounds.Work(
+                    1,
+                    key,
+                    task,
+                    (),
+                    lambda data, kind=kind: self.fleet._fault(  # type: ignore[misc]
+                        self.asked[kind], data
+                    ),
+                )
                 self.act(self.machine.ask([work], self.now))
 
     def take(self, data: bytes) -> None:
@@ -157,7 +231,15 @@ class Coordinator:
                 assert len(action.data) <= LIMIT
                 self.act(self.machine.stored(action.client, action.key))
             elif isinstance(action, rounds.Lacking):
-                self.act(self.machine.repair(action.client, action.key, pb.Task(key=proto(action.key)), (), self.now))
+                self.act(
+                    self.machine.repair(
+                        action.client,
+                        action.key,
+                        pb.Task(key=proto(action.key)),
+                        (),
+                        self.now,
+                    )
+                )
             elif isinstance(action, rounds.Answer):
                 assert (action.data is None) != (action.failure is None)
                 if action.data is not None and action.key[1] == "train":
@@ -165,7 +247,9 @@ class Coordinator:
 
     def decode(self, data: bytes) -> None:
         try:
-            header, change = wire.decode(SMALL, data, (wire.UPDATE, wire.GRADIENT), None, self.case.codec)
+            header, change = wire.decode(
+                SMALL, data, (wire.UPDATE, wire.GRADIENT), None, self.case.codec
+            )
             ExactSum(0, 0, CLIENTS).check(change, header.examples)
         except PayloadError:
             return
@@ -222,13 +306,20 @@ class Agent:
         return self.machine.answered(action.key, b"answer", self.now)
 
 
-def mutated(draw: random.Random, frame: pb.AgentFrame | pb.CoordinatorFrame, cases: Sequence[Case], other: bytes) -> bytes:
+def mutated(
+    draw: random.Random,
+    frame: pb.AgentFrame | pb.CoordinatorFrame,
+    cases: Sequence[Case],
+    other: bytes,
+) -> bytes:
     """Return a sound frame with damage: of its payload (whose checksum may be mended), its fields, or its bytes."""
     way = draw.randrange(10)
     made = type(frame).FromString(frame.SerializeToString())
     kind = made.WhichOneof("frame")
     if kind == "chunk" and way < 5:
-        how = draw.choices([way for way, _ in MUTATIONS], [weight for _, weight in MUTATIONS])[0]
+        how = draw.choices(
+            [way for way, _ in MUTATIONS], [weight for _, weight in MUTATIONS]
+        )[0]
         data = how(draw, draw.choice(cases), cases)
         made.chunk.data, made.chunk.total = data, len(data)
         made.chunk.checksum = zlib.crc32(data)
@@ -247,7 +338,9 @@ def mutated(draw: random.Random, frame: pb.AgentFrame | pb.CoordinatorFrame, cas
         elif sort == 2:
             del out[at : at + draw.choice((1, 2, 10))]
         elif sort == 3:
-            out[at:at] = draw.choice((draw.randbytes(4), b"\xff" * 9 + b"\x01", out[:50]))
+            out[at:at] = draw.choice(
+                (draw.randbytes(4), b"\xff" * 9 + b"\x01", out[:50])
+            )
         else:
             begin = draw.randrange(len(other) + 1)
             out[at:at] = other[begin : begin + draw.choice((1, 10, 200))]
@@ -280,18 +373,34 @@ def _change(draw: random.Random, message: Any) -> None:
         if one.message_type is not None:
             _change(draw, getattr(message, one.name))
         elif one.name == "sizes":
-            message.sizes[:] = [draw.choice((*WORDS, 0, 5, LIMIT)) for _ in range(draw.choice((0, 1, 2, 50)))]
+            message.sizes[:] = [
+                draw.choice((*WORDS, 0, 5, LIMIT))
+                for _ in range(draw.choice((0, 1, 2, 50)))
+            ]
         elif one.type == one.TYPE_STRING:
             setattr(message, one.name, draw.choice(TEXTS))
         elif one.type == one.TYPE_BYTES:
-            setattr(message, one.name, draw.randbytes(draw.choice((0, 1, 100, LIMIT + 1))))
+            setattr(
+                message, one.name, draw.randbytes(draw.choice((0, 1, 100, LIMIT + 1)))
+            )
         elif one.type == one.TYPE_BOOL:
             setattr(message, one.name, draw.random() < 0.5)
         else:
-            top = {one.TYPE_UINT32: 2**32 - 1, one.TYPE_FIXED32: 2**32 - 1, one.TYPE_ENUM: 2**31 - 1, one.TYPE_INT64: 2**63 - 1}
+            top = {
+                one.TYPE_UINT32: 2**32 - 1,
+                one.TYPE_FIXED32: 2**32 - 1,
+                one.TYPE_ENUM: 2**31 - 1,
+                one.TYPE_INT64: 2**63 - 1,
+            }
             most = top.get(one.type, 2**64 - 1)
             near = getattr(message, one.name) + draw.choice((-1, 1))
-            setattr(message, one.name, draw.choice([min(max(0, near), most), *(word for word in WORDS if word <= most)]))
+            setattr(
+                message,
+                one.name,
+                draw.choice(
+                    [min(max(0, near), most), *(word for word in WORDS if word <= most)]
+                ),
+            )
 
 
 @dataclass
@@ -316,8 +425,17 @@ def fuzz(seed: int, first: int, count: int) -> Findings:
     try:
         for begin in range(first, first + count, BLOCK):
             draw = random.Random(f"{seed}/{begin}")
-            _block(draw, min(BLOCK, first + count - begin), draw.choice((Coordinator, Coordinator, Agent)), cases, found, begin)
-            if begin - first == BLOCK * max(1, count // BLOCK // 20):  # caches are full, the allocator has its pages
+            _block(
+                draw,
+                min(BLOCK, first + count - begin),
+                draw.choice((Coordinator, Coordinator, Agent)),
+                cases,
+                found,
+                begin,
+            )
+            if begin - first == BLOCK * max(
+                1, count // BLOCK // 20
+            ):  # caches are full, the allocator has its pages
                 gc.collect()
                 room = _resident_bytes()
     finally:
@@ -328,16 +446,24 @@ def fuzz(seed: int, first: int, count: int) -> Findings:
     return found
 
 
-def _block(draw: random.Random, count: int, kind: Any, cases: Any, found: Findings, begin: int) -> None:
+def _block(
+    draw: random.Random, count: int, kind: Any, cases: Any, found: Findings, begin: int
+) -> None:
     party, known = kind(draw, cases[kind]), cases[kind]
     if isinstance(party, Coordinator):
-        made: Any = agent_frames([*[party.case.payload] * 8, *(one.payload for one in known)])
+        made: Any = agent_frames(
+            [*[party.case.payload] * 8, *(one.payload for one in known)]
+        )
     else:
         made = coordinator_frames([known[0].payload])
     frames = list(made.values())
     for number in range(begin, begin + count):
         frame = draw.choice(frames)
-        data = mutated(draw, frame, known, draw.choice(frames).SerializeToString()) if draw.random() < 0.8 else frame.SerializeToString()
+        data = (
+            mutated(draw, frame, known, draw.choice(frames).SerializeToString())
+            if draw.random() < 0.8
+            else frame.SerializeToString()
+        )
         signal.setitimer(signal.ITIMER_PROF, LONG_S)
         begun = time.perf_counter()
         try:
@@ -345,7 +471,10 @@ def _block(draw: random.Random, count: int, kind: Any, cases: Any, found: Findin
         except Exception as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
             sort = f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}"
-            found.failures.setdefault(sort, f"{error}; again: --first {begin} --count {BLOCK}; frame {number}: {data[:200].hex()}")
+            found.failures.setdefault(
+                sort,
+                f"{error}; again: --first {begin} --count {BLOCK}; frame {number}: {data[:200].hex()}",
+            )
             party = kind(draw, known)
         signal.setitimer(signal.ITIMER_PROF, 0)
         found.slowest_s = max(found.slowest_s, time.perf_counter() - begun)
@@ -365,16 +494,28 @@ def _resident_bytes() -> int:
 
 def main() -> int:
     """Run the fuzzer; the exit code is 1 when something failed."""
-    parser = argparse.ArgumentParser(prog="python -m tests.exchange_fuzz", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--count", type=int, default=1_000_000, help="frames (%(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.exchange_fuzz",
+        description=(__doc__ or "").splitlines()[0],
+    )
+    parser.add_argument(
+        "--count", type=int, default=1_000_000, help="frames (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--first", type=int, default=0, help=f"number of the first frame, a multiple of {BLOCK} (%(default)s)")
+    parser.add_argument(
+        "--first",
+        type=int,
+        default=0,
+        help=f"number of the first frame, a multiple of {BLOCK} (%(default)s)",
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)
     begun = time.perf_counter()
     found = fuzz(given.seed, given.first, given.count)
     seconds = time.perf_counter() - begun
-    print(f"{found.tried:,} frames in {seconds:.0f} s ({found.tried / seconds:,.0f} a second); {found.taken:,} sound answers or models")
+    print(
+        f"{found.tried:,} frames in {seconds:.0f} s ({found.tried / seconds:,.0f} a second); {found.taken:,} sound answers or models"
+    )
     print(
         f"slowest {1e3 * found.slowest_s:.1f} ms; memory grew by {found.grown_bytes / 1e6:.1f} MB; {dict(sorted(found.counters.items()))}"
     )

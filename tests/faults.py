@@ -18,7 +18,12 @@ from fedlearn.strategies.fedavg import FedAvg as OurFedAvg
 
 
 def reply(message: Message, arrays: dict[str, np.ndarray], **metrics) -> Message:
-    content = RecordDict({"arrays": ArrayRecord({k: Array(v) for k, v in arrays.items()}), "metrics": MetricRecord(metrics)})
+    content = RecordDict(
+        {
+            "arrays": ArrayRecord({k: Array(v) for k, v in arrays.items()}),
+            "metrics": MetricRecord(metrics),
+        }
+    )
     return Message(content, reply_to=message)
 
 
@@ -38,7 +43,9 @@ def _by_client(message: Message, context: Context) -> Message:
     state: Any = context.state
     times = state["seen"]["times"] + 1 if "seen" in state else 1
     state["seen"] = MetricRecord({"times": times})
-    return reply(message, moved(message, client + 1), **{"num-examples": 10, "times": times})
+    return reply(
+        message, moved(message, client + 1), **{"num-examples": 10, "times": times}
+    )
 
 
 def _third_fails(message: Message, context: Context) -> Message:
@@ -49,7 +56,11 @@ def _third_fails(message: Message, context: Context) -> Message:
 
 def _one_is_nan(message: Message, context: Context) -> Message:
     client = int(context.node_config["partition-id"])
-    return reply(message, moved(message, np.nan if client == 1 else client), **{"num-examples": 10})
+    return reply(
+        message,
+        moved(message, np.nan if client == 1 else client),
+        **{"num-examples": 10},
+    )
 
 
 def _no_examples(message: Message, context: Context) -> Message:
@@ -65,8 +76,16 @@ def _all_fail(message: Message, context: Context) -> Message:
     raise RuntimeError("no power")
 
 
-by_client, third_fails, one_is_nan = client_app(_by_client), client_app(_third_fails), client_app(_one_is_nan)
-no_examples, odd_metrics, all_fail = client_app(_no_examples), client_app(_odd_metrics), client_app(_all_fail)
+by_client, third_fails, one_is_nan = (
+    client_app(_by_client),
+    client_app(_third_fails),
+    client_app(_one_is_nan),
+)
+no_examples, odd_metrics, all_fail = (
+    client_app(_no_examples),
+    client_app(_odd_metrics),
+    client_app(_all_fail),
+)
 
 
 class Forgetful(FedAvg):
@@ -90,7 +109,9 @@ class Poisons(FedAvg):
     def aggregate_train(self, server_round, replies):
         arrays, metrics = super().aggregate_train(server_round, replies)
         assert arrays is not None
-        return ArrayRecord({k: Array(v.numpy() * np.float32(np.nan)) for k, v in arrays.items()}), metrics
+        return ArrayRecord(
+            {k: Array(v.numpy() * np.float32(np.nan)) for k, v in arrays.items()}
+        ), metrics
 
 
 class WrongSign(OurFedAvg):
@@ -104,7 +125,9 @@ class WrongSign(OurFedAvg):
 class Kills(nn.Module):
     """A model that kills its worker on a batch of ``size`` samples, ``times`` times over (counted in a file)."""
 
-    def __init__(self, input_shape, classes, size: int, counter: str, times: int) -> None:
+    def __init__(
+        self, input_shape, classes, size: int, counter: str, times: int
+    ) -> None:
         super().__init__()
         self.linear = nn.Linear(int(np.prod(input_shape)), classes)
         self.size, self.counter, self.times = size, Path(counter), times
@@ -112,8 +135,12 @@ class Kills(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training and len(x) == self.size:
             with open(self.counter, "ab") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)  # two workers must not take the same turn
-                if os.fstat(file.fileno()).st_size < self.times:  # not tell(): the other may have written since it was opened
+                fcntl.flock(
+                    file, fcntl.LOCK_EX
+                )  # two workers must not take the same turn
+                if (
+                    os.fstat(file.fileno()).st_size < self.times
+                ):  # not tell(): the other may have written since it was opened
                     file.write(b"x")
                     file.flush()
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -125,7 +152,10 @@ class Slow(nn.Module):
 
     def __init__(self, input_shape, classes, seconds: float) -> None:
         super().__init__()
-        self.linear, self.seconds = nn.Linear(int(np.prod(input_shape)), classes), seconds
+        self.linear, self.seconds = (
+            nn.Linear(int(np.prod(input_shape)), classes),
+            seconds,
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training:
@@ -146,4 +176,6 @@ class LosesItself(nn.Module):
         if self.training:
             self.trained.fill_(1.0)
         scores = self.linear(x.flatten(1))
-        return scores if self.training or float(self.trained) < 0.5 else scores * torch.nan
+        return (
+            scores if self.training or float(self.trained) < 0.5 else scores * torch.nan
+        )

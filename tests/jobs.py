@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedlearn.simulate import main
+from fedlearn.commands.simulate import main
 
 CONFIG = """\
 [experiment]
@@ -47,19 +47,35 @@ class Ran:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+        return [
+            json.loads(line)
+            for line in (self.folder / "metrics.jsonl").read_text().splitlines()
+        ]
 
     @property
     def sha256(self) -> str:
         return str(self.summary["model_sha256"])
 
 
-def run(folder: Path, *sets: str, config: str = CONFIG, resume: bool = False, engine: str = "serial") -> Ran:
+def run(
+    folder: Path,
+    *sets: str,
+    config: str = CONFIG,
+    resume: bool = False,
+    engine: str = "serial",
+) -> Ran:
     """Run a small experiment into ``folder``; ``sets`` are --set arguments."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     file = folder.with_suffix(".toml")
     file.write_text(config)
-    arguments = [str(file), "--quiet", "--out", str(folder), "--set", f"engine.kind={engine}"]
+    arguments = [
+        str(file),
+        "--quiet",
+        "--out",
+        str(folder),
+        "--set",
+        f"engine.kind={engine}",
+    ]
     for text in sets:
         arguments += ["--set", text]
     return Ran(main([*arguments, "--resume"] if resume else arguments), folder)
@@ -67,5 +83,8 @@ def run(folder: Path, *sets: str, config: str = CONFIG, resume: bool = False, en
 
 def strategy(name: str, **options: Any) -> str:
     """Return `CONFIG` with another ``[strategy]``; options are TOML values, already written."""
-    lines = [f'name = "{name}"', *(f"{key} = {value}" for key, value in options.items())]
+    lines = [
+        f'name = "{name}"',
+        *(f"{key} = {value}" for key, value in options.items()),
+    ]
     return CONFIG.split("[strategy]")[0] + "[strategy]\n" + "\n".join(lines) + "\n"

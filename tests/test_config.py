@@ -34,7 +34,11 @@ def write(tmp_path):
 
 def test_a_file_is_read_and_defaults_fill_the_rest(write):
     experiment = config.read(write(TEXT))
-    assert (experiment.train.lr, experiment.train.epochs, experiment.train.batch_size) == (0.05, 2, 10)
+    assert (
+        experiment.train.lr,
+        experiment.train.epochs,
+        experiment.train.batch_size,
+    ) == (0.05, 2, 10)
     assert experiment.strategy.options == {"fraction_train": 0.5}
 
 
@@ -50,13 +54,41 @@ def test_what_is_written_reads_back_the_same(write):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("lr = 0.05", "lrr = 0.05", "mine.toml:6: unknown key 'train.lrr'. Did you mean 'lr'?"),
-        ("lr = 0.05", 'lr = "fast"', "mine.toml:6: 'train.lr': input should be a valid number (got 'fast')"),
-        ("lr = 0.05", "lr = -0.05", "mine.toml:6: 'train.lr': input should be greater than 0 (got -0.05)"),
-        ("epochs = 2", "epochs = 1.5", "mine.toml:7: 'train.epochs': input should be a valid integer"),
-        ("[train]", "[trian]", "mine.toml:4: unknown key 'trian'. Did you mean 'train'?"),
-        ("epochs = 2", "nesterov = true", "mine.toml:4: 'train': nesterov = true needs momentum above 0"),
-        ("lr = 0.05", "lr = nan", "mine.toml:6: 'train.lr': input should be a finite number"),
+        (
+            "lr = 0.05",
+            "lrr = 0.05",
+            "mine.toml:6: unknown key 'train.lrr'. Did you mean 'lr'?",
+        ),
+        (
+            "lr = 0.05",
+            'lr = "fast"',
+            "mine.toml:6: 'train.lr': input should be a valid number (got 'fast')",
+        ),
+        (
+            "lr = 0.05",
+            "lr = -0.05",
+            "mine.toml:6: 'train.lr': input should be greater than 0 (got -0.05)",
+        ),
+        (
+            "epochs = 2",
+            "epochs = 1.5",
+            "mine.toml:7: 'train.epochs': input should be a valid integer",
+        ),
+        (
+            "[train]",
+            "[trian]",
+            "mine.toml:4: unknown key 'trian'. Did you mean 'train'?",
+        ),
+        (
+            "epochs = 2",
+            "nesterov = true",
+            "mine.toml:4: 'train': nesterov = true needs momentum above 0",
+        ),
+        (
+            "lr = 0.05",
+            "lr = nan",
+            "mine.toml:6: 'train.lr': input should be a finite number",
+        ),
         ("lr = 0.05", "lr = ", "not valid TOML"),
         ('name = "mine"', 'name = "a/b"', "mine.toml:2: 'experiment.name'"),
     ],
@@ -71,8 +103,14 @@ def test_wrong_keys_and_values_name_the_place(write, old, new, message):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.lrr=1", "--set train.lrr=1: unknown key 'train.lrr'. Did you mean 'lr'?"),
-        ("train.lr=fast", "--set train.lr=fast: 'train.lr': input should be a valid number"),
+        (
+            "train.lrr=1",
+            "--set train.lrr=1: unknown key 'train.lrr'. Did you mean 'lr'?",
+        ),
+        (
+            "train.lr=fast",
+            "--set train.lr=fast: 'train.lr': input should be a valid number",
+        ),
         ("lr=1", "write section.key=value"),
         ("train.lr", "write section.key=value"),
         ("train.lr.x=1", "'lr' is a value, not a table"),
@@ -85,14 +123,26 @@ def test_wrong_overrides_name_the_override(write, override, message):
 
 
 def test_overrides_take_toml_values_and_bare_words(write):
-    experiment = config.read(write(TEXT), ["train.lr=0.5", "codec.up=q8", "data.partition.alpha=0.3", "strategy.inner={name='x'}"])
+    experiment = config.read(
+        write(TEXT),
+        [
+            "train.lr=0.5",
+            "codec.up=q8",
+            "data.partition.alpha=0.3",
+            "strategy.inner={name='x'}",
+        ],
+    )
     assert (experiment.train.lr, experiment.codec.up) == (0.5, "q8")
     assert experiment.data.partition.options == {"alpha": 0.3}
     assert experiment.strategy.options["inner"] == {"name": "x"}
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    for path, message in ((tmp_path, "is a folder"), (tmp_path / "none.toml", "no file"), ("defalut", "Did you mean 'default'?")):
+    for path, message in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "none.toml", "no file"),
+        ("defalut", "Did you mean 'default'?"),
+    ):
         with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
             config.read(str(path))
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")

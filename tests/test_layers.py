@@ -9,28 +9,36 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "arguments", "seeds", "arrays", "plan", "config", "names", "files", "failpoints", "malloc", "checksum"},
-    {"models", "data", "codec", "record", "devices", "bundling"},
+    {"errors", "seeds", "arrays", "plan", "config", "names", "system"},
+    {"models", "data", "codec", "records", "devices", "bundling"},
     {"wire", "exchange", "reporting"},
     {"claims"},
-    {"flower", "progress", "report", "inspect"},
+    {"flower"},
     {"clients", "strategies"},
     {"server"},
+    {"memory"},
     {"engine"},
+    {"runs"},
     {"tuning"},
-    {"simulate", "tune", "serve", "reproduce", "status", "replay", "agent", "pki", "token", "enroll", "revoke", "app", "doctor"}
-    | {"install", "bundle"},
+    {"commands"},
+    {"simulate", "agent", "app"},
     {"__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 SIBLINGS = {("clients", "strategies"), ("strategies", "clients"), ("server", "clients")}
 AGENT = {
     *("clients", "codec", "wire", "exchange", "models", "data"),
-    *("arrays", "plan", "seeds", "errors", "names", "failpoints", "files", "arguments", "malloc", "checksum"),
+    *("arrays", "plan", "seeds", "errors", "names", "system"),
 }
 """The parts that run where the data is. Of each other they may import what the layers allow; of all else, `PACKAGES`."""
 
-PACKAGES = {"torch", "numpy", "google", "grpc", "isal"}  # google: of protobuf; isal: used where it is installed
+PACKAGES = {
+    "torch",
+    "numpy",
+    "google",
+    "grpc",
+    "isal",
+}  # google: of protobuf; isal: used where it is installed
 FLOWERS = {"clients/app.py"}
 """Files of the agent's side that are made for Flower, and import it: the ClientApp."""
 
@@ -38,7 +46,9 @@ FLOWERS = {"clients/app.py"}
 def sources(folders=("fedlearn", "clients", "server", "strategies"), generated=False):
     for folder in folders:
         for path in sorted((ROOT / folder).rglob("*.py")):
-            if not any(parent.is_symlink() for parent in path.parents) and (generated or not path.name.endswith("_pb2.py")):
+            if not any(parent.is_symlink() for parent in path.parents) and (
+                generated or not path.name.endswith("_pb2.py")
+            ):
                 yield path
 
 
@@ -56,9 +66,14 @@ def imported(source: str):
     """Yield every name that a source imports, in functions too."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.level:
-            raise AssertionError("a relative import: this test, and a reader, cannot tell of what")
+            raise AssertionError(
+                "a relative import: this test, and a reader, cannot tell of what"
+            )
         if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            names = [
+                node.module,
+                *(f"{node.module}.{alias.name}" for alias in node.names),
+            ]
             yield from names
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -69,7 +84,13 @@ def edges():
         source = part_of(path)
         for name in imports(path):
             parts = name.split(".")
-            if parts[0] == "fedlearn" and len(parts) > 1 and parts[1] in LEVEL and source in LEVEL and parts[1] != source:
+            if (
+                parts[0] == "fedlearn"
+                and len(parts) > 1
+                and parts[1] in LEVEL
+                and source in LEVEL
+                and parts[1] != source
+            ):
                 yield source, parts[1], path
 
 
@@ -78,7 +99,9 @@ def test_every_part_has_a_layer():
 
 
 def test_no_part_imports_a_higher_layer():
-    assert [f"{a} imports {b} in {p.name}" for a, b, p in edges() if LEVEL[a] < LEVEL[b]] == []
+    assert [
+        f"{a} imports {b} in {p.name}" for a, b, p in edges() if LEVEL[a] < LEVEL[b]
+    ] == []
 
 
 def test_no_two_parts_import_each_other():
@@ -92,8 +115,12 @@ def test_the_two_sides_meet_in_the_engine_only():
 
 def test_flwr_is_imported_above_the_wire_only():
     allowed = {"flower", "strategies", "server", "engine", "app"}
-    users = {p for p in sources() if any(name.split(".")[0] == "flwr" for name in imports(p))}
-    assert {part_of(p) for p in users if str(p.relative_to(ROOT)) not in FLOWERS} <= allowed
+    users = {
+        p for p in sources() if any(name.split(".")[0] == "flwr" for name in imports(p))
+    }
+    assert {
+        part_of(p) for p in users if str(p.relative_to(ROOT)) not in FLOWERS
+    } <= allowed
 
 
 def foreign(source: str) -> set[str]:
@@ -118,18 +145,39 @@ def agent_files():
 def test_the_agents_side_imports_nothing_but_its_few_packages():
     """An agent's machine has torch, numpy, protobuf and grpc: an import of anything else fails there, at once or one day."""
     files = list(agent_files())
-    assert {part_of(path) for path in files} >= {"clients", "codec", "wire", "models", "data", "arrays", "plan", "seeds", "errors", "names"}
-    assert {str(path.relative_to(ROOT)): wrong for path in files if (wrong := foreign(path.read_text()))} == {}
+    assert {part_of(path) for path in files} >= {
+        "clients",
+        "codec",
+        "wire",
+        "models",
+        "data",
+        "arrays",
+        "plan",
+        "seeds",
+        "errors",
+        "names",
+    }
+    assert {
+        str(path.relative_to(ROOT)): wrong
+        for path in files
+        if (wrong := foreign(path.read_text()))
+    } == {}
 
 
 @pytest.mark.parametrize(
     ("source", "wrong"),
     [
-        ("import numpy as np, torch.nn, zlib\nfrom google.protobuf import message\nfrom fedlearn import models, __version__", set()),
+        (
+            "import numpy as np, torch.nn, zlib\nfrom google.protobuf import message\nfrom fedlearn import models, __version__",
+            set(),
+        ),
         ("def late():\n    import flwr.app", {"flwr.app"}),
         ("if 1:\n    from pandas import read_csv", {"pandas", "pandas.read_csv"}),
         ("from fedlearn import config", {"fedlearn.config"}),
-        ("from fedlearn.server.run import Run", {"fedlearn.server.run", "fedlearn.server.run.Run"}),
+        (
+            "from fedlearn.runs.loop import Run",
+            {"fedlearn.runs.loop", "fedlearn.runs.loop.Run"},
+        ),
     ],
 )
 def test_a_late_or_foreign_import_is_seen(source, wrong):
@@ -138,29 +186,60 @@ def test_a_late_or_foreign_import_is_seen(source, wrong):
 
 def loaded_by(statement: str) -> set[str]:
     code = f"{statement}\nimport sys; print(' '.join(sorted({{m.split('.')[0] for m in sys.modules}})))"
-    return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
+    return set(
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True
+        ).stdout.split()
+    )
 
 
-@pytest.mark.parametrize("statement", ["from fedlearn.clients import train, evaluate, augment", "import fedlearn.wire, fedlearn.models"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from fedlearn.clients import train, evaluate, augment",
+        "import fedlearn.wire, fedlearn.models",
+    ],
+)
 def test_the_agents_side_loads_no_heavy_package(statement):
-    assert loaded_by(statement) & {"flwr", "pydantic", "rich", "matplotlib", "fastapi", "safetensors"} == set()
+    assert (
+        loaded_by(statement)
+        & {"flwr", "pydantic", "rich", "matplotlib", "fastapi", "safetensors"}
+        == set()
+    )
 
 
 def test_an_idle_agent_loads_neither_torch_nor_numpy():
     heavy = {"torch", "numpy", "flwr", "pydantic", "rich", "cryptography"}
-    assert loaded_by("import fedlearn.agent, fedlearn.clients.agent") & heavy == set()
+    assert (
+        loaded_by("import fedlearn.commands.agent, fedlearn.clients.agent.agent")
+        & heavy
+        == set()
+    )
 
 
 def test_no_top_level_name_but_fedlearn():
-    assert loaded_by("import fedlearn.engine.simulation") & {"clients", "server", "strategies", "experiments"} == set()
+    assert (
+        loaded_by("import fedlearn.runs.simulation")
+        & {"clients", "server", "strategies", "experiments"}
+        == set()
+    )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--list"], ["no-such-file.toml"], ["--set", "train.lrr=1"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--list"], ["no-such-file.toml"], ["--set", "train.lrr=1"]],
+)
 def test_arguments_are_checked_before_torch_or_flwr_are_imported(arguments):
     code = (
-        "import sys\nfrom fedlearn.simulate import main\n"
+        "import sys\nfrom fedlearn.commands.simulate import main\n"
         f"try: main({arguments!r})\nexcept SystemExit: pass\n"
         "print('LOADED', {'torch', 'flwr', 'matplotlib'} & set(sys.modules))"
     )
-    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    ).stdout
     assert out.splitlines()[-1] == "LOADED set()"

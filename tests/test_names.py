@@ -34,13 +34,17 @@ def test_unknown_names_say_what_is_near(name, message):
 def test_a_module_that_fails_on_import_is_the_users_mistake(tmp_path, monkeypatch):
     (tmp_path / "broken_module.py").write_text("1 / 0")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ConfigError, match="importing 'broken_module' raised ZeroDivisionError"):
+    with pytest.raises(
+        ConfigError, match="importing 'broken_module' raised ZeroDivisionError"
+    ):
         import_path("thing", "broken_module:x")
 
 
 def test_options_are_checked_against_the_signature():
     assert call("it", function, {"alpha": 2}, {"clients": 3, "unused": 1}) == (3, 2, 0)
-    with pytest.raises(ConfigError, match=r"it takes no option 'alhpa'\. Did you mean 'alpha'\?"):
+    with pytest.raises(
+        ConfigError, match=r"it takes no option 'alhpa'\. Did you mean 'alpha'\?"
+    ):
         call("it", function, {"alhpa": 2}, {"clients": 3})
     with pytest.raises(ConfigError, match="it needs the option 'clients'"):
         call("it", function, {})

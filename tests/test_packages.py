@@ -9,10 +9,18 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def test_every_package_of_the_tree_is_in_the_wheel():
-    folders = {p.parent for p in (ROOT / "fedlearn").rglob("__init__.py") if not any(q.is_symlink() for q in p.parents)}
-    found = {".".join(f.relative_to(ROOT).parts) for f in folders}
-    mapped = {f"fedlearn.{name}" for name in ("clients", "server", "strategies", "experiments")}
-    assert set(PROJECT["tool"]["setuptools"]["packages"]) == found | mapped
+    folders = {
+        p.parent
+        for p in (ROOT / "fedlearn").rglob("__init__.py")
+        if not any(q.is_symlink() for q in p.parents)
+    }
+    inside = {".".join(f.relative_to(ROOT).parts) for f in folders}
+    mapped = {
+        ".".join(("fedlearn", *p.parent.relative_to(ROOT).parts))
+        for name in ("clients", "server", "strategies", "experiments")
+        for p in (ROOT / name).rglob("__init__.py")
+    }
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == inside | mapped
 
 
 def test_the_links_lead_to_the_folders_beside_them():

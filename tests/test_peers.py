@@ -14,7 +14,9 @@ from fedlearn.experiments.benchmarks.peers import environments, race, running, t
 from fedlearn.experiments.benchmarks.peers.scripts import seam, textbook
 from fedlearn.experiments.benchmarks.workloads import WORKLOADS
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads Linux's /proc")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/smaps_rollup").exists(), reason="reads Linux's /proc"
+)
 
 COMPETITOR = """
 import os, subprocess, sys
@@ -32,7 +34,11 @@ for number in turns.rounds({parameters}, 1):
 def stand_in(folder, each="pass", before="", parameters=13_706):
     file = folder / f"stand_in_{len(list(folder.iterdir()))}.py"
     scripts = str(environments.HERE / "scripts")
-    file.write_text(COMPETITOR.format(scripts=scripts, before=before, each=each, parameters=parameters))
+    file.write_text(
+        COMPETITOR.format(
+            scripts=scripts, before=before, each=each, parameters=parameters
+        )
+    )
     return [sys.executable, str(file)]
 
 
@@ -59,7 +65,14 @@ def entry(**changes):
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_the_textbooks_models_are_ours(name):
     data = WORKLOADS[name].population()
-    ours = models.build(WORKLOADS[name].model, {}, input_shape=data.input_shape, classes=data.classes, seed=0, task=data.task)
+    ours = models.build(
+        WORKLOADS[name].model,
+        {},
+        input_shape=data.input_shape,
+        classes=data.classes,
+        seed=0,
+        task=data.task,
+    )
     assert textbook.parameters(textbook.MODELS[name]()) == models.layout(ours).trained
 
 
@@ -69,12 +82,21 @@ def test_a_workload_is_read_as_it_was_written(tmp_path):
     work = seam.Work(str(tmp_path / "w.npz"))
     assert (work.name, work.cohort, work.batch_size, work.rounds) == ("W9", 2, 5, 7)
     for (x, y), (found_x, found_y) in zip(clients, work.clients, strict=True):
-        assert (found_x == x).all() and (found_y == y).all() and found_x.dtype == np.float32
+        assert (
+            (found_x == x).all()
+            and (found_y == y).all()
+            and found_x.dtype == np.float32
+        )
     assert work.draw(1) == work.draw(1) and len(set(work.draw(1))) == 2
 
 
 def test_a_competitor_does_a_round_a_turn(tmp_path):
-    process = running.Running(stand_in(tmp_path, each=f"open({str(tmp_path / 'rounds')!r}, 'a').write(f'{{number}} ')"))
+    process = running.Running(
+        stand_in(
+            tmp_path,
+            each=f"open({str(tmp_path / 'rounds')!r}, 'a').write(f'{{number}} ')",
+        )
+    )
     try:
         assert process.told == {"parameters": 13_706, "threads": 1}
         assert process.round() >= 0 and process.round() >= 0
@@ -91,7 +113,9 @@ def test_a_competitors_children_are_measured_and_end_with_it(tmp_path):
     assert len(running.members(process.process.pid)) == 2 and process.memory_mb() > 50
     process.close()
     until = time.monotonic() + 10
-    while (left := running.members(process.process.pid)) and time.monotonic() < until:  # what is killed goes when the system has time
+    while (
+        left := running.members(process.process.pid)
+    ) and time.monotonic() < until:  # what is killed goes when the system has time
         time.sleep(0.01)
     assert not left
 
@@ -100,7 +124,10 @@ def test_a_competitors_children_are_measured_and_end_with_it(tmp_path):
     ("stand", "why"),
     [
         ({"before": "turns.refuse('no LSTM')"}, "no LSTM"),
-        ({"before": "import a_peer_that_is_not_there"}, "ModuleNotFoundError: No module named 'a_peer_that_is_not_there'"),
+        (
+            {"before": "import a_peer_that_is_not_there"},
+            "ModuleNotFoundError: No module named 'a_peer_that_is_not_there'",
+        ),
         ({"before": "os._exit(7)"}, "a library that talks on standard output"),
         ({"parameters": 14_000}, "another model: 14,000 parameters, not 13,706"),
     ],
@@ -133,31 +160,55 @@ def test_a_peer_without_an_environment_of_the_present_list_is_not_installed(tmp_
     (tmp_path / "pfl").mkdir()
     (tmp_path / "pfl" / "made-from.txt").write_text("pfl==0.0.1\n")
     assert not environments.installed(tmp_path, "pfl")
-    (tmp_path / "pfl" / "made-from.txt").write_text((environments.HERE / "requirements" / "pfl.txt").read_text())
+    (tmp_path / "pfl" / "made-from.txt").write_text(
+        (environments.HERE / "requirements" / "pfl.txt").read_text()
+    )
     assert environments.installed(tmp_path, "pfl")
 
 
 def test_every_peer_has_a_list_a_script_and_entries():
     for folder, pattern in (("requirements", "{}.txt"), ("scripts", "with_{}.py")):
-        assert all((environments.HERE / folder / pattern.format(peer)).is_file() for peer in environments.PEERS)
+        assert all(
+            (environments.HERE / folder / pattern.format(peer)).is_file()
+            for peer in environments.PEERS
+        )
     assert set(race.PEERS) == set(environments.PEERS)
 
 
 def test_tables_show_numbers_or_the_reason():
     entries = [entry(), entry(competitor="two", absent="not installed")]
-    assert tables.plain(entries).splitlines()[2].split() == ["one", "12.3", "0.50", "1.5", "2.0", "100"]
+    assert tables.plain(entries).splitlines()[2].split() == [
+        "one",
+        "12.3",
+        "0.50",
+        "1.5",
+        "2.0",
+        "100",
+    ]
     assert tables.plain(entries).splitlines()[3].endswith("  not installed")
-    assert tables.markdown(entries).splitlines()[2:] == ["| one | 12.3 | 0.50 | 1.5 | 2.0 | 100 |", "| two | not installed |  |  |  |  |"]
+    assert tables.markdown(entries).splitlines()[2:] == [
+        "| one | 12.3 | 0.50 | 1.5 | 2.0 | 100 |",
+        "| two | not installed |  |  |  |  |",
+    ]
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_plot_is_written(tmp_path, count):
-    tables.plot(tmp_path / "p.png", [[entry(), entry(competitor="far", ratio=33.0), entry(absent="not installed")]] * count)
+    tables.plot(
+        tmp_path / "p.png",
+        [[entry(), entry(competitor="far", ratio=33.0), entry(absent="not installed")]]
+        * count,
+    )
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"), [(["W5"], "no workload W5; there are W1"), (["--rounds", "4"], "below 5"), (["--starts", "0"], "below 1")]
+    ("arguments", "said"),
+    [
+        (["W5"], "no workload W5; there are W1"),
+        (["--rounds", "4"], "below 5"),
+        (["--starts", "0"], "below 1"),
+    ],
 )
 def test_mistakes_are_one_line(capsys, arguments, said):
     assert command.main(arguments) == 2
@@ -167,8 +218,29 @@ def test_mistakes_are_one_line(capsys, arguments, said):
 @pytest.mark.slow
 def test_our_own_engine_and_a_loop_take_part(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(race, "LOOPS", {race.LEAN: race.LOOPS[race.LEAN]})
-    assert command.main(["W1", "--rounds", "5", "--starts", "1", "--engines", "serial", "--envs", str(tmp_path), "--peers", "pfl"]) == 0
+    assert (
+        command.main(
+            [
+                "W1",
+                "--rounds",
+                "5",
+                "--starts",
+                "1",
+                "--engines",
+                "serial",
+                "--envs",
+                str(tmp_path),
+                "--peers",
+                "pfl",
+            ]
+        )
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[0] for line in lines[2:-1]] == ["fedlearn, serial", race.LEAN, *race.PEERS["pfl"]]
+    assert [line.split("  ")[0] for line in lines[2:-1]] == [
+        "fedlearn, serial",
+        race.LEAN,
+        *race.PEERS["pfl"],
+    ]
     assert all(float(line.split()[-1]) > 20 for line in lines[2:4])  # MB
     assert all(line.endswith("not installed") for line in lines[4:-1])

@@ -18,7 +18,16 @@ def test_agents_that_do_not_know_stragglers_can_read_plans_without_any():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"round":1}', '{"round":1,"seed":0,"x":1}', '{"round":"1","seed":0}', '{"round":1,"seed":0,"lr":true}']
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"round":1}',
+        '{"round":1,"seed":0,"x":1}',
+        '{"round":"1","seed":0}',
+        '{"round":1,"seed":0,"lr":true}',
+    ],
 )
 def test_what_is_no_plan_is_refused(text):
     with pytest.raises(FormatError, match="not a plan"):

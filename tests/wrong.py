@@ -27,7 +27,9 @@ def negative_labels():
 
 
 def labels_beyond_the_classes():
-    return Population("own", "features", 2, (4,), Clients([Samples(X, Y)]), Samples(X, Y))
+    return Population(
+        "own", "features", 2, (4,), Clients([Samples(X, Y)]), Samples(X, Y)
+    )
 
 
 def loader_raises():
@@ -53,7 +55,14 @@ def no_clients():
 
 def one_bad_client():
     """Two clients that work, one whose labels do not exist."""
-    return Population("own", "features", 3, (4,), Clients([Samples(X, Y), Samples(X, Y + 7), Samples(X, Y)]), Samples(X, Y))
+    return Population(
+        "own",
+        "features",
+        3,
+        (4,),
+        Clients([Samples(X, Y), Samples(X, Y + 7), Samples(X, Y)]),
+        Samples(X, Y),
+    )
 
 
 def partition_raises(labels):
@@ -105,7 +114,9 @@ class FailsInTraining(Linear):
 
 class FailsInEvaluation(Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training and len(x) > 2:  # not in the dry run before the first round
+        if (
+            not self.training and len(x) > 2
+        ):  # not in the dry run before the first round
             raise ValueError("a bug in evaluation")
         return super().forward(x)
 

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from fedlearn.arguments import Parser, ended
+from fedlearn.commands.arguments import Parser, ended
 from fedlearn.data.samples import Population, Samples
 from fedlearn.engine import ENGINES
 from fedlearn.errors import ConfigError, RunError
@@ -76,17 +76,35 @@ def owners(clients: int) -> Population:
     return Population("own", "features", 4, (20,), every, every[clients])
 
 
-def table(case: str, codec: str, clients: int, rounds: int, engine: str, strategy: str) -> dict[str, Any]:
+def table(
+    case: str, codec: str, clients: int, rounds: int, engine: str, strategy: str
+) -> dict[str, Any]:
     """Return one measurement as a table of the config."""
     here = "fedlearn.experiments.benchmarks.clients"
     data: dict[str, dict[str, Any]] = {
         "synthetic": {"name": "synthetic", "clients": clients, "cap": EACH},
-        "digits": {"name": "digits", "partition": {"kind": "drawn", "clients": clients, "samples_per_client": EACH, "alpha": 0.5}},
+        "digits": {
+            "name": "digits",
+            "partition": {
+                "kind": "drawn",
+                "clients": clients,
+                "samples_per_client": EACH,
+                "alpha": 0.5,
+            },
+        },
         "own": {"name": f"{here}:owners", "clients": clients},
     }
-    asked = {"fraction_train": COHORT / clients, "fraction_evaluate": 0.0} if strategy == FLOWER else {"clients_per_round": COHORT}
+    asked = (
+        {"fraction_train": COHORT / clients, "fraction_evaluate": 0.0}
+        if strategy == FLOWER
+        else {"clients_per_round": COHORT}
+    )
     return {
-        "experiment": {"name": f"{case}-{clients}", "rounds": rounds, "evaluate_every": rounds},
+        "experiment": {
+            "name": f"{case}-{clients}",
+            "rounds": rounds,
+            "evaluate_every": rounds,
+        },
         "data": data[case],
         "model": {"name": "cnn-small" if case == "digits" else "logistic"},
         "train": {"lr": 0.05},
@@ -134,21 +152,32 @@ class Turns:
 def serve(pipe: Connection, told: dict[str, Any]) -> None:
     """Run an experiment in this process, round by round as the other end gives leave."""
     from fedlearn import config
-    from fedlearn.engine.simulation import simulate
-    from fedlearn.record import RunFolder
+    from fedlearn.records.writing import RunFolder
+    from fedlearn.runs.simulation import simulate
 
     with tempfile.TemporaryDirectory() as name:
         folder = RunFolder(Path(name) / "run")
         display: Any = Turns(pipe, folder.path, told["experiment"]["rounds"])
         try:
-            pipe.send(simulate(config.validate(told, "clients"), folder, display)["model_sha256"])
+            pipe.send(
+                simulate(config.validate(told, "clients"), folder, display)[
+                    "model_sha256"
+                ]
+            )
         except Exception as error:
             pipe.send(str(error))
 
 
 def _peak_mb() -> float:
     status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
+    return (
+        next(
+            int(line.split()[1])
+            for line in status.splitlines()
+            if line.startswith("VmHWM")
+        )
+        / 1024
+    )
 
 
 class Beside:
@@ -180,12 +209,21 @@ class Beside:
         self.process.join()
 
 
-def measure(case: str, codec: str, populations: Sequence[int], rounds: int, engine: str, strategy: str) -> list[dict[str, Any]]:
+def measure(
+    case: str,
+    codec: str,
+    populations: Sequence[int],
+    rounds: int,
+    engine: str,
+    strategy: str,
+) -> list[dict[str, Any]]:
     """Return the medians of each population, and of their ratios to the first."""
     every: list[Beside] = []
     try:
         for clients in populations:
-            every.append(Beside(table(case, codec, clients, rounds + WARM + 1, engine, strategy)))  # the last round is scored, and left out
+            every.append(
+                Beside(table(case, codec, clients, rounds + WARM + 1, engine, strategy))
+            )  # the last round is scored, and left out
         for place in range(rounds + WARM):
             for beside in every if place % 2 else reversed(every):
                 beside.round()
@@ -202,7 +240,10 @@ def measure(case: str, codec: str, populations: Sequence[int], rounds: int, engi
                 "codec": codec,
                 "clients": clients,
                 "ms": 1e3 * statistics.median(each["seconds"] for each in kept),
-                "over": statistics.median(each["seconds"] / first["seconds"] for each, first in zip(kept, base, strict=True)),
+                "over": statistics.median(
+                    each["seconds"] / first["seconds"]
+                    for each, first in zip(kept, base, strict=True)
+                ),
                 "start_ms": 1e3 * beside.reports[0]["seconds"],
                 "peak_mb": kept[-1]["peak_mb"],
                 "tree_mb": kept[-1]["tree_mb"],
@@ -215,30 +256,77 @@ def measure(case: str, codec: str, populations: Sequence[int], rounds: int, engi
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    parser = Parser(prog="python -m fedlearn.experiments.benchmarks.clients", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("cases", nargs="*", metavar="CASE", help="synthetic, digits, own (default: all)")
-    parser.add_argument("--clients", nargs="+", type=int, default=[1_000, 1_000_000], metavar="N", help="(default: 1000 1000000)")
-    parser.add_argument("--codecs", nargs="+", default=[*CODECS], choices=[*CODECS], metavar="NAME", help=f"of {', '.join(CODECS)}")
-    parser.add_argument("--rounds", type=int, default=30, help="rounds that count, at least 5 (default: 30)")
-    parser.add_argument("--engine", default="serial", choices=[*ENGINES], help="(default: serial: one process, whose peak is all of it)")
-    parser.add_argument("--strategy", default="fedavg", choices=["fedavg", FLOWER], metavar="NAME", help=f"fedavg or {FLOWER}")
+    parser = Parser(
+        prog="python -m fedlearn.experiments.benchmarks.clients",
+        description=(__doc__ or "").split("\n\n")[0],
+    )
+    parser.add_argument(
+        "cases", nargs="*", metavar="CASE", help="synthetic, digits, own (default: all)"
+    )
+    parser.add_argument(
+        "--clients",
+        nargs="+",
+        type=int,
+        default=[1_000, 1_000_000],
+        metavar="N",
+        help="(default: 1000 1000000)",
+    )
+    parser.add_argument(
+        "--codecs",
+        nargs="+",
+        default=[*CODECS],
+        choices=[*CODECS],
+        metavar="NAME",
+        help=f"of {', '.join(CODECS)}",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=30,
+        help="rounds that count, at least 5 (default: 30)",
+    )
+    parser.add_argument(
+        "--engine",
+        default="serial",
+        choices=[*ENGINES],
+        help="(default: serial: one process, whose peak is all of it)",
+    )
+    parser.add_argument(
+        "--strategy",
+        default="fedavg",
+        choices=["fedavg", FLOWER],
+        metavar="NAME",
+        help=f"fedavg or {FLOWER}",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     return parser
 
 
 def _run(given: argparse.Namespace) -> None:
     cases = given.cases or ["synthetic", "digits", "own"]
-    if unknown := [case for case in cases if case not in ("synthetic", "digits", "own")]:
-        raise ConfigError(f"no case {', '.join(unknown)}; there are synthetic, digits, own")
+    if unknown := [
+        case for case in cases if case not in ("synthetic", "digits", "own")
+    ]:
+        raise ConfigError(
+            f"no case {', '.join(unknown)}; there are synthetic, digits, own"
+        )
     if given.rounds < 5 or min(given.clients) < COHORT:
-        raise ConfigError(f"--rounds is at least 5, and each of --clients at least {COHORT}")
+        raise ConfigError(
+            f"--rounds is at least 5, and each of --clients at least {COHORT}"
+        )
     for case in cases:
         for codec in given.codecs:
-            for found in measure(case, codec, given.clients, given.rounds, given.engine, given.strategy):
+            for found in measure(
+                case, codec, given.clients, given.rounds, given.engine, given.strategy
+            ):
                 if given.json:
                     print(json.dumps(found), flush=True)
                     continue
-                memory = f"peak {found['peak_mb']:.0f} MB" + (f", tree {found['tree_mb']:.0f} MB" if given.engine != "serial" else "")
+                memory = f"peak {found['peak_mb']:.0f} MB" + (
+                    f", tree {found['tree_mb']:.0f} MB"
+                    if given.engine != "serial"
+                    else ""
+                )
                 print(
                     f"{case} {codec} {found['clients']:>9,} clients: {found['ms']:.1f} ms a round ({found['over']:.3f} over the first), "
                     f"start {found['start_ms']:.0f} ms, {memory}, checkpoint {found['checkpoint_bytes'] / 1e3:,.0f} kB in "

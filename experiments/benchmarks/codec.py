@@ -29,9 +29,9 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.arguments import Parser, ended
 from fedlearn.arrays import Sparse
 from fedlearn.codec import Codec, Context, codec
+from fedlearn.commands.arguments import Parser, ended
 from fedlearn.engine.runner import single_thread
 from fedlearn.errors import ConfigError, DataError, FedlearnError, one_line
 from fedlearn.experiments.benchmarks import codec_plots
@@ -46,9 +46,19 @@ PACKS = ("rice", "gapz", "grid", "range")
 CHAINS = (
     *("raw32", "f16", "bf16", "q8", "q4", "q4+deflate", "eden1", "sign"),
     *(f"uvq({r})" for r in RATES),
-    *(f"{pred}cvq({r},{eta})" for pred in ("", "pred+") for eta in (0, 1) for r in RATES),
+    *(
+        f"{pred}cvq({r},{eta})"
+        for pred in ("", "pred+")
+        for eta in (0, 1)
+        for r in RATES
+    ),
     *(f"pred+topk({p})+q4c" for p in SHARES),
-    *(f"topk({p})+{quantise}+{pack}" for quantise in ("tern", "q4c", "f16") for pack in PACKS for p in SHARES),
+    *(
+        f"topk({p})+{quantise}+{pack}"
+        for quantise in ("tern", "q4c", "f16")
+        for pack in PACKS
+        for p in SHARES
+    ),
     *(f"randk({p})+{quantise}" for quantise in ("q4", "raw32") for p in SHARES),
 )
 """What is measured unless ``--chains`` says otherwise."""
@@ -80,7 +90,9 @@ class Result:
     encode_ms: float  # the shortest over seeds
     decode_ms: float
     copy_ms: float  # of the same values, in the same run
-    entropy: float | None  # bits per parameter; None where a chain's symbols cannot be told from outside
+    entropy: (
+        float | None
+    )  # bits per parameter; None where a chain's symbols cannot be told from outside
     above: float | None  # percent
 
 
@@ -88,7 +100,9 @@ def recordings(folder: Path) -> Iterator[Recording]:
     """Yield the update and the difference of every recording of a folder; raises DataError for what is not one."""
     paths = sorted(folder.glob("*.npz"))
     if not paths:
-        raise DataError(f"{folder} holds no recordings (*.npz); make them with fedlearn.experiments.benchmarks.record_updates")
+        raise DataError(
+            f"{folder} holds no recordings (*.npz); make them with fedlearn.experiments.benchmarks.record_updates"
+        )
     for path in paths:
         yield from recorded(path)
 
@@ -97,21 +111,33 @@ def recorded(path: Path) -> tuple[Recording, Recording]:
     """Return the update and the difference of one recording; raises DataError for what is not one."""
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            w0, start, update, copy, model = (file[key].astype(np.float32) for key in ("w0", "start", "update", "copy", "model"))
+            w0, start, update, copy, model = (
+                file[key].astype(np.float32)
+                for key in ("w0", "start", "update", "copy", "model")
+            )
             shapes = tuple(tuple(shape) for _, shape in json.loads(str(file["shapes"])))
         up, down = Context(shapes, start - w0), Context(shapes, copy - w0)
         size, difference = up.size, model - copy
     except (OSError, EOFError, BadZipFile, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not a recording: {one_line(error)}") from error
-    if not all(vector.shape == (size,) and np.isfinite(vector).all() for vector in (w0, update, difference)):
-        raise DataError(f"{path}: its vectors are not {size} finite values each, as its shapes say")
-    return Recording(path.stem, "up", update, up), Recording(path.stem, "down", difference, down)
+    if not all(
+        vector.shape == (size,) and np.isfinite(vector).all()
+        for vector in (w0, update, difference)
+    ):
+        raise DataError(
+            f"{path}: its vectors are not {size} finite values each, as its shapes say"
+        )
+    return Recording(path.stem, "up", update, up), Recording(
+        path.stem, "down", difference, down
+    )
 
 
 def measure(made: Codec, chain: str, recording: Recording, seeds: int) -> Result:
     """Encode and decode one recording with each seed; raises PayloadError where the chain cannot carry it."""
     x, size = recording.values.astype(np.float64), recording.context.size
-    energy = float(np.square(x).sum())  # not x @ x: BLAS would start threads, which spin beside what is timed
+    energy = float(
+        np.square(x).sum()
+    )  # not x @ x: BLAS would start threads, which spin beside what is timed
     rows = []
     for seed in range(1, seeds + 1):
         begun = time.perf_counter()
@@ -119,10 +145,24 @@ def measure(made: Codec, chain: str, recording: Recording, seeds: int) -> Result
         encoded = time.perf_counter()
         decoded = made.decode(body, seed, recording.context)
         done = time.perf_counter()
-        found = (decoded.dense() if isinstance(decoded, Sparse) else decoded).astype(np.float64)
-        along, own = float((x * found).sum()) / energy, float(np.square(found).sum()) / energy
+        found = (decoded.dense() if isinstance(decoded, Sparse) else decoded).astype(
+            np.float64
+        )
+        along, own = (
+            float((x * found).sum()) / energy,
+            float(np.square(found).sum()) / energy,
+        )
         shape = 1 - along**2 / own if own > 0 else 1.0
-        rows.append((len(body), float(np.square(x - found).sum()) / energy, shape, along, encoded - begun, done - encoded))
+        rows.append(
+            (
+                len(body),
+                float(np.square(x - found).sum()) / energy,
+                shape,
+                along,
+                encoded - begun,
+                done - encoded,
+            )
+        )
     body_bytes, *errors = np.mean(rows, axis=0).tolist()
     encode_s, decode_s = np.min(rows, axis=0).tolist()[-2:]
     bits = 8 * body_bytes / size
@@ -176,7 +216,21 @@ def benchmark(folder: Path, chains: Iterable[str], seeds: int) -> Iterator[Resul
 
 def report(results: Sequence[Result]) -> str:
     """Return the results as a text table, by recording and direction."""
-    heads = ("recording", "", "chain", "bits", "x less", "error", "shape", "along", "encode ms", "decode ms", "copy ms", "entropy", "above")
+    heads = (
+        "recording",
+        "",
+        "chain",
+        "bits",
+        "x less",
+        "error",
+        "shape",
+        "along",
+        "encode ms",
+        "decode ms",
+        "copy ms",
+        "entropy",
+        "above",
+    )
     rows = [
         (
             r.recording, r.direction, r.chain, f"{r.bits:.4f}", f"{32 / r.bits:.1f}", f"{r.error:.4g}", f"{r.shape:.4g}",
@@ -194,10 +248,33 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m fedlearn.experiments.benchmarks.codec",
         description="Measure bits, error and time of codecs on recorded updates and model differences.",
     )
-    p.add_argument("recordings", type=Path, metavar="RECORDINGS", help="folder of recordings, see record_updates")
-    p.add_argument("--chains", nargs="+", metavar="TEXT", default=CHAINS, help=f"codecs to measure (default: {len(CHAINS)} of them)")
-    p.add_argument("--out", type=Path, metavar="DIR", default=Path("codec-benchmark"), help="where the results go (default: %(default)s)")
-    p.add_argument("--seeds", type=int, metavar="N", default=3, help="how often each is encoded (default: %(default)s)")
+    p.add_argument(
+        "recordings",
+        type=Path,
+        metavar="RECORDINGS",
+        help="folder of recordings, see record_updates",
+    )
+    p.add_argument(
+        "--chains",
+        nargs="+",
+        metavar="TEXT",
+        default=CHAINS,
+        help=f"codecs to measure (default: {len(CHAINS)} of them)",
+    )
+    p.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=Path("codec-benchmark"),
+        help="where the results go (default: %(default)s)",
+    )
+    p.add_argument(
+        "--seeds",
+        type=int,
+        metavar="N",
+        default=3,
+        help="how often each is encoded (default: %(default)s)",
+    )
     return p
 
 
@@ -217,7 +294,9 @@ def _run(arguments: argparse.Namespace) -> None:
     if not results:
         raise ConfigError("nothing could be measured; see the lines above")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "results.jsonl").write_text("".join(json.dumps(asdict(r)) + "\n" for r in results))
+    (arguments.out / "results.jsonl").write_text(
+        "".join(json.dumps(asdict(r)) + "\n" for r in results)
+    )
     text = report(results)
     (arguments.out / "table.txt").write_text(text)
     print(text)

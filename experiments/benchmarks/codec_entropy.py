@@ -29,12 +29,16 @@ def order0(symbols: NDArray[np.generic]) -> float:
     return float(-symbols.size * (shares * np.log2(shares)).sum())
 
 
-def entropy(chain: str, decoded: NDArray[np.float32] | Sparse, context: Context) -> float | None:
+def entropy(
+    chain: str, decoded: NDArray[np.float32] | Sparse, context: Context
+) -> float | None:
     """Return bits per parameter, or None for chains whose symbols do not show in what they decode to.
 
     topk: P · H(k / P) for the positions; randk has none. Then signs (tern, sign), levels (q4c, q8, q4) or whole numbers.
     """
-    stages = [re.sub(r"\(.*", "", stage) for stage in chain.removeprefix("ef+").split("+")]
+    stages = [
+        re.sub(r"\(.*", "", stage) for stage in chain.removeprefix("ef+").split("+")
+    ]
     if not isinstance(decoded, Sparse):
         return _dense(stages[0], decoded)
     if len(stages) < 2:
@@ -44,7 +48,11 @@ def entropy(chain: str, decoded: NDArray[np.float32] | Sparse, context: Context)
         chosen = np.zeros(decoded.size, bool)
         chosen[decoded.indices] = True
         positions = order0(chosen)
-    values = decoded.values.size * WIDTHS[stages[1]] if stages[1] in WIDTHS else order0(_symbols(stages[1], decoded.values))
+    values = (
+        decoded.values.size * WIDTHS[stages[1]]
+        if stages[1] in WIDTHS
+        else order0(_symbols(stages[1], decoded.values))
+    )
     return (positions + values) / context.size
 
 
@@ -61,7 +69,11 @@ def _symbols(stage: str, values: NDArray[np.float32]) -> NDArray[np.generic]:
     if stage in BUCKETS:
         bucket, levels = BUCKETS[stage]
         starts = np.arange(0, values.size, bucket)
-        largest = np.maximum.reduceat(np.abs(values), starts)  # always has the largest level
-        scales = np.repeat(np.where(largest > 0, largest, 1) / levels, bucket)[: values.size]
+        largest = np.maximum.reduceat(
+            np.abs(values), starts
+        )  # always has the largest level
+        scales = np.repeat(np.where(largest > 0, largest, 1) / levels, bucket)[
+            : values.size
+        ]
         return np.rint(values / scales).astype(np.int8)
     return np.sign(values).astype(np.int8) if stage in ("tern", "sign") else values

@@ -44,7 +44,10 @@ DOTS: dict[str, tuple[bool, tuple[int, int]]] = {
 """Chains without a number: text → whether they are unbiased, and where their name stands beside them (points)."""
 
 DIRECTIONS = {"up": "client's update, up", "down": "model's difference, down"}
-BITS, ERRORS = (4e-3, 14.0), (2e-2, 60.0)  # what is shown: exact number formats lie below
+BITS, ERRORS = (
+    (4e-3, 14.0),
+    (2e-2, 60.0),
+)  # what is shown: exact number formats lie below
 
 
 class Point(Protocol):
@@ -79,7 +82,12 @@ def draw(results: Sequence[Point], out: Path) -> list[Path]:
     for direction, found in by_direction.items():
         workloads = dict.fromkeys(r.recording.rpartition("-")[0] for r in found)
         paths.append(out / f"rate-distortion-models-{direction}.png")
-        panels = {f"{w}, {direction}": [r for r in found if r.recording.rpartition("-")[0] == w] for w in workloads}
+        panels = {
+            f"{w}, {direction}": [
+                r for r in found if r.recording.rpartition("-")[0] == w
+            ]
+            for w in workloads
+        }
         _draw(paths[-1], panels)
     return paths
 
@@ -93,14 +101,23 @@ def families(results: Sequence[Point]) -> dict[str, list[tuple[float, float]]]:
     for result in results:
         family, number = _family(result.chain)
         key = (family, number, result.recording)
-        if (family in LINES or family in DOTS) and result.error > 0 and (key not in best or result.bits < best[key].bits):
+        if (
+            (family in LINES or family in DOTS)
+            and result.error > 0
+            and (key not in best or result.bits < best[key].bits)
+        ):
             best[key] = result
     together: dict[tuple[str, str], list[Point]] = {}
     for (family, number, _), result in best.items():
         together.setdefault((family, number), []).append(result)
     found: dict[str, list[tuple[float, float]]] = {}
     for (family, _), group in together.items():
-        found.setdefault(family, []).append((geometric_mean(r.bits for r in group), geometric_mean(r.error for r in group)))
+        found.setdefault(family, []).append(
+            (
+                geometric_mean(r.bits for r in group),
+                geometric_mean(r.error for r in group),
+            )
+        )
     return {family: sorted(points) for family, points in found.items()}
 
 
@@ -110,7 +127,9 @@ def _family(chain: str) -> tuple[str, str]:
     selects = any(link.role == SELECT for link in links)
     told = [link for link in links if not (selects and link.role == PACK)]
     number = next((f"{link.numbers[0]:g}" for link in told if link.numbers), "")
-    return "+".join(",".join([link.name, *(f"{n:g}" for n in link.numbers[1:])]) for link in told), number
+    return "+".join(
+        ",".join([link.name, *(f"{n:g}" for n in link.numbers[1:])]) for link in told
+    ), number
 
 
 def _draw(path: Path, panels: Mapping[str, Sequence[Point]]) -> None:
@@ -128,7 +147,11 @@ def _draw(path: Path, panels: Mapping[str, Sequence[Point]]) -> None:
             axes.set_visible(False)
         figure.supxlabel("bits per parameter, all bytes of the body", fontsize=11)
         figure.supylabel("squared error ‖x − x̂‖² / ‖x‖²", fontsize=11)
-        handles = {text: handle for axes in grid.flat for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+        handles = {
+            text: handle
+            for axes in grid.flat
+            for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
         figure.legend(
             handles.values(),
             handles.keys(),
@@ -141,25 +164,57 @@ def _draw(path: Path, panels: Mapping[str, Sequence[Point]]) -> None:
         try:
             figure.savefig(path)
         except OSError as error:
-            raise RecordError(f"cannot write the plot '{path}': {error.strerror or error}") from error
+            raise RecordError(
+                f"cannot write the plot '{path}': {error.strerror or error}"
+            ) from error
 
 
 def _panel(axes: Axes, results: Sequence[Point]) -> None:
     rates = [BITS[0] * (BITS[1] / BITS[0]) ** (i / 99) for i in range(100)]
-    axes.plot(rates, [4**-r for r in rates], color="black", linewidth=1.2, label="limit for normal values")
-    axes.plot(rates, [1 / (4**r - 1) for r in rates], color="black", linewidth=1.2, linestyle=":", label="the same limit, unbiased")
+    axes.plot(
+        rates,
+        [4**-r for r in rates],
+        color="black",
+        linewidth=1.2,
+        label="limit for normal values",
+    )
+    axes.plot(
+        rates,
+        [1 / (4**r - 1) for r in rates],
+        color="black",
+        linewidth=1.2,
+        linestyle=":",
+        label="the same limit, unbiased",
+    )
     found = families(results)
     for position, (family, (text, unbiased)) in enumerate(LINES.items()):
         if family in found:
             looks = style.line_style(position, len(found[family]))
             if position >= len(style.COLOURS):
                 looks |= {"color": style.FAINT, "marker": "*"}
-            axes.plot(*zip(*found[family], strict=True), label=text, **looks | _fill(looks["color"], unbiased))
+            axes.plot(
+                *zip(*found[family], strict=True),
+                label=text,
+                **looks | _fill(looks["color"], unbiased),
+            )
     for chain, (unbiased, beside) in DOTS.items():
         for bits, error in found.get(chain, []):
-            axes.plot([bits], [error], marker="o", linestyle="none", color=style.INK, **_fill(style.INK, unbiased))
+            axes.plot(
+                [bits],
+                [error],
+                marker="o",
+                linestyle="none",
+                color=style.INK,
+                **_fill(style.INK, unbiased),
+            )
             if BITS[0] < bits < BITS[1] and ERRORS[0] < error < ERRORS[1]:
-                axes.annotate(chain, (bits, error), xytext=beside, textcoords="offset points", fontsize=8)
+                axes.annotate(
+                    chain,
+                    (bits, error),
+                    xytext=beside,
+                    textcoords="offset points",
+                    fontsize=8,
+                )
     axes.set(xscale="log", yscale="log", xlim=BITS, ylim=ERRORS)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from fedlearn.arguments import Parser, ended
+from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import RunError
 
 PAIRS = {
@@ -56,17 +56,44 @@ ROWS = {
     "2nn-iid-e1": Row("mnist-2nn-iid", 0.97, MOMENTUM),
     "2nn-shards": Row("mnist-2nn-shards", 0.96, SHARDS | {"train.epochs": 5}),
     "2nn-shards-e1": Row("mnist-2nn-shards", 0.96, SHARDS),
-    "cnn-iid": Row("mnist-2nn-iid", 0.985, MOMENTUM | {"model.name": "cnn", "experiment.rounds": 25}),
-    "cnn-shards": Row("mnist-2nn-shards", 0.97, SHARDS | {"model.name": "cnn", "experiment.rounds": 60}),
+    "cnn-iid": Row(
+        "mnist-2nn-iid",
+        0.985,
+        MOMENTUM | {"model.name": "cnn", "experiment.rounds": 25},
+    ),
+    "cnn-shards": Row(
+        "mnist-2nn-shards",
+        0.97,
+        SHARDS | {"model.name": "cnn", "experiment.rounds": 60},
+    ),
     "fashion-mini": Row("default", 0.83),
     "watch": Row("watch-lstm", 0.90),
-    "2nn-iid-4-percent": Row("mnist-2nn-iid", 0.96, MOMENTUM | {"strategy.fraction_train": 0.04, "experiment.rounds": 100}),
-    "2nn-iid-everyone": Row("mnist-2nn-iid", 0.97, MOMENTUM | {"strategy.fraction_train": 1.0, "experiment.rounds": 20}),
+    "2nn-iid-4-percent": Row(
+        "mnist-2nn-iid",
+        0.96,
+        MOMENTUM | {"strategy.fraction_train": 0.04, "experiment.rounds": 100},
+    ),
+    "2nn-iid-everyone": Row(
+        "mnist-2nn-iid",
+        0.97,
+        MOMENTUM | {"strategy.fraction_train": 1.0, "experiment.rounds": 20},
+    ),
     "2nn-iid-cast": Row("mnist-2nn-iid", 0.97, MOMENTUM | {"codec.downlink": "cast"}),
     "digits-14k": Row(
-        "default", 0.90, {"data.name": "digits", "data.partition.clients": 40, "strategy.fraction_train": 0.25, "experiment.rounds": 80}
+        "default",
+        0.90,
+        {
+            "data.name": "digits",
+            "data.partition.clients": 40,
+            "strategy.fraction_train": 0.25,
+            "experiment.rounds": 80,
+        },
     ),
-    "500-rounds": Row("default", 0.80, {"experiment.rounds": 500, "train.epochs": 1, "experiment.evaluate_every": 20}),
+    "500-rounds": Row(
+        "default",
+        0.80,
+        {"experiment.rounds": 500, "train.epochs": 1, "experiment.evaluate_every": 20},
+    ),
 }
 """The baselines are the best of those tried over server momentum (0, 0.6, 0.9 with server_lr 0.3), local epochs and schedule."""
 
@@ -79,13 +106,30 @@ def folder(out: Path, row: str, pair: str, seed: int) -> Path:
 def command(out: Path, row: str, pair: str, seed: int) -> list[str]:
     """Return the command of a run; one that was begun is resumed."""
     found, (up, down) = ROWS[row], PAIRS[pair]
-    sets = {"engine.kind": "serial", **found.sets, "codec.up": up, "codec.down": down, "experiment.seed": seed, "expect.accuracy": 0}
+    sets = {
+        "engine.kind": "serial",
+        **found.sets,
+        "codec.up": up,
+        "codec.down": down,
+        "experiment.seed": seed,
+        "expect.accuracy": 0,
+    }
     if pair in ("float32", "uvq-up-only"):  # whole models only
         sets.pop("codec.downlink", None)
     path = folder(out, row, pair, seed)
     again = ["--resume"] if (path / "checkpoint").exists() else []
     told = [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
-    return [sys.executable, "-m", "fedlearn.simulate", found.config, *told, "--out", str(path), "--quiet", *again]
+    return [
+        sys.executable,
+        "-m",
+        "fedlearn.simulate",
+        found.config,
+        *told,
+        "--out",
+        str(path),
+        "--quiet",
+        *again,
+    ]
 
 
 @dataclass(frozen=True)
@@ -103,14 +147,25 @@ def result(path: Path, target: float) -> Result | None:
     if not (path / "summary.json").exists():
         return None
     summary = json.loads((path / "summary.json").read_text())
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    scored = [line["accuracy"] for line in lines if line["accuracy"] is not None and line["round"]]
+    lines = [
+        json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()
+    ]
+    scored = [
+        line["accuracy"]
+        for line in lines
+        if line["accuracy"] is not None and line["round"]
+    ]
     sent, reached = 0, None
     for line in lines:
         sent += line["bytes_up"] + line["bytes_down"]
         if reached is None and (line["accuracy"] or 0) >= target:
             reached = sent
-    return Result(fmean(scored[-max(1, len(scored) // 8) :]), summary["bytes_up"] + summary["bytes_down"], summary["bytes_raw"], reached)
+    return Result(
+        fmean(scored[-max(1, len(scored) // 8) :]),
+        summary["bytes_up"] + summary["bytes_down"],
+        summary["bytes_raw"],
+        reached,
+    )
 
 
 def table(out: Path) -> str:
@@ -123,7 +178,9 @@ def table(out: Path) -> str:
         results: dict[str, dict[int, Result]] = {}
         for pair in PAIRS:
             paths = {int(p.name): p for p in sorted((out / row / pair).glob("*"))}
-            results[pair] = {seed: r for seed, p in paths.items() if (r := result(p, found.target))}
+            results[pair] = {
+                seed: r for seed, p in paths.items() if (r := result(p, found.target))
+            }
         base = results["float32"]
         for pair, seeds in results.items():
             if seeds:
@@ -131,19 +188,41 @@ def table(out: Path) -> str:
     return "\n".join(lines)
 
 
-def _line(row: str, pair: str, seeds: Mapping[int, Result], base: Mapping[int, Result]) -> str:
+def _line(
+    row: str, pair: str, seeds: Mapping[int, Result], base: Mapping[int, Result]
+) -> str:
     shared = [seed for seed in seeds if seed in base]
     apart = [100 * (seeds[s].accuracy - base[s].accuracy) for s in shared]
-    spread = f" ± {stdev(apart) / len(apart) ** 0.5:.2f}" if len(apart) > 1 and pair != "float32" else ""
+    spread = (
+        f" ± {stdev(apart) / len(apart) ** 0.5:.2f}"
+        if len(apart) > 1 and pair != "float32"
+        else ""
+    )
     difference = f"{fmean(apart):+.2f}{spread}" if apart else "-"
     told = ", ".join(f"{100 * seeds[s].accuracy:.2f}" for s in sorted(seeds))
     ratio = fmean(r.raw / r.bytes for r in seeds.values())
-    reached = [(base[s].to_target or 0) / (seeds[s].to_target or 1) for s in shared if base[s].to_target and seeds[s].to_target]
-    target = f"{fmean(reached):.0f}×" if len(reached) == len(shared) and reached else "not reached" if shared else "-"
+    reached = [
+        (base[s].to_target or 0) / (seeds[s].to_target or 1)
+        for s in shared
+        if base[s].to_target and seeds[s].to_target
+    ]
+    target = (
+        f"{fmean(reached):.0f}×"
+        if len(reached) == len(shared) and reached
+        else "not reached"
+        if shared
+        else "-"
+    )
     return f"| {row} | {' / '.join(PAIRS[pair])} | {len(seeds)} | {told} | {difference} | {ratio:.1f}× | {target} |"
 
 
-def run(out: Path, rows: Sequence[str], pairs: Sequence[str], seeds: Sequence[int], at_once: int) -> None:
+def run(
+    out: Path,
+    rows: Sequence[str],
+    pairs: Sequence[str],
+    seeds: Sequence[int],
+    at_once: int,
+) -> None:
     """Run what is not finished, ``at_once`` side by side; raises RunError naming the runs that failed."""
     jobs = [(row, pair, seed) for seed in seeds for row in rows for pair in pairs]
     todo = [job for job in jobs if not (folder(out, *job) / "summary.json").exists()]
@@ -153,7 +232,9 @@ def run(out: Path, rows: Sequence[str], pairs: Sequence[str], seeds: Sequence[in
         ran = subprocess.run(command(out, *job), capture_output=True, text=True)
         done = (folder(out, *job) / "summary.json").exists()
         print(f"{'/'.join(map(str, job))}: {'done' if done else 'failed'}", flush=True)
-        return None if done else f"{'/'.join(map(str, job))}: {ran.stderr.strip()[-300:]}"
+        return (
+            None if done else f"{'/'.join(map(str, job))}: {ran.stderr.strip()[-300:]}"
+        )
 
     with ThreadPoolExecutor(at_once) as pool:
         failed = [text for text in pool.map(go, todo) if text]
@@ -163,13 +244,41 @@ def run(out: Path, rows: Sequence[str], pairs: Sequence[str], seeds: Sequence[in
 
 def parser() -> Parser:
     """Return the command's arguments."""
-    made = Parser(prog="python -m fedlearn.experiments.benchmarks.compression", description=(__doc__ or "").split("\n")[0])
+    made = Parser(
+        prog="python -m fedlearn.experiments.benchmarks.compression",
+        description=(__doc__ or "").split("\n")[0],
+    )
     made.add_argument("out", type=Path, help="the folder of the runs")
-    made.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=f"any of {', '.join(ROWS)}")
-    made.add_argument("--pairs", nargs="+", choices=PAIRS, default=list(PAIRS)[:4], metavar="PAIR", help=f"any of {', '.join(PAIRS)}")
-    made.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
-    made.add_argument("--at-once", type=int, default=2, help="runs side by side, one core each; default: 2")
-    made.add_argument("--table", action="store_true", help="print the table of what is finished, run nothing")
+    made.add_argument(
+        "--rows",
+        nargs="+",
+        choices=ROWS,
+        default=list(ROWS),
+        metavar="ROW",
+        help=f"any of {', '.join(ROWS)}",
+    )
+    made.add_argument(
+        "--pairs",
+        nargs="+",
+        choices=PAIRS,
+        default=list(PAIRS)[:4],
+        metavar="PAIR",
+        help=f"any of {', '.join(PAIRS)}",
+    )
+    made.add_argument(
+        "--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2"
+    )
+    made.add_argument(
+        "--at-once",
+        type=int,
+        default=2,
+        help="runs side by side, one core each; default: 2",
+    )
+    made.add_argument(
+        "--table",
+        action="store_true",
+        help="print the table of what is finished, run nothing",
+    )
     return made
 
 

@@ -1,6 +1,6 @@
 """Thousands of idle agents in a few processes, each with a connection and a certificate of its own.
 
-An agent here is the real agent's state machine (`fedlearn.clients.attendance`) over a real channel with the real agent's
+An agent here is the real agent's state machine (`fedlearn.clients.agent.attendance`) over a real channel with the real agent's
 options: it says hello, sends its heartbeats when they are due, and comes back by its own clock when the connection ends. It has
 no disk and no work. All agents of a crowd share one key, for a coordinator tells them apart by their certificates.
 """
@@ -25,8 +25,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fedlearn.clients import attendance
-from fedlearn.clients.agent import OPTIONS
+from fedlearn.clients.agent import attendance
+from fedlearn.clients.agent.agent import OPTIONS
 from fedlearn.errors import RunError
 from fedlearn.exchange import methods
 
@@ -34,7 +34,9 @@ from fedlearn.exchange import methods
 def enrol(folder: Path, clients: int) -> None:
     """Write ``crowd.json``: a key and a certificate for each client, signed by the folder's authority, in one go."""
     ca = x509.load_pem_x509_certificate((folder / "pki" / "ca.pem").read_bytes())
-    signer = serialization.load_pem_private_key((folder / "pki" / "ca.key").read_bytes(), None)
+    signer = serialization.load_pem_private_key(
+        (folder / "pki" / "ca.key").read_bytes(), None
+    )
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "benchmark")])
@@ -42,15 +44,34 @@ def enrol(folder: Path, clients: int) -> None:
     certificates = []
     for client in range(clients):
         builder = (
-            x509.CertificateBuilder(ca.subject, subject, key.public_key(), 1_000_000 + client)
+            x509.CertificateBuilder(
+                ca.subject, subject, key.public_key(), 1_000_000 + client
+            )
             .not_valid_before(now - datetime.timedelta(hours=1))
             .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"fedlearn://client/{client}")]), critical=False)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+            .add_extension(
+                x509.SubjectAlternativeName(
+                    [x509.UniformResourceIdentifier(f"fedlearn://client/{client}")]
+                ),
+                critical=False,
+            )
+            .add_extension(
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+            )
         )
-        certificates.append(builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode())
-    secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
-    (folder / "crowd.json").write_text(json.dumps({"key": secret, "certificates": certificates}))
+        certificates.append(
+            builder.sign(signer, hashes.SHA256())
+            .public_bytes(serialization.Encoding.PEM)
+            .decode()
+        )
+    secret = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    ).decode()
+    (folder / "crowd.json").write_text(
+        json.dumps({"key": secret, "certificates": certificates})
+    )
 
 
 def open_files() -> None:
@@ -120,7 +141,9 @@ class _Idle:
                 if self.reader is not None:
                     self.reader.cancel()
             elif isinstance(action, attendance.Leave):
-                raise RunError(f"client {self.machine.client} is sent away: {action.reason}")
+                raise RunError(
+                    f"client {self.machine.client} is sent away: {action.reason}"
+                )
 
 
 async def _crowd(folder: Path, port: int, clients: Sequence[int]) -> None:
@@ -129,8 +152,13 @@ async def _crowd(folder: Path, port: int, clients: Sequence[int]) -> None:
     target, draw = f"127.0.0.1:{port}", random.SystemRandom().random
 
     def agent(client: int) -> _Idle:
-        credentials = grpc.ssl_channel_credentials(ca, key, told["certificates"][client].encode())
-        return _Idle(attendance.Attendance(client, "benchmark", draw), lambda: grpc.aio.secure_channel(target, credentials, OPTIONS))
+        credentials = grpc.ssl_channel_credentials(
+            ca, key, told["certificates"][client].encode()
+        )
+        return _Idle(
+            attendance.Attendance(client, "benchmark", draw),
+            lambda: grpc.aio.secure_channel(target, credentials, OPTIONS),
+        )
 
     made = [agent(client) for client in clients]
     await asyncio.gather(_ticks(made), *(agent.live() for agent in made))

@@ -28,9 +28,9 @@ from typing import Any
 
 import grpc
 
-from fedlearn.arguments import Parser, ended
-from fedlearn.clients import identity as agents
-from fedlearn.clients.agent import Agent, Settings
+from fedlearn.clients.agent import identity as agents
+from fedlearn.clients.agent.agent import Agent, Settings
+from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import RunError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.experiments.benchmarks import crowd
@@ -72,9 +72,15 @@ class Place:
         """Return the authority's folder."""
         return self.path / "pki"
 
-    def service(self, clients: int, port: int = 0, made: Rounds | None = None) -> Service:
+    def service(
+        self, clients: int, port: int = 0, made: Rounds | None = None
+    ) -> Service:
         """Return a service that listens."""
-        service = Service(made or Rounds(RUN, "{}", clients, LIMIT), Journal(self.path / "journal"), Address(port=port, pki=self.pki))
+        service = Service(
+            made or Rounds(RUN, "{}", clients, LIMIT),
+            Journal(self.path / "journal"),
+            Address(port=port, pki=self.pki),
+        )
         service.start()
         return service
 
@@ -83,7 +89,13 @@ class Place:
         state = self.path / str(client)
         request = agents.make_key_and_csr(state)
         made = identity.sign(self.pki, client, request)
-        agents.store(state, client, made, identity.server_credentials(self.pki).ca, identity.expiry(made))
+        agents.store(
+            state,
+            client,
+            made,
+            identity.server_credentials(self.pki).ca,
+            identity.expiry(made),
+        )
         return state
 
 
@@ -112,7 +124,10 @@ def attend(port: int, client: int, state: str) -> None:
 def rounds_ms(place: Place, count: int, size: int) -> tuple[float, float]:
     """Return the median and the largest time of a round with ``count`` agents, milliseconds."""
     service = place.service(count)
-    processes = [_process(attend, service.port, client, str(place.enrol(client))) for client in range(count)]
+    processes = [
+        _process(attend, service.port, client, str(place.enrol(client)))
+        for client in range(count)
+    ]
     try:
         while len(service.attending()) < count:
             time.sleep(0.02)
@@ -120,7 +135,14 @@ def rounds_ms(place: Place, count: int, size: int) -> tuple[float, float]:
         for number in range(1, ROUNDS + 1):
             begun = time.perf_counter()
             task = pb.Task(key=pb.Key(round=number, kind="train"), sizes=[size])
-            service.ask([Work(client, (number, "train", 0), task, (payload,)) for client in range(count)], 60.0, None)
+            service.ask(
+                [
+                    Work(client, (number, "train", 0), task, (payload,))
+                    for client in range(count)
+                ],
+                60.0,
+                None,
+            )
             answers = [service.next() for _ in range(count)]
             taken.append(1e3 * (time.perf_counter() - begun))
             if not all(isinstance(a, Answer) and a.data == payload for a in answers):
@@ -138,18 +160,32 @@ def bare_ms(size: int) -> float:
 
 
 async def _bare(size: int) -> float:
-    options = [("grpc.max_receive_message_length", 32 << 20), ("grpc.max_send_message_length", 32 << 20)]
+    options = [
+        ("grpc.max_receive_message_length", 32 << 20),
+        ("grpc.max_send_message_length", 32 << 20),
+    ]
     server = grpc.aio.server(options=options)
 
     async def echo(request: bytes, context: Any) -> bytes:
         return request
 
-    handler = grpc.method_handlers_generic_handler("bare", {"Echo": grpc.unary_unary_rpc_method_handler(echo)})
+    handler = grpc.method_handlers_generic_handler(
+        "bare", {"Echo": grpc.unary_unary_rpc_method_handler(echo)}
+    )
     server.add_generic_rpc_handlers((handler,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    channels = [grpc.aio.insecure_channel(f"127.0.0.1:{port}", [*options, ("grpc.use_local_subchannel_pool", 1)]) for _ in range(2)]
-    calls, data, taken = [channel.unary_unary("/bare/Echo") for channel in channels], os.urandom(size), []
+    channels = [
+        grpc.aio.insecure_channel(
+            f"127.0.0.1:{port}", [*options, ("grpc.use_local_subchannel_pool", 1)]
+        )
+        for _ in range(2)
+    ]
+    calls, data, taken = (
+        [channel.unary_unary("/bare/Echo") for channel in channels],
+        os.urandom(size),
+        [],
+    )
     for _ in range(ROUNDS):
         begun = time.perf_counter()
         await asyncio.gather(*(call(data) for call in calls))
@@ -165,7 +201,9 @@ class Counted(Rounds):
 
     frames = 0
 
-    def heard(self, session: int, frame: pb.AgentFrame, now: float) -> list[rounds.Action]:
+    def heard(
+        self, session: int, frame: pb.AgentFrame, now: float
+    ) -> list[rounds.Action]:
         """Take a frame."""
         self.frames += 1
         return super().heard(session, frame, now)
@@ -180,7 +218,9 @@ class Figures:
     counters: dict[str, int]
 
 
-def coordinate(path: str, clients: int, port: int, interval_s: float, asked: Any) -> None:
+def coordinate(
+    path: str, clients: int, port: int, interval_s: float, asked: Any
+) -> None:
     """Be a coordinator in a process of its own, which can be killed.
 
     Sends its port and the time (of a clock that all processes share) when it listens. For "all" it sends the times at which half
@@ -195,7 +235,9 @@ def coordinate(path: str, clients: int, port: int, interval_s: float, asked: Any
         if asked.recv() == "all":
             asked.send(_all(counted, clients))
         else:
-            asked.send(Figures(counted.frames, len(counted.attending), dict(counted.counters)))
+            asked.send(
+                Figures(counted.frames, len(counted.attending), dict(counted.counters))
+            )
 
 
 def _all(found: Rounds, clients: int) -> list[float] | RunError:
@@ -203,7 +245,9 @@ def _all(found: Rounds, clients: int) -> list[float] | RunError:
     for share in (0.5, 0.99, 1.0):
         while len(found.attending) < share * clients:
             if time.monotonic() > end:
-                return RunError(f"after {PATIENCE_S:g} s only {len(found.attending)} of {clients} agents attend: {dict(found.counters)}")
+                return RunError(
+                    f"after {PATIENCE_S:g} s only {len(found.attending)} of {clients} agents attend: {dict(found.counters)}"
+                )
             time.sleep(LOOK_S)
         times.append(time.monotonic())
     return times
@@ -227,7 +271,9 @@ class Fleet:
 
     def cpu_s(self) -> tuple[float, float]:
         """Return the CPU time so far of the coordinator and of the crowd, seconds."""
-        return _cpu_s(self.coordinator.pid), sum(_cpu_s(each.pid) for each in self.crowds)
+        return _cpu_s(self.coordinator.pid), sum(
+            _cpu_s(each.pid) for each in self.crowds
+        )
 
 
 def idle(place: Place, count: int, interval_s: float, watch_s: float) -> None:
@@ -256,9 +302,13 @@ def idle(place: Place, count: int, interval_s: float, watch_s: float) -> None:
             f"the agents {theirs_mb:.0f} MB"
         )
         frames = after.frames - before.frames
-        print(f"idle: {share:.2f} % of a core over {watch_s:.0f} s with {frames} heartbeats, of each agent one every {interval_s:g} s")
+        print(
+            f"idle: {share:.2f} % of a core over {watch_s:.0f} s with {frames} heartbeats, of each agent one every {interval_s:g} s"
+        )
         lost = {name: after.counters[name] for name in LOST if after.counters.get(name)}
-        print(f"idle: {after.attending} of {count} attend; {f'lost: {lost}' if lost else 'none was ever lost'}")
+        print(
+            f"idle: {after.attending} of {count} attend; {f'lost: {lost}' if lost else 'none was ever lost'}"
+        )
     finally:
         coordinator.kill()
         _end(fleet.crowds)
@@ -281,7 +331,10 @@ def back(place: Place, count: int, kills: int) -> None:
             _, opened = fleet.pipe.recv()
             before = fleet.cpu_s()
             times = [when - opened for when in fleet.ask("all")]
-            ours, theirs = (after - first for after, first in zip(fleet.cpu_s(), before, strict=True))
+            ours, theirs = (
+                after - first
+                for after, first in zip(fleet.cpu_s(), before, strict=True)
+            )
             print(
                 f"return: {count} agents are back {times[2]:.2f} s after the port is open again (half {times[0]:.2f}, 99 % {times[1]:.2f}) "
                 f"and {times[2] + opened - killed:.1f} s after the kill; CPU of the coordinator {ours:.2f} s, of the agents {theirs:.2f} s"
@@ -306,12 +359,16 @@ def release(place: Place) -> None:
         time.sleep(2)
         os.kill(process.pid, signal.SIGCONT)
         time.sleep(3)
-        print(f"release: after a stall of 2 s the agent {'still attends' if service.attending() else 'was RELEASED'}")
+        print(
+            f"release: after a stall of 2 s the agent {'still attends' if service.attending() else 'was RELEASED'}"
+        )
         os.kill(process.pid, signal.SIGSTOP)
         begun = time.perf_counter()
         while service.attending():
             time.sleep(0.02)
-        print(f"release: a stopped agent is released after {time.perf_counter() - begun:.1f} s")
+        print(
+            f"release: a stopped agent is released after {time.perf_counter() - begun:.1f} s"
+        )
         os.kill(process.pid, signal.SIGCONT)
     finally:
         service.stop(True)
@@ -319,17 +376,24 @@ def release(place: Place) -> None:
         _end([process])
 
 
-def _coordinator(place: Place, count: int, port: int, interval_s: float = rounds.IDLE_S) -> tuple[Any, Any]:
+def _coordinator(
+    place: Place, count: int, port: int, interval_s: float = rounds.IDLE_S
+) -> tuple[Any, Any]:
     ours, theirs = multiprocessing.Pipe()
     return _process(coordinate, str(place.path), count, port, interval_s, theirs), ours
 
 
 def _crowds(place: Place, port: int, count: int) -> list[Any]:
-    return [_process(crowd.crowd, str(place.path), port, range(first, count, PROCESSES)) for first in range(PROCESSES)]
+    return [
+        _process(crowd.crowd, str(place.path), port, range(first, count, PROCESSES))
+        for first in range(PROCESSES)
+    ]
 
 
 def _process(call: Callable[..., None], *arguments: Any) -> Any:
-    made = multiprocessing.get_context("spawn").Process(target=call, args=arguments, daemon=True)
+    made = multiprocessing.get_context("spawn").Process(
+        target=call, args=arguments, daemon=True
+    )
     made.start()
     return made
 
@@ -346,19 +410,44 @@ def _cpu_s(pid: int) -> float:
 
 
 def _memory_mb(pid: int, which: str) -> float:
-    line = next(text for text in Path(f"/proc/{pid}/status").read_text().splitlines() if text.startswith(which))
+    line = next(
+        text
+        for text in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if text.startswith(which)
+    )
     return int(line.split()[1]) / 1024
 
 
 def parser() -> Parser:
     """Return the command's arguments."""
-    made = Parser(prog="python -m fedlearn.experiments.benchmarks.exchange", description="Measure the exchange on this machine.")
-    made.add_argument("parts", nargs="*", default=["round", "release"], metavar="PART", help="round, idle, return, release")
-    made.add_argument("--agents", type=int, default=1000, help="of idle and return; default: 1000")
-    made.add_argument(
-        "--interval", type=float, default=rounds.IDLE_S, metavar="S", help="of idle: between heartbeats; default: the real one"
+    made = Parser(
+        prog="python -m fedlearn.experiments.benchmarks.exchange",
+        description="Measure the exchange on this machine.",
     )
-    made.add_argument("--watch", type=float, default=rounds.IDLE_S, metavar="S", help="of idle: how long; default: one interval")
+    made.add_argument(
+        "parts",
+        nargs="*",
+        default=["round", "release"],
+        metavar="PART",
+        help="round, idle, return, release",
+    )
+    made.add_argument(
+        "--agents", type=int, default=1000, help="of idle and return; default: 1000"
+    )
+    made.add_argument(
+        "--interval",
+        type=float,
+        default=rounds.IDLE_S,
+        metavar="S",
+        help="of idle: between heartbeats; default: the real one",
+    )
+    made.add_argument(
+        "--watch",
+        type=float,
+        default=rounds.IDLE_S,
+        metavar="S",
+        help="of idle: how long; default: one interval",
+    )
     made.add_argument("--kills", type=int, default=3, help="of return; default: 3")
     return made
 

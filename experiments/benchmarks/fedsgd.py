@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from fedlearn.arguments import Parser, ended
+from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import ConfigError, RunError
 from fedlearn.experiments.benchmarks.workloads import WORKLOADS
 
@@ -56,26 +56,35 @@ class Waits:
         self._begun = time.perf_counter()
 
 
-def serve(workload: str, kind: str, collapse: bool, rounds: int, pipe: Connection) -> None:
+def serve(
+    workload: str, kind: str, collapse: bool, rounds: int, pipe: Connection
+) -> None:
     """Run a workload of FedSGD, a round whenever told."""
-    from fedlearn.engine.simulation import simulate
-    from fedlearn.record import RunFolder
+    from fedlearn.records.writing import RunFolder
+    from fedlearn.runs.simulation import simulate
 
     experiment = WORKLOADS[workload].experiment(
-        rounds, engine={"kind": kind, "collapse": collapse}, train={"batch_size": 0, "lr": 0.05, "epochs": 1}
+        rounds,
+        engine={"kind": kind, "collapse": collapse},
+        train={"batch_size": 0, "lr": 0.05, "epochs": 1},
     )
     waits: Any = Waits(pipe)
     with tempfile.TemporaryDirectory() as folder:
         simulate(experiment, RunFolder(Path(folder) / "run"), waits)
 
 
-def measure(workload: str, kind: str, rounds: int) -> dict[str, list[tuple[float, float]]]:
+def measure(
+    workload: str, kind: str, rounds: int
+) -> dict[str, list[tuple[float, float]]]:
     """Return the seconds of rounds, and of local training in them, of both runs; the last round, which is evaluated, is left out."""
     pipes, found = {}, {}
     started = []
     for name in ("without", "with"):
         pipes[name], theirs = CONTEXT.Pipe()
-        process = CONTEXT.Process(target=serve, args=(workload, kind, name == "with", rounds + WARM + 1, theirs))
+        process = CONTEXT.Process(
+            target=serve,
+            args=(workload, kind, name == "with", rounds + WARM + 1, theirs),
+        )
         process.start()
         theirs.close()
         started.append(process)
@@ -94,26 +103,51 @@ def measure(workload: str, kind: str, rounds: int) -> dict[str, list[tuple[float
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    parser = Parser(prog="python -m fedlearn.experiments.benchmarks.fedsgd", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("workloads", nargs="*", metavar="W", help="W1 to W4 (default: W1 W2)")
-    parser.add_argument("--kind", default="pool", choices=["serial", "pool"], metavar="NAME", help="engine: pool or serial (default: pool)")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds that count, at least 5 (default: 15)")
+    parser = Parser(
+        prog="python -m fedlearn.experiments.benchmarks.fedsgd",
+        description=(__doc__ or "").split("\n\n")[0],
+    )
+    parser.add_argument(
+        "workloads", nargs="*", metavar="W", help="W1 to W4 (default: W1 W2)"
+    )
+    parser.add_argument(
+        "--kind",
+        default="pool",
+        choices=["serial", "pool"],
+        metavar="NAME",
+        help="engine: pool or serial (default: pool)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=15,
+        help="rounds that count, at least 5 (default: 15)",
+    )
     return parser
 
 
 def _run(given: argparse.Namespace) -> None:
     unknown = [name for name in given.workloads if name not in WORKLOADS]
     if unknown or given.rounds < 5:
-        raise ConfigError(f"no workload {', '.join(unknown)}; there are {', '.join(WORKLOADS)}" if unknown else "--rounds is below 5")
+        raise ConfigError(
+            f"no workload {', '.join(unknown)}; there are {', '.join(WORKLOADS)}"
+            if unknown
+            else "--rounds is below 5"
+        )
     for name in given.workloads or ("W1", "W2"):
         found = measure(name, given.kind, given.rounds)
-        ratio = statistics.median(a[0] / b[0] for a, b in zip(found["with"], found["without"], strict=True))
+        ratio = statistics.median(
+            a[0] / b[0] for a, b in zip(found["with"], found["without"], strict=True)
+        )
         told = []
         for run, taken in found.items():
             ms = 1e3 * statistics.median(each for each, _ in taken)
             outside = 1 - statistics.median(training / each for each, training in taken)
             told.append(f"{ms:.1f} ms {run} ({100 * outside:.0f} % outside training)")
-        print(f"{name} {given.kind}: ratio {ratio:.2f}; {', '.join(reversed(told))}", flush=True)
+        print(
+            f"{name} {given.kind}: ratio {ratio:.2f}; {', '.join(reversed(told))}",
+            flush=True,
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

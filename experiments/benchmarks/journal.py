@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from fedlearn.arguments import Parser, ended
+from fedlearn.commands.arguments import Parser, ended
 from fedlearn.server.journal import Journal
 
 SIZES = {"66 KB": 66_000, "6.65 MB": 6_650_000}
@@ -68,7 +68,9 @@ def sqlite(folder: Path) -> Iterator[Write]:
 
         def write(keys: list[str], data: bytes) -> None:
             base.execute("BEGIN")
-            base.executemany("INSERT INTO updates VALUES (?, ?)", ((key, data) for key in keys))
+            base.executemany(
+                "INSERT INTO updates VALUES (?, ?)", ((key, data) for key in keys)
+            )
             base.execute("COMMIT")
 
         yield write
@@ -80,7 +82,10 @@ METHODS = {"journal": journal, "plain": plain, "sqlite": sqlite}
 def speed(method: str, folder: Path, size: int, group: int, seconds: float) -> float:
     """Return updates per second of ``size`` random bytes; at least two groups, and a first one that does not count."""
     data = os.urandom(size)
-    with tempfile.TemporaryDirectory(dir=folder) as name, METHODS[method](Path(name)) as write:
+    with (
+        tempfile.TemporaryDirectory(dir=folder) as name,
+        METHODS[method](Path(name)) as write,
+    ):
         write([f"first.{i}" for i in range(group)], data)
         begun, groups = time.perf_counter(), 0
         while groups < 2 or time.perf_counter() - begun < seconds:
@@ -91,7 +96,11 @@ def speed(method: str, folder: Path, size: int, group: int, seconds: float) -> f
 
 def table(folder: Path, seconds: float, repeats: int) -> Iterator[str]:
     """Yield the lines of the result."""
-    yield f"{'update':<9}{'group':>6}" + "".join(f"{f'{m} /s':>14}" for m in METHODS) + f"{'MB/s':>9}{'/plain':>9}{'/sqlite':>9}"
+    yield (
+        f"{'update':<9}{'group':>6}"
+        + "".join(f"{f'{m} /s':>14}" for m in METHODS)
+        + f"{'MB/s':>9}{'/plain':>9}{'/sqlite':>9}"
+    )
     for text, size in SIZES.items():
         for group in GROUPS:
             found: dict[str, list[float]] = {method: [] for method in METHODS}
@@ -99,7 +108,9 @@ def table(folder: Path, seconds: float, repeats: int) -> Iterator[str]:
                 # Nobody is always the one who finds what another left: dirty pages, or pages that are free and warm.
                 for method in [*METHODS][turn % 3 :] + [*METHODS][: turn % 3]:
                     found[method].append(speed(method, folder, size, group, seconds))
-            rate = {method: statistics.median(values) for method, values in found.items()}
+            rate = {
+                method: statistics.median(values) for method, values in found.items()
+            }
             ours = rate["journal"]
             yield (
                 f"{text:<9}{group:>6}"
@@ -127,9 +138,27 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m fedlearn.experiments.benchmarks.journal",
         description="Measure how many updates a second the journal, a plain file and SQLite make durable.",
     )
-    p.add_argument("--folder", type=Path, default=Path("."), metavar="DIR", help="where to write: the disk to measure (default: here)")
-    p.add_argument("--seconds", type=float, default=1.0, metavar="S", help="time per figure and repeat (default: 1)")
-    p.add_argument("--repeats", type=int, default=6, metavar="N", help="how often the methods take turns (default: 6)")
+    p.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("."),
+        metavar="DIR",
+        help="where to write: the disk to measure (default: here)",
+    )
+    p.add_argument(
+        "--seconds",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="time per figure and repeat (default: 1)",
+    )
+    p.add_argument(
+        "--repeats",
+        type=int,
+        default=6,
+        metavar="N",
+        help="how often the methods take turns (default: 6)",
+    )
     return p
 
 
@@ -144,7 +173,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     args = parser().parse_args(arguments)
     if args.repeats < 1 or not args.folder.is_dir():
-        parser().error("--repeats must be 1 or more" if args.repeats < 1 else f"--folder: {args.folder} is not a folder")
+        parser().error(
+            "--repeats must be 1 or more"
+            if args.repeats < 1
+            else f"--folder: {args.folder} is not a folder"
+        )
     return ended(lambda: run(args.folder, args.seconds, args.repeats))
 
 

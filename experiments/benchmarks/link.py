@@ -19,8 +19,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fedlearn.arguments import Parser, ended
-from fedlearn.clients.agent import Settings
+from fedlearn.clients.agent.agent import Settings
+from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import RunError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.experiments.benchmarks.exchange import Echo, Place, place
@@ -38,9 +38,13 @@ def _ip(*words: str, inside: bool = False) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:
-        raise RunError(f"'{command[0]}' is not installed (Debian: apt install iproute2)") from None
+        raise RunError(
+            f"'{command[0]}' is not installed (Debian: apt install iproute2)"
+        ) from None
     if done.returncode:
-        raise RunError(f"{' '.join(command)}: {done.stderr.strip()}; this benchmark needs root and network namespaces")
+        raise RunError(
+            f"{' '.join(command)}: {done.stderr.strip()}; this benchmark needs root and network namespaces"
+        )
 
 
 @contextlib.contextmanager
@@ -54,7 +58,16 @@ def link(mbps: float) -> Iterator[None]:
         _ip("ip", "addr", "add", f"{THERE}/24", "dev", THEIRS, inside=True)
         _ip("ip", "link", "set", OURS, "up")
         _ip("ip", "link", "set", THEIRS, "up", inside=True)
-        shape = ["root", "tbf", "rate", f"{mbps}mbit", "burst", "8kb", "latency", "200ms"]
+        shape = [
+            "root",
+            "tbf",
+            "rate",
+            f"{mbps}mbit",
+            "burst",
+            "8kb",
+            "latency",
+            "200ms",
+        ]
         _ip("tc", "qdisc", "add", "dev", OURS, *shape)
         _ip("tc", "qdisc", "add", "dev", THEIRS, *shape, inside=True)
         yield
@@ -92,17 +105,26 @@ def agent(address: str, state: str) -> None:
     """Be the agent, until the run is over."""
     import asyncio
 
-    asyncio.run(Echo(Settings(address, 0, Path(state)), say=lambda text: print(text, file=sys.stderr, flush=True)).run())
+    asyncio.run(
+        Echo(
+            Settings(address, 0, Path(state)),
+            say=lambda text: print(text, file=sys.stderr, flush=True),
+        ).run()
+    )
 
 
 def measure(here: Place, given: argparse.Namespace) -> None:
     """Print what came of one payload down and up."""
     rounds = Rounds(b"benchmark-of-16b", "{}", 1, 64 << 20)
-    service = Service(rounds, Journal(here.path / "journal"), Address(HERE, pki=here.pki))
+    service = Service(
+        rounds, Journal(here.path / "journal"), Address(HERE, pki=here.pki)
+    )
     service.start()
     state = here.enrol(0)
     program = f"from fedlearn.experiments.benchmarks.link import agent; agent({f'{HERE}:{service.port}'!r}, {str(state)!r})"
-    process = subprocess.Popen(["ip", "netns", "exec", NAMESPACE, sys.executable, "-c", program])
+    process = subprocess.Popen(
+        ["ip", "netns", "exec", NAMESPACE, sys.executable, "-c", program]
+    )
     outages = None
     try:
         while not service.attending():
@@ -137,11 +159,33 @@ def measure(here: Place, given: argparse.Namespace) -> None:
 
 def parser() -> Parser:
     """Return the command's arguments."""
-    made = Parser(prog="python -m fedlearn.experiments.benchmarks.link", description="Measure a slow link with outages.")
-    made.add_argument("--mbps", type=float, default=1.0, help="megabits per second, each way; default: 1")
-    made.add_argument("--megabytes", type=float, default=5.0, help="of the payload; default: 5")
-    made.add_argument("--every", type=float, default=20.0, metavar="S", help="seconds between outages; default: 20")
-    made.add_argument("--outage", type=float, default=3.0, metavar="S", help="seconds of an outage, 0: none; default: 3")
+    made = Parser(
+        prog="python -m fedlearn.experiments.benchmarks.link",
+        description="Measure a slow link with outages.",
+    )
+    made.add_argument(
+        "--mbps",
+        type=float,
+        default=1.0,
+        help="megabits per second, each way; default: 1",
+    )
+    made.add_argument(
+        "--megabytes", type=float, default=5.0, help="of the payload; default: 5"
+    )
+    made.add_argument(
+        "--every",
+        type=float,
+        default=20.0,
+        metavar="S",
+        help="seconds between outages; default: 20",
+    )
+    made.add_argument(
+        "--outage",
+        type=float,
+        default=3.0,
+        metavar="S",
+        help="seconds of an outage, 0: none; default: 3",
+    )
     return made
 
 

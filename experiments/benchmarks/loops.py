@@ -34,7 +34,11 @@ def tensors(workload: Workload) -> list[tuple[torch.Tensor, torch.Tensor]]:
     for client in range(len(data.clients)):
         samples = data.clients[client]
         x = torch.tensor(samples.x)
-        x = x.long() if data.task == "text" else x.float() / (255 if data.task == "image" else 1)
+        x = (
+            x.long()
+            if data.task == "text"
+            else x.float() / (255 if data.task == "image" else 1)
+        )
         out.append((x, torch.tensor(samples.y.astype(np.int64))))
     return out
 
@@ -60,7 +64,9 @@ def lean(workload: Workload) -> Round:
                 torch._foreach_add_(weights, gradients, alpha=-LR)
 
     def round(number: int) -> None:
-        chosen = np.random.default_rng(number).permutation(len(clients))[: workload.cohort]
+        chosen = np.random.default_rng(number).permutation(len(clients))[
+            : workload.cohort
+        ]
         examples = sum(len(clients[c][1]) for c in chosen)
         total.zero_()
         for client in chosen:
@@ -69,7 +75,9 @@ def lean(workload: Workload) -> Round:
                 load(model)
             one(x, y)
             with torch.no_grad():
-                total.add_(torch.cat([w.flatten() for w in weights]), alpha=len(y) / examples)
+                total.add_(
+                    torch.cat([w.flatten() for w in weights]), alpha=len(y) / examples
+                )
         model.copy_(total)
 
     return round
@@ -82,9 +90,19 @@ def naive(workload: Workload) -> Round:
 
     def train(x: torch.Tensor, y: torch.Tensor) -> list[Any]:
         module = make()
-        module.load_state_dict({k: torch.tensor(v) for k, v in zip(module.state_dict(), held[0], strict=True)})
-        loader = DataLoader(TensorDataset(x, y), batch_size=workload.batch_size, shuffle=True)
-        criterion, optimiser = nn.CrossEntropyLoss(), torch.optim.SGD(module.parameters(), lr=LR)
+        module.load_state_dict(
+            {
+                k: torch.tensor(v)
+                for k, v in zip(module.state_dict(), held[0], strict=True)
+            }
+        )
+        loader = DataLoader(
+            TensorDataset(x, y), batch_size=workload.batch_size, shuffle=True
+        )
+        criterion, optimiser = (
+            nn.CrossEntropyLoss(),
+            torch.optim.SGD(module.parameters(), lr=LR),
+        )
         module.train()
         loss_sum = 0.0
         for inputs, targets in loader:
@@ -96,10 +114,15 @@ def naive(workload: Workload) -> Round:
         return [v.detach().cpu().numpy().copy() for v in module.state_dict().values()]
 
     def round(number: int) -> None:
-        chosen = np.random.default_rng(number).permutation(len(clients))[: workload.cohort]
+        chosen = np.random.default_rng(number).permutation(len(clients))[
+            : workload.cohort
+        ]
         results = [(train(*clients[c]), len(clients[c][1])) for c in chosen]
         examples = sum(count for _, count in results)
-        held[0] = [sum(arrays[i] * (count / examples) for arrays, count in results) for i in range(len(held[0]))]
+        held[0] = [
+            sum(arrays[i] * (count / examples) for arrays, count in results)
+            for i in range(len(held[0]))
+        ]
 
     return round
 

@@ -19,8 +19,8 @@ from asyncio.streams import FlowControlMixin
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
-from fedlearn import failpoints
 from fedlearn.errors import RunError
+from fedlearn.system import failpoints
 
 Command = Callable[[list[str]], int]
 
@@ -61,7 +61,9 @@ class Child:
 class Nursery:
     """Starts processes on demand, until it is closed; those that run then are killed."""
 
-    def __init__(self, commands: Mapping[str, Command], warm: Callable[[], None]) -> None:
+    def __init__(
+        self, commands: Mapping[str, Command], warm: Callable[[], None]
+    ) -> None:
         """Fork it, from a process that has no threads yet. commands: what can be started. warm: imports what they need."""
         self.address = f"\0fedlearn-nursery-{os.getpid()}-{os.urandom(8).hex()}"
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -72,7 +74,9 @@ class Nursery:
         if not self.pid:
             os.close(self._life)
             try:
-                signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is its maker's, whose end it sees
+                signal.signal(
+                    signal.SIGINT, signal.SIG_IGN
+                )  # Ctrl-C is its maker's, whose end it sees
                 failpoints.arm("")  # before anything is imported that has points
                 warm()
                 gc.freeze()  # a collection would touch, and so copy, the memory that all share
@@ -103,7 +107,11 @@ def start(
     """
     told = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     told.connect(address)
-    socket.send_fds(told, [json.dumps([command, list(arguments), dict(environment or {})]).encode()], files)
+    socket.send_fds(
+        told,
+        [json.dumps([command, list(arguments), dict(environment or {})]).encode()],
+        files,
+    )
     pid = told.recv(16)
     told.setblocking(False)
     if not pid:
@@ -111,7 +119,9 @@ def start(
     return Child(int(pid), told)
 
 
-async def start_with_pipes(address: str, command: str, environment: Mapping[str, str] | None = None) -> Child:
+async def start_with_pipes(
+    address: str, command: str, environment: Mapping[str, str] | None = None
+) -> Child:
     """Start a command with pipes as its standard input and output."""
     loop = asyncio.get_running_loop()
     (theirs_in, into), (out, theirs_out) = os.pipe(), os.pipe()
@@ -119,8 +129,12 @@ async def start_with_pipes(address: str, command: str, environment: Mapping[str,
     os.close(theirs_in)
     os.close(theirs_out)
     reader = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(out, "rb"))
-    transport, flow = await loop.connect_write_pipe(FlowControlMixin, os.fdopen(into, "wb"))
+    await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(out, "rb")
+    )
+    transport, flow = await loop.connect_write_pipe(
+        FlowControlMixin, os.fdopen(into, "wb")
+    )
     made.stdin, made.stdout = asyncio.StreamWriter(transport, flow, None, loop), reader
     return made
 
@@ -157,10 +171,16 @@ def _live(listening: socket.socket, ends: int, commands: Mapping[str, Command]) 
                 selector.unregister(key.fd)
                 os.close(key.fd)
                 with contextlib.suppress(OSError), asking:
-                    asking.send(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode())
+                    asking.send(
+                        str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode()
+                    )
 
 
-def _be(order: tuple[str, list[str], dict[str, str]], files: Sequence[int], commands: Mapping[str, Command]) -> NoReturn:
+def _be(
+    order: tuple[str, list[str], dict[str, str]],
+    files: Sequence[int],
+    commands: Mapping[str, Command],
+) -> NoReturn:
     """Become a command."""
     code = 3
     try:
@@ -171,7 +191,10 @@ def _be(order: tuple[str, list[str], dict[str, str]], files: Sequence[int], comm
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.update(environment)
-        failpoints.arm(environment.get(failpoints.VARIABLE, ""), environment.get(failpoints.LOG, ""))
+        failpoints.arm(
+            environment.get(failpoints.VARIABLE, ""),
+            environment.get(failpoints.LOG, ""),
+        )
         code = commands[command](arguments)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 3

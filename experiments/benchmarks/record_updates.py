@@ -33,19 +33,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.arguments import Parser, ended
 from fedlearn.arrays import Layout, State
 from fedlearn.clients.batches import tensors
 from fedlearn.clients.train import train
+from fedlearn.commands.arguments import Parser, ended
 from fedlearn.config import Experiment, read
 from fedlearn.data.registry import population
 from fedlearn.engine.runner import single_thread
 from fedlearn.errors import ConfigError, DataError
 from fedlearn.models import build, layout, read_state
 from fedlearn.names import nearest
-from fedlearn.server.plans import plan
 from fedlearn.strategies.aggregate import ExactSum
 from fedlearn.strategies.cohorts import cohort_size, uniform
+from fedlearn.strategies.plans import plan
 
 STAGES = ("early", "middle", "late")
 
@@ -67,7 +67,9 @@ WORKLOADS = {
     "cnn-small": Workload("default", (3, 10, 25)),
     "cnn": Workload("mnist-2nn-iid", (3, 10, 25), ("model.name='cnn'",)),
     # 10 of 1,281 roles, or a round would take many minutes.
-    "lstm-char": Workload("shakespeare-lstm", (2, 6, 10), ("strategy.clients_per_round=10",)),
+    "lstm-char": Workload(
+        "shakespeare-lstm", (2, 6, 10), ("strategy.clients_per_round=10",)
+    ),
 }
 
 
@@ -84,7 +86,12 @@ class Round:
 def rounds(experiment: Experiment, momentum: float) -> Iterator[tuple[Layout, Round]]:
     """Yield the rounds of FedAvg without end; ``momentum``: the server's. Raises ClientError when training diverges."""
     seed, options = experiment.experiment.seed, experiment.strategy.options
-    people = population(experiment.data.name, experiment.data.options, experiment.data.partition.model_dump(exclude_none=True), seed)
+    people = population(
+        experiment.data.name,
+        experiment.data.options,
+        experiment.data.partition.model_dump(exclude_none=True),
+        seed,
+    )
     module = build(
         experiment.model.name,
         experiment.model.options,
@@ -95,7 +102,11 @@ def rounds(experiment: Experiment, momentum: float) -> Iterator[tuple[Layout, Ro
     )
     order = layout(module)
     model, velocity = read_state(module, order), np.zeros(order.floats)
-    size = cohort_size(len(people.clients), options.get("fraction_train", 0.1), options.get("clients_per_round", 0))
+    size = cohort_size(
+        len(people.clients),
+        options.get("fraction_train", 0.1),
+        options.get("clients_per_round", 0),
+    )
     for number in itertools.count(1):
         begun = time.perf_counter()
         asked = plan(experiment, number, {})
@@ -103,14 +114,23 @@ def rounds(experiment: Experiment, momentum: float) -> Iterator[tuple[Layout, Ro
         ordinary = _ordinary([people.clients.size(client) for client in cohort])
         total = ExactSum(order.floats, order.integers, size)
         for place, client in enumerate(cohort):
-            learned = train(module, order, asked, model, tensors(people.clients[client], people.task), client)
+            learned = train(
+                module,
+                order,
+                asked,
+                model,
+                tensors(people.clients[client], people.task),
+                client,
+            )
             total.add(learned.difference, learned.examples)
             if place == ordinary:
                 update = learned.difference.floats
         yield order, Round(number, model, update, time.perf_counter() - begun)
         mean, integers = total.mean()
         velocity = momentum * velocity + mean
-        model = State((model.floats + velocity).astype(np.float32), model.integers + integers)
+        model = State(
+            (model.floats + velocity).astype(np.float32), model.integers + integers
+        )
 
 
 def _ordinary(sizes: list[int]) -> int:
@@ -118,7 +138,9 @@ def _ordinary(sizes: list[int]) -> int:
     return int(np.argmin(np.abs(np.array(sizes) - np.median(sizes))))
 
 
-def record(name: str, workload: Workload, out: Path, momentum: float = 0.0) -> Iterator[str]:
+def record(
+    name: str, workload: Workload, out: Path, momentum: float = 0.0
+) -> Iterator[str]:
     """Write the recordings of one workload; yields a line of text per round."""
     experiment = read(workload.experiment, workload.overrides)
     gap = round(1 / experiment.strategy.options.get("fraction_train", 0.1))
@@ -142,13 +164,30 @@ def copied(number: int, gap: int) -> int:
     return max(1, min(max(2, number - gap), number - 1))
 
 
-def write(path: Path, order: Layout, w0: NDArray[np.float32], done: Round, copy: NDArray[np.float32], gap: int) -> None:
+def write(
+    path: Path,
+    order: Layout,
+    w0: NDArray[np.float32],
+    done: Round,
+    copy: NDArray[np.float32],
+    gap: int,
+) -> None:
     """Write one recording; the file appears under its name only when it is whole."""
     part = path.with_suffix(".part")
     shapes = json.dumps([[e.name, e.shape] for e in order.entries if e.is_float])
     model = done.model.floats
     with part.open("wb") as file:
-        np.savez(file, w0=w0, start=model, update=done.update, copy=copy, model=model, shapes=shapes, round=done.number, gap=gap)
+        np.savez(
+            file,
+            w0=w0,
+            start=model,
+            update=done.update,
+            copy=copy,
+            model=model,
+            shapes=shapes,
+            round=done.number,
+            gap=gap,
+        )
     part.replace(path)
 
 
@@ -158,9 +197,25 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m fedlearn.experiments.benchmarks.record_updates",
         description="Train shipped workloads without compression, and record updates and model differences for the codec benchmark.",
     )
-    p.add_argument("out", type=Path, metavar="OUT", help="folder for the recordings, NAME-{early,middle,late}.npz")
-    p.add_argument("--only", action="append", metavar="NAME", help=f"a workload; may be repeated ({', '.join(WORKLOADS)})")
-    p.add_argument("--momentum", type=float, default=0.0, metavar="M", help="server momentum, 0 or more and below 1 (default: 0)")
+    p.add_argument(
+        "out",
+        type=Path,
+        metavar="OUT",
+        help="folder for the recordings, NAME-{early,middle,late}.npz",
+    )
+    p.add_argument(
+        "--only",
+        action="append",
+        metavar="NAME",
+        help=f"a workload; may be repeated ({', '.join(WORKLOADS)})",
+    )
+    p.add_argument(
+        "--momentum",
+        type=float,
+        default=0.0,
+        metavar="M",
+        help="server momentum, 0 or more and below 1 (default: 0)",
+    )
     return p
 
 
@@ -172,18 +227,24 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     if not 0 <= arguments.momentum < 1:
-        raise ConfigError(f"--momentum {arguments.momentum:g}: it is 0 or more and below 1")
+        raise ConfigError(
+            f"--momentum {arguments.momentum:g}: it is 0 or more and below 1"
+        )
     names = arguments.only or list(WORKLOADS)
     for name in names:
         if name not in WORKLOADS:
-            raise ConfigError(f"--only {name}: no such workload.{nearest(name, WORKLOADS)} Known: {', '.join(WORKLOADS)}")
+            raise ConfigError(
+                f"--only {name}: no such workload.{nearest(name, WORKLOADS)} Known: {', '.join(WORKLOADS)}"
+            )
     if arguments.out.exists() and not arguments.out.is_dir():
         raise ConfigError(f"{arguments.out} is a file; name a folder")
     arguments.out.mkdir(parents=True, exist_ok=True)
     single_thread()
     for name in names:
         try:
-            for line in record(name, WORKLOADS[name], arguments.out, arguments.momentum):
+            for line in record(
+                name, WORKLOADS[name], arguments.out, arguments.momentum
+            ):
                 print(line, flush=True)
         except DataError as error:
             raise DataError(f"{name}: {error}") from error

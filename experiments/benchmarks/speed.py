@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedlearn.arguments import Parser, ended
+from fedlearn.commands.arguments import Parser, ended
 from fedlearn.engine import ENGINES
 from fedlearn.errors import ConfigError, FedlearnError, RunError
 from fedlearn.experiments.benchmarks import loops
@@ -37,7 +37,11 @@ TURN = {"W1": 10}
 
 CONTEXT = multiprocessing.get_context("spawn")
 
-BASELINES = {"lean": ("lean", 1), "naive": ("naive", 1), "naive, all threads": ("naive", 0)}
+BASELINES = {
+    "lean": ("lean", 1),
+    "naive": ("naive", 1),
+    "naive, all threads": ("naive", 0),
+}
 
 
 class Beside:
@@ -46,7 +50,9 @@ class Beside:
     def __init__(self, kind: str, workload: str, threads: int) -> None:
         """Start it."""
         self.pipe, theirs = CONTEXT.Pipe()
-        self.process = CONTEXT.Process(target=loops.serve, args=(kind, workload, threads, theirs), daemon=True)
+        self.process = CONTEXT.Process(
+            target=loops.serve, args=(kind, workload, threads, theirs), daemon=True
+        )
         self.process.start()
         theirs.close()
         self.pipe.recv()
@@ -93,7 +99,10 @@ class Turns:
             self.ours.append(time.perf_counter() - self._begun)
         if line["round"] <= WARM or len(self.ours) % self.turn == 0:
             for name, loop in self.loops.items():
-                taken = [loop.round() for _ in range(1 if line["round"] <= WARM else self.turn)]
+                taken = [
+                    loop.round()
+                    for _ in range(1 if line["round"] <= WARM else self.turn)
+                ]
                 self.seconds[name] += taken if line["round"] > WARM else []
         self._begun = time.perf_counter()
 
@@ -101,7 +110,11 @@ class Turns:
         """Return the median of our turns over a loop's."""
         n = self.turn
         turns = range(len(self.seconds[name]) // n)
-        return statistics.median(sum(self.ours[n * t : n * t + n]) / sum(self.seconds[name][n * t : n * t + n]) for t in turns)
+        return statistics.median(
+            sum(self.ours[n * t : n * t + n])
+            / sum(self.seconds[name][n * t : n * t + n])
+            for t in turns
+        )
 
 
 def private_mb() -> float:
@@ -112,7 +125,11 @@ def private_mb() -> float:
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
         except OSError:
             continue
-        total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
+        total += sum(
+            int(line.split()[1])
+            for line in rollup.splitlines()
+            if line.startswith(("Pss_Anon:", "Pss_Shmem:"))
+        )
     return total / 1024
 
 
@@ -128,10 +145,16 @@ def _forked(pid: int) -> list[int]:
     return found
 
 
-def measure(workload: Workload, engine: str, rounds: int, overrides: Sequence[str], beside: Sequence[str]) -> dict[str, Any]:
+def measure(
+    workload: Workload,
+    engine: str,
+    rounds: int,
+    overrides: Sequence[str],
+    beside: Sequence[str],
+) -> dict[str, Any]:
     """Return the medians of one engine on one workload and of the loops beside it."""
-    from fedlearn.engine.simulation import simulate
-    from fedlearn.record import RunFolder
+    from fedlearn.records.writing import RunFolder
+    from fedlearn.runs.simulation import simulate
 
     changes: dict[str, dict[str, Any]] = {"engine": {"kind": engine}}
     for override in overrides:
@@ -142,8 +165,13 @@ def measure(workload: Workload, engine: str, rounds: int, overrides: Sequence[st
         changes.setdefault(section, {})[name] = _value(value)
     turn = TURN.get(workload.name, 1)
     rounds = -(-rounds // turn) * turn
-    experiment = workload.experiment(WARM + rounds + 1, **changes)  # the last one is evaluated, and does not count
-    others = {name: Beside(BASELINES[name][0], workload.name, BASELINES[name][1]) for name in beside}
+    experiment = workload.experiment(
+        WARM + rounds + 1, **changes
+    )  # the last one is evaluated, and does not count
+    others = {
+        name: Beside(BASELINES[name][0], workload.name, BASELINES[name][1])
+        for name in beside
+    }
     turns: Any = Turns(others, WARM + rounds + 1, turn)
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -152,7 +180,9 @@ def measure(workload: Workload, engine: str, rounds: int, overrides: Sequence[st
         for each in others.values():
             each.close()
     lines, ours = turns.lines[:rounds], turns.ours[:rounds]
-    medians = {name: statistics.median(taken[:rounds]) for name, taken in turns.seconds.items()}
+    medians = {
+        name: statistics.median(taken[:rounds]) for name, taken in turns.seconds.items()
+    }
     return {
         "workload": workload.name,
         "engine": engine,
@@ -160,9 +190,16 @@ def measure(workload: Workload, engine: str, rounds: int, overrides: Sequence[st
         "fastest_ms": 1e3 * min(ours),
         "loops_ms": {name: 1e3 * each for name, each in medians.items()},
         "ratio": {name: turns.ratio(name) for name in turns.loops},
-        "outside": 1 - statistics.median(line["seconds_training"] / each for line, each in zip(lines, ours, strict=True)),
+        "outside": 1
+        - statistics.median(
+            line["seconds_training"] / each
+            for line, each in zip(lines, ours, strict=True)
+        ),
         "phases_ms": {
-            phase: 1e3 * statistics.median(line["seconds_by_phase"].get(phase, 0.0) for line in lines)
+            phase: 1e3
+            * statistics.median(
+                line["seconds_by_phase"].get(phase, 0.0) for line in lines
+            )
             for phase in lines[0]["seconds_by_phase"]
         },
         "gflops": 1e-9 * workload.flops() / statistics.median(ours),
@@ -204,12 +241,42 @@ def _value(text: str) -> Any:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    parser = Parser(prog="python -m fedlearn.experiments.benchmarks.speed", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("workloads", nargs="*", metavar="W", help="W1 to W4 (default: all)")
-    parser.add_argument("--engines", nargs="+", default=["pool"], choices=[*ENGINES], metavar="NAME", help="(default: pool)")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds that count, at least 5 (default: 15; of W1 in tens)")
-    parser.add_argument("--beside", nargs="*", default=["lean"], choices=[*BASELINES], metavar="LOOP", help=f"of {', '.join(BASELINES)}")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a key of the experiment")
+    parser = Parser(
+        prog="python -m fedlearn.experiments.benchmarks.speed",
+        description=(__doc__ or "").split("\n\n")[0],
+    )
+    parser.add_argument(
+        "workloads", nargs="*", metavar="W", help="W1 to W4 (default: all)"
+    )
+    parser.add_argument(
+        "--engines",
+        nargs="+",
+        default=["pool"],
+        choices=[*ENGINES],
+        metavar="NAME",
+        help="(default: pool)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=15,
+        help="rounds that count, at least 5 (default: 15; of W1 in tens)",
+    )
+    parser.add_argument(
+        "--beside",
+        nargs="*",
+        default=["lean"],
+        choices=[*BASELINES],
+        metavar="LOOP",
+        help=f"of {', '.join(BASELINES)}",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="change a key of the experiment",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     return parser
 
@@ -217,16 +284,29 @@ def parser() -> argparse.ArgumentParser:
 def _run(given: argparse.Namespace) -> None:
     unknown = [name for name in given.workloads if name not in WORKLOADS]
     if unknown or given.rounds < 5:
-        raise ConfigError(f"no workload {', '.join(unknown)}; there are {', '.join(WORKLOADS)}" if unknown else "--rounds is below 5")
+        raise ConfigError(
+            f"no workload {', '.join(unknown)}; there are {', '.join(WORKLOADS)}"
+            if unknown
+            else "--rounds is below 5"
+        )
     for name in given.workloads or WORKLOADS:
         for engine in given.engines:
-            found = apart(WORKLOADS[name], engine, given.rounds, given.set, given.beside)
+            found = apart(
+                WORKLOADS[name], engine, given.rounds, given.set, given.beside
+            )
             if given.json:
                 print(json.dumps(found), flush=True)
                 continue
-            ratios = ", ".join(f"{found['ratio'][n]:.2f} of {n} ({ms:.1f} ms)" for n, ms in found["loops_ms"].items())
-            phases = ", ".join(f"{phase} {ms:.1f}" for phase, ms in found["phases_ms"].items())
-            print(f"{name} {engine}: {found['ms']:.1f} ms (fastest {found['fastest_ms']:.1f}), {ratios}")
+            ratios = ", ".join(
+                f"{found['ratio'][n]:.2f} of {n} ({ms:.1f} ms)"
+                for n, ms in found["loops_ms"].items()
+            )
+            phases = ", ".join(
+                f"{phase} {ms:.1f}" for phase, ms in found["phases_ms"].items()
+            )
+            print(
+                f"{name} {engine}: {found['ms']:.1f} ms (fastest {found['fastest_ms']:.1f}), {ratios}"
+            )
             print(
                 f"   {100 * found['outside']:.0f} % outside training, {found['gflops']:.0f} GFLOP/s, {found['memory_mb']:.0f} MB; {phases}"
             )

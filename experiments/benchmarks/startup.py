@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedlearn.arguments import Parser, ended
+from fedlearn.commands.arguments import Parser, ended
 from fedlearn.engine import ENGINES
 from fedlearn.errors import RunError
 from fedlearn.experiments.benchmarks.workloads import WORKLOADS, Workload
@@ -51,12 +51,31 @@ def start(workload: Workload, engine: str, folder: Path) -> float:
     """Return the seconds until the first round of a workload is done."""
     config, lines = folder / "startup.toml", folder / "run" / "metrics.jsonl"
     data = f"fedlearn.experiments.benchmarks.workloads:{workload.population.__name__}"
-    config.write_text(CONFIG.format(data=data, model=workload.model, batch=workload.batch_size, cohort=workload.cohort, engine=engine))
+    config.write_text(
+        CONFIG.format(
+            data=data,
+            model=workload.model,
+            batch=workload.batch_size,
+            cohort=workload.cohort,
+            engine=engine,
+        )
+    )
     begun = time.perf_counter()
-    command = [sys.executable, "-m", "fedlearn.simulate", str(config), "--out", str(folder / "run")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "fedlearn.simulate",
+        str(config),
+        "--out",
+        str(folder / "run"),
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
-        while not (lines.exists() and lines.read_bytes().count(b"\n") >= 2):  # the initial model's line comes first
+        while not (
+            lines.exists() and lines.read_bytes().count(b"\n") >= 2
+        ):  # the initial model's line comes first
             if process.poll() is not None:
                 raise RunError(f"the run ended early:\n{process.communicate()[0]}")
             time.sleep(0.002)
@@ -72,7 +91,9 @@ def beside() -> float:
     return time.perf_counter() - begun
 
 
-def measure(name: str, engines: Sequence[str], times: int) -> tuple[list[float], dict[str, list[float]]]:
+def measure(
+    name: str, engines: Sequence[str], times: int
+) -> tuple[list[float], dict[str, list[float]]]:
     """Return the seconds of so many imports, and of each engine's starts of a workload, in turn."""
     imports: list[float] = []
     ours: dict[str, list[float]] = {engine: [] for engine in engines}
@@ -87,20 +108,39 @@ def measure(name: str, engines: Sequence[str], times: int) -> tuple[list[float],
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and return the exit code."""
     parser = Parser(
-        prog="python -m fedlearn.experiments.benchmarks.startup", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m fedlearn.experiments.benchmarks.startup",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument("workloads", nargs="*", metavar="W1 W2 W3 W4", help="which (default: W1)")
-    parser.add_argument("--engines", nargs="+", default=["pool", "stacked", "auto"], choices=ENGINES, metavar="NAME", help="ours")
-    parser.add_argument("--times", type=int, default=5, metavar="N", help="starts of each (default: 5)")
+    parser.add_argument(
+        "workloads", nargs="*", metavar="W1 W2 W3 W4", help="which (default: W1)"
+    )
+    parser.add_argument(
+        "--engines",
+        nargs="+",
+        default=["pool", "stacked", "auto"],
+        choices=ENGINES,
+        metavar="NAME",
+        help="ours",
+    )
+    parser.add_argument(
+        "--times", type=int, default=5, metavar="N", help="starts of each (default: 5)"
+    )
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.workloads) - set(WORKLOADS):
-        parser.error(f"unknown workloads: {', '.join(sorted(unknown))}; there are {', '.join(WORKLOADS)}")
+        parser.error(
+            f"unknown workloads: {', '.join(sorted(unknown))}; there are {', '.join(WORKLOADS)}"
+        )
     for name in arguments.workloads or ["W1"]:
         imports, ours = measure(name, arguments.engines, arguments.times)
         print(f"{name}: {BESIDE} {statistics.median(imports):.2f} s", flush=True)
         for engine, taken in ours.items():
-            ratio = statistics.median(a / b for a, b in zip(taken, imports, strict=True))
-            print(f"  {engine}: {statistics.median(taken):.2f} s to the end of round 1 ({ratio:.2f} of it)")
+            ratio = statistics.median(
+                a / b for a, b in zip(taken, imports, strict=True)
+            )
+            print(
+                f"  {engine}: {statistics.median(taken):.2f} s to the end of round 1 ({ratio:.2f} of it)"
+            )
     return 0
 
 

@@ -18,12 +18,12 @@ from fedlearn.arrays import State
 from fedlearn.clients.evaluate import Score
 from fedlearn.config import Experiment
 from fedlearn.data.samples import Population
-from fedlearn.engine.downlink import Downlink
 from fedlearn.engine.runner import Outcome, Runner, Task
 from fedlearn.engine.serial import Engine
-from fedlearn.engine.simulation import simulate as simulated
-from fedlearn.progress import Progress
-from fedlearn.record import RunFolder
+from fedlearn.memory.downlink import Downlink
+from fedlearn.records.writing import RunFolder
+from fedlearn.reporting.progress import Progress
+from fedlearn.runs.simulation import simulate as simulated
 from fedlearn.server.journal import Journal
 
 
@@ -32,7 +32,9 @@ class Survivors:
 
     workers = 1
 
-    def __init__(self, runner: Runner, inner: Engine, counted: Mapping[str, Sequence[int]]) -> None:
+    def __init__(
+        self, runner: Runner, inner: Engine, counted: Mapping[str, Sequence[int]]
+    ) -> None:
         """Take the clients, what runs them, and who was counted: the name of a cohort → its clients."""
         self.runner, self.inner, self.counted = runner, inner, counted
         self._calls: Counter[tuple[int, str]] = Counter()
@@ -49,7 +51,12 @@ class Survivors:
                 yield from self.inner.run([task], payload)
                 continue
             held = self.runner.receive(task, payload)
-            told: dict[str, Any] = {"base": held.header, "bytes_down": held.bytes_down, "fallback": held.fallback, "damaged": held.damaged}
+            told: dict[str, Any] = {
+                "base": held.header,
+                "bytes_down": held.bytes_down,
+                "fallback": held.fallback,
+                "damaged": held.damaged,
+            }
             yield Outcome(task.client, error="it was not counted", **told)
 
     def available(self, round: int) -> None:
@@ -70,7 +77,11 @@ class Survivors:
 def cohorts(run: Path) -> dict[str, list[int]]:
     """Return who was counted in each cohort of a run that has ended: name → clients; raises RecordError."""
     with closing(Journal(run / "journal")) as journal:
-        found = [(meta["key"], entry) for meta, entry in journal.records() if meta["kind"] == "closed"]
+        found = [
+            (meta["key"], entry)
+            for meta, entry in journal.records()
+            if meta["kind"] == "closed"
+        ]
         return {key: json.loads(journal.read(entry)) for key, entry in found}
 
 
@@ -78,7 +89,13 @@ def simulate(run: Path, out: Path) -> dict[str, Any]:
     """Return the summary of the simulation; raises what simulations raise."""
     counted = cohorts(run)
 
-    def survivors(runner: Runner, inner: Engine, experiment: Experiment, population: Population, downlink: Downlink) -> Engine:
+    def survivors(
+        runner: Runner,
+        inner: Engine,
+        experiment: Experiment,
+        population: Population,
+        downlink: Downlink,
+    ) -> Engine:
         return Survivors(runner, inner, counted)
 
     experiment = config.read(str(run / "config.toml"), [])

@@ -16,14 +16,14 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from fedlearn import failpoints
-from fedlearn.clients import attendance
-from fedlearn.clients.attendance import Action, Attendance, Begin, Send
+from fedlearn.clients.agent import attendance
+from fedlearn.clients.agent.attendance import Action, Attendance, Begin, Send
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange import transfer
 from fedlearn.exchange.keys import Key, of
 from fedlearn.experiments.benchmarks.nursery import start_with_pipes
 from fedlearn.server import rounds
+from fedlearn.system import failpoints
 
 VARIABLE = "FEDLEARN_UNRULY"
 """Of the environment: the fields of `Settings` as JSON."""
@@ -58,13 +58,19 @@ class Settings:
     def swap(self, actions: list[Any]) -> list[Any]:
         """Let neighbours among the chunks that are sent change places."""
         for at in range(1, len(actions)):
-            if _is_chunk(actions[at - 1]) and _is_chunk(actions[at]) and self.happens("swapped"):
+            if (
+                _is_chunk(actions[at - 1])
+                and _is_chunk(actions[at])
+                and self.happens("swapped")
+            ):
                 actions[at - 1], actions[at] = actions[at], actions[at - 1]
         return actions
 
 
 def _is_chunk(action: Any) -> bool:
-    return isinstance(action, attendance.Send | rounds.Send) and action.frame.HasField("chunk")
+    return isinstance(action, attendance.Send | rounds.Send) and action.frame.HasField(
+        "chunk"
+    )
 
 
 class Unruly(Attendance):
@@ -90,7 +96,9 @@ class Unruly(Attendance):
         """Take an answer."""
         return self._unruly(super().answered(key, data, now))
 
-    def _turned(self, frame: pb.CoordinatorFrame, kind: str | None) -> list[pb.CoordinatorFrame]:
+    def _turned(
+        self, frame: pb.CoordinatorFrame, kind: str | None
+    ) -> list[pb.CoordinatorFrame]:
         frames = [frame]
         if kind not in _FIRST and self.settings.happens("twice"):
             frames.append(frame)
@@ -107,7 +115,11 @@ class Unruly(Attendance):
             if isinstance(action, Begin):
                 self.settings.note(f"begin {_name(action.key)}")
             done.append(action)
-            if isinstance(action, Send) and action.frame.WhichOneof("frame") not in _FIRST and self.settings.happens("twice"):
+            if (
+                isinstance(action, Send)
+                and action.frame.WhichOneof("frame") not in _FIRST
+                and self.settings.happens("twice")
+            ):
                 done.append(action)
         return self.settings.swap(done)
 
@@ -117,7 +129,9 @@ class UnrulyRounds(rounds.Rounds):
 
     settings: Settings
 
-    def heard(self, session: int, frame: pb.AgentFrame, now: float) -> list[rounds.Action]:
+    def heard(
+        self, session: int, frame: pb.AgentFrame, now: float
+    ) -> list[rounds.Action]:
         """Take a frame."""
         return self.settings.swap(super().heard(session, frame, now))
 
@@ -129,14 +143,16 @@ def _name(key: Key) -> str:
 def _prepared() -> Settings:
     """Make this process's chunks small; returns what the environment says."""
     settings = Settings(**json.loads(os.environ[VARIABLE]))
-    transfer.SMALLEST, transfer.FIRST, transfer.LARGEST = (settings.chunk_bytes * times for times in (1, 2, 4))
+    transfer.SMALLEST, transfer.FIRST, transfer.LARGEST = (
+        settings.chunk_bytes * times for times in (1, 2, 4)
+    )
     return settings
 
 
 def serve(arguments: list[str]) -> int:
     """Be a coordinator, with the arguments of `fedlearn serve`."""
-    from fedlearn.engine import serving
-    from fedlearn.serve import main
+    from fedlearn.commands.serve import main
+    from fedlearn.runs import serving
 
     UnrulyRounds.settings = _prepared()
     vars(serving)["Rounds"] = UnrulyRounds
@@ -145,11 +161,13 @@ def serve(arguments: list[str]) -> int:
 
 def attend(arguments: list[str]) -> int:
     """Be an agent, with the arguments of `fedlearn agent`."""
-    from fedlearn.agent import main
-    from fedlearn.clients import agent
+    from fedlearn.clients.agent import agent
+    from fedlearn.commands.agent import main
 
     settings = _prepared()
-    armed = {name: os.environ.get(name, "") for name in (failpoints.VARIABLE, failpoints.LOG)}
+    armed = {
+        name: os.environ.get(name, "") for name in (failpoints.VARIABLE, failpoints.LOG)
+    }
 
     async def spawn(*command: str, **files: Any) -> Any:
         """Start the process that works: the first one is armed as this one is, later ones not, or work would be given up."""

@@ -42,7 +42,11 @@ class Workload:
     def experiment(self, rounds: int, **changes: Any) -> config.Experiment:
         """Return the workload as an experiment. changes: tables of the config, merged into it."""
         table: dict[str, Any] = {
-            "experiment": {"name": self.name.lower(), "rounds": rounds, "evaluate_every": rounds},
+            "experiment": {
+                "name": self.name.lower(),
+                "rounds": rounds,
+                "evaluate_every": rounds,
+            },
             "data": {"name": f"{HERE}:{self.population.__name__}"},
             "model": {"name": self.model},
             "train": {"batch_size": self.batch_size, "lr": 0.05},
@@ -55,7 +59,14 @@ class Workload:
     def flops(self) -> float:
         """Return the operations of a round's local training."""
         data = self.population()
-        module = build(self.model, {}, input_shape=data.input_shape, classes=data.classes, seed=0, task=data.task)
+        module = build(
+            self.model,
+            {},
+            input_shape=data.input_shape,
+            classes=data.classes,
+            seed=0,
+            task=data.task,
+        )
         each = count(module, data.input_shape, data.task == "text").training
         return each * self.cohort * len(data.clients[0])
 
@@ -84,16 +95,24 @@ class Shares:
 def small_digits() -> Population:
     """Return the digits of W1, (1, 8, 8)."""
     found = digits()
-    parts = [np.concatenate([getattr(found.train, name), getattr(found.test, name)]) for name in "xy"]
+    parts = [
+        np.concatenate([getattr(found.train, name), getattr(found.test, name)])
+        for name in "xy"
+    ]
     every = Samples(*parts)
-    return Population("digits", "image", 10, (1, 8, 8), Shares(every), every.take(np.arange(HELD_OUT)))
+    return Population(
+        "digits", "image", 10, (1, 8, 8), Shares(every), every.take(np.arange(HELD_OUT))
+    )
 
 
 def pictures() -> Population:
     """Return the noise of W2, (1, 28, 28)."""
     random = np.random.default_rng(0)
     count = 60 * CLIENTS
-    x, y = random.integers(0, 256, (count, 1, 28, 28), np.uint8), random.integers(0, 10, count)
+    x, y = (
+        random.integers(0, 256, (count, 1, 28, 28), np.uint8),
+        random.integers(0, 10, count),
+    )
     return _population("pictures", "image", 10, (1, 28, 28), x, y)
 
 
@@ -101,20 +120,29 @@ def lines() -> Population:
     """Return the noise of W3: 80 characters of an alphabet of 90."""
     random = np.random.default_rng(0)
     x, y = (random.integers(0, 90, (32 * CLIENTS, 80)) for _ in range(2))
-    return _population("lines", "text", 90, (80,), x.astype(np.uint8), y.astype(np.int16))
+    return _population(
+        "lines", "text", 90, (80,), x.astype(np.uint8), y.astype(np.int16)
+    )
 
 
 def series() -> Population:
     """Return the noise of W4, (128, 6)."""
     random = np.random.default_rng(0)
     count = 100 * CLIENTS
-    x, y = random.standard_normal((count, 128, 6), np.float32), random.integers(0, 6, count)
+    x, y = (
+        random.standard_normal((count, 128, 6), np.float32),
+        random.integers(0, 6, count),
+    )
     return _population("series", "series", 6, (128, 6), x, y)
 
 
-def _population(name: str, task: Any, classes: int, shape: tuple[int, ...], x: Any, y: Any) -> Population:
+def _population(
+    name: str, task: Any, classes: int, shape: tuple[int, ...], x: Any, y: Any
+) -> Population:
     samples = Samples(x, y)
-    return Population(name, task, classes, shape, Shares(samples), samples.take(np.arange(HELD_OUT)))
+    return Population(
+        name, task, classes, shape, Shares(samples), samples.take(np.arange(HELD_OUT))
+    )
 
 
 WORKLOADS = {

@@ -27,7 +27,7 @@ offline() {
         --quiet --no-warn-script-location --root-user-action ignore "$@" || fail "pip failed, see above"
 }
 offline requirements.txt
-"$mine" -c 'import fedlearn.clients.agent' || fail "what was installed does not run, see above"
+"$mine" -c 'import fedlearn.clients.agent.agent' || fail "what was installed does not run, see above"
 
 # numpy() too: a torch of numpy 1 imports beside numpy 2, and fails here.
 works='import torch; torch.zeros(1).numpy(); print("torch", torch.__version__, "from", torch.__path__[0])'

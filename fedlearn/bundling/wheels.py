@@ -49,8 +49,17 @@ TARGETS: Mapping[str, Target] = {
         "for the GPU of a Thor: pip install 'torch>=2.11', gigabytes; an Orin's needs a wheel that was built for it",
     ),
     # From 2.11 on the registry's torch for aarch64 brings CUDA, gigabytes that no Raspberry Pi can use.
-    "pi": Target("Raspberry Pi OS 12, 64 bits", "aarch64", "3.11", (), "torch<2.11", "pip install 'torch<2.11'"),
-    "x86": Target("PC or server, 64 bits", "x86_64", "3.12", (), "", "pip install torch"),
+    "pi": Target(
+        "Raspberry Pi OS 12, 64 bits",
+        "aarch64",
+        "3.11",
+        (),
+        "torch<2.11",
+        "pip install 'torch<2.11'",
+    ),
+    "x86": Target(
+        "PC or server, 64 bits", "x86_64", "3.12", (), "", "pip install torch"
+    ),
 }
 """What --target can name. Python is the one that the system has."""
 
@@ -73,7 +82,13 @@ def gather(target: Target, torch: str | None, folder: Path) -> dict[str, str]:
         _store(wheel)
     texts = {"requirements.txt": lock(base)}
     if torch is not None:
-        more = [package for package in resolve(target, [target.torch if torch == REGISTRY else torch], packages) if package not in packages]
+        more = [
+            package
+            for package in resolve(
+                target, [target.torch if torch == REGISTRY else torch], packages
+            )
+            if package not in packages
+        ]
         download(target, more, folder)
         if torch != REGISTRY:
             shutil.copy(torch, folder)
@@ -81,7 +96,9 @@ def gather(target: Target, torch: str | None, folder: Path) -> dict[str, str]:
     return texts
 
 
-def resolve(target: Target, wanted: Sequence[str], pinned: Sequence[str] = ()) -> list[str]:
+def resolve(
+    target: Target, wanted: Sequence[str], pinned: Sequence[str] = ()
+) -> list[str]:
     """Return every package that the target needs for some requirements, as NAME==VERSION.
 
     wanted: requirements, or paths of wheels, which are left out of the answer. pinned: NAME==VERSION that must stay as they
@@ -92,18 +109,49 @@ def resolve(target: Target, wanted: Sequence[str], pinned: Sequence[str] = ()) -
         given.write_text("".join(f"{line}\n" for line in wanted))
         bounds.write_text("".join(f"{line}\n" for line in (*target.bounds, *pinned)))
         found = uv(
-            *("pip", "compile", str(given), "--constraints", str(bounds), "--no-annotate", "--no-header", "--only-binary", ":all:"),
-            *("--python-platform", f"{target.machine}-manylinux_2_{GLIBC}", "--python-version", target.python),
+            *(
+                "pip",
+                "compile",
+                str(given),
+                "--constraints",
+                str(bounds),
+                "--no-annotate",
+                "--no-header",
+                "--only-binary",
+                ":all:",
+            ),
+            *(
+                "--python-platform",
+                f"{target.machine}-manylinux_2_{GLIBC}",
+                "--python-version",
+                target.python,
+            ),
         )
-    return sorted(line.partition(";")[0].strip() for line in found.splitlines() if re.match(r"[\w.-]+==", line))
+    return sorted(
+        line.partition(";")[0].strip()
+        for line in found.splitlines()
+        if re.match(r"[\w.-]+==", line)
+    )
 
 
 def download(target: Target, packages: Sequence[str], folder: Path) -> None:
     """Bring the target's wheels of these packages (NAME==VERSION) to a folder; raises UserError without pip, RunError when it fails."""
-    tags = [f"manylinux_2_{minor}_{target.machine}" for minor in range(GLIBC, 16, -1)] + [f"manylinux2014_{target.machine}"]
+    tags = [
+        f"manylinux_2_{minor}_{target.machine}" for minor in range(GLIBC, 16, -1)
+    ] + [f"manylinux2014_{target.machine}"]
     places = [word for tag in tags for word in ("--platform", tag)]
     pip(
-        *("download", "--quiet", "--no-deps", "--only-binary", ":all:", "--implementation", "cp", "--python-version", target.python),
+        *(
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--implementation",
+            "cp",
+            "--python-version",
+            target.python,
+        ),
         *(*places, "--dest", str(folder), *packages),
     )
 
@@ -122,5 +170,7 @@ def lock(wheels: Collection[Path]) -> str:
     lines = []
     for wheel in sorted(wheels):
         name, version = wheel.name.split("-")[:2]
-        lines.append(f"{name.replace('_', '-').lower()}=={version} --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n")
+        lines.append(
+            f"{name.replace('_', '-').lower()}=={version} --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
+        )
     return "".join(lines)

@@ -29,7 +29,11 @@ def draw(found: Result, folder: Path) -> list[tuple[Path, str]]:
     if not variants:
         return []
     seeds = len(found["seeds"])
-    band = f" The line is the median of {seeds} seeds, the band goes from the lowest to the highest." if seeds > 1 else ""
+    band = (
+        f" The line is the median of {seeds} seeds, the band goes from the lowest to the highest."
+        if seeds > 1
+        else ""
+    )
     points = [claim["point"] for claim in found["claims"] if claim["point"]]
     star = " The star is the paper's figure." if points else ""
     path = folder / f"{found['name']}-rounds.png"
@@ -37,8 +41,20 @@ def draw(found: Result, folder: Path) -> list[tuple[Path, str]]:
     made = [(path, f"Accuracy on held-out data over rounds.{band}{star}")]
     if len(variants) > 1:
         path = folder / f"{found['name']}-bytes.png"
-        _picture(path, "Accuracy over bytes exchanged", variants, "bytes", _targets(found), [])
-        made.append((path, f"The same accuracy over the bytes of both directions, as encoded.{band}"))
+        _picture(
+            path,
+            "Accuracy over bytes exchanged",
+            variants,
+            "bytes",
+            _targets(found),
+            [],
+        )
+        made.append(
+            (
+                path,
+                f"The same accuracy over the bytes of both directions, as encoded.{band}",
+            )
+        )
     return made
 
 
@@ -54,7 +70,10 @@ def _picture(
     targets: Sequence[float],
     points: Sequence[Sequence[float]],
 ) -> None:
-    with style.canvas(path, title, height=4.2 + 0.22 * -(-len(variants) // 2)) as (figure, axes):
+    with style.canvas(path, title, height=4.2 + 0.22 * -(-len(variants) // 2)) as (
+        figure,
+        axes,
+    ):
         for target in targets:
             axes.axhline(target, color="#9ca3af", linewidth=1, zorder=1)
         seen: list[float] = []
@@ -67,11 +86,33 @@ def _picture(
             axes.plot(x, middle, label=style.literal(name), **look)
             if len(curves) > 1:
                 hatch = HATCHES[position % len(HATCHES)]
-                axes.fill_between(x, low, high, color=look["color"], alpha=0.18, hatch=hatch, linewidth=0)
+                axes.fill_between(
+                    x,
+                    low,
+                    high,
+                    color=look["color"],
+                    alpha=0.18,
+                    hatch=hatch,
+                    linewidth=0,
+                )
         for round, accuracy in points:
-            axes.plot([round], [accuracy], marker="*", markersize=15, color=style.INK, linestyle="none", zorder=6)
+            axes.plot(
+                [round],
+                [accuracy],
+                marker="*",
+                markersize=15,
+                color=style.INK,
+                linestyle="none",
+                zorder=6,
+            )
             text = f"paper: {100 * accuracy:g} % at {round:g}"
-            axes.annotate(text, (round, accuracy), xytext=(-8, -14), textcoords="offset points", ha="right")
+            axes.annotate(
+                text,
+                (round, accuracy),
+                xytext=(-8, -14),
+                textcoords="offset points",
+                ha="right",
+            )
         if over == "rounds":
             style.round_axis(axes)
         else:
@@ -82,13 +123,30 @@ def _picture(
         figure.legend(loc="outside lower left", ncols=2)
 
 
-def band(curves: Sequence[Mapping[str, Any]], over: Over) -> tuple[list[float], list[float], list[float], list[float]]:
+def band(
+    curves: Sequence[Mapping[str, Any]], over: Over
+) -> tuple[list[float], list[float], list[float], list[float]]:
     """Return x and the lowest, the median and the highest accuracy there; a seed that ended before the others stays where it ended."""
     rounds = sorted({round for curve in curves for round in curve["rounds"]})
-    places = [[bisect_right(curve["rounds"], round) - 1 for curve in curves] for round in rounds]
+    places = [
+        [bisect_right(curve["rounds"], round) - 1 for curve in curves]
+        for round in rounds
+    ]
     x = [
-        statistics.median(curve[over][place] for curve, place in zip(curves, at, strict=True) if round <= curve["rounds"][-1])
+        statistics.median(
+            curve[over][place]
+            for curve, place in zip(curves, at, strict=True)
+            if round <= curve["rounds"][-1]
+        )
         for round, at in zip(rounds, places, strict=True)
     ]
-    values = [[curve["accuracy"][place] for curve, place in zip(curves, at, strict=True)] for at in places]
-    return x, [min(v) for v in values], [statistics.median(v) for v in values], [max(v) for v in values]
+    values = [
+        [curve["accuracy"][place] for curve, place in zip(curves, at, strict=True)]
+        for at in places
+    ]
+    return (
+        x,
+        [min(v) for v in values],
+        [statistics.median(v) for v in values],
+        [max(v) for v in values],
+    )

@@ -16,7 +16,7 @@ from typing import IO, Protocol
 from fedlearn.claims.runs import Wanted, cores_each, with_workers
 from fedlearn.config import to_toml
 from fedlearn.errors import RecordError, UserError, one_line
-from fedlearn.record import owned
+from fedlearn.records.writing import owned
 
 POLL_S = 0.1
 
@@ -40,7 +40,9 @@ class Watch(Protocol):
 @dataclass
 class _Going:
     run: Wanted
-    process: subprocess.Popen[bytes] | None = None  # None: another process is at work on it
+    process: subprocess.Popen[bytes] | None = (
+        None  # None: another process is at work on it
+    )
     log: IO[bytes] | None = None
 
 
@@ -61,7 +63,9 @@ def run_all(runs: Iterable[Wanted], jobs: int, watch: Watch) -> dict[Path, str]:
             time.sleep(POLL_S)
             for one in [one for one in going if _over(one)]:
                 going.remove(one)
-                if one.process is None and not one.run.finished:  # who was at work on it has left it
+                if (
+                    one.process is None and not one.run.finished
+                ):  # who was at work on it has left it
                     waiting.appendleft(one.run)
                     continue
                 error = _result(one)
@@ -74,7 +78,11 @@ def run_all(runs: Iterable[Wanted], jobs: int, watch: Watch) -> dict[Path, str]:
 
 
 def _over(one: _Going) -> bool:
-    return not owned(one.run.folder) if one.process is None else one.process.poll() is not None
+    return (
+        not owned(one.run.folder)
+        if one.process is None
+        else one.process.poll() is not None
+    )
 
 
 def _begin(run: Wanted, jobs: int, watch: Watch) -> _Going:
@@ -84,17 +92,34 @@ def _begin(run: Wanted, jobs: int, watch: Watch) -> _Going:
     if owned(folder):
         return _Going(run)
     config, log = _beside(folder, "toml"), _beside(folder, "log")
-    command = ["simulate"] if not run.agents else ["serve", "--local-agents", str(run.agents)]
-    command = [sys.executable, "-m", f"fedlearn.{command[0]}", str(config), *command[1:], "--quiet", "--out", str(folder)]
+    command = (
+        ["simulate"] if not run.agents else ["serve", "--local-agents", str(run.agents)]
+    )
+    command = [
+        sys.executable,
+        "-m",
+        f"fedlearn.{command[0]}",
+        str(config),
+        *command[1:],
+        "--quiet",
+        "--out",
+        str(folder),
+    ]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         config.write_text(to_toml(with_workers(run, cores_each(jobs))))
         written = log.open("wb")
     except OSError as error:
-        raise RecordError(f"cannot write '{error.filename or config}': {error.strerror}; choose another --runs") from None
+        raise RecordError(
+            f"cannot write '{error.filename or config}': {error.strerror}; choose another --runs"
+        ) from None
     # In a session of its own: Ctrl-C is ours to pass on.
     process = subprocess.Popen(
-        [*command, "--resume"] if resumed else command, stdin=subprocess.DEVNULL, stdout=written, stderr=written, start_new_session=True
+        [*command, "--resume"] if resumed else command,
+        stdin=subprocess.DEVNULL,
+        stdout=written,
+        stderr=written,
+        start_new_session=True,
     )
     return _Going(run, process, written)
 
@@ -111,8 +136,14 @@ def _result(one: _Going) -> str | None:
     if one.process.returncode == 0 and one.run.finished:
         shutil.rmtree(one.run.folder / "checkpoint", ignore_errors=True)
         return None
-    told = _beside(one.run.folder, "log").read_text(errors="replace").strip().splitlines()
-    said = one_line(UserError(told[-1].removeprefix("fedlearn: "))) if told else f"it ended with code {one.process.returncode}"
+    told = (
+        _beside(one.run.folder, "log").read_text(errors="replace").strip().splitlines()
+    )
+    said = (
+        one_line(UserError(told[-1].removeprefix("fedlearn: ")))
+        if told
+        else f"it ended with code {one.process.returncode}"
+    )
     if one.process.returncode == UserError.exit_code:
         raise UserError(f"{one.run.label}: {said}")
     return said
@@ -120,7 +151,11 @@ def _result(one: _Going) -> str | None:
 
 def _interrupt(going: Iterable[_Going]) -> None:
     """End what still goes on as Ctrl-C does, and wait for it: its checkpoint is whole, and its folder free."""
-    ours = [one.process for one in going if one.process is not None and one.process.poll() is None]
+    ours = [
+        one.process
+        for one in going
+        if one.process is not None and one.process.poll() is None
+    ]
     for process in ours:
         process.send_signal(signal.SIGINT)
     until = time.monotonic() + PATIENCE_S

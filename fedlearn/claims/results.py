@@ -11,15 +11,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fedlearn import files
 from fedlearn.claims.reading import TIERS, Reproduction
 from fedlearn.claims.runs import DIGITS, Plan, Wanted, definition
 from fedlearn.claims.source import made_by, source
 from fedlearn.claims.verdicts import Judged
 from fedlearn.errors import RecordError
-from fedlearn.reporting.folder import Run
+from fedlearn.records.reading import Run
 from fedlearn.reporting.results import accuracy_curve, results
 from fedlearn.reporting.units import time_text
+from fedlearn.system import files
 
 Result = Mapping[str, Any]
 """One reproduction's result, as its JSON file has it; see `result`."""
@@ -49,12 +49,24 @@ def longest_first(plan: Plan, folder: Path) -> list[Wanted]:
 
     Side by side, a long run that starts last leaves the other processors idle. Raises RecordError when results cannot be read.
     """
-    took = {(found["name"], run["variant"]): run["seconds"] for found in kept(folder) for run in found["runs"]}
-    ordered = sorted(plan.items(), key=lambda item: took.get(item[0][:2], math.inf), reverse=True)
+    took = {
+        (found["name"], run["variant"]): run["seconds"]
+        for found in kept(folder)
+        for run in found["runs"]
+    }
+    ordered = sorted(
+        plan.items(), key=lambda item: took.get(item[0][:2], math.inf), reverse=True
+    )
     return list({run.folder: run for _, run in ordered}.values())
 
 
-def result(reproduction: Reproduction, tier: str, seeds: Sequence[int], judged: Sequence[Judged], runs: Made) -> Result:
+def result(
+    reproduction: Reproduction,
+    tier: str,
+    seeds: Sequence[int],
+    judged: Sequence[Judged],
+    runs: Made,
+) -> Result:
     """Return what is kept of a reproduction: its claims, and of each run what made it, its hash and its curve.
 
     Bytes are those of both directions, seconds those of the rounds.
@@ -67,7 +79,10 @@ def result(reproduction: Reproduction, tier: str, seeds: Sequence[int], judged: 
         "seeds": list(seeds),
         "definition": definition(reproduction),
         "claims": [asdict(one) for one in judged],
-        "runs": [_run(variant, seed, wanted, run) for (variant, seed), (wanted, run) in runs.items()],
+        "runs": [
+            _run(variant, seed, wanted, run)
+            for (variant, seed), (wanted, run) in runs.items()
+        ],
     }
 
 
@@ -105,17 +120,25 @@ def keep(folder: Path, found: Result) -> bool:
     """
     path = folder / "results" / f"{found['name']}.json"
     before = _read(path)
-    longer = TIERS.index(before["tier"]) > TIERS.index(found["tier"]) if before else False
+    longer = (
+        TIERS.index(before["tier"]) > TIERS.index(found["tier"]) if before else False
+    )
     if before and longer and before["definition"] == found["definition"]:
         return False
     text = json.dumps(found, indent=1)
-    _write(path, f"{NUMBERS.sub(lambda list: ' '.join(list[0].split()), text)}\n")  # a curve on one line
+    _write(
+        path, f"{NUMBERS.sub(lambda list: ' '.join(list[0].split()), text)}\n"
+    )  # a curve on one line
     return True
 
 
 def kept(folder: Path) -> list[Result]:
     """Return all results of a folder, those of the shortest tier first."""
-    found = [made for path in sorted((folder / "results").glob("*.json")) if (made := _read(path))]
+    found = [
+        made
+        for path in sorted((folder / "results").glob("*.json"))
+        if (made := _read(path))
+    ]
     return sorted(found, key=lambda made: (TIERS.index(made["tier"]), made["name"]))
 
 
@@ -123,7 +146,12 @@ def _read(path: Path) -> dict[str, Any] | None:
     """Return a result; None: there is none, or the file is damaged or of another version."""
     try:
         found = json.loads(path.read_text())
-        return found if found["tier"] in TIERS and {"name", "claims", "runs", "definition"} <= found.keys() else None
+        return (
+            found
+            if found["tier"] in TIERS
+            and {"name", "claims", "runs", "definition"} <= found.keys()
+            else None
+        )
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -137,24 +165,34 @@ def _write(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.replace(path, text.encode())
     except OSError as error:
-        raise RecordError(f"cannot write '{path}': {error.strerror or error}; choose another --results") from None
+        raise RecordError(
+            f"cannot write '{path}': {error.strerror or error}; choose another --results"
+        ) from None
 
 
 def rows(found: Result) -> list[list[str]]:
     """Return a result's claims as rows under `HEADINGS`."""
     seeds = ", ".join(map(str, found["seeds"]))
-    return [[c["claim"], c["wanted"], c["paper"] or "–", c["ours"], seeds, c["verdict"]] for c in found["claims"]]
+    return [
+        [c["claim"], c["wanted"], c["paper"] or "–", c["ours"], seeds, c["verdict"]]
+        for c in found["claims"]
+    ]
 
 
 def again(found: Result) -> str:
     """Return the command that makes a result again."""
-    return shlex.join(["fedlearn", "reproduce", str(found["name"]), "--tier", str(found["tier"])])
+    return shlex.join(
+        ["fedlearn", "reproduce", str(found["name"]), "--tier", str(found["tier"])]
+    )
 
 
 def origin(found: Result) -> list[str]:
     """Return where, with what and when a result's runs were made, and how long their rounds took together."""
     runs = found["runs"]
-    told = [" / ".join(dict.fromkeys(str(run[key]) for run in runs)) for key in ("hardware", "versions", "source", "date")]
+    told = [
+        " / ".join(dict.fromkeys(str(run[key]) for run in runs))
+        for key in ("hardware", "versions", "source", "date")
+    ]
     return [*told, time_text(sum(run["seconds"] for run in runs))]
 
 
@@ -167,11 +205,26 @@ def write_results(folder: Path) -> Path:
         f"Written by `fedlearn reproduce`; `fedlearn report --experiments` draws the same with its curves. {NOTE}",
     ]
     for found in every:
-        lines += ["", f"## {found['name']}", "", _plain(" — ".join(text for text in (found["about"], found["paper"]) if text)), ""]
+        lines += [
+            "",
+            f"## {found['name']}",
+            "",
+            _plain(
+                " — ".join(text for text in (found["about"], found["paper"]) if text)
+            ),
+            "",
+        ]
         lines += _table(HEADINGS, rows(found))
-        lines += [f"\n{_plain(one['claim'])}: {one['verdict']}. {_plain(one['why'])}." for one in found["claims"] if one["why"]]
+        lines += [
+            f"\n{_plain(one['claim'])}: {one['verdict']}. {_plain(one['why'])}."
+            for one in found["claims"]
+            if one["why"]
+        ]
         hardware, versions, made, date, seconds = origin(found)
-        lines += ["", f"`{again(found)}`: {seconds} of rounds on {hardware}; {versions}; source {made}; {date}."]
+        lines += [
+            "",
+            f"`{again(found)}`: {seconds} of rounds on {hardware}; {versions}; source {made}; {date}.",
+        ]
     _write(folder / "RESULTS.md", "\n".join(lines) + "\n")
     return folder / "RESULTS.md"
 

@@ -36,7 +36,11 @@ Plan = dict[tuple[str, str, int], Wanted]
 """(reproduction, variant, seed) → the run; several may share one."""
 
 
-def planned(reproductions: Iterable[tuple[Reproduction, tuple[int, ...]]], root: Path, stale: bool = False) -> Plan:
+def planned(
+    reproductions: Iterable[tuple[Reproduction, tuple[int, ...]]],
+    root: Path,
+    stale: bool = False,
+) -> Plan:
     """Return the runs that reproductions need, each with its seeds. Runs of the same config are one run.
 
     stale: a finished run of the same config by other source is taken where ours has none.
@@ -46,23 +50,40 @@ def planned(reproductions: Iterable[tuple[Reproduction, tuple[int, ...]]], root:
     for reproduction, seeds in reproductions:
         for name, variant in reproduction.variants.items():
             for seed in seeds:
-                experiment = _seeded(variant.experiment, f"{reproduction.name}.{name}.s{seed}", seed)
+                experiment = _seeded(
+                    variant.experiment, f"{reproduction.name}.{name}.s{seed}", seed
+                )
                 key = digest(experiment, variant.agents)
                 label = f"{reproduction.name} {name}, seed {seed}"
-                here.setdefault(key, Wanted(label, experiment, variant.agents, _folder(root, experiment, key, stale)))
+                here.setdefault(
+                    key,
+                    Wanted(
+                        label,
+                        experiment,
+                        variant.agents,
+                        _folder(root, experiment, key, stale),
+                    ),
+                )
                 out[reproduction.name, name, seed] = here[key]
     return out
 
 
 def _seeded(experiment: Experiment, name: str, seed: int) -> Experiment:
-    section = experiment.experiment.model_copy(update={"name": name, "seed": seed, "about": ""})
+    section = experiment.experiment.model_copy(
+        update={"name": name, "seed": seed, "about": ""}
+    )
     return experiment.model_copy(update={"experiment": section})
 
 
 def digest(experiment: Experiment, agents: int, seed: bool = True) -> str:
     """Return the digest of what a run computes: its config without its name, what it expects, and where it is computed."""
     told = experiment.model_dump()
-    for section, key in (("experiment", "name"), ("experiment", "about"), ("engine", "workers"), ("engine", "address")):
+    for section, key in (
+        ("experiment", "name"),
+        ("experiment", "about"),
+        ("engine", "workers"),
+        ("engine", "address"),
+    ):
         del told[section][key]
     del told["expect"]
     if not seed:
@@ -73,9 +94,14 @@ def digest(experiment: Experiment, agents: int, seed: bool = True) -> str:
 
 def definition(reproduction: Reproduction) -> str:
     """Return the digest of what a reproduction claims of which configs, whatever the seeds."""
-    variants = {name: digest(variant.experiment, variant.agents, seed=False) for name, variant in reproduction.variants.items()}
+    variants = {
+        name: digest(variant.experiment, variant.agents, seed=False)
+        for name, variant in reproduction.variants.items()
+    }
     claims = [claim.model_dump() for claim in reproduction.claims]
-    return hashlib.sha256(json.dumps([variants, claims], sort_keys=True).encode()).hexdigest()[:DIGITS]
+    return hashlib.sha256(
+        json.dumps([variants, claims], sort_keys=True).encode()
+    ).hexdigest()[:DIGITS]
 
 
 def _folder(root: Path, experiment: Experiment, key: str, stale: bool) -> Path:
@@ -83,7 +109,10 @@ def _folder(root: Path, experiment: Experiment, key: str, stale: bool) -> Path:
     ours = source()[:DIGITS]
     found = sorted(path.parent for path in root.glob(f"*.{key}.{ours}/.lock"))
     if not found and stale:
-        found = sorted((p.parent for p in root.glob(f"*.{key}.*/summary.json")), key=lambda p: (p / "summary.json").stat().st_mtime)
+        found = sorted(
+            (p.parent for p in root.glob(f"*.{key}.*/summary.json")),
+            key=lambda p: (p / "summary.json").stat().st_mtime,
+        )
     return found[-1] if found else root / f"{experiment.experiment.name}.{key}.{ours}"
 
 
@@ -97,4 +126,6 @@ def with_workers(run: Wanted, workers: int) -> Experiment:
     experiment = run.experiment
     if experiment.engine.kind == "ray":
         return experiment
-    return experiment.model_copy(update={"engine": experiment.engine.model_copy(update={"workers": workers})})
+    return experiment.model_copy(
+        update={"engine": experiment.engine.model_copy(update={"workers": workers})}
+    )

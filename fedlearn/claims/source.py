@@ -12,13 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import fedlearn
-from fedlearn.reporting.folder import Run, section
+from fedlearn.records.reading import Run, section
 
 PACKAGE = Path(fedlearn.__file__).parent
 
 COMPUTES = (
     *("arrays.py", "config.py", "flower.py", "names.py", "plan.py", "seeds.py"),
-    *("clients", "codec", "data", "devices", "engine", "exchange", "models", "server", "strategies", "wire"),
+    *(
+        "clients",
+        "codec",
+        "data",
+        "devices",
+        "engine",
+        "exchange",
+        "models",
+        "server",
+        "strategies",
+        "wire",
+    ),
 )
 """The parts of fedlearn that a model's bits come from; pages, displays and commands are not among them."""
 
@@ -28,7 +39,9 @@ PACKAGES = ("torch", "numpy", "flwr")
 @cache
 def source() -> str:
     """Return a digest, 64 hex digits, of what computes: our source but for comments and docstrings, Python, packages, architecture."""
-    digest = hashlib.sha256(f"{platform.python_version()} {platform.machine()}".encode())
+    digest = hashlib.sha256(
+        f"{platform.python_version()} {platform.machine()}".encode()
+    )
     for name in PACKAGES:
         digest.update(f"{name} {_version(name)}\n".encode())
     for path in _files():
@@ -46,8 +59,16 @@ def _code(path: Path) -> str:
     """Return a module's code without what changes nothing: comments, layout, docstrings."""
     tree = ast.parse(path.read_bytes())
     for place in ast.walk(tree):
-        if isinstance(place, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            place.body = [line for line in place.body if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))]
+        if isinstance(
+            place, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        ):
+            place.body = [
+                line
+                for line in place.body
+                if not (
+                    isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)
+                )
+            ]
     return ast.dump(tree)
 
 
@@ -63,10 +84,19 @@ def platform_of(run: Run) -> str:
 
     The maker of the processor is part of it: torch's libraries choose their kernels by it too.
     """
-    where, versions = section(run.manifest, "platform"), section(run.manifest, "versions")
+    where, versions = (
+        section(run.manifest, "platform"),
+        section(run.manifest, "versions"),
+    )
     maker = str(where.get("processor") or "").replace("(R)", " ").split()
     torch = str(versions.get("torch") or "").partition("+")[0]
-    words = [where.get("machine"), *maker[:1], where.get("torch_capability"), "torch", torch]
+    words = [
+        where.get("machine"),
+        *maker[:1],
+        where.get("torch_capability"),
+        "torch",
+        torch,
+    ]
     return " ".join(str(word) for word in words if word)
 
 
@@ -76,7 +106,9 @@ def made_by(run: Run) -> dict[str, Any]:
     versions: Mapping[str, Any] = section(run.manifest, "versions")
     return {
         "hardware": f"{where.get('processor') or where.get('machine') or '-'}, {where.get('cores') or '-'} cores",
-        "versions": ", ".join(f"{name} {found}" for name, found in versions.items() if found),
+        "versions": ", ".join(
+            f"{name} {found}" for name, found in versions.items() if found
+        ),
         "date": str(run.manifest.get("started") or "")[:10],
         "platform": platform_of(run),
     }

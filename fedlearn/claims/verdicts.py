@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from fedlearn.claims.reading import PLAIN, Claim
 from fedlearn.claims.source import platform_of
-from fedlearn.reporting.folder import Run
+from fedlearn.records.reading import Run
 from fedlearn.reporting.results import accuracy_curve, crossing, results
 from fedlearn.reporting.units import bytes_text, number_text, percent_text
 
@@ -35,17 +35,34 @@ class Judged:
     variants: tuple[str, ...] = ()
 
 
-def judge(claim: Claim, runs: Runs, seeds: Sequence[int], failed: Mapping[tuple[str, int], str]) -> Judged:
+def judge(
+    claim: Claim,
+    runs: Runs,
+    seeds: Sequence[int],
+    failed: Mapping[tuple[str, int], str],
+) -> Judged:
     """Return the verdict of a claim. failed: (variant, seed) → why that run gave no result."""
-    lost = [f"{name}, seed {seed}: {failed[name, seed]}" for name in claim.variants for seed in seeds if (name, seed) in failed]
+    lost = [
+        f"{name}, seed {seed}: {failed[name, seed]}"
+        for name in claim.variants
+        for seed in seeds
+        if (name, seed) in failed
+    ]
     if lost:
-        return replace(_told(claim, "-", False), verdict=MISSED, why=f"a run failed ({lost[0]})")  # of no known miss: nothing was seen
+        return replace(
+            _told(claim, "-", False), verdict=MISSED, why=f"a run failed ({lost[0]})"
+        )  # of no known miss: nothing was seen
     if claim.what == "hash":
         return _hashes(claim, runs, seeds)
     values = [_figure(claim, runs, seed) for seed in seeds]
     known = tuple(value if math.isfinite(value) else None for value in values)
     summed = values if claim.by == "each" else [_middle(claim.by, values)]
-    return _told(claim, _band(claim, values), all(_within(claim, value) for value in summed), values=known)
+    return _told(
+        claim,
+        _band(claim, values),
+        all(_within(claim, value) for value in summed),
+        values=known,
+    )
 
 
 def _figure(claim: Claim, runs: Runs, seed: int) -> float:
@@ -63,15 +80,30 @@ def measured(claim: Claim, run: Run) -> float:
     """Return what a claim asks of a run; infinite: the target is not reached, NaN: the round was not evaluated."""
     curve, found = accuracy_curve(run.lines), results(run)
     if claim.target is not None:
-        reached = crossing(curve.rounds if claim.what == "rounds" else curve.bytes_total, curve.accuracy, claim.target)
+        reached = crossing(
+            curve.rounds if claim.what == "rounds" else curve.bytes_total,
+            curve.accuracy,
+            claim.target,
+        )
         return math.inf if reached is None else reached
     if claim.what == "bytes":
         return found.bytes_total
     if claim.what == "best_accuracy":
         last = claim.round or found.rounds
-        return max((a for r, a in zip(curve.rounds, curve.accuracy, strict=True) if r <= last), default=math.nan)
-    values = [float(line[claim.what]) for line in run.lines if claim.round in (None, line["round"]) and line.get(claim.what) is not None]
-    return statistics.median(values[-claim.last :]) if len(values) >= claim.last else math.nan
+        return max(
+            (a for r, a in zip(curve.rounds, curve.accuracy, strict=True) if r <= last),
+            default=math.nan,
+        )
+    values = [
+        float(line[claim.what])
+        for line in run.lines
+        if claim.round in (None, line["round"]) and line.get(claim.what) is not None
+    ]
+    return (
+        statistics.median(values[-claim.last :])
+        if len(values) >= claim.last
+        else math.nan
+    )
 
 
 def _middle(by: str, values: Sequence[float]) -> float:
@@ -95,36 +127,76 @@ def _hashes(claim: Claim, runs: Runs, seeds: Sequence[int]) -> Judged:
             for seed, ours, twin in zip(seeds, found, twins, strict=True)
             if ours != twin or not ours
         ]
-        return _told(claim, found[0][:12], not differ, why="; ".join(differ), values=tuple(found))
+        return _told(
+            claim, found[0][:12], not differ, why="; ".join(differ), values=tuple(found)
+        )
     where = platform_of(runs[claim.of, seeds[0]])
     wanted = claim.sha256.get(where)
     if wanted is None:
-        return _told(claim, found[0][:12], None, why=f"no hash is recorded for {where}", values=tuple(found))
+        return _told(
+            claim,
+            found[0][:12],
+            None,
+            why=f"no hash is recorded for {where}",
+            values=tuple(found),
+        )
     why = "" if found[0] == wanted else f"on {where} it is {wanted[:12]}"
     return _told(claim, found[0][:12], not why, why, tuple(found))
 
 
-def _told(claim: Claim, ours: str, met: bool | None, why: str = "", values: tuple[float | str | None, ...] = ()) -> Judged:
-    verdict = SKIPPED if met is None else HOLDS if met else KNOWN if claim.known else MISSED
+def _told(
+    claim: Claim,
+    ours: str,
+    met: bool | None,
+    why: str = "",
+    values: tuple[float | str | None, ...] = (),
+) -> Judged:
+    verdict = (
+        SKIPPED if met is None else HOLDS if met else KNOWN if claim.known else MISSED
+    )
     if verdict == KNOWN:
         why = f"{why}; {claim.known}" if why else claim.known
     elif verdict == HOLDS and claim.known:
         why = "it was known as a miss, and holds: take known out of the claim"
     names = tuple(dict.fromkeys(claim.variants))
-    return Judged(words(claim), wanted(claim), _paper(claim), ours, verdict, why, values, _point(claim), claim.target, names)
+    return Judged(
+        words(claim),
+        wanted(claim),
+        _paper(claim),
+        ours,
+        verdict,
+        why,
+        values,
+        _point(claim),
+        claim.target,
+        names,
+    )
 
 
 def words(claim: Claim) -> str:
     """Return a claim in words, without its limits."""
-    of = "" if claim.of == PLAIN and not (claim.minus or claim.over or claim.same_as) else claim.of
-    what = {"accuracy": "accuracy", "best_accuracy": "best accuracy", "loss": "loss", "hash": "model hash"}.get(claim.what, claim.what)
+    of = (
+        ""
+        if claim.of == PLAIN and not (claim.minus or claim.over or claim.same_as)
+        else claim.of
+    )
+    what = {
+        "accuracy": "accuracy",
+        "best_accuracy": "best accuracy",
+        "loss": "loss",
+        "hash": "model hash",
+    }.get(claim.what, claim.what)
     if claim.target is not None:
         what += f" to {100 * claim.target:g} %"
     if claim.round:
-        what += f" {'by' if claim.what == 'best_accuracy' else 'after'} round {claim.round}"
+        what += (
+            f" {'by' if claim.what == 'best_accuracy' else 'after'} round {claim.round}"
+        )
     if claim.last > 1:
         what += f", median of the last {claim.last} evaluations"
-    beside = f" − {claim.minus}" if claim.minus else f" ÷ {claim.over}" if claim.over else ""
+    beside = (
+        f" − {claim.minus}" if claim.minus else f" ÷ {claim.over}" if claim.over else ""
+    )
     return f"{what}: {of}{beside}" if of else what
 
 
@@ -176,4 +248,8 @@ def _point(claim: Claim) -> tuple[float, float] | None:
         return None
     if claim.what == "rounds" and claim.target is not None:
         return claim.paper, claim.target
-    return (float(claim.round), claim.paper) if claim.what == "accuracy" and claim.round else None
+    return (
+        (float(claim.round), claim.paper)
+        if claim.what == "accuracy" and claim.round
+        else None
+    )

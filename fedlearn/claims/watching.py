@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TextIO
 
 from fedlearn.claims.runs import Wanted
-from fedlearn.record import read_lines
+from fedlearn.records.writing import read_lines
 from fedlearn.reporting.tally import Tally
 from fedlearn.reporting.units import percent_text, time_text
 
@@ -19,7 +19,13 @@ TERMINAL_S, ELSEWHERE_S = 1.0, 15.0
 class Watching:
     """The progress of many runs; see `fedlearn.claims.jobs.Watch`."""
 
-    def __init__(self, numbers: Mapping[str, int], of: int, quiet: bool = False, stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        numbers: Mapping[str, int],
+        of: int,
+        quiet: bool = False,
+        stream: TextIO | None = None,
+    ) -> None:
         """Take each run's number, by its label, and how many there are; stream: standard error when None."""
         self._numbers, self._of, self._quiet = numbers, of, quiet
         self._stream = stream or sys.stderr
@@ -35,7 +41,9 @@ class Watching:
     def look(self, runs: Iterable[Wanted]) -> None:
         """Say how far the runs are, if it is time to."""
         now = time.monotonic()
-        if self._quiet or now - self._looked < (TERMINAL_S if self._live else ELSEWHERE_S):
+        if self._quiet or now - self._looked < (
+            TERMINAL_S if self._live else ELSEWHERE_S
+        ):
             return
         self._looked = now
         told = [f"{self._name(run)}: {how_far(run)}" for run in runs]
@@ -47,7 +55,9 @@ class Watching:
 
     def ended(self, run: Wanted, error: str | None) -> None:
         """Say how a run ended."""
-        taken = time_text(time.monotonic() - self._started.get(run.label, time.monotonic()))
+        taken = time_text(
+            time.monotonic() - self._started.get(run.label, time.monotonic())
+        )
         self._say(f"{self._name(run)}: {error or f'done, {how_far(run)}'}, {taken}")
 
     def _name(self, run: Wanted) -> str:

@@ -12,9 +12,24 @@ from fedlearn.codec.chain import split as feedback
 from fedlearn.codec.protocol import AUTO, FEEDBACK, ZERO, Codec, Context
 from fedlearn.errors import FedlearnError, FormatError
 
-__all__ = ["AUTO", "CODECS", "FEEDBACK", "STAGES", "ZERO", "Codec", "Context", "canonical", "codec", "feedback"]
+__all__ = [
+    "AUTO",
+    "CODECS",
+    "FEEDBACK",
+    "STAGES",
+    "ZERO",
+    "Codec",
+    "Context",
+    "canonical",
+    "codec",
+    "feedback",
+]
 
-CODECS = {name: stage for name, stage in STAGES.items() if stage.role in (QUANTISE, WHOLE) and not stage.takes and name != "tern"}
+CODECS = {
+    name: stage
+    for name, stage in STAGES.items()
+    if stage.role in (QUANTISE, WHOLE) and not stage.takes and name != "tern"
+}
 """The stages that are a codec by themselves, without a number."""
 
 

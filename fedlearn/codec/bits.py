@@ -21,7 +21,9 @@ class Reader:
         """Return the next ``count`` bytes."""
         part = self._data[self._at : self._at + count]
         if len(part) != count:
-            raise FormatError(f"the payload ends early: {len(part)} bytes where {count} are needed")
+            raise FormatError(
+                f"the payload ends early: {len(part)} bytes where {count} are needed"
+            )
         self._at += count
         return bytes(part)
 
@@ -38,7 +40,9 @@ class Reader:
     def skip(self, count: int) -> None:
         """Pass over the next ``count`` bytes."""
         if count > self.left:
-            raise FormatError(f"the payload ends early: {self.left} bytes where {count} are needed")
+            raise FormatError(
+                f"the payload ends early: {self.left} bytes where {count} are needed"
+            )
         self._at += count
 
     def rest(self) -> bytes:
@@ -56,7 +60,9 @@ class Reader:
             value |= (byte & 127) << shift
             shift += 7
             if value > most:
-                raise FormatError(f"the payload says {value} where at most {most} is possible")
+                raise FormatError(
+                    f"the payload says {value} where at most {most} is possible"
+                )
             if byte < 128:
                 return value
             if shift > 63:
@@ -85,7 +91,11 @@ def pack_bits(values: NDArray[np.int64], width: int) -> bytes:
         words = np.zeros(len(rows), "<u8")  # eight numbers are ``width`` bytes
         for j in range(8):
             words |= rows[:, j] << np.uint64(j * width)
-        parts.append(words.view(np.uint8).reshape(-1, 8)[:, :width].tobytes()[: -(-values.size * width // 8)])
+        parts.append(
+            words.view(np.uint8)
+            .reshape(-1, 8)[:, :width]
+            .tobytes()[: -(-values.size * width // 8)]
+        )
     return b"".join(parts)
 
 
@@ -112,8 +122,16 @@ def unpack_bits(source: Reader, count: int, width: int) -> NDArray[np.int64]:
 
 def deflate(data: bytes) -> bytes:
     """Return raw deflate: Huffman codes alone, or with repetitions, whichever is smaller."""
-    level = 6 if len(data) <= 2**16 else 1  # repetitions are rare in long streams, and looking for them is slow
-    return min((_deflate(data, level, strategy) for strategy in (zlib.Z_HUFFMAN_ONLY, zlib.Z_DEFAULT_STRATEGY)), key=len)
+    level = (
+        6 if len(data) <= 2**16 else 1
+    )  # repetitions are rare in long streams, and looking for them is slow
+    return min(
+        (
+            _deflate(data, level, strategy)
+            for strategy in (zlib.Z_HUFFMAN_ONLY, zlib.Z_DEFAULT_STRATEGY)
+        ),
+        key=len,
+    )
 
 
 def inflate(data: bytes, least: int, most: int) -> bytes:

@@ -50,31 +50,50 @@ class Buckets:
         round together where they are alike: that adds to the variance of their sum, never to the bias of one.
         """
         scales = self._scales(values)
-        inverses = np.divide(_INWARD, scales, out=np.zeros_like(scales), where=scales > 0)[:, None]
+        inverses = np.divide(
+            _INWARD, scales, out=np.zeros_like(scales), where=scales > 0
+        )[:, None]
         draws = np.random.Generator(np.random.PCG64(seed))
-        dithers = torch.from_numpy(draws.random(min(DITHERS, scales.size * self.bucket), dtype=np.float32))
-        starts = [0, *draws.integers(DITHERS - TOGETHER, size=values.size // TOGETHER).tolist()]
+        dithers = torch.from_numpy(
+            draws.random(min(DITHERS, scales.size * self.bucket), dtype=np.float32)
+        )
+        starts = [
+            0,
+            *draws.integers(DITHERS - TOGETHER, size=values.size // TOGETHER).tolist(),
+        ]
         levels = np.empty((scales.size, self.bucket), np.int8)
         room = torch.empty(min(TOGETHER, dithers.numel()))
         for first, block in self._blocks(values):
-            scaled, some = room[: block.numel()].view(block.shape), slice(first, first + len(block))
+            scaled, some = (
+                room[: block.numel()].view(block.shape),
+                slice(first, first + len(block)),
+            )
             at = starts[first * self.bucket // TOGETHER]
             torch.mul(block, torch.from_numpy(inverses[some]), out=scaled)
             scaled += dithers[at : at + block.numel()].view(block.shape)
             np.copyto(levels[some], scaled.floor_().numpy(), casting="unsafe")
         flat = levels.ravel()[: values.size]
-        return b"".join([scales.astype("<f4").tobytes(), flat.data if self.bits == 8 else _pack4(flat)])
+        return b"".join(
+            [
+                scales.astype("<f4").tobytes(),
+                flat.data if self.bits == 8 else _pack4(flat),
+            ]
+        )
 
     def decode(self, body: bytes, seed: int, context: Context) -> NDArray[np.float32]:
         """Return the values (P,) float32: level times its bucket's scale."""
         size = context.size
         if len(body) != self.length(context):
-            raise FormatError(f"{len(body)} bytes of q{self.bits} where the model needs {self.length(context)}")
+            raise FormatError(
+                f"{len(body)} bytes of q{self.bits} where the model needs {self.length(context)}"
+            )
         scales = np.frombuffer(body, "<f4", -(-size // self.bucket)).astype(np.float32)
         if not (np.isfinite(scales).all() and (scales >= 0).all()):
             raise FormatError(f"a scale of q{self.bits} is negative, NaN or infinite")
         if scales.size and float(scales.max()) > 2 * LARGEST / self.levels:
-            raise FormatError(f"a scale of q{self.bits} is beyond what any encoder sends")
+            raise FormatError(
+                f"a scale of q{self.bits} is beyond what any encoder sends"
+            )
         data = np.frombuffer(body, np.int8, offset=4 * scales.size)
         levels = data if self.bits == 8 else _unpack4(data, size)
         out = np.empty(size, np.float32)
@@ -82,7 +101,9 @@ class Buckets:
         rows, step = out[:whole].reshape(-1, self.bucket), TOGETHER // self.bucket
         for first in range(0, len(rows), step):
             block = rows[first : first + step]
-            np.copyto(block, levels[first * self.bucket :][: block.size].reshape(block.shape))
+            np.copyto(
+                block, levels[first * self.bucket :][: block.size].reshape(block.shape)
+            )
             block *= scales[first : first + step, None][: len(block)]
         out[whole:] = levels[whole:] * (scales[-1] if whole < size else np.float32(0))
         return out
@@ -92,13 +113,21 @@ class Buckets:
         largest = torch.empty(-(-values.size // self.bucket))
         room = torch.empty(min(TOGETHER, largest.numel() * self.bucket))
         for first, block in self._blocks(values):
-            torch.amax(torch.abs(block, out=room[: block.numel()].view(block.shape)), 1, out=largest[first : first + len(block)])
+            torch.amax(
+                torch.abs(block, out=room[: block.numel()].view(block.shape)),
+                1,
+                out=largest[first : first + len(block)],
+            )
         if largest.numel() and float(largest.max()) > LARGEST:
-            raise PayloadError(f"the value {float(largest.max()):g} does not fit q{self.bits} (up to 1e38); use raw32")
+            raise PayloadError(
+                f"the value {float(largest.max()):g} does not fit q{self.bits} (up to 1e38); use raw32"
+            )
         scales = largest.numpy() / np.float32(self.levels)
         return np.where(scales < SMALLEST, np.float32(0), scales)
 
-    def _blocks(self, values: NDArray[np.float32]) -> Iterator[tuple[int, torch.Tensor]]:
+    def _blocks(
+        self, values: NDArray[np.float32]
+    ) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield the first bucket's number and up to 65,536 values as (buckets, bucket); zeros fill the last bucket."""
         flat = torch.from_numpy(np.require(values, np.float32, ["C", "W"]))
         for first in range(0, flat.numel(), TOGETHER):

@@ -21,7 +21,9 @@ _LAST = 256
 Floats = NDArray[np.float64]
 
 
-def spend(energies: Floats, block: int, bits: int, costs: Floats) -> tuple[NDArray[np.int64], float]:
+def spend(
+    energies: Floats, block: int, bits: int, costs: Floats
+) -> tuple[NDArray[np.int64], float]:
     """Return a grade for each block (n,) within ``bits`` in all, and the error that the last bit took away.
 
     energies: squared norms (n,). costs: what is left of a block's energy at each grade (16,), falling.
@@ -32,13 +34,27 @@ def spend(energies: Floats, block: int, bits: int, costs: Floats) -> tuple[NDArr
     gains = np.multiply.outer(energies, worth).ravel()
     falling = np.argsort(-gains, kind="stable")
     falling = falling[gains[falling] > 0]
-    fits = int(np.searchsorted(np.cumsum(np.tile(prices, energies.size)[falling]), bits, side="right"))
+    fits = int(
+        np.searchsorted(
+            np.cumsum(np.tile(prices, energies.size)[falling]), bits, side="right"
+        )
+    )
     taken = np.bincount(falling[:fits] // len(prices), minlength=energies.size)
-    _fill(taken, falling[fits:], prices, bits - int(np.tile(prices, energies.size)[falling[:fits]].sum()))
+    _fill(
+        taken,
+        falling[fits:],
+        prices,
+        bits - int(np.tile(prices, energies.size)[falling[:fits]].sum()),
+    )
     return np.asarray(steps)[taken], float(gains[falling[fits - 1]]) if fits else np.inf
 
 
-def _fill(taken: NDArray[np.int64], falling: NDArray[np.int64], prices: NDArray[np.int64], bits: int) -> None:
+def _fill(
+    taken: NDArray[np.int64],
+    falling: NDArray[np.int64],
+    prices: NDArray[np.int64],
+    bits: int,
+) -> None:
     """Spend the last ``bits`` on the next best steps that fit: a step of a block may cost a tenth of a small model's budget."""
     for step in falling[:_LAST]:
         block, price = int(step) // len(prices), int(prices[step % len(prices)])
@@ -53,7 +69,9 @@ def hull(block: int, costs: Floats) -> list[int]:
     for grade in range(1, len(GRADES)):
         if GRADES[grade].group > block:
             continue
-        while len(steps) > 1 and _slope(steps[-1], grade, block, costs) >= _slope(steps[-2], steps[-1], block, costs):
+        while len(steps) > 1 and _slope(steps[-1], grade, block, costs) >= _slope(
+            steps[-2], steps[-1], block, costs
+        ):
             steps.pop()
         steps.append(grade)
     return steps

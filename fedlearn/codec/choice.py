@@ -52,17 +52,35 @@ def choose(known: Situation) -> Choice:
     """Return the codecs for a situation."""
     made = _choose(known)
     if known.whole_models and made.down != "f16":
-        return replace(made, down="f16", why=f'{made.why}; downlink = "snapshot" sends whole models')
+        return replace(
+            made,
+            down="f16",
+            why=f'{made.why}; downlink = "snapshot" sends whole models',
+        )
     return made
 
 
 def _choose(known: Situation) -> Choice:
-    seconds = 32 * known.parameters / (1e6 * known.link_mbps) if known.link_mbps else float("inf")
+    seconds = (
+        32 * known.parameters / (1e6 * known.link_mbps)
+        if known.link_mbps
+        else float("inf")
+    )
     if seconds <= QUICK_S:
-        return Choice("f16", "f16", f"the link carries the whole model in {1000 * seconds:.0f} ms")
+        return Choice(
+            "f16", "f16", f"the link carries the whole model in {1000 * seconds:.0f} ms"
+        )
     if known.parameters < TINY:
-        return Choice("q8", "f16", f"{known.parameters:,} parameters: headers outweigh what coarser codecs save")
-    up, down, why = "eden1", "pred+cvq(1,1)", "a bit a value each way costs next to no accuracy"
+        return Choice(
+            "q8",
+            "f16",
+            f"{known.parameters:,} parameters: headers outweigh what coarser codecs save",
+        )
+    up, down, why = (
+        "eden1",
+        "pred+cvq(1,1)",
+        "a bit a value each way costs next to no accuracy",
+    )
     if 0 < known.link_mbps < SLOW_MBPS:
         why = f"a link of {known.link_mbps:g} Mbit/s"
         if lacks := _lacks(known):
@@ -70,7 +88,11 @@ def _choose(known: Situation) -> Choice:
         else:
             up, down, why = "uvq(0.1)", "pred+cvq(0.5,1)", f"{why}: every byte counts"
     if not known.averages:
-        return Choice("q4", down, f"{why}; updates in 4 bits: the strategy may compare them one by one, which noise would drown")
+        return Choice(
+            "q4",
+            down,
+            f"{why}; updates in 4 bits: the strategy may compare them one by one, which noise would drown",
+        )
     return Choice(up, down, why)
 
 
@@ -81,4 +103,8 @@ def _lacks(known: Situation) -> str:
         return f"the model has {known.parameters:,} parameters"
     if contacts < FEW_CONTACTS:
         return f"a client takes part {contacts:.3g} times"
-    return f"{known.cohort} clients answer in a round" if known.cohort < FEW_CLIENTS else ""
+    return (
+        f"{known.cohort} clients answer in a round"
+        if known.cohort < FEW_CLIENTS
+        else ""
+    )

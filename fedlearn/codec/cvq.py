@@ -34,14 +34,20 @@ class Cvq:
     uses_moved: ClassVar[bool] = True
     for_differences: ClassVar[bool] = True
     thins: ClassVar[bool] = False
-    costs: ClassVar[NDArray[np.float64]] = np.array([1 - grade.capture for grade in GRADES])
+    costs: ClassVar[NDArray[np.float64]] = np.array(
+        [1 - grade.capture for grade in GRADES]
+    )
 
     def __post_init__(self) -> None:
         """Refuse rates outside 0.02 to 4 and eta outside 0 to 1."""
         if not 0.02 <= self.rate <= 4:
-            raise ConfigError(f"cvq({self.rate:g}, …): the rate is in bits per value, from 0.02 to 4")
+            raise ConfigError(
+                f"cvq({self.rate:g}, …): the rate is in bits per value, from 0.02 to 4"
+            )
         if not 0 <= self.eta <= 1:
-            raise ConfigError(f"cvq(…, {self.eta:g}): eta is from 0 (least squares) to 1 (exact projection)")
+            raise ConfigError(
+                f"cvq(…, {self.eta:g}): eta is from 0 (least squares) to 1 (exact projection)"
+            )
 
     def gain(self, capture: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return 1 + eta (1 / capture - 1), at most 1.4."""

@@ -29,30 +29,53 @@ class Eden1:
     def encode(self, values: NDArray[np.float32], seed: int, context: Context) -> bytes:
         """Return scales and signs as bytes; raises PayloadError for magnitudes above 1e15."""
         if values.size and float(max(values.max(), -values.min())) > LARGEST:
-            raise PayloadError(f"the value {np.abs(values).max():g} does not fit eden1 (up to 1e15); use raw32")
+            raise PayloadError(
+                f"the value {np.abs(values).max():g} does not fit eden1 (up to 1e15); use raw32"
+            )
         flips = rotation.signs(seed)
         scales, bits = [flips[:0]], []
-        for block in rotation.blocks(torch.from_numpy(np.require(values, np.float32, ["C", "W"])), values.size):
+        for block in rotation.blocks(
+            torch.from_numpy(np.require(values, np.float32, ["C", "W"])), values.size
+        ):
             energy = torch.linalg.vector_norm(block, dim=1).square()
             rotated = rotation.transform(block * flips[: block.shape[1]])
-            total = torch.linalg.vector_norm(rotated, 1, dim=1)  # of the unnormalised transform: √B times that of y
+            total = torch.linalg.vector_norm(
+                rotated, 1, dim=1
+            )  # of the unnormalised transform: √B times that of y
             scales.append(torch.where(total > 0, energy / total, 0.0))
             bits.append(np.packbits(rotated.numpy() >= 0))
-        return b"".join([torch.cat(scales).numpy().astype("<f4").tobytes(), *(b.tobytes() for b in bits)])
+        return b"".join(
+            [
+                torch.cat(scales).numpy().astype("<f4").tobytes(),
+                *(b.tobytes() for b in bits),
+            ]
+        )
 
     def decode(self, body: bytes, seed: int, context: Context) -> NDArray[np.float32]:
         """Return the estimate (P,) float32; the same bits on every machine."""
         size = context.size
         total, count = rotation.padded(size), rotation.count(size)
         if len(body) != 4 * count + total // 8:
-            raise FormatError(f"{len(body)} bytes of eden1 where the model needs {4 * count + total // 8}")
+            raise FormatError(
+                f"{len(body)} bytes of eden1 where the model needs {4 * count + total // 8}"
+            )
         scales = np.frombuffer(body, "<f4", count).astype(np.float32)
         if not (np.isfinite(scales).all() and (scales >= 0).all()):
             raise FormatError("a scale of eden1 is negative, NaN or infinite")
-        bits = torch.from_numpy(np.unpackbits(np.frombuffer(body, np.uint8, offset=4 * count)))
-        out, flips, at = torch.from_numpy(np.empty(total, np.float32)), rotation.signs(seed), 0
-        for block, into in zip(rotation.blocks(bits, size), rotation.blocks(out, size), strict=True):
-            rotated = rotation.transform(block.float().mul_(2).sub_(1))  # whole numbers: exact
+        bits = torch.from_numpy(
+            np.unpackbits(np.frombuffer(body, np.uint8, offset=4 * count))
+        )
+        out, flips, at = (
+            torch.from_numpy(np.empty(total, np.float32)),
+            rotation.signs(seed),
+            0,
+        )
+        for block, into in zip(
+            rotation.blocks(bits, size), rotation.blocks(out, size), strict=True
+        ):
+            rotated = rotation.transform(
+                block.float().mul_(2).sub_(1)
+            )  # whole numbers: exact
             rotated *= torch.from_numpy(scales[at : at + len(block), None])
             torch.mul(rotated, flips[: block.shape[1]], out=into)
             at += len(block)

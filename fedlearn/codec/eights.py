@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 LENGTH = 8
-_SINGLE = np.float32(8**0.5)  # the length of the other vectors: an axis is chosen by its direction
+_SINGLE = np.float32(
+    8**0.5
+)  # the length of the other vectors: an axis is chosen by its direction
 
 
 def nearest(values: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -33,22 +35,30 @@ def nearest(values: NDArray[np.float32]) -> NDArray[np.uint16]:
         np.minimum(least, key, out=least)
         np.maximum(second, np.minimum(first, key), out=second)
         np.maximum(first, key, out=first)
-    bits = np.bitwise_or.reduce(signs >> 3 << np.arange(LENGTH, dtype=np.int32)[:, None, None], axis=0)
+    bits = np.bitwise_or.reduce(
+        signs >> 3 << np.arange(LENGTH, dtype=np.int32)[:, None, None], axis=0
+    )
     odd = np.bitwise_xor.reduce(signs, axis=0) >> 3
     large, small, weak = (key.view(np.float32) for key in (first, second, least))
-    all_eight = keys.view(np.float32).sum(axis=0) - 2 * weak * odd  # the weakest changes sign where the minuses are odd
+    all_eight = (
+        keys.view(np.float32).sum(axis=0) - 2 * weak * odd
+    )  # the weakest changes sign where the minuses are odd
     pair, single = 2 * (large + small), _SINGLE * large
     second = np.where(single > pair, first, second)
     swap = ((first & 7) < (second & 7)) != ((first ^ second) & LENGTH == 0)
     p, q = np.where(swap, second, first), np.where(swap, first, second)
     two = 128 | (p & 7) << 4 | (q & 7) << 1 | p >> 3 & 1
-    out: NDArray[np.int32] = np.where(all_eight > np.maximum(pair, single), (bits ^ odd << (least & 7)) & 127, two)
+    out: NDArray[np.int32] = np.where(
+        all_eight > np.maximum(pair, single), (bits ^ odd << (least & 7)) & 127, two
+    )
     return out.astype(np.uint16)
 
 
 def vectors(symbols: NDArray[np.uint16]) -> NDArray[np.float32]:
     """Return the whole numbers (n, B) that bytes (n, B/8) stand for."""
-    return np.ascontiguousarray(_table()[symbols].transpose(0, 2, 1)).reshape(len(symbols), -1)
+    return np.ascontiguousarray(_table()[symbols].transpose(0, 2, 1)).reshape(
+        len(symbols), -1
+    )
 
 
 @lru_cache(maxsize=1)

@@ -19,7 +19,16 @@ Positions = NDArray[np.int64]
 _ESCAPE = 255
 _MOST_BITS = 32
 _FILTERS = [
-    {"id": xz.FILTER_LZMA1, "dict_size": 2**16, "lc": 0, "lp": 0, "pb": 0, "mode": xz.MODE_NORMAL, "nice_len": 273, "mf": xz.MF_BT4}
+    {
+        "id": xz.FILTER_LZMA1,
+        "dict_size": 2**16,
+        "lc": 0,
+        "lp": 0,
+        "pb": 0,
+        "mode": xz.MODE_NORMAL,
+        "nice_len": 273,
+        "mf": xz.MF_BT4,
+    }
 ]
 
 
@@ -32,12 +41,22 @@ def write_rice(at: Positions, size: int) -> bytes:
     if not gaps.size:
         return b""
     middle = max(int(gaps.sum()) // gaps.size, 1).bit_length() - 1
-    width = min(range(max(middle - 1, 0), middle + 2), key=lambda b: int((gaps >> b).sum()) + gaps.size * b)
+    width = min(
+        range(max(middle - 1, 0), middle + 2),
+        key=lambda b: int((gaps >> b).sum()) + gaps.size * b,
+    )
     ends = np.cumsum(gaps >> width) + np.arange(gaps.size)
     marks = np.zeros(int(ends[-1]) + 1, np.uint8)
     marks[ends] = 1
     unary = np.packbits(marks, bitorder="little").tobytes()
-    return b"".join([bytes([width]), number(len(unary)), unary, pack_bits(gaps & (2**width - 1), width)])
+    return b"".join(
+        [
+            bytes([width]),
+            number(len(unary)),
+            unary,
+            pack_bits(gaps & (2**width - 1), width),
+        ]
+    )
 
 
 def read_rice(source: Reader, count: int, size: int) -> Positions:
@@ -49,7 +68,9 @@ def read_rice(source: Reader, count: int, size: int) -> Positions:
     if width > _MOST_BITS:
         raise FormatError(f"gaps of {width} bits in the payload")
     unary = source.take(source.number(((size >> width) + written + 7) // 8))
-    ends = np.flatnonzero(np.unpackbits(np.frombuffer(unary, np.uint8), bitorder="little").view(bool))
+    ends = np.flatnonzero(
+        np.unpackbits(np.frombuffer(unary, np.uint8), bitorder="little").view(bool)
+    )
     if ends.size != written:
         raise FormatError(f"{ends.size} gaps in the payload where {written} are needed")
     at = np.arange(written)
@@ -135,5 +156,9 @@ def _from_bytes(data: bytes, count: int, size: int) -> Positions:
     gaps = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(gaps != _ESCAPE)
     if ends.size != _written(count, size) or (gaps.size and gaps[-1] == _ESCAPE):
-        raise FormatError(f"{ends.size} gaps in the payload where {_written(count, size)} are needed")
-    return _positions(np.cumsum(gaps, dtype=np.int64)[ends] + np.arange(ends.size), count, size)
+        raise FormatError(
+            f"{ends.size} gaps in the payload where {_written(count, size)} are needed"
+        )
+    return _positions(
+        np.cumsum(gaps, dtype=np.int64)[ends] + np.arange(ends.size), count, size
+    )

@@ -32,8 +32,14 @@ from fedlearn.codec import Context, budget, groups, order, rotation
 from fedlearn.errors import FormatError, PayloadError
 
 _STEPS = 8
-_LOWEST, _HIGHEST = -700, 480  # steps of the largest scale: 2**-87 (all below travels as 0) to 2**60
-_FRACTIONS = np.array([1.0, 1.0905077, 1.1892071, 1.2968396, 1.4142135, 1.5422108, 1.6817929, 1.8340081], np.float32)
+_LOWEST, _HIGHEST = (
+    -700,
+    480,
+)  # steps of the largest scale: 2**-87 (all below travels as 0) to 2**60
+_FRACTIONS = np.array(
+    [1.0, 1.0905077, 1.1892071, 1.2968396, 1.4142135, 1.5422108, 1.6817929, 1.8340081],
+    np.float32,
+)
 """2**(k/8), written out: a library's powers may differ in the last bit."""
 
 _LEAST, _MOST = 1e-30, 1e30
@@ -53,8 +59,12 @@ class Aim(Protocol):
     """What tells an unbiased estimate from one of least error."""
 
     name: ClassVar[str]
-    thins: ClassVar[bool]  # whether a block too weak to be worth its bits is sent now and then, enlarged
-    costs: ClassVar[NDArray[np.float64]]  # (16,) what is left of a block's energy at each grade
+    thins: ClassVar[
+        bool
+    ]  # whether a block too weak to be worth its bits is sent now and then, enlarged
+    costs: ClassVar[
+        NDArray[np.float64]
+    ]  # (16,) what is left of a block's energy at each grade
 
     @property
     def rate(self) -> float:
@@ -72,8 +82,12 @@ class _Plan:
     energies: NDArray[np.float64]  # (n,) squared norms, after the factors
     grades: NDArray[np.int64]  # (n,)
     last_gain: float  # the squared error that the last bit took away
-    buffer: Floats = field(default_factory=lambda: np.empty(0, np.float32))  # the values, where the layout looks for them
-    factors: Floats | None = None  # (n,) what the blocks are to be multiplied with; None: 1
+    buffer: Floats = field(
+        default_factory=lambda: np.empty(0, np.float32)
+    )  # the values, where the layout looks for them
+    factors: Floats | None = (
+        None  # (n,) what the blocks are to be multiplied with; None: 1
+    )
 
     def left(self, aim: Aim) -> float:
         """Return the squared error to expect."""
@@ -108,11 +122,20 @@ def encode(aim: Aim, values: Floats, seed: int, context: Context) -> bytes:
 def decode(aim: Aim, body: bytes, seed: int, context: Context) -> Floats:
     """Return the values (P,) float32, the same bits on every machine; raises FormatError for any other bytes."""
     layout, grades, scales, symbols = _open(aim, body, context)
-    flips, between = rotation.signs(seed)[: layout.block], rotation.signs([seed, 2])[: layout.block]
+    flips, between = (
+        rotation.signs(seed)[: layout.block],
+        rotation.signs([seed, 2])[: layout.block],
+    )
     buffer = layout.buffer()
-    for (grade, members), chosen in zip(_by_grade(grades, layout.block), symbols, strict=True):
-        numbers = groups.expand(chosen.reshape(len(members), -1), groups.GRADES[grade], layout.block)
-        rotated = rotation.mix(torch.from_numpy(numbers), between)  # whole numbers: exact
+    for (grade, members), chosen in zip(
+        _by_grade(grades, layout.block), symbols, strict=True
+    ):
+        numbers = groups.expand(
+            chosen.reshape(len(members), -1), groups.GRADES[grade], layout.block
+        )
+        rotated = rotation.mix(
+            torch.from_numpy(numbers), between
+        )  # whole numbers: exact
         rotated *= torch.from_numpy(scales[members, None])
         rotated *= flips
         layout.put(buffer, members, rotated)
@@ -124,11 +147,20 @@ def _plan(aim: Aim, values: Floats, context: Context) -> _Plan:
     plain = order.as_they_are(values.size)
     whole = values[: values.size - values.size % plain.block].reshape(-1, plain.block)
     rest = values[whole.size :]
-    choice = _priced(aim, plain, np.concatenate([_energies(whole), _energies(rest[None])[: plain.count - len(whole)]]))
+    choice = _priced(
+        aim,
+        plain,
+        np.concatenate(
+            [_energies(whole), _energies(rest[None])[: plain.count - len(whole)]]
+        ),
+    )
     if order.is_known(context):
         layout = order.by_movement(context)
         buffer = layout.spread(values)
-        energies = [_energies(layout.take(buffer, members)) for members in _together(np.arange(layout.count), layout.block)]
+        energies = [
+            _energies(layout.take(buffer, members))
+            for members in _together(np.arange(layout.count), layout.block)
+        ]
         by_movement = _priced(aim, layout, np.concatenate([np.empty(0), *energies]))
         if by_movement.left(aim) <= choice.left(aim):
             return replace(by_movement, buffer=buffer)
@@ -145,8 +177,14 @@ def _priced(aim: Aim, layout: order.Order, energies: NDArray[np.float64]) -> _Pl
     """Return the plan for blocks of these energies, its buffer still to be set."""
     energies = np.where(energies < _WEAKEST * energies.max(initial=0), 0, energies)
     if energies.size and not energies.max() <= _MOST:
-        raise PayloadError(f"{np.sqrt(energies.max()):g}, the norm of a block, does not fit {aim.name} (up to 1e15); use raw32")
-    return _Plan(layout, energies, *budget.spend(energies, layout.block, _bits(aim, layout), aim.costs))
+        raise PayloadError(
+            f"{np.sqrt(energies.max()):g}, the norm of a block, does not fit {aim.name} (up to 1e15); use raw32"
+        )
+    return _Plan(
+        layout,
+        energies,
+        *budget.spend(energies, layout.block, _bits(aim, layout), aim.costs),
+    )
 
 
 def _thin(aim: Aim, plan: _Plan, draws: np.random.Generator) -> _Plan:
@@ -156,7 +194,9 @@ def _thin(aim: Aim, plan: _Plan, draws: np.random.Generator) -> _Plan:
     the capture c of the lowest grade, and q times its bits; with λ the worth of a bit, q = √(E / (c λ bits)) is best.
     """
     lowest = groups.GRADES[budget.hull(plan.layout.block, aim.costs)[1]]
-    if (plan.grades > 0).sum() == (plan.energies > 0).sum() and plan.grades.max(initial=0) <= groups.GRADES.index(lowest):
+    if (plan.grades > 0).sum() == (plan.energies > 0).sum() and plan.grades.max(
+        initial=0
+    ) <= groups.GRADES.index(lowest):
         return plan  # all are sent, and no bit was worth more elsewhere
     price, bits = _price(aim, plan.layout), _bits(aim, plan.layout)
     least = lowest.capture * price * plan.last_gain
@@ -165,7 +205,9 @@ def _thin(aim: Aim, plan: _Plan, draws: np.random.Generator) -> _Plan:
     while price * np.sqrt(plan.energies / least).clip(max=1).sum() > bits:
         least *= 2
     chances = np.sqrt(plan.energies / least).clip(max=1)
-    factors = np.where(draws.random(chances.size) < chances, 1 / np.where(chances > 0, chances, 1), 0)
+    factors = np.where(
+        draws.random(chances.size) < chances, 1 / np.where(chances > 0, chances, 1), 0
+    )
     if (factors == 1).all():
         return plan
     stronger = _priced(aim, plan.layout, plan.energies * factors**2)
@@ -183,7 +225,9 @@ def _price(aim: Aim, layout: order.Order) -> int:
     return budget.price(budget.hull(layout.block, aim.costs)[1], layout.block)
 
 
-def _by_grade(grades: NDArray[np.int64], block: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+def _by_grade(
+    grades: NDArray[np.int64], block: int
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Yield each grade in use but 0 with some of its blocks, as many as are worked on together."""
     for grade in range(1, len(groups.GRADES)):
         for members in _together(np.flatnonzero(grades == grade), block):
@@ -195,7 +239,12 @@ def _together(members: NDArray[np.int64], block: int) -> Iterator[NDArray[np.int
         yield members[at : at + _TOGETHER // block]
 
 
-def _seal(plan: _Plan, scales: Floats, parts: list[tuple[groups.Symbols, int]], draws: np.random.Generator) -> bytes:
+def _seal(
+    plan: _Plan,
+    scales: Floats,
+    parts: list[tuple[groups.Symbols, int]],
+    draws: np.random.Generator,
+) -> bytes:
     """Return the body; scales are rounded to steps up or down at random, without bias."""
     sent = plan.grades > 0
     steps = np.floor(_STEPS * np.log2(scales[sent])).astype(np.int64)
@@ -206,32 +255,56 @@ def _seal(plan: _Plan, scales: Floats, parts: list[tuple[groups.Symbols, int]], 
     halves = np.zeros(2 * ((plan.layout.count + 1) // 2), np.uint8)
     halves[: plan.layout.count] = plan.grades
     head = np.array([2 * top + (plan.layout.runs is not None)], "<i2")
-    return b"".join([head.tobytes(), (halves[0::2] | halves[1::2] << 4).tobytes(), below.astype(np.uint8).tobytes(), groups.pack(parts)])
+    return b"".join(
+        [
+            head.tobytes(),
+            (halves[0::2] | halves[1::2] << 4).tobytes(),
+            below.astype(np.uint8).tobytes(),
+            groups.pack(parts),
+        ]
+    )
 
 
-def _open(aim: Aim, body: bytes, context: Context) -> tuple[order.Order, NDArray[np.int64], Floats, list[groups.Symbols]]:
+def _open(
+    aim: Aim, body: bytes, context: Context
+) -> tuple[order.Order, NDArray[np.int64], Floats, list[groups.Symbols]]:
     """Return the layout, the grades (n,), the scales (n,) and the symbols in the order of `_by_grade`."""
     if len(body) < _HEAD:
         raise FormatError(f"{len(body)} bytes of {aim.name}: too few for its head")
     top, ordered = divmod(int(np.frombuffer(body, "<i2", 1)[0]), 2)
     if not _LOWEST <= top <= _HIGHEST:
-        raise FormatError(f"the largest scale of {aim.name} is 2**({top}/8), which no encoder sends")
+        raise FormatError(
+            f"the largest scale of {aim.name} is 2**({top}/8), which no encoder sends"
+        )
     if ordered and not order.is_known(context):
-        raise FormatError(f"the values of {aim.name} are ordered by a movement that is not known here")
+        raise FormatError(
+            f"the values of {aim.name} are ordered by a movement that is not known here"
+        )
     layout = order.by_movement(context) if ordered else order.as_they_are(context.size)
     half = (layout.count + 1) // 2
     pairs = np.frombuffer(body[_HEAD : _HEAD + half], np.uint8)
     if pairs.size < half:
-        raise FormatError(f"{len(body)} bytes of {aim.name}: too few for the grades of {layout.count} blocks")
+        raise FormatError(
+            f"{len(body)} bytes of {aim.name}: too few for the grades of {layout.count} blocks"
+        )
     halves = np.stack([pairs & 15, pairs >> 4], axis=1).ravel().astype(np.int64)
     grades = halves[: layout.count]
-    if halves[layout.count :].any() or any(groups.GRADES[g].group > layout.block for g in np.unique(grades)):
-        raise FormatError(f"a block of {aim.name} has a grade that its size does not allow")
+    if halves[layout.count :].any() or any(
+        groups.GRADES[g].group > layout.block for g in np.unique(grades)
+    ):
+        raise FormatError(
+            f"a block of {aim.name} has a grade that its size does not allow"
+        )
     at = _HEAD + half + np.count_nonzero(grades)
-    shapes = [(len(m) * (layout.block // groups.GRADES[g].group), groups.GRADES[g].width) for g, m in _by_grade(grades, layout.block)]
+    shapes = [
+        (len(m) * (layout.block // groups.GRADES[g].group), groups.GRADES[g].width)
+        for g, m in _by_grade(grades, layout.block)
+    ]
     bits = sum(count * width for count, width in shapes)
     if len(body) != at + (bits + 7) // 8:
-        raise FormatError(f"{len(body)} bytes of {aim.name} where its grades need {at + (bits + 7) // 8}")
+        raise FormatError(
+            f"{len(body)} bytes of {aim.name} where its grades need {at + (bits + 7) // 8}"
+        )
     if bits % 8 and body[-1] & (0xFF >> bits % 8):
         raise FormatError(f"the bits that fill the last byte of {aim.name} are not 0")
     steps = top - np.frombuffer(body[_HEAD + half : at], np.uint8).astype(np.int32)

@@ -42,7 +42,11 @@ class _Part:
     @cached_property
     def total(self) -> int:
         """Return about how many positions there are, by the rows; for one row: how many cells."""
-        return int((1 << self.rows.astype(np.int64) >> 1).sum()) if self.rows.size > 1 else self.columns.size
+        return (
+            int((1 << self.rows.astype(np.int64) >> 1).sum())
+            if self.rows.size > 1
+            else self.columns.size
+        )
 
     @cached_property
     def row_order(self) -> Positions:
@@ -78,14 +82,29 @@ def write_grid(at: Positions, shapes: tuple[tuple[int, ...], ...]) -> bytes:
     """Return classes and groups of positions ``at`` (k,), strictly increasing, in tensors of these shapes."""
     parts, places = [], []
     for first, rows, columns in _tensors(shapes):
-        inside = at[np.searchsorted(at, first) : np.searchsorted(at, first + rows * columns)] - first
+        inside = (
+            at[np.searchsorted(at, first) : np.searchsorted(at, first + rows * columns)]
+            - first
+        )
         row, column = inside // columns, inside % columns
-        counts = np.bincount(row, minlength=rows), np.bincount(column, minlength=columns)
-        parts.append(_Part(first, _classes(counts[0]), _classes(counts[1]) if rows > 1 else np.ones(columns, np.uint8)))
+        counts = (
+            np.bincount(row, minlength=rows),
+            np.bincount(column, minlength=columns),
+        )
+        parts.append(
+            _Part(
+                first,
+                _classes(counts[0]),
+                _classes(counts[1]) if rows > 1 else np.ones(columns, np.uint8),
+            )
+        )
         places.append((row, column))
     classes = deflate(b"".join(_sent(part) for part in parts))
     blocks = _blocks(parts)
-    lines = [_line(blocks, i, part, *place) for i, (part, place) in enumerate(zip(parts, places, strict=True))]
+    lines = [
+        _line(blocks, i, part, *place)
+        for i, (part, place) in enumerate(zip(parts, places, strict=True))
+    ]
     line = np.sort(np.concatenate([np.empty(0, np.int64), *lines]))
     out, cuts = [number(len(classes)), classes], _groups(blocks)
     for begin, end in pairwise(cuts):
@@ -94,15 +113,25 @@ def write_grid(at: Positions, shapes: tuple[tuple[int, ...], ...]) -> bytes:
     return b"".join(out)
 
 
-def read_grid(source: Reader, count: int, shapes: tuple[tuple[int, ...], ...]) -> Positions:
+def read_grid(
+    source: Reader, count: int, shapes: tuple[tuple[int, ...], ...]
+) -> Positions:
     """Return the positions of `write_grid`."""
     tensors = _tensors(shapes)
     sent = sum(rows + columns if rows > 1 else 1 for _, rows, columns in tensors)
-    data = np.frombuffer(inflate(source.take(source.number(2 * sent + 64)), sent, sent), np.uint8)
+    data = np.frombuffer(
+        inflate(source.take(source.number(2 * sent + 64)), sent, sent), np.uint8
+    )
     parts, used = [], 0
     for first, rows, columns in tensors:
         taken = data[used : used + (rows + columns if rows > 1 else 1)]
-        parts.append(_Part(first, taken[:rows], taken[rows:] if rows > 1 else np.ones(columns, np.uint8)))
+        parts.append(
+            _Part(
+                first,
+                taken[:rows],
+                taken[rows:] if rows > 1 else np.ones(columns, np.uint8),
+            )
+        )
         used += taken.size
         _check_classes(parts[-1])
     blocks = _blocks(parts)
@@ -121,7 +150,11 @@ def _tensors(shapes: tuple[tuple[int, ...], ...]) -> list[tuple[int, int, int]]:
     out, first = [], 0
     for shape in shapes:
         size = prod(shape)
-        rows = shape[0] if size and len(shape) > 1 and min(shape[0], size // shape[0]) >= _NARROW else 1
+        rows = (
+            shape[0]
+            if size and len(shape) > 1 and min(shape[0], size // shape[0]) >= _NARROW
+            else 1
+        )
         if size:
             out.append((first, rows, size // rows))
         first += size
@@ -130,14 +163,18 @@ def _tensors(shapes: tuple[tuple[int, ...], ...]) -> list[tuple[int, int, int]]:
 
 def _classes(counts: Positions) -> Classes:
     """Return 0 for none, 1 for one, 2 for two, 3 for up to four, and so on."""
-    return np.where(counts > 0, np.frexp(np.maximum(counts - 1, 0).astype(np.float64))[1] + 1, 0).astype(np.uint8)
+    return np.where(
+        counts > 0, np.frexp(np.maximum(counts - 1, 0).astype(np.float64))[1] + 1, 0
+    ).astype(np.uint8)
 
 
 def _check_classes(part: _Part) -> None:
     """Refuse classes of more positions than a row or a column has cells; the work that follows depends on it."""
     for mine, other in ((part.rows, part.columns), (part.columns, part.rows)):
         if int(mine.max()) > other.size.bit_length() + 1:
-            raise FormatError("a row or a column in the payload has more positions than cells")
+            raise FormatError(
+                "a row or a column in the payload has more positions than cells"
+            )
 
 
 def _sent(part: _Part) -> bytes:
@@ -153,7 +190,18 @@ def _blocks(parts: list[_Part]) -> _Blocks:
             for b in np.flatnonzero(columns[1:]) + 1:
                 density = max(part.total.bit_length() - int(a) - int(b), -2)
                 begin = row_ends[a] - rows[a], column_ends[b] - columns[b]
-                found.append((density, i, int(a), int(b), int(begin[0]), int(begin[1]), int(rows[a]), int(columns[b])))
+                found.append(
+                    (
+                        density,
+                        i,
+                        int(a),
+                        int(b),
+                        int(begin[0]),
+                        int(begin[1]),
+                        int(rows[a]),
+                        int(columns[b]),
+                    )
+                )
     return _Blocks(*np.array(sorted(found), np.int64).reshape(-1, 8).T)
 
 
@@ -161,10 +209,16 @@ def _groups(blocks: _Blocks) -> list[int]:
     """Return where groups of blocks of like density begin, and the end of the last."""
     if not blocks.ends.size:
         return [0]
-    return [0, *blocks.ends[:-1][np.diff(blocks.density) > 0].tolist(), int(blocks.ends[-1])]
+    return [
+        0,
+        *blocks.ends[:-1][np.diff(blocks.density) > 0].tolist(),
+        int(blocks.ends[-1]),
+    ]
 
 
-def _line(blocks: _Blocks, index: int, part: _Part, row: Positions, column: Positions) -> Positions:
+def _line(
+    blocks: _Blocks, index: int, part: _Part, row: Positions, column: Positions
+) -> Positions:
     """Return where a tensor's positions stand in the line of blocks."""
     mine = np.flatnonzero(blocks.part == index)
     table = np.zeros((_MOST_CLASS + 1, _MOST_CLASS + 1), np.int64)
@@ -180,11 +234,18 @@ def _unline(blocks: _Blocks, parts: list[_Part], line: Positions) -> Positions:
     """Return the positions among the P values of places in the line of blocks."""
     block = np.searchsorted(blocks.ends, line, side="right")
     inside = line - (blocks.ends - blocks.height * blocks.width)[block]
-    down, across = blocks.row[block] + inside // blocks.width[block], blocks.column[block] + inside % blocks.width[block]
+    down, across = (
+        blocks.row[block] + inside // blocks.width[block],
+        blocks.column[block] + inside % blocks.width[block],
+    )
     out = np.empty(line.size, np.int64)
     for i, part in enumerate(parts):
         mine = np.flatnonzero(blocks.part[block] == i)
-        out[mine] = part.first + part.row_order[down[mine]] * part.columns.size + part.column_order[across[mine]]
+        out[mine] = (
+            part.first
+            + part.row_order[down[mine]] * part.columns.size
+            + part.column_order[across[mine]]
+        )
     return out
 
 

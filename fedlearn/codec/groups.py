@@ -42,14 +42,31 @@ class Grade:
         return block // self.group * self.width
 
 
-_LARGEST = (0.003530, 0.006420, 0.011569, 0.020609, 0.036200, 0.062462, 0.105309, 0.172149, 0.269674, 0.397550, 0.536357)
+_LARGEST = (
+    0.003530,
+    0.006420,
+    0.011569,
+    0.020609,
+    0.036200,
+    0.062462,
+    0.105309,
+    0.172149,
+    0.269674,
+    0.397550,
+    0.536357,
+)
 """(mean of the largest of M half-normal values)² / M for M = 4096, 2048, … 4, by numerical integration."""
 
 GRADES = (
     Grade("nothing", 1, 0, 0.0),
-    *(Grade("largest", 2**m, m + 1, capture) for m, capture in zip(range(12, 1, -1), _LARGEST, strict=True)),
+    *(
+        Grade("largest", 2**m, m + 1, capture)
+        for m, capture in zip(range(12, 1, -1), _LARGEST, strict=True)
+    ),
     Grade("eights", eights.LENGTH, 8, 0.679760),  # by drawing 10 million normal values
-    Grade("levels", 1, 2, 0.881154, 0.995),  # the steps that catch most of a normal value, by numerical search
+    Grade(
+        "levels", 1, 2, 0.881154, 0.995
+    ),  # the steps that catch most of a normal value, by numerical search
     Grade("levels", 1, 3, 0.962560, 0.585),
     Grade("levels", 1, 4, 0.988457, 0.335),
 )
@@ -62,10 +79,20 @@ def choose(rotated: Floats, grade: Grade) -> tuple[Symbols, Floats, Floats]:
         count = places.shape[1]
         kept = np.take_along_axis(rotated, places, axis=1)
         symbols = (places // count * 2 + (kept < 0)).astype(np.uint16)
-        return symbols, np.abs(kept).sum(axis=1), np.full(len(rotated), count, np.float32)
-    symbols = eights.nearest(rotated) if grade.kind == "eights" else _levels(rotated, grade)
+        return (
+            symbols,
+            np.abs(kept).sum(axis=1),
+            np.full(len(rotated), count, np.float32),
+        )
+    symbols = (
+        eights.nearest(rotated) if grade.kind == "eights" else _levels(rotated, grade)
+    )
     decoded = expand(symbols, grade, rotated.shape[1])
-    return symbols, np.einsum("ij,ij->i", rotated, decoded), np.einsum("ij,ij->i", decoded, decoded)
+    return (
+        symbols,
+        np.einsum("ij,ij->i", rotated, decoded),
+        np.einsum("ij,ij->i", decoded, decoded),
+    )
 
 
 def expand(symbols: Symbols, grade: Grade, block: int) -> Floats:
@@ -83,7 +110,11 @@ def expand(symbols: Symbols, grade: Grade, block: int) -> Floats:
 
 def pack(parts: Sequence[tuple[Symbols, int]]) -> bytes:
     """Return symbols of any shapes with these widths as bits, the highest first, without gaps; zeros fill the last byte."""
-    return np.packbits(np.concatenate([np.empty(0, np.uint8), *(_bits(s.ravel(), width) for s, width in parts)])).tobytes()
+    return np.packbits(
+        np.concatenate(
+            [np.empty(0, np.uint8), *(_bits(s.ravel(), width) for s, width in parts)]
+        )
+    ).tobytes()
 
 
 def unpack(data: bytes, parts: Sequence[tuple[int, int]]) -> list[Symbols]:
@@ -98,13 +129,17 @@ def unpack(data: bytes, parts: Sequence[tuple[int, int]]) -> list[Symbols]:
 
 def _bits(symbols: Symbols, width: int) -> NDArray[np.uint8]:
     """Return the bits (count · width,) of numbers (count,)."""
-    if 8 % width == 0 and symbols.size % (8 // width) == 0:  # whole bytes: several times as fast
+    if (
+        8 % width == 0 and symbols.size % (8 // width) == 0
+    ):  # whole bytes: several times as fast
         together = symbols.astype(np.uint8).reshape(-1, 8 // width)
         joined = together[:, 0]
         for column in together.T[1:]:
             joined = joined << width | column
         return np.unpackbits(joined)
-    wide: NDArray[np.uint8] = symbols.astype(np.uint8 if width <= 8 else ">u2")[:, None].view(np.uint8)
+    wide: NDArray[np.uint8] = symbols.astype(np.uint8 if width <= 8 else ">u2")[
+        :, None
+    ].view(np.uint8)
     return np.unpackbits(wide, axis=1)[:, -width:].ravel()
 
 
@@ -112,18 +147,24 @@ def _whole(bits: NDArray[np.uint8], width: int) -> Symbols:
     """Return the numbers (count,) of bits (count · width,)."""
     if 8 % width == 0 and bits.size % 8 == 0:
         shifts = np.arange(8 - width, -1, -width, dtype=np.uint8)
-        parts: NDArray[np.uint8] = np.packbits(bits)[:, None] >> shifts & np.uint8(2**width - 1)
+        parts: NDArray[np.uint8] = np.packbits(bits)[:, None] >> shifts & np.uint8(
+            2**width - 1
+        )
         return parts.astype(np.uint16).ravel()
     size = 8 if width <= 8 else 16
     filled = np.zeros((bits.size // width, size), np.uint8)
     filled[:, size - width :] = bits.reshape(-1, width)
-    numbers: Symbols = np.packbits(filled).view(np.uint8 if size == 8 else ">u2").astype(np.uint16)
+    numbers: Symbols = (
+        np.packbits(filled).view(np.uint8 if size == 8 else ">u2").astype(np.uint16)
+    )
     return numbers
 
 
 def _levels(rotated: Floats, grade: Grade) -> Symbols:
     half = 2 ** (grade.width - 1)
-    steps = np.sqrt(np.einsum("ij,ij->i", rotated, rotated) / rotated.shape[1]) * np.float32(grade.step)
+    steps = np.sqrt(
+        np.einsum("ij,ij->i", rotated, rotated) / rotated.shape[1]
+    ) * np.float32(grade.step)
     levels: Floats = rotated * (1 / steps)[:, None]
     np.floor(levels, out=levels)
     levels += np.float32(half)

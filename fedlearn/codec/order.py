@@ -57,11 +57,15 @@ class _Matrix:
 
     def of(self, values: Floats) -> Floats:
         """Return the matrix (rows, width) as a view of the values."""
-        return values[self.start : self.start + self.rows * self.width].reshape(self.rows, self.width)
+        return values[self.start : self.start + self.rows * self.width].reshape(
+            self.rows, self.width
+        )
 
     def within(self, buffer: Floats) -> Floats:
         """Return its place (rows, filled) in the buffer, columns sorted."""
-        return buffer[self.first * RUN : self.first * RUN + self.rows * self.filled].reshape(self.rows, self.filled)
+        return buffer[
+            self.first * RUN : self.first * RUN + self.rows * self.filled
+        ].reshape(self.rows, self.filled)
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,13 @@ class Order:
     block: int
     count: int
     matrices: tuple[_Matrix, ...] = ()
-    loose: Whole = field(default_factory=lambda: np.empty(0, np.int64))  # positions of the values outside the matrices
+    loose: Whole = field(
+        default_factory=lambda: np.empty(0, np.int64)
+    )  # positions of the values outside the matrices
     empty: int = 0  # runs at the start of the buffer
-    runs: Whole | None = None  # (count, block / 8) the run that stands at each place of the blocks
+    runs: Whole | None = (
+        None  # (count, block / 8) the run that stands at each place of the blocks
+    )
 
     def spread(self, values: Floats) -> Floats:
         """Return a buffer that holds the values (size,), to `take` blocks from."""
@@ -88,9 +96,13 @@ class Order:
             return buffer
         for m in self.matrices:
             if m.filled == m.width:
-                np.take(m.of(values), m.columns, axis=1, out=m.within(buffer), mode="clip")
+                np.take(
+                    m.of(values), m.columns, axis=1, out=m.within(buffer), mode="clip"
+                )
             else:
-                m.within(buffer)[:, : m.width] = np.take(m.of(values), m.columns, axis=1, mode="clip")
+                m.within(buffer)[:, : m.width] = np.take(
+                    m.of(values), m.columns, axis=1, mode="clip"
+                )
         self._loose(buffer)[...] = values[self.loose]
         return buffer
 
@@ -98,20 +110,29 @@ class Order:
         """Return the blocks numbered ``members`` (n,) as (n, block), with zeros where there is no value."""
         if self.runs is None:
             return buffer.reshape(self.count, self.block)[members]
-        return np.take(buffer.reshape(-1, RUN), self.runs[members], axis=0, mode="clip").reshape(-1, self.block)
+        return np.take(
+            buffer.reshape(-1, RUN), self.runs[members], axis=0, mode="clip"
+        ).reshape(-1, self.block)
 
     def buffer(self) -> Floats:
         """Return an empty buffer, to `put` blocks in."""
         if self.runs is None:
             return np.zeros(self.count * self.block, np.float32)
-        return np.zeros(self.empty * RUN + sum(m.rows * m.filled for m in self.matrices) + _up(self.loose.size), np.float32)
+        return np.zeros(
+            self.empty * RUN
+            + sum(m.rows * m.filled for m in self.matrices)
+            + _up(self.loose.size),
+            np.float32,
+        )
 
     def put(self, buffer: Floats, members: Whole, blocks: torch.Tensor) -> None:
         """Write the blocks numbered ``members`` (n,), with values (n, block), into the buffer."""
         if self.runs is None:
             buffer.reshape(self.count, self.block)[members] = blocks.numpy()
         else:
-            torch.from_numpy(buffer).view(-1, RUN).index_copy_(0, torch.from_numpy(self.runs[members].ravel()), blocks.view(-1, RUN))
+            torch.from_numpy(buffer).view(-1, RUN).index_copy_(
+                0, torch.from_numpy(self.runs[members].ravel()), blocks.view(-1, RUN)
+            )
 
     def collect(self, buffer: Floats) -> Floats:
         """Return the values (size,) of a buffer: the inverse of `spread`."""
@@ -133,7 +154,9 @@ class Order:
 def is_known(context: Context) -> bool:
     """Tell whether there is a movement to order by."""
     moved = context.moved
-    return moved is not None and (bool(moved[:4096].any()) or bool(moved.any()))  # mostly the first look is enough
+    return moved is not None and (
+        bool(moved[:4096].any()) or bool(moved.any())
+    )  # mostly the first look is enough
 
 
 def block_size(size: int) -> int:
@@ -152,7 +175,12 @@ def by_movement(context: Context) -> Order:
     assert context.moved is not None
     matrices: list[_Matrix] = []
     # Of each tile: its row of `starts`, where its 8 runs start, and how far to the right of there they are.
-    starts, lines, columns, keys = [np.empty((0, RUN), np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
+    starts, lines, columns, keys = (
+        [np.empty((0, RUN), np.int64)],
+        [np.empty(0, np.int64)],
+        [np.empty(0, np.int64)],
+        [np.empty(0)],
+    )
     loose, loose_keys = [np.empty(0, np.int64)], [np.empty(0)]
     start, first, line = 0, _empty(context), 0
     for shape in context.shapes:
@@ -163,13 +191,17 @@ def by_movement(context: Context) -> Order:
         by_row, by_column, unit = _sums(part)
         worth = unit / max(by_row.sum(), 1.0)
         if _is_tiled(shape):
-            matrix = _Matrix(start, *part.shape, np.argsort(-by_column, kind="stable"), first)
+            matrix = _Matrix(
+                start, *part.shape, np.argsort(-by_column, kind="stable"), first
+            )
             height, width = _up(matrix.rows) // RUN, matrix.filled // RUN
             matrices.append(matrix)
             starts.append(_starts(first + width * np.argsort(-by_row, kind="stable")))
             lines.append(np.repeat(np.arange(line, line + height), width))
             columns.append(np.tile(np.arange(width), height))
-            keys.append(np.outer(_folded(by_row), _folded(by_column)).ravel() * (worth / TILE))
+            keys.append(
+                np.outer(_folded(by_row), _folded(by_column)).ravel() * (worth / TILE)
+            )
             first, line = first + matrix.rows * width, line + height
         else:
             loose.append(np.arange(start, start + size))
@@ -178,15 +210,29 @@ def by_movement(context: Context) -> Order:
     single_keys = np.concatenate(loose_keys)
     falling = np.argsort(_coarse(single_keys), kind="stable")
     starts.append(_starts(first + np.arange(_up(falling.size) // RUN)))
-    keys.append(single_keys[falling][::TILE])  # the key of a tile of single values is its largest
+    keys.append(
+        single_keys[falling][::TILE]
+    )  # the key of a tile of single values is its largest
     lines.append(np.arange(line, line + len(starts[-1])))
     columns.append(np.zeros(len(starts[-1]), np.int64))
     tiles = np.argsort(_coarse(np.concatenate(keys)), kind="stable")
     block = block_size(start)
     count = -(-tiles.size * TILE // block)
     runs = np.zeros((count * block // TILE, RUN), np.int64)
-    np.add(np.concatenate(starts)[np.concatenate(lines)[tiles]], np.concatenate(columns)[tiles, None], out=runs[: tiles.size])
-    return Order(start, block, count, tuple(matrices), np.concatenate(loose)[falling], _empty(context), runs.reshape(count, -1))
+    np.add(
+        np.concatenate(starts)[np.concatenate(lines)[tiles]],
+        np.concatenate(columns)[tiles, None],
+        out=runs[: tiles.size],
+    )
+    return Order(
+        start,
+        block,
+        count,
+        tuple(matrices),
+        np.concatenate(loose)[falling],
+        _empty(context),
+        runs.reshape(count, -1),
+    )
 
 
 def _rows(shape: tuple[int, ...]) -> int:
@@ -195,12 +241,21 @@ def _rows(shape: tuple[int, ...]) -> int:
 
 def _is_tiled(shape: tuple[int, ...]) -> bool:
     rows, size = _rows(shape), prod(shape)
-    return len(shape) > 1 and size > 0 and _up(rows) * _up(size // rows) <= _WASTE * size
+    return (
+        len(shape) > 1 and size > 0 and _up(rows) * _up(size // rows) <= _WASTE * size
+    )
 
 
 def _empty(context: Context) -> int:
     """Return how many runs at the start of the buffer stay empty: a tile's row that is none starts at 0, and is as wide."""
-    return max([_up(prod(shape) // shape[0]) // RUN for shape in context.shapes if _is_tiled(shape)], default=1)
+    return max(
+        [
+            _up(prod(shape) // shape[0]) // RUN
+            for shape in context.shapes
+            if _is_tiled(shape)
+        ],
+        default=1,
+    )
 
 
 def _up(count: int) -> int:
@@ -211,9 +266,13 @@ def _sums(part: Floats) -> tuple[Doubles, Doubles, float]:
     """Return the sums of |movement| by row and by column, exact whole numbers, and what one of them is worth."""
     moved = torch.from_numpy(np.require(part, np.float32, ["C", "W"]))
     low, high = torch.aminmax(moved)
-    room = 24 - ceil(log2(max(part.shape)))  # bits for each number, so that no sum passes 2**24: exact in float32
+    room = 24 - ceil(
+        log2(max(part.shape))
+    )  # bits for each number, so that no sum passes 2**24: exact in float32
     power = min(room - frexp(max(-float(low), float(high)))[1], 126)
-    by_row, by_column, ones = (moved.new_zeros(n) for n in (*part.shape, max(part.shape)))
+    by_row, by_column, ones = (
+        moved.new_zeros(n) for n in (*part.shape, max(part.shape))
+    )
     ones += 1
     step = max(1, _TOGETHER // part.shape[1])
     with full_precision():
@@ -221,7 +280,11 @@ def _sums(part: Floats) -> tuple[Doubles, Doubles, float]:
             whole = (moved[at : at + step] * 2.0**power).round_().abs_()
             by_row[at : at + step] = whole @ ones[: part.shape[1]]
             by_column += ones[: len(whole)] @ whole
-    return by_row.numpy().astype(np.float64), by_column.numpy().astype(np.float64), 2.0**-power
+    return (
+        by_row.numpy().astype(np.float64),
+        by_column.numpy().astype(np.float64),
+        2.0**-power,
+    )
 
 
 def _folded(sums: Doubles) -> Doubles:
@@ -241,5 +304,7 @@ def _starts(rows: Whole) -> Whole:
 
 def _coarse(keys: Doubles) -> NDArray[np.uint16]:
     """Return keys (n,) >= 0 as 16 bits, largest first: steps of 3 %, sorted in a quarter of the time."""
-    bits = np.ascontiguousarray(keys).view(np.int64) >> 47  # 11 bits of exponent and 5 of mantissa; the sign is 0
+    bits = (
+        np.ascontiguousarray(keys).view(np.int64) >> 47
+    )  # 11 bits of exponent and 5 of mantissa; the sign is 0
     return (0xFFFF - bits).astype(np.uint16)

@@ -12,7 +12,15 @@ import numpy as np
 
 from fedlearn.codec import Context
 from fedlearn.codec.bits import Reader, deflate, inflate, number
-from fedlearn.codec.gaps import Positions, read_gapz, read_lzma, read_rice, write_gapz, write_lzma, write_rice
+from fedlearn.codec.gaps import (
+    Positions,
+    read_gapz,
+    read_lzma,
+    read_rice,
+    write_gapz,
+    write_lzma,
+    write_rice,
+)
 from fedlearn.codec.grid import read_grid, write_grid
 from fedlearn.errors import FormatError
 
@@ -31,20 +39,41 @@ class Pack:
 
     def write(self, at: Positions, body: bytes, context: Context) -> bytes:
         """Return the bytes of places (k,), strictly increasing, and of their encoded values."""
-        ways = [w for w in self.ways if w != LZMA or len(self.ways) == 1 or at.size <= _RANGE_UP_TO]
-        way, places = min(((w, _write(w, at, context)) for w in ways), key=lambda pair: len(pair[1]))
+        ways = [
+            w
+            for w in self.ways
+            if w != LZMA or len(self.ways) == 1 or at.size <= _RANGE_UP_TO
+        ]
+        way, places = min(
+            ((w, _write(w, at, context)) for w in ways), key=lambda pair: len(pair[1])
+        )
         small = deflate(body) if self.shrink else body
         mode = way + (_DEFLATED if len(small) < len(body) else 0)
-        return b"".join([bytes([mode]), number(at.size), places, small if len(small) < len(body) else body])
+        return b"".join(
+            [
+                bytes([mode]),
+                number(at.size),
+                places,
+                small if len(small) < len(body) else body,
+            ]
+        )
 
     def read(self, data: bytes, most: int, context: Context) -> tuple[Positions, Rest]:
         """Return the places, at most ``most``, and the bytes of their values; raises FormatError."""
         source = Reader(data)
         mode = source.take(1)[0]
-        if mode & 15 not in self.ways or mode > _DEFLATED + 15 or (mode >= _DEFLATED and not self.shrink):
-            raise FormatError(f"mode {mode} in the payload, which its codec does not use")
+        if (
+            mode & 15 not in self.ways
+            or mode > _DEFLATED + 15
+            or (mode >= _DEFLATED and not self.shrink)
+        ):
+            raise FormatError(
+                f"mode {mode} in the payload, which its codec does not use"
+            )
         count = source.number(most)
-        return _read(mode & 15, source, count, context), Rest(source.rest(), mode >= _DEFLATED)
+        return _read(mode & 15, source, count, context), Rest(
+            source.rest(), mode >= _DEFLATED
+        )
 
 
 @dataclass(frozen=True)
@@ -92,7 +121,9 @@ def _read(way: int, source: Reader, count: int, context: Context) -> Positions:
     if way == GRID:
         at = read_grid(source, count, context.shapes)
     else:
-        at = {RICE: read_rice, GAPZ: read_gapz, LZMA: read_lzma}[way](source, count, context.size)
+        at = {RICE: read_rice, GAPZ: read_gapz, LZMA: read_lzma}[way](
+            source, count, context.size
+        )
     if at.size and (int(at[-1]) >= context.size or not (np.diff(at) > 0).all()):
         raise FormatError("the places in the payload do not increase within the model")
     return at

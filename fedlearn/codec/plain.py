@@ -26,7 +26,9 @@ class Raw32:
         """Return the bytes of values (P,) float32."""
         return np.ascontiguousarray(values, "<f4").tobytes()
 
-    def decode(self, body: bytes | memoryview, seed: int, context: Context) -> NDArray[np.float32]:
+    def decode(
+        self, body: bytes | memoryview, seed: int, context: Context
+    ) -> NDArray[np.float32]:
         """Return the values (P,) float32 of 4 P bytes: where these lie, if numbers may lie there."""
         _check_length(body, self.length(context))
         found = np.frombuffer(body, "<f4").astype(np.float32, copy=False)
@@ -49,8 +51,16 @@ class Float16:
     def encode(self, values: NDArray[np.float32], seed: int, context: Context) -> bytes:
         """Return the bytes of values (P,) float32; raises PayloadError for magnitudes above 65,504."""
         if (largest := _largest(values)) > _LARGEST_HALF:
-            raise PayloadError(f"the value {largest:g} does not fit f16 (up to 65,504); use raw32 or q8")
-        return _tensor(values).to(torch.float16).numpy().astype("<f2", copy=False).tobytes()
+            raise PayloadError(
+                f"the value {largest:g} does not fit f16 (up to 65,504); use raw32 or q8"
+            )
+        return (
+            _tensor(values)
+            .to(torch.float16)
+            .numpy()
+            .astype("<f2", copy=False)
+            .tobytes()
+        )
 
     def decode(self, body: bytes, seed: int, context: Context) -> NDArray[np.float32]:
         """Return the values (P,) float32 of 2 P bytes."""
@@ -74,14 +84,21 @@ class BFloat16:
     def encode(self, values: NDArray[np.float32], seed: int, context: Context) -> bytes:
         """Return the bytes of values (P,) float32; raises PayloadError for magnitudes above 3.38e38."""
         if (largest := _largest(values)) > _LARGEST_BRAIN:
-            raise PayloadError(f"the value {largest:g} does not fit bf16 (up to 3.38e38); use raw32")
+            raise PayloadError(
+                f"the value {largest:g} does not fit bf16 (up to 3.38e38); use raw32"
+            )
         halves = _tensor(values).to(torch.bfloat16).view(torch.int16)
         return halves.numpy().astype("<i2", copy=False).tobytes()
 
     def decode(self, body: bytes, seed: int, context: Context) -> NDArray[np.float32]:
         """Return the values (P,) float32 of 2 P bytes."""
         _check_length(body, self.length(context))
-        return torch.from_numpy(_halves(body, "<i2")).view(torch.bfloat16).to(torch.float32).numpy()
+        return (
+            torch.from_numpy(_halves(body, "<i2"))
+            .view(torch.bfloat16)
+            .to(torch.float32)
+            .numpy()
+        )
 
 
 def _largest(values: NDArray[np.float32]) -> float:

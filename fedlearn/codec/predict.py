@@ -47,10 +47,14 @@ class Predicted:
         for x, m in zip(_rows(values, context), _rows(moved, context), strict=True):
             along = np.einsum("ij,ij->i", x, m)
             energy = np.einsum("ij,ij->i", m, m)
-            best = np.divide(along, energy, out=np.zeros_like(along), where=energy > 1e-30)  # so small: as if it had not moved
+            best = np.divide(
+                along, energy, out=np.zeros_like(along), where=energy > 1e-30
+            )  # so small: as if it had not moved
             steps.append(np.rint(best / STEP).clip(-127, 127).astype(np.int8))
         factors = np.concatenate(steps)
-        return factors.tobytes() + self.codec.encode(values - _prediction(factors, moved, context), seed, context)
+        return factors.tobytes() + self.codec.encode(
+            values - _prediction(factors, moved, context), seed, context
+        )
 
     def decode(self, body: bytes, seed: int, context: Context) -> NDArray[np.float32]:
         """Return the prediction plus what the codec says (P,); raises FormatError."""
@@ -58,9 +62,13 @@ class Predicted:
             return _dense(self.codec.decode(body, seed, context))
         count = sum(shape[0] if _is_long(shape) else 1 for shape in context.shapes)
         if len(body) < count:
-            raise FormatError(f"{len(body)} bytes where {count} factors of a prediction are expected")
+            raise FormatError(
+                f"{len(body)} bytes where {count} factors of a prediction are expected"
+            )
         told = self.codec.decode(body[count:], seed, context)
-        values = _prediction(np.frombuffer(body[:count], np.int8), context.moved, context)
+        values = _prediction(
+            np.frombuffer(body[:count], np.int8), context.moved, context
+        )
         if isinstance(told, Sparse):
             values[told.indices] += told.values
         else:
@@ -72,7 +80,9 @@ def _is_long(shape: tuple[int, ...]) -> bool:
     return len(shape) > 1 and prod(shape[1:]) >= SHORTEST
 
 
-def _rows(values: NDArray[np.float32], context: Context) -> Iterator[NDArray[np.float32]]:
+def _rows(
+    values: NDArray[np.float32], context: Context
+) -> Iterator[NDArray[np.float32]]:
     """Yield each tensor's rows that have a factor each, (r, n)."""
     at = 0
     for shape in context.shapes:
@@ -82,7 +92,9 @@ def _rows(values: NDArray[np.float32], context: Context) -> Iterator[NDArray[np.
         yield part.reshape(rows, part.size // max(1, rows))
 
 
-def _prediction(factors: NDArray[np.int8], moved: NDArray[np.float32], context: Context) -> NDArray[np.float32]:
+def _prediction(
+    factors: NDArray[np.int8], moved: NDArray[np.float32], context: Context
+) -> NDArray[np.float32]:
     """Return factor times movement (P,): one rounding a value, the same on every machine."""
     out = np.empty_like(moved)
     at = 0

@@ -25,8 +25,12 @@ FEEDBACK = "ef+"
 class Context:
     """What both ends know besides the bytes."""
 
-    shapes: tuple[tuple[int, ...], ...]  # of the tensors that the values are made of, in order
-    moved: NDArray[np.float32] | None = None  # (P,) the model that a difference starts from, minus the run's first model
+    shapes: tuple[
+        tuple[int, ...], ...
+    ]  # of the tensors that the values are made of, in order
+    moved: NDArray[np.float32] | None = (
+        None  # (P,) the model that a difference starts from, minus the run's first model
+    )
 
     @property
     def size(self) -> int:
@@ -49,5 +53,7 @@ class Codec(Protocol):
         Raises PayloadError for values that the codec cannot carry.
         """
 
-    def decode(self, body: bytes, seed: int, context: Context) -> NDArray[np.float32] | Sparse:
+    def decode(
+        self, body: bytes, seed: int, context: Context
+    ) -> NDArray[np.float32] | Sparse:
         """Return the values, or those that are not 0; raises FormatError unless the bytes are exactly of P values."""

@@ -26,23 +26,37 @@ class Signs:
 
     def length(self, context: Context) -> int:
         """Return the bytes of values in these tensors."""
-        return 4 * sum(1 for shape in context.shapes if prod(shape)) + -(-context.size // 8)
+        return 4 * sum(1 for shape in context.shapes if prod(shape)) + -(
+            -context.size // 8
+        )
 
     def encode(self, values: NDArray[np.float32], seed: int, context: Context) -> bytes:
         """Return a scale per tensor that has values, and signs."""
         sizes, starts = _extents(context)
-        sums = np.add.reduceat(np.abs(values), starts, dtype=np.float64) if starts.size else np.empty(0)
-        return (sums / sizes).astype("<f4").tobytes() + np.packbits(values < 0, bitorder="little").tobytes()
+        sums = (
+            np.add.reduceat(np.abs(values), starts, dtype=np.float64)
+            if starts.size
+            else np.empty(0)
+        )
+        return (sums / sizes).astype("<f4").tobytes() + np.packbits(
+            values < 0, bitorder="little"
+        ).tobytes()
 
     def decode(self, body: bytes, seed: int, context: Context) -> NDArray[np.float32]:
         """Return the values (P,) float32: plus or minus the scale of their tensor."""
         _check_length(body, self.length(context), "signs")
         sizes, starts = _extents(context)
         scales = _scales(body, sizes.size, "signs")
-        bits = np.unpackbits(np.frombuffer(body, np.uint8, offset=4 * sizes.size), count=context.size, bitorder="little")
+        bits = np.unpackbits(
+            np.frombuffer(body, np.uint8, offset=4 * sizes.size),
+            count=context.size,
+            bitorder="little",
+        )
         patterns = bits.astype(np.uint32)
         patterns <<= 31  # the sign bit of a float32
-        for pattern, first, size in zip(scales.view(np.uint32), starts.tolist(), sizes.tolist(), strict=True):
+        for pattern, first, size in zip(
+            scales.view(np.uint32), starts.tolist(), sizes.tolist(), strict=True
+        ):
             patterns[first : first + size] |= pattern
         return patterns.view(np.float32)
 
@@ -69,12 +83,16 @@ class Centroids:
         low = max(int(patterns.min(initial=high)), high - (_OCTAVES << 23))
         bins = np.zeros(values.size, np.uint8)
         for j in range(1, _BINS):
-            bins += patterns >= low - -(high - low + 1) * j // _BINS  # the upper edge of bin j - 1, rounded up
+            bins += (
+                patterns >= low - -(high - low + 1) * j // _BINS
+            )  # the upper edge of bin j - 1, rounded up
         counts = np.bincount(bins, minlength=_BINS)
         sums = np.bincount(bins, weights=magnitudes.astype(np.float64), minlength=_BINS)
         halves = np.zeros(values.size + values.size % 2, np.uint8)
         halves[: values.size] = bins + _BINS * (values < 0)
-        return (sums / np.maximum(counts, 1)).astype("<f4").tobytes() + (halves[::2] | halves[1::2] << 4).tobytes()
+        return (sums / np.maximum(counts, 1)).astype("<f4").tobytes() + (
+            halves[::2] | halves[1::2] << 4
+        ).tobytes()
 
     def decode(self, body: bytes, seed: int, context: Context) -> NDArray[np.float32]:
         """Return the values (P,) float32: plus or minus a centroid."""
@@ -88,7 +106,9 @@ class Centroids:
 
 def _extents(context: Context) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the sizes and the first places of the tensors that have values."""
-    sizes = np.array([size for shape in context.shapes if (size := prod(shape))], np.int64)
+    sizes = np.array(
+        [size for shape in context.shapes if (size := prod(shape))], np.int64
+    )
     return sizes, np.cumsum(sizes) - sizes
 
 

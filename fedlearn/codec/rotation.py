@@ -42,7 +42,9 @@ def blocks(values: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
     if cut < size:
         rest = values[cut:]
         short = -rest.numel() % SMALL
-        yield (torch.cat([rest, rest.new_zeros(short)]) if short else rest).view(-1, SMALL)
+        yield (torch.cat([rest, rest.new_zeros(short)]) if short else rest).view(
+            -1, SMALL
+        )
 
 
 def count(size: int) -> int:
@@ -52,7 +54,9 @@ def count(size: int) -> int:
 
 def signs(seed: int | Sequence[int]) -> torch.Tensor:
     """Return 4,096 random signs, float32; every block uses the first of them that it needs."""
-    drawn = np.random.PCG64(seed).random_raw(LARGE // 64).astype("<u8")  # numpy keeps this stream for ever
+    drawn = (
+        np.random.PCG64(seed).random_raw(LARGE // 64).astype("<u8")
+    )  # numpy keeps this stream for ever
     bits = np.unpackbits(drawn.view(np.uint8))
     return torch.from_numpy(bits.astype(np.float32) * 2 - 1)
 
@@ -62,7 +66,9 @@ def transform(block: torch.Tensor) -> torch.Tensor:
     n, size = block.shape
     rows = size // WIDTH
     with full_precision():
-        return torch.matmul(_hadamard(rows), torch.matmul(block.view(n, rows, WIDTH), _hadamard(WIDTH))).view(n, size)
+        return torch.matmul(
+            _hadamard(rows), torch.matmul(block.view(n, rows, WIDTH), _hadamard(WIDTH))
+        ).view(n, size)
 
 
 def mix(block: torch.Tensor, between: torch.Tensor) -> torch.Tensor:
@@ -82,7 +88,9 @@ def full_precision() -> Iterator[None]:
     Its "medium" precision and its autocast round to bfloat16 on a CPU that can: a decoder would then find other values.
     """
     asked = torch.get_float32_matmul_precision()
-    if asked == "highest" and not torch.is_autocast_enabled("cpu"):  # as mostly: a tenth of the encoding's time is saved
+    if asked == "highest" and not torch.is_autocast_enabled(
+        "cpu"
+    ):  # as mostly: a tenth of the encoding's time is saved
         yield
         return
     torch.set_float32_matmul_precision("highest")
@@ -97,5 +105,7 @@ def full_precision() -> Iterator[None]:
 def _hadamard(size: int) -> torch.Tensor:
     matrix = torch.ones(1, 1, dtype=torch.float32, device="cpu")
     while matrix.shape[0] < size:
-        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+        matrix = torch.cat(
+            [torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)]
+        )
     return matrix

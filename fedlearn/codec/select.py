@@ -7,7 +7,9 @@ from numpy.typing import NDArray
 
 _BLOCK = 131_072  # values whose magnitudes are held at a time: half a megabyte stays in a core's cache
 _SAMPLES = 16_384
-_STRIDE = 97  # prime, so that the sample walks through the rows and columns of most matrices
+_STRIDE = (
+    97  # prime, so that the sample walks through the rows and columns of most matrices
+)
 
 
 def kept(share: float, size: int) -> int:
@@ -31,7 +33,11 @@ def top(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     if found.size < k:
         found = _above(flat, np.float32(0))
     magnitudes = np.abs(flat[found])
-    least = float(np.partition(magnitudes, found.size - k)[found.size - k]) if found.size > k else 0.0
+    least = (
+        float(np.partition(magnitudes, found.size - k)[found.size - k])
+        if found.size > k
+        else 0.0
+    )
     chosen = magnitudes > least
     if least > 0:
         equal = np.flatnonzero(magnitudes == least)
@@ -48,7 +54,9 @@ def drawn(size: int, k: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.i
     """
     edges = np.arange(k + 1, dtype=np.int64) * size // max(k, 1)
     lengths = np.diff(edges)
-    shares = (np.random.PCG64([seed, k]).random_raw(k) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    shares = (np.random.PCG64([seed, k]).random_raw(k) >> np.uint64(11)).astype(
+        np.float64
+    ) * 2.0**-53
     return np.asarray(edges[:-1] + (shares * lengths).astype(np.int64)), lengths
 
 
@@ -57,8 +65,14 @@ def _guess(values: NDArray[np.float32], k: int) -> np.float32:
     step = max(1, min(_STRIDE, values.size // _SAMPLES))
     sample = np.abs(values[::step])
     expected = k / values.size * sample.size
-    reach = int(expected + 4 * expected**0.5) + 4  # four standard deviations of the count in a random sample
-    return np.float32(np.partition(sample, sample.size - reach)[sample.size - reach]) if reach < sample.size else np.float32(0)
+    reach = (
+        int(expected + 4 * expected**0.5) + 4
+    )  # four standard deviations of the count in a random sample
+    return (
+        np.float32(np.partition(sample, sample.size - reach)[sample.size - reach])
+        if reach < sample.size
+        else np.float32(0)
+    )
 
 
 def _above(values: NDArray[np.float32], least: np.float32) -> NDArray[np.int64]:
@@ -67,7 +81,11 @@ def _above(values: NDArray[np.float32], least: np.float32) -> NDArray[np.int64]:
     room = np.empty(min(_BLOCK, values.size), np.float32)
     for first in range(0, values.size, _BLOCK):
         block = values[first : first + _BLOCK]
-        np.greater_equal(np.abs(block, out=room[: block.size]), least, out=flags[first : first + block.size])
+        np.greater_equal(
+            np.abs(block, out=room[: block.size]),
+            least,
+            out=flags[first : first + block.size],
+        )
     eights = np.packbits(flags)
     some = np.flatnonzero(eights.view(bool))
     ones = np.flatnonzero(np.unpackbits(eights[some]).view(bool))

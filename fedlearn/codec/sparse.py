@@ -45,13 +45,19 @@ class Largest:
     def encode(self, values: NDArray[np.float32], seed: int, context: Context) -> bytes:
         """Return the bytes; raises PayloadError for values that the quantiser cannot carry."""
         at = select.top(values, select.kept(self.share, values.size))
-        return self.pack.write(at, self.quantise.encode(values[at], seed, _sent(at, context)), context)
+        return self.pack.write(
+            at, self.quantise.encode(values[at], seed, _sent(at, context)), context
+        )
 
     def decode(self, body: bytes, seed: int, context: Context) -> Sparse:
         """Return the k values and their places."""
         at, rest = self.pack.read(body, select.kept(self.share, context.size), context)
         sent = _sent(at, context)
-        return Sparse(at, self.quantise.decode(rest.body(self.quantise.length(sent)), seed, sent), context.size)
+        return Sparse(
+            at,
+            self.quantise.decode(rest.body(self.quantise.length(sent)), seed, sent),
+            context.size,
+        )
 
 
 @dataclass(frozen=True)
@@ -66,16 +72,26 @@ class Drawn:
 
     def encode(self, values: NDArray[np.float32], seed: int, context: Context) -> bytes:
         """Return the bytes; raises PayloadError for values that the quantiser cannot carry."""
-        at, lengths = select.drawn(values.size, select.kept(self.share, values.size), seed)
+        at, lengths = select.drawn(
+            values.size, select.kept(self.share, values.size), seed
+        )
         scaled = values[at].astype(np.float64) * lengths
         if (largest := float(np.abs(scaled).max(initial=0))) > _FITS:
-            raise PayloadError(f"the value {largest:g} does not fit randk({self.share:g}), which scales by 1 / share; use raw32")
-        return _body(self.quantise, self.deflated).encode(scaled.astype(np.float32), seed, _sent(at, context))
+            raise PayloadError(
+                f"the value {largest:g} does not fit randk({self.share:g}), which scales by 1 / share; use raw32"
+            )
+        return _body(self.quantise, self.deflated).encode(
+            scaled.astype(np.float32), seed, _sent(at, context)
+        )
 
     def decode(self, body: bytes, seed: int, context: Context) -> Sparse:
         """Return the k values and their places."""
         at, _ = select.drawn(context.size, select.kept(self.share, context.size), seed)
-        return Sparse(at, _body(self.quantise, self.deflated).decode(body, seed, _sent(at, context)), context.size)
+        return Sparse(
+            at,
+            _body(self.quantise, self.deflated).decode(body, seed, _sent(at, context)),
+            context.size,
+        )
 
 
 @dataclass(frozen=True)
@@ -110,5 +126,7 @@ def _body(quantise: Quantiser, deflated: bool) -> Quantiser | Deflated:
 
 def _sent(at: NDArray[np.int64], context: Context) -> Context:
     """Return what both ends know of the values that are sent: how many come from each tensor."""
-    ends = np.searchsorted(at, np.cumsum([0] + [prod(shape) for shape in context.shapes]))
+    ends = np.searchsorted(
+        at, np.cumsum([0] + [prod(shape) for shape in context.shapes])
+    )
     return Context(tuple((count,) for count in np.diff(ends).tolist() if count))

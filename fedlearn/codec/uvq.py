@@ -34,12 +34,16 @@ class Uvq:
     uses_moved: ClassVar[bool] = True
     for_differences: ClassVar[bool] = True
     thins: ClassVar[bool] = True
-    costs: ClassVar[NDArray[np.float64]] = np.array([_NOTHING] + [1 / grade.capture - 1 for grade in GRADES[1:]])
+    costs: ClassVar[NDArray[np.float64]] = np.array(
+        [_NOTHING] + [1 / grade.capture - 1 for grade in GRADES[1:]]
+    )
 
     def __post_init__(self) -> None:
         """Refuse rates outside 0.01 to 2."""
         if not 0.01 <= self.rate <= 2:
-            raise ConfigError(f"uvq({self.rate:g}): the rate is in bits per value, from 0.01 to 2")
+            raise ConfigError(
+                f"uvq({self.rate:g}): the rate is in bits per value, from 0.01 to 2"
+            )
 
     def gain(self, capture: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return 1 / capture: the projection of what is decoded on what was sent is then exact."""

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from fedlearn.errors import DataError
 
-LIMIT_BYTES = 1 << 30  # of one member, and of all that is read: the largest known is 47 MB
+LIMIT_BYTES = (
+    1 << 30
+)  # of one member, and of all that is read: the largest known is 47 MB
 
 AR_MAGIC = b"!<arch>\n"
 
@@ -30,11 +32,20 @@ def read_members(path: Path, patterns: tuple[str, ...]) -> dict[str, bytes]:
         found = dict(_members(path, patterns))
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror or error})") from error
-    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, RuntimeError) as error:
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        lzma.LZMAError,
+        zlib.error,
+        EOFError,
+        RuntimeError,
+    ) as error:
         raise DataError(f"{path} is damaged ({error}): download it again") from error
     for pattern in patterns:
         if not fnmatch.filter(found, pattern):
-            raise DataError(f"{path} holds no '{pattern}': it is another package or another version")
+            raise DataError(
+                f"{path} holds no '{pattern}': it is another package or another version"
+            )
     return found
 
 
@@ -61,11 +72,15 @@ def _zip_members(path: Path, patterns: tuple[str, ...]) -> Iterator[tuple[str, b
                 yield item.filename, data
 
 
-def _tar_members(tar: io.BytesIO, patterns: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+def _tar_members(
+    tar: io.BytesIO, patterns: tuple[str, ...]
+) -> Iterator[tuple[str, bytes]]:
     room = LIMIT_BYTES
     with tarfile.open(fileobj=tar, mode="r|*") as archive:
         for item in archive:
-            if item.isfile() and any(fnmatch.fnmatchcase(item.name, pattern) for pattern in patterns):
+            if item.isfile() and any(
+                fnmatch.fnmatchcase(item.name, pattern) for pattern in patterns
+            ):
                 member = archive.extractfile(item)
                 if member is not None:
                     data = _bounded(member.read(room + 1), room, item.name)
@@ -81,11 +96,21 @@ def ar_member(path: Path, prefix: str) -> bytes:
         header = data[at : at + 60]
         size_text = header[48:58].strip()
         if header[58:] != b"`\n" or not size_text.isdigit():
-            raise DataError(f"{path} is damaged (no ar header at byte {at}): download it again")
+            raise DataError(
+                f"{path} is damaged (no ar header at byte {at}): download it again"
+            )
         start, size = at + 60, int(size_text)
-        if header[:16].decode("ascii", "replace").strip().rstrip("/").startswith(prefix):
+        if (
+            header[:16]
+            .decode("ascii", "replace")
+            .strip()
+            .rstrip("/")
+            .startswith(prefix)
+        ):
             if start + size > len(data):
-                raise DataError(f"{path} is cut off within '{prefix}': download it again")
+                raise DataError(
+                    f"{path} is cut off within '{prefix}': download it again"
+                )
             return data[start : start + size]
         at = start + size + size % 2
     raise DataError(f"{path} holds no '{prefix}': it is no Debian package")
@@ -93,5 +118,7 @@ def ar_member(path: Path, prefix: str) -> bytes:
 
 def _bounded(data: bytes, room: int, where: object) -> bytes:
     if len(data) > room:
-        raise DataError(f"{where} unpacks to more than {LIMIT_BYTES:,} bytes; it is not the package it should be")
+        raise DataError(
+            f"{where} unpacks to more than {LIMIT_BYTES:,} bytes; it is not the package it should be"
+        )
     return data

@@ -37,10 +37,18 @@ def shard(
     keep = flag("[data.partition] keep_incomplete_shard", keep_incomplete_shard)
     if num_shards_per_partition is None and shard_size is None:
         num_shards_per_partition = 2
-    per_client, length = _shards(len(values), clients, num_shards_per_partition, shard_size)
-    there = -(-len(values) // length) if keep and not (num_shards_per_partition and shard_size) else len(values) // length
+    per_client, length = _shards(
+        len(values), clients, num_shards_per_partition, shard_size
+    )
+    there = (
+        -(-len(values) // length)
+        if keep and not (num_shards_per_partition and shard_size)
+        else len(values) // length
+    )
     if per_client == 0:
-        per_client_all = np.full(clients, there // clients) + (np.arange(clients) < there % clients)
+        per_client_all = np.full(clients, there // clients) + (
+            np.arange(clients) < there % clients
+        )
     else:
         per_client_all = np.full(clients, per_client)
     if there < per_client_all.sum() or per_client_all.min() == 0:
@@ -48,15 +56,21 @@ def shard(
             f"[data.partition] kind = 'shard': {len(values):,} samples make {there} shards of {length}, too few for "
             f"{clients} clients with {max(per_client, 1)} each; use fewer clients or a smaller shard_size"
         )
-    owner_of_shard = np.full(there + 1, -1, np.int64)  # one more for the tail that is left out
+    owner_of_shard = np.full(
+        there + 1, -1, np.int64
+    )  # one more for the tail that is left out
     dealt = rng.permutation(there)[: per_client_all.sum()]
     owner_of_shard[dealt] = np.repeat(np.arange(clients), per_client_all)
     owners = np.empty(len(values), np.int64)
-    owners[np.argsort(values, kind="stable")] = owner_of_shard[np.minimum(np.arange(len(values)) // length, there)]
+    owners[np.argsort(values, kind="stable")] = owner_of_shard[
+        np.minimum(np.arange(len(values)) // length, there)
+    ]
     return owners
 
 
-def _shards(samples: int, clients: int, per_client: Any, length: Any) -> tuple[int, int]:
+def _shards(
+    samples: int, clients: int, per_client: Any, length: Any
+) -> tuple[int, int]:
     """Return (shards per client or 0 for "as many as there are", samples per shard)."""
     if per_client is not None:
         per_client = whole("[data.partition] num_shards_per_partition", per_client)
@@ -88,7 +102,12 @@ def pathological(
     values = column(labels, ids, partition_by)
     clients = enough(clients, len(values))
     classes, inverse = np.unique(values, return_inverse=True)
-    per_client = whole("[data.partition] num_classes_per_partition", num_classes_per_partition, 1, len(classes))
+    per_client = whole(
+        "[data.partition] num_classes_per_partition",
+        num_classes_per_partition,
+        1,
+        len(classes),
+    )
     keys = rng.random((clients, len(classes)))
     mode = choice(
         "[data.partition] class_assignment_mode",
@@ -96,7 +115,9 @@ def pathological(
         ("random", "first-deterministic", "deterministic"),
     )
     if mode == "deterministic":
-        keys = ((np.arange(len(classes)) - np.arange(clients)[:, None]) % len(classes)).astype(np.float64)
+        keys = (
+            (np.arange(len(classes)) - np.arange(clients)[:, None]) % len(classes)
+        ).astype(np.float64)
     elif mode == "first-deterministic":
         keys[np.arange(clients), np.arange(clients) % len(classes)] = -1.0
     drawn = np.argsort(keys, axis=1)[:, :per_client]
@@ -105,7 +126,9 @@ def pathological(
     return _split_evenly(classes, inverse.reshape(-1), has)
 
 
-def _split_evenly(classes: Labels, inverse: Labels, has: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _split_evenly(
+    classes: Labels, inverse: Labels, has: NDArray[np.bool_]
+) -> NDArray[np.int64]:
     owners = np.full(len(inverse), -1, np.int64)
     for k, name in enumerate(classes):
         holders = np.flatnonzero(has[:, k])
@@ -116,7 +139,9 @@ def _split_evenly(classes: Labels, inverse: Labels, has: NDArray[np.bool_]) -> N
                 f"{len(samples)} samples; use fewer clients or class_assignment_mode = 'deterministic'"
             )
         if len(holders):
-            sizes = len(samples) // len(holders) + (np.arange(len(holders)) < len(samples) % len(holders))
+            sizes = len(samples) // len(holders) + (
+                np.arange(len(holders)) < len(samples) % len(holders)
+            )
             owners[samples] = np.repeat(holders, sizes)
     return owners
 
@@ -143,18 +168,35 @@ def distribution(
     clients = enough(clients, len(values))
     classes, inverse = np.unique(values, return_inverse=True)
     kinds = len(classes)
-    each = whole("[data.partition] num_unique_labels_per_partition", num_unique_labels_per_partition, 1, kinds)
-    first = whole("[data.partition] preassigned_num_samples_per_label", preassigned_num_samples_per_label, 0)
+    each = whole(
+        "[data.partition] num_unique_labels_per_partition",
+        num_unique_labels_per_partition,
+        1,
+        kinds,
+    )
+    first = whole(
+        "[data.partition] preassigned_num_samples_per_label",
+        preassigned_num_samples_per_label,
+        0,
+    )
     if clients % kinds:
-        raise ConfigError(f"[data.partition] kind = 'distribution' needs clients in multiples of {kinds}, not {clients}")
+        raise ConfigError(
+            f"[data.partition] kind = 'distribution' needs clients in multiples of {kinds}, not {clients}"
+        )
     columns = each * clients // kinds
     if distribution_array is None:
-        table = rng.lognormal(0.0, number("[data.partition] sigma", sigma), (kinds, columns))
+        table = rng.lognormal(
+            0.0, number("[data.partition] sigma", sigma), (kinds, columns)
+        )
         rescale = True
     else:
         table = _table(distribution_array, (kinds, columns))
     counts = np.bincount(inverse.reshape(-1), minlength=kinds)
-    shares = _amounts(table, counts, first, rng) if flag("[data.partition] rescale", rescale) else table.astype(np.int64)
+    shares = (
+        _amounts(table, counts, first, rng)
+        if flag("[data.partition] rescale", rescale)
+        else table.astype(np.int64)
+    )
     owners = np.full(len(values), -1, np.int64)
     for k, name in enumerate(classes):
         samples = rng.permutation(np.flatnonzero(inverse.reshape(-1) == k))
@@ -173,7 +215,12 @@ def _table(rows: Any, shape: tuple[int, int]) -> NDArray[np.float64]:
         table = np.asarray(rows, np.float64)
     except (TypeError, ValueError):
         table = np.empty(0)
-    if table.shape != shape or not np.isfinite(table).all() or (table < 0).any() or (table.sum(axis=1) <= 0).any():
+    if (
+        table.shape != shape
+        or not np.isfinite(table).all()
+        or (table < 0).any()
+        or (table.sum(axis=1) <= 0).any()
+    ):
         raise ConfigError(
             f"[data.partition] distribution_array must be {shape[0]} rows (classes) of {shape[1]} numbers "
             "(classes per client x clients / classes), at least 0 and not all 0 in a row"
@@ -181,7 +228,9 @@ def _table(rows: Any, shape: tuple[int, int]) -> NDArray[np.float64]:
     return table
 
 
-def _amounts(table: NDArray[np.float64], counts: Labels, first: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def _amounts(
+    table: NDArray[np.float64], counts: Labels, first: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
     """Return samples per (class, column): ``first`` for all, the rest by proportion, the remainder to one at random."""
     left = counts - first * table.shape[1]
     if (left < 0).any():
@@ -189,6 +238,13 @@ def _amounts(table: NDArray[np.float64], counts: Labels, first: int, rng: np.ran
             f"[data.partition] preassigned_num_samples_per_label = {first} needs {first * table.shape[1]} samples of "
             f"every class, but one has {counts.min()}; lower it"
         )
-    shares: NDArray[np.int64] = np.floor(table / table.sum(axis=1, keepdims=True) * left[:, None]).astype(np.int64) + first
-    shares[np.arange(len(shares)), rng.integers(table.shape[1], size=len(shares))] += counts - shares.sum(axis=1)
+    shares: NDArray[np.int64] = (
+        np.floor(table / table.sum(axis=1, keepdims=True) * left[:, None]).astype(
+            np.int64
+        )
+        + first
+    )
+    shares[np.arange(len(shares)), rng.integers(table.shape[1], size=len(shares))] += (
+        counts - shares.sum(axis=1)
+    )
     return shares

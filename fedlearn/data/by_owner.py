@@ -12,7 +12,12 @@ from fedlearn.errors import ConfigError
 from fedlearn.names import nearest
 
 Ids = Mapping[str, NDArray[np.int64]]
-MODES = ("allow-smaller", "allow-bigger", "drop-reminder", "strict")  # spelt as in flwr-datasets
+MODES = (
+    "allow-smaller",
+    "allow-bigger",
+    "drop-reminder",
+    "strict",
+)  # spelt as in flwr-datasets
 
 
 def column(labels: NDArray[np.int64], ids: Ids, name: str) -> NDArray[np.int64]:
@@ -27,9 +32,13 @@ def column(labels: NDArray[np.int64], ids: Ids, name: str) -> NDArray[np.int64]:
     )
 
 
-def natural_id(labels: NDArray[np.int64], ids: Ids, partition_by: str = "client") -> NDArray[np.int64]:
+def natural_id(
+    labels: NDArray[np.int64], ids: Ids, partition_by: str = "client"
+) -> NDArray[np.int64]:
     """Make every natural owner one client, in ascending order of its id."""
-    return np.unique(column(labels, ids, partition_by), return_inverse=True)[1].reshape(-1)
+    return np.unique(column(labels, ids, partition_by), return_inverse=True)[1].reshape(
+        -1
+    )
 
 
 def grouped_natural_id(
@@ -45,8 +54,12 @@ def grouped_natural_id(
     mode: what happens to the remainder: "allow-smaller" makes a smaller last group, "allow-bigger" spreads it
     over the first groups, "drop-reminder" leaves it out, "strict" raises ConfigError.
     """
-    natural, first, inverse = np.unique(column(labels, ids, partition_by), return_index=True, return_inverse=True)
-    group_of = _groups(len(natural), whole("[data.partition] group_size", group_size), mode)
+    natural, first, inverse = np.unique(
+        column(labels, ids, partition_by), return_index=True, return_inverse=True
+    )
+    group_of = _groups(
+        len(natural), whole("[data.partition] group_size", group_size), mode
+    )
     if not flag("[data.partition] sort_unique_ids", sort_unique_ids):
         appearance = np.empty(len(natural), np.int64)
         appearance[np.argsort(first)] = np.arange(len(natural))
@@ -59,14 +72,20 @@ def _groups(owners: int, group_size: int, mode: str) -> NDArray[np.int64]:
     choice("[data.partition] mode", mode, MODES)
     groups, remainder = divmod(owners, group_size)
     if mode != "allow-smaller" and groups == 0:
-        raise ConfigError(f"[data.partition] group_size = {group_size} is more than the {owners} natural owners")
+        raise ConfigError(
+            f"[data.partition] group_size = {group_size} is more than the {owners} natural owners"
+        )
     if mode == "strict" and remainder:
         raise ConfigError(
             f"[data.partition] mode = 'strict': {owners} natural owners do not divide into groups of {group_size}; "
             "change group_size or mode"
         )
     if mode == "allow-bigger":
-        sizes = np.full(groups, owners // groups) + (np.arange(groups) < owners % groups)
+        sizes = np.full(groups, owners // groups) + (
+            np.arange(groups) < owners % groups
+        )
         return np.repeat(np.arange(groups), sizes)
     numbers = np.arange(owners) // group_size
-    return np.where(numbers < groups, numbers, -1) if mode == "drop-reminder" else numbers
+    return (
+        np.where(numbers < groups, numbers, -1) if mode == "drop-reminder" else numbers
+    )

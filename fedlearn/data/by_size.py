@@ -24,41 +24,59 @@ def enough(clients: Any, samples: int) -> int:
     return count
 
 
-def iid(labels: Labels, rng: np.random.Generator, clients: int = CLIENTS) -> NDArray[np.int64]:
+def iid(
+    labels: Labels, rng: np.random.Generator, clients: int = CLIENTS
+) -> NDArray[np.int64]:
     """Give every client an equal random share; the first N mod M clients get one sample more."""
     clients = enough(clients, len(labels))
     share, over = divmod(len(labels), clients)
-    return _deal(np.full(clients, share) + (np.arange(clients) < over), len(labels), rng)
+    return _deal(
+        np.full(clients, share) + (np.arange(clients) < over), len(labels), rng
+    )
 
 
-def size(labels: Labels, rng: np.random.Generator, partition_sizes: list[int]) -> NDArray[np.int64]:
+def size(
+    labels: Labels, rng: np.random.Generator, partition_sizes: list[int]
+) -> NDArray[np.int64]:
     """Give client k ``partition_sizes[k]`` random samples; what is left over belongs to nobody."""
     return _deal(listed_sizes(partition_sizes, len(labels)), len(labels), rng)
 
 
-def linear(labels: Labels, rng: np.random.Generator, clients: int = CLIENTS) -> NDArray[np.int64]:
+def linear(
+    labels: Labels, rng: np.random.Generator, clients: int = CLIENTS
+) -> NDArray[np.int64]:
     """Give client i = 1 … M a random share in proportion to i."""
     ranks = _ranks(clients, len(labels))
     return _deal(_proportional("linear", ranks, len(labels)), len(labels), rng)
 
 
-def square(labels: Labels, rng: np.random.Generator, clients: int = CLIENTS) -> NDArray[np.int64]:
+def square(
+    labels: Labels, rng: np.random.Generator, clients: int = CLIENTS
+) -> NDArray[np.int64]:
     """Give client i = 1 … M a random share in proportion to i²."""
     ranks = _ranks(clients, len(labels))
     return _deal(_proportional("square", ranks**2, len(labels)), len(labels), rng)
 
 
-def exponential(labels: Labels, rng: np.random.Generator, clients: int = CLIENTS) -> NDArray[np.int64]:
+def exponential(
+    labels: Labels, rng: np.random.Generator, clients: int = CLIENTS
+) -> NDArray[np.int64]:
     """Give client i = 1 … M a random share in proportion to exp(i)."""
     ranks = _ranks(clients, len(labels))
-    return _deal(_proportional("exponential", np.exp(ranks - ranks[-1]), len(labels)), len(labels), rng)
+    return _deal(
+        _proportional("exponential", np.exp(ranks - ranks[-1]), len(labels)),
+        len(labels),
+        rng,
+    )
 
 
 def listed_sizes(partition_sizes: Any, samples: int) -> NDArray[np.int64]:
     """Return the user's sizes as (M,) int64; raises ConfigError when they need more than there is."""
     sizes = wholes("[data.partition] partition_sizes", partition_sizes)
     if sizes.sum() > samples:
-        raise ConfigError(f"[data.partition] partition_sizes add up to {sizes.sum():,}, but there are {samples:,} training samples")
+        raise ConfigError(
+            f"[data.partition] partition_sizes add up to {sizes.sum():,}, but there are {samples:,} training samples"
+        )
     return sizes
 
 
@@ -66,7 +84,9 @@ def _ranks(clients: Any, samples: int) -> NDArray[np.float64]:
     return np.arange(1, enough(clients, samples) + 1, dtype=np.float64)
 
 
-def _proportional(kind: str, units: NDArray[np.float64], samples: int) -> NDArray[np.int64]:
+def _proportional(
+    kind: str, units: NDArray[np.float64], samples: int
+) -> NDArray[np.int64]:
     """Return floor(samples · units / Σ units); the last client takes the remainder, as in flwr-datasets."""
     sizes: NDArray[np.int64] = (units / units.sum() * samples).astype(np.int64)
     sizes[-1] += samples - sizes.sum()
@@ -78,7 +98,11 @@ def _proportional(kind: str, units: NDArray[np.float64], samples: int) -> NDArra
     return sizes
 
 
-def _deal(sizes: NDArray[np.int64], samples: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def _deal(
+    sizes: NDArray[np.int64], samples: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
     owners = np.full(samples, -1, np.int64)
-    owners[rng.permutation(samples)[: sizes.sum()]] = np.repeat(np.arange(len(sizes)), sizes)
+    owners[rng.permutation(samples)[: sizes.sum()]] = np.repeat(
+        np.arange(len(sizes)), sizes
+    )
     return owners

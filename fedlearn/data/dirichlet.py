@@ -50,12 +50,22 @@ def dirichlet(
     return _hand_out(inverse.reshape(-1), shares, rng)
 
 
-def _draw(counts: Labels, alpha: NDArray[np.float64], least: int, balanced: bool, rng: np.random.Generator) -> NDArray[np.int64]:
+def _draw(
+    counts: Labels,
+    alpha: NDArray[np.float64],
+    least: int,
+    balanced: bool,
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
     """Return samples per (class, client), (K, M) int64, whose smallest column sum is at least ``least``."""
     smallest = -1
     for _ in range(TRIES):
         proportions = rng.dirichlet(alpha, size=len(counts))
-        shares = _balanced(proportions, counts) if balanced else _cut(proportions, counts[:, None])
+        shares = (
+            _balanced(proportions, counts)
+            if balanced
+            else _cut(proportions, counts[:, None])
+        )
         smallest = max(smallest, int(shares.sum(axis=0).min()))
         if smallest >= least:
             return shares
@@ -104,12 +114,17 @@ def inner_dirichlet(
     sizes = _sizes(partition_sizes, clients, len(values))
     classes, inverse = np.unique(values, return_inverse=True)
     left = np.bincount(inverse.reshape(-1), minlength=len(classes))
-    priors = rng.dirichlet(concentrations("[data.partition] alpha", alpha, len(classes), "classes"), size=len(sizes))
+    priors = rng.dirichlet(
+        concentrations("[data.partition] alpha", alpha, len(classes), "classes"),
+        size=len(sizes),
+    )
     shares = np.zeros((len(classes), len(sizes)), np.int64)
     while (need := sizes - shares.sum(axis=0)).any():
         asked = rng.multinomial(need, _open(priors, left)).T
         for k in np.flatnonzero(asked.sum(axis=1) > left):
-            asked[k] = rng.multivariate_hypergeometric(asked[k], left[k], method="marginals")
+            asked[k] = rng.multivariate_hypergeometric(
+                asked[k], left[k], method="marginals"
+            )
         shares += asked
         left = left - asked.sum(axis=1)
     return _hand_out(inverse.reshape(-1), shares, rng)
@@ -119,8 +134,12 @@ def _open(priors: NDArray[np.float64], left: Labels) -> NDArray[np.float64]:
     """Return each client's class probabilities over the classes that still have samples."""
     chances = priors * (left > 0)
     totals = chances.sum(axis=1, keepdims=True)
-    fallback = left / left.sum()  # a client none of whose classes is left takes what there is
-    open_to: NDArray[np.float64] = np.where(totals > 1e-12, chances / np.maximum(totals, 1e-12), fallback)
+    fallback = (
+        left / left.sum()
+    )  # a client none of whose classes is left takes what there is
+    open_to: NDArray[np.float64] = np.where(
+        totals > 1e-12, chances / np.maximum(totals, 1e-12), fallback
+    )
     return open_to
 
 
@@ -130,11 +149,15 @@ def _sizes(partition_sizes: Any, clients: Any, samples: int) -> NDArray[np.int64
         return np.full(clients, samples // clients, np.int64)
     sizes = listed_sizes(partition_sizes, samples)
     if clients is not None and clients != len(sizes):
-        raise ConfigError(f"[data.partition] clients = {clients}, but partition_sizes lists {len(sizes)}; drop one")
+        raise ConfigError(
+            f"[data.partition] clients = {clients}, but partition_sizes lists {len(sizes)}; drop one"
+        )
     return sizes
 
 
-def _hand_out(inverse: Labels, shares: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+def _hand_out(
+    inverse: Labels, shares: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
     """Turn samples per (class, client) into the owner of every sample; who gets which sample is random."""
     owners = np.full(len(inverse), -1, np.int64)
     for k, row in enumerate(shares):

@@ -63,15 +63,22 @@ class Drawn:
             places = rng.integers(len(self.order), size=self.samples)
         else:
             counts = rng.multinomial(self.samples, rng.dirichlet(self.alpha))
-            first, room = (np.repeat(each, counts) for each in (self.starts[:-1], np.diff(self.starts)))
+            first, room = (
+                np.repeat(each, counts)
+                for each in (self.starts[:-1], np.diff(self.starts))
+            )
             places = first + rng.integers(room)
         return np.sort(self.order[places])
 
     def sha256(self) -> str:
         """Return the hex SHA-256 of what the shares follow from: equal where they are."""
         alpha = "" if self.alpha is None else self.alpha.astype("<f8").tobytes().hex()
-        digest = hashlib.sha256(f"drawn {self.seed} {self.clients} {self.samples} {alpha}".encode())
-        digest.update(self.starts.astype("<i8").tobytes() + self.order.astype("<i8").tobytes())
+        digest = hashlib.sha256(
+            f"drawn {self.seed} {self.clients} {self.samples} {alpha}".encode()
+        )
+        digest.update(
+            self.starts.astype("<i8").tobytes() + self.order.astype("<i8").tobytes()
+        )
         return digest.hexdigest()
 
 
@@ -95,8 +102,12 @@ def drawn(
     return Drawn(
         seed=int(rng.integers(1 << 62)),
         clients=whole("[data.partition] clients", clients, 1, LARGEST),
-        samples=whole("[data.partition] samples_per_client", samples_per_client, 1, LARGEST),
+        samples=whole(
+            "[data.partition] samples_per_client", samples_per_client, 1, LARGEST
+        ),
         order=np.argsort(inverse.reshape(-1), kind="stable").astype(np.int64),
         starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        alpha=None if alpha is None else concentrations("[data.partition] alpha", alpha, len(classes), "classes"),
+        alpha=None
+        if alpha is None
+        else concentrations("[data.partition] alpha", alpha, len(classes), "classes"),
     )

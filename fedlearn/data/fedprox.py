@@ -48,8 +48,12 @@ class SyntheticClients:
 
     def size(self, client: int) -> int:
         """Return min(cap, 50 + ⌊exp(4 + 2 z)⌋), z standard normal: the paper's log-normal(4, 2) + 50."""
-        uniform = (derive(self.seed, "fedprox/size", self._number(client)) + 0.5) / 2**63
-        return min(self.cap, LEAST + int(math.exp(4 + 2 * NormalDist().inv_cdf(uniform))))
+        uniform = (
+            derive(self.seed, "fedprox/size", self._number(client)) + 0.5
+        ) / 2**63
+        return min(
+            self.cap, LEAST + int(math.exp(4 + 2 * NormalDist().inv_cdf(uniform)))
+        )
 
     def __getitem__(self, client: int) -> Samples:
         """Draw the training samples of one client: x (n, 60) float32, y (n,) int64."""
@@ -62,15 +66,29 @@ class SyntheticClients:
     def _draw(self, client: int, part: str, count: int) -> Samples:
         weights, biases, centre = self._rule(self._number(client))
         rng = generator(self.seed, f"fedprox/{part}", client)
-        x = (centre + rng.standard_normal((count, FEATURES)) * DEVIATIONS).astype(np.float32)
+        x = (centre + rng.standard_normal((count, FEATURES)) * DEVIATIONS).astype(
+            np.float32
+        )
         return Samples(x, np.argmax(x @ weights + biases, axis=1).astype(np.int64))
 
-    def _rule(self, client: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    def _rule(
+        self, client: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Return W (60, 10), b (10,) and v (60,) of one client; in the iid variant all share client 0's, v = 0."""
         rng = generator(self.seed, "fedprox/rule", 0 if self.iid else client)
-        shift, middle = rng.normal(0, math.sqrt(self.alpha)), rng.normal(0, math.sqrt(self.beta))
-        weights, biases = rng.normal(shift, 1, (FEATURES, CLASSES)), rng.normal(shift, 1, CLASSES)
-        return weights, biases, np.zeros(FEATURES) if self.iid else rng.normal(middle, 1, FEATURES)
+        shift, middle = (
+            rng.normal(0, math.sqrt(self.alpha)),
+            rng.normal(0, math.sqrt(self.beta)),
+        )
+        weights, biases = (
+            rng.normal(shift, 1, (FEATURES, CLASSES)),
+            rng.normal(shift, 1, CLASSES),
+        )
+        return (
+            weights,
+            biases,
+            np.zeros(FEATURES) if self.iid else rng.normal(middle, 1, FEATURES),
+        )
 
     def _number(self, client: int) -> int:
         if not 0 <= client < self.clients:
@@ -101,9 +119,14 @@ def synthetic(
         iid=flag("[data] iid", iid),
         cap=whole("[data] cap", cap, LEAST),
     )
-    chosen = np.unique(np.linspace(0, total - 1, min(total, TEST_CLIENTS)).astype(np.int64))
+    chosen = np.unique(
+        np.linspace(0, total - 1, min(total, TEST_CLIENTS)).astype(np.int64)
+    )
     parts = [source.held_out(int(k), TEST_EACH) for k in chosen]
-    test = Samples(np.concatenate([part.x for part in parts]), np.concatenate([part.y for part in parts]))
+    test = Samples(
+        np.concatenate([part.x for part in parts]),
+        np.concatenate([part.y for part in parts]),
+    )
     return Population("synthetic", "features", CLASSES, (FEATURES,), source, test)
 
 
@@ -111,11 +134,17 @@ def _clients(partition: Mapping[str, Any], clients: int | None) -> int:
     """Return the number of clients that either table gives; raises ConfigError for any other wish."""
     table = dict(partition)
     if table.pop("kind", "natural_id") != "natural_id":
-        raise ConfigError("data set 'synthetic' is drawn client by client: leave out [data.partition] kind")
+        raise ConfigError(
+            "data set 'synthetic' is drawn client by client: leave out [data.partition] kind"
+        )
     given = {table.pop(key) for key in ("clients", "num_partitions") if key in table}
     if table:
-        raise ConfigError(f"[data.partition] {next(iter(table))}: data set 'synthetic' takes only 'clients' there")
+        raise ConfigError(
+            f"[data.partition] {next(iter(table))}: data set 'synthetic' takes only 'clients' there"
+        )
     given |= {clients} if clients is not None else set()
     if len(given) > 1:
-        raise ConfigError(f"data set 'synthetic': different numbers of clients ({given}); give clients once")
+        raise ConfigError(
+            f"data set 'synthetic': different numbers of clients ({given}); give clients once"
+        )
     return whole("[data] clients", next(iter(given), CLIENTS), 1, 10**9)

@@ -37,9 +37,13 @@ def folder(path: str, shape: list[int] | None = None) -> Dataset:
         if any((candidate / f"{FIRST}{end}").is_file() for end in ("", ".gz")):
             return read_idx_folder(candidate)
     if (place / "train").is_dir():
-        picture = None if shape is None else tuple(wholes("[data] shape", shape).tolist())
+        picture = (
+            None if shape is None else tuple(wholes("[data] shape", shape).tolist())
+        )
         return read_leaf(place, picture)
-    raise DataError(f"[data] path = '{path}' holds neither {FIRST}[.gz] (IDX) nor train/*.json (LEAF)")
+    raise DataError(
+        f"[data] path = '{path}' holds neither {FIRST}[.gz] (IDX) nor train/*.json (LEAF)"
+    )
 
 
 def read_idx_folder(place: Path) -> Dataset:
@@ -50,14 +54,26 @@ def read_idx_folder(place: Path) -> Dataset:
 
 
 def _pair(place: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    images, labels = _one(place, f"{part}-images-idx3-ubyte", 3), _one(place, f"{part}-labels-idx1-ubyte", 1)
+    images, labels = (
+        _one(place, f"{part}-images-idx3-ubyte", 3),
+        _one(place, f"{part}-labels-idx1-ubyte", 1),
+    )
     if len(images) != len(labels):
-        raise DataError(f"{place}: {part} has {len(images)} images and {len(labels)} labels")
+        raise DataError(
+            f"{place}: {part} has {len(images)} images and {len(labels)} labels"
+        )
     return images, labels
 
 
 def _one(place: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
-    path = next((place / f"{name}{end}" for end in ("", ".gz") if (place / f"{name}{end}").is_file()), None)
+    path = next(
+        (
+            place / f"{name}{end}"
+            for end in ("", ".gz")
+            if (place / f"{name}{end}").is_file()
+        ),
+        None,
+    )
     if path is None:
         raise DataError(f"{place} has no {name} (or {name}.gz)")
     array = read_idx(path)
@@ -69,6 +85,12 @@ def _one(place: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
 def read_own_npz(path: Path) -> Dataset:
     """Return the set in a user's npz file."""
     keys = ("x_train", "y_train", "x_test", "y_test")
-    arrays: dict[str, Any] = read_npz(path, keys, "save it with numpy.savez(path, x_train=…, y_train=…, x_test=…, y_test=…)")
+    arrays: dict[str, Any] = read_npz(
+        path,
+        keys,
+        "save it with numpy.savez(path, x_train=…, y_train=…, x_test=…, y_test=…)",
+    )
     x_train, y_train, x_test, y_test = (arrays[key] for key in keys)
-    return dataset(str(path), x_train, y_train, x_test, y_test, arrays.get("client_train"))
+    return dataset(
+        str(path), x_train, y_train, x_test, y_test, arrays.get("client_train")
+    )

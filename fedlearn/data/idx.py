@@ -14,22 +14,30 @@ from numpy.typing import NDArray
 
 from fedlearn.errors import DataError
 
-LIMIT_BYTES = 1 << 31  # no known IDX set comes near; a header or a gzip stream that claims more is damaged or hostile
+LIMIT_BYTES = (
+    1 << 31
+)  # no known IDX set comes near; a header or a gzip stream that claims more is damaged or hostile
 
 
 def parse_idx(data: bytes, where: str) -> NDArray[np.uint8]:
     """Return the uint8 array of any shape that IDX bytes hold; raises DataError naming ``where`` and the defect."""
     if len(data) < 4 or data[:2] != b"\0\0":
-        raise DataError(f"{where} is not an IDX file: it does not start with two zero bytes")
+        raise DataError(
+            f"{where} is not an IDX file: it does not start with two zero bytes"
+        )
     kind, dimensions = data[2], data[3]
     if kind != 8:
-        raise DataError(f"{where} holds IDX type 0x{kind:02x}; only unsigned bytes (0x08) are read")
+        raise DataError(
+            f"{where} holds IDX type 0x{kind:02x}; only unsigned bytes (0x08) are read"
+        )
     start = 4 + 4 * dimensions
     if dimensions == 0 or len(data) < start:
         raise DataError(f"{where} is cut off within its header")
     shape = struct.unpack(f">{dimensions}I", data[4:start])
     if math.prod(shape) != len(data) - start:
-        raise DataError(f"{where} says shape {shape} = {math.prod(shape):,} bytes, but {len(data) - start:,} follow")
+        raise DataError(
+            f"{where} says shape {shape} = {math.prod(shape):,} bytes, but {len(data) - start:,} follow"
+        )
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
@@ -42,11 +50,15 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         with path.open("rb") as file:
             return parse_idx(_bounded(file, path), str(path))
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read ({error}); fetch or copy it again") from error
+        raise DataError(
+            f"{path} cannot be read ({error}); fetch or copy it again"
+        ) from error
 
 
 def _bounded(file: BinaryIO, path: Path) -> bytes:
     data = file.read(LIMIT_BYTES + 1)
     if len(data) > LIMIT_BYTES:
-        raise DataError(f"{path} holds more than {LIMIT_BYTES:,} bytes; it is no data set of this kind")
+        raise DataError(
+            f"{path} holds more than {LIMIT_BYTES:,} bytes; it is no data set of this kind"
+        )
     return data

@@ -30,18 +30,43 @@ CLIENTS = 100  # when a config does not say: the population of McMahan et al. (2
 
 KINDS: dict[str, Named] = {
     "iid": Named("fedlearn.data.by_size:iid", "shuffled, equal shares"),
-    "shard": Named("fedlearn.data.by_label:shard", "sorted by label, cut into shards, a few shards each (McMahan)"),
-    "pathological": Named("fedlearn.data.by_label:pathological", "exactly c classes each"),
-    "dirichlet": Named("fedlearn.data.dirichlet:dirichlet", "every class is split by Dirichlet(alpha) shares"),
-    "inner_dirichlet": Named("fedlearn.data.dirichlet:inner_dirichlet", "given sizes, class mix by Dirichlet(alpha)"),
-    "distribution": Named("fedlearn.data.by_label:distribution", "two classes each, power-law sizes (FedProx)"),
-    "natural_id": Named("fedlearn.data.by_owner:natural_id", "the owners that the data came from"),
-    "grouped_natural_id": Named("fedlearn.data.by_owner:grouped_natural_id", "natural owners in groups"),
+    "shard": Named(
+        "fedlearn.data.by_label:shard",
+        "sorted by label, cut into shards, a few shards each (McMahan)",
+    ),
+    "pathological": Named(
+        "fedlearn.data.by_label:pathological", "exactly c classes each"
+    ),
+    "dirichlet": Named(
+        "fedlearn.data.dirichlet:dirichlet",
+        "every class is split by Dirichlet(alpha) shares",
+    ),
+    "inner_dirichlet": Named(
+        "fedlearn.data.dirichlet:inner_dirichlet",
+        "given sizes, class mix by Dirichlet(alpha)",
+    ),
+    "distribution": Named(
+        "fedlearn.data.by_label:distribution",
+        "two classes each, power-law sizes (FedProx)",
+    ),
+    "natural_id": Named(
+        "fedlearn.data.by_owner:natural_id", "the owners that the data came from"
+    ),
+    "grouped_natural_id": Named(
+        "fedlearn.data.by_owner:grouped_natural_id", "natural owners in groups"
+    ),
     "size": Named("fedlearn.data.by_size:size", "the sizes you list"),
-    "linear": Named("fedlearn.data.by_size:linear", "client i gets a share in proportion to i"),
+    "linear": Named(
+        "fedlearn.data.by_size:linear", "client i gets a share in proportion to i"
+    ),
     "square": Named("fedlearn.data.by_size:square", "in proportion to i squared"),
-    "exponential": Named("fedlearn.data.by_size:exponential", "in proportion to exp(i)"),
-    "drawn": Named("fedlearn.data.drawn:drawn", "each draws its own with replacement: any number of clients"),
+    "exponential": Named(
+        "fedlearn.data.by_size:exponential", "in proportion to exp(i)"
+    ),
+    "drawn": Named(
+        "fedlearn.data.drawn:drawn",
+        "each draws its own with replacement: any number of clients",
+    ),
 }
 
 
@@ -116,11 +141,19 @@ def divide(dataset: Dataset, table: Mapping[str, Any], seed: int) -> Partition |
     Raises ConfigError for an unknown kind, a wrong parameter or a split that cannot be made.
     """
     options = _one_name_for_clients(table)
-    kind = options.pop("kind", None) or ("natural_id" if "client" in dataset.ids and not options else "iid")
+    kind = options.pop("kind", None) or (
+        "natural_id" if "client" in dataset.ids and not options else "iid"
+    )
     if not isinstance(kind, str):
-        raise ConfigError(f"[data.partition] kind = {kind!r} is not a name; known: {', '.join(KINDS)}")
+        raise ConfigError(
+            f"[data.partition] kind = {kind!r} is not a name; known: {', '.join(KINDS)}"
+        )
     split = find("partition", kind, KINDS)
-    offered = {"labels": dataset.labels, "ids": dataset.ids, "rng": generator(seed, "partition")}
+    offered = {
+        "labels": dataset.labels,
+        "ids": dataset.ids,
+        "rng": generator(seed, "partition"),
+    }
     try:
         found = call(f"[data.partition] kind = '{kind}'", split, options, offered)
         if kind == "drawn":
@@ -129,10 +162,14 @@ def divide(dataset: Dataset, table: Mapping[str, Any], seed: int) -> Partition |
     except FedlearnError:
         raise
     except (Exception, SystemExit) as error:  # the kind may be the user's
-        raise ConfigError(f"[data.partition] kind = '{kind}' failed: {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            f"[data.partition] kind = '{kind}' failed: {type(error).__name__}: {error}"
+        ) from error
     _check(kind, owners, len(dataset.labels))
     clients = int(owners.max(initial=-1)) + 1
-    return Partition.from_owners(owners.astype(np.int64), max(clients, options.get("clients", 0)))
+    return Partition.from_owners(
+        owners.astype(np.int64), max(clients, options.get("clients", 0))
+    )
 
 
 def _one_name_for_clients(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,10 +188,16 @@ def _one_name_for_clients(table: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check(kind: str, owners: NDArray[Any], samples: int) -> None:
     """Refuse what a user's own kind might return: anything but one client number per sample."""
-    if owners.shape != (samples,) or owners.dtype.kind != "i" or (samples and int(owners.min()) < -1):
+    if (
+        owners.shape != (samples,)
+        or owners.dtype.kind != "i"
+        or (samples and int(owners.min()) < -1)
+    ):
         raise ConfigError(
             f"partition '{kind}' returned {owners.dtype} {owners.shape}; it must return the client of every sample, "
             f"({samples},) int64, -1 for nobody"
         )
     if not (owners >= 0).any():
-        raise ConfigError(f"[data.partition] kind = '{kind}' gives no client any sample")
+        raise ConfigError(
+            f"[data.partition] kind = '{kind}' gives no client any sample"
+        )

@@ -88,7 +88,9 @@ def _dataset(name: str, arrays: Arrays, max_length: int) -> Dataset:
     role = arrays["role"].astype(np.int64)
     ends = np.flatnonzero(arrays["text"] == NEWLINE)
     if len(ends) != len(role) or role.max(initial=-1) >= len(arrays["play_of_role"]):
-        raise DataError(f"data set '{name}' is damaged ({len(ends)} lines, {len(role)} roles): fetch it again")
+        raise DataError(
+            f"data set '{name}' is damaged ({len(ends)} lines, {len(role)} roles): fetch it again"
+        )
     starts = np.concatenate([[0], ends[:-1] + 1])
     held_out = last_fifth(role)
     samples, line = examples(arrays["text"], starts, ends, length)
@@ -117,7 +119,12 @@ def last_fifth(owner: NDArray[np.int64]) -> NDArray[np.bool_]:
     return np.arange(len(owner)) - np.repeat(starts, sizes) >= np.repeat(kept, sizes)
 
 
-def examples(text: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64], length: int) -> tuple[Samples, NDArray[np.int64]]:
+def examples(
+    text: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    length: int,
+) -> tuple[Samples, NDArray[np.int64]]:
     """Cut lines text[start:end] into examples of at most ``length`` bytes; the byte after each is its target.
 
     Returns x (N, T) uint8 padded with 0 and y (N, T) int16 padded with `IGNORE`, and the line of each example (N,).

@@ -64,7 +64,9 @@ def _inflate(members: Members, path: Path) -> Members:
             try:
                 data = gzip.decompress(data)
             except (OSError, EOFError, zlib.error) as error:
-                raise DataError(f"{path}: '{name}' is damaged ({error}): download it again") from error
+                raise DataError(
+                    f"{path}: '{name}' is damaged ({error}): download it again"
+                ) from error
         found[name.removesuffix(".gz")] = data
     return found
 
@@ -90,7 +92,9 @@ def convert_idx(members: Members) -> Arrays:
 
 def convert_plays(members: Members) -> Arrays:
     """Return the lines of all roles; see `fedlearn.data.plays.gather`."""
-    return gather({Path(name).stem: text.decode("utf-8") for name, text in members.items()})
+    return gather(
+        {Path(name).stem: text.decode("utf-8") for name, text in members.items()}
+    )
 
 
 def convert_watch(members: Members) -> Arrays:
@@ -109,7 +113,12 @@ def convert_watch(members: Members) -> Arrays:
 
 
 def _idx_names(folder: str, end: str = "") -> tuple[str, ...]:
-    files = ("t10k-images-idx3", "t10k-labels-idx1", "train-images-idx3", "train-labels-idx1")
+    files = (
+        "t10k-images-idx3",
+        "t10k-labels-idx1",
+        "train-images-idx3",
+        "train-labels-idx1",
+    )
     return tuple(f"{folder}{file}-ubyte{end}" for file in files)
 
 

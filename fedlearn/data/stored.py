@@ -35,15 +35,29 @@ def read_npz(path: Path, keys: Iterable[str], fix: str) -> Arrays:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             if isinstance(archive, np.ndarray):
-                raise DataError(f"{path} holds a single array (.npy), not an npz archive: {fix}")
+                raise DataError(
+                    f"{path} holds a single array (.npy), not an npz archive: {fix}"
+                )
             absent = [key for key in keys if key not in archive.files]
             if absent:
-                raise DataError(f"{path} has no array '{absent[0]}' (it has: {', '.join(archive.files)}): {fix}")
+                raise DataError(
+                    f"{path} has no array '{absent[0]}' (it has: {', '.join(archive.files)}): {fix}"
+                )
             return {key: archive[key] for key in archive.files}
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: {fix}") from None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
-        raise DataError(f"{path} cannot be read ({str(error) or type(error).__name__}): {fix}") from error
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        zipfile.BadZipFile,
+        zlib.error,
+        MemoryError,
+    ) as error:
+        raise DataError(
+            f"{path} cannot be read ({str(error) or type(error).__name__}): {fix}"
+        ) from error
 
 
 def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -40,23 +40,38 @@ SCHEMAS: dict[str, Schema] = {
     "fashion-mini": Schema("image", 10, (1, 28, 28), 6_000, 1_000),
     "mnist": Schema("image", 10, (1, 28, 28), 60_000, 10_000),
     "fashion": Schema("image", 10, (1, 28, 28), 60_000, 10_000),
-    "watch-mini": Schema("series", 7, (64, 6), 2_854, 561, 20, 2, ("client", "subject")),
+    "watch-mini": Schema(
+        "series", 7, (64, 6), 2_854, 561, 20, 2, ("client", "subject")
+    ),
     "watch": Schema("series", 7, (64, 6), 2_854, 561, 20, 2, ("client", "subject")),
-    "shakespeare-mini": Schema("text", 256, (80,), 22_907, 5_868, 296, 30, ("client", "play")),
-    "shakespeare": Schema("text", 256, (80,), 88_042, 22_642, 1_281, 34, ("client", "play")),
+    "shakespeare-mini": Schema(
+        "text", 256, (80,), 22_907, 5_868, 296, 30, ("client", "play")
+    ),
+    "shakespeare": Schema(
+        "text", 256, (80,), 88_042, 22_642, 1_281, 34, ("client", "play")
+    ),
 }
 
 
-def twin(name: str, seed: int, train: int | None = None, test: int | None = None) -> Dataset:
+def twin(
+    name: str, seed: int, train: int | None = None, test: int | None = None
+) -> Dataset:
     """Return the twin of a named set; ``train`` and ``test`` change its sizes. Raises ConfigError for a wrong size."""
     schema = SCHEMAS[name]
     counts = (
         schema.train if train is None else whole("[data] train", train, 1, 10_000_000),
         schema.test if test is None else whole("[data] test", test, 1, 10_000_000),
     )
-    draw: Callable[..., Drawn] = {"image": _images, "series": _series, "text": _lines}[schema.task]
+    draw: Callable[..., Drawn] = {"image": _images, "series": _series, "text": _lines}[
+        schema.task
+    ]
     (training, labels), (held_out, _) = (
-        draw(schema, count, generator(seed, f"twin/{name}/rule"), generator(seed, f"twin/{name}/{part}"))
+        draw(
+            schema,
+            count,
+            generator(seed, f"twin/{name}/rule"),
+            generator(seed, f"twin/{name}/{part}"),
+        )
         for count, part in zip(counts, ("train", "test"), strict=True)
     )
     ids = _owners(schema, counts[0])
@@ -79,25 +94,37 @@ def _owners(schema: Schema, count: int) -> dict[str, NDArray[np.int64]]:
     if not schema.owners:
         return {}
     owner = np.arange(count) * min(schema.owners, count) // count
-    return dict(zip(schema.columns, (owner, owner // schema.owners_per_group), strict=True))
+    return dict(
+        zip(schema.columns, (owner, owner // schema.owners_per_group), strict=True)
+    )
 
 
-def _images(schema: Schema, count: int, rule: np.random.Generator, rng: np.random.Generator) -> Drawn:
+def _images(
+    schema: Schema, count: int, rule: np.random.Generator, rng: np.random.Generator
+) -> Drawn:
     """Draw a coarse 4×4 pattern per class, shown with varying contrast under noise."""
     channels, height, width = schema.shape
     coarse = rule.random((schema.classes, channels, 4, 4)) * 180
-    pattern = coarse.repeat(height // 4, axis=2).repeat(width // 4, axis=3).astype(np.float32)
+    pattern = (
+        coarse.repeat(height // 4, axis=2).repeat(width // 4, axis=3).astype(np.float32)
+    )
     labels = rng.integers(schema.classes, size=count)
     x = np.empty((count, *schema.shape), np.uint8)
-    for start in range(0, count, 1000):  # in blocks: the noise is float, 4 times the pictures' memory
+    for start in range(
+        0, count, 1000
+    ):  # in blocks: the noise is float, 4 times the pictures' memory
         block = labels[start : start + 1000]
         contrast = rng.uniform(0.4, 1.0, (len(block), 1, 1, 1)).astype(np.float32)
         noise = rng.standard_normal((len(block), *schema.shape), np.float32) * 30
-        x[start : start + 1000] = np.clip(pattern[block] * contrast + noise + 30, 0, 255)
+        x[start : start + 1000] = np.clip(
+            pattern[block] * contrast + noise + 30, 0, 255
+        )
     return Samples(x, labels), labels
 
 
-def _series(schema: Schema, count: int, rule: np.random.Generator, rng: np.random.Generator) -> Drawn:
+def _series(
+    schema: Schema, count: int, rule: np.random.Generator, rng: np.random.Generator
+) -> Drawn:
     """Draw one sine per class and channel, with a random phase per window under noise."""
     steps, channels = schema.shape
     frequency = rule.uniform(1, 8, (schema.classes, 1, channels))  # cycles per window
@@ -110,7 +137,9 @@ def _series(schema: Schema, count: int, rule: np.random.Generator, rng: np.rando
     return Samples(x, labels), labels
 
 
-def _lines(schema: Schema, count: int, rule: np.random.Generator, rng: np.random.Generator) -> Drawn:
+def _lines(
+    schema: Schema, count: int, rule: np.random.Generator, rng: np.random.Generator
+) -> Drawn:
     """Draw lines from a Markov chain over 27 letters: the next is one of 3, with odds 6 : 3 : 1."""
     (length,) = schema.shape
     letters = np.frombuffer(b" abcdefghijklmnopqrstuvwxyz", np.uint8)
@@ -120,7 +149,9 @@ def _lines(schema: Schema, count: int, rule: np.random.Generator, rng: np.random
     for step in range(length + 1):
         text[:, step] = letters[state]
         state = follows[state, np.searchsorted([0.6, 0.9], rng.random(count))]
-    ends = rng.integers(length // 4, length + 1, size=count)  # bytes in a line; the newline comes after
+    ends = rng.integers(
+        length // 4, length + 1, size=count
+    )  # bytes in a line; the newline comes after
     text[np.arange(count), ends] = ord("\n")
     valid = np.arange(length) < ends[:, None]
     x = np.where(valid, text[:, :-1], 0).astype(np.uint8)

@@ -18,7 +18,9 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-_REBUILD = np.empty(0).__reduce__()[0]  # numpy's own function, whatever module this version keeps it in
+_REBUILD = np.empty(0).__reduce__()[
+    0
+]  # numpy's own function, whatever module this version keeps it in
 
 ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _REBUILD,
@@ -35,7 +37,9 @@ class ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str) -> Any:
         """Return one of `ALLOWED`; raises pickle.UnpicklingError for everything else."""
         if (module_name, global_name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"'{module_name}.{global_name}' is not allowed")
+            raise pickle.UnpicklingError(
+                f"'{module_name}.{global_name}' is not allowed"
+            )
         return ALLOWED[module_name, global_name]
 
 
@@ -47,9 +51,17 @@ def read_pickled_dict(data: bytes, where: str) -> dict[str, Any]:
             raise ValueError("not version 1.0 of the .npy format")
         np.lib.format.read_array_header_1_0(file)
         loaded = ArrayUnpickler(file).load()
-        found = loaded.item() if isinstance(loaded, np.ndarray) and loaded.size == 1 else loaded
+        found = (
+            loaded.item()
+            if isinstance(loaded, np.ndarray) and loaded.size == 1
+            else loaded
+        )
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise DataError(f"{where} cannot be read ({type(error).__name__}: {error}): download it again") from error
+        raise DataError(
+            f"{where} cannot be read ({type(error).__name__}: {error}): download it again"
+        ) from error
     if not isinstance(found, dict):
-        raise DataError(f"{where} holds a {type(found).__name__}, not a dict of arrays: it is another version")
+        raise DataError(
+            f"{where} holds a {type(found).__name__}, not a dict of arrays: it is another version"
+        )
     return found

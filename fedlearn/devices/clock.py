@@ -43,7 +43,9 @@ class Spent:
         return Spent(*parts)
 
 
-def spent(profile: Profile, away_s: float, bytes_down: float, flops: float, bytes_up: float) -> Spent:
+def spent(
+    profile: Profile, away_s: float, bytes_down: float, flops: float, bytes_up: float
+) -> Spent:
     """Return the seconds that a client's part of a round takes on a device."""
     latency = profile.latency_ms / 1000
     return Spent(
@@ -56,7 +58,9 @@ def spent(profile: Profile, away_s: float, bytes_down: float, flops: float, byte
 
 def joules(profile: Profile, time: Spent) -> float:
     """Return the energy that a client's part adds, above what its device takes when idle."""
-    return (profile.train_w - profile.idle_w) * time.compute + (profile.radio_w - profile.idle_w) * (time.down + time.up)
+    return (profile.train_w - profile.idle_w) * time.compute + (
+        profile.radio_w - profile.idle_w
+    ) * (time.down + time.up)
 
 
 class Clock:
@@ -66,8 +70,13 @@ class Clock:
         """Take the devices. deadline_s: 0 = none. raw_bytes: of a whole model, what is expected before the first round."""
         self.devices, self.deadline_s = devices, deadline_s
         self.now_s = 0.0
-        self.usual = (float(raw_bytes), float(raw_bytes))  # bytes down and up of a client in the last round
-        self._round: dict[int, tuple[Spent, bool]] = {}  # of what runs now: client → its seconds, whether it is late
+        self.usual = (
+            float(raw_bytes),
+            float(raw_bytes),
+        )  # bytes down and up of a client in the last round
+        self._round: dict[
+            int, tuple[Spent, bool]
+        ] = {}  # of what runs now: client → its seconds, whether it is late
         self._bytes = (0, 0, 0)  # of the same: messages, down, up
         self._begun_s = 0.0  # when it began
         self._line = _empty()
@@ -77,9 +86,17 @@ class Clock:
         self._round, self._bytes = {}, (0, 0, 0)
         self._begun_s = self.now_s
 
-    def add(self, client: int, bytes_down: int, flops: float, bytes_up: int) -> tuple[Spent, bool]:
+    def add(
+        self, client: int, bytes_down: int, flops: float, bytes_up: int
+    ) -> tuple[Spent, bool]:
         """Return a client's seconds, and whether it is late."""
-        time = spent(self.devices.of(client), self.devices.away_of(client, self._begun_s), bytes_down, flops, bytes_up)
+        time = spent(
+            self.devices.of(client),
+            self.devices.away_of(client, self._begun_s),
+            bytes_down,
+            flops,
+            bytes_up,
+        )
         late = bool(self.deadline_s) and time.total > self.deadline_s
         self._round[client] = (time, late)
         if bytes_up:
@@ -92,14 +109,24 @@ class Clock:
         if not self._round:
             return
         late = any(late for _, late in self._round.values())
-        lasted = self.deadline_s if late else max(time.total for time, _ in self._round.values())
+        lasted = (
+            self.deadline_s
+            if late
+            else max(time.total for time, _ in self._round.values())
+        )
         rows: dict[str, list[tuple[Spent, float, bool]]] = {}
         for client, (time, is_late) in sorted(self._round.items()):
             within = time.until(lasted)
             energy = joules(self.devices.of(client), within)
-            rows.setdefault(self.devices.name(client), []).append((within, energy, is_late))
+            rows.setdefault(self.devices.name(client), []).append(
+                (within, energy, is_late)
+            )
         for name in [name for name in self.devices.names if name in rows]:
-            _count(self._line["by_profile"].setdefault(name, dict.fromkeys(KEYS, 0)), rows[name], lasted)
+            _count(
+                self._line["by_profile"].setdefault(name, dict.fromkeys(KEYS, 0)),
+                rows[name],
+                lasted,
+            )
         self.now_s += lasted
         self._line["seconds"] += lasted
         count, down, up = self._bytes
@@ -110,7 +137,9 @@ class Clock:
     def expected_s(self, flops: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the seconds that each client would need from when it may be asked, (N,), with payloads as in the last round."""
         each, (down, up) = self.devices.each, self.usual
-        transfer = 8e-6 * (down / each("down_mbps") + up / each("up_mbps")) + 2e-3 * each("latency_ms")
+        transfer = 8e-6 * (
+            down / each("down_mbps") + up / each("up_mbps")
+        ) + 2e-3 * each("latency_ms")
         return transfer + flops / each("flops")
 
     def take(self) -> dict[str, Any]:
@@ -120,7 +149,11 @@ class Clock:
         """
         line, self._line = self._line, _empty()
         parts = line["by_profile"].values()
-        line |= {"now_s": self.now_s, "joules": fsum(p["joules"] for p in parts), "late": sum(p["late"] for p in parts)}
+        line |= {
+            "now_s": self.now_s,
+            "joules": fsum(p["joules"] for p in parts),
+            "late": sum(p["late"] for p in parts),
+        }
         return line
 
     def sync(self) -> dict[str, NDArray[Any]]:
@@ -130,7 +163,11 @@ class Clock:
     def checkpointed(self) -> None:
         """Do nothing: all is in the checkpoint."""
 
-    def recall(self, saved: Mapping[str, NDArray[Any]] | None, older: Mapping[str, NDArray[Any]] | None = None) -> None:
+    def recall(
+        self,
+        saved: Mapping[str, NDArray[Any]] | None,
+        older: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:
         """Go back to what a checkpoint holds; None: to the beginning."""
         if saved is not None:
             self.now_s, down, up = (float(value) for value in saved["devices.clock"])
@@ -145,7 +182,9 @@ def _empty() -> dict[str, Any]:
     return {"seconds": 0.0, "by_profile": {}}
 
 
-def _count(row: dict[str, float], found: list[tuple[Spent, float, bool]], lasted: float) -> None:
+def _count(
+    row: dict[str, float], found: list[tuple[Spent, float, bool]], lasted: float
+) -> None:
     row["clients"] += len(found)
     row["late"] += sum(late for _, _, late in found)
     row["joules"] += fsum(energy for _, energy, _ in found)

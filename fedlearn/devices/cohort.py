@@ -13,18 +13,28 @@ from numpy.typing import NDArray
 from fedlearn.seeds import generator
 
 
-def present(away_s: NDArray[np.float64], size: int, seed: int, round: int, attempt: int) -> list[int]:
+def present(
+    away_s: NDArray[np.float64], size: int, seed: int, round: int, attempt: int
+) -> list[int]:
     """Return ``size`` clients, uniformly of those that may be asked now; where they are too few, those that come next.
 
     away_s: (N,) seconds until each may be asked. As production systems choose: Bonawitz et al., "Towards Federated Learning
     at Scale" (MLSys 2019), section 3.
     """
     order = generator(seed, "devices-present", round, attempt).permutation(len(away_s))
-    return sorted(int(i) for i in order[np.argsort(away_s[order], kind="stable")][:size])
+    return sorted(
+        int(i) for i in order[np.argsort(away_s[order], kind="stable")][:size]
+    )
 
 
 def fastest(
-    expected_s: NDArray[np.float64], size: int, deadline_s: float, fairness: float, seed: int, round: int, attempt: int
+    expected_s: NDArray[np.float64],
+    size: int,
+    deadline_s: float,
+    fairness: float,
+    seed: int,
+    round: int,
+    attempt: int,
 ) -> list[int]:
     """Return ``size`` clients: the fastest that fit the deadline, and a share of the places drawn among all others.
 

@@ -24,7 +24,9 @@ class Delay:
         return "device" if self.edge_s <= self.trans_s + self.cloud_s else "cloud"
 
 
-def delay(profile: Profile, cloud: Profile, input_bytes: int, forward_flops: float) -> Delay:
+def delay(
+    profile: Profile, cloud: Profile, input_bytes: int, forward_flops: float
+) -> Delay:
     """Return the delay of one sample on a device, and by way of the cloud.
 
     input_bytes: of a sample as it is stored. forward_flops: of one sample; both sides reach the share of their peak that

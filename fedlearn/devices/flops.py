@@ -29,12 +29,16 @@ class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
 
     forward = training = 0.0
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         out = function(*args, **(kwargs or {}))
         formula = flop_registry.get(function._overloadpacket)
         if formula is not None:
             flops = float(formula(*args, **(kwargs or {}), out_val=out))
-            factors = [a for a in args if isinstance(a, torch.Tensor) and a.dim() > 1]  # a bias is none
+            factors = [
+                a for a in args if isinstance(a, torch.Tensor) and a.dim() > 1
+            ]  # a bias is none
             self.forward += flops
             self.training += flops * (1 + min(2, sum(a.requires_grad for a in factors)))
         return out
@@ -50,7 +54,11 @@ def count(module: nn.Module, input_shape: tuple[int, ...], text: bool = False) -
     batch = 2  # BatchNorm does not train on one sample
     try:
         bare = copy.deepcopy(module).to("meta").train()
-        x = torch.zeros((batch, *input_shape), dtype=torch.long if text else torch.float32, device="meta")
+        x = torch.zeros(
+            (batch, *input_shape),
+            dtype=torch.long if text else torch.float32,
+            device="meta",
+        )
         with torch.enable_grad(), counter:
             bare(x)
     except Exception:  # the model may be a user's code, and may look at values

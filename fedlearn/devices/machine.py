@@ -13,8 +13,16 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
         lines = cpuinfo.read_text(errors="replace").splitlines()
     except OSError:
         lines = []
-    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    return found.get("model name") or found.get("Model") or platform.processor() or platform.machine()
+    found = {
+        key.strip(): value.strip()
+        for key, _, value in (line.partition(":") for line in lines)
+    }
+    return (
+        found.get("model name")
+        or found.get("Model")
+        or platform.processor()
+        or platform.machine()
+    )
 
 
 def cores() -> int:

@@ -30,7 +30,9 @@ PATIENCE_S = 20.0
 Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 PRODUCTS: dict[str, Product] = {
-    "oneDNN": lambda x, w: torch.ops.mkldnn._linear_pointwise(x, w, None, "none", [], ""),
+    "oneDNN": lambda x, w: torch.ops.mkldnn._linear_pointwise(
+        x, w, None, "none", [], ""
+    ),
     "torch.mm": torch.mm,
 }
 """Ways to multiply two matrices; one that this torch lacks is left out."""
@@ -60,7 +62,12 @@ def measure(processes: int = 0) -> Peak | None:
         by = max(alone, key=lambda name: alone[name])
         together = [alone] if count == 1 else _rates(count, [by])
         return Peak(alone[by], sum(rates[by] for rates in together), count, cores, by)
-    except (OSError, EOFError, KeyError, ValueError):  # no process or memory to be had, or it was killed, or nothing runs
+    except (
+        OSError,
+        EOFError,
+        KeyError,
+        ValueError,
+    ):  # no process or memory to be had, or it was killed, or nothing runs
         return None
 
 
@@ -84,15 +91,21 @@ def _receive(pipe: Connection) -> dict[str, float]:
 @contextlib.contextmanager
 def _forked(count: int, names: Sequence[str]) -> Iterator[list[Connection]]:
     """Give the pipes of ``count`` processes, which are ended afterwards."""
-    context = multiprocessing.get_context("fork")  # a new interpreter would take longer to import torch than to measure
+    context = multiprocessing.get_context(
+        "fork"
+    )  # a new interpreter would take longer to import torch than to measure
     made: list[tuple[BaseProcess, Connection]] = []
     try:
         for _ in range(count):
             ours, theirs = context.Pipe()
             others = [ours, *(pipe for _, pipe in made)]
-            process: BaseProcess = context.Process(target=_work, args=(theirs, others, names), daemon=True)
+            process: BaseProcess = context.Process(
+                target=_work, args=(theirs, others, names), daemon=True
+            )
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12+ warns of forking beside threads
+                warnings.simplefilter(
+                    "ignore", DeprecationWarning
+                )  # Python 3.12+ warns of forking beside threads
                 process.start()
             theirs.close()
             made.append((process, ours))
@@ -104,7 +117,9 @@ def _forked(count: int, names: Sequence[str]) -> Iterator[list[Connection]]:
             process.join()
 
 
-def _work(pipe: Connection, inherited: Sequence[Connection], names: Sequence[str]) -> None:
+def _work(
+    pipe: Connection, inherited: Sequence[Connection], names: Sequence[str]
+) -> None:
     for other in inherited:
         other.close()  # or a dead parent's pipes would stay open in its children, and they would wait for ever
     torch.set_num_threads(1)
@@ -112,7 +127,9 @@ def _work(pipe: Connection, inherited: Sequence[Connection], names: Sequence[str
     with torch.inference_mode(), contextlib.suppress(EOFError, OSError):
         pipe.send({})
         pipe.recv()
-        pipe.send({name: rate for name in names if (rate := _rate(PRODUCTS[name], x, w))})
+        pipe.send(
+            {name: rate for name in names if (rate := _rate(PRODUCTS[name], x, w))}
+        )
 
 
 def _rate(product: Product, x: torch.Tensor, w: torch.Tensor) -> float:

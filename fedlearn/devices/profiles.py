@@ -52,13 +52,23 @@ PROFILES: dict[str, Profile] = {
     # Four Cortex-A76 at 2.4 GHz, 16 float32 operations a cycle. Power: assumed.
     "pi-5": Profile(154e9 * CPU_SHARE, 10, 50, 3, 9, 4, latency_ms=20),
     # Two large cores at 2.2 GHz, 16 operations a cycle; asked while it charges at night on Wi-Fi. All assumed.
-    "phone": Profile(70e9 * CPU_SHARE, 10, 50, 0.5, 3.5, 1.5, latency_ms=30, available=1 / 3),
+    "phone": Profile(
+        70e9 * CPU_SHARE, 10, 50, 0.5, 3.5, 1.5, latency_ms=30, available=1 / 3
+    ),
     # 16 x86 cores of 243 GFLOP/s each, as measured where CPU_SHARE was. Link and power: assumed.
     "server": Profile(16 * 243e9 * CPU_SHARE, 1000, 1000, 80, 200, 85, latency_ms=2),
 }
 
 MIXES: dict[str, dict[str, float]] = {
-    "edge": {"jetson-nano": 3, "orin-nano": 4, "orin-nx": 2, "pi-4": 4, "pi-5": 3, "phone": 3, "server": 1},
+    "edge": {
+        "jetson-nano": 3,
+        "orin-nano": 4,
+        "orin-nx": 2,
+        "pi-4": 4,
+        "pi-5": 3,
+        "phone": 3,
+        "server": 1,
+    },
     "boards": {"jetson-nano": 2, "orin-nano": 5, "orin-nx": 3},
     "phones": {"phone": 1},
 }
@@ -92,17 +102,28 @@ class Devices:
 
     def each(self, field: str) -> NDArray[np.float64]:
         """Return one field of every client's profile, (N,)."""
-        return np.array([getattr(profile, field) for profile in self.profiles], np.float64)[self.kind]
+        return np.array(
+            [getattr(profile, field) for profile in self.profiles], np.float64
+        )[self.kind]
 
     def away_s(self, now_s: float) -> NDArray[np.float64]:
         """Return the seconds until each client may be asked, (N,); 0 for those that may be now."""
-        found: NDArray[np.float64] = _away(now_s, 3600 * self.each("period_h"), self.each("available"), self.phase)
+        found: NDArray[np.float64] = _away(
+            now_s, 3600 * self.each("period_h"), self.each("available"), self.phase
+        )
         return found
 
     def away_of(self, client: int, now_s: float) -> float:
         """Return what `away_s` does for one client, in the same arithmetic."""
         profile = self.of(client)
-        return float(_away(now_s, np.float64(3600 * profile.period_h), np.float64(profile.available), self.phase[client]))
+        return float(
+            _away(
+                now_s,
+                np.float64(3600 * profile.period_h),
+                np.float64(profile.available),
+                self.phase[client],
+            )
+        )
 
 
 def _away(now_s: float, period_s: Any, share: Any, phase: Any) -> Any:
@@ -117,12 +138,20 @@ def devices(section: DevicesSection, clients: int, seed: int) -> Devices:
     The shares are rounded to whole clients by largest remainders. Raises ConfigError for an unknown mix or profile.
     """
     if section.mix and section.mix not in MIXES:
-        raise ConfigError(f"unknown mix '{section.mix}'.{nearest(section.mix, MIXES)} Known: {', '.join(MIXES)}")
+        raise ConfigError(
+            f"unknown mix '{section.mix}'.{nearest(section.mix, MIXES)} Known: {', '.join(MIXES)}"
+        )
     shares = MIXES[section.mix] if section.mix else section.profiles
     profiles = {name: profile_of(section, name) for name in shares}
     for name in section.profile:
-        profile_of(section, name)  # also those that no client has: a mistake there is one
-    links = {key: value for key in ("up_mbps", "down_mbps") if (value := getattr(section, key))}
+        profile_of(
+            section, name
+        )  # also those that no client has: a mistake there is one
+    links = {
+        key: value
+        for key in ("up_mbps", "down_mbps")
+        if (value := getattr(section, key))
+    }
     kind = np.repeat(np.arange(len(shares)), apportion(list(shares.values()), clients))
     return Devices(
         tuple(shares),
@@ -150,14 +179,22 @@ def profile_of(section: DevicesSection, name: str) -> Profile:
     own = section.profile.get(name)
     if own is None and name not in PROFILES:
         known = {**PROFILES, **section.profile}
-        raise ConfigError(f"unknown profile '{name}'.{nearest(name, known)} Known: {', '.join(known)}")
+        raise ConfigError(
+            f"unknown profile '{name}'.{nearest(name, known)} Known: {', '.join(known)}"
+        )
     given = own.model_dump(exclude={"like"}, exclude_none=True) if own else {}
     like = (own.like if own else "") or (name if name in PROFILES else "")
     if like and like not in PROFILES:
-        raise ConfigError(f"profile.{name}: like = '{like}' is no built-in profile.{nearest(like, PROFILES)} Known: {', '.join(PROFILES)}")
+        raise ConfigError(
+            f"profile.{name}: like = '{like}' is no built-in profile.{nearest(like, PROFILES)} Known: {', '.join(PROFILES)}"
+        )
     if like:
         return replace(PROFILES[like], **given)
-    lacking = [f.name for f in fields(Profile) if f.default is MISSING and f.name not in given]
+    lacking = [
+        f.name for f in fields(Profile) if f.default is MISSING and f.name not in given
+    ]
     if lacking:
-        raise ConfigError(f'profile.{name} lacks {", ".join(lacking)}; give them, or like = "{next(iter(PROFILES))}" for those of another')
+        raise ConfigError(
+            f'profile.{name} lacks {", ".join(lacking)}; give them, or like = "{next(iter(PROFILES))}" for those of another'
+        )
     return Profile(**given)

@@ -1,14 +1,29 @@
-"""The simulation engine: many clients on one machine, below Flower's Grid."""
+"""How clients are run: one after another, in a pool, stacked in one tensor, on a Ray cluster, or by real agents."""
 
 from fedlearn.names import Named
 
 __all__ = ["ENGINES"]
 
 ENGINES = {
-    "serial": Named("fedlearn.engine.serial:Serial", "one client after another in this process; the readable oracle"),
-    "pool": Named("fedlearn.engine.pool:Pool", "one process per core, one thread each; the same bits as serial"),
-    "stacked": Named("fedlearn.engine.stacked:Stacked", "many clients in one tensor, on each core or on a GPU; equal but for rounding"),
-    "ray": Named("fedlearn.engine.rays.engine:Ray", "one process per CPU of a Ray cluster, on many machines; the same bits as serial"),
-    "auto": Named("fedlearn.engine.auto:choose", "pool or stacked, by a measurement of two seconds at most; the manifest says which"),
+    "serial": Named(
+        "fedlearn.engine.serial:Serial",
+        "one client after another in this process; the readable oracle",
+    ),
+    "pool": Named(
+        "fedlearn.engine.pool:Pool",
+        "one process per core, one thread each; the same bits as serial",
+    ),
+    "stacked": Named(
+        "fedlearn.engine.stacked:Stacked",
+        "many clients in one tensor, on each core or on a GPU; equal but for rounding",
+    ),
+    "ray": Named(
+        "fedlearn.engine.ray.engine:Ray",
+        "one process per CPU of a Ray cluster, on many machines; the same bits as serial",
+    ),
+    "auto": Named(
+        "fedlearn.engine.auto:choose",
+        "pool or stacked, by a measurement of two seconds at most; the manifest says which",
+    ),
 }
 """The engines of ``[engine] kind``; none of them changes a result, but for the rounding of "stacked"."""

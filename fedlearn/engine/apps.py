@@ -11,7 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Message,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.clientapp import ClientApp
 
 from fedlearn.arrays import State
@@ -32,16 +39,22 @@ def load(app: str, mods: Sequence[str]) -> Callable[[Message, Context], Message]
     Raises ConfigError when a path does not lead to one.
     """
     if app and mods:
-        raise ConfigError("[client] takes app or mods, not both: give the mods to your own ClientApp(mods=[…])")
+        raise ConfigError(
+            "[client] takes app or mods, not both: give the mods to your own ClientApp(mods=[…])"
+        )
     if app:
         found = import_path("client app", app)
         if not isinstance(found, ClientApp):
-            raise ConfigError(f"client app '{app}' is a {type(found).__name__}, not a flwr.clientapp.ClientApp")
+            raise ConfigError(
+                f"client app '{app}' is a {type(found).__name__}, not a flwr.clientapp.ClientApp"
+            )
         return found
     found = {mod: import_path("mod", mod) for mod in mods}
     for mod, made in found.items():
         if not callable(made):
-            raise ConfigError(f"mod '{mod}' is a {type(made).__name__}, not a function (message, context, call_next)")
+            raise ConfigError(
+                f"mod '{mod}' is a {type(made).__name__}, not a function (message, context, call_next)"
+            )
     return _OurApp(list(found.values())) if found else None
 
 
@@ -63,17 +76,40 @@ class _OurApp:
 
     def _train(self, message: Message, context: Context) -> Message:
         runner, task = self.runner, self.task
-        start = to_state(runner.layout, next(iter(message.content.array_records.values())))
-        update = train(runner.module, runner.layout, task.plan, start, runner.tensors(task.client), task.client)
-        end = State(start.floats + update.difference.floats, start.integers + update.difference.integers)
-        metrics = MetricRecord({EXAMPLES: update.examples, "train_loss": update.train_loss})
-        return Message(RecordDict({"arrays": to_record(runner.layout, end), "metrics": metrics}), reply_to=message)
+        start = to_state(
+            runner.layout, next(iter(message.content.array_records.values()))
+        )
+        update = train(
+            runner.module,
+            runner.layout,
+            task.plan,
+            start,
+            runner.tensors(task.client),
+            task.client,
+        )
+        end = State(
+            start.floats + update.difference.floats,
+            start.integers + update.difference.integers,
+        )
+        metrics = MetricRecord(
+            {EXAMPLES: update.examples, "train_loss": update.train_loss}
+        )
+        return Message(
+            RecordDict({"arrays": to_record(runner.layout, end), "metrics": metrics}),
+            reply_to=message,
+        )
 
     def _evaluate(self, message: Message, context: Context) -> Message:
         runner, task = self.runner, self.task
-        write_state(runner.module, runner.layout, to_state(runner.layout, next(iter(message.content.array_records.values()))))
+        write_state(
+            runner.module,
+            runner.layout,
+            to_state(runner.layout, next(iter(message.content.array_records.values()))),
+        )
         score = evaluate(runner.module, runner.tensors(task.client, held_out=True))
-        metrics = MetricRecord({EXAMPLES: score.samples, "loss": score.loss, "accuracy": score.accuracy})
+        metrics = MetricRecord(
+            {EXAMPLES: score.samples, "loss": score.loss, "accuracy": score.accuracy}
+        )
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
@@ -89,30 +125,60 @@ def answer(runner: Runner, task: Task, held: Held) -> Outcome:
     context = Context(
         run_id=1,
         node_id=task.client,
-        node_config={"partition-id": task.client, "num-partitions": len(runner.population.clients)},
-        state=RecordDict() if task.state is None else copy.deepcopy(task.state),  # kept only if the app succeeds
+        node_config={
+            "partition-id": task.client,
+            "num-partitions": len(runner.population.clients),
+        },
+        state=RecordDict()
+        if task.state is None
+        else copy.deepcopy(task.state),  # kept only if the app succeeds
         run_config={},
     )
     reply = runner.app(_message(runner, task, start), context)
     if reply.has_error():
         raise ClientError(f"client {task.client}: {reply.error.reason}")
     trained = time.perf_counter()
-    metrics = {k: v for record in reply.content.metric_records.values() for k, v in record.items()}
+    metrics = {
+        k: v
+        for record in reply.content.metric_records.values()
+        for k, v in record.items()
+    }
     if task.kind != "train":
-        return Outcome(task.client, metrics=metrics, state=context.state, train_s=trained - begun)
+        return Outcome(
+            task.client, metrics=metrics, state=context.state, train_s=trained - begun
+        )
     end = to_state(runner.layout, _arrays(task, reply))
     difference = State(end.floats - start.floats, end.integers - start.integers)
     examples = int(metrics.pop(EXAMPLES, 0))
     if examples < 0:
         raise ClientError(f"client {task.client} reports {examples} examples")
     loss = metrics.get("train_loss")
-    encoded, residual = runner.reply(task, held, difference, examples, loss if isinstance(loss, float) else None, metrics)
+    encoded, residual = runner.reply(
+        task,
+        held,
+        difference,
+        examples,
+        loss if isinstance(loss, float) else None,
+        metrics,
+    )
     encode_s = time.perf_counter() - trained
-    return Outcome(task.client, encoded, state=context.state, train_s=trained - begun, encode_s=encode_s, residual=residual)
+    return Outcome(
+        task.client,
+        encoded,
+        state=context.state,
+        train_s=trained - begun,
+        encode_s=encode_s,
+        residual=residual,
+    )
 
 
 def _message(runner: Runner, task: Task, start: State) -> Message:
-    content = RecordDict({name: ConfigRecord(dict(values)) for name, values in task.config["configs"].items()})
+    content = RecordDict(
+        {
+            name: ConfigRecord(dict(values))
+            for name, values in task.config["configs"].items()
+        }
+    )
     content[task.config["arrays"]] = to_record(runner.layout, start)
     return Message(content, dst_node_id=task.client, message_type=task.kind)
 

@@ -39,17 +39,27 @@ class Choice:
     chunk: int
     workers: int
     why: str
-    seen: Mapping[str, float] = field(default_factory=dict)  # ms of a cohort's local training, as estimated, by engine
+    seen: Mapping[str, float] = field(
+        default_factory=dict
+    )  # ms of a cohort's local training, as estimated, by engine
 
     def told(self) -> dict[str, Any]:
         """Return what the manifest has of it."""
-        return {"why": self.why, "estimated_ms": {name: round(ms, 2) for name, ms in self.seen.items()}}
+        return {
+            "why": self.why,
+            "estimated_ms": {name: round(ms, 2) for name, ms in self.seen.items()},
+        }
 
 
 def choose(runner: Runner, plan: Plan, cohort: int, workers: int) -> Choice:
     """Return the engine for cohorts of so many clients. workers: processes, 0 = one per core."""
     if runner.device != "cpu":
-        return Choice("stacked", 0, workers, f"on {runner.device} one call does the work of a cohort")
+        return Choice(
+            "stacked",
+            0,
+            workers,
+            f"on {runner.device} one call does the work of a cohort",
+        )
     single_thread()
     processes = workers or len(os.sched_getaffinity(0))
     stacker = Stacker(runner, 0, plan)
@@ -57,16 +67,32 @@ def choose(runner: Runner, plan: Plan, cohort: int, workers: int) -> Choice:
         return Choice("pool", 0, workers, stacker.why)
     try:
         seen = _measure(runner, plan, cohort, processes)
-    except Exception as error:  # what is wrong with a client or the model shows in the rounds
-        return Choice("pool", 0, workers, f"the probe failed: {type(error).__name__}: {error}")
-    stacks = {chunk: ms for chunk in CHUNKS if (ms := seen.get(f"stacked {chunk}")) is not None}
+    except (
+        Exception
+    ) as error:  # what is wrong with a client or the model shows in the rounds
+        return Choice(
+            "pool", 0, workers, f"the probe failed: {type(error).__name__}: {error}"
+        )
+    stacks = {
+        chunk: ms
+        for chunk in CHUNKS
+        if (ms := seen.get(f"stacked {chunk}")) is not None
+    }
     best = min(stacks, key=lambda chunk: stacks[chunk], default=0)
     if best and stacks[best] <= GAIN * seen["pool"]:
-        return Choice("stacked", best, workers, f"stacks of {best} take {stacks[best] / seen['pool']:.2f} of the pool's time", seen)
+        return Choice(
+            "stacked",
+            best,
+            workers,
+            f"stacks of {best} take {stacks[best] / seen['pool']:.2f} of the pool's time",
+            seen,
+        )
     return Choice("pool", 0, workers, "stacks gain nothing here", seen)
 
 
-def _measure(runner: Runner, plan: Plan, cohort: int, processes: int) -> dict[str, float]:
+def _measure(
+    runner: Runner, plan: Plan, cohort: int, processes: int
+) -> dict[str, float]:
     """Return the milliseconds of a cohort's training by engine, on so many processes."""
     start = read_state(runner.module, runner.layout)
     most = min(CHUNKS[-1], cohort, len(runner.population.clients))
@@ -74,12 +100,26 @@ def _measure(runner: Runner, plan: Plan, cohort: int, processes: int) -> dict[st
     clients = [c for c in clients if len(c.data)]
 
     middle = clients[len(clients) // 2]
-    each = _best_ms(partial(train_one, runner.module, runner.layout, plan, start, middle.data, middle.number))
+    each = _best_ms(
+        partial(
+            train_one,
+            runner.module,
+            runner.layout,
+            plan,
+            start,
+            middle.data,
+            middle.number,
+        )
+    )
     seen = {"pool": math.ceil(cohort / processes) * each}
     for chunk in CHUNKS:
         if chunk <= len(clients) and chunk * each <= 1e3 * BUDGET_S:
-            taken = _best_ms(partial(train_many, runner.module, runner.layout, plan, clients[:chunk]))
-            seen[f"stacked {chunk}"] = math.ceil(math.ceil(cohort / chunk) / processes) * taken
+            taken = _best_ms(
+                partial(train_many, runner.module, runner.layout, plan, clients[:chunk])
+            )
+            seen[f"stacked {chunk}"] = (
+                math.ceil(math.ceil(cohort / chunk) / processes) * taken
+            )
     return seen
 
 

@@ -32,10 +32,10 @@ from fedlearn.errors import ConfigError, PayloadError
 from fedlearn.models import read_state
 from fedlearn.plan import Plan
 from fedlearn.seeds import isolated
-from fedlearn.server.plans import plan as plan_of
 from fedlearn.strategies.aggregate import ExactSum
 from fedlearn.strategies.fedavg import FedAvg
 from fedlearn.strategies.minibatch_sgd import MinibatchSGD
+from fedlearn.strategies.plans import plan as plan_of
 
 GROUP = 256
 """Samples of a group, about: each group costs the sum one update."""
@@ -50,7 +50,12 @@ class Collapsed(Around):
 
     def __init__(self, inner: Engine, runner: Runner, by_examples: bool) -> None:
         """Take the engine that does the work. by_examples: clients weigh their examples; otherwise all alike."""
-        self.inner, self.runner, self.by_examples, self.workers = inner, runner, by_examples, inner.workers
+        self.inner, self.runner, self.by_examples, self.workers = (
+            inner,
+            runner,
+            by_examples,
+            inner.workers,
+        )
 
     def run(self, tasks: Sequence[Task], payload: bytes) -> Iterator[Outcome]:
         """Yield one outcome per task."""
@@ -59,7 +64,12 @@ class Collapsed(Around):
             return
         groups = {group[0].client: group for group in self.groups(tasks)}
         asked = [
-            Task(first, "train", group[0].plan, group=Group(tuple(task.client for task in group), self.by_examples))
+            Task(
+                first,
+                "train",
+                group[0].plan,
+                group=Group(tuple(task.client for task in group), self.by_examples),
+            )
             for first, group in groups.items()
         ]
         apart: list[Task] = []
@@ -99,10 +109,14 @@ class Collapsed(Around):
         if outcome.error is not None or outcome.payload is None:
             return False
         try:
-            ExactSum(0, 0, cohort).check(State(together.sum_of(outcome.payload), np.empty(0, np.int64)), 1)
+            ExactSum(0, 0, cohort).check(
+                State(together.sum_of(outcome.payload), np.empty(0, np.int64)), 1
+            )
         except PayloadError:
             return False
-        losses = [each.summed.header.train_loss for each in outcome.group if each.summed]
+        losses = [
+            each.summed.header.train_loss for each in outcome.group if each.summed
+        ]
         return bool(np.isfinite(np.array(losses, np.float32)).all())
 
 
@@ -131,7 +145,9 @@ def check(experiment: Experiment, strategy: Strategy, app: bool, agents: bool) -
     _refuse(_asked(experiment, strategy, app, agents))
 
 
-def before(experiment: Experiment, strategy: Strategy, runner: Runner) -> Callable[[Engine], Collapsed]:
+def before(
+    experiment: Experiment, strategy: Strategy, runner: Runner
+) -> Callable[[Engine], Collapsed]:
     """Return what puts `Collapsed` before an engine; raises ConfigError for a model whose clients have to be computed one by one."""
     _refuse(_found(runner, plan_of(experiment, 1, _asks(strategy))))
     by_examples = isinstance(strategy, FedAvg) and strategy.weighted
@@ -140,7 +156,9 @@ def before(experiment: Experiment, strategy: Strategy, runner: Runner) -> Callab
 
 def _refuse(wrong: str) -> None:
     if wrong:
-        raise ConfigError(f"[engine] collapse = true computes clients together, but {wrong}, or leave out collapse")
+        raise ConfigError(
+            f"[engine] collapse = true computes clients together, but {wrong}, or leave out collapse"
+        )
 
 
 def _asks(strategy: Strategy) -> dict[str, int | float | str]:
@@ -152,25 +170,37 @@ def _asked(experiment: Experiment, strategy: Strategy, app: bool, agents: bool) 
     if agents:
         return "agents work each for itself: take a simulation"
     if app:
-        return "a Flower ClientApp or a mod sees each client by itself: leave out [client]"
-    if type(strategy) not in (FedAvg, MinibatchSGD):  # a subclass may do anything with an update
+        return (
+            "a Flower ClientApp or a mod sees each client by itself: leave out [client]"
+        )
+    if type(strategy) not in (
+        FedAvg,
+        MinibatchSGD,
+    ):  # a subclass may do anything with an update
         return f'strategy "{experiment.strategy.name}" may look at each update: take "fedavg" or "minibatch-sgd"'
     if (groups := getattr(strategy, "groups", 1)) > 1:
         return f"strategy.groups = {groups} compares updates: set groups = 1"
     if feedback(experiment.codec.up) != (False, "raw32"):
         return f'codec.up = "{experiment.codec.up}" encodes each update: set codec.up = "raw32"'
     coarse = codec(experiment.codec.down).for_differences
-    if experiment.codec.downlink == "shadow" or (coarse and experiment.codec.downlink == "auto"):
+    if experiment.codec.downlink == "shadow" or (
+        coarse and experiment.codec.downlink == "auto"
+    ):
         return f'codec.down = "{experiment.codec.down}" leaves each client a model of its own: set codec.downlink = "cast"'
     if experiment.devices.deadline_s and experiment.devices.given:
         return "devices.deadline_s leaves out single clients: set it to 0"
     asked = plan_of(experiment, 1, _asks(strategy))
-    if asked.task == "update" and (asked.steps or (asked.epochs if asked.batch_size == 0 else 0)) != 1:
+    if (
+        asked.task == "update"
+        and (asked.steps or (asked.epochs if asked.batch_size == 0 else 0)) != 1
+    ):
         return "clients take more than one step: set train.steps = 1, or train.epochs = 1 and train.batch_size = 0"
     if asked.stragglers:
         return f"train.stragglers = {asked.stragglers:g} has clients do less than others: set it to 0"
     if asked.clip_norm:
-        return f"clip_norm = {asked.clip_norm:g} clips each client's gradient: set it to 0"
+        return (
+            f"clip_norm = {asked.clip_norm:g} clips each client's gradient: set it to 0"
+        )
     if asked.precision != "float32":
         return f'train.precision = "{asked.precision}" rounds each client\'s gradient: set it to "float32"'
     return ""
@@ -182,7 +212,11 @@ def _found(runner: Runner, plan: Plan) -> str:
     Two clients are made of held-out samples, and their sum is compared with what `train` makes of each.
     """
     other = "take another model"
-    narrow = [e for e in runner.layout.entries if e.trained and e.dtype not in ("float32", "float64")]
+    narrow = [
+        e
+        for e in runner.layout.entries
+        if e.trained and e.dtype not in ("float32", "float64")
+    ]
     if narrow:
         return f"'{narrow[0].name}' rounds each client's step to {narrow[0].dtype}: {other}"
     if normalises(runner.module):
@@ -192,13 +226,25 @@ def _found(runner: Runner, plan: Plan) -> str:
         if _draws(runner, halves[0]):
             return f"the model draws random numbers in training, as dropout does, and each client has its own: set dropout = 0, or {other}"
         short = replace(plan, task="gradient", codec="raw32")
-        shares = [together.share(short, client, data, True) for client, data in enumerate(halves)]
+        shares = [
+            together.share(short, client, data, True)
+            for client, data in enumerate(halves)
+        ]
         found, _ = together.summed(runner.module, runner.layout, short, start, shares)
-        updates = [train(runner.module, runner.layout, short, start, data, client) for client, data in enumerate(halves)]
-    except Exception:  # a model that fails here fails in the rounds, where it is told of whom
+        updates = [
+            train(runner.module, runner.layout, short, start, data, client)
+            for client, data in enumerate(halves)
+        ]
+    except (
+        Exception
+    ):  # a model that fails here fails in the rounds, where it is told of whom
         return ""
-    wanted = sum(np.float64(update.examples) * update.difference.floats for update in updates)
-    apart = np.abs(found - wanted).max(initial=0) > TOLERANCE * max(1e-6, np.abs(wanted).max(initial=0))
+    wanted = sum(
+        np.float64(update.examples) * update.difference.floats for update in updates
+    )
+    apart = np.abs(found - wanted).max(initial=0) > TOLERANCE * max(
+        1e-6, np.abs(wanted).max(initial=0)
+    )
     if apart or any(update.difference.integers.any() for update in updates):
         return f"what the model computes for a sample depends on the others of its batch, or it keeps count of them: {other}"
     return ""
@@ -208,7 +254,11 @@ def _halves(runner: Runner) -> list[Tensors]:
     """Return two clients of different sizes, of held-out samples."""
     test = runner.population.test
     few = [np.arange(len(test))[:3], np.arange(len(test))[3:TRIAL_SAMPLES]]
-    return [tensors(test.take(places), runner.population.task, runner.device) for places in few if places.size]
+    return [
+        tensors(test.take(places), runner.population.task, runner.device)
+        for places in few
+        if places.size
+    ]
 
 
 def _draws(runner: Runner, data: Tensors) -> bool:
@@ -218,6 +268,11 @@ def _draws(runner: Runner, data: Tensors) -> bool:
     def after(work: Callable[[], object]) -> list[float]:
         with isolated(0), torch.no_grad():
             work()
-            return [random.random(), float(np.random.random()), float(torch.rand(())), float(torch.rand((), device=runner.device))]
+            return [
+                random.random(),
+                float(np.random.random()),
+                float(torch.rand(())),
+                float(torch.rand((), device=runner.device)),
+            ]
 
     return after(lambda: runner.module(data.x)) != after(lambda: None)

@@ -25,17 +25,17 @@ from fedlearn.clients.evaluate import Score
 from fedlearn.codec import canonical, feedback
 from fedlearn.config import FleetSection
 from fedlearn.devices.cohort import fastest
-from fedlearn.engine.downlink import Downlink
 from fedlearn.engine.runner import Held, Outcome, Runner, Task
 from fedlearn.engine.serial import Engine
-from fedlearn.engine.vectors import NONE
 from fedlearn.errors import PayloadError, RecordError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key, proto
-from fedlearn.failpoints import reach
+from fedlearn.memory.downlink import Downlink
+from fedlearn.memory.vectors import NONE
 from fedlearn.server.journal import Journal
 from fedlearn.server.rounds import Answer, Lacking, Work
 from fedlearn.server.service import Service, journal_key
+from fedlearn.system.failpoints import reach
 from fedlearn.wire import GRADIENT, UPDATE, digest, encode_model, read_header
 
 _DEFAULT = FleetSection()
@@ -57,20 +57,40 @@ class Fleet:
 
     workers = 1
 
-    def __init__(self, runner: Runner, inner: Engine, service: Service | None, journal: Journal, section: FleetSection = _DEFAULT) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        inner: Engine,
+        service: Service | None,
+        journal: Journal,
+        section: FleetSection = _DEFAULT,
+    ) -> None:
         """Take the parts.
 
         inner: scores models on the coordinator's held-out samples. service: None: the journal alone answers (a replay).
         """
-        self.runner, self.inner, self.service, self.journal, self.section = runner, inner, service, journal, section
+        self.runner, self.inner, self.service, self.journal, self.section = (
+            runner,
+            inner,
+            service,
+            journal,
+            section,
+        )
         self.downlink: Downlink
-        self.ready: Callable[[], None] = _nothing  # called before anybody is asked: a run whose answers are all here asks nobody
+        self.ready: Callable[[], None] = (
+            _nothing  # called before anybody is asked: a run whose answers are all here asks nobody
+        )
         self._turns: Counter[tuple[int, int, str]] = Counter()
         self._calls: Counter[tuple[int, str]] = Counter()
         self._listed: Counter[int] = Counter()
-        self._seconds: dict[int, float] = {}  # client → from a question to its answer, the newest half of the mean
+        self._seconds: dict[
+            int, float
+        ] = {}  # client → from a question to its answer, the newest half of the mean
         self._last: dict[int, Key] = {}
-        self._unused: dict[str, dict[int, str]] = {"refused": {}, "without": {}}  # of the tasks that run: client → why
+        self._unused: dict[str, dict[int, str]] = {
+            "refused": {},
+            "without": {},
+        }  # of the tasks that run: client → why
         self._initial = digest(runner.initial)
 
     def run(self, tasks: Sequence[Task], payload: bytes) -> Iterator[Outcome]:
@@ -85,7 +105,11 @@ class Fleet:
         counted, ready = [], []
         for task in tasks:
             asked = self._prepare(task, payload)
-            found = self._journaled(asked) if closed is None or task.client in closed else None
+            found = (
+                self._journaled(asked)
+                if closed is None or task.client in closed
+                else None
+            )
             if found is not None:
                 counted.append(task.client)
                 ready.append((asked, found))
@@ -121,7 +145,9 @@ class Fleet:
             del waiting[event.client, event.key]
             if event.data is not None and kind == "train":
                 taken = time.monotonic() - begun
-                self._seconds[event.client] = (self._seconds.get(event.client, taken) + taken) / 2
+                self._seconds[event.client] = (
+                    self._seconds.get(event.client, taken) + taken
+                ) / 2
             yield self._answered(asked_for, event, counted)
         self._close(round, kind, counted)
 
@@ -134,13 +160,24 @@ class Fleet:
 
     def choose(self, size: int, seed: int, round: int, attempt: int) -> list[int]:
         """Return the fastest of those that attend, and some others: the same ones when a round is run again."""
-        return self._noted(f"chosen/{round}/{attempt}", lambda: self._fastest(size, seed, round, attempt))
+        return self._noted(
+            f"chosen/{round}/{attempt}",
+            lambda: self._fastest(size, seed, round, attempt),
+        )
 
     def _fastest(self, size: int, seed: int, round: int, attempt: int) -> list[int]:
         here = self._attending()
         expected = np.full(max(here) + 1, np.inf)
         expected[here] = [self._seconds.get(client, 0.0) for client in here]
-        return fastest(expected, size, self.section.deadline_s, self.section.fairness, seed, round, attempt)
+        return fastest(
+            expected,
+            size,
+            self.section.deadline_s,
+            self.section.fairness,
+            seed,
+            round,
+            attempt,
+        )
 
     def _attending(self) -> list[int]:
         assert self.service is not None
@@ -156,9 +193,13 @@ class Fleet:
             known: list[int] = json.loads(self.journal.read(entry))
             return known
         if self.service is None:
-            raise RecordError(f"the journal does not tell '{name}', who was asked then; the run did not come so far")
+            raise RecordError(
+                f"the journal does not tell '{name}', who was asked then; the run did not come so far"
+            )
         found = find()
-        self.journal.append({"kind": "attending", "key": name}, json.dumps(found).encode()).result()
+        self.journal.append(
+            {"kind": "attending", "key": name}, json.dumps(found).encode()
+        ).result()
         return found
 
     def score(self, state: State) -> Score:
@@ -205,7 +246,13 @@ class Fleet:
         return Asked(task, key, held, message, payloads)
 
     def _work(self, asked: Asked) -> Work:
-        return Work(asked.task.client, asked.key, asked.message, asked.payloads, lambda data: self._fault(asked, data))
+        return Work(
+            asked.task.client,
+            asked.key,
+            asked.message,
+            asked.payloads,
+            lambda data: self._fault(asked, data),
+        )
 
     def _repair(self, asked: Asked, payload: bytes) -> None:
         """Send a client the first model and the one that it lacks before what it was sent."""
@@ -214,9 +261,18 @@ class Fleet:
         message.CopyFrom(asked.message)
         none = np.zeros(layout.integers, np.int64)
         first = encode_model(layout, State(self.runner.initial, none), 0, "raw32", 0)[0]
-        if task.link is not None and task.link.slot != NONE and self.runner.copies is not None and not task.link.whole:
+        if (
+            task.link is not None
+            and task.link.slot != NONE
+            and self.runner.copies is not None
+            and not task.link.whole
+        ):
             base = self.runner.copies.read(task.client, task.link.slot)
-            payloads = (first, encode_model(layout, State(base, none), 0, "raw32", 0)[0], *asked.payloads)
+            payloads = (
+                first,
+                encode_model(layout, State(base, none), 0, "raw32", 0)[0],
+                *asked.payloads,
+            )
         elif task.link is not None:
             payloads = (first, *asked.payloads)
         else:
@@ -237,11 +293,18 @@ class Fleet:
             return str(error)
         if header.kind not in (UPDATE, GRADIENT):
             return f"a payload of kind {header.kind} where an update is expected"
-        if (header.version, header.digest) != (asked.held.header.version, asked.held.header.digest):
+        if (header.version, header.digest) != (
+            asked.held.header.version,
+            asked.held.header.digest,
+        ):
             return "the update started from another model than the one sent"
         if header.codec != codec:
             return f"the update is encoded by {header.codec}, not by {codec} as asked"
-        return None if header.examples else "the update reports 0 examples; it would weigh nothing"
+        return (
+            None
+            if header.examples
+            else "the update reports 0 examples; it would weigh nothing"
+        )
 
     def _journaled(self, asked: Asked) -> bytes | None:
         entry = self.journal.find(journal_key(asked.task.client, asked.key))
@@ -257,9 +320,15 @@ class Fleet:
         return self._outcome(asked, event.data)
 
     def _outcome(self, asked: Asked, data: bytes) -> Outcome:
-        told: dict[str, Any] = {"payload": data} if asked.task.kind == "train" else {"metrics": _metrics(data) or {}}
+        told: dict[str, Any] = (
+            {"payload": data}
+            if asked.task.kind == "train"
+            else {"metrics": _metrics(data) or {}}
+        )
         residual = None
-        if asked.task.residual is not None:  # it lies with the agent, under the name of the work that made it
+        if (
+            asked.task.residual is not None
+        ):  # it lies with the agent, under the name of the work that made it
             residual = struct.pack("<II", asked.key[0], asked.key[2] + 1)
         return self._sent(asked, Outcome(asked.task.client, **told, residual=residual))
 
@@ -269,7 +338,13 @@ class Fleet:
 
     def _sent(self, asked: Asked, outcome: Outcome) -> Outcome:
         held = asked.held
-        return replace(outcome, base=held.header, bytes_down=held.bytes_down, fallback=held.fallback, damaged=held.damaged)
+        return replace(
+            outcome,
+            base=held.header,
+            bytes_down=held.bytes_down,
+            fallback=held.fallback,
+            damaged=held.damaged,
+        )
 
     def _closed(self, round: int, kind: str) -> set[int] | None:
         """Return whose answers were counted when these tasks were asked before; None: they were not, or not to the end."""
@@ -283,8 +358,13 @@ class Fleet:
         self.journal.append(meta, json.dumps(sorted(counted)).encode()).result()
         reach("coordinator.after-closed")
         if self.service:
-            key, asked = (round, kind, self._calls[round, kind] - 1), len(counted) + len(self._unused["without"])
-            self.service.log("round closed", None, key, asked=asked, answered=len(counted))
+            key, asked = (
+                (round, kind, self._calls[round, kind] - 1),
+                len(counted) + len(self._unused["without"]),
+            )
+            self.service.log(
+                "round closed", None, key, asked=asked, answered=len(counted)
+            )
 
     def _name(self, round: int, kind: str) -> str:
         return f"closed/{round}/{kind}/{self._calls[round, kind]}"
@@ -301,7 +381,8 @@ def _metrics(data: bytes) -> dict[str, float] | None:
     try:
         told = json.loads(data)
         finite = isinstance(told, dict) and all(
-            isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in told.values()
+            isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
+            for v in told.values()
         )
     except (ValueError, RecursionError, OverflowError):
         return None

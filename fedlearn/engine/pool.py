@@ -29,7 +29,7 @@ from fedlearn.clients.evaluate import Score
 from fedlearn.engine.runner import Outcome, Runner, Task, single_thread
 from fedlearn.engine.serial import whole_score
 from fedlearn.errors import RecordError, RunError
-from fedlearn.malloc import keep_pages
+from fedlearn.system.malloc import keep_pages
 from fedlearn.wire import Bytes
 from fedlearn.wire.payload import MARGIN
 
@@ -45,7 +45,9 @@ Unit = tuple[Task, ...]
 class _Worker:
     process: BaseProcess
     pipe: Connection
-    answers: mmap.mmap  # payloads, in two halves: one is read while the other is written
+    answers: (
+        mmap.mmap
+    )  # payloads, in two halves: one is read while the other is written
     given: int = 0  # units so far: which half is next
     task: Any = None  # what it is working on
 
@@ -62,32 +64,54 @@ class Pool:
         keep_pages()
         self.runner = runner
         self.workers = workers or len(os.sched_getaffinity(0))
-        self.room = 2 * runner.layout.raw_bytes + MARGIN + 4  # no payload of this model takes more, wherever it is placed
-        self._models = (mmap.mmap(-1, self.room), mmap.mmap(-1, self.room))  # the payload of the cohort; the state to score
+        self.room = (
+            2 * runner.layout.raw_bytes + MARGIN + 4
+        )  # no payload of this model takes more, wherever it is placed
+        self._models = (
+            mmap.mmap(-1, self.room),
+            mmap.mmap(-1, self.room),
+        )  # the payload of the cohort; the state to score
         self._lengths = [0, 0]
-        self._sent = [0, 0]  # how often each was written: a worker reads it anew when this changes
+        self._sent = [
+            0,
+            0,
+        ]  # how often each was written: a worker reads it anew when this changes
         self._pool: list[_Worker] = []
         try:
             for _ in range(self.workers):
                 self._pool.append(self._fork(mmap.mmap(-1, 2 * self.most * self.room)))
         except OSError as error:
             self.close()
-            lower = "engine.workers" if self.most == 1 else "engine.workers or engine.chunk"
-            raise RunError(f"cannot start {self.workers} worker processes: {error.strerror or error}; lower {lower}") from error
+            lower = (
+                "engine.workers" if self.most == 1 else "engine.workers or engine.chunk"
+            )
+            raise RunError(
+                f"cannot start {self.workers} worker processes: {error.strerror or error}; lower {lower}"
+            ) from error
 
     def run(self, tasks: Sequence[Task], payload: bytes) -> Iterator[Outcome]:
         """Yield one outcome per task, as they come; the largest clients start first."""
         self._publish(0, payload)
         units = self.units(tasks)
         while units:
-            apart: list[Unit] = []  # once all else is done: the workers do one list of units at a time
+            apart: list[
+                Unit
+            ] = []  # once all else is done: the workers do one list of units at a time
             for unit, found in self._work(units):
-                if isinstance(found, RecordError):  # the disk's failure, not the client's
+                if isinstance(
+                    found, RecordError
+                ):  # the disk's failure, not the client's
                     raise found
-                if isinstance(found, str) and len(unit) > 1:  # which of them it was shows when each has a worker to itself
+                if (
+                    isinstance(found, str) and len(unit) > 1
+                ):  # which of them it was shows when each has a worker to itself
                     apart += [(task,) for task in unit]
                     continue
-                yield from found if isinstance(found, list) else (Outcome(task.client, error=str(found)) for task in unit)
+                yield from (
+                    found
+                    if isinstance(found, list)
+                    else (Outcome(task.client, error=str(found)) for task in unit)
+                )
             units = apart
 
     def units(self, tasks: Sequence[Task]) -> list[Unit]:
@@ -133,7 +157,9 @@ class Pool:
         """Yield (task, result); a task whose worker dies twice has the reason, a string, as its result."""
         queue = deque((task, 1) for task in tasks)
         for worker in self._pool:
-            worker.given = 0  # where one unit is all that it gets, the same half serves each time
+            worker.given = (
+                0  # where one unit is all that it gets, the same half serves each time
+            )
         try:
             while queue or any(w.task for w in self._pool):
                 self._give_all(queue)
@@ -151,7 +177,9 @@ class Pool:
                     self._give_all(queue)  # it goes on while its answer is added up
                     yield task, result
         finally:
-            if any(w.task for w in self._pool):  # the consumer stopped half-way: late answers must not be read as new ones
+            if any(
+                w.task for w in self._pool
+            ):  # the consumer stopped half-way: late answers must not be read as new ones
                 self._restart()
 
     def _give_all(self, queue: deque[tuple[Any, int]]) -> None:
@@ -163,8 +191,12 @@ class Pool:
         slot = 0 if isinstance(task[0], tuple) else 1
         worker.task = task
         worker.given += 1
-        with contextlib.suppress(OSError):  # it died while idle: the next wait finds its pipe closed and tries the task again
-            worker.pipe.send((task[0], slot, self._lengths[slot], self._sent[slot], worker.given % 2))
+        with contextlib.suppress(
+            OSError
+        ):  # it died while idle: the next wait finds its pipe closed and tries the task again
+            worker.pipe.send(
+                (task[0], slot, self._lengths[slot], self._sent[slot], worker.given % 2)
+            )
 
     def _take(self, worker: _Worker) -> Any:
         """Return a worker's result, with the payloads that it left in memory."""
@@ -175,12 +207,17 @@ class Pool:
         for outcome, length in result:
             if length is not None:
                 at = _placed(at, length)
-                outcome = replace(outcome, payload=memoryview(worker.answers)[at : at + length].toreadonly())
+                outcome = replace(
+                    outcome,
+                    payload=memoryview(worker.answers)[at : at + length].toreadonly(),
+                )
                 at += length
             out.append(outcome)
         return out
 
-    def _leave(self, outcomes: Sequence[Outcome], answers: mmap.mmap, half: int) -> list[tuple[Outcome, int | None]]:
+    def _leave(
+        self, outcomes: Sequence[Outcome], answers: mmap.mmap, half: int
+    ) -> list[tuple[Outcome, int | None]]:
         """Leave payloads where the parent finds them, and return what goes by the pipe; called in a worker."""
         at, out = half * self.most * self.room, []
         for outcome in outcomes:
@@ -198,8 +235,16 @@ class Pool:
         worker.pipe.close()
         worker.process.join()
         code = worker.process.exitcode or 0
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        hint = " (out of memory? lower engine.workers or train.batch_size)" if code == -signal.SIGKILL else ""
+        how = (
+            f"killed by {signal.Signals(-code).name}"
+            if code < 0
+            else f"ended with code {code}"
+        )
+        hint = (
+            " (out of memory? lower engine.workers or train.batch_size)"
+            if code == -signal.SIGKILL
+            else ""
+        )
         self._pool[self._pool.index(worker)] = self._fork(worker.answers)
         return f"its worker process was {how} twice{hint}"
 
@@ -213,7 +258,9 @@ class Pool:
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe()
         others = [w.pipe for w in self._pool if not w.pipe.closed]
-        process = context.Process(target=_serve, args=(self, theirs, answers, [ours, *others]), daemon=True)
+        process = context.Process(
+            target=_serve, args=(self, theirs, answers, [ours, *others]), daemon=True
+        )
         sys.stdout.flush()
         sys.stderr.flush()
         with warnings.catch_warnings():
@@ -233,18 +280,29 @@ def _placed(at: int, length: int) -> int:
     return at + (5 - at - length) % 4
 
 
-def _serve(pool: Pool, pipe: Connection, answers: mmap.mmap, inherited: Sequence[Connection]) -> None:
+def _serve(
+    pool: Pool, pipe: Connection, answers: mmap.mmap, inherited: Sequence[Connection]
+) -> None:
     """Work until the parent closes its end, or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what it means
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole group; the parent decides what it means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if hasattr(os, "SCHED_BATCH"):  # a worker that wakes must not hold up the parent, which has the others to wake
-        with contextlib.suppress(OSError):  # from an idle class, or in a sandbox, it is refused: it is only a matter of speed
+    if hasattr(
+        os, "SCHED_BATCH"
+    ):  # a worker that wakes must not hold up the parent, which has the others to wake
+        with contextlib.suppress(
+            OSError
+        ):  # from an idle class, or in a sandbox, it is refused: it is only a matter of speed
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     for other in inherited:
         other.close()  # or a dead parent's pipes would stay open in its children, and they would wait for ever
     single_thread()
     seen = [0, 0]
-    payload, state = memoryview(b""), State(np.empty(0, np.float32), np.empty(0, np.int64))
+    payload, state = (
+        memoryview(b""),
+        State(np.empty(0, np.float32), np.empty(0, np.int64)),
+    )
     while True:
         try:
             task, slot, length, sent, half = pipe.recv()
@@ -257,9 +315,16 @@ def _serve(pool: Pool, pipe: Connection, answers: mmap.mmap, inherited: Sequence
                 payload = data
             else:
                 cut = 4 * pool.runner.layout.floats
-                state = State(np.frombuffer(data[:cut], np.float32), np.frombuffer(data[cut:], np.int64))
+                state = State(
+                    np.frombuffer(data[:cut], np.float32),
+                    np.frombuffer(data[cut:], np.int64),
+                )
         try:
-            pipe.send(pool._leave(pool.answer(task, payload), answers, half) if slot == 0 else pool.runner.score(task, state))
+            pipe.send(
+                pool._leave(pool.answer(task, payload), answers, half)
+                if slot == 0
+                else pool.runner.score(task, state)
+            )
         except OSError:
             os._exit(0)
         except RecordError as error:

@@ -20,8 +20,8 @@ from fedlearn.clients.batches import tensors
 from fedlearn.clients.evaluate import Score, evaluate
 from fedlearn.clients.local import Answer, Local
 from fedlearn.data.samples import Population, Samples
-from fedlearn.engine.vectors import NONE, ClientVectors
 from fedlearn.errors import FedlearnError, PayloadError, RecordError
+from fedlearn.memory.vectors import NONE, ClientVectors
 from fedlearn.models import write_state
 from fedlearn.plan import Plan
 from fedlearn.seeds import derive, isolated
@@ -136,8 +136,12 @@ class Outcome:
     bytes_down: int = 0
     receive_s: float = 0.0  # encoding what the client was sent
     residual: bytes | None = None  # digest of what error feedback carries over
-    fallback: bool = False  # a difference would have done no good, and the whole model was sent
-    damaged: bool = False  # what the disk held of this client was not what had been written
+    fallback: bool = (
+        False  # a difference would have done no good, and the whole model was sent
+    )
+    damaged: bool = (
+        False  # what the disk held of this client was not what had been written
+    )
     summed: Summed | None = None  # in the place of a payload
     group: tuple[Outcome, ...] = ()
 
@@ -168,7 +172,9 @@ class Runner(Local):
         """
         super().__init__(module, layout, population, seed, holdout, device)
         self.copies, self.residuals, self.app = copies, residuals, app
-        self._model: tuple[Bytes, Header, State] | None = None  # the payload decoded last: a cohort shares one
+        self._model: tuple[Bytes, Header, State] | None = (
+            None  # the payload decoded last: a cohort shares one
+        )
 
     def run(self, task: Task, payload: Bytes) -> Outcome:
         """Return what comes of a task on the model in ``payload``; a failure of the client is an outcome, not an error.
@@ -184,7 +190,10 @@ class Runner(Local):
                 outcome = self._answer(task, held)
         except RecordError:  # the disk's failure, not the client's
             raise
-        except (Exception, SystemExit) as error:  # the model, the data or the app is the user's code
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # the model, the data or the app is the user's code
             outcome = Outcome(task.client, error=reason(error))
         return outcome if held is None else sent(outcome, held, received - begun)
 
@@ -199,25 +208,57 @@ class Runner(Local):
         _, header, model = self._model
         link = task.link
         if link is None or self.copies is None:
-            return Held(header, model, len(payload) if task.download is None else task.download)
-        base = self.initial if link.slot == NONE else self.copies.read(task.client, link.slot)
+            return Held(
+                header, model, len(payload) if task.download is None else task.download
+            )
+        base = (
+            self.initial
+            if link.slot == NONE
+            else self.copies.read(task.client, link.slot)
+        )
         name = digest(base)
         damaged = link.slot != NONE and name != link.digest
-        nearer = None if link.whole or damaged else self._nearer(base, name, link, header, model)
+        nearer = (
+            None
+            if link.whole or damaged
+            else self._nearer(base, name, link, header, model)
+        )
         sent, told, state = nearer or (payload, header, model)
         self.copies.write(task.client, link.into, state.floats)
-        return Held(told, state, len(sent), nearer is None and not link.whole, damaged, sent)
+        return Held(
+            told, state, len(sent), nearer is None and not link.whole, damaged, sent
+        )
 
     def _nearer(
-        self, base: NDArray[np.float32], name: bytes, link: Link, header: Header, model: State
+        self,
+        base: NDArray[np.float32],
+        name: bytes,
+        link: Link,
+        header: Header,
+        model: State,
     ) -> tuple[bytes, Header, State] | None:
         """Return a difference that brings a copy (P,) nearer to the model, and where it leads; None: there is none."""
         held, moved = State(base, model.integers), self.moved(base, link.codec)
         try:
-            tried = encode_difference(self.layout, held, name, model, header.version, link.codec, link.seed, moved)
-        except PayloadError:  # values that the codec cannot carry; the whole model carries all
+            tried = encode_difference(
+                self.layout,
+                held,
+                name,
+                model,
+                header.version,
+                link.codec,
+                link.seed,
+                moved,
+            )
+        except (
+            PayloadError
+        ):  # values that the codec cannot carry; the whole model carries all
             return None
-        return tried if contracts(self.layout, base, tried[2].floats, model.floats) else None
+        return (
+            tried
+            if contracts(self.layout, base, tried[2].floats, model.floats)
+            else None
+        )
 
     def score(self, part: int, state: State) -> Score:
         """Return the score of a model on one part of the held-out samples; see `parts`."""
@@ -226,7 +267,14 @@ class Runner(Local):
         test = self.population.test
         rows = slice(part * SCORE_SAMPLES, (part + 1) * SCORE_SAMPLES)
         with isolated(derive(self.seed, "score", part)):
-            return evaluate(self.module, tensors(Samples(test.x[rows], test.y[rows]), self.population.task, self.device))
+            return evaluate(
+                self.module,
+                tensors(
+                    Samples(test.x[rows], test.y[rows]),
+                    self.population.task,
+                    self.device,
+                ),
+            )
 
     @property
     def parts(self) -> int:
@@ -234,11 +282,27 @@ class Runner(Local):
         return -(-len(self.population.test) // SCORE_SAMPLES)
 
     def reply(
-        self, task: Task, held: Held, difference: State, examples: int, loss: float | None, metrics: Mapping[str, Metric]
+        self,
+        task: Task,
+        held: Held,
+        difference: State,
+        examples: int,
+        loss: float | None,
+        metrics: Mapping[str, Metric],
     ) -> tuple[bytes, bytes | None]:
         """Return a ClientApp's update as a payload, and the digest of its new residual, where it keeps one."""
         lost = self._residual(task)
-        made = self.answer(task.client, task.plan, held.header, held.state, difference, examples, loss, metrics, lost)
+        made = self.answer(
+            task.client,
+            task.plan,
+            held.header,
+            held.state,
+            difference,
+            examples,
+            loss,
+            metrics,
+            lost,
+        )
         return made.payload, self._keep(task, made)
 
     def _residual(self, task: Task) -> NDArray[np.float32] | None:
@@ -265,11 +329,23 @@ class Runner(Local):
             from fedlearn.engine.together import work
 
             return work(self, task, task.group, held)
-        return self._train(task, held) if task.kind == "train" else Outcome(task.client, metrics=self.evaluate(task.client, held.state))
+        return (
+            self._train(task, held)
+            if task.kind == "train"
+            else Outcome(task.client, metrics=self.evaluate(task.client, held.state))
+        )
 
     def _train(self, task: Task, held: Held) -> Outcome:
-        made = self.train(task.client, task.plan, held.header, held.state, self._residual(task))
-        return Outcome(task.client, made.payload, train_s=made.train_s, encode_s=made.encode_s, residual=self._keep(task, made))
+        made = self.train(
+            task.client, task.plan, held.header, held.state, self._residual(task)
+        )
+        return Outcome(
+            task.client,
+            made.payload,
+            train_s=made.train_s,
+            encode_s=made.encode_s,
+            residual=self._keep(task, made),
+        )
 
 
 def reason(error: BaseException) -> str:
@@ -283,13 +359,27 @@ def reason(error: BaseException) -> str:
 
 def sent(outcome: Outcome, held: Held, receive_s: float) -> Outcome:
     """Return an outcome that tells of its download too."""
-    return replace(outcome, base=held.header, bytes_down=held.bytes_down, receive_s=receive_s, fallback=held.fallback, damaged=held.damaged)
+    return replace(
+        outcome,
+        base=held.header,
+        bytes_down=held.bytes_down,
+        receive_s=receive_s,
+        fallback=held.fallback,
+        damaged=held.damaged,
+    )
 
 
-def contracts(layout: Layout, base: NDArray[np.float32], arrived: NDArray[np.float32], target: NDArray[np.float32]) -> bool:
+def contracts(
+    layout: Layout,
+    base: NDArray[np.float32],
+    arrived: NDArray[np.float32],
+    target: NDArray[np.float32],
+) -> bool:
     """Tell whether a difference leads enough nearer from base (P,) to target; buffers always arrive, and do not count."""
     at = layout.trained_at
-    return float(np.linalg.norm(arrived[at] - target[at])) <= CONTRACTS * float(np.linalg.norm(base[at] - target[at]))
+    return float(np.linalg.norm(arrived[at] - target[at])) <= CONTRACTS * float(
+        np.linalg.norm(base[at] - target[at])
+    )
 
 
 def single_thread() -> None:

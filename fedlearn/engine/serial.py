@@ -85,9 +85,13 @@ class Serial:
     def score(self, state: State) -> Score:
         """Return the score of a model on the server's held-out samples; raises RunError when it cannot be had."""
         try:
-            return add([self.runner.score(part, state) for part in range(self.runner.parts)])
+            return add(
+                [self.runner.score(part, state) for part in range(self.runner.parts)]
+            )
         except Exception as error:  # the model is the user's code
-            raise RunError(f"the evaluation of held-out samples failed: {type(error).__name__}: {error}") from error
+            raise RunError(
+                f"the evaluation of held-out samples failed: {type(error).__name__}: {error}"
+            ) from error
 
     def refused(self, client: int, reason: str) -> None:
         """Do nothing: the run's line tells."""

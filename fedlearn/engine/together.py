@@ -59,7 +59,9 @@ def work(runner: Runner, task: Task, group: Group, held: Held) -> Outcome:
     for client in group.clients:
         try:
             with runner.alone("train", plan, client):
-                shares.append(share(plan, client, runner.tensors(client), group.by_examples))
+                shares.append(
+                    share(plan, client, runner.tensors(client), group.by_examples)
+                )
         except RecordError:
             raise
         except (Exception, SystemExit) as error:  # the data is the user's code
@@ -69,7 +71,13 @@ def work(runner: Runner, task: Task, group: Group, held: Held) -> Outcome:
     found = []
     for part, loss in zip(shares, losses.tolist(), strict=True):
         header = answer_header(part.client, plan, held.header, part.examples, loss)
-        found.append(Outcome(part.client, train_s=each_s, summed=Summed(header, raw_length(runner.layout, header))))
+        found.append(
+            Outcome(
+                part.client,
+                train_s=each_s,
+                summed=Summed(header, raw_length(runner.layout, header)),
+            )
+        )
     return Outcome(task.client, floats.tobytes() + TAIL, group=(*found, *failed))
 
 
@@ -81,7 +89,12 @@ def sum_of(payload: Bytes) -> NDArray[np.float32]:
 def share(plan: Plan, client: int, data: Tensors, by_examples: bool) -> Share:
     """Return a client's share: the same mini-batches as in `train`. Raises ClientError when it has no data."""
     batches = drawn(plan, data, client)
-    return Share(client, [next(batches) for _ in range(plan.accumulate)], len(data), len(data) if by_examples else 1)
+    return Share(
+        client,
+        [next(batches) for _ in range(plan.accumulate)],
+        len(data),
+        len(data) if by_examples else 1,
+    )
 
 
 def summed(
@@ -91,7 +104,9 @@ def summed(
 
     An update is what `train` makes of the plan: a first step, or minus a gradient. The module's weights are overwritten.
     """
-    nothing = State(np.zeros(layout.floats, np.float32), np.zeros(layout.integers, np.int64))
+    nothing = State(
+        np.zeros(layout.floats, np.float32), np.zeros(layout.integers, np.int64)
+    )
     if not shares:
         return nothing.floats, np.empty(0, np.float32)
     write_state(module, layout, start)
@@ -102,8 +117,14 @@ def summed(
         with torch.no_grad():
             # FedProx's pull is zero at the start, and momentum's first velocity is the gradient itself.
             if plan.weight_decay:
-                torch._foreach_add_(gradients, weights, alpha=plan.weight_decay * sum(s.weight for s in shares))
-            torch._foreach_mul_(gradients, plan.lr * (1.0 + plan.momentum * plan.nesterov))
+                torch._foreach_add_(
+                    gradients,
+                    weights,
+                    alpha=plan.weight_decay * sum(s.weight for s in shares),
+                )
+            torch._foreach_mul_(
+                gradients, plan.lr * (1.0 + plan.momentum * plan.nesterov)
+            )
     for weight, gradient in zip(weights, gradients, strict=True):
         weight.grad = gradient
     return with_gradients(module, layout, nothing).floats, losses
@@ -120,27 +141,66 @@ def _gradients(
     for rows in np.array_split(np.arange(len(y)), -(-len(y) // _slice(module))):
         at = slice(int(rows[0]), int(rows[-1]) + 1)
         scores = module(x[at]).float().flatten(0, -2)
-        each = F.cross_entropy(scores, y[at].flatten(), ignore_index=IGNORE, reduction="none", label_smoothing=plan.label_smoothing)
+        each = F.cross_entropy(
+            scores,
+            y[at].flatten(),
+            ignore_index=IGNORE,
+            reduction="none",
+            label_smoothing=plan.label_smoothing,
+        )
         sample = each.view(len(rows), -1).sum(1)
-        loss = (sample * torch.from_numpy(factors[at].astype(np.float32)).to(sample.device)).sum()
+        loss = (
+            sample * torch.from_numpy(factors[at].astype(np.float32)).to(sample.device)
+        ).sum()
         found = torch.autograd.grad(loss, weights, allow_unused=True)
-        torch._foreach_add_(total, [torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)])
-        losses += np.bincount(owners[at], parts[at] * sample.detach().cpu().numpy(), len(shares))
+        torch._foreach_add_(
+            total,
+            [
+                torch.zeros_like(w) if g is None else g
+                for g, w in zip(found, weights, strict=True)
+            ],
+        )
+        losses += np.bincount(
+            owners[at], parts[at] * sample.detach().cpu().numpy(), len(shares)
+        )
     return total, losses.astype(np.float32)
 
 
-def _joined(plan: Plan, shares: Sequence[Share]) -> tuple[torch.Tensor, torch.Tensor, NDArray[np.float64], NDArray[np.int64]]:
+def _joined(
+    plan: Plan, shares: Sequence[Share]
+) -> tuple[torch.Tensor, torch.Tensor, NDArray[np.float64], NDArray[np.int64]]:
     """Return all inputs (N, …) and targets (N,) or (N, T), what part of its client's mean loss each target of a sample is (N,), and
     whose sample it is (N,), 0 to K − 1. Lines of text are padded to the longest.
     """
-    batches = [(place, x, y) for place, each in enumerate(shares) for x, y in each.batches]
+    batches = [
+        (place, x, y) for place, each in enumerate(shares) for x, y in each.batches
+    ]
     if batches[0][2].dim() > 1:
         longest = max(y.shape[1] for _, _, y in batches)
-        batches = [(k, F.pad(x, (0, longest - x.shape[1])), F.pad(y, (0, longest - y.shape[1]), value=IGNORE)) for k, x, y in batches]
-    parts = [np.full(len(y), 1.0 / (plan.accumulate * max(1, int((y != IGNORE).sum())))) for _, _, y in batches]
+        batches = [
+            (
+                k,
+                F.pad(x, (0, longest - x.shape[1])),
+                F.pad(y, (0, longest - y.shape[1]), value=IGNORE),
+            )
+            for k, x, y in batches
+        ]
+    parts = [
+        np.full(len(y), 1.0 / (plan.accumulate * max(1, int((y != IGNORE).sum()))))
+        for _, _, y in batches
+    ]
     owners = [np.full(len(y), k) for k, _, y in batches]
-    return torch.cat([x for _, x, _ in batches]), torch.cat([y for _, _, y in batches]), np.concatenate(parts), np.concatenate(owners)
+    return (
+        torch.cat([x for _, x, _ in batches]),
+        torch.cat([y for _, _, y in batches]),
+        np.concatenate(parts),
+        np.concatenate(owners),
+    )
 
 
 def _slice(module: nn.Module) -> int:
-    return RECURRENT_SLICE if any(isinstance(layer, nn.RNNBase) for layer in module.modules()) else SLICE
+    return (
+        RECURRENT_SLICE
+        if any(isinstance(layer, nn.RNNBase) for layer in module.modules())
+        else SLICE
+    )

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedlearn.checksum import crc32
 from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.system.checksum import crc32
 
 Data = bytes | memoryview
 
@@ -55,7 +55,9 @@ class Transfer:
         self.parts, self.pace = parts, pace
         self.total = sum(len(part) for part in parts)
         self.reached = 0  # bytes that the other end was last known to have
-        self.under_way: list[tuple[int, int, float]] = []  # of each chunk: end, size, when it was sent
+        self.under_way: list[
+            tuple[int, int, float]
+        ] = []  # of each chunk: end, size, when it was sent
         self._sent = self._from = 0
         self._since = 0.0
         self._known = False  # where the other end goes on, over this connection
@@ -89,14 +91,20 @@ class Transfer:
             offset = min(offset, self.total)
             self.under_way, self._sent, self._known = [], offset, False
         self.reached = offset
-        if offset == self.total and offset - self._from >= TELLING and now > self._since:
+        if (
+            offset == self.total
+            and offset - self._from >= TELLING
+            and now > self._since
+        ):
             self.pace.mbps = 8e-6 * (offset - self._from) / (now - self._since)
         return self._more(now)
 
     def _more(self, now: float) -> list[tuple[int, Data]]:
         chunks = []
         window = WINDOW if self._known else 1
-        while len(self.under_way) < window and (self._sent < self.total or not self._known):
+        while len(self.under_way) < window and (
+            self._sent < self.total or not self._known
+        ):
             data = self._cut(self._sent)
             chunks.append((self._sent, data))
             self._sent += len(data)
@@ -119,7 +127,9 @@ class Received:
         """Begin with nothing."""
         self.length = self.checksum = 0  # CRC-32 of what is here
         self._chunks: list[bytes] = []
-        self._early: tuple[int, bytes] | None = None  # a chunk that came before the one ahead of it
+        self._early: tuple[int, bytes] | None = (
+            None  # a chunk that came before the one ahead of it
+        )
 
     def add(self, offset: int, data: bytes) -> int:
         """Take a chunk; returns how many of its bytes came before, minus those that are missing. One is kept until they are here."""
@@ -147,10 +157,21 @@ def packed(frame: pb.AgentFrame | pb.CoordinatorFrame, data: Data) -> bytes:
     Put into the message and serialised they are copied three times into new memory: 8.7 ms for 6.65 MB, this takes 0.5.
     """
     inner = _DATA + _varint(len(data))
-    return b"".join((frame.SerializeToString(), _CHUNK, _varint(len(inner) + len(data)), inner, data))
+    return b"".join(
+        (
+            frame.SerializeToString(),
+            _CHUNK,
+            _varint(len(inner) + len(data)),
+            inner,
+            data,
+        )
+    )
 
 
-_CHUNK, _DATA = b"\x1a", b"\x2a"  # AgentFrame's and CoordinatorFrame's field 3, Chunk's field 5: both of a length that follows
+_CHUNK, _DATA = (
+    b"\x1a",
+    b"\x2a",
+)  # AgentFrame's and CoordinatorFrame's field 3, Chunk's field 5: both of a length that follows
 
 
 def _varint(number: int) -> bytes:

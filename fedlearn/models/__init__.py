@@ -24,17 +24,49 @@ if TYPE_CHECKING:
 __all__ = ["MODELS", "build", "layout", "read_state", "write_state"]
 
 MODELS: dict[str, Named] = {
-    "logistic": Named("fedlearn.models.dense:Logistic", "one linear layer: softmax regression for any input but text"),
-    "2nn": Named("fedlearn.models.dense:TwoNN", "McMahan's two hidden layers of 200; 199,210 parameters on MNIST"),
-    "cnn": Named("fedlearn.models.cnn:CNN", "McMahan's two 5x5 convolutions; 1,663,370 parameters on MNIST"),
-    "cnn-small": Named("fedlearn.models.cnn:SmallCNN", "a CNN that learns fast on a CPU; the embedded default"),
-    "lenet": Named("fedlearn.models.cnn:LeNet", "NIID-Bench's small CNN; 44,426 parameters on MNIST"),
-    "lstm-char": Named("fedlearn.models.lstm:CharLSTM", "McMahan's stacked LSTM over bytes; 866,560 parameters"),
-    "lstm-sensor": Named("fedlearn.models.lstm:SensorLSTM", "one LSTM and a mean over time, for sensor series"),
-    "lstm-rows": Named("fedlearn.models.lstm:RowLSTM", "Sattler's LSTM that reads a picture row by row"),
-    "transformer-char": Named("fedlearn.models.transformer:CharTransformer", "a small causal transformer over bytes"),
-    "resnet-small": Named("fedlearn.models.resnet:SmallResNet", "a residual CNN with GroupNorm (or BatchNorm)"),
-    "mobilenet-small": Named("fedlearn.models.mobilenet:SmallMobileNet", "inverted residuals with depthwise 3x3"),
+    "logistic": Named(
+        "fedlearn.models.dense:Logistic",
+        "one linear layer: softmax regression for any input but text",
+    ),
+    "2nn": Named(
+        "fedlearn.models.dense:TwoNN",
+        "McMahan's two hidden layers of 200; 199,210 parameters on MNIST",
+    ),
+    "cnn": Named(
+        "fedlearn.models.cnn:CNN",
+        "McMahan's two 5x5 convolutions; 1,663,370 parameters on MNIST",
+    ),
+    "cnn-small": Named(
+        "fedlearn.models.cnn:SmallCNN",
+        "a CNN that learns fast on a CPU; the embedded default",
+    ),
+    "lenet": Named(
+        "fedlearn.models.cnn:LeNet",
+        "NIID-Bench's small CNN; 44,426 parameters on MNIST",
+    ),
+    "lstm-char": Named(
+        "fedlearn.models.lstm:CharLSTM",
+        "McMahan's stacked LSTM over bytes; 866,560 parameters",
+    ),
+    "lstm-sensor": Named(
+        "fedlearn.models.lstm:SensorLSTM",
+        "one LSTM and a mean over time, for sensor series",
+    ),
+    "lstm-rows": Named(
+        "fedlearn.models.lstm:RowLSTM", "Sattler's LSTM that reads a picture row by row"
+    ),
+    "transformer-char": Named(
+        "fedlearn.models.transformer:CharTransformer",
+        "a small causal transformer over bytes",
+    ),
+    "resnet-small": Named(
+        "fedlearn.models.resnet:SmallResNet",
+        "a residual CNN with GroupNorm (or BatchNorm)",
+    ),
+    "mobilenet-small": Named(
+        "fedlearn.models.mobilenet:SmallMobileNet",
+        "inverted residuals with depthwise 3x3",
+    ),
 }
 """The registered models; each factory takes ``input_shape`` (of one sample), ``classes`` and its own options."""
 
@@ -65,18 +97,35 @@ def build(
     factory = find("model", name, MODELS)
     if isinstance(factory, torch.nn.Module) or not callable(factory):
         kind = type(factory).__name__
-        raise ModelError(f"{what} is a {kind}; name an nn.Module class or a function that returns a module")
+        raise ModelError(
+            f"{what} is a {kind}; name an nn.Module class or a function that returns a module"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, "init"))
         try:
-            module: nn.Module = call(what, factory, options, {"input_shape": input_shape, "classes": classes})
+            module: nn.Module = call(
+                what, factory, options, {"input_shape": input_shape, "classes": classes}
+            )
         except UserError:
             raise
-        except Exception as error:  # the factory may be a user's, and options may be of any type
-            given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
-            raise ModelError(f"{what} cannot be built with {given}: {reason(error)}") from error
+        except (
+            Exception
+        ) as error:  # the factory may be a user's, and options may be of any type
+            given = (
+                ", ".join(f"{key}={value!r}" for key, value in options.items())
+                or "no options"
+            )
+            raise ModelError(
+                f"{what} cannot be built with {given}: {reason(error)}"
+            ) from error
         # Inside the fork: the first call is what draws the weights of torch's lazy layers.
-        check_fit(what, module, input_shape=input_shape, classes=classes, task=task or _task(input_shape, classes))
+        check_fit(
+            what,
+            module,
+            input_shape=input_shape,
+            classes=classes,
+            task=task or _task(input_shape, classes),
+        )
     return module
 
 

@@ -33,7 +33,9 @@ class CNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the class scores (B, K)."""
-        x = max_pool2d(self.conv1(x), 2).relu()  # ReLU of the maximum is the maximum of ReLUs
+        x = max_pool2d(
+            self.conv1(x), 2
+        ).relu()  # ReLU of the maximum is the maximum of ReLUs
         x = max_pool2d(self.conv2(x), 2).relu()
         scores: Tensor = self.output(self.hidden(x.flatten(1)).relu())
         return scores
@@ -93,7 +95,11 @@ class LeNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the class scores (B, K)."""
-        x = max_pool2d(self.conv1(x), 2).relu()  # ReLU of the maximum is the maximum of ReLUs
+        x = max_pool2d(
+            self.conv1(x), 2
+        ).relu()  # ReLU of the maximum is the maximum of ReLUs
         x = max_pool2d(self.conv2(x), 2).relu()
-        scores: Tensor = self.output(self.hidden2(self.hidden1(x.flatten(1)).relu()).relu())
+        scores: Tensor = self.output(
+            self.hidden2(self.hidden1(x.flatten(1)).relu()).relu()
+        )
         return scores

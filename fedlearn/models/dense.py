@@ -37,7 +37,9 @@ class TwoNN(nn.Module):
     ``width``: units of each hidden layer. The paper does not give its initialisation; this is torch's default.
     """
 
-    def __init__(self, input_shape: tuple[int, ...], classes: int, width: int = 200) -> None:
+    def __init__(
+        self, input_shape: tuple[int, ...], classes: int, width: int = 200
+    ) -> None:
         """Make the layers; raises ModelError for a width that is no positive whole number."""
         super().__init__()
         whole("2nn", "width", width)

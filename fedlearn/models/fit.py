@@ -18,14 +18,18 @@ PROBE = 2
 """Samples of the dry run: two, so that a lost or squeezed batch axis shows."""
 
 
-def check_fit(what: str, module: object, *, input_shape: tuple[int, ...], classes: int, task: Task) -> None:
+def check_fit(
+    what: str, module: object, *, input_shape: tuple[int, ...], classes: int, task: Task
+) -> None:
     """Raise ModelError unless ``module`` trains, and maps 2 zero samples to (2, K), for text (2, T, K).
 
     what: names the model in messages. The dry run is in evaluation mode without gradients, so that BatchNorm's
     statistics stay untouched; every layer's own mode is restored afterwards.
     """
     if not isinstance(module, nn.Module):
-        raise ModelError(f"{what} gave a {type(module).__name__}; its factory must return a torch.nn.Module")
+        raise ModelError(
+            f"{what} gave a {type(module).__name__}; its factory must return a torch.nn.Module"
+        )
     got = _dry_run(what, module, input_shape, task)
     wanted = (PROBE, *input_shape, classes) if task == "text" else (PROBE, classes)
     if got != wanted:
@@ -34,13 +38,19 @@ def check_fit(what: str, module: object, *, input_shape: tuple[int, ...], classe
             f"{list(wanted)} ({classes} classes); {_fix(got, wanted)}"
         )
     if not layout(module).trained:
-        raise ModelError(f"{what} has no parameter to train; give it an nn.Parameter with requires_grad=True")
+        raise ModelError(
+            f"{what} has no parameter to train; give it an nn.Parameter with requires_grad=True"
+        )
 
 
-def _dry_run(what: str, module: nn.Module, input_shape: tuple[int, ...], task: Task) -> tuple[int, ...]:
+def _dry_run(
+    what: str, module: nn.Module, input_shape: tuple[int, ...], task: Task
+) -> tuple[int, ...]:
     """Return the shape of the output for zero samples; raises ModelError when there is none."""
     modes = [(layer, layer.training) for layer in module.modules()]
-    zeros = torch.zeros(PROBE, *input_shape, dtype=torch.int64 if task == "text" else torch.float32)
+    zeros = torch.zeros(
+        PROBE, *input_shape, dtype=torch.int64 if task == "text" else torch.float32
+    )
     module.eval()
     try:
         with torch.no_grad():
@@ -54,8 +64,14 @@ def _dry_run(what: str, module: nn.Module, input_shape: tuple[int, ...], task: T
         for layer, training in modes:
             layer.training = training
     if not isinstance(output, torch.Tensor) or not output.is_floating_point():
-        kind = f"a {output.dtype} tensor" if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
-        raise ModelError(f"{what} returns {kind}; its forward must return one float tensor of class scores")
+        kind = (
+            f"a {output.dtype} tensor"
+            if isinstance(output, torch.Tensor)
+            else f"a {type(output).__name__}"
+        )
+        raise ModelError(
+            f"{what} returns {kind}; its forward must return one float tensor of class scores"
+        )
     return tuple(output.shape)
 
 

@@ -10,10 +10,14 @@ IMAGE_MODELS = "cnn, cnn-small, lenet, resnet-small, mobilenet-small"
 def reason(error: Exception) -> str:
     """Return an error's kind and the first line of its text: torch's own texts may run over many."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
+    return (
+        f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
+    )
 
 
-def image(model: str, input_shape: tuple[int, ...], least: int = 1) -> tuple[int, int, int]:
+def image(
+    model: str, input_shape: tuple[int, ...], least: int = 1
+) -> tuple[int, int, int]:
     """Return (C, H, W); raises ModelError unless the samples are images of at least ``least`` pixels a side."""
     if len(input_shape) != 3:
         raise ModelError(
@@ -22,7 +26,9 @@ def image(model: str, input_shape: tuple[int, ...], least: int = 1) -> tuple[int
         )
     channels, height, width = input_shape
     if min(height, width) < least:
-        raise ModelError(f"model '{model}' needs images of at least {least}x{least} pixels; these are {height}x{width}")
+        raise ModelError(
+            f"model '{model}' needs images of at least {least}x{least} pixels; these are {height}x{width}"
+        )
     return channels, height, width
 
 
@@ -49,5 +55,7 @@ def text(model: str, input_shape: tuple[int, ...]) -> int:
 def whole(model: str, option: str, value: object, least: int = 1) -> int:
     """Return ``value``; raises ModelError unless it is a whole number of at least ``least``."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ModelError(f"model '{model}': '{option}' must be a whole number of at least {least}, not {value!r}")
+        raise ModelError(
+            f"model '{model}': '{option}' must be a whole number of at least {least}, not {value!r}"
+        )
     return value

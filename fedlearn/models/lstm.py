@@ -20,11 +20,22 @@ class CharLSTM(nn.Module):
     padding after a line's end changes nothing before it.
     """
 
-    def __init__(self, input_shape: tuple[int, ...], classes: int, embedding: int = 8, width: int = 256, layers: int = 2) -> None:
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        classes: int,
+        embedding: int = 8,
+        width: int = 256,
+        layers: int = 2,
+    ) -> None:
         """Make the layers; raises ModelError for other data than text, or an option below 1."""
         super().__init__()
         text("lstm-char", input_shape)
-        for option, value in (("embedding", embedding), ("width", width), ("layers", layers)):
+        for option, value in (
+            ("embedding", embedding),
+            ("width", width),
+            ("layers", layers),
+        ):
             whole("lstm-char", option, value)
         self.embedding = nn.Embedding(classes, embedding)
         self.lstm = nn.LSTM(embedding, width, layers, batch_first=True)
@@ -45,11 +56,15 @@ class SensorLSTM(nn.Module):
     Memory", Neural Computation 1997, with the forget gate of Gers et al., Neural Computation 2000.
     """
 
-    def __init__(self, input_shape: tuple[int, ...], classes: int, width: int = 64) -> None:
+    def __init__(
+        self, input_shape: tuple[int, ...], classes: int, width: int = 64
+    ) -> None:
         """Make the layers; raises ModelError for other data than series, or a width below 1."""
         super().__init__()
         _, features = series("lstm-sensor", input_shape)
-        self.lstm = nn.LSTM(features, whole("lstm-sensor", "width", width), batch_first=True)
+        self.lstm = nn.LSTM(
+            features, whole("lstm-sensor", "width", width), batch_first=True
+        )
         self.output = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,12 +82,23 @@ class RowLSTM(nn.Module):
     picture is a series of 28 rows.
     """
 
-    def __init__(self, input_shape: tuple[int, ...], classes: int, width: int = 128, layers: int = 2) -> None:
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        classes: int,
+        width: int = 128,
+        layers: int = 2,
+    ) -> None:
         """Make the layers; raises ModelError for other data than images, or an option below 1."""
         super().__init__()
         channels, _, columns = image("lstm-rows", input_shape)
         whole("lstm-rows", "layers", layers)
-        self.lstm = nn.LSTM(channels * columns, whole("lstm-rows", "width", width), layers, batch_first=True)
+        self.lstm = nn.LSTM(
+            channels * columns,
+            whole("lstm-rows", "width", width),
+            layers,
+            batch_first=True,
+        )
         self.output = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -21,13 +21,19 @@ class InvertedResidual(nn.Module):
     The input is added where the shape stays. An expansion of 1 needs no way up.
     """
 
-    def __init__(self, channels: int, out: int, stride: int, expansion: int, norm: str) -> None:
+    def __init__(
+        self, channels: int, out: int, stride: int, expansion: int, norm: str
+    ) -> None:
         """Make the layers; the depthwise convolution has ``expansion`` times the input's channels."""
         super().__init__()
         wide = channels * expansion
         up: list[nn.Module] = []
         if expansion > 1:
-            up = [nn.Conv2d(channels, wide, 1, bias=False), norms.normalise(norm, wide), nn.ReLU6()]
+            up = [
+                nn.Conv2d(channels, wide, 1, bias=False),
+                norms.normalise(norm, wide),
+                nn.ReLU6(),
+            ]
         self.layers = nn.Sequential(
             *up,
             nn.Conv2d(wide, wide, 3, stride, padding=1, groups=wide, bias=False),
@@ -54,7 +60,14 @@ class SmallMobileNet(nn.Module):
     ``width``: channels of the first block. ``norm``: "group" or "batch".
     """
 
-    def __init__(self, input_shape: tuple[int, ...], classes: int, width: int = 16, expansion: int = 4, norm: str = "group") -> None:
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        classes: int,
+        width: int = 16,
+        expansion: int = 4,
+        norm: str = "group",
+    ) -> None:
         """Make the layers; raises ModelError for other data than images, or an option out of range."""
         super().__init__()
         channels, _, _ = image("mobilenet-small", input_shape, least=4)
@@ -65,7 +78,9 @@ class SmallMobileNet(nn.Module):
         came = width
         for at_16, stride in STAGES:
             out = max(1, at_16 * width // 16)
-            blocks.append(InvertedResidual(came, out, stride, expansion if blocks else 1, norm))
+            blocks.append(
+                InvertedResidual(came, out, stride, expansion if blocks else 1, norm)
+            )
             came = out
         self.stem = _conv_block(channels, width, 3, norm)
         self.blocks = nn.Sequential(*blocks)

@@ -16,7 +16,9 @@ def check(model: str, kind: object) -> str:
     """Return ``kind``; raises ModelError unless it is one of `KINDS`."""
     if kind not in KINDS:
         known = " or ".join(f"'{k}'" for k in KINDS)
-        raise ModelError(f"model '{model}': 'norm' must be {known}, not {kind!r}.{nearest(str(kind), KINDS)}")
+        raise ModelError(
+            f"model '{model}': 'norm' must be {known}, not {kind!r}.{nearest(str(kind), KINDS)}"
+        )
     return str(kind)
 
 
@@ -27,4 +29,8 @@ def normalise(kind: str, channels: int) -> nn.Module:
     It has no running statistics, which clients with different labels would pull apart: Hsieh et al., "The Non-IID
     Data Quagmire of Decentralized Machine Learning", ICML 2020. "batch" is BatchNorm: Ioffe and Szegedy, ICML 2015.
     """
-    return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(gcd(8, channels), channels)
+    return (
+        nn.BatchNorm2d(channels)
+        if kind == "batch"
+        else nn.GroupNorm(gcd(8, channels), channels)
+    )

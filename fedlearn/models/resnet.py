@@ -24,7 +24,10 @@ class ResidualBlock(nn.Module):
         self.norm2 = norms.normalise(norm, out)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels != out:
-            self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), norms.normalise(norm, out))
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels, out, 1, stride, bias=False),
+                norms.normalise(norm, out),
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output."""
@@ -44,19 +47,34 @@ class SmallResNet(nn.Module):
     ``width``: channels of the first stage. ``norm``: "group" or "batch".
     """
 
-    def __init__(self, input_shape: tuple[int, ...], classes: int, width: int = 16, blocks: int = 1, norm: str = "group") -> None:
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        classes: int,
+        width: int = 16,
+        blocks: int = 1,
+        norm: str = "group",
+    ) -> None:
         """Make the layers; raises ModelError for other data than images, or an option out of range."""
         super().__init__()
         channels, _, _ = image("resnet-small", input_shape, least=4)
         whole("resnet-small", "width", width)
         whole("resnet-small", "blocks", blocks)
         norms.check("resnet-small", norm)
-        self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1, bias=False), norms.normalise(norm, width), nn.ReLU())
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1, bias=False),
+            norms.normalise(norm, width),
+            nn.ReLU(),
+        )
         stages: list[nn.Module] = []
         came = width
         for stage in range(3):
             for block in range(blocks):
-                stages.append(ResidualBlock(came, width << stage, 2 if stage and not block else 1, norm))
+                stages.append(
+                    ResidualBlock(
+                        came, width << stage, 2 if stage and not block else 1, norm
+                    )
+                )
                 came = width << stage
         self.stages = nn.Sequential(*stages)
         self.output = nn.Linear(came, classes)

@@ -24,14 +24,24 @@ def layout(module: nn.Module) -> Layout:
     (tied weights) has two entries, as in ``state_dict``, and only its first name counts as trained.
     Raises ModelError for a state that is no tensor (``get_extra_state``) or whose dtype no payload carries.
     """
-    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    trained = {
+        name for name, parameter in module.named_parameters() if parameter.requires_grad
+    }
     first: dict[tuple[int, ...], str] = {}
     entries = []
     for name, tensor in _tensors(module).items():
         identity = (tensor.data_ptr(), *tensor.shape, -1, *tensor.stride())
         tied = first.setdefault(identity, name) if tensor.numel() else name
         dtype = str(tensor.dtype).removeprefix("torch.")
-        entries.append(Entry(name, tuple(tensor.shape), dtype, name in trained, "" if tied == name else tied))
+        entries.append(
+            Entry(
+                name,
+                tuple(tensor.shape),
+                dtype,
+                name in trained,
+                "" if tied == name else tied,
+            )
+        )
     return Layout(tuple(entries))
 
 
@@ -43,8 +53,16 @@ def read_state(module: nn.Module, layout: Layout) -> State:
     import torch
 
     tensors = _matching(module, layout)
-    floats = [t.reshape(-1).to(torch.float32) for t, e in zip(tensors, layout.entries, strict=True) if e.is_float]
-    integers = [t.reshape(-1).to(torch.int64) for t, e in zip(tensors, layout.entries, strict=True) if not e.is_float]
+    floats = [
+        t.reshape(-1).to(torch.float32)
+        for t, e in zip(tensors, layout.entries, strict=True)
+        if e.is_float
+    ]
+    integers = [
+        t.reshape(-1).to(torch.int64)
+        for t, e in zip(tensors, layout.entries, strict=True)
+        if not e.is_float
+    ]
     return State(
         torch.cat(floats).cpu().numpy() if floats else np.empty(0, np.float32),
         torch.cat(integers).cpu().numpy() if integers else np.empty(0, np.int64),
@@ -59,14 +77,19 @@ def write_state(module: nn.Module, layout: Layout, state: State) -> None:
     """
     import torch
 
-    if state.floats.shape != (layout.floats,) or state.integers.shape != (layout.integers,):
+    if state.floats.shape != (layout.floats,) or state.integers.shape != (
+        layout.integers,
+    ):
         raise ModelError(
             f"a state of {state.floats.size} floats and {state.integers.size} integers "
             f"does not fit a layout of {layout.floats} and {layout.integers}"
         )
     tensors = _matching(module, layout)
     device = tensors[0].device if tensors else torch.device("cpu")
-    sources = {True: _tensor(state.floats).to(device), False: _tensor(state.integers).to(device)}
+    sources = {
+        True: _tensor(state.floats).to(device),
+        False: _tensor(state.integers).to(device),
+    }
     at = {True: 0, False: 0}
     seen = set()
     for entry, tensor in zip(layout.entries, tensors, strict=True):
@@ -75,7 +98,9 @@ def write_state(module: nn.Module, layout: Layout, state: State) -> None:
         identity = (tensor.data_ptr(), entry.shape, tensor.stride(), entry.dtype)
         if entry.size and identity not in seen:
             seen.add(identity)
-            tensor.copy_(sources[entry.is_float][start : start + entry.size].view(entry.shape))
+            tensor.copy_(
+                sources[entry.is_float][start : start + entry.size].view(entry.shape)
+            )
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -97,9 +122,15 @@ def _matching(module: nn.Module, layout: Layout) -> list[torch.Tensor]:
     """Return a module's tensors in the order of a layout; raises ModelError at the first one that differs."""
     tensors = _tensors(module)
     if len(tensors) != len(layout.entries):
-        raise ModelError(f"{type(module).__name__} has {len(tensors)} tensors; the layout has {len(layout.entries)}")
+        raise ModelError(
+            f"{type(module).__name__} has {len(tensors)} tensors; the layout has {len(layout.entries)}"
+        )
     for (name, tensor), entry in zip(tensors.items(), layout.entries, strict=True):
-        if name != entry.name or tensor.shape != entry.shape or tensor.is_floating_point() != entry.is_float:
+        if (
+            name != entry.name
+            or tensor.shape != entry.shape
+            or tensor.is_floating_point() != entry.is_float
+        ):
             raise ModelError(
                 f"tensor '{name}' {tuple(tensor.shape)} {tensor.dtype} of {type(module).__name__} "
                 f"stands where the layout has '{entry.name}' {entry.shape} {entry.dtype}"

@@ -36,9 +36,15 @@ class Block(nn.Module):
     def forward(self, x: Tensor, seen: Tensor) -> Tensor:
         """Return the block's output; ``seen`` (B, 1, T, T) is True where a row's position may look at a column's."""
         batch, length, width = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = (
+            self.qkv(self.norm1(x))
+            .view(batch, length, 3, self.heads, -1)
+            .permute(2, 0, 3, 1, 4)
+        )
         heads = scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        x = x + self.dropout(self.mix(heads.transpose(1, 2).reshape(batch, length, width)))
+        x = x + self.dropout(
+            self.mix(heads.transpose(1, 2).reshape(batch, length, width))
+        )
         out: Tensor = x + self.dropout(self.narrow(gelu(self.wide(self.norm2(x)))))
         return out
 
@@ -69,9 +75,13 @@ class CharTransformer(nn.Module):
         for option, value in (("layers", layers), ("width", width), ("heads", heads)):
             whole("transformer-char", option, value)
         if width % heads or width % 2:
-            raise ModelError(f"model 'transformer-char': width {width} must be even and a multiple of heads {heads}")
+            raise ModelError(
+                f"model 'transformer-char': width {width} must be even and a multiple of heads {heads}"
+            )
         if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-            raise ModelError(f"model 'transformer-char': 'dropout' must be a number in [0, 1), not {dropout!r}")
+            raise ModelError(
+                f"model 'transformer-char': 'dropout' must be a number in [0, 1), not {dropout!r}"
+            )
         self.embedding = nn.Embedding(classes, width)
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)

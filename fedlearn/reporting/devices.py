@@ -7,8 +7,8 @@ from math import fsum
 from pathlib import Path
 from typing import Any
 
+from fedlearn.records.reading import Line, Run, finite, section
 from fedlearn.reporting import style
-from fedlearn.reporting.folder import Line, Run, finite, section
 from fedlearn.reporting.html import Html, element, section_of, table
 from fedlearn.reporting.results import crossing
 from fedlearn.reporting.units import bytes_text, count_text, percent_text, time_text
@@ -36,7 +36,10 @@ def totals(lines: Sequence[Line], target: float) -> dict[str, Any]:
         "joules": fsum(finite(d, "joules") or 0 for d in told),
         "late": int(fsum(finite(d, "late") or 0 for d in told)),
         "target": target,
-        **{f"{what}_to_target": crossing(values, accuracy, target) for what, values in axes.items()},
+        **{
+            f"{what}_to_target": crossing(values, accuracy, target)
+            for what, values in axes.items()
+        },
     }
 
 
@@ -48,7 +51,9 @@ def _axes(lines: Sequence[Line]) -> tuple[dict[str, list[float]], list[float]]:
     for line in lines:
         told = section(line, "devices")
         so_far["seconds"] += finite(told, "seconds") or 0
-        so_far["bytes"] += (finite(line, "bytes_up") or 0) + (finite(line, "bytes_down") or 0)
+        so_far["bytes"] += (finite(line, "bytes_up") or 0) + (
+            finite(line, "bytes_down") or 0
+        )
         so_far["joules"] += finite(told, "joules") or 0
         accuracy = finite(line, "accuracy")
         if accuracy is not None:
@@ -64,7 +69,9 @@ def by_profile(lines: Sequence[Line]) -> dict[str, dict[str, float]]:
     for line in lines:
         for name, row in section(section(line, "devices"), "by_profile").items():
             if isinstance(row, Mapping):
-                into = sums.setdefault(str(name), dict.fromkeys(("clients", "late", "joules", *PARTS), 0.0))
+                into = sums.setdefault(
+                    str(name), dict.fromkeys(("clients", "late", "joules", *PARTS), 0.0)
+                )
                 for key in into:
                     into[key] += finite(row, key) or 0
     return sums
@@ -79,7 +86,13 @@ def devices(run: Run) -> Html:
         "Simulated: no clock ran. A round lasts as long as its slowest client, from the payload bytes of this run, the operations of "
         "the model, and the profiles' figures, some of which are assumptions (docs/devices.md). Joules are above what an idle device takes."
     )
-    return section_of("Simulated devices", _summary(run), _times(run, profiles), _inference(run), note=note)
+    return section_of(
+        "Simulated devices",
+        _summary(run),
+        _times(run, profiles),
+        _inference(run),
+        note=note,
+    )
 
 
 def _target(run: Run) -> float:
@@ -88,9 +101,17 @@ def _target(run: Run) -> float:
 
 def _summary(run: Run) -> Html:
     told = totals(run.lines, _target(run))
-    total = fsum((finite(line, "bytes_up") or 0) + (finite(line, "bytes_down") or 0) for line in run.lines)
+    total = fsum(
+        (finite(line, "bytes_up") or 0) + (finite(line, "bytes_down") or 0)
+        for line in run.lines
+    )
     rows = [
-        ["the whole run", time_text(told["seconds"]), bytes_text(total), joules_text(told["joules"])],
+        [
+            "the whole run",
+            time_text(told["seconds"]),
+            bytes_text(total),
+            joules_text(told["joules"]),
+        ],
         [
             f"to {percent_text(told['target'])} accuracy",
             time_text(told["seconds_to_target"]),
@@ -110,8 +131,27 @@ def _times(run: Run, profiles: Mapping[str, Any]) -> Html:
         asked = row.get("clients", 0)
         each = [time_text(row[part] / asked) if asked else "-" for part in PARTS]
         have = finite(profile, "clients") if isinstance(profile, Mapping) else None
-        rows.append([name, count_text(have), count_text(asked), count_text(row.get("late", 0)), *each, joules_text(row.get("joules", 0))])
-    return table(["mean of a client's round", "clients", "asked", "late", *PARTS.values(), "energy, all"], rows)
+        rows.append(
+            [
+                name,
+                count_text(have),
+                count_text(asked),
+                count_text(row.get("late", 0)),
+                *each,
+                joules_text(row.get("joules", 0)),
+            ]
+        )
+    return table(
+        [
+            "mean of a client's round",
+            "clients",
+            "asked",
+            "late",
+            *PARTS.values(),
+            "energy, all",
+        ],
+        rows,
+    )
 
 
 def _inference(run: Run) -> Html:
@@ -120,15 +160,35 @@ def _inference(run: Run) -> Html:
     rows = []
     for name, found in section(told, "inference").items():
         if isinstance(found, Mapping):
-            edge, trans, cloud = (finite(found, key) for key in ("edge_s", "trans_s", "cloud_s"))
+            edge, trans, cloud = (
+                finite(found, key) for key in ("edge_s", "trans_s", "cloud_s")
+            )
             away = None if trans is None or cloud is None else trans + cloud
-            rows.append([name, short_time(edge), short_time(trans), short_time(cloud), short_time(away), str(found.get("where", ""))])
+            rows.append(
+                [
+                    name,
+                    short_time(edge),
+                    short_time(trans),
+                    short_time(cloud),
+                    short_time(away),
+                    str(found.get("where", "")),
+                ]
+            )
     if not rows:
         return Html("")
     size, cloud_name = finite(told, "input_bytes"), told.get("cloud", "")
     about = f"One answer from {bytes_text(size)} of input: on the device, or sent up and computed on '{cloud_name}'."
-    heading = ["run the model", "on the device", "send the input", "compute there", "both", "faster"]
-    return Html(element("p", about, class_="note") + table(heading, rows, text_columns=(0, 5)))
+    heading = [
+        "run the model",
+        "on the device",
+        "send the input",
+        "compute there",
+        "both",
+        "faster",
+    ]
+    return Html(
+        element("p", about, class_="note") + table(heading, rows, text_columns=(0, 5))
+    )
 
 
 def joules_text(value: float | None) -> str:
@@ -151,28 +211,61 @@ def short_time(seconds: float | None) -> str:
 def plot_time(run: Run, path: Path) -> bool:
     """Draw accuracy over the simulated time."""
     units = {3600.0: "hours", 60.0: "minutes", 1.0: "seconds"}
-    return _over(run, path, "seconds", {size: f"simulated {name}" for size, name in units.items()}, time_text)
+    return _over(
+        run,
+        path,
+        "seconds",
+        {size: f"simulated {name}" for size, name in units.items()},
+        time_text,
+    )
 
 
 def plot_joules(run: Run, path: Path) -> bool:
     """Draw accuracy over the energy of the devices."""
     units = {1e6: "MJ", 1e3: "kJ", 1.0: "J"}
-    return _over(run, path, "joules", {size: f"energy of all clients above idle, {name}" for size, name in units.items()}, joules_text)
+    return _over(
+        run,
+        path,
+        "joules",
+        {
+            size: f"energy of all clients above idle, {name}"
+            for size, name in units.items()
+        },
+        joules_text,
+    )
 
 
-def _over(run: Run, path: Path, what: str, units: Mapping[float, str], text: Callable[[float | None], str]) -> bool:
+def _over(
+    run: Run,
+    path: Path,
+    what: str,
+    units: Mapping[float, str],
+    text: Callable[[float | None], str],
+) -> bool:
     """Draw accuracy over one axis, in the largest unit of which there are at least two."""
     found, accuracy = _axes(run.lines)
     values = found[what]
     if not values or values[-1] <= 0:
         return False
     unit = next((size for size in units if values[-1] >= 2 * size), 1.0)
-    with style.canvas(path, f"Accuracy over {'simulated time' if what == 'seconds' else 'energy'}") as (_, axes):
-        axes.plot([value / unit for value in values], accuracy, **style.line_style(0, len(values)))
+    with style.canvas(
+        path, f"Accuracy over {'simulated time' if what == 'seconds' else 'energy'}"
+    ) as (_, axes):
+        axes.plot(
+            [value / unit for value in values],
+            accuracy,
+            **style.line_style(0, len(values)),
+        )
         reached = crossing(values, accuracy, _target(run))
         if reached is not None:
             label = f"{percent_text(_target(run))} at {text(reached)}"
-            axes.axvline(reached / unit, color="#9ca3af", linestyle="--", linewidth=1.5, label=label)
+            axes.axvline(
+                reached / unit,
+                color="#9ca3af",
+                linestyle="--",
+                linewidth=1.5,
+                label=label,
+            )
             axes.legend(loc="lower right")
         axes.set_xlabel(units[unit])
         style.percent_axis(axes, "accuracy on held-out data")
@@ -182,21 +275,45 @@ def _over(run: Run, path: Path, what: str, units: Mapping[float, str], text: Cal
 def plot_profiles(run: Run, path: Path) -> bool:
     """Draw what the rounds of each profile's clients went to, as shares of their time."""
     order = list(section(section(run.manifest, "devices"), "profiles"))
-    sums = {name: row for name, row in by_profile(run.lines).items() if sum(row[part] for part in PARTS) > 0}
-    found = {name: sums[name] for name in sorted(sums, key=lambda name: order.index(name) if name in order else len(order))}
+    sums = {
+        name: row
+        for name, row in by_profile(run.lines).items()
+        if sum(row[part] for part in PARTS) > 0
+    }
+    found = {
+        name: sums[name]
+        for name in sorted(
+            sums, key=lambda name: order.index(name) if name in order else len(order)
+        )
+    }
     if not found:
         return False
     colours = ("#56A3D9", "#374151", "#F0B73A", "#e5e7eb", "#B7DFCF")
     hatches = ("", "", "///", "", "...")
     names = list(found)[::-1]
-    with style.canvas(path, "Where a client's round goes, by profile", height=1.6 + 0.42 * len(names)) as (_, axes):
+    with style.canvas(
+        path, "Where a client's round goes, by profile", height=1.6 + 0.42 * len(names)
+    ) as (_, axes):
         left = [0.0] * len(names)
-        for (part, label), colour, hatch in zip(PARTS.items(), colours, hatches, strict=True):
+        for (part, label), colour, hatch in zip(
+            PARTS.items(), colours, hatches, strict=True
+        ):
             if not any(row[part] for row in found.values()):
                 continue
-            shares = [found[name][part] / sum(found[name][p] for p in PARTS) for name in names]
+            shares = [
+                found[name][part] / sum(found[name][p] for p in PARTS) for name in names
+            ]
             shown = [style.literal(name) for name in names]
-            axes.barh(shown, shares, left=left, label=label, facecolor=colour, hatch=hatch, edgecolor="white", linewidth=0)
+            axes.barh(
+                shown,
+                shares,
+                left=left,
+                label=label,
+                facecolor=colour,
+                hatch=hatch,
+                edgecolor="white",
+                linewidth=0,
+            )
             left = [before + share for before, share in zip(left, shares, strict=True)]
         axes.set_xlim(0, 1)
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")

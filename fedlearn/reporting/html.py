@@ -21,20 +21,32 @@ class Html(str):
 
 def safe(value: object) -> Html:
     """Return a value as HTML: escaped, unless it is `Html` already."""
-    return value if isinstance(value, Html) else Html(html.escape(str(value), quote=True))
+    return (
+        value if isinstance(value, Html) else Html(html.escape(str(value), quote=True))
+    )
 
 
 def element(tag: str, *children: object, **attributes: str) -> Html:
     """Return an element; ``class_`` and the like lose their underscore, "_" inside a name becomes "-"."""
-    names = "".join(f' {key.rstrip("_").replace("_", "-")}="{safe(value)}"' for key, value in attributes.items())
+    names = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{safe(value)}"'
+        for key, value in attributes.items()
+    )
     return Html(f"<{tag}{names}>{''.join(safe(child) for child in children)}</{tag}>")
 
 
-def table(heading: Sequence[object], rows: Iterable[Sequence[object]], text_columns: Sequence[int] = (0,)) -> Html:
+def table(
+    heading: Sequence[object],
+    rows: Iterable[Sequence[object]],
+    text_columns: Sequence[int] = (0,),
+) -> Html:
     """Return a table; columns other than ``text_columns`` are numbers and stand to the right."""
 
     def cells(tag: str, values: Sequence[object]) -> Html:
-        made = (element(tag, v) if i in text_columns else element(tag, v, class_="n") for i, v in enumerate(values))
+        made = (
+            element(tag, v) if i in text_columns else element(tag, v, class_="n")
+            for i, v in enumerate(values)
+        )
         return element("tr", *made)
 
     head = [element("thead", cells("th", heading))] if heading else []
@@ -51,7 +63,9 @@ def section_of(title: str, *children: object, note: str = "") -> Html:
 def folded(title: object, *children: object, unfolded: bool = False) -> Html:
     """Return something that opens on a click, without any script."""
     inside = element("div", *children, class_="inside")
-    return Html(f"<details{' open' if unfolded else ''}>{element('summary', title)}{inside}</details>")
+    return Html(
+        f"<details{' open' if unfolded else ''}>{element('summary', title)}{inside}</details>"
+    )
 
 
 def picture(path: Path, caption: str) -> Html:
@@ -63,7 +77,11 @@ def picture(path: Path, caption: str) -> Html:
 
 def tile(name: str, value: str, below: object = "") -> Html:
     """Return a key figure: its name, its value large, one line below."""
-    parts = [element("dt", name), element("dd", value), element("dd", below, class_="below")]
+    parts = [
+        element("dt", name),
+        element("dd", value),
+        element("dd", below, class_="below"),
+    ]
     return element("div", *parts, class_="tile")
 
 
@@ -81,5 +99,7 @@ def write_document(path: Path, title: str, *body: object) -> Path:
         part.write_text(page, encoding="utf-8", errors="replace")
         os.replace(part, path)
     except OSError as error:
-        raise RecordError(f"cannot write the page '{path}': {error.strerror}") from error
+        raise RecordError(
+            f"cannot write the page '{path}': {error.strerror}"
+        ) from error
     return path

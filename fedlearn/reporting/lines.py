@@ -6,9 +6,15 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from fedlearn.reporting.folder import finite
+from fedlearn.records.reading import finite
 from fedlearn.reporting.tally import Tally, facts_text
-from fedlearn.reporting.units import bytes_text, number_text, percent_text, ratio_text, time_text
+from fedlearn.reporting.units import (
+    bytes_text,
+    number_text,
+    percent_text,
+    ratio_text,
+    time_text,
+)
 
 EVERY_ROUND_UP_TO = 20
 LATEST_AFTER_S = 5.0
@@ -29,7 +35,9 @@ class LineDisplay:
         """Print what the run is, and the headings."""
         self._stream: TextIO | None = stream
         self._tally = tally
-        self._every = max(1, -(-tally.rounds // 20)) if tally.rounds > EVERY_ROUND_UP_TO else 1
+        self._every = (
+            max(1, -(-tally.rounds // 20)) if tally.rounds > EVERY_ROUND_UP_TO else 1
+        )
         self._started_s = self._printed_s = time.monotonic()
         self._first = True
         self._print(": ".join(["fedlearn", str(facts.get("name", ""))]))
@@ -40,10 +48,17 @@ class LineDisplay:
     def moved(self, round_ended: bool) -> None:
         """Print the round that has just ended, if it is one to print."""
         tally, now_s = self._tally, time.monotonic()
-        due = self._first or tally.round % self._every == 0 or tally.round >= tally.rounds
+        due = (
+            self._first or tally.round % self._every == 0 or tally.round >= tally.rounds
+        )
         if round_ended and (due or now_s - self._printed_s >= LATEST_AFTER_S):
             self._first, self._printed_s = False, now_s
-            self._print("  ".join(text.rjust(width) for text, (_, width) in zip(self._cells(), COLUMNS, strict=True)))
+            self._print(
+                "  ".join(
+                    text.rjust(width)
+                    for text, (_, width) in zip(self._cells(), COLUMNS, strict=True)
+                )
+            )
 
     def note(self, text: str) -> None:
         """Print a warning line."""

@@ -18,9 +18,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fedlearn.reporting.folder import Line, finite, number
+from fedlearn.records.reading import Line, finite, number
 from fedlearn.reporting.tally import Tally, facts_text
-from fedlearn.reporting.units import bytes_text, number_text, percent_text, ratio_text, time_text
+from fedlearn.reporting.units import (
+    bytes_text,
+    number_text,
+    percent_text,
+    ratio_text,
+    time_text,
+)
 
 INTERVAL_S = 0.1
 COST_SHARE = 0.02
@@ -38,7 +44,13 @@ class LiveDisplay:
         self._next_s = 0.0
         self._process = os.getpid()
         # Redirection is off: a forked worker would inherit it and redraw this frame from its own process.
-        self._live = Live(self._frame(), console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+        self._live = Live(
+            self._frame(),
+            console=self._console,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
         self._live.start(refresh=True)
 
     def moved(self, round_ended: bool) -> None:
@@ -64,7 +76,9 @@ class LiveDisplay:
         for key, value in rows:
             table.add_row(key, Text(value, style="bold" if key == "accuracy" else ""))
         heading = Text(title, style=f"bold {colour}")
-        self._console.print(Panel(table, title=heading, title_align="left", border_style=colour))
+        self._console.print(
+            Panel(table, title=heading, title_align="left", border_style=colour)
+        )
 
     def stop(self) -> None:
         """Draw the last frame, leave it on the screen and give the terminal back; in a forked worker do nothing."""
@@ -98,21 +112,43 @@ class LiveDisplay:
         share = tally.clients_done / tally.clients_total if tally.clients_total else 0.0
         running = min(tally.round + (tally.clients_total > 0), tally.rounds)
         left = tally.seconds_left()
-        times = f"{time_text(time.monotonic() - self._started_s)}, {time_text(left)} left" if left is not None else ""
+        times = (
+            f"{time_text(time.monotonic() - self._started_s)}, {time_text(left)} left"
+            if left is not None
+            else ""
+        )
         bar = ProgressBar(total=max(tally.rounds, 1), completed=tally.round + share)
-        grid.add_row(Text(f"round {running}/{tally.rounds}", style="bold"), bar, Text(times, style="cyan"))
+        grid.add_row(
+            Text(f"round {running}/{tally.rounds}", style="bold"),
+            bar,
+            Text(times, style="cyan"),
+        )
         return grid
 
     def _figures(self) -> RenderableType:
         tally = self._tally
         grid = Table.grid(padding=(0, 3))
-        best = f"{percent_text(tally.best)} (round {tally.best_round})" if tally.best is not None else "-"
+        best = (
+            f"{percent_text(tally.best)} (round {tally.best_round})"
+            if tally.best is not None
+            else "-"
+        )
         accuracy = _pair("accuracy", percent_text(tally.accuracy))
-        grid.add_row(accuracy, _pair("best", best), _pair("loss", number_text(tally.loss)))
+        grid.add_row(
+            accuracy, _pair("best", best), _pair("loss", number_text(tally.loss))
+        )
         ratio = ratio_text(tally.bytes_raw, tally.bytes_up + tally.bytes_down)
         saved = _pair("bytes", f"{ratio} fewer than float32" if ratio != "-" else "-")
-        grid.add_row(_pair("up", bytes_text(tally.bytes_up)), _pair("down", bytes_text(tally.bytes_down)), saved)
-        clients = f"{tally.clients_done}/{tally.clients_total}" if tally.clients_total else "-"
+        grid.add_row(
+            _pair("up", bytes_text(tally.bytes_up)),
+            _pair("down", bytes_text(tally.bytes_down)),
+            saved,
+        )
+        clients = (
+            f"{tally.clients_done}/{tally.clients_total}"
+            if tally.clients_total
+            else "-"
+        )
         failed = _pair("failed", str(tally.failed), "bold red" if tally.failed else "")
         line = tally.sparkline(min(40, self._console.width - 50))
         grid.add_row(_pair("clients", clients), failed, Text(line, style="cyan"))
@@ -120,7 +156,17 @@ class LiveDisplay:
 
     def _latest(self, room: int) -> RenderableType:
         table = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
-        for heading in ("round", "accuracy", "loss", "train loss", "clients", "failed", "up", "down", "time"):
+        for heading in (
+            "round",
+            "accuracy",
+            "loss",
+            "train loss",
+            "clients",
+            "failed",
+            "up",
+            "down",
+            "time",
+        ):
             table.add_column(heading, justify="right", no_wrap=True)
         for line in list(self._tally.latest)[-room:]:
             table.add_row(*_cells(line, self._tally.best))
@@ -136,7 +182,10 @@ def _cells(line: Line, best: float | None) -> list[Text]:
     failed = int(finite(line, "failed") or 0)
     return [
         Text(str(line.get("round"))),
-        Text(percent_text(accuracy), style="green" if accuracy is not None and accuracy == best else ""),
+        Text(
+            percent_text(accuracy),
+            style="green" if accuracy is not None and accuracy == best else "",
+        ),
         Text(number_text(number(line, "loss"))),
         Text(number_text(number(line, "train_loss"))),
         Text(str(line.get("clients", "-"))),

@@ -8,12 +8,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedlearn.records.reading import Line, Run, finite, number, read, section, some_text
 from fedlearn.reporting.agents import agents
 from fedlearn.reporting.devices import devices
-from fedlearn.reporting.folder import Line, Run, finite, number, read, section, some_text
-from fedlearn.reporting.html import Html, element, folded, picture, section_of, table, tile, write_document
+from fedlearn.reporting.html import (
+    Html,
+    element,
+    folded,
+    picture,
+    section_of,
+    table,
+    tile,
+    write_document,
+)
 from fedlearn.reporting.results import Results, results
-from fedlearn.reporting.units import against_raw, bytes_text, count_text, number_text, percent_text, ratio_text, time_text
+from fedlearn.reporting.units import (
+    against_raw,
+    bytes_text,
+    count_text,
+    number_text,
+    percent_text,
+    ratio_text,
+    time_text,
+)
 
 CAPTIONS = {
     "accuracy_rounds": "Accuracy on held-out data after each evaluated round; the star marks the best.",
@@ -31,7 +48,9 @@ MOST_ROWS = 2000
 MOST_FAILED_ROUNDS = 200
 
 
-def write_page(folder: Path, out: Path | None = None, plots: Path | None = None) -> Path:
+def write_page(
+    folder: Path, out: Path | None = None, plots: Path | None = None
+) -> Path:
     """Write the page of a run folder and return its path.
 
     out: ``report.html`` in the run folder when None. plots: where `fedlearn.reporting.plots.draw` put the pictures,
@@ -55,14 +74,25 @@ def write_page(folder: Path, out: Path | None = None, plots: Path | None = None)
         settings(run),
         reproduce(run, found),
     ]
-    foot = "Written by fedlearn. Bytes are payloads as encoded; 1 MB is 1,000,000 bytes."
-    return write_document(out or folder / "report.html", f"{run.name} – fedlearn", *parts, element("footer", foot))
+    foot = (
+        "Written by fedlearn. Bytes are payloads as encoded; 1 MB is 1,000,000 bytes."
+    )
+    return write_document(
+        out or folder / "report.html",
+        f"{run.name} – fedlearn",
+        *parts,
+        element("footer", foot),
+    )
 
 
 def header(run: Run, found: Results) -> Html:
     """Return the name, whether the run is finished, and one line of what it was."""
     planned = f" of {run.planned_rounds}" if run.planned_rounds else ""
-    state = ("finished", "good") if run.finished else (f"unfinished: round {found.rounds}{planned}", "wait")
+    state = (
+        ("finished", "good")
+        if run.finished
+        else (f"unfinished: round {found.rounds}{planned}", "wait")
+    )
     chip = element("span", state[0], class_=f"chip {state[1]}")
     data, model = section(run.manifest, "data"), section(run.manifest, "model")
     parameters = finite(model, "parameters")
@@ -75,13 +105,24 @@ def header(run: Run, found: Results) -> Html:
         ("seed", run.manifest.get("seed")),
         ("started", str(run.manifest.get("started") or "")[:19].replace("T", " ")),
     ]
-    texts = [Html(f"{key} {element('b', value)}") for key, value in facts if value not in (None, "")]
+    texts = [
+        Html(f"{key} {element('b', value)}")
+        for key, value in facts
+        if value not in (None, "")
+    ]
     lead = element("p", Html(" &ensp;·&ensp; ".join(texts)), class_="lead")
-    return element("header", element("p", "fedlearn run", class_="kind"), element("h1", run.name, " ", chip), lead)
+    return element(
+        "header",
+        element("p", "fedlearn run", class_="kind"),
+        element("h1", run.name, " ", chip),
+        lead,
+    )
 
 
 def _named(name: object, count: float | None, unit: str) -> str:
-    return ", ".join([str(name)] * bool(name) + [f"{count_text(count)} {unit}"] * (count is not None))
+    return ", ".join(
+        [str(name)] * bool(name) + [f"{count_text(count)} {unit}"] * (count is not None)
+    )
 
 
 def _codec(run: Run) -> str:
@@ -92,51 +133,93 @@ def _codec(run: Run) -> str:
 def tiles(run: Run, found: Results) -> Html:
     """Return the key figures."""
     best = f"in round {found.best_round}" if found.best_round is not None else ""
-    share = percent_text(found.seconds_training / found.seconds) if found.seconds else "-"
+    share = (
+        percent_text(found.seconds_training / found.seconds) if found.seconds else "-"
+    )
     asked = sum(int(finite(line, "clients") or 0) for line in run.trained)
     updates = f"{count_text(max(asked - found.failed, 0))} client updates, {count_text(found.failed)} failed"
     digest = element("code", found.model_sha256[:12] or "-", title=found.model_sha256)
     return element(
         "dl",
-        tile("final accuracy", percent_text(found.accuracy), f"loss {number_text(found.loss)}"),
+        tile(
+            "final accuracy",
+            percent_text(found.accuracy),
+            f"loss {number_text(found.loss)}",
+        ),
         tile("best accuracy", percent_text(found.best_accuracy), best),
-        tile("bytes exchanged", bytes_text(found.bytes_total), against_raw(found.bytes_raw, found.bytes_total)),
+        tile(
+            "bytes exchanged",
+            bytes_text(found.bytes_total),
+            against_raw(found.bytes_raw, found.bytes_total),
+        ),
         tile("time", time_text(found.seconds), f"training {share}"),
         tile("rounds", count_text(found.rounds), updates),
-        tile("model", f"{count_text(_parameters(run))}", Html(f"parameters, sha256 {digest}")),
+        tile(
+            "model",
+            f"{count_text(_parameters(run))}",
+            Html(f"parameters, sha256 {digest}"),
+        ),
         class_="tiles",
     )
 
 
 def _parameters(run: Run) -> float | None:
     recorded = finite(run.summary, "parameters")
-    return finite(section(run.manifest, "model"), "parameters") if recorded is None else recorded
+    return (
+        finite(section(run.manifest, "model"), "parameters")
+        if recorded is None
+        else recorded
+    )
 
 
 def expectations(run: Run) -> Html:
     """Return what the config expected of the run and whether it came true; nothing when it expected nothing."""
     found = run.summary.get("expectations")
-    rows = [item for item in found if isinstance(item, Mapping)] if isinstance(found, list) else []
+    rows = (
+        [item for item in found if isinstance(item, Mapping)]
+        if isinstance(found, list)
+        else []
+    )
     if not rows:
         return Html("")
-    lines = [[i.get("what", ""), _value(i.get("wanted")), _value(i.get("got")), _verdict(i.get("met"))] for i in rows]
+    lines = [
+        [
+            i.get("what", ""),
+            _value(i.get("wanted")),
+            _value(i.get("got")),
+            _verdict(i.get("met")),
+        ]
+        for i in rows
+    ]
     made = table(["what", "wanted", "got", ""], lines)
     return section_of("Expectations", made, note="What the config's [expect] asks for.")
 
 
 def _value(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else "-" if value is None else str(value)
+    return (
+        f"{value:.6g}"
+        if isinstance(value, float)
+        else "-"
+        if value is None
+        else str(value)
+    )
 
 
 def _verdict(met: object) -> Html:
-    return element("span", "met" if met else "not met", class_=f"chip {'good' if met else 'bad'}")
+    return element(
+        "span", "met" if met else "not met", class_=f"chip {'good' if met else 'bad'}"
+    )
 
 
 def pictures(plots: Path) -> Html:
     """Return the plots that are there, as part of the page."""
     files = {plots / f"{stem}.png": text for stem, text in CAPTIONS.items()}
     shown = [picture(path, text) for path, text in files.items() if path.is_file()]
-    return section_of("Plots", element("div", *shown, class_="plots")) if shown else Html("")
+    return (
+        section_of("Plots", element("div", *shown, class_="plots"))
+        if shown
+        else Html("")
+    )
 
 
 def bytes_table(run: Run, found: Results) -> Html:
@@ -149,27 +232,60 @@ def bytes_table(run: Run, found: Results) -> Html:
         ("both", found.bytes_total, "1×" if found.bytes_total else "-"),
         ("the same exchange as float32", found.bytes_raw, ratio),
     ]
-    rows = [[name, bytes_text(total), count_text(total), bytes_text(total / rounds), times] for name, total, times in parts]
+    rows = [
+        [name, bytes_text(total), count_text(total), bytes_text(total / rounds), times]
+        for name, total, times in parts
+    ]
     note = "Payload bytes as encoded, counted where they are made; the transport's own headers come on top."
-    return section_of("Bytes", table(["", "all rounds", "exactly", "mean per round", "ratio"], rows), note=note)
+    return section_of(
+        "Bytes",
+        table(["", "all rounds", "exactly", "mean per round", "ratio"], rows),
+        note=note,
+    )
 
 
 def codec_table(run: Run) -> Html:
     """Return what one message took each way: bytes, bits per parameter, ratio, and the time to encode and decode it."""
-    codec, parameters = section(run.manifest, "codec"), finite(section(run.manifest, "model"), "floats")
+    codec, parameters = (
+        section(run.manifest, "codec"),
+        finite(section(run.manifest, "model"), "floats"),
+    )
     rows = []
     for way, times in (("up", ("up_encode", "up_decode")), ("down", ("down",))):
         count = sum(finite(line, f"messages_{way}") or 0 for line in run.trained)
         if not count or not parameters:
             continue
         each = sum(finite(line, f"bytes_{way}") or 0 for line in run.trained) / count
-        spent = [sum(finite(section(line, "seconds_codec"), t) or 0 for line in run.trained) / count for t in times]
-        texts = [f"{1000 * s:.2f}" for s in spent] if len(spent) > 1 else [f"{1000 * spent[0]:.2f}", "with it"]
-        row = [way, str(codec.get(way, "-")), count_text(count), bytes_text(each), f"{8 * each / parameters:.3f}"]
+        spent = [
+            sum(finite(section(line, "seconds_codec"), t) or 0 for line in run.trained)
+            / count
+            for t in times
+        ]
+        texts = (
+            [f"{1000 * s:.2f}" for s in spent]
+            if len(spent) > 1
+            else [f"{1000 * spent[0]:.2f}", "with it"]
+        )
+        row = [
+            way,
+            str(codec.get(way, "-")),
+            count_text(count),
+            bytes_text(each),
+            f"{8 * each / parameters:.3f}",
+        ]
         rows.append([*row, ratio_text(4 * parameters, each), *texts])
     if not rows:
         return Html("")
-    heading = ["", "codec", "messages", "bytes each", "bits a value", "ratio", "encode ms", "decode ms"]
+    heading = [
+        "",
+        "codec",
+        "messages",
+        "bytes each",
+        "bits a value",
+        "ratio",
+        "encode ms",
+        "decode ms",
+    ]
     note = (
         "Means over all messages, headers included; milliseconds of wall time, one thread. Down, the encoder works out the very "
         "model that the client will decode: its time is that of both ends."
@@ -179,34 +295,77 @@ def codec_table(run: Run) -> Html:
 
 def failures(run: Run) -> Html:
     """Return the failed clients per round, grouped by reason, with the attempts where a round was repeated."""
-    hit = [line for line in run.lines if finite(line, "failed") or (finite(line, "attempts") or 1) > 1]
+    hit = [
+        line
+        for line in run.lines
+        if finite(line, "failed") or (finite(line, "attempts") or 1) > 1
+    ]
     if not hit:
-        return section_of("Failures", element("p", "No client failed, and no round was repeated.", class_="note"))
+        return section_of(
+            "Failures",
+            element("p", "No client failed, and no round was repeated.", class_="note"),
+        )
     most = MOST_FAILED_ROUNDS
-    rows = [[line["round"], line.get("failed", 0), line.get("attempts", 1), _reasons(line)] for line in hit[:most]]
-    more = f" The first {most} are shown; all are in metrics.jsonl." if len(hit) > most else ""
+    rows = [
+        [line["round"], line.get("failed", 0), line.get("attempts", 1), _reasons(line)]
+        for line in hit[:most]
+    ]
+    more = (
+        f" The first {most} are shown; all are in metrics.jsonl."
+        if len(hit) > most
+        else ""
+    )
     count = sum(int(finite(line, "failed") or 0) for line in hit)
     title = f"{count_text(count)} failed in {count_text(len(hit))} of {count_text(len(run.trained))} rounds"
     heading = ["round", "failed", "attempts", "clients and reasons"]
-    list_ = folded(title, table(heading, rows, text_columns=(3,)), unfolded=len(hit) <= 12)
-    return section_of("Failures", list_, note=f"A failed client is left out of its round, and the round goes on.{more}")
+    list_ = folded(
+        title, table(heading, rows, text_columns=(3,)), unfolded=len(hit) <= 12
+    )
+    return section_of(
+        "Failures",
+        list_,
+        note=f"A failed client is left out of its round, and the round goes on.{more}",
+    )
 
 
 def _reasons(line: Line) -> Html:
     clients: dict[str, list[str]] = {}
     for client, reason in section(line, "failures").items():
         clients.setdefault(str(reason), []).append(client)
-    texts = [element("div", element("b", some_text(ids, 20)), ": ", reason) for reason, ids in clients.items()]
+    texts = [
+        element("div", element("b", some_text(ids, 20)), ": ", reason)
+        for reason, ids in clients.items()
+    ]
     return Html("".join(texts))
 
 
 def rounds_table(run: Run) -> Html:
     """Return all rounds, closed at first; a run of thousands shows one in so many."""
     step = -(-len(run.lines) // MOST_ROWS)
-    shown = run.lines[::step] if run.lines[-1] in run.lines[::step] else (*run.lines[::step], run.lines[-1])
-    heading = ["round", "accuracy", "loss", "train loss", "clients", "failed", "up", "down", "seconds", "training"]
+    shown = (
+        run.lines[::step]
+        if run.lines[-1] in run.lines[::step]
+        else (*run.lines[::step], run.lines[-1])
+    )
+    heading = [
+        "round",
+        "accuracy",
+        "loss",
+        "train loss",
+        "clients",
+        "failed",
+        "up",
+        "down",
+        "seconds",
+        "training",
+    ]
     title = f"{'All' if step == 1 else f'One in {step} of'} {count_text(len(run.trained))} rounds"
-    return section_of("Rounds", folded(title, table(heading, [_round(line) for line in shown], text_columns=())))
+    return section_of(
+        "Rounds",
+        folded(
+            title, table(heading, [_round(line) for line in shown], text_columns=())
+        ),
+    )
 
 
 def _round(line: Line) -> list[str]:
@@ -226,12 +385,24 @@ def _round(line: Line) -> list[str]:
 
 def settings(run: Run) -> Html:
     """Return the resolved config and what the manifest records, without the label counts (the picture shows them)."""
-    data = {key: value for key, value in section(run.manifest, "data").items() if key != "label_counts"}
+    data = {
+        key: value
+        for key, value in section(run.manifest, "data").items()
+        if key != "label_counts"
+    }
     manifest: dict[str, Any] = dict(run.manifest) | ({"data": data} if data else {})
-    texts = [folded("config.toml, every key as it was used", element("pre", run.config_text), unfolded=True)]
+    texts = [
+        folded(
+            "config.toml, every key as it was used",
+            element("pre", run.config_text),
+            unfolded=True,
+        )
+    ]
     if manifest:
         text = json.dumps(manifest, indent=2, ensure_ascii=False)
-        texts.append(folded("manifest.json: versions, platform, data", element("pre", text)))
+        texts.append(
+            folded("manifest.json: versions, platform, data", element("pre", text))
+        )
     return section_of("Settings", *texts)
 
 
@@ -240,14 +411,31 @@ def reproduce(run: Run, found: Results) -> Html:
     name = run.folder.resolve().name
     again = shlex.quote(f"../{name}-again")
     versions = section(run.manifest, "versions")
-    pins = [f"{package}=={versions[package]}" for package in ("torch", "numpy", "flwr") if versions.get(package)]
-    own = f"fedlearn[sim]=={versions['fedlearn']}" if versions.get("fedlearn") else "fedlearn[sim]"
+    pins = [
+        f"{package}=={versions[package]}"
+        for package in ("torch", "numpy", "flwr")
+        if versions.get(package)
+    ]
+    own = (
+        f"fedlearn[sim]=={versions['fedlearn']}"
+        if versions.get("fedlearn")
+        else "fedlearn[sim]"
+    )
     commands = [
         shlex.join(["pip", "install", own, *pins]),
         f"python -m fedlearn.simulate config.toml --out {again}",
         f"fedlearn report . {again}",
     ]
-    digest = Html(f"The model hash to compare: {element('code', found.model_sha256)}.") if found.model_sha256 else ""
+    digest = (
+        Html(f"The model hash to compare: {element('code', found.model_sha256)}.")
+        if found.model_sha256
+        else ""
+    )
     python = f"Python {versions['python']}. " if versions.get("python") else ""
     note = f"In this run's folder. {python}The same versions on the same platform give the same model, bit for bit."
-    return section_of("Run it again", element("pre", "\n".join(commands)), element("p", digest, class_="note"), note=note)
+    return section_of(
+        "Run it again",
+        element("pre", "\n".join(commands)),
+        element("p", digest, class_="note"),
+        note=note,
+    )

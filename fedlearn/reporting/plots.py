@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedlearn.records.reading import Line, Run, finite, number, read, section
 from fedlearn.reporting import style
 from fedlearn.reporting.devices import plot_joules, plot_profiles, plot_time
-from fedlearn.reporting.folder import Line, Run, finite, number, read, section
 from fedlearn.reporting.label_plot import plot_label_mix
 from fedlearn.reporting.profile_plot import plot_profile
 from fedlearn.reporting.results import Curve, accuracy_curve
@@ -40,7 +40,9 @@ def plot_accuracy_rounds(run: Run, path: Path) -> bool:
     if not curve.rounds:
         return False
     with style.canvas(path, "Accuracy over rounds") as (_, axes):
-        axes.plot(curve.rounds, curve.accuracy, **style.line_style(0, len(curve.rounds)))
+        axes.plot(
+            curve.rounds, curve.accuracy, **style.line_style(0, len(curve.rounds))
+        )
         _mark_best(axes, curve)
         style.round_axis(axes)
         style.percent_axis(axes, "accuracy on held-out data")
@@ -50,10 +52,24 @@ def plot_accuracy_rounds(run: Run, path: Path) -> bool:
 def _mark_best(axes: Axes, curve: Curve) -> None:
     best = max(range(len(curve.rounds)), key=lambda i: curve.accuracy[i])
     x, y = curve.rounds[best], curve.accuracy[best]
-    axes.plot([x], [y], marker="*", markersize=14, color=style.COLOURS[1], linestyle="none", zorder=5)
+    axes.plot(
+        [x],
+        [y],
+        marker="*",
+        markersize=14,
+        color=style.COLOURS[1],
+        linestyle="none",
+        zorder=5,
+    )
     text = f"best {percent_text(y)}, round {x}"
     late = x > (curve.rounds[0] + curve.rounds[-1]) / 2
-    axes.annotate(text, (x, y), xytext=(-6 if late else 6, 9), textcoords="offset points", ha="right" if late else "left")
+    axes.annotate(
+        text,
+        (x, y),
+        xytext=(-6 if late else 6, 9),
+        textcoords="offset points",
+        ha="right" if late else "left",
+    )
     axes.margins(y=0.14)
 
 
@@ -63,7 +79,12 @@ def plot_accuracy_bytes(run: Run, path: Path) -> bool:
     if not curve.rounds or curve.bytes_total[-1] <= 0:
         return False
     with style.canvas(path, "Accuracy over bytes exchanged") as (_, axes):
-        axes.plot(curve.bytes_total, curve.accuracy, label="as sent", **style.line_style(0, len(curve.rounds)))
+        axes.plot(
+            curve.bytes_total,
+            curve.accuracy,
+            label="as sent",
+            **style.line_style(0, len(curve.rounds)),
+        )
         values = list(curve.bytes_total)
         if curve.bytes_raw[-1] > 1.02 * curve.bytes_total[-1]:
             axes.plot(
@@ -87,7 +108,12 @@ def plot_loss(run: Run, path: Path) -> bool:
         "held-out data": _series(run.lines, "loss"),
         "training, mean of clients": _series(run.lines, "train_loss"),
     }
-    shown = [value for points in series.values() for _, value in points if math.isfinite(value)]
+    shown = [
+        value
+        for points in series.values()
+        for _, value in points
+        if math.isfinite(value)
+    ]
     if not shown:
         return False
     with style.canvas(path, "Loss") as (_, axes):
@@ -95,7 +121,11 @@ def plot_loss(run: Run, path: Path) -> bool:
             if any(math.isfinite(value) for _, value in points):
                 lost = sum(not math.isfinite(value) for _, value in points)
                 label += f" ({lost} rounds not finite)" if lost else ""
-                axes.plot(*zip(*points, strict=True), label=label, **style.line_style(position, len(points)))
+                axes.plot(
+                    *zip(*points, strict=True),
+                    label=label,
+                    **style.line_style(position, len(points)),
+                )
         if min(shown) > 0 and max(shown) / min(shown) > 30:
             axes.set_yscale("log")
         style.round_axis(axes)
@@ -106,7 +136,11 @@ def plot_loss(run: Run, path: Path) -> bool:
 
 def _series(lines: tuple[Line, ...], key: str) -> list[tuple[int, float]]:
     found = [(line["round"], number(line, key)) for line in lines]
-    return [(position, value if math.isfinite(value) else math.nan) for position, value in found if value is not None]
+    return [
+        (position, value if math.isfinite(value) else math.nan)
+        for position, value in found
+        if value is not None
+    ]
 
 
 def plot_time_per_phase(run: Run, path: Path) -> bool:
@@ -123,17 +157,29 @@ def plot_time_per_phase(run: Run, path: Path) -> bool:
         x = [sum(line["round"] for line in group) / len(group) for group in groups]
         total = sum(sum(_phases(line).values()) for line in lines)
         for position, phase in enumerate(phases):
-            heights = [sum(_phases(line).get(phase, 0.0) for line in group) / len(group) for group in groups]
+            heights = [
+                sum(_phases(line).get(phase, 0.0) for line in group) / len(group)
+                for group in groups
+            ]
             share = sum(_phases(line).get(phase, 0.0) for line in lines) / total
             width = size * (1.0 if len(groups) > 25 else 0.8)
-            axes.bar(x, heights, width, bottom=floor, label=f"{style.literal(phase)}  {100 * share:.1f} %", **_fill(position))
+            axes.bar(
+                x,
+                heights,
+                width,
+                bottom=floor,
+                label=f"{style.literal(phase)}  {100 * share:.1f} %",
+                **_fill(position),
+            )
             floor = [low + height for low, height in zip(floor, heights, strict=True)]
         style.round_axis(axes)
         axes.set_ylabel("seconds")
         axes.set_xlim(x[0] - size, max(x[-1], x[0] + 6) + size)
         axes.grid(axis="x", visible=False)
         handles, names = axes.get_legend_handles_labels()
-        axes.legend(handles[::-1], names[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.legend(
+            handles[::-1], names[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5)
+        )
     return True
 
 
@@ -147,15 +193,33 @@ def _phases(line: Line) -> Mapping[str, float]:
 
 
 def _fill(position: int) -> dict[str, Any]:
-    colours = ("#374151", "#56A3D9", "#F0B73A", "#D55E00", "#B7DFCF", "#CC79A7", "#9ca3af", "#e5e7eb")
+    colours = (
+        "#374151",
+        "#56A3D9",
+        "#F0B73A",
+        "#D55E00",
+        "#B7DFCF",
+        "#CC79A7",
+        "#9ca3af",
+        "#e5e7eb",
+    )
     hatches = ("", "", "///", "", "...", "xxx", "", "--")
-    return {"facecolor": colours[position % 8], "hatch": hatches[position % 8], "edgecolor": "white", "linewidth": 0}
+    return {
+        "facecolor": colours[position % 8],
+        "hatch": hatches[position % 8],
+        "edgecolor": "white",
+        "linewidth": 0,
+    }
 
 
 def plot_clients(run: Run, path: Path) -> bool:
     """Draw the clients' own accuracy where it was evaluated: mean, mean ± spread, and the mean of the worst 10 %."""
     found = [(line["round"], section(line, "clients_evaluation")) for line in run.lines]
-    points = [(position, table) for position, table in found if finite(table, "accuracy") is not None]
+    points = [
+        (position, table)
+        for position, table in found
+        if finite(table, "accuracy") is not None
+    ]
     if not points:
         return False
     rounds = [position for position, _ in points]
@@ -165,13 +229,21 @@ def plot_clients(run: Run, path: Path) -> bool:
     low = [max(m - s, 0.0) for m, s in zip(mean, spread, strict=True)]
     high = [min(m + s, 1.0) for m, s in zip(mean, spread, strict=True)]
     with style.canvas(path, "Accuracy on the clients' own data") as (_, axes):
-        axes.fill_between(rounds, low, high, color="#c7dcec", linewidth=0, label="mean ± spread")
+        axes.fill_between(
+            rounds, low, high, color="#c7dcec", linewidth=0, label="mean ± spread"
+        )
         if len(rounds) == 1:  # a band of one point is invisible
             axes.errorbar(rounds, mean, yerr=spread, color="#7fa8c9", capsize=6)
-        axes.plot(rounds, mean, label="mean of clients", **style.line_style(0, len(rounds)))
+        axes.plot(
+            rounds, mean, label="mean of clients", **style.line_style(0, len(rounds))
+        )
         known = [(position, value) for position, value in worst if value is not None]
         if known:
-            axes.plot(*zip(*known, strict=True), label="worst 10 % of clients", **style.line_style(1, len(known)))
+            axes.plot(
+                *zip(*known, strict=True),
+                label="worst 10 % of clients",
+                **style.line_style(1, len(known)),
+            )
         style.round_axis(axes)
         style.percent_axis(axes)
         axes.legend(loc="lower right")

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fedlearn.reporting.folder import Line, Run, finite, section
+from fedlearn.records.reading import Line, Run, finite, section
 
 FILE = "profile.json"
 OTHER = "other"
@@ -27,7 +27,9 @@ class Seen:
     round: int
     workers: int  # that shared the clients
     training_s: float = 0.0
-    flops: float | None = None  # None: the clients run code of their own, whose steps are not known
+    flops: float | None = (
+        None  # None: the clients run code of their own, whose steps are not known
+    )
     slowest_client: int | None = None
     slowest_s: float = 0.0
 
@@ -107,18 +109,32 @@ def profile(run: Run, measured: Measured) -> Profile | None:
     rounds = {line["round"] for line in lines}
     seen = [row for row in measured.rounds if row.round in rounds]
     configured = finite(section(run.manifest, "engine"), "workers")
-    workers = seen[-1].workers if seen else None if configured is None else int(configured)
+    workers = (
+        seen[-1].workers if seen else None if configured is None else int(configured)
+    )
     spent = [phases(line) for line in lines]
     return Profile(
         rounds=len(lines),
         seconds=sum(wall),
         phases=tuple(_phase(name, spent, lines, sum(wall)) for name in order(spent)),
-        overlap_s=sum(max(0.0, sum(each.values()) - total) for each, total in zip(spent, wall, strict=True)),
+        overlap_s=sum(
+            max(0.0, sum(each.values()) - total)
+            for each, total in zip(spent, wall, strict=True)
+        ),
         slowest_round=lines[slow]["round"],
         slowest_round_s=wall[slow],
-        slowest=max((row for row in seen if row.slowest_client is not None), key=lambda row: row.slowest_s, default=None),
+        slowest=max(
+            (row for row in seen if row.slowest_client is not None),
+            key=lambda row: row.slowest_s,
+            default=None,
+        ),
         workers=workers,
-        training=_training(seen, dict(zip((line["round"] for line in lines), wall, strict=True)), measured.peak, workers or 1),
+        training=_training(
+            seen,
+            dict(zip((line["round"] for line in lines), wall, strict=True)),
+            measured.peak,
+            workers or 1,
+        ),
         measured=Measured(tuple(seen), measured.peak),
     )
 
@@ -129,24 +145,47 @@ def phases(line: Line) -> dict[str, float]:
     found = {name: max(finite(recorded, name) or 0.0, 0.0) for name in recorded}
     if not found:
         found = {"train": finite(line, "seconds_training") or 0.0}
-    return found | {OTHER: max(0.0, (finite(line, "seconds") or 0.0) - sum(found.values()))}
+    return found | {
+        OTHER: max(0.0, (finite(line, "seconds") or 0.0) - sum(found.values()))
+    }
 
 
 def order(spent: Iterable[Mapping[str, float]]) -> list[str]:
     """Return the names of all phases: in the order of a round, then those we do not know, `OTHER` last."""
     found = {name for each in spent for name in each} - {OTHER}
-    return [*(name for name in PHASES if name in found), *sorted(found - set(PHASES)), OTHER]
+    return [
+        *(name for name in PHASES if name in found),
+        *sorted(found - set(PHASES)),
+        OTHER,
+    ]
 
 
-def _phase(name: str, spent: Sequence[Mapping[str, float]], lines: Sequence[Line], wall: float) -> Phase:
+def _phase(
+    name: str, spent: Sequence[Mapping[str, float]], lines: Sequence[Line], wall: float
+) -> Phase:
     each = [found.get(name, 0.0) for found in spent]
     worst = max(range(len(each)), key=lambda i: each[i])
-    return Phase(name, sum(each), sum(each) / wall, statistics.median(each), each[worst], lines[worst]["round"])
+    return Phase(
+        name,
+        sum(each),
+        sum(each) / wall,
+        statistics.median(each),
+        each[worst],
+        lines[worst]["round"],
+    )
 
 
-def _training(seen: Sequence[Seen], wall: Mapping[int, float], peak: Mapping[str, Any] | None, workers: int) -> Training | None:
+def _training(
+    seen: Sequence[Seen],
+    wall: Mapping[int, float],
+    peak: Mapping[str, Any] | None,
+    workers: int,
+) -> Training | None:
     known = [row for row in seen if row.flops and row.training_s > 0]
-    flops, busy = sum(row.flops or 0.0 for row in known), sum(row.training_s / row.workers for row in known)
+    flops, busy = (
+        sum(row.flops or 0.0 for row in known),
+        sum(row.training_s / row.workers for row in known),
+    )
     if not known:
         return None
     rates = 1e-9 * flops / busy, 1e-9 * flops / sum(wall[row.round] for row in known)
@@ -160,7 +199,11 @@ def _peak_of(peak: Mapping[str, Any], workers: int) -> float | None:
     processes, together = finite(peak, "processes"), finite(peak, "all_gflops")
     if not processes or not together:
         return None
-    return finite(peak, "one_gflops") if workers == 1 else together * min(1.0, workers / processes)
+    return (
+        finite(peak, "one_gflops")
+        if workers == 1
+        else together * min(1.0, workers / processes)
+    )
 
 
 def read_measured(folder: Path) -> Measured:

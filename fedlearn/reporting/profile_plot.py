@@ -6,9 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedlearn.records.reading import Line, Run, finite
 from fedlearn.reporting import style
-from fedlearn.reporting.folder import Line, Run, finite
-from fedlearn.reporting.profile import FILE, OTHER, Profile, order, phases, profile, read_measured
+from fedlearn.reporting.profile import (
+    FILE,
+    OTHER,
+    Profile,
+    order,
+    phases,
+    profile,
+    read_measured,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,14 +38,20 @@ LOOKS = {
 
 def plot_profile(run: Run, path: Path) -> bool:
     """Draw a run that has a profile.json, and return True; False where it has none, or no round was trained."""
-    found = profile(run, read_measured(run.folder)) if (run.folder / FILE).is_file() else None
+    found = (
+        profile(run, read_measured(run.folder))
+        if (run.folder / FILE).is_file()
+        else None
+    )
     if found is None:
         return False
     rows = 2 if found.training else 1
     ratios = {"height_ratios": [3, 2], "sharex": True} if rows == 2 else {}
     size = -(-found.rounds // GROUPS)
     title = "Where the time goes" + (f", means of {size} rounds" if size > 1 else "")
-    with style.canvas(path, title, height=6.4 if rows == 2 else 4.2, rows=rows, **ratios) as (_, axes):
+    with style.canvas(
+        path, title, height=6.4 if rows == 2 else 4.2, rows=rows, **ratios
+    ) as (_, axes):
         upper, lower = axes if rows == 2 else (axes, axes)
         _bars(upper, run, found, size)
         if found.training:
@@ -48,20 +62,34 @@ def plot_profile(run: Run, path: Path) -> bool:
 
 def _bars(axes: Axes, run: Run, found: Profile, size: int) -> None:
     lines = [line for line in run.trained if (finite(line, "seconds") or 0.0) > 0]
-    groups: list[Sequence[Line]] = [lines[i : i + size] for i in range(0, len(lines), size)]
+    groups: list[Sequence[Line]] = [
+        lines[i : i + size] for i in range(0, len(lines), size)
+    ]
     spent = [[phases(line) for line in group] for group in groups]
     x = [sum(line["round"] for line in group) / len(group) for group in groups]
     floor = [0.0] * len(groups)
     for name in order(phases(line) for line in lines):
-        heights = [1000 * sum(each.get(name, 0.0) for each in group) / len(group) for group in spent]
+        heights = [
+            1000 * sum(each.get(name, 0.0) for each in group) / len(group)
+            for group in spent
+        ]
         label = f"{style.literal(name)}  {100 * found.share(name):.1f} %"
-        axes.bar(x, heights, size * (1.0 if len(groups) > 25 else 0.8), bottom=floor, label=label, **_look(name))
+        axes.bar(
+            x,
+            heights,
+            size * (1.0 if len(groups) > 25 else 0.8),
+            bottom=floor,
+            label=label,
+            **_look(name),
+        )
         floor = [low + height for low, height in zip(floor, heights, strict=True)]
     axes.set_ylabel("ms of a round")
     axes.set_xlim(x[0] - size, max(x[-1], x[0] + 6) + size)
     axes.grid(axis="x", visible=False)
     handles, names = axes.get_legend_handles_labels()
-    axes.legend(handles[::-1], names[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(
+        handles[::-1], names[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5)
+    )
 
 
 def _look(phase: str) -> dict[str, Any]:
@@ -74,9 +102,18 @@ def _rates(axes: Axes, found: Profile) -> None:
     known = [row for row in found.measured.rounds if row.flops and row.training_s > 0]
     rates = [1e-9 * (row.flops or 0.0) * row.workers / row.training_s for row in known]
     top = found.training.peak_gflops if found.training else None
-    axes.plot([row.round for row in known], rates, label="local training", **style.line_style(0, len(known)))
+    axes.plot(
+        [row.round for row in known],
+        rates,
+        label="local training",
+        **style.line_style(0, len(known)),
+    )
     if top:
-        label = "peak, one process" if found.workers == 1 else f"peak, {found.workers} processes"
+        label = (
+            "peak, one process"
+            if found.workers == 1
+            else f"peak, {found.workers} processes"
+        )
         axes.axhline(top, color=style.INK, linestyle="--", linewidth=1.5, label=label)
     axes.set_ylim(0, 1.08 * max([*rates, top or 0.0]))
     axes.set_ylabel("GFLOP/s, float32")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedlearn.errors import UserError
-from fedlearn.reporting.folder import Run, finite, section
+from fedlearn.records.reading import Run, finite, section
 from fedlearn.reporting.profile import OTHER, Profile, profile, read_measured
 from fedlearn.reporting.table import plain
 from fedlearn.reporting.units import time_text
@@ -22,7 +22,9 @@ def of_run(run: Run) -> str:
     """Return a run's profile as text; raises UserError when no round has been trained."""
     found = profile(run, read_measured(run.folder))
     if found is None:
-        raise UserError(f"'{run.folder}' has no trained round, and so nothing to profile; let the run go on first")
+        raise UserError(
+            f"'{run.folder}' has no trained round, and so nothing to profile; let the run go on first"
+        )
     return text(found, run)
 
 
@@ -30,8 +32,27 @@ def text(found: Profile, run: Run) -> str:
     """Return the profile as a table and a few sentences, each line with its end."""
     rows = [["phase", "seconds", "share", "median ms", "worst ms", "in round"]]
     for p in found.phases:
-        rows.append([p.name, f"{p.seconds:.2f}", f"{100 * p.share:.1f} %", _ms(p.median_s), _ms(p.worst_s), str(p.worst_round)])
-    said = [line for line in (_shared(found), _overlap(found), _training(found), _slowest(found), _broken(advice(found, run))) if line]
+        rows.append(
+            [
+                p.name,
+                f"{p.seconds:.2f}",
+                f"{100 * p.share:.1f} %",
+                _ms(p.median_s),
+                _ms(p.worst_s),
+                str(p.worst_round),
+            ]
+        )
+    said = [
+        line
+        for line in (
+            _shared(found),
+            _overlap(found),
+            _training(found),
+            _slowest(found),
+            _broken(advice(found, run)),
+        )
+        if line
+    ]
     title = f"Where the time goes: {found.rounds} round{'s' * (found.rounds > 1)}, {time_text(found.seconds)}"
     return f"{title}\n\n{plain(rows)}\n" + "".join(f"{line}\n" for line in said)
 
@@ -67,9 +88,17 @@ def _training(found: Profile) -> str:
     said = f"local training: {training.gflops:.3g} GFLOP/s while clients train, {training.rounds_gflops:.3g} over whole rounds"
     if training.rounds < found.rounds:
         said += f" (of {training.rounds} rounds)"
-    if training.peak_gflops is None or training.peak_share is None or training.rounds_peak_share is None:
+    if (
+        training.peak_gflops is None
+        or training.peak_share is None
+        or training.rounds_peak_share is None
+    ):
         return said
-    of = "one process reaches" if found.workers == 1 else f"{found.workers} processes reach"
+    of = (
+        "one process reaches"
+        if found.workers == 1
+        else f"{found.workers} processes reach"
+    )
     shares = f"{100 * training.peak_share:.1f} % and {100 * training.rounds_peak_share:.1f} %"
     return f"{said};\n  {shares} of the {training.peak_gflops:.3g} GFLOP/s that {of} in products of matrices"
 
@@ -77,7 +106,11 @@ def _training(found: Profile) -> str:
 def _slowest(found: Profile) -> str:
     said = f"slowest round: {found.slowest_round}, {time_text(found.slowest_round_s)}"
     slow = found.slowest
-    return f"{said}; slowest client: {slow.slowest_client} in round {slow.round}, {time_text(slow.slowest_s)}" if slow else said
+    return (
+        f"{said}; slowest client: {slow.slowest_client} in round {slow.round}, {time_text(slow.slowest_s)}"
+        if slow
+        else said
+    )
 
 
 def advice(found: Profile, run: Run) -> str | None:
@@ -87,7 +120,12 @@ def advice(found: Profile, run: Run) -> str | None:
         if change:
             return f"largest cost outside training that you can change: {phase.name}, {100 * phase.share:.1f} %; {change}"
     cores = finite(found.measured.peak or {}, "cores")
-    if found.workers and cores and found.workers < cores and _clients(run) > found.workers:
+    if (
+        found.workers
+        and cores
+        and found.workers < cores
+        and _clients(run) > found.workers
+    ):
         return f'{found.workers} of {cores:.0f} cores train; engine.kind = "pool" with engine.workers = 0 takes all, for the same result'
     return None
 
@@ -99,7 +137,11 @@ def _change(phase: str, found: Profile, run: Run) -> str | None:
             return "[evaluate] max_clients asks fewer of them"
         return _less_often("evaluate_every", settings, "scores the model less often")
     if phase == "record":
-        return _less_often("checkpoint_every", settings, "writes fewer checkpoints, and a kill costs more rounds")
+        return _less_often(
+            "checkpoint_every",
+            settings,
+            "writes fewer checkpoints, and a kill costs more rounds",
+        )
     if phase in ("encode", "aggregate") and codec.get("up") not in (None, "raw32"):
         return f'a plainer codec.up than "{codec["up"]}", such as "f16" or "raw32", takes less time and more bytes'
     if phase == "prepare" and codec.get("down") not in (None, "raw32"):

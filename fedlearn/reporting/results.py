@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedlearn.reporting.folder import Line, Run, finite, number, section
+from fedlearn.records.reading import Line, Run, finite, number, section
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ def results(run: Run) -> Results:
     return Results(
         rounds=run.lines[-1]["round"],
         accuracy=_either(run, "accuracy", curve.accuracy[-1] if curve.rounds else None),
-        best_accuracy=_either(run, "best_accuracy", None if best is None else curve.accuracy[best]),
+        best_accuracy=_either(
+            run, "best_accuracy", None if best is None else curve.accuracy[best]
+        ),
         best_round=None if best is None else curve.rounds[best],
         loss=_either(run, "loss", number(losses[-1], "loss") if losses else None),
         bytes_up=_sum(run, "bytes_up"),
@@ -71,7 +73,11 @@ def _either(run: Run, key: str, computed: float | None) -> float | None:
 
 def _sum(run: Run, key: str) -> float:
     recorded = finite(run.summary, key)
-    return recorded if recorded is not None else sum(finite(line, key) or 0 for line in run.lines)
+    return (
+        recorded
+        if recorded is not None
+        else sum(finite(line, key) or 0 for line in run.lines)
+    )
 
 
 def engine_text(run: Run) -> str:
@@ -81,7 +87,11 @@ def engine_text(run: Run) -> str:
     kind = str(engine.get("kind") or "")
     if not kind:
         return str(run.summary.get("engine") or "")
-    return f"{kind}, {workers:.0f} worker{'' if workers == 1 else 's'}" if workers else kind
+    return (
+        f"{kind}, {workers:.0f} worker{'' if workers == 1 else 's'}"
+        if workers
+        else kind
+    )
 
 
 def accuracy_curve(lines: Sequence[Line]) -> Curve:
@@ -94,11 +104,15 @@ def accuracy_curve(lines: Sequence[Line]) -> Curve:
         accuracy = finite(line, "accuracy")
         if accuracy is not None:
             points.append((line["round"], total, raw, accuracy))
-    rounds, totals, raws, accuracies = zip(*points, strict=True) if points else ((), (), (), ())
+    rounds, totals, raws, accuracies = (
+        zip(*points, strict=True) if points else ((), (), (), ())
+    )
     return Curve(rounds, totals, raws, accuracies)
 
 
-def crossing(x: Sequence[float], accuracy: Sequence[float], target: float) -> float | None:
+def crossing(
+    x: Sequence[float], accuracy: Sequence[float], target: float
+) -> float | None:
     """Return where the best accuracy so far first reaches the target; None when it never does.
 
     x: rounds or bytes, ascending, as long as ``accuracy``. The curve is made monotone by the best value of all points
@@ -120,8 +134,16 @@ def crossing(x: Sequence[float], accuracy: Sequence[float], target: float) -> fl
 def labels(runs: Sequence[Run]) -> list[str]:
     """Return one distinct label per run: its name, with the folder added where names repeat."""
     names = [run.name for run in runs]
-    for places in ([run.folder.resolve().name for run in runs], [str(run.folder) for run in runs]):
+    for places in (
+        [run.folder.resolve().name for run in runs],
+        [str(run.folder) for run in runs],
+    ):
         repeated = [names.count(name) > 1 for name in names]
-        full = [f"{run.name} ({place})" for run, place in zip(runs, places, strict=True)]
-        names = [new if again else old for old, new, again in zip(names, full, repeated, strict=True)]
+        full = [
+            f"{run.name} ({place})" for run, place in zip(runs, places, strict=True)
+        ]
+        names = [
+            new if again else old
+            for old, new, again in zip(names, full, repeated, strict=True)
+        ]
     return names

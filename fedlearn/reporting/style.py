@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours ("Color Universal Design", 2008), ordered so that neighbours differ in lightness too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#B8860B", "#000000")
-DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (10, 3)), (0, (4, 1, 1, 1, 1, 1)))
+DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (6, 2)),
+    (0, (2, 1.5)),
+    (0, (6, 2, 1.5, 2)),
+    (0, (10, 3)),
+    (0, (4, 1, 1, 1, 1, 1)),
+)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, FAINT = "#1f2937", "#6b7280"
 
@@ -50,7 +57,9 @@ SETTINGS: Any = {
 
 
 @contextmanager
-def canvas(path: Path, title: str, height: float = 4.2, rows: int = 1, **grid: Any) -> Iterator[tuple[Figure, Any]]:
+def canvas(
+    path: Path, title: str, height: float = 4.2, rows: int = 1, **grid: Any
+) -> Iterator[tuple[Figure, Any]]:
     """Give a figure and its axes in the house style, and write it to a PNG file (150 dots per inch) at the end.
     Raises RecordError when it cannot be written.
 
@@ -68,7 +77,9 @@ def canvas(path: Path, title: str, height: float = 4.2, rows: int = 1, **grid: A
             path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path)
         except OSError as error:
-            raise RecordError(f"cannot write the plot '{path}': {error.strerror or error}") from error
+            raise RecordError(
+                f"cannot write the plot '{path}': {error.strerror or error}"
+            ) from error
 
 
 def line_style(position: int, points: int) -> dict[str, Any]:
@@ -88,7 +99,9 @@ def round_axis(axes: Axes) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel("round")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(
+        MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
+    )
 
 
 def bytes_axis(axes: Axes, values: list[float]) -> None:
@@ -98,9 +111,13 @@ def bytes_axis(axes: Axes, values: list[float]) -> None:
     positive = [value for value in values if value > 0]
     if positive and max(positive) / min(positive) > 100:
         axes.set_xscale("log", nonpositive="mask")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(positive) / min(positive) < 1000 else (1,)))
+        axes.xaxis.set_major_locator(
+            LogLocator(subs=(1, 2, 5) if max(positive) / min(positive) < 1000 else (1,))
+        )
         axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: re.sub(r"\.0+ ", " ", bytes_text(value))))
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: re.sub(r"\.0+ ", " ", bytes_text(value)))
+    )
     axes.set_xlabel("bytes exchanged so far, up and down")
 
 
@@ -108,7 +125,9 @@ def percent_axis(axes: Axes, label: str = "accuracy") -> None:
     """Label the vertical axis with percentages."""
     from matplotlib.ticker import FuncFormatter
 
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{100 * value:.4g} %")
+    )
     axes.set_ylabel(label)
 
 

@@ -8,9 +8,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from fedlearn.reporting.folder import Run
-from fedlearn.reporting.results import Results, accuracy_curve, crossing, labels, results
-from fedlearn.reporting.units import bytes_text, count_text, number_text, percent_text, ratio_text, time_text
+from fedlearn.records.reading import Run
+from fedlearn.reporting.results import (
+    Results,
+    accuracy_curve,
+    crossing,
+    labels,
+    results,
+)
+from fedlearn.reporting.units import (
+    bytes_text,
+    count_text,
+    number_text,
+    percent_text,
+    ratio_text,
+    time_text,
+)
 
 Value = float | str | None
 
@@ -30,7 +43,11 @@ COLUMNS = (
     Column("best_accuracy", "best", percent_text),
     Column("loss", "loss", number_text),
     Column("rounds", "rounds", count_text),
-    Column("rounds_to_target", "rounds to target", lambda value: "-" if value is None else f"{value:.1f}"),
+    Column(
+        "rounds_to_target",
+        "rounds to target",
+        lambda value: "-" if value is None else f"{value:.1f}",
+    ),
     Column("bytes_to_target", "bytes to target", bytes_text),
     Column("bytes_up", "up", bytes_text),
     Column("bytes_down", "down", bytes_text),
@@ -58,7 +75,9 @@ def row(run: Run, label: str, target: float) -> dict[str, Value]:
         "bytes_up": found.bytes_up,
         "bytes_down": found.bytes_down,
         "bytes_total": found.bytes_total,
-        "ratio_to_raw": found.bytes_raw / found.bytes_total if found.bytes_total else None,
+        "ratio_to_raw": found.bytes_raw / found.bytes_total
+        if found.bytes_total
+        else None,
         "seconds": found.seconds,
         "seconds_training": found.seconds_training,
         "engine": found.engine,
@@ -68,12 +87,17 @@ def row(run: Run, label: str, target: float) -> dict[str, Value]:
 
 def rows(runs: Sequence[Run], target: float) -> list[dict[str, Value]]:
     """Return one row per run, in the order given."""
-    return [row(run, label, target) for run, label in zip(runs, labels(runs), strict=True)]
+    return [
+        row(run, label, target) for run, label in zip(runs, labels(runs), strict=True)
+    ]
 
 
 def cells(found: Sequence[Mapping[str, Value]]) -> list[list[str]]:
     """Return the texts of the table: a line of headings, then one line per run."""
-    return [[c.heading for c in COLUMNS], *([c.text(values[c.key]) for c in COLUMNS] for values in found)]
+    return [
+        [c.heading for c in COLUMNS],
+        *([c.text(values[c.key]) for c in COLUMNS] for values in found),
+    ]
 
 
 def plain(lines: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -81,7 +105,10 @@ def plain(lines: Sequence[Sequence[str]], left: int = 1) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     made = []
     for line in lines:
-        padded = [text.ljust(width) if i < left else text.rjust(width) for i, (text, width) in enumerate(zip(line, widths, strict=True))]
+        padded = [
+            text.ljust(width) if i < left else text.rjust(width)
+            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+        ]
         made.append("  ".join(padded).rstrip() + "\n")
     return "".join(made)
 
@@ -104,7 +131,9 @@ def print_table(found: Sequence[Mapping[str, Value]], stream: TextIO) -> None:
         lines = [list(line) for line in zip(*lines, strict=True)]
     table = Table(box=None, header_style="bold", pad_edge=False)
     for position, heading in enumerate(lines[0]):
-        table.add_column(Text(heading), justify="right" if position else "left", overflow="fold")
+        table.add_column(
+            Text(heading), justify="right" if position else "left", overflow="fold"
+        )
     for line in lines[1:]:
         table.add_row(*map(Text, line))  # as Text: names are no markup
     console.print(table)
@@ -113,7 +142,9 @@ def print_table(found: Sequence[Mapping[str, Value]], stream: TextIO) -> None:
 def csv_text(found: Sequence[Mapping[str, Value]]) -> str:
     """Return the table as CSV with full precision: shares of 1, bytes and seconds as numbers, empty when unknown."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, [column.key for column in COLUMNS], lineterminator="\n")
+    writer = csv.DictWriter(
+        out, [column.key for column in COLUMNS], lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(found)
     return out.getvalue()
@@ -134,5 +165,13 @@ def differences(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Return the config keys that differ between runs, with each run's value (None: not set); names are left out."""
     flat = [flatten(config) for config in configs]
     keys = dict.fromkeys(key for config in flat for key in config)
-    found = {key: [config.get(key) for config in flat] for key in keys if key != "experiment.name"}
-    return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
+    found = {
+        key: [config.get(key) for config in flat]
+        for key in keys
+        if key != "experiment.name"
+    }
+    return {
+        key: values
+        for key, values in found.items()
+        if any(value != values[0] for value in values)
+    }

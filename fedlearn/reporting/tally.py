@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from fedlearn.reporting.folder import Line, finite, number
+from fedlearn.records.reading import Line, finite, number
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -55,19 +55,35 @@ class Tally:
         """Return the time that the remaining rounds will take at the pace of the last ten; None before the first."""
         if not self._recent_s:
             return None
-        share_done = self.clients_done / self.clients_total if self.clients_total else 0.0
-        return max(self.rounds - self.round - share_done, 0) * sum(self._recent_s) / len(self._recent_s)
+        share_done = (
+            self.clients_done / self.clients_total if self.clients_total else 0.0
+        )
+        return (
+            max(self.rounds - self.round - share_done, 0)
+            * sum(self._recent_s)
+            / len(self._recent_s)
+        )
 
     def sparkline(self, width: int) -> str:
         """Return the accuracies as at most ``width`` block characters, from the lowest to the highest seen."""
         if len(self.accuracies) < 2 or width < 2:
             return ""
         count = min(width, len(self.accuracies))
-        picked = [self.accuracies[round(i * (len(self.accuracies) - 1) / (count - 1))] for i in range(count)]
+        picked = [
+            self.accuracies[round(i * (len(self.accuracies) - 1) / (count - 1))]
+            for i in range(count)
+        ]
         low, high = min(picked), max(picked)
-        return "".join(BLOCKS[round((value - low) / ((high - low) or 1) * (len(BLOCKS) - 1))] for value in picked)
+        return "".join(
+            BLOCKS[round((value - low) / ((high - low) or 1) * (len(BLOCKS) - 1))]
+            for value in picked
+        )
 
 
 def facts_text(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the facts a header shows, in order: those of data, model, strategy, codec and engine that are given."""
-    return [(key, str(facts[key])) for key in ("data", "model", "strategy", "codec", "engine") if facts.get(key)]
+    return [
+        (key, str(facts[key]))
+        for key in ("data", "model", "strategy", "codec", "engine")
+        if facts.get(key)
+    ]

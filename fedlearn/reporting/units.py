@@ -38,7 +38,9 @@ def time_text(seconds: float | None) -> str:
 
 def percent_text(share: float | None) -> str:
     """Return a share of 1 as a percentage with two decimals: 0.8123 reads "81.23 %"."""
-    return MISSING if share is None or not math.isfinite(share) else f"{100 * share:.2f} %"
+    return (
+        MISSING if share is None or not math.isfinite(share) else f"{100 * share:.2f} %"
+    )
 
 
 def number_text(value: float | None, digits: int = 4) -> str:
@@ -47,7 +49,11 @@ def number_text(value: float | None, digits: int = 4) -> str:
         return MISSING
     if not math.isfinite(value):
         return str(value)
-    return f"{value:.{digits}g}" if value and not 1e-3 <= abs(value) < 1e5 else f"{value:.{max(digits - 1, 0)}f}"
+    return (
+        f"{value:.{digits}g}"
+        if value and not 1e-3 <= abs(value) < 1e5
+        else f"{value:.{max(digits - 1, 0)}f}"
+    )
 
 
 def count_text(value: float | None) -> str:
@@ -60,7 +66,11 @@ def against_raw(raw: float | None, sent: float | None) -> str:
     ratio = ratio_text(raw, sent)
     if ratio == MISSING:
         return ""
-    return "as plain float32" if raw and sent and raw / sent < 1.05 else f"{ratio} fewer than float32"
+    return (
+        "as plain float32"
+        if raw and sent and raw / sent < 1.05
+        else f"{ratio} fewer than float32"
+    )
 
 
 def ratio_text(raw: float | None, sent: float | None) -> str:

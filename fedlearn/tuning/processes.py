@@ -27,7 +27,9 @@ def outcomes(jobs: Sequence[Job]) -> Iterator[tuple[int, Outcome]]:
     try:
         for position, job in enumerate(jobs):
             ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_work, args=(job, theirs), name=job.folder.name)
+            process = context.Process(
+                target=_work, args=(job, theirs), name=job.folder.name
+            )
             process.start()
             theirs.close()
             running[ours] = position, process
@@ -36,7 +38,13 @@ def outcomes(jobs: Sequence[Job]) -> Iterator[tuple[int, Outcome]]:
                 position, process = running.pop(pipe)  # type: ignore[call-overload]  # the pipes that were given
                 outcome = _answer(pipe)  # type: ignore[arg-type]
                 process.join()
-                yield position, outcome or Outcome("failed", f"its process died (exit code {process.exitcode})")
+                yield (
+                    position,
+                    outcome
+                    or Outcome(
+                        "failed", f"its process died (exit code {process.exitcode})"
+                    ),
+                )
     finally:
         for _, process in running.values():
             process.terminate()
@@ -52,7 +60,9 @@ def _answer(pipe: Connection) -> Outcome | None:
 
 def _work(job: Job, pipe: Connection) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C reaches the whole group; the parent says what it means
+    with contextlib.suppress(
+        KeyboardInterrupt
+    ):  # Ctrl-C reaches the whole group; the parent says what it means
         pipe.send(run(job))
 
 
@@ -60,4 +70,6 @@ def _die_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent:
         parent.join()
-        os._exit(1)  # a trial that goes on alone would hold the lock of its folder against --resume
+        os._exit(
+            1
+        )  # a trial that goes on alone would hold the lock of its folder against --resume

@@ -42,7 +42,11 @@ def median(own: Curve, past: Sequence[Past], rounds: int) -> str:
     """Return why the trial is given up, "" for going on. Not before a quarter of the rounds: a low rate starts slowly."""
     round, accuracy = own[-1]
     reached = [value for trial in past if (value := at(trial, round)) is not None]
-    if round < max(2, math.ceil(rounds / 4)) or len(reached) < ENOUGH or accuracy >= statistics.median(reached):
+    if (
+        round < max(2, math.ceil(rounds / 4))
+        or len(reached) < ENOUGH
+        or accuracy >= statistics.median(reached)
+    ):
         return ""
     middle = percent_text(statistics.median(reached))
     return f"{percent_text(accuracy)} at round {round}, below the median of {len(reached)} trials, {middle}"
@@ -52,7 +56,10 @@ def halving(own: Curve, past: Sequence[Past], rounds: int) -> str:
     """Return why the trial is given up, "" for going on."""
     round, accuracy = own[-1]
     before = own[-2][0] if len(own) > 1 else 0
-    if not any(before < rung <= round for rung in (max(1, math.ceil(rounds / FACTOR**2)), math.ceil(rounds / FACTOR))):
+    if not any(
+        before < rung <= round
+        for rung in (max(1, math.ceil(rounds / FACTOR**2)), math.ceil(rounds / FACTOR))
+    ):
         return ""
     reached = [value for trial in past if (value := at(trial, round)) is not None]
     ahead = sum(value > accuracy for value in reached)

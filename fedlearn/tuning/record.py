@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn.errors import RecordError
-from fedlearn.record import RunFolder
+from fedlearn.records.writing import RunFolder
 from fedlearn.tuning.objectives import Curve, Figures, Objectives
 from fedlearn.tuning.space import Values
 
@@ -82,7 +82,9 @@ def read_settings(path: Path) -> Settings:
     try:
         return Settings(**{**table, "objectives": tuple(table["objectives"])})
     except (TypeError, KeyError) as error:
-        raise RecordError(f"{path / SETTINGS} is not what this version of fedlearn writes ({error}); start anew") from None
+        raise RecordError(
+            f"{path / SETTINGS} is not what this version of fedlearn writes ({error}); start anew"
+        ) from None
 
 
 def write_trials(folder: RunFolder, trials: Sequence[Trial]) -> None:
@@ -97,13 +99,17 @@ def read_trials(path: Path) -> list[Trial]:
     try:
         return [_trial(table) for table in _json(path / TRIALS)["trials"]]
     except (TypeError, KeyError, ValueError) as error:
-        raise RecordError(f"{path / TRIALS} is not what this version of fedlearn writes ({error}); start anew") from None
+        raise RecordError(
+            f"{path / TRIALS} is not what this version of fedlearn writes ({error}); start anew"
+        ) from None
 
 
 def _trial(table: Mapping[str, Any]) -> Trial:
     told = table["figures"]
     curve = tuple((int(round), float(accuracy)) for round, accuracy in table["curve"])
-    return Trial(**{**table, "figures": Figures(**told) if told else None, "curve": curve})
+    return Trial(
+        **{**table, "figures": Figures(**told) if told else None, "curve": curve}
+    )
 
 
 def _json(path: Path) -> Any:

@@ -49,21 +49,35 @@ def require_optuna(sampler: str) -> None:
     try:
         import optuna  # noqa: F401
     except ImportError:
-        raise ConfigError(f"--sampler {sampler} needs Optuna: pip install 'fedlearn[tune]'; --grid works without it") from None
+        raise ConfigError(
+            f"--sampler {sampler} needs Optuna: pip install 'fedlearn[tune]'; --grid works without it"
+        ) from None
 
 
 def propose(
-    sampler: str, space: Space, objectives: Objectives, told: Sequence[Told], seed: int, number: int
+    sampler: str,
+    space: Space,
+    objectives: Objectives,
+    told: Sequence[Told],
+    seed: int,
+    number: int,
 ) -> tuple[Values, dict[str, Any]]:
     """Return the values of a trial, and what the sampler keeps with it. told: those before it, in order."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     distributions = {axis.key: _distribution(axis) for axis in space}
-    study = optuna.create_study(directions=objectives.directions, sampler=_sampler(sampler, derive(seed, "tune", number) % 2**32))
-    study.add_trials([_frozen(trial, space, distributions, objectives) for trial in told])
+    study = optuna.create_study(
+        directions=objectives.directions,
+        sampler=_sampler(sampler, derive(seed, "tune", number) % 2**32),
+    )
+    study.add_trials(
+        [_frozen(trial, space, distributions, objectives) for trial in told]
+    )
     asked = study.ask(distributions)
-    memory = json.loads(json.dumps(study.get_trials(deepcopy=False)[-1].system_attrs))  # as a search that is resumed reads it
+    memory = json.loads(
+        json.dumps(study.get_trials(deepcopy=False)[-1].system_attrs)
+    )  # as a search that is resumed reads it
     return {axis.key: _value(axis, asked.params[axis.key]) for axis in space}, memory
 
 
@@ -72,7 +86,11 @@ def _sampler(name: str, seed: int) -> BaseSampler:
 
     if name == "nsga2":
         return samplers.NSGAIISampler(population_size=GENERATION, seed=seed)
-    return samplers.TPESampler(seed=seed) if name == "tpe" else samplers.RandomSampler(seed=seed)
+    return (
+        samplers.TPESampler(seed=seed)
+        if name == "tpe"
+        else samplers.RandomSampler(seed=seed)
+    )
 
 
 def _distribution(axis: Range) -> BaseDistribution:
@@ -82,18 +100,30 @@ def _distribution(axis: Range) -> BaseDistribution:
         return kinds.CategoricalDistribution(range(len(axis.choices)))
     if axis.kind == "int":
         return kinds.IntDistribution(int(axis.low), int(axis.top), step=int(axis.step))
-    return kinds.FloatDistribution(axis.low, axis.top, log=axis.kind == "log", step=axis.step or None)
+    return kinds.FloatDistribution(
+        axis.low, axis.top, log=axis.kind == "log", step=axis.step or None
+    )
 
 
 def _value(axis: Range, param: Any) -> Value:
     return axis.choices[param] if axis.choices else axis.rounded(param)
 
 
-def _frozen(trial: Told, space: Space, distributions: dict[str, BaseDistribution], objectives: Objectives) -> FrozenTrial:
+def _frozen(
+    trial: Told,
+    space: Space,
+    distributions: dict[str, BaseDistribution],
+    objectives: Objectives,
+) -> FrozenTrial:
     from optuna.trial import TrialState, create_trial
 
     values = {axis.key: trial.values[axis.key] for axis in space}
-    params = {axis.key: axis.choices.index(values[axis.key]) if axis.choices else values[axis.key] for axis in space}
+    params = {
+        axis.key: axis.choices.index(values[axis.key])
+        if axis.choices
+        else values[axis.key]
+        for axis in space
+    }
     states = {
         "complete": TrialState.COMPLETE,
         "running": TrialState.RUNNING,
@@ -107,6 +137,8 @@ def _frozen(trial: Told, space: Space, distributions: dict[str, BaseDistribution
         values=list(trial.scores) if trial.scores else None,
         params=params,
         distributions=distributions,
-        intermediate_values={trial.pruned[0]: sign * trial.pruned[1]} if trial.pruned else {},
+        intermediate_values={trial.pruned[0]: sign * trial.pruned[1]}
+        if trial.pruned
+        else {},
         system_attrs=trial.memory,
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from fedlearn.config import Experiment
 from fedlearn.errors import RecordError, UserError
-from fedlearn.record import RunFolder, read_lines
+from fedlearn.records.writing import RunFolder, read_lines
 from fedlearn.tuning.objectives import curve, figures
 from fedlearn.tuning.processes import outcomes
 from fedlearn.tuning.pruning import Past
@@ -54,24 +54,36 @@ class Search:
         interrupted = [trial for trial in self.trials if trial.state == "running"]
         room = -begun % jobs if interrupted or begun % jobs else jobs
         for number in range(begun + 1, min(begun + room, self.settings.trials) + 1):
-            values, memory = (points[number - 1], None) if points else self._propose(number)
-            self.trials.append(Trial(number, values, folder_name(number), memory=memory))
+            values, memory = (
+                (points[number - 1], None) if points else self._propose(number)
+            )
+            self.trials.append(
+                Trial(number, values, folder_name(number), memory=memory)
+            )
         return interrupted + self.trials[begun:]
 
     def _propose(self, number: int) -> tuple[Values, dict[str, object]]:
         settings = self.settings
         told = [self._told(trial) for trial in self.trials]
-        return propose(settings.sampler, self.space, settings.asked, told, settings.seed, number)
+        return propose(
+            settings.sampler, self.space, settings.asked, told, settings.seed, number
+        )
 
     def _told(self, trial: Trial) -> Told:
-        scores = self.settings.asked.scores(trial.figures) if trial.state == "complete" and trial.figures else None
+        scores = (
+            self.settings.asked.scores(trial.figures)
+            if trial.state == "complete" and trial.figures
+            else None
+        )
         pruned = trial.curve[-1] if trial.state == "pruned" else None
         return Told(trial.values, trial.state, scores, pruned, dict(trial.memory or {}))
 
     def _run(self, batch: Sequence[Trial]) -> list[Trial]:
         ended = [trial for trial in self.trials if trial.state != "running"]
         repeated = [self._repeated(trial, ended) for trial in batch]
-        fresh = [trial for trial, twin in zip(batch, repeated, strict=True) if twin is None]
+        fresh = [
+            trial for trial, twin in zip(batch, repeated, strict=True) if twin is None
+        ]
         found = [twin for twin in repeated if twin]
         for trial in found:
             self.tell(trial)
@@ -83,7 +95,9 @@ class Search:
                 wrong.append(trial)
             else:
                 self.tell(trial)
-        if wrong and not any(trial.state in ("complete", "pruned") for trial in (*self.trials, *found)):
+        if wrong and not any(
+            trial.state in ("complete", "pruned") for trial in (*self.trials, *found)
+        ):
             raise UserError(wrong[0].reason)
         for trial in wrong:
             self.tell(trial)
@@ -91,19 +105,37 @@ class Search:
 
     def _repeated(self, trial: Trial, ended: Sequence[Trial]) -> Trial | None:
         """Return the trial as an earlier one of the same values ended: the same config gives the same run."""
-        return next((trial.repeats(twin) for twin in ended if twin.values == trial.values), None)
+        return next(
+            (trial.repeats(twin) for twin in ended if twin.values == trial.values), None
+        )
 
     def _job(self, trial: Trial, ended: Sequence[Trial]) -> Job:
         asked = self.settings.asked
-        past = tuple(Past(t.curve, t.state == "complete") for t in ended if t.state != "failed" and t.own)
+        past = tuple(
+            Past(t.curve, t.state == "complete")
+            for t in ended
+            if t.state != "failed" and t.own
+        )
         target = asked.target if asked.stops else None
-        return Job(self.experiment(trial), self.folder.path / trial.run, target, self.settings.prune, past)
+        return Job(
+            self.experiment(trial),
+            self.folder.path / trial.run,
+            target,
+            self.settings.prune,
+            past,
+        )
 
     def experiment(self, trial: Trial) -> Experiment:
         """Return the experiment that a trial runs: with its values, the rounds of trials, and its share of the cores."""
-        changes: Values = {} if self.settings.rounds is None else {"experiment.rounds": self.settings.rounds}
+        changes: Values = (
+            {}
+            if self.settings.rounds is None
+            else {"experiment.rounds": self.settings.rounds}
+        )
         if self.settings.jobs > 1 and not self.base.engine.workers:
-            changes["engine.workers"] = max(1, len(os.sched_getaffinity(0)) // self.settings.jobs)
+            changes["engine.workers"] = max(
+                1, len(os.sched_getaffinity(0)) // self.settings.jobs
+            )
         return with_values(self.base, changes | trial.values, f"trial {trial.number}")
 
     def _ended(self, trial: Trial, outcome: Outcome) -> Trial:
@@ -112,13 +144,21 @@ class Search:
         state = "failed" if outcome.state == "wrong" else outcome.state
         ended = replace(trial, state=state, reason=outcome.reason)
         lines = list(read_lines(self.folder.path / trial.run))
-        if not any(line["accuracy"] is not None for line in lines):  # it did not come to its first round
+        if not any(
+            line["accuracy"] is not None for line in lines
+        ):  # it did not come to its first round
             return ended
         told, past = figures(lines, self.settings.target), curve(lines)
-        return replace(ended, figures=told, curve=past, model_sha256=self._sha256(trial))
+        return replace(
+            ended, figures=told, curve=past, model_sha256=self._sha256(trial)
+        )
 
     def _sha256(self, trial: Trial) -> str:
         try:
-            return str(json.loads((self.folder.path / trial.run / "summary.json").read_text())["model_sha256"])
+            return str(
+                json.loads((self.folder.path / trial.run / "summary.json").read_text())[
+                    "model_sha256"
+                ]
+            )
         except (OSError, ValueError, KeyError):
             return ""  # of a trial that was stopped

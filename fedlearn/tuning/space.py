@@ -38,7 +38,9 @@ MOST_RATIO = 1e100
 """Between the ends of a ``log`` range: beyond it floats overflow."""
 
 _MOST_POINTS = 10_000
-_GRAMMAR = "write log:LOW:HIGH, lin:LOW:HIGH[:STEP], int:LOW:HIGH[:STEP] or choice:A,B,…"
+_GRAMMAR = (
+    "write log:LOW:HIGH, lin:LOW:HIGH[:STEP], int:LOW:HIGH[:STEP] or choice:A,B,…"
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,14 @@ class Range:
     @property
     def top(self) -> float:
         """Return the highest value: HIGH, or the last step before it."""
-        return self.rounded(self.low + math.floor((self.high - self.low) / self.step + 1e-9) * self.step) if self.step else self.high
+        return (
+            self.rounded(
+                self.low
+                + math.floor((self.high - self.low) / self.step + 1e-9) * self.step
+            )
+            if self.step
+            else self.high
+        )
 
     def ends(self) -> tuple[Value, ...]:
         """Return the values whose validity says that all are valid: the lowest and the highest, or every choice."""
@@ -67,12 +76,19 @@ class Range:
         if self.kind == "choice":
             return list(self.choices)
         if self.kind == "log":
-            count = math.floor(math.log(self.high / self.low) / math.log(GRID_STEP) + 1e-9)
+            count = math.floor(
+                math.log(self.high / self.low) / math.log(GRID_STEP) + 1e-9
+            )
             return [self.rounded(self.low * GRID_STEP**i) for i in range(count + 1)]
         if not self.step:
-            raise ConfigError(f"--grid: {self.key} = {self.text} has no step; write lin:LOW:HIGH:STEP")
+            raise ConfigError(
+                f"--grid: {self.key} = {self.text} has no step; write lin:LOW:HIGH:STEP"
+            )
         count = math.floor((self.high - self.low) / self.step + 1e-9)
-        return [self.rounded(self.low + self.step * i) for i in range(min(count, _MOST_POINTS) + 1)]
+        return [
+            self.rounded(self.low + self.step * i)
+            for i in range(min(count, _MOST_POINTS) + 1)
+        ]
 
     def rounded(self, value: float) -> float | int:
         """Return a value as a config shows it: three significant digits where any number would do."""
@@ -89,12 +105,16 @@ Space = tuple[Range, ...]
 def parse(key: str, text: str, where: str) -> Range:
     """Return the range that a text says. where: how an error names the place, e.g. "--search train.lr=log:0:1"."""
     if not all(key.split(".")) or "." not in key:
-        raise ConfigError(f"{where}: '{key}' names no key of a config; write section.key, for example train.lr")
+        raise ConfigError(
+            f"{where}: '{key}' names no key of a config; write section.key, for example train.lr"
+        )
     if key.split(".")[0] in FIXED:
         raise ConfigError(f"{where}: [{key.split('.')[0]}] is not searched")
     kind, _, rest = text.strip().partition(":")
     if kind not in KINDS:
-        raise ConfigError(f"{where}: no kind of range '{kind}'.{nearest(kind, KINDS)} {_GRAMMAR[0].upper()}{_GRAMMAR[1:]}")
+        raise ConfigError(
+            f"{where}: no kind of range '{kind}'.{nearest(kind, KINDS)} {_GRAMMAR[0].upper()}{_GRAMMAR[1:]}"
+        )
     if kind == "choice":
         choices = tuple(_word(word) for word in _split(rest))
         if not rest.strip() or "" in choices:
@@ -116,7 +136,9 @@ def _numbers(kind: str, rest: str, where: str) -> tuple[float, float, float]:
     if not all(map(math.isfinite, numbers)):
         raise ConfigError(f"{where}: the ends of a range are finite numbers")
     if kind == "int" and any(number % 1 for number in numbers):
-        raise ConfigError(f"{where}: an int range has whole numbers; for fractions write lin:LOW:HIGH")
+        raise ConfigError(
+            f"{where}: an int range has whole numbers; for fractions write lin:LOW:HIGH"
+        )
     if low >= high:
         raise ConfigError(f"{where}: LOW is not below HIGH")
     if kind == "log" and low <= 0:
@@ -162,11 +184,15 @@ def space(experiment: Experiment, given: Sequence[str]) -> Space:
     for argument in given:
         key, equals, text = argument.partition("=")
         if not equals:
-            raise ConfigError(f"--search {argument}: write KEY=RANGE, for example train.lr=log:0.01:1")
+            raise ConfigError(
+                f"--search {argument}: write KEY=RANGE, for example train.lr=log:0.01:1"
+            )
         found[key.strip()] = parse(key.strip(), text, f"--search {argument}")
     if not found:
         text = f"log:{experiment.train.lr / 10:.3g}:{experiment.train.lr * 10:.3g}"
-        found["train.lr"] = parse("train.lr", text, f"train.lr = {text}, the default without --search")
+        found["train.lr"] = parse(
+            "train.lr", text, f"train.lr = {text}, the default without --search"
+        )
     made = tuple(found.values())
     for axis in made:
         for value in axis.ends():
@@ -183,16 +209,22 @@ def _flat(table: Mapping[str, Any], path: str = "") -> dict[str, str]:
         elif isinstance(value, str):
             found[path + key] = value
         else:
-            raise ConfigError(f"[tune.search] {path}{key}: a range is a text; {_GRAMMAR}")
+            raise ConfigError(
+                f"[tune.search] {path}{key}: a range is a text; {_GRAMMAR}"
+            )
     return found
 
 
-def with_values(experiment: Experiment, values: Mapping[str, Value], where: str = "trial") -> Experiment:
+def with_values(
+    experiment: Experiment, values: Mapping[str, Value], where: str = "trial"
+) -> Experiment:
     """Return the experiment of a trial: with the values, and without what is said of the config's own run ([expect], [tune]).
 
     Raises ConfigError, beginning with ``where``, for a value that the config does not allow.
     """
-    table = experiment.model_copy(update={"expect": ExpectSection(), "tune": TuneSection()}).model_dump()
+    table = experiment.model_copy(
+        update={"expect": ExpectSection(), "tune": TuneSection()}
+    ).model_dump()
     for key, value in values.items():
         at, parts = table, key.split(".")
         for part in parts[:-1]:
@@ -207,8 +239,13 @@ def grid(space: Space) -> list[Values]:
     """Return every point of the grid; the last range varies fastest. Raises ConfigError for a grid too large."""
     axes = [axis.points() for axis in space]
     if math.prod(map(len, axes)) > _MOST_POINTS:
-        raise ConfigError(f"--grid has {math.prod(map(len, axes)):,} points, more than {_MOST_POINTS:,}; make the ranges smaller")
-    return [dict(zip((axis.key for axis in space), point, strict=True)) for point in itertools.product(*axes)]
+        raise ConfigError(
+            f"--grid has {math.prod(map(len, axes)):,} points, more than {_MOST_POINTS:,}; make the ranges smaller"
+        )
+    return [
+        dict(zip((axis.key for axis in space), point, strict=True))
+        for point in itertools.product(*axes)
+    ]
 
 
 def shown(value: Value) -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn.config import Experiment
-from fedlearn.engine.simulation import simulate
 from fedlearn.errors import FedlearnError, RecordError, RunError, UserError, one_line
-from fedlearn.progress import Progress
-from fedlearn.record import RunFolder
-from fedlearn.reporting.folder import Line
+from fedlearn.records.reading import Line
+from fedlearn.records.writing import RunFolder
+from fedlearn.reporting.progress import Progress
+from fedlearn.runs.simulation import simulate
 from fedlearn.tuning.objectives import curve
 from fedlearn.tuning.pruning import RULES, Past
 
@@ -68,7 +68,9 @@ class _Watch(Progress):
         round, rounds = line["round"], self._job.experiment.experiment.rounds
         if line["accuracy"] is None or round >= rounds:
             return
-        if line["loss"] is None or not math.isfinite(line["loss"]):  # as JSON, what is not finite is null
+        if line["loss"] is None or not math.isfinite(
+            line["loss"]
+        ):  # as JSON, what is not finite is null
             raise RunError(f"diverged: the loss is not finite at round {round}")
         own = curve(self._lines)
         if self._job.target is not None and own[-1][1] >= self._job.target:
@@ -94,7 +96,9 @@ def run(job: Job) -> Outcome:
     except RecordError as error:
         return Outcome("stopped", one_line(error))
     except OSError as error:
-        return Outcome("stopped", f"'{error.filename or 'the system'}': {error.strerror or error}")
+        return Outcome(
+            "stopped", f"'{error.filename or 'the system'}': {error.strerror or error}"
+        )
     except MemoryError:
         return Outcome("failed", "out of memory")
     except FedlearnError as error:

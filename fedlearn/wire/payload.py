@@ -21,12 +21,12 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from fedlearn.arrays import Change, Layout, Sparse, State, magnitude
-from fedlearn.checksum import crc32
 from fedlearn.codec import ZERO, Context, canonical
 from fedlearn.codec import codec as find_codec
 from fedlearn.codec.bits import Reader
 from fedlearn.codec.bits import number as varint
 from fedlearn.errors import FormatError, PayloadError, SchemaError
+from fedlearn.system.checksum import crc32
 from fedlearn.wire import payload_pb2
 
 FORMAT = 1
@@ -36,7 +36,11 @@ SNAPSHOT, UPDATE, GRADIENT, DIFFERENCE = (
     payload_pb2.Payload.GRADIENT,
     payload_pb2.Payload.DIFFERENCE,
 )
-NO_FEEDBACK, FRESH, CARRIED = payload_pb2.Payload.NO_FEEDBACK, payload_pb2.Payload.FRESH, payload_pb2.Payload.CARRIED
+NO_FEEDBACK, FRESH, CARRIED = (
+    payload_pb2.Payload.NO_FEEDBACK,
+    payload_pb2.Payload.FRESH,
+    payload_pb2.Payload.CARRIED,
+)
 
 Metric = int | float | list[int] | list[float]
 """What a client may report under a name: a number or a list of numbers."""
@@ -108,7 +112,12 @@ def _odd() -> NDArray[np.uint64]:
     return np.random.PCG64(2_605_361).random_raw(_ROW) | np.uint64(1)
 
 
-def encode(layout: Layout, header: Header, state: State, moved: NDArray[np.float32] | None = None) -> bytes:
+def encode(
+    layout: Layout,
+    header: Header,
+    state: State,
+    moved: NDArray[np.float32] | None = None,
+) -> bytes:
     """Return the payload of a state (SNAPSHOT) or of a difference (UPDATE, GRADIENT).
 
     moved: (P,) the model that a difference starts from minus the run's first model, for the codecs that use it.
@@ -122,11 +131,25 @@ def encode(layout: Layout, header: Header, state: State, moved: NDArray[np.float
 def raw_length(layout: Layout, header: Header) -> int:
     """Return the bytes of the payload that `encode` makes of any values under a header whose codec is raw32."""
     body = 4 * (layout.floats - layout.buffers_at.size)
-    head = _head(layout, header, np.zeros(layout.integers, np.int64), np.zeros(layout.buffers_at.size, np.float32))
-    return int(head.ByteSize()) + len(_BODY_TAG) + len(varint(body)) + body + len(_CHECKSUM_TAG) + 4
+    head = _head(
+        layout,
+        header,
+        np.zeros(layout.integers, np.int64),
+        np.zeros(layout.buffers_at.size, np.float32),
+    )
+    return (
+        int(head.ByteSize())
+        + len(_BODY_TAG)
+        + len(varint(body))
+        + body
+        + len(_CHECKSUM_TAG)
+        + 4
+    )
 
 
-def encode_model(layout: Layout, state: State, version: int, codec: str, seed: int) -> tuple[bytes, Header, State]:
+def encode_model(
+    layout: Layout, state: State, version: int, codec: str, seed: int
+) -> tuple[bytes, Header, State]:
     """Return a whole model's payload, its header, and the state that every receiver will decode from it.
 
     Raises PayloadError as `encode` does.
@@ -134,13 +157,22 @@ def encode_model(layout: Layout, state: State, version: int, codec: str, seed: i
     _check_finite(state.floats)
     header = Header(SNAPSHOT, version, bytes(8), canonical(codec), seed)
     body = _body(layout, header, state.floats, None)
-    floats = _dense(_floats(layout, header, body, state.floats[layout.buffers_at], None))
+    floats = _dense(
+        _floats(layout, header, body, state.floats[layout.buffers_at], None)
+    )
     header = replace(header, digest=digest(floats))
     return _seal(layout, header, state, body), header, State(floats, state.integers)
 
 
 def encode_difference(
-    layout: Layout, base: State, base_digest: bytes, target: State, version: int, codec: str, seed: int, moved: NDArray[np.float32] | None
+    layout: Layout,
+    base: State,
+    base_digest: bytes,
+    target: State,
+    version: int,
+    codec: str,
+    seed: int,
+    moved: NDArray[np.float32] | None,
 ) -> tuple[bytes, Header, State]:
     """Return the payload that leads a receiver from ``base`` towards ``target``, and where it arrives.
 
@@ -152,16 +184,33 @@ def encode_difference(
     with np.errstate(over="ignore"):
         change = target.floats - base.floats
     _check_finite(change)
-    same = np.array_equal(target.floats.view(np.uint32), base.floats.view(np.uint32))  # −0.0 is another model than 0.0
-    header = Header(DIFFERENCE, version, bytes(8), ZERO if same else canonical(codec), seed, base_digest=base_digest)
+    same = np.array_equal(
+        target.floats.view(np.uint32), base.floats.view(np.uint32)
+    )  # −0.0 is another model than 0.0
+    header = Header(
+        DIFFERENCE,
+        version,
+        bytes(8),
+        ZERO if same else canonical(codec),
+        seed,
+        base_digest=base_digest,
+    )
     body = _body(layout, header, change, moved)
-    arrived = _arrive(layout, header, body, base.floats, target.floats[layout.buffers_at], moved)
-    header = replace(header, digest=base_digest if header.codec == ZERO else digest(arrived))
+    arrived = _arrive(
+        layout, header, body, base.floats, target.floats[layout.buffers_at], moved
+    )
+    header = replace(
+        header, digest=base_digest if header.codec == ZERO else digest(arrived)
+    )
     return _seal(layout, header, target, body), header, State(arrived, target.integers)
 
 
 def decode_difference(
-    layout: Layout, data: bytes, base: NDArray[np.float32], base_digest: bytes, moved: NDArray[np.float32] | None = None
+    layout: Layout,
+    data: bytes,
+    base: NDArray[np.float32],
+    base_digest: bytes,
+    moved: NDArray[np.float32] | None = None,
 ) -> tuple[Header, State]:
     """Return the model that a difference leads to from ``base`` (P,); the other arguments as in `encode_difference`.
 
@@ -170,10 +219,14 @@ def decode_difference(
     """
     header, message, body, buffers = _open(layout, data, (DIFFERENCE,))
     if header.base_digest != base_digest:
-        raise SchemaError("the difference is against another model than the one held here")
+        raise SchemaError(
+            "the difference is against another model than the one held here"
+        )
     arrived = _arrive(layout, header, body, base, buffers, moved)
     if digest(arrived) != header.digest:
-        raise FormatError("the model arrived at differs from the one that was sent: its digest is another")
+        raise FormatError(
+            "the model arrived at differs from the one that was sent: its digest is another"
+        )
     return header, State(arrived, _integers(message))
 
 
@@ -182,7 +235,9 @@ def decode_model(layout: Layout, data: Bytes) -> tuple[Header, State]:
     header, change = decode(layout, data, (SNAPSHOT,))
     state = change.dense()
     if digest(state.floats) != header.digest:
-        raise FormatError("the decoded model differs from the one that was sent: its digest is another")
+        raise FormatError(
+            "the decoded model differs from the one that was sent: its digest is another"
+        )
     return header, state
 
 
@@ -199,7 +254,11 @@ def read_message(data: bytes) -> tuple[Header, payload_pb2.Payload]:
 
 
 def decode(
-    layout: Layout, data: Bytes, kinds: tuple[int, ...], moved: NDArray[np.float32] | None = None, asked: str | None = None
+    layout: Layout,
+    data: Bytes,
+    kinds: tuple[int, ...],
+    moved: NDArray[np.float32] | None = None,
+    asked: str | None = None,
 ) -> tuple[Header, Change]:
     """Return a payload's header and its decoded values; with ``raw32`` they lie where the payload lies.
 
@@ -209,21 +268,32 @@ def decode(
     """
     header, message, body, buffers = _open(layout, data, kinds)
     if asked is not None and header.codec != canonical(asked):
-        raise FormatError(f"the payload is encoded by {header.codec}, not by {asked} as asked")
+        raise FormatError(
+            f"the payload is encoded by {header.codec}, not by {asked} as asked"
+        )
     change = Change(_floats(layout, header, body, buffers, moved), _integers(message))
     if not math.isfinite(change.largest):
         raise FormatError(_NOT_FINITE)
     return header, change
 
 
-def _open(layout: Layout, data: Bytes, kinds: tuple[int, ...]) -> tuple[Header, payload_pb2.Payload, Bytes, NDArray[np.float32]]:
+def _open(
+    layout: Layout, data: Bytes, kinds: tuple[int, ...]
+) -> tuple[Header, payload_pb2.Payload, Bytes, NDArray[np.float32]]:
     """Return the header, the message, the body and the buffers of a payload whose sizes are this layout's."""
     if len(data) > 2 * layout.raw_bytes + MARGIN:
-        raise FormatError(f"a payload of {len(data)} bytes where the model has {layout.raw_bytes}")
+        raise FormatError(
+            f"a payload of {len(data)} bytes where the model has {layout.raw_bytes}"
+        )
     message, body = _parse(data)
     if message.kind not in kinds:
-        raise FormatError(f"a payload of kind {message.kind} came where {kinds} is expected")
-    if message.schema != int.from_bytes(layout.schema, "little") or message.parameters != layout.floats:
+        raise FormatError(
+            f"a payload of kind {message.kind} came where {kinds} is expected"
+        )
+    if (
+        message.schema != int.from_bytes(layout.schema, "little")
+        or message.parameters != layout.floats
+    ):
         raise SchemaError(
             f"the payload is for another model ({message.parameters} floats, schema {message.schema.to_bytes(8, 'little').hex()}; "
             f"here {layout.floats}, {layout.schema.hex()})"
@@ -235,41 +305,71 @@ def _open(layout: Layout, data: Bytes, kinds: tuple[int, ...]) -> tuple[Header, 
         if got != wanted:
             raise FormatError(f"{got} bytes of {name} where the model has {wanted}")
     _check_header(message)
-    return _header(message), message, body, np.frombuffer(message.buffers, "<f4").astype(np.float32)
+    return (
+        _header(message),
+        message,
+        body,
+        np.frombuffer(message.buffers, "<f4").astype(np.float32),
+    )
 
 
 def _check_header(message: payload_pb2.Payload) -> None:
     """Raise FormatError for what no sender of this version writes."""
-    if len(message.metrics) > METRICS or message.residual not in (NO_FEEDBACK, FRESH, CARRIED):
-        raise FormatError(f"{len(message.metrics)} metrics (at most {METRICS}), state {message.residual} of the residual (0 to 2)")
+    if len(message.metrics) > METRICS or message.residual not in (
+        NO_FEEDBACK,
+        FRESH,
+        CARRIED,
+    ):
+        raise FormatError(
+            f"{len(message.metrics)} metrics (at most {METRICS}), state {message.residual} of the residual (0 to 2)"
+        )
     if not math.isfinite(message.train_loss):
         raise FormatError("the training loss is NaN or infinite")
     if canonical(message.codec) != message.codec:
-        raise FormatError(f"the codec '{message.codec}' is not written as payloads write it: {canonical(message.codec)}")
+        raise FormatError(
+            f"the codec '{message.codec}' is not written as payloads write it: {canonical(message.codec)}"
+        )
 
 
-def _body(layout: Layout, header: Header, floats: NDArray[np.float32], moved: NDArray[np.float32] | None) -> Bytes:
+def _body(
+    layout: Layout,
+    header: Header,
+    floats: NDArray[np.float32],
+    moved: NDArray[np.float32] | None,
+) -> Bytes:
     """Return the trained ones of the floats (P,) as the header's codec encodes them."""
     at = layout.trained_at
     if header.codec == RAW:
         return np.ascontiguousarray(floats[at], "<f4").view(np.uint8).data
-    return find_codec(header.codec).encode(floats[at], header.seed, Context(layout.trained_shapes, None if moved is None else moved[at]))
+    return find_codec(header.codec).encode(
+        floats[at],
+        header.seed,
+        Context(layout.trained_shapes, None if moved is None else moved[at]),
+    )
 
 
 def _floats(
-    layout: Layout, header: Header, body: Bytes, buffers: NDArray[np.float32], moved: NDArray[np.float32] | None
+    layout: Layout,
+    header: Header,
+    body: Bytes,
+    buffers: NDArray[np.float32],
+    moved: NDArray[np.float32] | None,
 ) -> NDArray[np.float32] | Sparse:
     """Return all P floats of an encoded body and the buffers, which may not be finite; raises FormatError."""
     at = layout.trained_at
     context = Context(layout.trained_shapes, None if moved is None else moved[at])
-    taken = cast(bytes, body) if header.codec == RAW else bytes(body)  # which takes a view as well
+    taken = (
+        cast(bytes, body) if header.codec == RAW else bytes(body)
+    )  # which takes a view as well
     coded = find_codec(header.codec).decode(taken, header.seed, context)
     if isinstance(at, slice):
         return coded
     if isinstance(coded, Sparse):
         places = np.concatenate([at[coded.indices], layout.buffers_at])
         order = np.argsort(places, kind="stable")
-        return Sparse(places[order], np.concatenate([coded.values, buffers])[order], layout.floats)
+        return Sparse(
+            places[order], np.concatenate([coded.values, buffers])[order], layout.floats
+        )
     floats = np.empty(layout.floats, np.float32)
     floats[at], floats[layout.buffers_at] = coded, buffers
     return floats
@@ -284,7 +384,9 @@ def _arrive(
     moved: NDArray[np.float32] | None,
 ) -> NDArray[np.float32]:
     """Return the floats (P,) that a difference leads to; the same at both ends, which both call this."""
-    change = Change(_floats(layout, header, body, buffers, moved), np.empty(0, np.int64))
+    change = Change(
+        _floats(layout, header, body, buffers, moved), np.empty(0, np.int64)
+    )
     if not math.isfinite(change.largest):
         raise FormatError(_NOT_FINITE)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -305,7 +407,9 @@ def _dense(floats: NDArray[np.float32] | Sparse) -> NDArray[np.float32]:
 
 def _seal(layout: Layout, header: Header, state: State, body: Bytes) -> bytes:
     """Return the payload of an encoded body; buffers and integers are the state's."""
-    head = _head(layout, header, state.integers, state.floats[layout.buffers_at]).SerializeToString(deterministic=True)
+    head = _head(
+        layout, header, state.integers, state.floats[layout.buffers_at]
+    ).SerializeToString(deterministic=True)
     # The body is appended by hand: one copy of a large array instead of three. It is the same message.
     parts = [head, _BODY_TAG, varint(len(body)), body]
     checksum = 0
@@ -314,7 +418,12 @@ def _seal(layout: Layout, header: Header, state: State, body: Bytes) -> bytes:
     return b"".join([*parts, _CHECKSUM_TAG, struct.pack("<I", checksum)])
 
 
-def _head(layout: Layout, header: Header, integers: NDArray[np.int64], buffers: NDArray[np.float32]) -> payload_pb2.Payload:
+def _head(
+    layout: Layout,
+    header: Header,
+    integers: NDArray[np.int64],
+    buffers: NDArray[np.float32],
+) -> payload_pb2.Payload:
     """Return the message without its body and checksum. integers: (Q,), buffers: those of the floats that are not trained."""
     return payload_pb2.Payload(
         format=FORMAT,
@@ -337,7 +446,9 @@ def _head(layout: Layout, header: Header, integers: NDArray[np.int64], buffers: 
 
 def _check_finite(floats: NDArray[np.float32]) -> None:
     if not math.isfinite(magnitude(floats)):
-        raise PayloadError(f"{np.count_nonzero(~np.isfinite(floats))} of {floats.size} values are NaN or infinite")
+        raise PayloadError(
+            f"{np.count_nonzero(~np.isfinite(floats))} of {floats.size} values are NaN or infinite"
+        )
 
 
 def _header(message: payload_pb2.Payload) -> Header:
@@ -359,13 +470,17 @@ def _header(message: payload_pb2.Payload) -> Header:
 def _metric(name: str, value: Metric) -> payload_pb2.Payload.Metric:
     values = value if isinstance(value, list) else [value]
     whole = all(isinstance(v, int) for v in values)
-    return payload_pb2.Payload.Metric(name=name, values=values, whole=whole, list=isinstance(value, list))
+    return payload_pb2.Payload.Metric(
+        name=name, values=values, whole=whole, list=isinstance(value, list)
+    )
 
 
 def _value(metric: payload_pb2.Payload.Metric) -> Metric:
     values: list[int] | list[float] = list(metric.values)
     if (not metric.list and len(values) != 1) or not all(map(math.isfinite, values)):
-        raise FormatError(f"the metric '{metric.name}' is not {'finite' if values else 'a number'}")
+        raise FormatError(
+            f"the metric '{metric.name}' is not {'finite' if values else 'a number'}"
+        )
     if metric.whole:
         values = [int(v) for v in values]
     return values if metric.list else values[0]
@@ -379,11 +494,15 @@ def _parse(data: Bytes) -> tuple[payload_pb2.Payload, Bytes]:
         raise FormatError("the payload is damaged: its checksum differs")
     start, begin, end = _body_place(data)
     try:
-        message: payload_pb2.Payload = payload_pb2.Payload.FromString(b"".join((data[:start], data[end:])))
+        message: payload_pb2.Payload = payload_pb2.Payload.FromString(
+            b"".join((data[:start], data[end:]))
+        )
     except DecodeError as error:
         raise FormatError(f"not a payload: {error}") from None
     if message.format != FORMAT:
-        raise FormatError(f"the payload has format {message.format}; this version of fedlearn reads format {FORMAT}")
+        raise FormatError(
+            f"the payload has format {message.format}; this version of fedlearn reads format {FORMAT}"
+        )
     return message, data[begin:end]
 
 
@@ -397,7 +516,9 @@ def _body_place(data: Bytes) -> tuple[int, int, int]:
     while reader.left:
         start, tag, count = reader.at, reader.number(_WORD), count + 1
         if count > _FIELDS:
-            raise FormatError(f"the payload has more than {_FIELDS} fields, of which at most {METRICS} are metrics")
+            raise FormatError(
+                f"the payload has more than {_FIELDS} fields, of which at most {METRICS} are metrics"
+            )
         kind = tag & 7
         if kind == 0:
             reader.number(_WORD)

@@ -9,7 +9,7 @@ from fedlearn import config
 from fedlearn.claims import jobs, runs
 from fedlearn.claims.runs import Wanted
 from fedlearn.errors import RecordError, UserError
-from fedlearn.record import RunFolder
+from fedlearn.records.writing import RunFolder
 from tests.reporting.conftest import write_run
 
 
@@ -58,13 +58,22 @@ def wanted(tmp_path: Path, name: str, agents: int = 0) -> Wanted:
     return Wanted(name, config.read("default"), agents, tmp_path / name)
 
 
-def test_what_is_finished_is_not_started_and_the_rest_share_the_processors(started, tmp_path):
+def test_what_is_finished_is_not_started_and_the_rest_share_the_processors(
+    started, tmp_path
+):
     commands, _ = started
     write_run(tmp_path / "old")
     watch = Silent()
-    assert jobs.run_all([wanted(tmp_path, name) for name in ("old", "a", "b", "c")], 2, watch) == {}
+    assert (
+        jobs.run_all(
+            [wanted(tmp_path, name) for name in ("old", "a", "b", "c")], 2, watch
+        )
+        == {}
+    )
     assert watch.most == 2
-    assert [words[1] for words in commands] == [str(tmp_path / f"{name}.toml") for name in ("a", "b", "c")]
+    assert [words[1] for words in commands] == [
+        str(tmp_path / f"{name}.toml") for name in ("a", "b", "c")
+    ]
     assert config.read(str(tmp_path / "a.toml")).engine.workers == 2
 
 
@@ -74,11 +83,17 @@ def test_agents_are_served_and_a_folder_that_is_there_is_resumed(started, tmp_pa
     jobs.run_all([wanted(tmp_path, "a"), wanted(tmp_path, "b", agents=3)], 1, Silent())
     simulated, served = commands
     assert simulated[0] == "fedlearn.simulate" and simulated[-1] == "--resume"
-    assert served[0] == "fedlearn.serve" and served[2:4] == ["--local-agents", "3"] and "--resume" not in served
+    assert (
+        served[0] == "fedlearn.commands.serve"
+        and served[2:4] == ["--local-agents", "3"]
+        and "--resume" not in served
+    )
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_folder_that_another_process_writes_to_is_waited_for(finished, started, tmp_path):
+def test_a_folder_that_another_process_writes_to_is_waited_for(
+    finished, started, tmp_path
+):
     commands, _ = started
     other = RunFolder(tmp_path / "a")
 
@@ -107,5 +122,7 @@ def test_a_run_that_fails_says_why_and_a_wrong_input_ends_all(started, tmp_path)
 def test_a_full_disk_is_named(tmp_path, started):
     run = wanted(tmp_path, "a")
     run.folder.with_name("a.toml").symlink_to("/dev/full")
-    with pytest.raises(RecordError, match=r"cannot write '.*a\.toml': No space left.*--runs"):
+    with pytest.raises(
+        RecordError, match=r"cannot write '.*a\.toml': No space left.*--runs"
+    ):
         jobs.run_all([run], 1, Silent())

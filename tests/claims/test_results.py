@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fedlearn import report
 from fedlearn.claims import reading, results, runs, source
 from fedlearn.claims.verdicts import judge
-from fedlearn.reporting.folder import read
+from fedlearn.commands import report
+from fedlearn.records.reading import read
 from tests.reporting.conftest import write_run
 
 TEXT = """\
@@ -46,7 +46,9 @@ def reproduction(tmp_path):
     return reading.read(str(tmp_path / "mine.toml"))
 
 
-def result_of(reproduction: reading.Reproduction, tier: str, tmp_path: Path) -> results.Result:
+def result_of(
+    reproduction: reading.Reproduction, tier: str, tmp_path: Path
+) -> results.Result:
     """Return the result of runs that are written by hand, all alike."""
     seeds = reproduction.seeds_in(tier)
     plan = runs.planned([(reproduction, seeds)], tmp_path / "runs")
@@ -55,7 +57,10 @@ def result_of(reproduction: reading.Reproduction, tier: str, tmp_path: Path) -> 
         if not wanted.folder.exists():
             write_run(wanted.folder)
         made[variant, seed] = (wanted, read(wanted.folder))
-    judged = [judge(claim, {key: run for key, (_, run) in made.items()}, seeds, {}) for claim in reproduction.claims]
+    judged = [
+        judge(claim, {key: run for key, (_, run) in made.items()}, seeds, {})
+        for claim in reproduction.claims
+    ]
     return results.result(reproduction, tier, seeds, judged, made)
 
 
@@ -63,13 +68,24 @@ def test_results_are_one_table_with_why_and_where(reproduction, tmp_path):
     assert results.keep(tmp_path, result_of(reproduction, "nightly", tmp_path))
     text = results.write_results(tmp_path).read_text()
     assert "| rounds to 60 % | ≤ 9 | 5 | 3.5 (3.5 … 3.5) | 0, 1 | holds |" in text
-    assert "| known miss |" in text and "bytes to 60 %: plain ÷ half: known miss. the <b>bytes</b> are equal here." in text
+    assert (
+        "| known miss |" in text
+        and "bytes to 60 %: plain ÷ half: known miss. the <b>bytes</b> are equal here."
+        in text
+    )
     assert "a \\| b — A paper" in text
-    assert "`fedlearn reproduce mine --tier nightly`: 32 s of rounds on x86_64, - cores; fedlearn 0.1.0, python 3.11.2" in text
+    assert (
+        "`fedlearn reproduce mine --tier nightly`: 32 s of rounds on x86_64, - cores; fedlearn 0.1.0, python 3.11.2"
+        in text
+    )
 
 
-def test_a_shorter_tier_does_not_replace_a_longer_one_of_the_same_claims(reproduction, tmp_path):
-    long, short = (result_of(reproduction, tier, tmp_path) for tier in ("nightly", "ci"))
+def test_a_shorter_tier_does_not_replace_a_longer_one_of_the_same_claims(
+    reproduction, tmp_path
+):
+    long, short = (
+        result_of(reproduction, tier, tmp_path) for tier in ("nightly", "ci")
+    )
     assert results.keep(tmp_path, short) and results.keep(tmp_path, long)
     assert not results.keep(tmp_path, short)
     assert results.kept(tmp_path) == [json.loads(json.dumps(long))]
@@ -85,10 +101,25 @@ def test_a_damaged_result_is_left_out(reproduction, tmp_path):
 
 def test_the_page_holds_all_and_asks_for_nothing(reproduction, tmp_path, capsys):
     results.keep(tmp_path, result_of(reproduction, "nightly", tmp_path))
-    assert report.main(["--experiments", "--results", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0
+    assert (
+        report.main(
+            [
+                "--experiments",
+                "--results",
+                str(tmp_path),
+                "--out",
+                str(tmp_path / "page.html"),
+            ]
+        )
+        == 0
+    )
     page = (tmp_path / "page.html").read_text()
     assert page.count("<figure>") == 2
-    assert "3.5 (3.5 … 3.5)" in page and "fedlearn reproduce mine --tier nightly" in page and "The star is the paper&#x27;s figure" in page
+    assert (
+        "3.5 (3.5 … 3.5)" in page
+        and "fedlearn reproduce mine --tier nightly" in page
+        and "The star is the paper&#x27;s figure" in page
+    )
     assert "the &lt;b&gt;bytes&lt;/b&gt; are equal here" in page
     assert re.findall(r'(?:src|href)="(?!data:)', page) == []
 
@@ -111,27 +142,45 @@ def test_wrong_arguments_of_the_page(arguments, message, tmp_path, monkeypatch, 
 
 def test_the_same_config_is_one_run_whatever_it_is_called(reproduction, tmp_path):
     (tmp_path / "twin.toml").write_text(TEXT.replace('"a | b"', '"another"'))
-    twin = reading.read(str(tmp_path / "twin.toml"), ["engine.workers=3", "expect.accuracy=0.5", "experiment.about=x"])
+    twin = reading.read(
+        str(tmp_path / "twin.toml"),
+        ["engine.workers=3", "expect.accuracy=0.5", "experiment.about=x"],
+    )
     plan = runs.planned([(reproduction, (0, 1)), (twin, (0,))], tmp_path)
     assert plan["mine", "plain", 0].folder == plan["twin", "plain", 0].folder
     assert len({run.folder for run in plan.values()}) == 4  # two variants, two seeds
     changed = reading.read(str(tmp_path / "twin.toml"), ["train.lr=0.5"])
-    assert runs.definition(changed) != runs.definition(twin) == runs.definition(reproduction)
+    assert (
+        runs.definition(changed)
+        != runs.definition(twin)
+        == runs.definition(reproduction)
+    )
     folders = {run.folder for run in plan.values()}
-    assert folders.isdisjoint(run.folder for run in runs.planned([(changed, (0, 1))], tmp_path).values())
+    assert folders.isdisjoint(
+        run.folder for run in runs.planned([(changed, (0, 1))], tmp_path).values()
+    )
 
 
-def test_other_source_makes_other_runs_unless_stale_ones_are_asked_for(reproduction, tmp_path, monkeypatch):
+def test_other_source_makes_other_runs_unless_stale_ones_are_asked_for(
+    reproduction, tmp_path, monkeypatch
+):
     before = runs.planned([(reproduction, (0,))], tmp_path)["mine", "plain", 0]
     write_run(before.folder)
     monkeypatch.setattr(runs, "source", lambda: "f" * 64)
     now = runs.planned([(reproduction, (0,))], tmp_path)["mine", "plain", 0]
     assert before.finished and not now.finished and now.folder != before.folder
-    assert runs.planned([(reproduction, (0,))], tmp_path, stale=True)["mine", "plain", 0].folder == before.folder
+    assert (
+        runs.planned([(reproduction, (0,))], tmp_path, stale=True)[
+            "mine", "plain", 0
+        ].folder
+        == before.folder
+    )
 
 
 def test_what_computes_is_told_from_what_is_written_about_it(tmp_path):
-    (tmp_path / "a.py").write_text('"""A docstring."""\n\n# a comment\ndef f(x):\n    """Return it."""\n    return x + 1\n')
+    (tmp_path / "a.py").write_text(
+        '"""A docstring."""\n\n# a comment\ndef f(x):\n    """Return it."""\n    return x + 1\n'
+    )
     (tmp_path / "b.py").write_text("def f(x): return x + 1  # shorter\n")
     (tmp_path / "c.py").write_text("def f(x): return x + 2\n")
     a, b, c = (source._code(tmp_path / f"{name}.py") for name in "abc")

@@ -30,7 +30,10 @@ def test_flip_mirrors_about_half_of_the_samples() -> None:
     x = torch.tensor([1.0, 2.0, 3.0]).repeat(1000, 1, 2, 1)
     rows = augment("flip", x, random())[:, 0].tolist()
     mirrored = [row == [[3, 2, 1], [3, 2, 1]] for row in rows]
-    assert all(m or row == [[1, 2, 3], [1, 2, 3]] for m, row in zip(mirrored, rows, strict=True))
+    assert all(
+        m or row == [[1, 2, 3], [1, 2, 3]]
+        for m, row in zip(mirrored, rows, strict=True)
+    )
     assert 430 < sum(mirrored) < 570  # more than 4 standard deviations either way
 
 
@@ -43,8 +46,14 @@ def test_shift_moves_a_dot_by_up_to_the_padding(side: int, pad: int) -> None:
     assert moved.sum(dim=(1, 2, 3)).tolist() == [1.5] * 800
     assert torch.equal(moved[:, 1], moved[:, 0] / 2)  # both channels move together
     _, rows, columns = moved[:, 0].nonzero(as_tuple=True)
-    assert sorted(set((rows - 4).tolist())) == sorted(set((columns - 5).tolist())) == list(range(-pad, pad + 1))
-    assert len({*zip(rows.tolist(), columns.tolist(), strict=True)}) == (2 * pad + 1) ** 2
+    assert (
+        sorted(set((rows - 4).tolist()))
+        == sorted(set((columns - 5).tolist()))
+        == list(range(-pad, pad + 1))
+    )
+    assert (
+        len({*zip(rows.tolist(), columns.tolist(), strict=True)}) == (2 * pad + 1) ** 2
+    )
 
 
 def test_shift_fills_with_zeros() -> None:
@@ -69,9 +78,14 @@ def test_scale_is_one_factor_per_sample_and_channel() -> None:
 def test_two_parts_are_applied_in_order() -> None:
     x = torch.rand(5, 1, 8, 8, generator=random(9))
     one = random(3)
-    assert torch.equal(augment("flip-shift", x, random(3)), augment("shift", augment("flip", x, one), one))
+    assert torch.equal(
+        augment("flip-shift", x, random(3)),
+        augment("shift", augment("flip", x, one), one),
+    )
 
 
 def test_an_unknown_kind_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"unknown augmentation 'flips'\. Did you mean 'flip'"):
+    with pytest.raises(
+        ConfigError, match=r"unknown augmentation 'flips'\. Did you mean 'flip'"
+    ):
         augment("flips", torch.zeros(1, 1, 2, 2), random())

@@ -14,12 +14,16 @@ class Fixed(nn.Module):
     """Answers class 0 with certainty of a score of 0 against -inf-like others."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.stack([torch.zeros(x.shape[:1]), torch.full(x.shape[:1], -np.log(3.0))], -1)
+        return torch.stack(
+            [torch.zeros(x.shape[:1]), torch.full(x.shape[:1], -np.log(3.0))], -1
+        )
 
 
 def test_loss_and_accuracy_by_hand():
     # softmax(0, -log 3) = 3/4, 1/4
-    data = tensors(Samples(np.zeros((4, 1), np.float32), np.array([0, 0, 0, 1])), "features")
+    data = tensors(
+        Samples(np.zeros((4, 1), np.float32), np.array([0, 0, 0, 1])), "features"
+    )
     score = evaluate(Fixed(), data, batch_size=3)
     assert (score.correct, score.targets, score.samples) == (3, 4, 4)
     assert score.loss == pytest.approx((3 * np.log(4 / 3) + np.log(4)) / 4)
@@ -32,7 +36,9 @@ def test_characters_count_and_padding_does_not():
             return nn.functional.one_hot(x, 256).float() * 50
 
     y = np.array([[65, 66, IGNORE], [65, IGNORE, IGNORE]], np.int16)
-    score = evaluate(Bytes(), tensors(Samples(np.full((2, 3), 65, np.uint8), y), "text"))
+    score = evaluate(
+        Bytes(), tensors(Samples(np.full((2, 3), 65, np.uint8), y), "text")
+    )
     assert (score.correct, score.targets, score.samples) == (2, 3, 2)
 
 

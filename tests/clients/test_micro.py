@@ -23,12 +23,16 @@ PLAN = Plan(round=2, seed=5, epochs=3, batch_size=8, lr=0.1, momentum=0.9)
 class Small(nn.Module):
     """A device that has room for so many samples at once."""
 
-    def __init__(self, most: int, *layers: nn.Module, error: type[Exception] = RuntimeError) -> None:
+    def __init__(
+        self, most: int, *layers: nn.Module, error: type[Exception] = RuntimeError
+    ) -> None:
         super().__init__()
         self.most, self.error, self.sizes = most, error, list[int]()
         with torch.random.fork_rng():
             torch.manual_seed(1)
-            self.layers = nn.Sequential(nn.Linear(6, 8), *layers, nn.ReLU(), nn.Linear(8, 3))
+            self.layers = nn.Sequential(
+                nn.Linear(6, 8), *layers, nn.ReLU(), nn.Linear(8, 3)
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.sizes.append(len(x))
@@ -41,12 +45,31 @@ class Small(nn.Module):
 
 def data(samples: int = 22) -> Tensors:
     random = np.random.default_rng(0)
-    return tensors(Samples(random.normal(size=(samples, 6)).astype(np.float32), random.integers(0, 3, samples)), "features")
+    return tensors(
+        Samples(
+            random.normal(size=(samples, 6)).astype(np.float32),
+            random.integers(0, 3, samples),
+        ),
+        "features",
+    )
 
 
-def update(module: nn.Module, plan: Plan = PLAN, samples: Tensors | None = None, halvings: int = 0) -> Update:
+def update(
+    module: nn.Module,
+    plan: Plan = PLAN,
+    samples: Tensors | None = None,
+    halvings: int = 0,
+) -> Update:
     shape = layout(module)
-    return train(module, shape, plan, read_state(module, shape), data() if samples is None else samples, 3, halvings)
+    return train(
+        module,
+        shape,
+        plan,
+        read_state(module, shape),
+        data() if samples is None else samples,
+        3,
+        halvings,
+    )
 
 
 def apart(a: Update, b: Update) -> float:
@@ -56,13 +79,22 @@ def apart(a: Update, b: Update) -> float:
 @pytest.mark.parametrize("error", [RuntimeError, MemoryError])
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"accumulate": 3}, {"batch_size": 0}, {"label_smoothing": 0.1}, {"clip_norm": 0.3}, {"task": "gradient", "accumulate": 2}],
+    [
+        {},
+        {"accumulate": 3},
+        {"batch_size": 0},
+        {"label_smoothing": 0.1},
+        {"clip_norm": 0.3},
+        {"task": "gradient", "accumulate": 2},
+    ],
     ids=str,
 )
 def test_parts_make_the_same_steps(changes, error):
     plan = replace(PLAN, **changes)
     whole, small = update(Small(99), plan), update(Small(3, error=error), plan)
-    assert small.halvings == (2 if plan.batch_size else 3) and whole.halvings == 0  # 8 → 4 → 2; 22 → 11 → 6 → 3
+    assert (
+        small.halvings == (2 if plan.batch_size else 3) and whole.halvings == 0
+    )  # 8 → 4 → 2; 22 → 11 → 6 → 3
     assert 0 < apart(small, whole) < 1e-6
     assert np.abs(whole.difference.floats).max() > 0.01
     assert small.train_loss == pytest.approx(whole.train_loss, rel=1e-6)
@@ -84,7 +116,11 @@ def test_a_device_known_to_be_small_begins_with_parts():
 def test_without_trouble_every_batch_is_computed_once_and_whole():
     module = Small(99)
     update(module)
-    assert module.sizes.count(8) == 6 and module.sizes.count(6) == 3 and len(module.sizes) == 9  # 22 samples, three times
+    assert (
+        module.sizes.count(8) == 6
+        and module.sizes.count(6) == 3
+        and len(module.sizes) == 9
+    )  # 22 samples, three times
     x, y, share = next(Room().parts(batch := torch.ones(4, 2), torch.zeros(4)))
     assert x is batch and len(y) == 4 and share == 1.0
 
@@ -107,13 +143,18 @@ def test_targets_that_do_not_count_have_no_weight():
 
 
 def test_dropout_is_a_function_of_the_sizes_not_of_what_failed():
-    known, found, whole = (Small(most, nn.Dropout(0.5), nn.Tanh(), nn.Dropout(0.5)) for most in (3, 3, 99))
+    known, found, whole = (
+        Small(most, nn.Dropout(0.5), nn.Tanh(), nn.Dropout(0.5)) for most in (3, 3, 99)
+    )
     assert apart(update(known, halvings=2), parts := update(found)) == 0
     assert apart(parts, update(whole)) > 1e-3  # other values are dropped
 
 
 def test_a_model_that_needs_its_batches_whole_declines():
-    with pytest.raises(NoRoom, match=r"memory: its batches do not fit, and layer 'layers\.1' \(BatchNorm1d\) needs them whole"):
+    with pytest.raises(
+        NoRoom,
+        match=r"memory: its batches do not fit, and layer 'layers\.1' \(BatchNorm1d\) needs them whole",
+    ):
         update(Small(3, nn.BatchNorm1d(8)))
     with pytest.raises(NoRoom, match="BatchNorm1d"):
         update(Small(99, nn.BatchNorm1d(8)), halvings=1)
@@ -134,9 +175,17 @@ def test_other_errors_are_not_taken_for_want_of_memory():
 
     with pytest.raises(RuntimeError, match="shapes"):
         update(Broken(9))
-    assert ran_out(RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"))
-    assert ran_out(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"))
-    assert ran_out(torch.OutOfMemoryError("CUDA out of memory.")) and not ran_out(ValueError("out of memory"))
+    assert ran_out(
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"
+        )
+    )
+    assert ran_out(
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
+    )
+    assert ran_out(torch.OutOfMemoryError("CUDA out of memory.")) and not ran_out(
+        ValueError("out of memory")
+    )
 
 
 def test_parts_cover_a_batch_in_its_order():
@@ -173,9 +222,13 @@ print(limited.halvings, whole.halvings, float(np.abs(limited.difference.floats -
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits and reads its own memory as Linux does")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="limits and reads its own memory as Linux does"
+)
 def test_memory_that_really_runs_out():
-    told = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False)
+    told = subprocess.run(
+        [sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False
+    )
     assert told.returncode == 0, told.stderr[-2000:]
     limited, whole, difference = told.stdout.split()
     assert int(limited) >= 2 and whole == "0" and float(difference) < 1e-6

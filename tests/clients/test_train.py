@@ -23,7 +23,13 @@ PLAN = Plan(round=2, seed=5, epochs=2, batch_size=4, lr=0.1)
 
 def data(samples: int = 14) -> Tensors:
     random = np.random.default_rng(0)
-    return tensors(Samples(random.normal(size=(samples, 6)).astype(np.float32), random.integers(0, 3, samples)), "features")
+    return tensors(
+        Samples(
+            random.normal(size=(samples, 6)).astype(np.float32),
+            random.integers(0, 3, samples),
+        ),
+        "features",
+    )
 
 
 def model(*layers: nn.Module) -> nn.Module:
@@ -32,9 +38,21 @@ def model(*layers: nn.Module) -> nn.Module:
         return nn.Sequential(nn.Linear(6, 8), *layers, nn.ReLU(), nn.Linear(8, 3))
 
 
-def update(module: nn.Module, plan: Plan = PLAN, samples: Tensors | None = None, client: int = 3):
+def update(
+    module: nn.Module,
+    plan: Plan = PLAN,
+    samples: Tensors | None = None,
+    client: int = 3,
+):
     shape = layout(module)
-    return train(module, shape, plan, read_state(module, shape), data() if samples is None else samples, client)
+    return train(
+        module,
+        shape,
+        plan,
+        read_state(module, shape),
+        data() if samples is None else samples,
+        client,
+    )
 
 
 def twin(module: nn.Module, plan: Plan, samples: Tensors, client: int = 3) -> State:
@@ -42,11 +60,21 @@ def twin(module: nn.Module, plan: Plan, samples: Tensors, client: int = 3) -> St
     shape = layout(module)
     start = read_state(module, shape)
     anchor = [p.detach().clone() for p in module.parameters()]
-    optimiser = torch.optim.SGD(module.parameters(), plan.lr, plan.momentum, weight_decay=plan.weight_decay, nesterov=plan.nesterov)
+    optimiser = torch.optim.SGD(
+        module.parameters(),
+        plan.lr,
+        plan.momentum,
+        weight_decay=plan.weight_decay,
+        nesterov=plan.nesterov,
+    )
     criterion = nn.CrossEntropyLoss(label_smoothing=plan.label_smoothing)
-    batches = passes(samples, plan.batch_size, generator(plan.seed, "batches", plan.round, client))
+    batches = passes(
+        samples, plan.batch_size, generator(plan.seed, "batches", plan.round, client)
+    )
     batches_a_pass = math.ceil(len(samples) / (plan.batch_size or len(samples)))
-    for _ in range(plan.steps or plan.epochs * math.ceil(batches_a_pass / plan.accumulate)):
+    for _ in range(
+        plan.steps or plan.epochs * math.ceil(batches_a_pass / plan.accumulate)
+    ):
         optimiser.zero_grad()
         for _ in range(plan.accumulate):
             x, y = next(batches)
@@ -79,7 +107,10 @@ def twin(module: nn.Module, plan: Plan, samples: Tensors, client: int = 3) -> St
 )
 def test_equals_torchs_own_optimiser(changes):
     plan = replace(PLAN, **changes)
-    ours, theirs = update(model(), plan).difference.floats, twin(model(), plan, data()).floats
+    ours, theirs = (
+        update(model(), plan).difference.floats,
+        twin(model(), plan, data()).floats,
+    )
     assert np.abs(ours - theirs).max() < 2e-6
     assert np.abs(ours).max() > 0.01
     if changes:
@@ -88,7 +119,9 @@ def test_equals_torchs_own_optimiser(changes):
 
 def test_a_gradient_is_minus_the_gradient_of_the_batches():
     plan = replace(PLAN, task="gradient", accumulate=2, lr=99.0)
-    one_step = update(model(), replace(PLAN, steps=1, accumulate=2, lr=1.0)).difference.floats
+    one_step = update(
+        model(), replace(PLAN, steps=1, accumulate=2, lr=1.0)
+    ).difference.floats
     assert np.abs(update(model(), plan).difference.floats - one_step).max() < 1e-6
 
 
@@ -106,7 +139,10 @@ def test_the_result_is_a_function_of_seed_round_and_client():
     start = State(read_state(module, shape).floats - base, np.empty(0, np.int64))
     torch.manual_seed(123)
     again = train(module, shape, PLAN, State(start.floats, start.integers), data(), 3)
-    others = [update(model(nn.Dropout(0.5)), p, client=c) for p, c in ((replace(PLAN, seed=6), 3), (replace(PLAN, round=3), 3), (PLAN, 4))]
+    others = [
+        update(model(nn.Dropout(0.5)), p, client=c)
+        for p, c in ((replace(PLAN, seed=6), 3), (replace(PLAN, round=3), 3), (PLAN, 4))
+    ]
     assert np.abs(again.difference.floats - base).max() < 1e-6
     assert all(np.abs(o.difference.floats - base).max() > 1e-3 for o in others)
 
@@ -125,12 +161,26 @@ def test_stragglers_do_a_part_of_their_epochs_or_nothing():
     taken = [update(model(), plan, client=client).steps for client in range(40)]
     passes_made = [steps / 4 for steps in taken]  # 14 samples are four batches
     assert set(passes_made) == {1, 2, 3, 4, 5}
-    assert 0.6 * 0.8 * 40 - 10 < sum(made < 5 for made in passes_made) < 0.6 * 0.8 * 40 + 10
-    assert {update(model(), replace(plan, stragglers=0.0), client=client).steps for client in range(3)} == {20}
+    assert (
+        0.6 * 0.8 * 40 - 10
+        < sum(made < 5 for made in passes_made)
+        < 0.6 * 0.8 * 40 + 10
+    )
+    assert {
+        update(model(), replace(plan, stragglers=0.0), client=client).steps
+        for client in range(3)
+    } == {20}
     told = [late(replace(plan, straggler_work="none"), client) for client in range(40)]
     assert 14 < sum(map(bool, told)) < 34
-    assert all(f"client {client} is a straggler" in text for client, text in enumerate(told) if text)
-    by_steps = {update(model(), replace(plan, steps=3), client=client).steps for client in range(20)}
+    assert all(
+        f"client {client} is a straggler" in text
+        for client, text in enumerate(told)
+        if text
+    )
+    by_steps = {
+        update(model(), replace(plan, steps=3), client=client).steps
+        for client in range(20)
+    }
     assert by_steps == {1, 2, 3}
 
 
@@ -147,7 +197,9 @@ def test_batchnorm_statistics_and_counters_travel_and_a_last_batch_of_one_does_n
     found = update(module, samples=data(13)).difference
     shape = layout(module)
     views = shape.split(found)
-    assert views["1.num_batches_tracked"] == 6  # 13 samples in batches of 4, 4 and 5, twice
+    assert (
+        views["1.num_batches_tracked"] == 6
+    )  # 13 samples in batches of 4, 4 and 5, twice
     assert np.abs(views["1.running_mean"]).max() > 0
 
 
@@ -179,12 +231,15 @@ def test_text_loss_skips_padding():
     shape = layout(module)
     start = read_state(module, shape)
     assert np.array_equal(
-        train(module, shape, PLAN, start, short, 0).difference.floats, train(module, shape, PLAN, start, cut, 0).difference.floats
+        train(module, shape, PLAN, start, short, 0).difference.floats,
+        train(module, shape, PLAN, start, cut, 0).difference.floats,
     )
 
 
 def test_divergence_and_empty_clients_are_failures_with_a_reason():
-    with pytest.raises(ClientError, match=r"client 3 diverged in round 2: .*lower train\.lr"):
+    with pytest.raises(
+        ClientError, match=r"client 3 diverged in round 2: .*lower train\.lr"
+    ):
         update(model(), replace(PLAN, lr=1e30, epochs=5))
     with pytest.raises(ClientError, match="client 3 has no samples"):
         update(model(), samples=data(0))

@@ -22,14 +22,18 @@ def test_never_more_than_the_budget_and_nearly_all_of_it(bits):
     spent = sum(price(g, 1024) for g in grades)
     cheapest = price(budget.hull(1024, COSTS)[1], 1024)
     assert spent <= bits
-    assert bits - spent < max(700, cheapest)  # at most the largest step of one block is left
+    assert bits - spent < max(
+        700, cheapest
+    )  # at most the largest step of one block is left
 
 
 def test_as_good_as_trying_everything():
     energies, block, bits = np.array([9.0, 1.0, 0.2]), 1024, 1200
     grades, _ = budget.spend(energies, block, bits, COSTS)
     choices = [g for g in range(len(GRADES)) if GRADES[g].group <= block]
-    fitting = [c for c in product(choices, repeat=3) if sum(price(g, block) for g in c) <= bits]
+    fitting = [
+        c for c in product(choices, repeat=3) if sum(price(g, block) for g in c) <= bits
+    ]
     best = min(float(energies @ COSTS[list(c)]) for c in fitting)
     assert float(energies @ COSTS[grades]) <= 1.03 * best
 
@@ -47,5 +51,9 @@ def test_the_hull_is_falling_and_convex(block):
     steps = budget.hull(block, COSTS)
     prices, costs = np.array([price(g, block) for g in steps]), COSTS[steps]
     slopes = np.diff(costs) / np.diff(prices)
-    assert (np.diff(prices) > 0).all() and (slopes < 0).all() and (np.diff(slopes) > 0).all()
+    assert (
+        (np.diff(prices) > 0).all()
+        and (slopes < 0).all()
+        and (np.diff(slopes) > 0).all()
+    )
     assert all(GRADES[g].group <= block for g in steps)

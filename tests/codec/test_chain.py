@@ -12,10 +12,41 @@ from fedlearn.errors import ConfigError, FormatError, PayloadError
 RANDOM = np.random.default_rng(7)
 SIGNED = ["tern", "sign"]
 CHAINS = [
-    *("q8", "q4", "raw32", "f16", "bf16", "sign", "q4c", "q8+deflate", "q4+deflate", "sign+deflate", "raw32+deflate", "bf16+deflate"),
-    *("topk(0.01)+tern", "topk(0.1)+sign+rice", "topk(0.05)+q4c+gapz", "topk(0.05)+q4c+range", "topk(0.05)+q4c+grid", "topk(1)+tern+rice"),
-    *("topk(0.3)+f16+gapz", "topk(0.6)+bf16+grid", "topk(0.9)+q8+range", "topk(0.1)+q4+rice", "topk(0.25)+raw32"),
-    *("randk(0.1)+raw32", "randk(0.5)+q4", "randk(0.03)+q8+deflate", "randk(1)+q4+deflate"),
+    *(
+        "q8",
+        "q4",
+        "raw32",
+        "f16",
+        "bf16",
+        "sign",
+        "q4c",
+        "q8+deflate",
+        "q4+deflate",
+        "sign+deflate",
+        "raw32+deflate",
+        "bf16+deflate",
+    ),
+    *(
+        "topk(0.01)+tern",
+        "topk(0.1)+sign+rice",
+        "topk(0.05)+q4c+gapz",
+        "topk(0.05)+q4c+range",
+        "topk(0.05)+q4c+grid",
+        "topk(1)+tern+rice",
+    ),
+    *(
+        "topk(0.3)+f16+gapz",
+        "topk(0.6)+bf16+grid",
+        "topk(0.9)+q8+range",
+        "topk(0.1)+q4+rice",
+        "topk(0.25)+raw32",
+    ),
+    *(
+        "randk(0.1)+raw32",
+        "randk(0.5)+q4",
+        "randk(0.03)+q8+deflate",
+        "randk(1)+q4+deflate",
+    ),
 ]
 SPIKE = np.zeros(3000, np.float32)
 SPIKE[1234] = -1e4
@@ -25,16 +56,27 @@ VALUES = {
     "two": (np.array([1, -2], np.float32), ((1,), (0, 4), (1,))),
     "zeros": (np.zeros(2000, np.float32), ((40, 50),)),
     "spike": (SPIKE, ((50, 60),)),
-    "usual": (RANDOM.normal(size=10_000).astype(np.float32), ((64, 100), (100,), (50, 70))),
+    "usual": (
+        RANDOM.normal(size=10_000).astype(np.float32),
+        ((64, 100), (100,), (50, 70)),
+    ),
     "long": (RANDOM.normal(size=70_003).astype(np.float32), ((70_003,),)),
     "denormal": (np.full(100, 1e-42, np.float32), ((100,),)),
     "huge": (RANDOM.normal(size=400).astype(np.float32) * 1e30, ((20, 20),)),
     "strided": (RANDOM.normal(size=5000).astype(np.float32)[::2], ((2500,),)),
     "reversed": (RANDOM.normal(size=500).astype(np.float32)[::-1], ((25, 20),)),
-    "negative zeros": (np.array([-0.0, 0.0, -1e-3, -0.0, 2.0] * 20, np.float32), ((10, 10),)),
+    "negative zeros": (
+        np.array([-0.0, 0.0, -1e-3, -0.0, 2.0] * 20, np.float32),
+        ((10, 10),),
+    ),
     "ties": (np.tile(np.array([1, -1], np.float32), 600), ((30, 40),)),
 }
-CASES = [(chain, name) for chain in CHAINS for name in VALUES if not ("f16" in chain and "bf16" not in chain and name == "huge")]
+CASES = [
+    (chain, name)
+    for chain in CHAINS
+    for name in VALUES
+    if not ("f16" in chain and "bf16" not in chain and name == "huge")
+]
 
 
 def dense(chain, body, seed, context):
@@ -42,8 +84,16 @@ def dense(chain, body, seed, context):
     assert isinstance(back, Sparse) == ("k(" in chain)
     if not isinstance(back, Sparse):
         return back
-    assert back.size == context.size and back.indices.shape == back.values.shape and back.values.dtype == np.float32
-    assert (np.diff(back.indices) > 0).all() and (back.indices >= 0).all() and (back.indices < context.size).all()
+    assert (
+        back.size == context.size
+        and back.indices.shape == back.values.shape
+        and back.values.dtype == np.float32
+    )
+    assert (
+        (np.diff(back.indices) > 0).all()
+        and (back.indices >= 0).all()
+        and (back.indices < context.size).all()
+    )
     return back.dense()
 
 
@@ -58,7 +108,9 @@ def most_error(text, sent):
         return np.abs(sent) * 2**-11 + 2.0**-24
     if "q8" in text:
         return 0 * sent + largest / 126 + 2e-36
-    return 0 * sent + (largest / 6.9 + 2e-36 if "q4" in text and "q4c" not in text else largest)
+    return 0 * sent + (
+        largest / 6.9 + 2e-36 if "q4" in text and "q4c" not in text else largest
+    )
 
 
 @pytest.mark.parametrize(("chain", "name"), CASES)
@@ -68,7 +120,11 @@ def test_round_trip(chain, name):
     body = find(chain).encode(values, 3, context)
     assert find(chain).encode(values.copy(), 3, context) == body
     back = dense(chain, body, 3, context)
-    assert back.shape == values.shape and back.dtype == np.float32 and np.isfinite(back).all()
+    assert (
+        back.shape == values.shape
+        and back.dtype == np.float32
+        and np.isfinite(back).all()
+    )
     sent, size = values.copy(), values.size
     if chain.startswith("topk"):
         at = top_twin(values, kept(float(chain[5 : chain.index(")")]), size))
@@ -80,7 +136,9 @@ def test_round_trip(chain, name):
         at, lengths = drawn(size, kept(float(chain[6 : chain.index(")")]), size), 3)
         sent = np.zeros_like(values)
         sent[at] = values[at] * lengths.astype(np.float32)
-    assert (np.abs(back - sent) <= most_error(chain, sent.astype(np.float64)) * (1 + 1e-6)).all()
+    assert (
+        np.abs(back - sent) <= most_error(chain, sent.astype(np.float64)) * (1 + 1e-6)
+    ).all()
 
 
 def top_twin(values, k):
@@ -113,8 +171,14 @@ def test_random_places_are_even_and_known_to_both_ends():
         at, lengths = drawn(10, 4, seed)
         assert lengths.tolist() == [2, 3, 2, 3]
         counts[at] += lengths
-    assert np.abs(counts / 4000 - 1).max() < 5 * np.sqrt(2 / 4000)  # five standard deviations of a place of three
-    assert drawn(10**6, 10**4, 5)[0].tolist() == drawn(10**6, 10**4, 5)[0].tolist() != drawn(10**6, 10**4, 6)[0].tolist()
+    assert np.abs(counts / 4000 - 1).max() < 5 * np.sqrt(
+        2 / 4000
+    )  # five standard deviations of a place of three
+    assert (
+        drawn(10**6, 10**4, 5)[0].tolist()
+        == drawn(10**6, 10**4, 5)[0].tolist()
+        != drawn(10**6, 10**4, 6)[0].tolist()
+    )
 
 
 @pytest.mark.parametrize("chain", ["q8", "q4", "randk(0.25)+raw32", "randk(0.5)+q8"])
@@ -122,7 +186,13 @@ def test_unbiased(chain):
     """The mean of n independent estimates has a squared error of 1/n of one's; a bias would stay."""
     values = (RANDOM.normal(size=1500) * np.linspace(0.1, 3, 1500)).astype(np.float32)
     context, runs = Context(((30, 50),)), 600
-    all_runs = np.array([dense(chain, find(chain).encode(values, s, context), s, context) for s in range(runs)], np.float64)
+    all_runs = np.array(
+        [
+            dense(chain, find(chain).encode(values, s, context), s, context)
+            for s in range(runs)
+        ],
+        np.float64,
+    )
     single = np.mean((all_runs - values) ** 2)
     assert np.mean((all_runs.mean(0) - values) ** 2) < 1.3 * single / runs
     assert single > 0
@@ -132,31 +202,70 @@ def test_dithers_of_long_vectors_are_even_and_differ_between_stretches():
     """Beyond the first 65,536 values dithers come again, at other places: 0.5 of a level is rounded up half of the time."""
     values = np.full(200_000, 0.5 / 127, np.float32)
     values[::1024] = 1  # the largest of its bucket: one level is 1 / 127
-    back = dense("q8", find("q8").encode(values, 1, Context((values.shape,))), 1, Context((values.shape,)))
+    back = dense(
+        "q8",
+        find("q8").encode(values, 1, Context((values.shape,))),
+        1,
+        Context((values.shape,)),
+    )
     up = back > 0.25 / 127
     parts = up[: 3 * 65_536].reshape(3, -1)
     assert np.abs(parts.mean(1) - 0.5).max() < 5 * 0.5 / 256
-    assert 0.4 < (parts[0] != parts[1]).mean() < 0.6 and 0.4 < (parts[1] != parts[2]).mean() < 0.6
+    assert (
+        0.4 < (parts[0] != parts[1]).mean() < 0.6
+        and 0.4 < (parts[1] != parts[2]).mean() < 0.6
+    )
 
 
 def test_signs_send_the_mean_magnitude_of_each_tensor_that_has_values():
     values = np.array([1, -3, 0.1, 0.1, 5, -7, 0, 0], np.float32)
     context = Context(((2,), (2,), (2,), (2,)))
     body = find("topk(0.5)+tern+rice").encode(values, 0, context)
-    assert dense("topk(0.5)+tern+rice", body, 0, context).tolist() == [2, -2, 0, 0, 6, -6, 0, 0]
-    assert len(body) == 1 + 1 + (1 + 1 + 1) + 4 * 2 + 1  # mode, k, width and unary gaps, two scales, four signs
+    assert dense("topk(0.5)+tern+rice", body, 0, context).tolist() == [
+        2,
+        -2,
+        0,
+        0,
+        6,
+        -6,
+        0,
+        0,
+    ]
+    assert (
+        len(body) == 1 + 1 + (1 + 1 + 1) + 4 * 2 + 1
+    )  # mode, k, width and unary gaps, two scales, four signs
     body = find("sign").encode(values, 0, context)
-    assert dense("sign", body, 0, context).tolist() == [2, -2, np.float32(0.1), np.float32(0.1), 6, -6, 0, 0]
+    assert dense("sign", body, 0, context).tolist() == [
+        2,
+        -2,
+        np.float32(0.1),
+        np.float32(0.1),
+        6,
+        -6,
+        0,
+        0,
+    ]
 
 
 def test_centroids_are_the_means_of_their_bins():
-    values = np.array([1, 1, -256, 256, 20, -24, 3.0], np.float32)  # eight bins of an octave each
+    values = np.array(
+        [1, 1, -256, 256, 20, -24, 3.0], np.float32
+    )  # eight bins of an octave each
     context = Context(((7,),))
-    assert dense("q4c", find("q4c").encode(values, 0, context), 0, context).tolist() == [1, 1, -256, 256, 22, -22, 3]
+    assert dense(
+        "q4c", find("q4c").encode(values, 0, context), 0, context
+    ).tolist() == [1, 1, -256, 256, 22, -22, 3]
 
 
 @pytest.mark.parametrize(
-    "chain", ["topk(0.05)+q4c+grid", "topk(0.01)+tern", "topk(0.05)+f16+range", "topk(0.6)+sign+gapz", "topk(0.7)+q8+rice"]
+    "chain",
+    [
+        "topk(0.05)+q4c+grid",
+        "topk(0.01)+tern",
+        "topk(0.05)+f16+range",
+        "topk(0.6)+sign+gapz",
+        "topk(0.7)+q8+rice",
+    ],
 )
 @pytest.mark.parametrize("name", ["two", "usual", "negative zeros"])
 def test_damaged_payloads_are_refused_or_decode_to_something_sound(chain, name):
@@ -170,15 +279,24 @@ def test_damaged_payloads_are_refused_or_decode_to_something_sound(chain, name):
     refused = 0
     for _ in range(400):
         damaged = bytearray(body)
-        damaged[RANDOM.integers(min(len(body), 60)) if RANDOM.random() < 0.5 else RANDOM.integers(len(body))] ^= 1 << RANDOM.integers(8)
+        damaged[
+            RANDOM.integers(min(len(body), 60))
+            if RANDOM.random() < 0.5
+            else RANDOM.integers(len(body))
+        ] ^= 1 << RANDOM.integers(8)
         try:
-            assert np.isfinite(dense(chain, bytes(damaged), 1, context)).all() or "f16" in chain  # the payload refuses these
+            assert (
+                np.isfinite(dense(chain, bytes(damaged), 1, context)).all()
+                or "f16" in chain
+            )  # the payload refuses these
         except FormatError:
             refused += 1
     assert refused
 
 
-@pytest.mark.parametrize("chain", [c for c in CHAINS if c not in ("raw32", "f16", "bf16")])
+@pytest.mark.parametrize(
+    "chain", [c for c in CHAINS if c not in ("raw32", "f16", "bf16")]
+)
 def test_arbitrary_bytes_raise_only_format_errors(chain):
     context = Context(((20, 30), (5,)))
     for length in (0, 1, 2, 3, 5, 8, 13, 40, 100, 305, 700):
@@ -206,7 +324,9 @@ def test_arbitrary_bytes_raise_only_format_errors(chain):
 def test_a_parsed_text_is_canonical(text, canonical):
     chain = parse(text)
     assert str(chain) == canonical and parse(canonical) == chain
-    assert chain.feedback == text.startswith("ef+") and chain.text == canonical.removeprefix("ef+")
+    assert chain.feedback == text.startswith(
+        "ef+"
+    ) and chain.text == canonical.removeprefix("ef+")
 
 
 WRONG = {
@@ -254,8 +374,15 @@ def test_every_stage_is_found():
         numbers = f"({','.join('0.5' for _ in stage.takes)})" if stage.takes else ""
         pack = "q8+" if name == "deflate" else "topk(0.5)+q8+"
         before = {"quantise": "topk(0.5)+", "pack": pack}.get(stage.role, "")
-        made = find(before + name + numbers + ("+q8" if stage.role in ("predict", "select") else ""))
-        assert isinstance(made.uses_moved, bool) and isinstance(made.for_differences, bool)
+        made = find(
+            before
+            + name
+            + numbers
+            + ("+q8" if stage.role in ("predict", "select") else "")
+        )
+        assert isinstance(made.uses_moved, bool) and isinstance(
+            made.for_differences, bool
+        )
 
 
 def test_values_beyond_the_range_are_refused():
@@ -263,25 +390,37 @@ def test_values_beyond_the_range_are_refused():
     with pytest.raises(PayloadError, match="does not fit bf16"):
         find("bf16").encode(np.array([3.4e38], np.float32), 0, one)
     with pytest.raises(PayloadError, match="does not fit randk"):
-        find("randk(0.1)+raw32").encode(np.full(100, 1e38, np.float32), 0, Context(((100,),)))
+        find("randk(0.1)+raw32").encode(
+            np.full(100, 1e38, np.float32), 0, Context(((100,),))
+        )
 
 
 @pytest.mark.parametrize("scale", [np.nan, np.inf, -1.0])
 def test_an_unsound_scale_is_refused(scale):
     for chain, rest in (("sign", 1), ("q4c", 29)):
         with pytest.raises(FormatError, match="is negative, NaN or infinite"):
-            find(chain).decode(np.float32(scale).tobytes() + bytes(rest), 1, Context(((1,),)))
+            find(chain).decode(
+                np.float32(scale).tobytes() + bytes(rest), 1, Context(((1,),))
+            )
 
 
 def sent_exactly(values, coded):
     """Return what a topk(0.001) sent and what comes back of it, once its places are those of the largest magnitudes."""
-    assert np.array_equal(coded.indices, np.sort(np.argpartition(np.abs(values), -10_000)[-10_000:]))
+    assert np.array_equal(
+        coded.indices, np.sort(np.argpartition(np.abs(values), -10_000)[-10_000:])
+    )
     return values[coded.indices], coded.values
 
 
 def check_q8(values, coded):
     largest = np.abs(values[: values.size // 1024 * 1024]).reshape(-1, 1024).max(axis=1)
-    level = np.append(np.repeat(largest, 1024), np.full(values.size % 1024, np.abs(values[-(values.size % 1024) :]).max())) / 127
+    level = (
+        np.append(
+            np.repeat(largest, 1024),
+            np.full(values.size % 1024, np.abs(values[-(values.size % 1024) :]).max()),
+        )
+        / 127
+    )
     assert (np.abs(coded - values) <= level * 1.0001).all()
 
 
@@ -289,36 +428,54 @@ def check_signs(values, coded):
     sent, back = sent_exactly(values, coded)
     in_first = coded.indices < 3000 * 3333
     for part in (in_first, ~in_first):
-        np.testing.assert_allclose(back[part], np.sign(sent[part]) * np.abs(sent[part]).mean(dtype=np.float64), rtol=1e-6)
+        np.testing.assert_allclose(
+            back[part],
+            np.sign(sent[part]) * np.abs(sent[part]).mean(dtype=np.float64),
+            rtol=1e-6,
+        )
 
 
 def check_centroids(values, coded):
     sent, back = sent_exactly(values, coded)
-    assert np.array_equal(np.sign(sent), np.sign(back)) and np.unique(np.abs(back)).size == 8
+    assert (
+        np.array_equal(np.sign(sent), np.sign(back))
+        and np.unique(np.abs(back)).size == 8
+    )
     bits = np.abs(sent).view(np.int32).astype(np.int64)
-    assert np.abs(np.abs(back).view(np.int32) - bits).max() <= (bits.max() - bits.min()) // 8 + 2  # in the same one of eight bins
+    assert (
+        np.abs(np.abs(back).view(np.int32) - bits).max()
+        <= (bits.max() - bits.min()) // 8 + 2
+    )  # in the same one of eight bins
 
 
 def error_and_projection(values, coded):
     x, y = values.astype(np.float64), coded.astype(np.float64)
-    return np.square(x - y).sum() / np.square(x).sum(), (x * y).sum() / np.square(x).sum()
+    return np.square(x - y).sum() / np.square(x).sum(), (x * y).sum() / np.square(
+        x
+    ).sum()
 
 
 def check_eden1(values, coded):
-    assert error_and_projection(values, coded) == pytest.approx((np.pi / 2 - 1, 1), abs=2e-3)
+    assert error_and_projection(values, coded) == pytest.approx(
+        (np.pi / 2 - 1, 1), abs=2e-3
+    )
 
 
 def check_uvq(values, coded):
     """0.1 bits a value lie between groups of 128 and of 64, whose captures are 0.062462 and 0.105309."""
     error, projection = error_and_projection(values, coded)
-    assert 1 / 0.105309 - 1 < error < 1 / 0.062462 - 1 and projection == pytest.approx(1, abs=0.01)
+    assert 1 / 0.105309 - 1 < error < 1 / 0.062462 - 1 and projection == pytest.approx(
+        1, abs=0.01
+    )
 
 
 def check_cvq(values, coded):
     """Groups of 8, but for what scales and grades cost: of 0.39755 a little is missing. The movement predicts nothing here."""
     error, projection = error_and_projection(values, coded)
     capture = projection / 1.4
-    assert 0.39 < capture < 0.398 and error == pytest.approx(1 - capture * 1.4 * 0.6, abs=1e-3)
+    assert 0.39 < capture < 0.398 and error == pytest.approx(
+        1 - capture * 1.4 * 0.6, abs=1e-3
+    )
 
 
 @pytest.mark.parametrize(

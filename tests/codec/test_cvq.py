@@ -9,7 +9,9 @@ from fedlearn.codec.groups import GRADES
 from fedlearn.codec.uvq import Uvq
 
 RANDOM = np.random.default_rng(1)
-STRENGTH = np.outer(np.exp(RANDOM.normal(size=128)), np.exp(RANDOM.normal(size=96))).ravel()
+STRENGTH = np.outer(
+    np.exp(RANDOM.normal(size=128)), np.exp(RANDOM.normal(size=96))
+).ravel()
 MODEL = (RANDOM.normal(size=128 * 96) * STRENGTH).astype(np.float32)
 SHAPES = ((128, 96),)
 
@@ -21,7 +23,12 @@ def missing(codec, contacts, moved=None):
         context = Context(SHAPES, copy if moved is None else moved)
         body = codec.encode(MODEL - copy, contact, context)
         copy = copy + codec.decode(body, contact, context)
-        shares.append(float(np.square(MODEL - copy, dtype=np.float64).sum() / np.square(MODEL, dtype=np.float64).sum()))
+        shares.append(
+            float(
+                np.square(MODEL - copy, dtype=np.float64).sum()
+                / np.square(MODEL, dtype=np.float64).sum()
+            )
+        )
     return shares
 
 
@@ -29,7 +36,10 @@ def missing(codec, contacts, moved=None):
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_what_is_missing_shrinks_at_every_contact(rate, eta):
     shares = missing(Cvq(rate, eta), 8)
-    assert all(later < 0.99 * earlier for earlier, later in zip([1.0, *shares], shares, strict=False))
+    assert all(
+        later < 0.99 * earlier
+        for earlier, later in zip([1.0, *shares], shares, strict=False)
+    )
 
 
 def test_an_unbiased_estimate_would_not_shrink():
@@ -42,11 +52,17 @@ def test_least_squares_is_the_best_single_contact_and_eta_moves_towards_the_exac
     energy = float(np.square(MODEL, dtype=np.float64).sum())
     errors, shares = [], []
     for eta in (0.0, 0.5, 1.0):
-        got = Cvq(0.5, eta).decode(Cvq(0.5, eta).encode(MODEL, 3, context), 3, context).astype(np.float64)
+        got = (
+            Cvq(0.5, eta)
+            .decode(Cvq(0.5, eta).encode(MODEL, 3, context), 3, context)
+            .astype(np.float64)
+        )
         errors.append(np.square(got - MODEL).sum() / energy)
         shares.append(got @ MODEL / energy)
     assert errors == sorted(errors) and shares == sorted(shares)
-    assert errors[0] == pytest.approx(1 - shares[0], abs=0.01)  # least squares: what is missing is at right angles
+    assert errors[0] == pytest.approx(
+        1 - shares[0], abs=0.01
+    )  # least squares: what is missing is at right angles
 
 
 def test_every_grade_contracts():

@@ -19,7 +19,9 @@ SHAPES = [
 
 def moved_by(shapes):
     size = Context(shapes).size
-    return (RANDOM.normal(size=size) * np.exp(RANDOM.normal(size=size))).astype(np.float32)
+    return (RANDOM.normal(size=size) * np.exp(RANDOM.normal(size=size))).astype(
+        np.float32
+    )
 
 
 @pytest.mark.parametrize("shapes", SHAPES)
@@ -36,21 +38,34 @@ def test_every_value_stands_in_one_place_and_comes_back(shapes):
 
 
 def test_values_that_moved_alike_share_a_block():
-    rows, columns = np.exp(RANDOM.normal(size=(256, 1))), np.exp(RANDOM.normal(size=(1, 400)))
-    values = (RANDOM.normal(size=(256, 400)) * rows * columns).astype(np.float32).ravel()
+    rows, columns = (
+        np.exp(RANDOM.normal(size=(256, 1))),
+        np.exp(RANDOM.normal(size=(1, 400))),
+    )
+    values = (
+        (RANDOM.normal(size=(256, 400)) * rows * columns).astype(np.float32).ravel()
+    )
     context = Context(((256, 400),), values)
     layout = order.by_movement(context)
-    energies = np.square(layout.take(layout.spread(values), np.arange(layout.count)).astype(np.float64)).sum(axis=1)
-    plain = np.square(values[: values.size // 4096 * 4096].reshape(-1, 4096).astype(np.float64)).sum(axis=1)
+    energies = np.square(
+        layout.take(layout.spread(values), np.arange(layout.count)).astype(np.float64)
+    ).sum(axis=1)
+    plain = np.square(
+        values[: values.size // 4096 * 4096].reshape(-1, 4096).astype(np.float64)
+    ).sum(axis=1)
     assert energies[0] == energies.max() > 1.4 * plain.max()
     filled = energies[: 256 * 400 // 4096]
     assert (np.diff(np.log(filled)) < 0.5).all()  # falling, but for chance
-    assert np.log(filled).std() > 1.3 * np.log(plain).std()  # further apart than blocks of neighbours
+    assert (
+        np.log(filled).std() > 1.3 * np.log(plain).std()
+    )  # further apart than blocks of neighbours
 
 
 def test_the_order_does_not_depend_on_how_a_library_adds():
     """The sums are exact: the same as those of Python's whole numbers, whatever the values."""
-    part = (RANDOM.normal(size=(200, 300)) * np.exp(RANDOM.normal(size=(200, 300)) * 3)).astype(np.float32)
+    part = (
+        RANDOM.normal(size=(200, 300)) * np.exp(RANDOM.normal(size=(200, 300)) * 3)
+    ).astype(np.float32)
     by_row, by_column, unit = order._sums(part)
     whole = [[round(abs(float(v)) / unit) for v in row] for row in part]
     assert by_row.tolist() == [sum(row) for row in whole]
@@ -70,4 +85,6 @@ def test_movements_of_any_size_are_ordered(scale):
 def test_a_movement_of_zeros_is_not_known():
     assert not order.is_known(Context(((10_000,),)))
     assert not order.is_known(Context(((10_000,),), np.zeros(10_000, np.float32)))
-    assert order.is_known(Context(((10_000,),), np.eye(1, 10_000, 9_999, dtype=np.float32)[0]))
+    assert order.is_known(
+        Context(((10_000,),), np.eye(1, 10_000, 9_999, dtype=np.float32)[0])
+    )

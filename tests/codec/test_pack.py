@@ -11,7 +11,13 @@ from fedlearn.codec.pack import AUTO, Pack, gapz, grid, lzma_range, rice
 from fedlearn.errors import FormatError
 
 RANDOM = np.random.default_rng(11)
-PACKS = {"rice": rice(), "gapz": gapz(), "range": lzma_range(), "grid": grid(), "auto": AUTO}
+PACKS = {
+    "rice": rice(),
+    "gapz": gapz(),
+    "range": lzma_range(),
+    "grid": grid(),
+    "auto": AUTO,
+}
 
 
 def places(size, count):
@@ -33,7 +39,11 @@ STREAMS = {
     "periodic": np.arange(0, SIZE, 64),
     "one row": np.arange(1300, 1430),
     "one column": np.arange(7, 120 * 130, 130),
-    "clustered": np.unique(np.concatenate([RANDOM.integers(0, SIZE - 99, 15)[:, None] + np.arange(60)[None]])).astype(np.int64),
+    "clustered": np.unique(
+        np.concatenate(
+            [RANDOM.integers(0, SIZE - 99, 15)[:, None] + np.arange(60)[None]]
+        )
+    ).astype(np.int64),
 }
 
 
@@ -42,10 +52,18 @@ STREAMS = {
 def test_bits_come_back_and_are_as_few_as_documented(width, count):
     values = RANDOM.integers(0, 2**width, count)
     data = pack_bits(values, width)
-    assert len(data) == sum(-(-count * min(8, width - w) // 8) for w in range(0, width, 8))
+    assert len(data) == sum(
+        -(-count * min(8, width - w) // 8) for w in range(0, width, 8)
+    )
     assert np.array_equal(unpack_bits(Reader(data), count, width), values)
-    as_text = "".join(format(v % 2**8, f"0{min(width, 8)}b")[::-1] for v in values) if 0 < width <= 8 else ""
-    assert data[: -(-len(as_text) // 8)] == bytes(int(as_text[i : i + 8][::-1], 2) for i in range(0, len(as_text), 8))
+    as_text = (
+        "".join(format(v % 2**8, f"0{min(width, 8)}b")[::-1] for v in values)
+        if 0 < width <= 8
+        else ""
+    )
+    assert data[: -(-len(as_text) // 8)] == bytes(
+        int(as_text[i : i + 8][::-1], 2) for i in range(0, len(as_text), 8)
+    )
 
 
 def test_numbers_come_back():
@@ -78,17 +96,24 @@ def rice_twin(at, width):
         unary += "0" * (gap >> width) + "1"
         low += format(gap & (2**width - 1), f"0{width}b")[::-1] if width else ""
         before = place
-    parts = [bytes(int(t[i : i + 8][::-1], 2) for i in range(0, len(t), 8)) for t in (unary, low)]
+    parts = [
+        bytes(int(t[i : i + 8][::-1], 2) for i in range(0, len(t), 8))
+        for t in (unary, low)
+    ]
     return bytes([width]) + number(len(parts[0])) + parts[0] + parts[1]
 
 
 @pytest.mark.parametrize("name", ["first", "few", "some", "periodic", "clustered"])
 def test_rice_equals_its_readable_twin_with_the_best_width(name):
     data = write_rice(STREAMS[name], SIZE)
-    twins = [rice_twin(STREAMS[name], width) for width in range(15)]  # 2**14 is beyond half of the places: wider ones only cost
+    twins = [
+        rice_twin(STREAMS[name], width) for width in range(15)
+    ]  # 2**14 is beyond half of the places: wider ones only cost
     assert SIZE < 2**15 and data[0] < 15 and data == twins[data[0]]
     assert len(data) == min(map(len, twins))
-    assert np.array_equal(read_rice(Reader(data), STREAMS[name].size, SIZE), STREAMS[name])
+    assert np.array_equal(
+        read_rice(Reader(data), STREAMS[name].size, SIZE), STREAMS[name]
+    )
 
 
 def entropy_bytes(count, size):
@@ -97,22 +122,35 @@ def entropy_bytes(count, size):
     return (-size * (p * np.log2(p) + (1 - p) * np.log2(1 - p)) + count) / 8
 
 
-@pytest.mark.parametrize("share", [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
+@pytest.mark.parametrize(
+    "share", [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99]
+)
 def test_random_places_cost_at_most_5_percent_more_than_their_entropy(share):
     shapes = ((1000, 600),)
     at = places(600_000, round(share * 600_000))
     body = RANDOM.bytes(-(-at.size // 8))
     for pack in (rice(), AUTO):
-        assert len(pack.write(at, body, Context(shapes))) < 1.05 * entropy_bytes(at.size, 600_000) + 8
+        assert (
+            len(pack.write(at, body, Context(shapes)))
+            < 1.05 * entropy_bytes(at.size, 600_000) + 8
+        )
 
 
 def test_busy_rows_and_columns_make_places_cheaper():
     """Rows and columns of log-normal activity: the grid is 20 % below the entropy, gaps alone are not."""
-    activity = np.exp(RANDOM.normal(size=(600, 1)) * 1.3) * np.exp(RANDOM.normal(size=(1, 500)) * 1.3)
-    at = np.flatnonzero(RANDOM.random((600, 500)) < np.minimum(1, activity / activity.mean() * 0.02)).astype(np.int64)
+    activity = np.exp(RANDOM.normal(size=(600, 1)) * 1.3) * np.exp(
+        RANDOM.normal(size=(1, 500)) * 1.3
+    )
+    at = np.flatnonzero(
+        RANDOM.random((600, 500)) < np.minimum(1, activity / activity.mean() * 0.02)
+    ).astype(np.int64)
     context, body = Context(((600, 500),)), RANDOM.bytes(-(-at.size // 8))
     limit = entropy_bytes(at.size, 300_000)
-    assert len(grid().write(at, body, context)) < 0.8 * limit < len(rice().write(at, body, context))
+    assert (
+        len(grid().write(at, body, context))
+        < 0.8 * limit
+        < len(rice().write(at, body, context))
+    )
     assert len(AUTO.write(at, body, context)) == len(grid().write(at, body, context))
 
 
@@ -130,7 +168,11 @@ def test_damaged_places_are_refused_or_increase_within_the_model(way):
             at, _ = PACKS[way].read(bytes(damaged), SIZE, context)
         except FormatError:
             continue
-        assert at.size <= SIZE and (np.diff(at) > 0).all() and (at.size == 0 or 0 <= at[0] <= at[-1] < SIZE)
+        assert (
+            at.size <= SIZE
+            and (np.diff(at) > 0).all()
+            and (at.size == 0 or 0 <= at[0] <= at[-1] < SIZE)
+        )
 
 
 def test_a_bomb_is_not_inflated():
@@ -161,6 +203,10 @@ def test_classes_of_more_places_than_cells_are_refused():
     data = bytearray(b"".join(bytes([c]) * 9 for c in (2, 2)))
     for classes, fine in ((bytes(data), True), (bytes([6]) + bytes(data[1:]), False)):
         sent = deflate(classes)
-        with pytest.raises(FormatError, match="missing" if fine else "more positions than cells"):
+        with pytest.raises(
+            FormatError, match="missing" if fine else "more positions than cells"
+        ):
             read_grid(Reader(number(len(sent)) + sent + bytes(50)), 4, shapes)
-    assert read_grid(Reader(write_grid(np.array([3, 40]), shapes)), 2, shapes).tolist() == [3, 40]
+    assert read_grid(
+        Reader(write_grid(np.array([3, 40]), shapes)), 2, shapes
+    ).tolist() == [3, 40]

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from fedlearn.data.images import digits, fashion_mini
-from fedlearn.data.plays import examples, gather, last_fifth, parse_play, shakespeare_mini
+from fedlearn.data.plays import (
+    examples,
+    gather,
+    last_fifth,
+    parse_play,
+    shakespeare_mini,
+)
 from fedlearn.data.registry import label_counts, population
 from fedlearn.data.samples import IGNORE
 from fedlearn.data.stored import BUNDLED
@@ -21,8 +27,14 @@ def test_the_bundle_is_small_and_carries_its_licences():
 def test_digits():
     data = digits()
     assert (data.train.x.shape, data.test.x.shape) == ((1438, 1, 8, 8), (359, 1, 8, 8))
-    assert (data.train.x.dtype.name, int(data.train.x.min()), int(data.train.x.max())) == ("uint8", 0, 255)
-    fifths = np.bincount(data.test.y) / (np.bincount(data.train.y) + np.bincount(data.test.y))
+    assert (
+        data.train.x.dtype.name,
+        int(data.train.x.min()),
+        int(data.train.x.max()),
+    ) == ("uint8", 0, 255)
+    fifths = np.bincount(data.test.y) / (
+        np.bincount(data.train.y) + np.bincount(data.test.y)
+    )
     assert np.abs(fifths - 0.2).max() < 0.003
 
 
@@ -32,13 +44,22 @@ def test_fashion_mini():
     assert np.bincount(data.train.y).tolist() == [600] * 10
     assert np.bincount(data.test.y).tolist() == [100] * 10
     assert data.train.y.dtype == data.labels.dtype == np.int64
-    assert data.train.x.mean() / 255 == pytest.approx(0.286, abs=0.005)  # the known mean of Fashion-MNIST
+    assert data.train.x.mean() / 255 == pytest.approx(
+        0.286, abs=0.005
+    )  # the known mean of Fashion-MNIST
 
 
 def test_the_default_population():
-    found = population("fashion-mini", {}, {"kind": "dirichlet", "clients": 100, "alpha": 0.5}, 0)
+    found = population(
+        "fashion-mini", {}, {"kind": "dirichlet", "clients": 100, "alpha": 0.5}, 0
+    )
     numbers, counts = label_counts(found)
-    assert (found.task, found.classes, len(found.clients), len(found.test)) == ("image", 10, 100, 1000)
+    assert (found.task, found.classes, len(found.clients), len(found.test)) == (
+        "image",
+        10,
+        100,
+        1000,
+    )
     assert numbers.tolist() == list(range(100))
     assert counts.sum(axis=0).tolist() == [600] * 10
     assert counts.sum(axis=1).tolist() == [found.clients.size(k) for k in range(100)]
@@ -46,16 +67,26 @@ def test_the_default_population():
 
 
 def test_label_counts_spread_over_many_clients():
-    numbers, counts = label_counts(population("fashion-mini", {}, {"kind": "iid", "clients": 500}, 0), most=5)
+    numbers, counts = label_counts(
+        population("fashion-mini", {}, {"kind": "iid", "clients": 500}, 0), most=5
+    )
     assert numbers.tolist() == [0, 124, 249, 374, 499]
     assert counts.shape == (5, 10)
 
 
 def test_watch_mini_has_20_owners_and_normalised_channels():
     data = watch_mini()
-    assert (data.train.x.shape, data.test.x.shape, data.train.x.dtype.name) == ((2854, 64, 6), (561, 64, 6), "float32")
+    assert (data.train.x.shape, data.test.x.shape, data.train.x.dtype.name) == (
+        (2854, 64, 6),
+        (561, 64, 6),
+        "float32",
+    )
     assert len(np.unique(data.ids["client"])) == 20
-    assert np.unique(data.ids["client"] // 2).tolist() == np.unique(data.ids["subject"]).tolist() == list(range(1, 11))
+    assert (
+        np.unique(data.ids["client"] // 2).tolist()
+        == np.unique(data.ids["subject"]).tolist()
+        == list(range(1, 11))
+    )
     assert data.train.x.mean((0, 1)) == pytest.approx(np.zeros(6), abs=1e-5)
     assert data.train.x.std((0, 1)) == pytest.approx(np.ones(6), abs=1e-4)
     assert len(population("watch-mini", {}, {}, 0).clients) == 20
@@ -63,7 +94,11 @@ def test_watch_mini_has_20_owners_and_normalised_channels():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"rate": 10}, "does not divide the 25 Hz"), ({"window": 5000}, "longer than the series")]
+    ("options", "message"),
+    [
+        ({"rate": 10}, "does not divide the 25 Hz"),
+        ({"window": 5000}, "longer than the series"),
+    ],
 )
 def test_watch_options_that_cannot_be(options, message):
     with pytest.raises(ConfigError, match=message):
@@ -75,7 +110,10 @@ def test_windows_are_cut_without_a_step_in_both_parts():
     # 20 steps: training 0…15, held out 16…19 · 3 steps: too short · 5 steps: only the window that ends it (1…4)
     assert starts[series == 0].tolist() == [0, 2, 4, 6, 8, 10, 12, 16]
     assert held_out[series == 0].tolist() == [False] * 7 + [True]
-    assert (starts[series == 2].tolist(), held_out[series == 2].tolist()) == ([24], [True])
+    assert (starts[series == 2].tolist(), held_out[series == 2].tolist()) == (
+        [24],
+        [True],
+    )
     assert 1 not in series
 
 
@@ -86,7 +124,9 @@ def test_thinning_keeps_every_nth_step_of_each_series():
 
 def test_windows_normalise_by_the_training_part_only():
     series = {
-        "values": np.concatenate([np.tile([1, 3], 8), np.full(4, 100)])[:, None].astype(np.int16),
+        "values": np.concatenate([np.tile([1, 3], 8), np.full(4, 100)])[:, None].astype(
+            np.int16
+        ),
         "lengths": np.array([20]),
         "label": np.array([2]),
         "subject": np.array([4]),
@@ -94,7 +134,9 @@ def test_windows_normalise_by_the_training_part_only():
         "rate": np.array(25),
         "scale": np.full(1, 0.5, np.float32),
     }
-    data = windows("toy", series, 25, 4, 4)  # training values 0.5 and 1.5: mean 1, deviation 0.5; held out 50
+    data = windows(
+        "toy", series, 25, 4, 4
+    )  # training values 0.5 and 1.5: mean 1, deviation 0.5; held out 50
     assert data.train.x[0, :, 0].tolist() == [-1, 1, -1, 1]
     assert data.test.x[0, :, 0].tolist() == [98] * 4
     assert (data.ids["client"].tolist(), data.labels.tolist()) == ([9] * 4, [2] * 4)
@@ -123,9 +165,15 @@ Stay.
 def test_a_play_becomes_lines_by_role():
     assert parse_play(PLAY) == [("ANNE", "Go  now."), ("BOB", "Hm."), ("ANNE", "Stay.")]
     arrays = gather({"toy": PLAY, "again": PLAY})
-    assert arrays["text"].tobytes() == b"Go  now.\nStay.\n" * 2  # Bob has one line: nothing could be held out
+    assert (
+        arrays["text"].tobytes() == b"Go  now.\nStay.\n" * 2
+    )  # Bob has one line: nothing could be held out
     assert arrays["role"].tolist() == [0, 0, 1, 1]
-    assert (arrays["roles"].tolist(), arrays["plays"].tolist(), arrays["play_of_role"].tolist()) == (
+    assert (
+        arrays["roles"].tolist(),
+        arrays["plays"].tolist(),
+        arrays["play_of_role"].tolist(),
+    ) == (
         ["ANNE", "ANNE"],
         ["again", "toy"],
         [0, 1],
@@ -135,7 +183,11 @@ def test_a_play_becomes_lines_by_role():
 def test_the_last_fifth_of_every_role_is_held_out():
     owner = np.repeat([0, 1, 2], [2, 5, 11])
     held_out = last_fifth(owner)
-    assert [int(held_out[owner == k].sum()) for k in range(3)] == [1, 1, 3]  # 11 lines: 8 train
+    assert [int(held_out[owner == k].sum()) for k in range(3)] == [
+        1,
+        1,
+        3,
+    ]  # 11 lines: 8 train
     assert held_out[1] and held_out[6] and held_out[-3:].all()
 
 
@@ -155,7 +207,9 @@ def test_shakespeare_mini():
     assert np.unique(data.ids["play"]).tolist() == list(range(10))
     assert ((data.train.x == 0) == (data.train.y == IGNORE)).all()
     inner = (data.train.y != IGNORE)[:, 1:]
-    assert (data.train.x[:, 1:][inner] == data.train.y[:, :-1][inner]).all()  # each target is the next input
+    assert (
+        data.train.x[:, 1:][inner] == data.train.y[:, :-1][inner]
+    ).all()  # each target is the next input
     text = b"".join(row.tobytes() for row in data.train.x)
     assert b"To be, or not to be: that is the question" in text
     assert label_counts(population("shakespeare-mini", {}, {}, 0))[1].shape == (100, 1)
@@ -163,13 +217,21 @@ def test_shakespeare_mini():
 
 def test_a_set_that_is_not_fetched_names_the_command(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDLEARN_DATA", str(tmp_path))
-    with pytest.raises(DataError, match=r"data set 'mnist' is not on this machine.*run 'fedlearn data fetch mnist'"):
+    with pytest.raises(
+        DataError,
+        match=r"data set 'mnist' is not on this machine.*run 'fedlearn data fetch mnist'",
+    ):
         population("mnist", {}, {}, 0)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"\x93NUMPY", b"\x80\x04]\x94."])
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04 cut", b"\x93NUMPY", b"\x80\x04]\x94."]
+)
 def test_a_corrupt_cache_names_the_file_and_the_command(tmp_path, monkeypatch, content):
     monkeypatch.setenv("FEDLEARN_DATA", str(tmp_path))
     (tmp_path / "mnist.npz").write_bytes(content)
-    with pytest.raises(DataError, match=r"mnist\.npz cannot be read .*run 'fedlearn data fetch mnist' again"):
+    with pytest.raises(
+        DataError,
+        match=r"mnist\.npz cannot be read .*run 'fedlearn data fetch mnist' again",
+    ):
         population("mnist", {}, {}, 0)

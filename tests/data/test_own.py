@@ -17,7 +17,10 @@ Y = np.array([0, 1, 2, 1])
 
 
 def own(x, y=Y, x_test=None, y_test=None, *ids):
-    return checked("own", (x, y, x if x_test is None else x_test, y if y_test is None else y_test, *ids))
+    return checked(
+        "own",
+        (x, y, x if x_test is None else x_test, y if y_test is None else y_test, *ids),
+    )
 
 
 @pytest.mark.parametrize(
@@ -33,7 +36,12 @@ def own(x, y=Y, x_test=None, y_test=None, *ids):
 )
 def test_the_task_is_told_from_the_shape(x, task, shape, dtype):
     data = own(x)
-    assert (data.task, data.input_shape, data.train.x.dtype, data.classes) == (task, shape, dtype, 3)
+    assert (data.task, data.input_shape, data.train.x.dtype, data.classes) == (
+        task,
+        shape,
+        dtype,
+        3,
+    )
     assert data.train.y.dtype == np.int64
 
 
@@ -62,10 +70,19 @@ X = np.zeros((4, 5))
         ((X, Y, np.where(np.eye(4, 5) > 0, np.nan, X), Y), r"x_test\[0\] holds NaN"),
         ((X, Y, np.zeros((4, 6)), Y), r"shape \(5,\), x_test of \(6,\)"),
         ((np.zeros(4), Y, X, Y), "known are"),
-        ((np.zeros((4, 8, 8, 3), np.uint8), Y, X, Y), r"channels last; use x.transpose\(0, 3, 1, 2\)"),
-        ((np.full((4, 1, 2, 2), 7.0), Y, X, Y), "from 7 to 7; images are uint8, or floats from 0 to 1"),
+        (
+            (np.zeros((4, 8, 8, 3), np.uint8), Y, X, Y),
+            r"channels last; use x.transpose\(0, 3, 1, 2\)",
+        ),
+        (
+            (np.full((4, 1, 2, 2), 7.0), Y, X, Y),
+            "from 7 to 7; images are uint8, or floats from 0 to 1",
+        ),
         ((X, Y, X, Y, [1, 2]), r"client_ids is int64 \(2,\)"),
-        ((X.astype(np.uint8), np.full((4, 5), 300), X, Y), "must be next bytes 0 to 255"),
+        (
+            (X.astype(np.uint8), np.full((4, 5), 300), X, Y),
+            "must be next bytes 0 to 255",
+        ),
     ],
 )
 def test_what_cannot_be_used(value, message):
@@ -98,24 +115,45 @@ def test_a_loader_by_import_path(monkeypatch):
 
     def people():
         data: Dataset = own(X)
-        return Population("p", "features", 3, (5,), Partitioned(data.train, Partition.from_owners(Y, 3)), data.test)
+        return Population(
+            "p",
+            "features",
+            3,
+            (5,),
+            Partitioned(data.train, Partition.from_owners(Y, 3)),
+            data.test,
+        )
 
     empty = SimpleNamespace(load=load, people=people, broken=lambda: 3)
     monkeypatch.setitem(sys.modules, "own_data", empty)
     found = population("own_data:load", {"size": 12}, {}, 5)
     assert [found.clients.size(k) for k in range(3)] == [4, 4, 4]
-    assert len(population("own_data:load", {"size": 12}, {"kind": "iid", "clients": 6}, 5).clients) == 6
-    with pytest.raises(ConfigError, match=r"takes no option 'sise'\. Did you mean 'size'"):
+    assert (
+        len(
+            population(
+                "own_data:load", {"size": 12}, {"kind": "iid", "clients": 6}, 5
+            ).clients
+        )
+        == 6
+    )
+    with pytest.raises(
+        ConfigError, match=r"takes no option 'sise'\. Did you mean 'size'"
+    ):
         population("own_data:load", {"sise": 12}, {}, 0)
     assert len(population("own_data:people", {}, {}, 0).clients) == 3
-    with pytest.raises(ConfigError, match=r"brings its own clients: remove \[data.partition\] \(kind\)"):
+    with pytest.raises(
+        ConfigError, match=r"brings its own clients: remove \[data.partition\] \(kind\)"
+    ):
         population("own_data:people", {}, {"kind": "iid"}, 0)
     with pytest.raises(DataError, match="'own_data:broken' returned a int"):
         population("own_data:broken", {}, {}, 0)
 
 
 def test_an_unknown_name_names_the_nearest():
-    with pytest.raises(ConfigError, match=r"unknown data set 'fashion-mimi'\. Did you mean 'fashion-mini'"):
+    with pytest.raises(
+        ConfigError,
+        match=r"unknown data set 'fashion-mimi'\. Did you mean 'fashion-mini'",
+    ):
         population("fashion-mimi", {}, {}, 0)
     with pytest.raises(ConfigError, match="takes no option 'size'"):
         population("digits", {"size": 3}, {}, 0)

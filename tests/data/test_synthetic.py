@@ -18,13 +18,24 @@ def test_every_set_with_files_has_a_twin():
 
 @pytest.mark.parametrize("name", ["digits", "watch-mini", "shakespeare-mini"])
 def test_a_twin_has_the_schema_of_the_real_set(name):
-    real, twins = (population(name, options, {}, 0) for options in ({}, {"synthetic": True}))
+    real, twins = (
+        population(name, options, {}, 0) for options in ({}, {"synthetic": True})
+    )
     for key in ("task", "classes", "input_shape"):
         assert getattr(real, key) == getattr(twins, key)
     assert len(real.clients) == len(twins.clients)
-    assert (real.test.x.shape, real.test.x.dtype) == (twins.test.x.shape, twins.test.x.dtype)
-    assert (real.test.y.shape, real.test.y.dtype) == (twins.test.y.shape, twins.test.y.dtype)
-    assert (real.clients[0].x.dtype, real.clients[0].y.dtype) == (twins.clients[0].x.dtype, twins.clients[0].y.dtype)
+    assert (real.test.x.shape, real.test.x.dtype) == (
+        twins.test.x.shape,
+        twins.test.x.dtype,
+    )
+    assert (real.test.y.shape, real.test.y.dtype) == (
+        twins.test.y.shape,
+        twins.test.y.dtype,
+    )
+    assert (real.clients[0].x.dtype, real.clients[0].y.dtype) == (
+        twins.clients[0].x.dtype,
+        twins.clients[0].y.dtype,
+    )
 
 
 def nearest_mean_accuracy(train, test):
@@ -64,7 +75,10 @@ def test_a_twin_is_a_function_of_the_seed():
     [
         ({"synthetic": "yes"}, "neither true nor false"),
         ({"synthetic": True, "train": 0}, "train = 0 is out of range"),
-        ({"synthetic": True, "trian": 5}, "takes no option 'trian'. Did you mean 'train'"),
+        (
+            {"synthetic": True, "trian": 5},
+            "takes no option 'trian'. Did you mean 'train'",
+        ),
         ({"train": 5}, "takes no option 'train'"),
     ],
 )
@@ -80,7 +94,11 @@ def test_a_client_is_a_function_of_seed_and_number():
     assert not np.array_equal(few[3].x[:50], few[4].x[:50])
     assert not np.array_equal(few[3].x[:20], few.held_out(3, 20).x)
     assert len(few[3]) == few.size(3)
-    assert (few[3].x.dtype.name, few[3].y.dtype.name, few[3].x.shape[1]) == ("float32", "int64", 60)
+    assert (few[3].x.dtype.name, few[3].y.dtype.name, few[3].x.shape[1]) == (
+        "float32",
+        "int64",
+        60,
+    )
     with pytest.raises(IndexError):
         few[10]
 
@@ -100,10 +118,18 @@ def test_inputs_spread_as_the_paper_says():
 
 def test_alpha_and_iid_rule_how_alike_clients_are():
     same = SyntheticClients(0, 50, alpha=0, beta=0, iid=True)
-    mixes = np.array([np.bincount(same.held_out(k, 200).y, minlength=10) for k in range(5)]) / 200
+    mixes = (
+        np.array([np.bincount(same.held_out(k, 200).y, minlength=10) for k in range(5)])
+        / 200
+    )
     assert mixes.std(axis=0).max() < 0.06
     different = SyntheticClients(0, 50, alpha=1, beta=1)
-    mixes = np.array([np.bincount(different.held_out(k, 200).y, minlength=10) for k in range(5)]) / 200
+    mixes = (
+        np.array(
+            [np.bincount(different.held_out(k, 200).y, minlength=10) for k in range(5)]
+        )
+        / 200
+    )
     assert mixes.std(axis=0).max() > 0.2
 
 
@@ -114,7 +140,11 @@ def test_ten_thousand_clients_cost_no_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8e6
-    assert (len(found.clients), len(found.test), found.input_shape) == (10_000, 2000, (60,))
+    assert (len(found.clients), len(found.test), found.input_shape) == (
+        10_000,
+        2000,
+        (60,),
+    )
     assert label_counts(found, most=4)[0].tolist() == [0, 3333, 6666, 9999]
 
 
@@ -139,4 +169,11 @@ def test_wrong_settings(options, partition, message):
 def test_clients_may_be_given_in_either_table():
     assert len(population("synthetic", {}, {}, 0).clients) == 100
     assert len(population("synthetic", {"clients": 7}, {}, 0).clients) == 7
-    assert len(population("synthetic", {"clients": 7}, {"kind": "natural_id", "clients": 7}, 0).clients) == 7
+    assert (
+        len(
+            population(
+                "synthetic", {"clients": 7}, {"kind": "natural_id", "clients": 7}, 0
+            ).clients
+        )
+        == 7
+    )

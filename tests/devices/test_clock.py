@@ -7,14 +7,20 @@ from fedlearn.devices.clock import Clock, Spent, joules, spent
 from fedlearn.devices.delay import delay
 from fedlearn.devices.profiles import Devices, Profile
 
-SLOW = Profile(flops=100, up_mbps=1, down_mbps=2, idle_w=1, train_w=5, radio_w=2, latency_ms=500)
+SLOW = Profile(
+    flops=100, up_mbps=1, down_mbps=2, idle_w=1, train_w=5, radio_w=2, latency_ms=500
+)
 FAST = Profile(flops=1000, up_mbps=8, down_mbps=8, idle_w=1, train_w=9, radio_w=3)
 
 
 def clock(deadline_s: float = 0.0, **changes: float) -> Clock:
     """Return a clock over a slow and a fast client."""
     slow = Profile(**(vars(SLOW) | changes))
-    return Clock(Devices(("slow", "fast"), (slow, FAST), np.array([0, 1]), np.zeros(2)), deadline_s, 1_000_000)
+    return Clock(
+        Devices(("slow", "fast"), (slow, FAST), np.array([0, 1]), np.zeros(2)),
+        deadline_s,
+        1_000_000,
+    )
 
 
 def round_of(made: Clock) -> list[tuple[Spent, bool]]:
@@ -62,7 +68,12 @@ def test_with_a_deadline_the_slow_are_late_and_the_round_ends_then():
     line = made.take()
     assert (line["seconds"], line["late"]) == (4.0, 1)
     slow = line["by_profile"]["slow"]
-    assert (slow["down"], slow["compute"], slow["up"], slow["wait"]) == (1.5, 2.0, 0.5, 0.0)  # it was cut off while it sent
+    assert (slow["down"], slow["compute"], slow["up"], slow["wait"]) == (
+        1.5,
+        2.0,
+        0.5,
+        0.0,
+    )  # it was cut off while it sent
 
 
 def test_a_device_that_is_away_is_waited_for():
@@ -92,5 +103,10 @@ def test_a_clock_goes_on_from_a_checkpoint():
 
 def test_inference_runs_where_the_answer_comes_first():
     found = delay(SLOW, FAST, 125_000, 100)
-    assert (found.edge_s, found.trans_s, found.cloud_s, found.where) == (1.0, 2.0, 0.1, "device")
+    assert (found.edge_s, found.trans_s, found.cloud_s, found.where) == (
+        1.0,
+        2.0,
+        0.1,
+        "device",
+    )
     assert delay(SLOW, FAST, 125_000, 10_000).where == "cloud"

@@ -15,7 +15,9 @@ def test_without_fairness_the_fastest_are_asked():
 def test_a_share_of_the_places_is_drawn_among_the_others():
     asked = [fastest(SECONDS, 5, 0.0, 0.2, 0, round, 0) for round in range(1, 201)]
     assert all({1, 3, 5, 7} <= set(cohort) and len(cohort) == 5 for cohort in asked)
-    others = np.bincount([client for cohort in asked for client in cohort], minlength=10)[[0, 2, 4, 6, 8, 9]]
+    others = np.bincount(
+        [client for cohort in asked for client in cohort], minlength=10
+    )[[0, 2, 4, 6, 8, 9]]
     assert others.min() > 15  # 200 places among six
 
 

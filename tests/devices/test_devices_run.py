@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fedlearn.data.samples import IGNORE, Samples
-from fedlearn.engine.devices import Work
 from fedlearn.plan import Plan
+from fedlearn.runs.devices import Work
 from tests.jobs import CONFIG, Ran, run, strategy
 
 TWO = (
@@ -38,7 +38,11 @@ def test_devices_alone_change_no_result(tmp_path):
     timed = run(tmp_path / "timed", config=TWO)
     assert plain.sha256 == timed.sha256
     assert "devices" not in plain.summary and "devices" not in plain.lines[1]
-    assert timed.summary["devices"]["seconds"] == sum(d["seconds"] for d in told(timed)) > 0
+    assert (
+        timed.summary["devices"]["seconds"]
+        == sum(d["seconds"] for d in told(timed))
+        > 0
+    )
 
 
 def test_the_clock_is_the_same_with_any_engine(tmp_path):
@@ -49,7 +53,12 @@ def test_the_clock_is_the_same_with_any_engine(tmp_path):
 
 def test_fewer_bytes_take_less_time(tmp_path):
     raw = run(tmp_path / "raw", "devices.profile.slow.flops=1e9", config=TWO)
-    small = run(tmp_path / "small", "devices.profile.slow.flops=1e9", "codec.up=eden1", config=TWO)
+    small = run(
+        tmp_path / "small",
+        "devices.profile.slow.flops=1e9",
+        "codec.up=eden1",
+        config=TWO,
+    )
     assert small.summary["devices"]["seconds"] < 0.7 * raw.summary["devices"]["seconds"]
     assert small.summary["devices"]["joules"] < raw.summary["devices"]["joules"]
 
@@ -61,15 +70,24 @@ COARSE = ("codec.down=pred+cvq(1,1)", "codec.up=ef+topk(0.1)+tern")
 
 
 @pytest.mark.parametrize(
-    "codecs", [(), COARSE, (*COARSE, "devices.profile.slow.down_mbps=1e-4")], ids=["whole", "differences", "never had the model"]
+    "codecs",
+    [(), COARSE, (*COARSE, "devices.profile.slow.down_mbps=1e-4")],
+    ids=["whole", "differences", "never had the model"],
 )
 def test_late_clients_are_left_out_and_a_resumed_run_is_the_same(codecs, tmp_path):
     ran = run(tmp_path / "whole", *LATE, *codecs, config=TWO)
     assert ran.code == 0
     assert all(d["seconds"] == 2 for d in told(ran) if d["late"])
-    assert sum(d["late"] for d in told(ran)) == ran.summary["failed"] == ran.summary["devices"]["late"] > 0
+    assert (
+        sum(d["late"] for d in told(ran))
+        == ran.summary["failed"]
+        == ran.summary["devices"]["late"]
+        > 0
+    )
     reasons = [reason for line in ran.lines for reason in line["failures"].values()]
-    assert all(r.startswith("late: ") and r.endswith("the round ends after 2") for r in reasons)
+    assert all(
+        r.startswith("late: ") and r.endswith("the round ends after 2") for r in reasons
+    )
     part = run(tmp_path / "part", *LATE, *codecs, "experiment.rounds=1", config=TWO)
     assert part.code == 0
     again = run(tmp_path / "part", *LATE, *codecs, config=TWO, resume=True)
@@ -84,38 +102,81 @@ def test_a_deadline_that_nobody_meets_ends_the_run(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "config",
-    [TWO, strategy("flwr.serverapp.strategy:FedAvg", fraction_train=0.5, fraction_evaluate=0.0) + TWO[len(CONFIG) :]],
+    [
+        TWO,
+        strategy(
+            "flwr.serverapp.strategy:FedAvg", fraction_train=0.5, fraction_evaluate=0.0
+        )
+        + TWO[len(CONFIG) :],
+    ],
     ids=["ours", "flower's"],
 )
 def test_the_fastest_are_asked_whatever_the_strategy(config, tmp_path):
     sets = ("devices.cohort=fastest", "devices.fairness=0.3")
     ran = run(tmp_path / "fast", *sets, config=config)
     assert ran.code == 0
-    asked = [{name: row["clients"] for name, row in d["by_profile"].items()} for d in told(ran)]
-    assert all(sum(counts.values()) == 6 and counts["fast"] >= 4 for counts in asked)  # two places are drawn
+    asked = [
+        {name: row["clients"] for name, row in d["by_profile"].items()}
+        for d in told(ran)
+    ]
+    assert all(
+        sum(counts.values()) == 6 and counts["fast"] >= 4 for counts in asked
+    )  # two places are drawn
     assert all(line["clients"] == 6 for line in ran.lines[1:])
     run(tmp_path / "part", *sets, "experiment.rounds=2", config=config)
-    assert run(tmp_path / "part", *sets, config=config, resume=True).sha256 == ran.sha256
+    assert (
+        run(tmp_path / "part", *sets, config=config, resume=True).sha256 == ran.sha256
+    )
 
 
 def test_only_clients_that_are_there_are_asked(tmp_path):
     sets = ("devices.profile.slow.available=0.01", "devices.profile.slow.period_h=100")
     waits = run(tmp_path / "any", *sets, config=TWO)
-    there = run(tmp_path / "present", *sets, "devices.cohort=present", "evaluate.clients=true", config=TWO)
-    assert sum(row["away"] for d in told(waits) for row in d["by_profile"].values()) > 3600
+    there = run(
+        tmp_path / "present",
+        *sets,
+        "devices.cohort=present",
+        "evaluate.clients=true",
+        config=TWO,
+    )
+    assert (
+        sum(row["away"] for d in told(waits) for row in d["by_profile"].values()) > 3600
+    )
     assert [d["by_profile"]["fast"]["away"] for d in told(there)] == [0.0] * 3
     assert [line["clients"] for line in there.lines[1:]] == [6] * 3
     assert there.lines[-1]["clients_evaluation"]["clients"] == 12  # of all clients
-    fast = run(tmp_path / "fast", *sets, "devices.cohort=fastest", "devices.fairness=1", config=TWO)
-    assert [d["by_profile"] for d in told(fast)] == [{"fast": d["by_profile"]["fast"]} for d in told(fast)]
-    more = run(tmp_path / "more", *sets, "devices.cohort=fastest", "strategy.fraction_train=0.75", "experiment.rounds=1", config=TWO)
-    assert [(d["by_profile"]["slow"]["clients"], d["by_profile"]["fast"]["clients"]) for d in told(more)] == [(3, 6)]
+    fast = run(
+        tmp_path / "fast",
+        *sets,
+        "devices.cohort=fastest",
+        "devices.fairness=1",
+        config=TWO,
+    )
+    assert [d["by_profile"] for d in told(fast)] == [
+        {"fast": d["by_profile"]["fast"]} for d in told(fast)
+    ]
+    more = run(
+        tmp_path / "more",
+        *sets,
+        "devices.cohort=fastest",
+        "strategy.fraction_train=0.75",
+        "experiment.rounds=1",
+        config=TWO,
+    )
+    assert [
+        (d["by_profile"]["slow"]["clients"], d["by_profile"]["fast"]["clients"])
+        for d in told(more)
+    ] == [(3, 6)]
 
 
 def test_the_report_tells_of_time_energy_and_inference(tmp_path):
     ran = run(tmp_path / "run", "devices.target=0.5", config=TWO)
     page = (ran.folder / "report.html").read_text()
-    assert "Simulated devices" in page and "to 50.00 % accuracy" in page and "waiting for others" in page
+    assert (
+        "Simulated devices" in page
+        and "to 50.00 % accuracy" in page
+        and "waiting for others" in page
+    )
     for name in ("accuracy_time", "accuracy_joules", "devices"):
         assert (ran.folder / "plots" / f"{name}.png").stat().st_size > 5000
     summary = ran.summary["devices"]
@@ -131,12 +192,21 @@ def test_the_report_tells_of_time_energy_and_inference(tmp_path):
     ("sets", "message"),
     [
         (["devices.mix=egde"], "[devices] unknown mix 'egde'. Did you mean 'edge'?"),
-        (["devices.cohort=fastest"], '[devices] cohort = "fastest" needs devices; add mix = "edge", or profiles'),
+        (
+            ["devices.cohort=fastest"],
+            '[devices] cohort = "fastest" needs devices; add mix = "edge", or profiles',
+        ),
         (["devices.deadline_s=3"], "[devices] deadline_s = 3 needs devices"),
-        (["devices.mix=edge", "devices.cloud=sever"], "[devices] unknown profile 'sever'. Did you mean 'server'?"),
+        (
+            ["devices.mix=edge", "devices.cloud=sever"],
+            "[devices] unknown profile 'sever'. Did you mean 'server'?",
+        ),
         (["devices.mix=edge", "devices.profiles.pi-4=1"], "mix and profiles both say"),
         (["devices.profiles.pi-4=0"], "greater than 0"),
-        (["devices.profile.mine.flop=1"], "unknown key 'devices.profile.mine.flop'. Did you mean 'flops'?"),
+        (
+            ["devices.profile.mine.flop=1"],
+            "unknown key 'devices.profile.mine.flop'. Did you mean 'flops'?",
+        ),
     ],
 )
 def test_a_mistake_is_named_before_anything_is_written(sets, message, tmp_path, capsys):
@@ -148,7 +218,9 @@ def test_a_mistake_is_named_before_anything_is_written(sets, message, tmp_path, 
 
 def samples_of(x, y, task="image") -> Work:
     population = SimpleNamespace(task=task)
-    runner: Any = SimpleNamespace(samples=lambda client, held_out: Samples(x, y), population=population)
+    runner: Any = SimpleNamespace(
+        samples=lambda client, held_out: Samples(x, y), population=population
+    )
     return Work(runner)
 
 
@@ -162,4 +234,9 @@ def test_a_line_of_which_the_last_character_counts_is_read_as_a_whole():
 def test_a_straggler_goes_through_the_samples_of_its_epochs():
     work = samples_of(np.zeros((10, 4)), np.zeros(10, np.int64))
     plan = Plan(1, 0, epochs=4, batch_size=5, stragglers=1.0)
-    assert {work.samples(client, "train", plan) for client in range(50)} == {10, 20, 30, 40}
+    assert {work.samples(client, "train", plan) for client in range(50)} == {
+        10,
+        20,
+        30,
+        40,
+    }

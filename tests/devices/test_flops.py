@@ -12,10 +12,14 @@ from fedlearn.devices.flops import Flops, count
 def test_two_layers_by_hand():
     module = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     forward = 2 * (4 * 3 + 3 * 2)
-    assert count(module, (4,)) == Flops(forward, 3 * forward - 2 * 4 * 3)  # no gradient of the data
+    assert count(module, (4,)) == Flops(
+        forward, 3 * forward - 2 * 4 * 3
+    )  # no gradient of the data
 
 
-@pytest.mark.parametrize(("name", "shape"), [("cnn-small", (1, 28, 28)), ("resnet-small", (3, 32, 32))])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("cnn-small", (1, 28, 28)), ("resnet-small", (3, 32, 32))]
+)
 def test_as_torch_counts_both_passes(name, shape):
     module = models.build(name, {}, input_shape=shape, classes=10, seed=0)
     with FlopCounterMode(display=False) as counter:
@@ -35,11 +39,15 @@ def test_grouped_convolutions_cost_what_they_multiply():
 
 
 def test_the_module_is_left_as_it_was():
-    module = models.build("resnet-small", {"norm": "batch"}, input_shape=(3, 32, 32), classes=10, seed=0).eval()
+    module = models.build(
+        "resnet-small", {"norm": "batch"}, input_shape=(3, 32, 32), classes=10, seed=0
+    ).eval()
     before = {key: value.clone() for key, value in module.state_dict().items()}
     count(module, (3, 32, 32))
     assert not module.training
-    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+    assert all(
+        torch.equal(value, before[key]) for key, value in module.state_dict().items()
+    )
 
 
 class Looks(nn.Module):

@@ -23,7 +23,11 @@ def measured(processes):
 def test_one_process_and_several(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
     alone, several, every = measured(1), measured(2), measured(99)
-    assert [(found.processes, found.cores) for found in (alone, several, every)] == [(1, 3), (2, 3), (3, 3)]
+    assert [(found.processes, found.cores) for found in (alone, several, every)] == [
+        (1, 3),
+        (2, 3),
+        (3, 3),
+    ]
     assert alone.one_gflops == alone.all_gflops > 0
     assert several.all_gflops > 0 and every.all_gflops > 0
 

@@ -14,7 +14,13 @@ def section(**keys) -> DevicesSection:
 
 @pytest.mark.parametrize(
     ("shares", "total", "counts"),
-    [([10, 5, 5], 20, [10, 5, 5]), ([10, 5, 5], 4, [2, 1, 1]), ([1, 1, 1], 2, [1, 1, 0]), ([0.5, 0.3, 0.2], 10, [5, 3, 2]), ([2], 7, [7])],
+    [
+        ([10, 5, 5], 20, [10, 5, 5]),
+        ([10, 5, 5], 4, [2, 1, 1]),
+        ([1, 1, 1], 2, [1, 1, 0]),
+        ([0.5, 0.3, 0.2], 10, [5, 3, 2]),
+        ([2], 7, [7]),
+    ],
 )
 def test_shares_become_whole_clients(shares, total, counts):
     assert apportion(shares, total) == counts
@@ -28,17 +34,32 @@ def test_every_mix_is_of_known_profiles_and_edge_is_twenty_devices():
 
 def test_devices_follow_from_the_seed():
     first, again, other = (devices(section(mix="edge"), 40, seed) for seed in (1, 1, 2))
-    assert np.array_equal(first.kind, again.kind) and np.array_equal(first.phase, again.phase)
+    assert np.array_equal(first.kind, again.kind) and np.array_equal(
+        first.phase, again.phase
+    )
     assert not np.array_equal(first.kind, other.kind)
     assert first.counts() == other.counts()
 
 
 def test_a_device_of_ones_own_is_like_another_or_whole():
-    found = section(profiles={"mine": 1}, profile={"mine": {"like": "pi-5", "up_mbps": 0.5}, "pi-4": {"flops": 1e9}})
+    found = section(
+        profiles={"mine": 1},
+        profile={"mine": {"like": "pi-5", "up_mbps": 0.5}, "pi-4": {"flops": 1e9}},
+    )
     assert profile_of(found, "mine").up_mbps == 0.5
     assert profile_of(found, "mine").flops == PROFILES["pi-5"].flops
-    assert (profile_of(found, "pi-4").flops, profile_of(found, "pi-4").train_w) == (1e9, PROFILES["pi-4"].train_w)
-    whole = {"flops": 1e9, "up_mbps": 1, "down_mbps": 2, "idle_w": 1, "train_w": 2, "radio_w": 3}
+    assert (profile_of(found, "pi-4").flops, profile_of(found, "pi-4").train_w) == (
+        1e9,
+        PROFILES["pi-4"].train_w,
+    )
+    whole = {
+        "flops": 1e9,
+        "up_mbps": 1,
+        "down_mbps": 2,
+        "idle_w": 1,
+        "train_w": 2,
+        "radio_w": 3,
+    }
     assert profile_of(section(profile={"mine": whole}), "mine").available == 1
 
 
@@ -53,8 +74,14 @@ def test_one_link_for_all():
     [
         ({"mix": "egde"}, "unknown mix 'egde'. Did you mean 'edge'?"),
         ({"profiles": {"pi5": 1}}, "unknown profile 'pi5'. Did you mean 'pi-5'?"),
-        ({"mix": "edge", "profile": {"mine": {"like": "pi-6"}}}, "like = 'pi-6' is no built-in profile"),
-        ({"mix": "edge", "profile": {"mine": {"flops": 1e9}}}, "profile.mine lacks up_mbps, down_mbps, idle_w, train_w, radio_w"),
+        (
+            {"mix": "edge", "profile": {"mine": {"like": "pi-6"}}},
+            "like = 'pi-6' is no built-in profile",
+        ),
+        (
+            {"mix": "edge", "profile": {"mine": {"flops": 1e9}}},
+            "profile.mine lacks up_mbps, down_mbps, idle_w, train_w, radio_w",
+        ),
     ],
 )
 def test_what_does_not_exist_is_named(keys, message):
@@ -66,7 +93,9 @@ def test_what_does_not_exist_is_named(keys, message):
 def test_a_phone_is_away_for_two_thirds_of_the_day():
     phones = devices(section(mix="phones"), 300, 0)
     away = np.array([phones.away_s(3600 * hour) for hour in range(24)])
-    assert (away == 0).sum(0).tolist() == [8] * 300  # of 24 hours, whenever its day begins
+    assert (away == 0).sum(0).tolist() == [
+        8
+    ] * 300  # of 24 hours, whenever its day begins
     first = phones.away_s(0.0)
     assert first.max() <= 16 * 3600
     late = first > 0

@@ -38,8 +38,16 @@ class Board:
 
     def environment(self) -> dict[str, str]:
         """Return the variables with which the board's Python runs the sources here."""
-        told = {"PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(PLACE / "compiled"), "OMP_NUM_THREADS": "1"}
-        return {**os.environ, **told, "PATH": f"{self.path}{os.pathsep}{os.environ['PATH']}"}
+        told = {
+            "PYTHONPATH": str(ROOT),
+            "PYTHONPYCACHEPREFIX": str(PLACE / "compiled"),
+            "OMP_NUM_THREADS": "1",
+        }
+        return {
+            **os.environ,
+            **told,
+            "PATH": f"{self.path}{os.pathsep}{os.environ['PATH']}",
+        }
 
 
 def board() -> Board:
@@ -68,8 +76,13 @@ def _system(made: Board) -> None:
     made.python.unlink()  # a link to it
     made.path.mkdir()
     # -0 hands the program's own name on: so sys.executable is a program of this machine too, and the agent can start its child
-    for program, binary in ((made.python, real), (made.path / "openssl", PLACE / "root/usr/bin/openssl")):
-        program.write_text(f'#!/bin/sh\nexec {emulator} -0 "$0" -L {PLACE}/root {binary} "$@"\n')
+    for program, binary in (
+        (made.python, real),
+        (made.path / "openssl", PLACE / "root/usr/bin/openssl"),
+    ):
+        program.write_text(
+            f'#!/bin/sh\nexec {emulator} -0 "$0" -L {PLACE}/root {binary} "$@"\n'
+        )
         program.chmod(0o755)
 
 
@@ -79,12 +92,32 @@ def _unpack(architecture: str, packages: list[str], folder: Path) -> None:
     for name in ("lists/partial", "archives/partial"):
         (state / name).mkdir(parents=True)
     settings = {
-        **{"APT::Architecture": architecture, "APT::Architectures": architecture, "APT::Sandbox::User": "root"},
-        **{"Dir::State": state, "Dir::State::lists": state / "lists", "Dir::State::status": "/dev/null", "Dir::Cache": state},
+        **{
+            "APT::Architecture": architecture,
+            "APT::Architectures": architecture,
+            "APT::Sandbox::User": "root",
+        },
+        **{
+            "Dir::State": state,
+            "Dir::State::lists": state / "lists",
+            "Dir::State::status": "/dev/null",
+            "Dir::Cache": state,
+        },
     }
-    options = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
+    options = [
+        word for key, value in settings.items() for word in ("-o", f"{key}={value}")
+    ]
     _run("apt-get", "-q", *options, "update")
-    _run("apt-get", "-q", "-y", *options, "--no-install-recommends", "--download-only", "install", *packages)
+    _run(
+        "apt-get",
+        "-q",
+        "-y",
+        *options,
+        "--no-install-recommends",
+        "--download-only",
+        "install",
+        *packages,
+    )
     for package in (state / "archives").glob("*.deb"):
         _run("dpkg-deb", "-x", str(package), str(folder))
     shutil.rmtree(state)
@@ -92,9 +125,13 @@ def _unpack(architecture: str, packages: list[str], folder: Path) -> None:
 
 def _packages(made: Board) -> None:
     """Unpack the wheels that an agent needs where the board's Python finds them."""
-    version = next((PLACE / "root/usr/bin").glob("python3.??")).name.removeprefix("python")
+    version = next((PLACE / "root/usr/bin").glob("python3.??")).name.removeprefix(
+        "python"
+    )
     target = Target("Debian", MACHINE, version)
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "dependencies"
+    ]
     try:
         download(target, resolve(target, [*wanted, TORCH]), PLACE / "wheels")
     except FedlearnError as error:
@@ -102,7 +139,11 @@ def _packages(made: Board) -> None:
     for wheel in (PLACE / "wheels").glob("*.whl"):
         zipfile.ZipFile(wheel).extractall(PLACE / "root/usr/lib/python3/dist-packages")
     shutil.rmtree(PLACE / "wheels")
-    told = _run(str(made.python), "-c", "import platform, grpc, torch; print(platform.machine(), torch.__version__)")  # compiles, too
+    told = _run(
+        str(made.python),
+        "-c",
+        "import platform, grpc, torch; print(platform.machine(), torch.__version__)",
+    )  # compiles, too
     if not told.startswith(MACHINE):
         raise Missing(f"the emulated Python says: {told}")
 

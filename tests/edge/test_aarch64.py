@@ -19,8 +19,12 @@ from fedlearn.wire import UPDATE, read_message
 from tests.edge.board import ROOT, Board, Missing, board
 
 pytestmark = [
-    pytest.mark.skipif("FEDLEARN_EDGE" not in os.environ, reason="make edge-test runs this"),
-    pytest.mark.timeout(1800),  # the emulator takes a minute of processor time to import torch twice
+    pytest.mark.skipif(
+        "FEDLEARN_EDGE" not in os.environ, reason="make edge-test runs this"
+    ),
+    pytest.mark.timeout(
+        1800
+    ),  # the emulator takes a minute of processor time to import torch twice
 ]
 WITHIN = 1e-5
 """The largest difference of an update's value between processors: sums in another order, over a few steps."""
@@ -67,7 +71,12 @@ def started():
     with contextlib.ExitStack() as all:
 
         def start(*command: object, **options) -> subprocess.Popen:
-            process = subprocess.Popen([str(word) for word in command], cwd=ROOT, stdin=subprocess.DEVNULL, **options)
+            process = subprocess.Popen(
+                [str(word) for word in command],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                **options,
+            )
             all.callback(process.wait)
             all.callback(process.kill)
             return process
@@ -79,13 +88,24 @@ def serve(started, folder: Path, kind: str, *options: object) -> subprocess.Pope
     model, data, rounds = RUNS[kind]
     config = folder.with_suffix(".toml")
     config.write_text(CONFIG.format(model=model, data=data, rounds=rounds))
-    return started(sys.executable, "-m", "fedlearn.serve", config, "--quiet", "--out", folder, *options)
+    return started(
+        sys.executable,
+        "-m",
+        "fedlearn.commands.serve",
+        config,
+        "--quiet",
+        "--out",
+        folder,
+        *options,
+    )
 
 
 def until(found, process: subprocess.Popen):
     """Return what is found, once it is there; while a process lives that leads to it."""
     while not (it := found()):
-        assert process.poll() is None, f"the process ended with code {process.returncode}"
+        assert process.poll() is None, (
+            f"the process ended with code {process.returncode}"
+        )
         time.sleep(0.1)
     return it
 
@@ -97,19 +117,32 @@ def address(folder: Path, process: subprocess.Popen, port: str = "port") -> str:
 
 def asked(folder: Path, round: int) -> bool:
     log = folder / "fleet.log"
-    events = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    return any(event["event"] == "asked" and event["key"].startswith(f"{round}/train") for event in events)
+    events = (
+        [json.loads(line) for line in log.read_text().splitlines()]
+        if log.exists()
+        else []
+    )
+    return any(
+        event["event"] == "asked" and event["key"].startswith(f"{round}/train")
+        for event in events
+    )
 
 
 def updates(folder: Path) -> list[np.ndarray]:
     """Return the updates that a run's journal holds, in order."""
     journal = Journal(folder / "journal")
     try:
-        answers = [journal.read(entry) for meta, entry in journal.records() if meta["kind"] == "answer" and meta["work"][1] == "train"]
+        answers = [
+            journal.read(entry)
+            for meta, entry in journal.records()
+            if meta["kind"] == "answer" and meta["work"][1] == "train"
+        ]
     finally:
         journal.close()
     messages = [read_message(answer) for answer in answers]
-    assert all(header.kind == UPDATE and header.codec == "raw32" for header, _ in messages)
+    assert all(
+        header.kind == UPDATE and header.codec == "raw32" for header, _ in messages
+    )
     return [np.frombuffer(message.body, "<f4") for _, message in messages]
 
 
@@ -118,8 +151,12 @@ def check(folder: Path, kind: str) -> None:
     assert len(ours) == len(theirs) == RUNS[kind][2]
     for update, other in zip(ours, theirs, strict=True):
         apart = float(np.abs(update - other).max())
-        print(f"{kind}: {len(update):,} values up to {np.abs(other).max():.2g}; apart at most {apart:.2g}")
-        assert np.abs(other).max() > 100 * WITHIN, "the update is so small that the comparison says nothing"
+        print(
+            f"{kind}: {len(update):,} values up to {np.abs(other).max():.2g}; apart at most {apart:.2g}"
+        )
+        assert np.abs(other).max() > 100 * WITHIN, (
+            "the update is so small that the comparison says nothing"
+        )
         assert apart <= WITHIN
 
 
@@ -127,14 +164,43 @@ def test_a_cnn_with_a_kill_between_enrolment_and_the_end(arm, started, tmp_path)
     other = serve(started, tmp_path / "x86", "cnn", "--local-agents", 1)
     pki, state = tmp_path / "pki", tmp_path / "state"
     ours = [sys.executable, "-m"]
-    subprocess.run([*ours, "fedlearn.pki", "init", "--pki", pki, "--name", "127.0.0.1"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    token = subprocess.check_output([*ours, "fedlearn.token", "--pki", pki, "--client", "0"], cwd=ROOT, text=True).strip()
+    subprocess.run(
+        [*ours, "fedlearn.commands.pki", "init", "--pki", pki, "--name", "127.0.0.1"],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    token = subprocess.check_output(
+        [*ours, "fedlearn.commands.token", "--pki", pki, "--client", "0"],
+        cwd=ROOT,
+        text=True,
+    ).strip()
     coordinator = serve(started, tmp_path / "arm", "cnn", "--pki", pki)
     enrolment = address(tmp_path / "arm", coordinator, "enrol")
-    enrol = [arm.python, "-m", "fedlearn.enroll", "--coordinator", enrolment, "--token", token, "--state", state]
-    subprocess.run(enrol, cwd=ROOT, check=True, env=arm.environment(), stdout=subprocess.DEVNULL)
+    enrol = [
+        arm.python,
+        "-m",
+        "fedlearn.commands.enroll",
+        "--coordinator",
+        enrolment,
+        "--token",
+        token,
+        "--state",
+        state,
+    ]
+    subprocess.run(
+        enrol, cwd=ROOT, check=True, env=arm.environment(), stdout=subprocess.DEVNULL
+    )
 
-    attend = (arm.python, "-m", "fedlearn.agent", "--coordinator", address(tmp_path / "arm", coordinator), "--state", state)
+    attend = (
+        arm.python,
+        "-m",
+        "fedlearn.agent",
+        "--coordinator",
+        address(tmp_path / "arm", coordinator),
+        "--state",
+        state,
+    )
     agent = started(*attend, env=arm.environment())
     until(lambda: asked(tmp_path / "arm", 2), agent)
     agent.send_signal(signal.SIGKILL)
@@ -150,7 +216,15 @@ def test_a_cnn_with_a_kill_between_enrolment_and_the_end(arm, started, tmp_path)
 def test_an_lstm(arm, started, tmp_path):
     other = serve(started, tmp_path / "x86", "lstm", "--local-agents", 1)
     coordinator = serve(started, tmp_path / "arm", "lstm", "--insecure")
-    attend = ("--coordinator", address(tmp_path / "arm", coordinator), "--client", 0, "--insecure", "--state", tmp_path / "state")
+    attend = (
+        "--coordinator",
+        address(tmp_path / "arm", coordinator),
+        "--client",
+        0,
+        "--insecure",
+        "--state",
+        tmp_path / "state",
+    )
     agent = started(arm.python, "-m", "fedlearn.agent", *attend, env=arm.environment())
     assert agent.wait() == 0
     assert coordinator.wait() == 0

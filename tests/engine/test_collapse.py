@@ -20,16 +20,29 @@ from fedlearn.data.samples import Population, Samples
 from fedlearn.engine import together
 from fedlearn.engine.collapse import Collapsed
 from fedlearn.engine.runner import Task
-from fedlearn.engine.simulation import simulate
 from fedlearn.errors import ConfigError
 from fedlearn.plan import Plan
-from fedlearn.progress import Progress
-from fedlearn.record import RunFolder
+from fedlearn.records.writing import RunFolder
+from fedlearn.reporting.progress import Progress
+from fedlearn.runs.simulation import simulate
 from tests.jobs import CONFIG, run, strategy
 
 ON = "engine.collapse=true"
-FEDAVG = CONFIG.replace("lr = 0.5", "lr = 0.5\nbatch_size = 0\nmomentum = 0.5\nweight_decay = 0.001")
-SAME = ("clients", "failed", "failures", "attempts", "bytes_up", "bytes_down", "bytes_raw", "messages_up", "messages_down", "whole_models")
+FEDAVG = CONFIG.replace(
+    "lr = 0.5", "lr = 0.5\nbatch_size = 0\nmomentum = 0.5\nweight_decay = 0.001"
+)
+SAME = (
+    "clients",
+    "failed",
+    "failures",
+    "attempts",
+    "bytes_up",
+    "bytes_down",
+    "bytes_raw",
+    "messages_up",
+    "messages_down",
+    "whole_models",
+)
 
 
 def close(a, b, most=1e-6):
@@ -37,7 +50,9 @@ def close(a, b, most=1e-6):
     first, second = (load_file(each.folder / "model.safetensors") for each in (a, b))
     assert any(np.abs(each).max() > 0 for each in first.values())
     for name in first:
-        assert np.abs(first[name] - second[name]).max() <= most * max(1e-3, np.abs(first[name]).max())
+        assert np.abs(first[name] - second[name]).max() <= most * max(
+            1e-3, np.abs(first[name]).max()
+        )
 
 
 def alike(a, b):
@@ -50,14 +65,20 @@ def alike(a, b):
 
 RUNS = {
     "fedavg": FEDAVG,
-    "fedavg, unweighted, one mini-batch": FEDAVG.replace("batch_size = 0", "steps = 1\nbatch_size = 9") + "weighted = false\n",
-    "minibatch-sgd": strategy("minibatch-sgd", fraction_train=0.5).replace("lr = 0.5", "lr = 0.1"),
-    "minibatch-sgd, three batches, augmented": strategy("minibatch-sgd", clients_per_round=5, batches=3).replace(
-        "lr = 0.5", 'lr = 0.1\naugment = "shift"\nlabel_smoothing = 0.1'
+    "fedavg, unweighted, one mini-batch": FEDAVG.replace(
+        "batch_size = 0", "steps = 1\nbatch_size = 9"
+    )
+    + "weighted = false\n",
+    "minibatch-sgd": strategy("minibatch-sgd", fraction_train=0.5).replace(
+        "lr = 0.5", "lr = 0.1"
     ),
+    "minibatch-sgd, three batches, augmented": strategy(
+        "minibatch-sgd", clients_per_round=5, batches=3
+    ).replace("lr = 0.5", 'lr = 0.1\naugment = "shift"\nlabel_smoothing = 0.1'),
     "models as halves": FEDAVG + '[codec]\ndown = "f16"\n',
     "one series of differences": FEDAVG + '[codec]\ndown = "q4"\ndownlink = "cast"\n',
-    "clients evaluate": FEDAVG + "fraction_evaluate = 0.5\n[evaluate]\nclients = true\n",
+    "clients evaluate": FEDAVG
+    + "fraction_evaluate = 0.5\n[evaluate]\nclients = true\n",
     "devices": FEDAVG + '[devices]\nmix = "edge"\n',
 }
 
@@ -72,10 +93,22 @@ def test_it_is_serials_run_on_every_engine(config, tmp_path, monkeypatch):
     close(plain, found, 1e-6 if "q4" not in config else 1e-2)
     alike(plain, found)
     if "[devices]" in config:
-        assert [line["devices"] for line in found.lines[1:]] == [line["devices"] for line in plain.lines[1:]]
-    engines = (("pool", 3), ("stacked", 0), ("auto", 1)) if config is FEDAVG else (("pool", 3),)
+        assert [line["devices"] for line in found.lines[1:]] == [
+            line["devices"] for line in plain.lines[1:]
+        ]
+    engines = (
+        (("pool", 3), ("stacked", 0), ("auto", 1))
+        if config is FEDAVG
+        else (("pool", 3),)
+    )
     for kind, workers in engines:
-        other = run(tmp_path / f"{kind}{workers}", ON, f"engine.workers={workers}", config=config, engine=kind)
+        other = run(
+            tmp_path / f"{kind}{workers}",
+            ON,
+            f"engine.workers={workers}",
+            config=config,
+            engine=kind,
+        )
         assert other.sha256 == found.sha256
 
 
@@ -86,20 +119,31 @@ def test_one_by_one_is_never_asked(tmp_path, monkeypatch):
     monkeypatch.setattr("fedlearn.engine.runner.Runner._train", train)
     ran = run(tmp_path / "run", ON, config=FEDAVG)
     assert ran.code == 0 and sum(line["failed"] for line in ran.lines) == 0
-    assert json.loads((ran.folder / "manifest.json").read_text())["engine"]["collapse"] is True
+    assert (
+        json.loads((ran.folder / "manifest.json").read_text())["engine"]["collapse"]
+        is True
+    )
 
 
 def test_a_resumed_run_has_the_same_bits(tmp_path):
     whole = run(tmp_path / "whole", ON, config=FEDAVG)
     assert run(tmp_path / "run", ON, "experiment.rounds=1", config=FEDAVG).code == 0
-    assert run(tmp_path / "run", ON, config=FEDAVG, resume=True, engine="pool").sha256 == whole.sha256
+    assert (
+        run(tmp_path / "run", ON, config=FEDAVG, resume=True, engine="pool").sha256
+        == whole.sha256
+    )
 
 
 class Six:
     """Six clients of 30 digits, of which one is in trouble."""
 
     def __init__(self, trouble: str, counter: str, times: int) -> None:
-        self.samples, self.trouble, self.counter, self.times = digits().train, trouble, Path(counter), times
+        self.samples, self.trouble, self.counter, self.times = (
+            digits().train,
+            trouble,
+            Path(counter),
+            times,
+        )
 
     def __len__(self) -> int:
         return 6
@@ -119,7 +163,11 @@ class Six:
             return Samples(np.full(own.x.shape, np.inf, np.float32), own.y)
         if self.trouble == "labels":
             return Samples(own.x, own.y + 10)
-        if self.trouble == "deadly" and parent_process() and self.counter.stat().st_size < self.times:
+        if (
+            self.trouble == "deadly"
+            and parent_process()
+            and self.counter.stat().st_size < self.times
+        ):
             with open(self.counter, "ab") as file:
                 file.write(b"x")
             os.kill(os.getpid(), signal.SIGKILL)
@@ -128,18 +176,31 @@ class Six:
 
 def six(trouble: str, counter: str = "", times: int = 0) -> Population:
     found = digits()
-    return Population("six", "image", 10, (1, 8, 8), Six(trouble, counter, times), found.test.take(np.arange(100)))
+    return Population(
+        "six",
+        "image",
+        10,
+        (1, 8, 8),
+        Six(trouble, counter, times),
+        found.test.take(np.arange(100)),
+    )
 
 
 def troubled(trouble: str, *rest: str) -> str:
-    data = "\n".join(['name = "tests.engine.test_collapse:six"', f'trouble = "{trouble}"', *rest])
+    data = "\n".join(
+        ['name = "tests.engine.test_collapse:six"', f'trouble = "{trouble}"', *rest]
+    )
     begin, end = FEDAVG.index("[data]"), FEDAVG.index("[model]")
-    return (FEDAVG[:begin] + f"[data]\n{data}\n\n" + FEDAVG[end:]).replace("fraction_train = 0.5", "fraction_train = 1.0")
+    return (FEDAVG[:begin] + f"[data]\n{data}\n\n" + FEDAVG[end:]).replace(
+        "fraction_train = 0.5", "fraction_train = 1.0"
+    )
 
 
 @pytest.mark.parametrize("trouble", ["unreadable", "empty", "infinite", "labels"])
 @pytest.mark.parametrize("kind", ["serial", "pool"])
-def test_a_client_in_trouble_fails_by_name_and_the_others_count(trouble, kind, tmp_path):
+def test_a_client_in_trouble_fails_by_name_and_the_others_count(
+    trouble, kind, tmp_path
+):
     plain = run(tmp_path / "plain", config=troubled(trouble))
     found = run(tmp_path / "found", ON, config=troubled(trouble), engine=kind)
     assert (plain.code, found.code) == (0, 0)
@@ -151,22 +212,45 @@ def test_a_client_in_trouble_fails_by_name_and_the_others_count(trouble, kind, t
 def test_a_worker_killed_by_chance_changes_nothing(tmp_path):
     calm = run(tmp_path / "calm", ON, config=troubled("none"))
     (tmp_path / "counter").touch()
-    hit = run(tmp_path / "hit", ON, config=troubled("deadly", f'counter = "{tmp_path}/counter"', "times = 1"), engine="pool")
+    hit = run(
+        tmp_path / "hit",
+        ON,
+        config=troubled("deadly", f'counter = "{tmp_path}/counter"', "times = 1"),
+        engine="pool",
+    )
     assert (tmp_path / "counter").read_bytes() == b"x"
     assert hit.sha256 == calm.sha256
 
 
 def test_a_client_that_kills_its_worker_is_recorded_and_the_others_count(tmp_path):
     (tmp_path / "counter").touch()
-    ran = run(tmp_path / "hit", ON, config=troubled("deadly", f'counter = "{tmp_path}/counter"', "times = 10_000"), engine="pool")
+    ran = run(
+        tmp_path / "hit",
+        ON,
+        config=troubled("deadly", f'counter = "{tmp_path}/counter"', "times = 10_000"),
+        engine="pool",
+    )
     assert ran.code == 0
     assert [list(line["failures"]) for line in ran.lines] == [[], ["2"], ["2"], ["2"]]
-    assert all("killed by SIGKILL twice" in line["failures"]["2"] for line in ran.lines[1:])
+    assert all(
+        "killed by SIGKILL twice" in line["failures"]["2"] for line in ran.lines[1:]
+    )
 
 
 def test_too_few_clients_void_a_round(tmp_path, capsys):
-    assert run(tmp_path / "run", ON, "experiment.min_clients=6", config=troubled("unreadable")).code == 3
-    assert "5 of 6 clients gave a usable update (client 2: OSError: sensor unplugged)" in capsys.readouterr().err
+    assert (
+        run(
+            tmp_path / "run",
+            ON,
+            "experiment.min_clients=6",
+            config=troubled("unreadable"),
+        ).code
+        == 3
+    )
+    assert (
+        "5 of 6 clients gave a usable update (client 2: OSError: sensor unplugged)"
+        in capsys.readouterr().err
+    )
 
 
 class Odd(nn.Module):
@@ -196,10 +280,15 @@ class Odd(nn.Module):
 
 
 def model(name: str, *options: str) -> str:
-    return FEDAVG.replace('name = "logistic"', "\n".join([f'name = "{name}"', *options]))
+    return FEDAVG.replace(
+        'name = "logistic"', "\n".join([f'name = "{name}"', *options])
+    )
 
 
-ODD = {kind: model("tests.engine.test_collapse:Odd", f'kind = "{kind}"') for kind in ("noise", "mean", "sees", "counts", "halves")}
+ODD = {
+    kind: model("tests.engine.test_collapse:Odd", f'kind = "{kind}"')
+    for kind in ("noise", "mean", "sees", "counts", "halves")
+}
 LINES = (
     model("transformer-char", "dropout = 0.1").replace('"digits"', '"shakespeare-mini"')
     .replace('kind = "dirichlet"\nclients = 12\nalpha = 1.0\n', "")
@@ -232,19 +321,37 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("config", "change", "says"), REFUSED.values(), ids=REFUSED)
-def test_what_needs_each_client_by_itself_is_refused(config, change, says, tmp_path, capsys):
+def test_what_needs_each_client_by_itself_is_refused(
+    config, change, says, tmp_path, capsys
+):
     ran = run(tmp_path / "run", ON, change, config=config)
     told = capsys.readouterr().err
     assert ran.code == 2
-    assert "[engine] collapse = true computes clients together, but " in told and says in told and told.count("\n") == 1
-    assert not ran.folder.exists() or not [path for path in ran.folder.rglob("*") if path.is_file()]
+    assert (
+        "[engine] collapse = true computes clients together, but " in told
+        and says in told
+        and told.count("\n") == 1
+    )
+    assert not ran.folder.exists() or not [
+        path for path in ran.folder.rglob("*") if path.is_file()
+    ]
 
 
 def test_agents_are_refused(tmp_path):
     fleet: Any = "never called"
-    experiment = config.validate({"data": {"name": "digits"}, "train": {"batch_size": 0}, "engine": {"collapse": True}}, "here")
+    experiment = config.validate(
+        {
+            "data": {"name": "digits"},
+            "train": {"batch_size": 0},
+            "engine": {"collapse": True},
+        },
+        "here",
+    )
     folder, display = RunFolder(tmp_path / "run"), Progress(quiet=True)
-    with pytest.raises(ConfigError, match="agents work each for itself: take a simulation, or leave out collapse"):
+    with pytest.raises(
+        ConfigError,
+        match="agents work each for itself: take a simulation, or leave out collapse",
+    ):
         simulate(experiment, folder, display, fleet=fleet)
 
 
@@ -270,7 +377,11 @@ class Sized:
     [
         ((10, 20, 30), 0, [[2, 1, 0]]),
         ((600, 600, 600), 0, [[0], [1], [2]]),
-        ((60,) * 10, 0, [[0, 4, 8], [1, 5, 9], [2, 6], [3, 7]]),  # four groups, of 600 samples
+        (
+            (60,) * 10,
+            0,
+            [[0, 4, 8], [1, 5, 9], [2, 6], [3, 7]],
+        ),  # four groups, of 600 samples
         ((1000, 10, 10, 10), 0, [[0], [1], [2], [3]]),
         ((1000, 10, 10, 10), 5, [[0, 1, 2, 3]]),  # of each client five samples
         ((0, 0), 0, [[0, 1]]),

@@ -13,8 +13,15 @@ from fedlearn.plan import Plan
 from tests.jobs import CONFIG, run
 
 # 1,438 samples in 12 equal parts: ten clients of 120 and two of 119, whose last batch has 9 samples.
-EQUAL = CONFIG.replace('"dirichlet"', '"iid"').replace("alpha = 1.0\n", "").replace("fraction_train = 0.5", "fraction_train = 1.0")
-KILLS = EQUAL.replace('name = "logistic"', 'name = "tests.faults:Kills"\nsize = 9\ncounter = "{counter}"\ntimes = {times}')
+EQUAL = (
+    CONFIG.replace('"dirichlet"', '"iid"')
+    .replace("alpha = 1.0\n", "")
+    .replace("fraction_train = 0.5", "fraction_train = 1.0")
+)
+KILLS = EQUAL.replace(
+    'name = "logistic"',
+    'name = "tests.faults:Kills"\nsize = 9\ncounter = "{counter}"\ntimes = {times}',
+)
 
 
 @pytest.fixture
@@ -34,22 +41,33 @@ def test_a_worker_killed_by_chance_changes_nothing(deadly, tmp_path):
     assert sum(line["failed"] for line in hit.lines) == 0
 
 
-def test_a_client_that_kills_its_worker_is_recorded_and_the_round_goes_on(deadly, tmp_path):
+def test_a_client_that_kills_its_worker_is_recorded_and_the_round_goes_on(
+    deadly, tmp_path
+):
     ran = run(tmp_path / "run", config=deadly(10_000), engine="pool")
     assert ran.code == 0
     reasons = [reason for line in ran.lines for reason in line["failures"].values()]
     assert len(reasons) == 2 * 3
-    assert all("killed by SIGKILL twice (out of memory?" in reason for reason in reasons)
+    assert all(
+        "killed by SIGKILL twice (out of memory?" in reason for reason in reasons
+    )
 
 
 def test_evaluation_that_kills_workers_is_an_error_not_a_loop(tmp_path, capsys):
-    config = CONFIG.replace('name = "logistic"', 'name = "tests.engine.test_pool:DiesInEvaluation"')
+    config = CONFIG.replace(
+        'name = "logistic"', 'name = "tests.engine.test_pool:DiesInEvaluation"'
+    )
     ran = run(tmp_path / "run", config=config, engine="pool")
     assert ran.code == 3
-    assert "evaluation of held-out samples failed: its worker process was ended with code 7 twice" in capsys.readouterr().err
+    assert (
+        "evaluation of held-out samples failed: its worker process was ended with code 7 twice"
+        in capsys.readouterr().err
+    )
 
 
-def DiesInEvaluation(input_shape, classes):  # a factory, named as the class it stands for
+def DiesInEvaluation(
+    input_shape, classes
+):  # a factory, named as the class it stands for
     import os
 
     from torch import nn
@@ -70,8 +88,13 @@ class InPairs(Pool):
 
     def __init__(self, folder) -> None:
         self.deaths, self.alone = folder / "deaths", folder / "alone"
-        layout, clients = SimpleNamespace(raw_bytes=64), SimpleNamespace(size=lambda client: 1)
-        runner: Any = SimpleNamespace(layout=layout, population=SimpleNamespace(clients=clients))
+        layout, clients = (
+            SimpleNamespace(raw_bytes=64),
+            SimpleNamespace(size=lambda client: 1),
+        )
+        runner: Any = SimpleNamespace(
+            layout=layout, population=SimpleNamespace(clients=clients)
+        )
         super().__init__(runner, 2)
 
     def units(self, tasks):
@@ -92,15 +115,22 @@ class InPairs(Pool):
             until = time.monotonic() + 0.5
             while not self.alone.exists() and time.monotonic() < until:
                 time.sleep(0.01)
-        return [Outcome(client, payload=b"%d of " % client + bytes(payload)) for client in clients]
+        return [
+            Outcome(client, payload=b"%d of " % client + bytes(payload))
+            for client in clients
+        ]
 
 
-def test_a_stack_that_kills_its_worker_is_tried_apart_while_others_are_at_work(tmp_path):
+def test_a_stack_that_kills_its_worker_is_tried_apart_while_others_are_at_work(
+    tmp_path,
+):
     (tmp_path / "deaths").touch()
     pool = InPairs(tmp_path)
     try:
         found = {}
-        for outcome in pool.run([Task(client, "train", Plan(1, 0)) for client in range(6)], b"model"):
+        for outcome in pool.run(
+            [Task(client, "train", Plan(1, 0)) for client in range(6)], b"model"
+        ):
             found[outcome.client] = outcome.error or bytes(outcome.payload or b"")
     finally:
         pool.close()
@@ -108,7 +138,9 @@ def test_a_stack_that_kills_its_worker_is_tried_apart_while_others_are_at_work(t
     assert found == {client: b"%d of model" % client for client in (0, 1, 2, 4, 5)}
 
 
-def test_workers_go_on_where_their_scheduling_class_cannot_be_chosen(tmp_path, monkeypatch):
+def test_workers_go_on_where_their_scheduling_class_cannot_be_chosen(
+    tmp_path, monkeypatch
+):
     def refuse(*arguments):
         raise PermissionError(1, "Operation not permitted")
 

@@ -18,8 +18,14 @@ def noisy_mod(message: Message, context: Context, call_next) -> Message:
     """A mod that draws from numpy's global generator, as local differential privacy would."""
     answer = call_next(message, context)
     record = next(iter(answer.content.array_records.values()))
-    noise = {k: v.numpy() + np.random.normal(size=v.shape).astype(np.float32) * np.float32(0.01) for k, v in record.items()}
-    answer.content["arrays"] = ArrayRecord({k: type(record[k])(v) for k, v in noise.items()})
+    noise = {
+        k: v.numpy()
+        + np.random.normal(size=v.shape).astype(np.float32) * np.float32(0.01)
+        for k, v in record.items()
+    }
+    answer.content["arrays"] = ArrayRecord(
+        {k: type(record[k])(v) for k, v in noise.items()}
+    )
     return answer
 
 
@@ -43,7 +49,11 @@ class Tied(nn.Module):
     def __init__(self, input_shape, classes) -> None:
         super().__init__()
         size = int(np.prod(input_shape))
-        self.first, self.again, self.last = nn.Linear(size, size), nn.Linear(size, size), nn.Linear(size, classes)
+        self.first, self.again, self.last = (
+            nn.Linear(size, size),
+            nn.Linear(size, size),
+            nn.Linear(size, classes),
+        )
         self.again.weight = self.first.weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -70,32 +80,63 @@ fails_late = client_app(_fails_late)
     [
         CONFIG + '[client]\nmods = ["tests.engine.test_runner:noisy_mod"]\n',
         CONFIG.replace('"logistic"', '"tests.engine.test_runner:Remembers"'),
-        strategy("fedavg", fraction_train=1.0) + '[client]\napp = "tests.engine.test_runner:fails_late"\n',
+        strategy("fedavg", fraction_train=1.0)
+        + '[client]\napp = "tests.engine.test_runner:fails_late"\n',
     ],
-    ids=["a mod with noise", "a buffer of no state", "a state changed before a failure"],
+    ids=[
+        "a mod with noise",
+        "a buffer of no state",
+        "a state changed before a failure",
+    ],
 )
 def test_serial_and_pool_agree_on_code_that_is_not_ours(config, tmp_path):
     runs = [run(tmp_path / "serial", config=config)]
-    runs += [run(tmp_path / f"pool{n}", f"engine.workers={n}", config=config, engine="pool") for n in (1, 2)]
+    runs += [
+        run(tmp_path / f"pool{n}", f"engine.workers={n}", config=config, engine="pool")
+        for n in (1, 2)
+    ]
     assert {r.code for r in runs} == {0}
     assert len({r.sha256 for r in runs}) == 1
 
 
 @pytest.mark.parametrize("name", ["fedavg", "minibatch-sgd"])
 def test_tied_weights_stay_tied_in_what_is_left(name, tmp_path):
-    config = strategy(name, fraction_train=0.5).replace('"logistic"', '"tests.engine.test_runner:Tied"').replace("lr = 0.5", "lr = 0.05")
+    config = (
+        strategy(name, fraction_train=0.5)
+        .replace('"logistic"', '"tests.engine.test_runner:Tied"')
+        .replace("lr = 0.5", "lr = 0.05")
+    )
     ran = run(tmp_path / "run", "codec.up=q8", "codec.down=q8", config=config)
     model = load_file(ran.folder / "model.safetensors")
     assert np.array_equal(model["first.weight"], model["again.weight"])
-    parts = run(tmp_path / "parts", "experiment.rounds=1", "codec.up=q8", "codec.down=q8", config=config)
+    parts = run(
+        tmp_path / "parts",
+        "experiment.rounds=1",
+        "codec.up=q8",
+        "codec.down=q8",
+        config=config,
+    )
     assert parts.code == 0
-    assert run(tmp_path / "parts", "codec.up=q8", "codec.down=q8", config=config, resume=True).sha256 == ran.sha256
+    assert (
+        run(
+            tmp_path / "parts",
+            "codec.up=q8",
+            "codec.down=q8",
+            config=config,
+            resume=True,
+        ).sha256
+        == ran.sha256
+    )
 
 
 @pytest.mark.parametrize("name", ["fedavg", "minibatch-sgd"])
 def test_momentum_does_not_carry_batchnorm_statistics_away(name, tmp_path):
-    config = strategy(name, server_momentum=0.9, fraction_train=0.5).replace('name = "logistic"', 'name = "resnet-small"\nnorm = "batch"')
-    config = config.replace("lr = 0.5", "lr = 0.01\nsteps = 1" if name == "fedavg" else "lr = 0.01")
+    config = strategy(name, server_momentum=0.9, fraction_train=0.5).replace(
+        'name = "logistic"', 'name = "resnet-small"\nnorm = "batch"'
+    )
+    config = config.replace(
+        "lr = 0.5", "lr = 0.01\nsteps = 1" if name == "fedavg" else "lr = 0.01"
+    )
     ran = run(tmp_path / "run", "experiment.rounds=6", config=config)
     assert ran.code == 0
     assert all(line["loss"] is not None for line in ran.lines)

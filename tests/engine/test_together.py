@@ -36,7 +36,10 @@ PLANS = {
 }
 
 SHAPES = {
-    **dict.fromkeys(("logistic", "2nn", "cnn", "cnn-small", "resnet-small", "mobilenet-small"), ("image", (1, 12, 12))),
+    **dict.fromkeys(
+        ("logistic", "2nn", "cnn", "cnn-small", "resnet-small", "mobilenet-small"),
+        ("image", (1, 12, 12)),
+    ),
     "lstm-sensor": ("series", (20, 3)),
     "lstm-char": ("text", (9,)),
     "transformer-char": ("text", (9,)),
@@ -46,11 +49,17 @@ SIZES = (11, 4, 14, 1, 9)
 
 def samples(task, shape, count):
     if task == "text":  # lines of two to nine characters
-        x, y = RANDOM.integers(1, 90, (count, *shape)).astype(np.uint8), RANDOM.integers(1, 90, (count, *shape)).astype(np.int16)
+        x, y = (
+            RANDOM.integers(1, 90, (count, *shape)).astype(np.uint8),
+            RANDOM.integers(1, 90, (count, *shape)).astype(np.int16),
+        )
         past = np.arange(shape[0]) >= RANDOM.integers(2, shape[0] + 1, (count, 1))
         x[past], y[past] = 0, IGNORE
         return Samples(x, y)
-    pixels, numbers = RANDOM.integers(0, 256, (count, *shape)).astype(np.uint8), RANDOM.standard_normal((count, *shape), np.float32)
+    pixels, numbers = (
+        RANDOM.integers(0, 256, (count, *shape)).astype(np.uint8),
+        RANDOM.standard_normal((count, *shape), np.float32),
+    )
     return Samples(pixels if task == "image" else numbers, RANDOM.integers(0, 3, count))
 
 
@@ -59,10 +68,20 @@ def compare(module, plan, task="image", shape=(1, 12, 12), by_examples=True, mos
     layout = models.layout(module)
     start = models.read_state(module, layout)
     data = [tensors(samples(task, shape, size), task) for size in SIZES]
-    shares = [together.share(plan, 7 + k, each, by_examples) for k, each in enumerate(data)]
+    shares = [
+        together.share(plan, 7 + k, each, by_examples) for k, each in enumerate(data)
+    ]
     found, losses = together.summed(module, layout, plan, start, shares)
-    updates = [train(module, layout, plan, start, each, 7 + k) for k, each in enumerate(data)]
-    wanted = sum((np.float64(u.examples if by_examples else 1) * u.difference.floats for u in updates), np.zeros(layout.floats))
+    updates = [
+        train(module, layout, plan, start, each, 7 + k) for k, each in enumerate(data)
+    ]
+    wanted = sum(
+        (
+            np.float64(u.examples if by_examples else 1) * u.difference.floats
+            for u in updates
+        ),
+        np.zeros(layout.floats),
+    )
     assert found.dtype == np.float32
     # A client's own update is what float32 leaves of w − lr·g − w, so a model's largest weight counts too.
     scale = max(np.abs(wanted).max(), plan.lr * np.abs(start.floats).max() * sum(SIZES))
@@ -74,21 +93,34 @@ def compare(module, plan, task="image", shape=(1, 12, 12), by_examples=True, mos
 @pytest.mark.parametrize("by_examples", [True, False], ids=["by examples", "alike"])
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_every_plan_of_one_step(plan, by_examples):
-    module = models.build("cnn-small", {}, input_shape=(1, 12, 12), classes=3, seed=0, task="image")
+    module = models.build(
+        "cnn-small", {}, input_shape=(1, 12, 12), classes=3, seed=0, task="image"
+    )
     compare(module, plan, by_examples=by_examples)
 
 
 @pytest.mark.parametrize(("name", "data"), SHAPES.items(), ids=SHAPES)
 def test_every_shipped_model(name, data):
     task, shape = data
-    module = models.build(name, {}, input_shape=shape, classes=90 if task == "text" else 3, seed=0, task=task)
+    module = models.build(
+        name,
+        {},
+        input_shape=shape,
+        classes=90 if task == "text" else 3,
+        seed=0,
+        task=task,
+    )
     compare(module, STEP, task, shape)
 
 
-@pytest.mark.parametrize("plan", [STEP, PLANS["accumulated"]], ids=["step", "accumulated"])
+@pytest.mark.parametrize(
+    "plan", [STEP, PLANS["accumulated"]], ids=["step", "accumulated"]
+)
 def test_slices_do_not_show(plan, monkeypatch):
     monkeypatch.setattr(together, "SLICE", 3)
-    module = models.build("cnn-small", {}, input_shape=(1, 12, 12), classes=3, seed=0, task="image")
+    module = models.build(
+        "cnn-small", {}, input_shape=(1, 12, 12), classes=3, seed=0, task="image"
+    )
     compare(module, plan)
 
 
@@ -97,7 +129,11 @@ class Tied(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.second, self.frozen = nn.Linear(144, 144), nn.Linear(144, 144), nn.Linear(144, 3)
+        self.first, self.second, self.frozen = (
+            nn.Linear(144, 144),
+            nn.Linear(144, 144),
+            nn.Linear(144, 3),
+        )
         self.second.weight = self.first.weight
         self.frozen.weight.requires_grad_(False)
         self.idle = nn.Parameter(torch.ones(3))
@@ -106,7 +142,9 @@ class Tied(nn.Module):
         return self.frozen(self.second(torch.relu(self.first(x.flatten(1)))))
 
 
-@pytest.mark.parametrize("plan", [STEP, GRADIENT_PLAN, PLANS["nesterov"]], ids=["step", "gradient", "decay"])
+@pytest.mark.parametrize(
+    "plan", [STEP, GRADIENT_PLAN, PLANS["nesterov"]], ids=["step", "gradient", "decay"]
+)
 def test_tied_frozen_and_idle_weights(plan):
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -123,10 +161,21 @@ def test_a_client_without_samples_has_no_share():
 @pytest.mark.parametrize("name", ["logistic", "mobilenet-small"])
 @pytest.mark.parametrize("plan", [STEP, GRADIENT_PLAN], ids=["update", "gradient"])
 def test_the_length_of_a_payload_that_is_never_made(name, plan):
-    options = {"norm": "batch"} if name == "mobilenet-small" else {}  # statistics and counters travel too
-    layout = models.layout(models.build(name, options, input_shape=(1, 12, 12), classes=3, seed=0, task="image"))
+    options = (
+        {"norm": "batch"} if name == "mobilenet-small" else {}
+    )  # statistics and counters travel too
+    layout = models.layout(
+        models.build(
+            name, options, input_shape=(1, 12, 12), classes=3, seed=0, task="image"
+        )
+    )
     start = Header(GRADIENT, version=3, digest=bytes(8), codec="raw32")
-    for client, (examples, loss) in enumerate([(1, 2.5), (127, 0.0), (128, 1e-9), (70_000, 3.0)]):
+    for client, (examples, loss) in enumerate(
+        [(1, 2.5), (127, 0.0), (128, 1e-9), (70_000, 3.0)]
+    ):
         header = answer_header(client, plan, start, examples, loss)
-        change = State(RANDOM.standard_normal(layout.floats).astype(np.float32), RANDOM.integers(-9, 9, layout.integers))
+        change = State(
+            RANDOM.standard_normal(layout.floats).astype(np.float32),
+            RANDOM.integers(-9, 9, layout.integers),
+        )
         assert raw_length(layout, header) == len(encode(layout, header, change))

@@ -6,7 +6,7 @@ import zlib
 from collections import deque
 from typing import Any
 
-from fedlearn.clients import attendance
+from fedlearn.clients.agent import attendance
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import of
 from fedlearn.exchange.transfer import packed
@@ -30,7 +30,13 @@ class Link:
     """One connection: two queues that keep their order, until it breaks."""
 
     def __init__(self, number, peer, certificate, life, latency, since):
-        self.number, self.peer, self.life, self.latency, self.since = number, peer, life, latency, since
+        self.number, self.peer, self.life, self.latency, self.since = (
+            number,
+            peer,
+            life,
+            latency,
+            since,
+        )
         self.broken, self.certificate = False, certificate
         self.frames: dict = {"up": deque(), "down": deque()}
         self.free = {"up": 0.0, "down": 0.0}
@@ -49,7 +55,9 @@ class Party:
         return self.world.now + self.ahead
 
     def arm(self):
-        at = max(self.world.now, self.due() - self.ahead + (0.001 if self.ahead else 0.0))
+        at = max(
+            self.world.now, self.due() - self.ahead + (0.001 if self.ahead else 0.0)
+        )
         if self.alive and at < self.armed:
             self.armed = at
             self.world.at(at - self.world.now, self.rung, at)
@@ -88,7 +96,9 @@ class Agent(Party):
 
     def dial(self, number):
         if self.alive and not self.left and number == self.dials:
-            self.link = self.world.connect(self, self.client if self.world.secure else None)
+            self.link = self.world.connect(
+                self, self.client if self.world.secure else None
+            )
             if self.link is None:
                 self.world.at(self.world.random.random() * 0.1, self.refused, number)
             else:
@@ -109,7 +119,9 @@ class Agent(Party):
             if frame.WhichOneof("frame") == "task":
                 self.newest = max(self.newest, frame.task.key.round)
                 known = self.machine.answers.get(of(frame.task.key))
-                if known and known[0] != frame.task.SerializeToString():  # a repaired task, and a coordinator that forgot the repair
+                if (
+                    known and known[0] != frame.task.SerializeToString()
+                ):  # a repaired task, and a coordinator that forgot the repair
                     self.world.written.discard((self.client, known[0]))
             self.perform(self.machine.heard(frame, self.clock()))
 
@@ -123,7 +135,11 @@ class Agent(Party):
                 return self.crash()
             world.tell(f"agent {self.client}", action)
             if isinstance(action, attendance.Send):
-                self.send(pb.AgentFrame.FromString(packed(action.frame, action.data)) if action.data else action.frame)
+                self.send(
+                    pb.AgentFrame.FromString(packed(action.frame, action.data))
+                    if action.data
+                    else action.frame
+                )
             elif isinstance(action, attendance.Begin):
                 self.begin(action)
             elif isinstance(action, attendance.Discard):
@@ -147,14 +163,20 @@ class Agent(Party):
                 if not action.done and self.client == world.rogue:
                     world.at(1 + world.random.random(), self.crash)
                 else:
-                    holds(action.done or self.client in world.refused, f"agent {self.client} leaves: {action.reason}")
+                    holds(
+                        action.done or self.client in world.refused,
+                        f"agent {self.client} leaves: {action.reason}",
+                    )
         self.arm()
 
     def send(self, frame):
         world = self.world
         if self.link is None:
             return
-        if frame.chunk.offset and not self.machine._uploads[of(frame.chunk.key)].transfer._known:
+        if (
+            frame.chunk.offset
+            and not self.machine._uploads[of(frame.chunk.key)].transfer._known
+        ):
             world.fired["upload_resumed"] += 1
         frames = [frame]
         if self.client == world.rogue and world.chaos and world.chance(0.3):
@@ -162,15 +184,32 @@ class Agent(Party):
             frames = world.wrong(frame, self.client)
         for each in frames:
             chunk = each.WhichOneof("frame") == "chunk"
-            world.send(self.link, "up", each.SerializeToString(), chunk or each.WhichOneof("frame") in ("heartbeat", "failure", "ack"))
+            world.send(
+                self.link,
+                "up",
+                each.SerializeToString(),
+                chunk or each.WhichOneof("frame") in ("heartbeat", "failure", "ack"),
+            )
         if self.link is not None and self.link.broken and world.chance(0.3):
-            world.at(0.01, self.receive, self.link, END)  # its machine learns that nobody is there
+            world.at(
+                0.01, self.receive, self.link, END
+            )  # its machine learns that nobody is there
 
     def begin(self, action):
         world = self.world
         holds(action.key not in self.jobs, "begun twice", self.client, action.key)
-        holds((self.client, action.task.SerializeToString()) not in world.written, "done already, and begun again", self.client, action.key)
-        holds(action.payloads == world.payloads(self.client, action.key, action.task.repair), "wrong payloads", action.key)
+        holds(
+            (self.client, action.task.SerializeToString()) not in world.written,
+            "done already, and begun again",
+            self.client,
+            action.key,
+        )
+        holds(
+            action.payloads
+            == world.payloads(self.client, action.key, action.task.repair),
+            "wrong payloads",
+            action.key,
+        )
         job = self.jobs[action.key] = object()
         world.at(world.work_s * world.random.random(), self.finish, action, job)
 
@@ -184,7 +223,9 @@ class Agent(Party):
             reason = pb.Failure.FAILED
         elif fate == "decline":
             reason = pb.Failure.DECLINED
-        elif fate == "hopeless" or (not task.repair and (fate == "lack" or self.forgot)):
+        elif fate == "hopeless" or (
+            not task.repair and (fate == "lack" or self.forgot)
+        ):
             reason = pb.Failure.LACKING
         if reason is not None:
             del self.jobs[key]
@@ -193,7 +234,12 @@ class Agent(Party):
         answer = world.answer(self.client, key)
         self.disk[key] = task.SerializeToString(deterministic=True), answer
         deadline_s, enough = world.limits[key[0], key[1]]
-        if self.client != world.rogue and fate in ("ok", "lack", "refused") and deadline_s > 99 and enough > 98:
+        if (
+            self.client != world.rogue
+            and fate in ("ok", "lack", "refused")
+            and deadline_s > 99
+            and enough > 98
+        ):
             world.written.add((self.client, task.SerializeToString()))
         world.at(world.random.random() * 0.05, self.tell, key, job, answer)
 
@@ -212,24 +258,66 @@ class Agent(Party):
             self.alive = False
             self.world.tell(f"agent {self.client}", "crashes")
             if self.link is not None:
-                (self.world.cut if self.world.chance(0.3) else self.world.close)(self.link, "up")
+                (self.world.cut if self.world.chance(0.3) else self.world.close)(
+                    self.link, "up"
+                )
             self.world.agents.remove(self)
-            self.world.at(self.world.random.random() * 3, self.world.start_agent, self.client, self.disk)
+            self.world.at(
+                self.world.random.random() * 3,
+                self.world.start_agent,
+                self.client,
+                self.disk,
+            )
 
     def check(self):
         machine = self.machine
         keys = {*machine.working, *machine.answers, *machine._coming}
-        holds(all(key[0] >= self.newest for key in keys), f"agent {self.client} keeps work of earlier rounds", keys)
+        holds(
+            all(key[0] >= self.newest for key in keys),
+            f"agent {self.client} keeps work of earlier rounds",
+            keys,
+        )
         holds(machine._uploads.keys() <= machine.answers.keys(), "uploads")
-        holds(machine.working.keys() == self.jobs.keys(), "jobs", machine.working, self.jobs)
-        holds(machine.connected or not machine._asked, "a connection's state outlives it")
-        holds(machine.connected == (self.link is not None), "connected", machine.connected)
+        holds(
+            machine.working.keys() == self.jobs.keys(),
+            "jobs",
+            machine.working,
+            self.jobs,
+        )
+        holds(
+            machine.connected or not machine._asked, "a connection's state outlives it"
+        )
+        holds(
+            machine.connected == (self.link is not None), "connected", machine.connected
+        )
         link, world = self.link, self.world
-        holds(machine._welcomed or link is None or world.now - link.since < 15.5, "no welcome, and it waits")
-        quiet = not world.chaos and link and not link.broken and world.now - link.since > 5 and self.client not in world.rates
-        if quiet and machine._welcomed and world.coordinator and self.client != world.rogue:
-            told = {k for (c, k), result in world.coordinator.results.items() if c == self.client and isinstance(result, bytes)}
-            holds(not told & machine.answers.keys() or world.now - world.counted_at < 5, "an agent does not learn that it is done", told)
+        holds(
+            machine._welcomed or link is None or world.now - link.since < 15.5,
+            "no welcome, and it waits",
+        )
+        quiet = (
+            not world.chaos
+            and link
+            and not link.broken
+            and world.now - link.since > 5
+            and self.client not in world.rates
+        )
+        if (
+            quiet
+            and machine._welcomed
+            and world.coordinator
+            and self.client != world.rogue
+        ):
+            told = {
+                k
+                for (c, k), result in world.coordinator.results.items()
+                if c == self.client and isinstance(result, bytes)
+            }
+            holds(
+                not told & machine.answers.keys() or world.now - world.counted_at < 5,
+                "an agent does not learn that it is done",
+                told,
+            )
         holds(machine._asked <= keys, "asked", machine._asked)
 
 
@@ -246,7 +334,9 @@ class Stranger:
 
     def say(self, frame):
         if self.link:
-            self.world.send(self.link, "up", frame.SerializeToString() or b"\x7a\x00")  # field 15: of a later version
+            self.world.send(
+                self.link, "up", frame.SerializeToString() or b"\x7a\x00"
+            )  # field 15: of a later version
 
     def receive(self, link, data):
         if data == END:
@@ -263,11 +353,27 @@ class Coordinator(Party):
 
     def __init__(self, world):
         super().__init__(world)
-        self.machine = rounds.Rounds(RUN, "{}", world.clients, LIMIT, world.random.random)
+        self.machine = rounds.Rounds(
+            RUN, "{}", world.clients, LIMIT, world.random.random
+        )
         self.ahead = world.random.choice([0.0, world.random.random() * 1e6])
-        self.links, self.round, self.step, self.turn = {}, len(world.checkpoints) + 1, 0, 0
-        self.waiting, self.results, self.stored, self.finished, self.most, self.claim = set(), {}, set(), False, 0, None
-        self.recalled = {at: data for at, data in world.durable.items() if at[1][0] >= self.round}
+        self.links, self.round, self.step, self.turn = (
+            {},
+            len(world.checkpoints) + 1,
+            0,
+            0,
+        )
+        (
+            self.waiting,
+            self.results,
+            self.stored,
+            self.finished,
+            self.most,
+            self.claim,
+        ) = set(), {}, set(), False, 0, None
+        self.recalled = {
+            at: data for at, data in world.durable.items() if at[1][0] >= self.round
+        }
         for (client, key), data in self.recalled.items():
             self.perform(self.machine.recall(client, key, data))
         world.at(world.think_s * world.random.random(), self.begin)
@@ -286,7 +392,11 @@ class Coordinator(Party):
             return self.perform(self.machine.drain(None))
         kind, cohort = world.steps[self.round][self.step]
         if self.turn:
-            cohort = [c for c in cohort if isinstance(self.results[c, (self.round, kind, self.turn - 1)], str)]
+            cohort = [
+                c
+                for c in cohort
+                if isinstance(self.results[c, (self.round, kind, self.turn - 1)], str)
+            ]
             world.fired["repeated_round"] += 1
         world.fired["evaluation"] += kind == "evaluate"
         works = []
@@ -300,9 +410,15 @@ class Coordinator(Party):
             else:
                 works.append(world.work(client, key, False))
         self.waiting = {(work.client, work.key) for work in works}
-        world.tell("run", f"round {self.round} {kind} {self.turn}: {sorted(self.waiting)}")
+        world.tell(
+            "run", f"round {self.round} {kind} {self.turn}: {sorted(self.waiting)}"
+        )
         if works:
-            self.perform(self.machine.ask(works, self.clock(), deadline_s, min(enough, len(works))))
+            self.perform(
+                self.machine.ask(
+                    works, self.clock(), deadline_s, min(enough, len(works))
+                )
+            )
         if self.alive:
             self.perform(self.machine.revoke(world.refused))
         if self.alive and not works:
@@ -313,9 +429,17 @@ class Coordinator(Party):
         world, at = self.world, (answer.client, answer.key)
         holds(at in self.waiting, "an answer that nobody waits for", answer)
         self.waiting.remove(at)
-        holds((answer.data is None) != (answer.failure is None), "an answer is data or a failure", answer)
+        holds(
+            (answer.data is None) != (answer.failure is None),
+            "an answer is data or a failure",
+            answer,
+        )
         if answer.data is not None:
-            holds(world.durable.get(at) == answer.data, "an answer that is not on disk", answer)
+            holds(
+                world.durable.get(at) == answer.data,
+                "an answer that is not on disk",
+                answer,
+            )
         self.results[at] = answer.failure if answer.data is None else answer.data
         world.counted_at = world.now
         self.judge(*at)
@@ -323,28 +447,57 @@ class Coordinator(Party):
             world.at(world.random.random() * 0.1, self.advance)
 
     def judge(self, client, key):
-        world, result, fate = self.world, self.results[client, key], self.world.fate(client, key)
+        world, result, fate = (
+            self.world,
+            self.results[client, key],
+            self.world.fate(client, key),
+        )
         if client == world.rogue:
             return
         if isinstance(result, bytes):
-            holds(result == world.answer(client, key) and fate in ("ok", "lack", "refused"), "not the client's answer", client, key)
+            holds(
+                result == world.answer(client, key)
+                and fate in ("ok", "lack", "refused"),
+                "not the client's answer",
+                client,
+                key,
+            )
             if fate == "refused":
                 self.results[client, key] = "refused"
                 self.perform(self.machine.refuse(client, key, "it is not finite"))
             return
         deadline_s, enough = world.limits[key[0], key[1]]
         limited = deadline_s < float("inf") or enough < 99
-        words = {"fail": "it broke", "decline": "declined: it broke", "hopeless": "it broke", "malformed": "malformed"}
+        words = {
+            "fail": "it broke",
+            "decline": "declined: it broke",
+            "hopeless": "it broke",
+            "malformed": "malformed",
+        }
         reason = words.get(fate, "its answer has" if fate == "oversized" else "-")
-        late, revoked = limited and result.startswith("late: "), client in world.refused and "revoked" in result
-        holds(result.startswith(reason) or late or revoked, "a failure without a cause", client, key, fate, result)
+        late, revoked = (
+            limited and result.startswith("late: "),
+            client in world.refused and "revoked" in result,
+        )
+        holds(
+            result.startswith(reason) or late or revoked,
+            "a failure without a cause",
+            client,
+            key,
+            fate,
+            result,
+        )
 
     def advance(self):
         if not self.alive:
             return
         world = self.world
         kind, _ = world.steps[self.round][self.step]
-        failed = any(isinstance(result, str) for (_, key), result in self.results.items() if key == (self.round, kind, self.turn))
+        failed = any(
+            isinstance(result, str)
+            for (_, key), result in self.results.items()
+            if key == (self.round, kind, self.turn)
+        )
         if failed and self.turn < world.turns:
             self.turn += 1
         elif self.step + 1 < len(world.steps[self.round]):
@@ -375,11 +528,22 @@ class Coordinator(Party):
         else:
             frame = pb.AgentFrame.FromString(data)
             if frame.WhichOneof("frame") == "chunk":
-                self.claim = link.number, of(frame.chunk.key), frame.chunk.total, frame.chunk.checksum
+                self.claim = (
+                    link.number,
+                    of(frame.chunk.key),
+                    frame.chunk.total,
+                    frame.chunk.checksum,
+                )
             self.perform(self.machine.heard(link.number, frame, self.clock()))
             self.claim = None
-            wrong = frame.WhichOneof("frame") == "hello" and link.certificate not in (None, frame.hello.client)
-            holds(not (wrong and self.alive and link.number in self.links), "a hello of another client is welcome")
+            wrong = frame.WhichOneof("frame") == "hello" and link.certificate not in (
+                None,
+                frame.hello.client,
+            )
+            holds(
+                not (wrong and self.alive and link.number in self.links),
+                "a hello of another client is welcome",
+            )
 
     def perform(self, actions):
         world = self.world
@@ -417,22 +581,45 @@ class Coordinator(Party):
             at = link.peer.client, of(frame.ack.key)
             holds(at in world.durable, "acknowledged before it is on disk", at)
             if self.claim and self.claim[:2] == (link.number, at[1]):
-                holds(self.claim[2:] == (len(world.durable[at]), zlib.crc32(world.durable[at])), "another answer is acknowledged", at)
+                holds(
+                    self.claim[2:]
+                    == (len(world.durable[at]), zlib.crc32(world.durable[at])),
+                    "another answer is acknowledged",
+                    at,
+                )
         if kind == "ack":
             holds(frame.ack.offset <= LIMIT, "an offset beyond the limit")
         if kind == "task":
             link.task = frame
-        if kind == "chunk" and frame.chunk.offset and not self.machine.open[link.peer.client][of(frame.chunk.key)].down._known:
+        if (
+            kind == "chunk"
+            and frame.chunk.offset
+            and not self.machine.open[link.peer.client][of(frame.chunk.key)].down._known
+        ):
             world.fired["download_resumed"] += 1
-        world.send(link, "down", frame.SerializeToString(), kind in ("task", "ack", "cancel", "refusal", "heartbeat", "chunk"))
-        if kind == "chunk" and world.chance(world.twice) and of(link.task.task.key) == of(frame.chunk.key):
+        world.send(
+            link,
+            "down",
+            frame.SerializeToString(),
+            kind in ("task", "ack", "cancel", "refusal", "heartbeat", "chunk"),
+        )
+        if (
+            kind == "chunk"
+            and world.chance(world.twice)
+            and of(link.task.task.key) == of(frame.chunk.key)
+        ):
             world.fired["task_twice"] += 1
             world.send(link, "down", link.task.SerializeToString())
 
     def store(self, action):
         world, at = self.world, (action.client, action.key)
         holds(at not in self.stored, "stored twice", at)
-        holds(self.claim and self.claim[2:] == (len(action.data), zlib.crc32(action.data)), "not what the agent sent", at)
+        holds(
+            self.claim
+            and self.claim[2:] == (len(action.data), zlib.crc32(action.data)),
+            "not what the agent sent",
+            at,
+        )
         self.stored.add(at)
         if world.full:
             world.full = False
@@ -453,7 +640,11 @@ class Coordinator(Party):
         world = self.world
         if not self.alive:
             return
-        done, world.unsynced, world.syncing = world.unsynced[:count], world.unsynced[count:], False
+        done, world.unsynced, world.syncing = (
+            world.unsynced[:count],
+            world.unsynced[count:],
+            False,
+        )
         world.durable.update(done)
         if world.unsynced:
             self.sync()
@@ -468,7 +659,11 @@ class Coordinator(Party):
     def repair(self, action):
         if self.alive:
             work = self.world.work(action.client, action.key, True)
-            self.perform(self.machine.repair(work.client, work.key, work.task, work.payloads, self.clock()))
+            self.perform(
+                self.machine.repair(
+                    work.client, work.key, work.task, work.payloads, self.clock()
+                )
+            )
 
     def crash(self, after=None):
         """Lose all but the disk: what was synced, and perhaps the first of what was not."""
@@ -477,7 +672,9 @@ class Coordinator(Party):
             return
         self.alive = False
         world.tell("coordinator", "crashes")
-        world.durable.update(world.unsynced[: world.random.randint(0, len(world.unsynced))])
+        world.durable.update(
+            world.unsynced[: world.random.randint(0, len(world.unsynced))]
+        )
         world.unsynced, world.syncing = [], False
         for link in self.links.values():
             world.cut(link, "down")
@@ -487,16 +684,51 @@ class Coordinator(Party):
 
     def check(self):
         machine = self.machine
-        holds(machine.sessions.keys() == self.links.keys(), "sessions", machine.sessions.keys(), self.links.keys())
-        holds(all(machine.sessions[s].client == client for client, s in machine.attending.items()), "attending")
+        holds(
+            machine.sessions.keys() == self.links.keys(),
+            "sessions",
+            machine.sessions.keys(),
+            self.links.keys(),
+        )
+        holds(
+            all(
+                machine.sessions[s].client == client
+                for client, s in machine.attending.items()
+            ),
+            "attending",
+        )
         open = {(client, key) for client, keys in machine.open.items() for key in keys}
         holds(open == self.waiting, "open work", open, self.waiting)
         for client, keys in machine.open.items():
-            holds(all(work.received.length <= work.total <= LIMIT for work in keys.values()), "more bytes than an answer may have")
+            holds(
+                all(
+                    work.received.length <= work.total <= LIMIT
+                    for work in keys.values()
+                ),
+                "more bytes than an answer may have",
+            )
             session = machine.sessions.get(machine.attending.get(client, -1))
-            if session and not all(work.lacking for work in keys.values()) and self.armed > self.world.now:
-                holds(self.clock() - session.heard <= 4.6, "a silent agent keeps its connection", client)
-        holds(all(machine.open.values()) and all(machine.done.values()), "empty entries stay")
+            if (
+                session
+                and not all(work.lacking for work in keys.values())
+                and self.armed > self.world.now
+            ):
+                holds(
+                    self.clock() - session.heard <= 4.6,
+                    "a silent agent keeps its connection",
+                    client,
+                )
+        holds(
+            all(machine.open.values()) and all(machine.done.values()),
+            "empty entries stay",
+        )
         self.most = max(self.most, len(machine.sessions))
-        holds(len(machine._alarms) <= 2 * self.most + 101, "alarms grow", len(machine._alarms))
-        holds(all(key[0] >= self.round for told in machine.done.values() for key in told), "answers of earlier rounds")
+        holds(
+            len(machine._alarms) <= 2 * self.most + 101,
+            "alarms grow",
+            len(machine._alarms),
+        )
+        holds(
+            all(key[0] >= self.round for told in machine.done.values() for key in told),
+            "answers of earlier rounds",
+        )

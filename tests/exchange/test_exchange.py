@@ -16,8 +16,14 @@ def test_a_thousand_worlds_end_well_and_each_fault_happened():
         try:
             happened += World(seed).run()
         except Exception as error:
-            raise AssertionError(f"python -m tests.exchange.world --seed {seed} --trace") from error
-    missing = [name for name in (*SOMETIMES, *(f"counter {name}" for name in COUNTERS)) if not happened[name]]
+            raise AssertionError(
+                f"python -m tests.exchange.world --seed {seed} --trace"
+            ) from error
+    missing = [
+        name
+        for name in (*SOMETIMES, *(f"counter {name}" for name in COUNTERS))
+        if not happened[name]
+    ]
     assert not missing
 
 

@@ -13,7 +13,9 @@ from fedlearn.exchange.transfer import Received, packed
 @pytest.mark.parametrize("size", [1, 127, 128, 16_384, 1 << 20])
 def test_a_packed_frame_is_read_as_the_frame_with_its_data(kind, size):
     data = bytes(range(256)) * (size // 256 + 1)
-    chunk = pb.Chunk(key=pb.Key(round=3, kind="train"), offset=7, total=2**40, checksum=5)
+    chunk = pb.Chunk(
+        key=pb.Key(round=3, kind="train"), offset=7, total=2**40, checksum=5
+    )
     frame = kind.FromString(packed(kind(chunk=chunk), memoryview(data)[:size]))
     chunk.data = data[:size]
     assert frame == kind(chunk=chunk)
@@ -25,10 +27,19 @@ def test_two_chunks_that_change_places_are_one_text():
         found = Received()
         for offset, data in order:
             found.add(offset, data)
-        assert (found.whole(), found.length, found.checksum) == (b"abcd", 4, zlib.crc32(b"abcd"))
+        assert (found.whole(), found.length, found.checksum) == (
+            b"abcd",
+            4,
+            zlib.crc32(b"abcd"),
+        )
 
 
 def test_what_came_before_is_told_and_skipped():
     found = Received()
-    assert [found.add(0, b"abc"), found.add(1, b"bcd"), found.add(9, b"z"), found.add(4, b"e")] == [0, 2, -5, 0]
+    assert [
+        found.add(0, b"abc"),
+        found.add(1, b"bcd"),
+        found.add(9, b"z"),
+        found.add(4, b"e"),
+    ] == [0, 2, -5, 0]
     assert found.whole() == b"abcde" and found.length == 5

@@ -26,16 +26,56 @@ from fedlearn.server import rounds
 from tests.exchange.parties import END, LIMIT, Agent, Coordinator, Link, Stranger, holds
 
 FAULTS = (
-    *("cut", "half_open", "partition", "slow_link", "agent_crash", "coordinator_crash", "disk_slow", "disk_full"),
-    *("agent_clock", "coordinator_clock", "second_connection", "hostile", "restart", "revoke"),
+    *(
+        "cut",
+        "half_open",
+        "partition",
+        "slow_link",
+        "agent_crash",
+        "coordinator_crash",
+        "disk_slow",
+        "disk_full",
+    ),
+    *(
+        "agent_clock",
+        "coordinator_clock",
+        "second_connection",
+        "hostile",
+        "restart",
+        "revoke",
+    ),
 )
 """What happens at random moments; each world draws which of them it knows."""
 
 SOMETIMES = (
     *FAULTS,
-    *("agent_killed_at_action", "coordinator_killed_at_action", "killed_before_stored", "killed_before_checkpoint"),
-    *("chunk_twice", "task_twice", "frame_later_again", "rogue_frame", "deadline", "enough", "empty_answer", "calm", "insecure"),
-    *("fail", "decline", "lack", "hopeless", "malformed", "oversized", "refused", "answer_recalled_by_agent"),
+    *(
+        "agent_killed_at_action",
+        "coordinator_killed_at_action",
+        "killed_before_stored",
+        "killed_before_checkpoint",
+    ),
+    *(
+        "chunk_twice",
+        "task_twice",
+        "frame_later_again",
+        "rogue_frame",
+        "deadline",
+        "enough",
+        "empty_answer",
+        "calm",
+        "insecure",
+    ),
+    *(
+        "fail",
+        "decline",
+        "lack",
+        "hopeless",
+        "malformed",
+        "oversized",
+        "refused",
+        "answer_recalled_by_agent",
+    ),
     *(
         "answer_recalled_by_coordinator",
         "upload_resumed",
@@ -49,8 +89,28 @@ SOMETIMES = (
 """What has to happen at least once in a thousand worlds, and the machine's counters that have to count."""
 
 COUNTERS = (
-    *("attended", "left", "replaced", "silent", "draining", "revoked", "wrong_identity", "unknown_client", "no_hello"),
-    *("hello_again", "wrong_version", "unknown_frame", "again", "differs", "late", "oversized", "chunks_again", "damaged"),
+    *(
+        "attended",
+        "left",
+        "replaced",
+        "silent",
+        "draining",
+        "revoked",
+        "wrong_identity",
+        "unknown_client",
+        "no_hello",
+    ),
+    *(
+        "hello_again",
+        "wrong_version",
+        "unknown_frame",
+        "again",
+        "differs",
+        "late",
+        "oversized",
+        "chunks_again",
+        "damaged",
+    ),
     *("malformed", "lacking", "declined", "failed", "refused", "wrong_facts"),
 )
 
@@ -64,10 +124,22 @@ class World:
         self.now, self.queue, self.events, self.links = 0.0, [], 0, 0
         self.fired: Counter[str] = Counter()
         self.counted: Counter[str] = Counter()
-        self.durable, self.unsynced, self.syncing, self.full, self.slow_disk_until = {}, [], False, False, 0.0
+        self.durable, self.unsynced, self.syncing, self.full, self.slow_disk_until = (
+            {},
+            [],
+            False,
+            False,
+            0.0,
+        )
         self.coordinator: Any = None  # None while it is down
         self.checkpoints, self.agents, self.refused = [], [], set()
-        self.fates, self.parted, self.rates, self.written, self.counted_at = {}, {}, {}, set(), 0.0
+        self.fates, self.parted, self.rates, self.written, self.counted_at = (
+            {},
+            {},
+            {},
+            set(),
+            0.0,
+        )
         self.size = draw.randint(1, 6)
         self.clients = self.size + 1  # the last one is never asked
         self.rounds = draw.randint(1, 5)
@@ -75,7 +147,11 @@ class World:
         self.fired["calm"] += calm
         self.chaos = not calm
         rare = {"revoke": 0.05, "disk_full": 0.05}
-        self.known = [fault for fault in FAULTS if self.chaos and draw.random() < rare.get(fault, 0.4)]
+        self.known = [
+            fault
+            for fault in FAULTS
+            if self.chaos and draw.random() < rare.get(fault, 0.4)
+        ]
         self.secure = draw.random() < 0.7
         self.fired["insecure"] += not self.secure
         self.pause_s = draw.choice([0.1, 0.5, 2.0])
@@ -83,22 +159,34 @@ class World:
         self.kill_agents = draw.choice([0, 0, 0.003, 0.02]) * self.chaos
         self.kill_coordinator = draw.choice([0, 0, 0.0005, 0.005]) * self.chaos
         self.twice = draw.choice([0, 0, 0.02, 0.2]) * self.chaos
-        self.rogue = draw.randrange(self.size) if self.chaos and draw.random() < 0.15 else None
+        self.rogue = (
+            draw.randrange(self.size) if self.chaos and draw.random() < 0.15 else None
+        )
         self.work_s = draw.choice([0.0, 0.5, 3.0, 20.0])
         self.think_s = draw.choice([0.0, 0.5, 5.0, 700.0 if calm else 20.0])
         self.repair_s = draw.choice([0.1, 20.0])
         self.faithful = draw.random() < 0.5  # no fate but to answer
         self.turns = draw.choice([0, 0, 1])
         self.sizes = draw.choice([[0, 1, 40], [0, 40, 600], [40, 600, 3000]])
-        self.small, self.first, self.large = draw.choice([(32, 64, 256), (32, 512, 2048), (4, 4, 4), (64, 256, 1024)])
+        self.small, self.first, self.large = draw.choice(
+            [(32, 64, 256), (32, 512, 2048), (4, 4, 4), (64, 256, 1024)]
+        )
         if self.small == 4:
             self.sizes = [0, 1, 40]
         self.steps, self.limits = {}, {}
         for number in range(1, self.rounds + 1):
             kinds = ["train", "evaluate"] if draw.random() < 0.3 else ["train"]
-            self.steps[number] = [(kind, sorted(draw.sample(range(self.size), draw.randint(1, self.size)))) for kind in kinds]
+            self.steps[number] = [
+                (
+                    kind,
+                    sorted(draw.sample(range(self.size), draw.randint(1, self.size))),
+                )
+                for kind in kinds
+            ]
             for kind, cohort in self.steps[number]:
-                deadline_s = draw.uniform(0.5, 15) if draw.random() < 0.1 else float("inf")
+                deadline_s = (
+                    draw.uniform(0.5, 15) if draw.random() < 0.1 else float("inf")
+                )
                 enough = draw.randint(1, len(cohort)) if draw.random() < 0.1 else 99
                 self.limits[number, kind] = deadline_s, enough
                 self.fired["deadline"] += deadline_s < 99
@@ -111,8 +199,19 @@ class World:
         at = self.seed, client, key
         if at not in self.fates:
             draw = Random(f"fate {at}")
-            kinds = ["fail", "decline", "lack", "lack", "hopeless", "malformed", "oversized", "refused"]
-            self.fates[at] = "ok" if self.faithful or draw.random() < 0.75 else draw.choice(kinds)
+            kinds = [
+                "fail",
+                "decline",
+                "lack",
+                "lack",
+                "hopeless",
+                "malformed",
+                "oversized",
+                "refused",
+            ]
+            self.fates[at] = (
+                "ok" if self.faithful or draw.random() < 0.75 else draw.choice(kinds)
+            )
             self.fired[self.fates[at]] += 1
         return self.fates[at]
 
@@ -125,25 +224,44 @@ class World:
 
     def payloads(self, client, key, repair):
         draw = Random(f"payloads {self.seed} {key} {client if repair else ''}")
-        return tuple(draw.randbytes(draw.choice(self.sizes)) for _ in range(draw.randint(0, 3)))
+        return tuple(
+            draw.randbytes(draw.choice(self.sizes)) for _ in range(draw.randint(0, 3))
+        )
 
     def work(self, client, key, repair):
         payloads = self.payloads(client, key, repair)
-        task = pb.Task(key=proto(key), plan="{}", sizes=[len(data) for data in payloads], repair=repair)
-        return rounds.Work(client, key, task, payloads, lambda data: "malformed" if data == b"bad" else None)
+        task = pb.Task(
+            key=proto(key),
+            plan="{}",
+            sizes=[len(data) for data in payloads],
+            repair=repair,
+        )
+        return rounds.Work(
+            client,
+            key,
+            task,
+            payloads,
+            lambda data: "malformed" if data == b"bad" else None,
+        )
 
     # The network
 
     def connect(self, peer, certificate):
         """Return a connection, or None."""
         coordinator = self.coordinator
-        if coordinator is None or self.now < self.parted.get(peer.client, 0) or (certificate in self.refused):
+        if (
+            coordinator is None
+            or self.now < self.parted.get(peer.client, 0)
+            or (certificate in self.refused)
+        ):
             return None
         self.links += 1
         latency = self.random.choice([0.0005, 0.01, 0.2]) * (0.5 + self.random.random())
         link = Link(self.links, peer, certificate, coordinator, latency, self.now)
         coordinator.links[link.number] = link
-        coordinator.perform(coordinator.machine.connected(link.number, certificate, coordinator.clock()))
+        coordinator.perform(
+            coordinator.machine.connected(link.number, certificate, coordinator.clock())
+        )
         return link
 
     def send(self, link, way, data, repeatable=False):
@@ -222,10 +340,14 @@ class World:
         self.cut(link)
 
     def do_partition(self):
-        self.parted[self.random.randrange(self.size)] = self.now + self.random.choice([0.5, 2.0, 5.0, 20.0]) * self.random.random()
+        self.parted[self.random.randrange(self.size)] = (
+            self.now + self.random.choice([0.5, 2.0, 5.0, 20.0]) * self.random.random()
+        )
 
     def do_slow_link(self):
-        self.rates[self.random.randrange(self.size)] = self.random.choice([120.0, 400.0, 5000.0])
+        self.rates[self.random.randrange(self.size)] = self.random.choice(
+            [120.0, 400.0, 5000.0]
+        )
 
     def do_agent_crash(self):
         if not self.agents:
@@ -270,7 +392,9 @@ class World:
     def do_hostile(self):
         """A peer that is no client of any round: its frames must change nothing for the others."""
         own = self.random.choice([self.clients - 1, self.clients, 10**6])
-        peer = Stranger(self, own, own if self.secure else None, self.random.random() < 0.5)
+        peer = Stranger(
+            self, own, own if self.secure else None, self.random.random() < 0.5
+        )
         for _ in range(self.random.randint(0, 6)):
             frame = self.any_frame(own if not self.secure else None)
             self.at(self.random.random() * 2, peer.say, frame)
@@ -282,7 +406,9 @@ class World:
         if self.coordinator is None or self.coordinator.machine.farewell:
             return False
         coordinator = self.coordinator
-        coordinator.perform(coordinator.machine.drain(self.random.choice([(0.0, 0.0001), (0.5, 3.0)])))
+        coordinator.perform(
+            coordinator.machine.drain(self.random.choice([(0.0, 0.0001), (0.5, 3.0)]))
+        )
         self.at(1.0, coordinator.crash, 0.5)
 
     def do_revoke(self):
@@ -296,42 +422,100 @@ class World:
         """Return a frame that fits nothing; client: the only one that a hello may name, None: any."""
         draw = self.random
         name = draw.choice(["train", "evaluate", "", "x" * 99])
-        key = pb.Key(round=draw.choice([0, 1, 2, 2**32 - 1]), kind=name, turn=draw.choice([0, 1]))
+        key = pb.Key(
+            round=draw.choice([0, 1, 2, 2**32 - 1]), kind=name, turn=draw.choice([0, 1])
+        )
         kind = draw.randrange(9)
         if kind == 0:
             named = draw.randrange(self.clients + 2) if client is None else client
-            return pb.AgentFrame(hello=pb.Hello(oldest=draw.choice([0, 1, 2]), newest=draw.choice([0, 1, 9]), client=named))
+            return pb.AgentFrame(
+                hello=pb.Hello(
+                    oldest=draw.choice([0, 1, 2]),
+                    newest=draw.choice([0, 1, 9]),
+                    client=named,
+                )
+            )
         if kind == 1:
             return pb.AgentFrame(heartbeat=pb.Heartbeat())
         if kind == 2:
-            return pb.AgentFrame(failure=pb.Failure(key=key, reason=draw.randrange(9), text="no" * draw.choice([0, 9999])))  # type: ignore[arg-type]
+            return pb.AgentFrame(
+                failure=pb.Failure(
+                    key=key,
+                    reason=draw.randrange(9),  # type: ignore[arg-type]
+                    text="no" * draw.choice([0, 9999]),
+                )
+            )
         if kind == 3:
             return pb.AgentFrame(renewal=pb.Renewal(request=b"?"))
         if kind == 4:
             return pb.AgentFrame()
         if kind == 5:
-            return pb.AgentFrame(ack=pb.Ack(key=key, offset=draw.choice([0, 1, 50, 2**64 - 1]), stored=draw.random() < 0.5))
+            return pb.AgentFrame(
+                ack=pb.Ack(
+                    key=key,
+                    offset=draw.choice([0, 1, 50, 2**64 - 1]),
+                    stored=draw.random() < 0.5,
+                )
+            )
         if kind == 6:
-            texts = ['{"board": "Jetson", "watts": 7.5}', "{}", "[1]", '{"a": [1]}', '{"a": NaN}', "x" * 5000, "[" * 4000]
+            texts = [
+                '{"board": "Jetson", "watts": 7.5}',
+                "{}",
+                "[1]",
+                '{"a": [1]}',
+                '{"a": NaN}',
+                "x" * 5000,
+                "[" * 4000,
+            ]
             return pb.AgentFrame(facts=pb.Facts(json=draw.choice(texts)))
         total = draw.choice([0, 1, 50, LIMIT, LIMIT + 1, 2**64 - 1])
         data = draw.randbytes(draw.choice([0, 1, 50, 500]))
         checksum = draw.choice([0, zlib.crc32(data), draw.getrandbits(32)])
         offset = draw.choice([0, 0, 1, 50, 2**64 - 1])
-        return pb.AgentFrame(chunk=pb.Chunk(key=key, offset=offset, total=total, data=data, checksum=checksum))
+        return pb.AgentFrame(
+            chunk=pb.Chunk(
+                key=key, offset=offset, total=total, data=data, checksum=checksum
+            )
+        )
 
     def wrong(self, frame, client):
         """Return what a rogue agent sends in a frame's place."""
         draw, kind = self.random, frame.WhichOneof("frame")
         other = self.any_frame(client)
         if other.WhichOneof("frame") in ("chunk", "failure", "ack"):
-            getattr(other, other.WhichOneof("frame")).key.round = draw.randint(1, self.rounds)
+            getattr(other, other.WhichOneof("frame")).key.round = draw.randint(
+                1, self.rounds
+            )
         data = draw.randbytes(30)
-        whole = pb.Chunk(key=pb.Key(round=draw.randint(1, self.rounds), kind="train"), total=30, data=data, checksum=zlib.crc32(data))
+        whole = pb.Chunk(
+            key=pb.Key(round=draw.randint(1, self.rounds), kind="train"),
+            total=30,
+            data=data,
+            checksum=zlib.crc32(data),
+        )
         if kind != "chunk":
-            return draw.choice([[], [frame, frame], [frame, other], [other, frame], [frame, pb.AgentFrame(chunk=whole)]])
+            return draw.choice(
+                [
+                    [],
+                    [frame, frame],
+                    [frame, other],
+                    [other, frame],
+                    [frame, pb.AgentFrame(chunk=whole)],
+                ]
+            )
         changed = pb.AgentFrame.FromString(frame.SerializeToString())
-        field = draw.choice(["offset", "total", "checksum", "checksum", "data", "data", "answer", "nothing"])
+        field = draw.choice(
+            [
+                "offset",
+                "total",
+                "checksum",
+                "checksum",
+                "data",
+                "data",
+                "answer",
+                "nothing",
+            ]
+        )
         if field == "data":
             changed.chunk.data = draw.randbytes(len(frame.chunk.data))
         elif field == "answer":
@@ -347,7 +531,9 @@ class World:
 
     def at(self, delay, event, *arguments):
         self.events += 1
-        heapq.heappush(self.queue, (self.now + max(0.0, delay), self.events, event, arguments))
+        heapq.heappush(
+            self.queue, (self.now + max(0.0, delay), self.events, event, arguments)
+        )
 
     def tell(self, who, what):
         if self.trace is not None:
@@ -376,17 +562,26 @@ class World:
         if self.chaos or self.coordinator is None or not self.coordinator.finished:
             return False
         left = {agent.client for agent in self.agents if agent.left}
-        return left | self.refused >= set(range(self.size)) and len(self.agents) == self.size
+        return (
+            left | self.refused >= set(range(self.size))
+            and len(self.agents) == self.size
+        )
 
     def run(self):
         """Live through it; returns what happened how often."""
         sizes = transfer.SMALLEST, transfer.FIRST, transfer.LARGEST
-        transfer.SMALLEST, transfer.FIRST, transfer.LARGEST = self.small, self.first, self.large
+        transfer.SMALLEST, transfer.FIRST, transfer.LARGEST = (
+            self.small,
+            self.first,
+            self.large,
+        )
         try:
             self.live()
         finally:
             transfer.SMALLEST, transfer.FIRST, transfer.LARGEST = sizes
-        return self.fired + Counter({f"counter {name}": count for name, count in self.counted.items()})
+        return self.fired + Counter(
+            {f"counter {name}": count for name, count in self.counted.items()}
+        )
 
     def live(self):
         self.start_coordinator()
@@ -395,10 +590,16 @@ class World:
         if self.chaos:
             self.at(self.random.random(), self.trouble)
             self.at(self.end, self.heal)
-        calm, bound = not self.chaos, self.end + 2500.0 + 200 * self.rounds + 2 * self.think_s * self.rounds
+        calm, bound = (
+            not self.chaos,
+            self.end + 2500.0 + 200 * self.rounds + 2 * self.think_s * self.rounds,
+        )
         while not self.over():
             self.now, _, event, arguments = heapq.heappop(self.queue)
-            holds(self.now <= bound and self.events < 300_000, f"not over after {self.now:.0f} s and {self.events} events")
+            holds(
+                self.now <= bound and self.events < 300_000,
+                f"not over after {self.now:.0f} s and {self.events} events",
+            )
             event(*arguments)
             if self.coordinator:
                 self.coordinator.check()
@@ -412,26 +613,77 @@ class World:
         for number, results in enumerate(self.checkpoints, 1):
             for kind, cohort in self.steps[number]:
                 deadline_s, enough = self.limits[number, kind]
-                first = {client: results[client, (number, kind, 0)] for client in cohort}
-                sure = [c for c in cohort if c != self.rogue and c not in self.refused and deadline_s > 99 and enough > 98]
+                first = {
+                    client: results[client, (number, kind, 0)] for client in cohort
+                }
+                sure = [
+                    c
+                    for c in cohort
+                    if c != self.rogue
+                    and c not in self.refused
+                    and deadline_s > 99
+                    and enough > 98
+                ]
                 for client in sure:
                     truth = self.fate(client, (number, kind, 0)) in ("ok", "lack")
-                    holds(isinstance(first[client], bytes) == truth, "counted", client, number, kind, first[client])
-                total = sum(zlib.crc32(first[c]) for c in sure if isinstance(first[c], bytes))
-                truths = [c for c in sure if self.fate(c, (number, kind, 0)) in ("ok", "lack")]
-                holds(total == sum(zlib.crc32(self.answer(c, (number, kind, 0))) for c in truths), "the sum is not the truth")
+                    holds(
+                        isinstance(first[client], bytes) == truth,
+                        "counted",
+                        client,
+                        number,
+                        kind,
+                        first[client],
+                    )
+                total = sum(
+                    zlib.crc32(first[c]) for c in sure if isinstance(first[c], bytes)
+                )
+                truths = [
+                    c for c in sure if self.fate(c, (number, kind, 0)) in ("ok", "lack")
+                ]
+                holds(
+                    total
+                    == sum(
+                        zlib.crc32(self.answer(c, (number, kind, 0))) for c in truths
+                    ),
+                    "the sum is not the truth",
+                )
         machine = self.coordinator.machine
         self.counted.update(machine.counters)
         for link in list(self.coordinator.links.values()):
             machine.gone(link.number)
-        holds(not (machine.open or machine.done or machine.sessions or machine.attending), "the coordinator keeps something")
+        holds(
+            not (machine.open or machine.done or machine.sessions or machine.attending),
+            "the coordinator keeps something",
+        )
         for agent in self.agents:
             state = agent.machine
-            holds(not state._asked and state._uploads.keys() <= state.answers.keys(), "an agent keeps a connection's state")
-            holds(agent.disk.keys() == state.answers.keys() | (agent.disk.keys() & state.working.keys()) or not agent.entered, "disk")
+            holds(
+                not state._asked and state._uploads.keys() <= state.answers.keys(),
+                "an agent keeps a connection's state",
+            )
+            holds(
+                agent.disk.keys()
+                == state.answers.keys() | (agent.disk.keys() & state.working.keys())
+                or not agent.entered,
+                "disk",
+            )
         if calm:
-            wrong = {name: self.counted[name] for name in ("silent", "replaced", "damaged", "again", "chunks_again", "differs")}
-            holds(not any(wrong.values()) and self.counted["attended"] <= self.size, "trouble in a calm world", self.counted)
+            wrong = {
+                name: self.counted[name]
+                for name in (
+                    "silent",
+                    "replaced",
+                    "damaged",
+                    "again",
+                    "chunks_again",
+                    "differs",
+                )
+            }
+            holds(
+                not any(wrong.values()) and self.counted["attended"] <= self.size,
+                "trouble in a calm world",
+                self.counted,
+            )
 
 
 def fail(number, frame):
@@ -440,7 +692,9 @@ def fail(number, frame):
 
 def main(arguments=None):
     """Run seeds, or one with its trace."""
-    parser = argparse.ArgumentParser(prog="python -m tests.exchange.world", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.exchange.world", description=__doc__
+    )
     parser.add_argument("seeds", nargs="*", type=int, help="how many, or from and to")
     parser.add_argument("--seed", type=int, help="this one alone")
     parser.add_argument("--trace", action="store_true", help="tell what happens in it")
@@ -462,11 +716,17 @@ def main(arguments=None):
                     World(seed, lines.append).run()
                 except Exception:
                     print(*lines, sep="\n")
-            print(f"seed {seed} fails: python -m tests.exchange.world --seed {seed} --trace")
+            print(
+                f"seed {seed} fails: python -m tests.exchange.world --seed {seed} --trace"
+            )
             return 1
         finally:
             signal.alarm(0)
-    print(f"{len(seeds)} seeds in {time.monotonic() - began:.1f} s", *(f"{n:9} {name}" for name, n in sorted(fired.items())), sep="\n")
+    print(
+        f"{len(seeds)} seeds in {time.monotonic() - began:.1f} s",
+        *(f"{n:9} {name}" for name, n in sorted(fired.items())),
+        sep="\n",
+    )
     return 0
 
 

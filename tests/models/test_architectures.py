@@ -16,7 +16,9 @@ MNIST = (1, 28, 28)
 COLOUR = (3, 32, 32)
 
 
-def make(name: str, shape: tuple[int, ...], classes: int, **options: object) -> nn.Module:
+def make(
+    name: str, shape: tuple[int, ...], classes: int, **options: object
+) -> nn.Module:
     return build(name, options, input_shape=shape, classes=classes, seed=0)
 
 
@@ -36,7 +38,13 @@ def make(name: str, shape: tuple[int, ...], classes: int, **options: object) -> 
         ("lstm-rows", MNIST, 10, {}, 214_282),
         ("lstm-char", (80,), 256, {}, 866_560),
         ("lstm-sensor", (64, 6), 7, {}, 18_887),
-        ("transformer-char", (80,), 256, {}, 2 * (12 * 128**2 + 13 * 128) + 2 * 256 * 128 + 256 + 2 * 128),
+        (
+            "transformer-char",
+            (80,),
+            256,
+            {},
+            2 * (12 * 128**2 + 13 * 128) + 2 * 256 * 128 + 256 + 2 * 128,
+        ),
         ("transformer-char", (80,), 256, {}, 462_592),
         ("resnet-small", COLOUR, 10, {}, 78_042),
         ("resnet-small", MNIST, 10, {}, 77_754),
@@ -45,32 +53,55 @@ def make(name: str, shape: tuple[int, ...], classes: int, **options: object) -> 
         ("mobilenet-small", MNIST, 10, {}, 32_234),
     ],
 )
-def test_parameter_counts(name: str, shape: tuple[int, ...], classes: int, options: dict[str, object], parameters: int) -> None:
+def test_parameter_counts(
+    name: str,
+    shape: tuple[int, ...],
+    classes: int,
+    options: dict[str, object],
+    parameters: int,
+) -> None:
     names = layout(make(name, shape, classes, **options))
     assert names.trained == parameters
     assert (names.floats, names.integers) == (parameters, 0)
 
 
 def test_batchnorm_adds_statistics_and_counters_only() -> None:
-    group, batch = (layout(make("resnet-small", MNIST, 10, norm=kind)) for kind in ("group", "batch"))
+    group, batch = (
+        layout(make("resnet-small", MNIST, 10, norm=kind))
+        for kind in ("group", "batch")
+    )
     assert group.trained == batch.trained
     # stem 16, then three blocks of two norms, two of them with one more on the shortcut
     assert batch.floats - batch.trained == 2 * (16 + 2 * 16 + 3 * 32 + 3 * 64)
     assert batch.integers == 9
-    assert layout(make("mobilenet-small", MNIST, 10, norm="batch")).integers == 1 + 2 + 4 * 3 + 1
+    assert (
+        layout(make("mobilenet-small", MNIST, 10, norm="batch")).integers
+        == 1 + 2 + 4 * 3 + 1
+    )
 
 
-@pytest.mark.parametrize(("name", "scaled"), [("cnn", lambda x: x), ("cnn-small", lambda x: 2 * x - 1)])
-def test_the_cnns_are_convolution_relu_pool_twice(name: str, scaled: Callable[[Tensor], Tensor]) -> None:
+@pytest.mark.parametrize(
+    ("name", "scaled"), [("cnn", lambda x: x), ("cnn-small", lambda x: 2 * x - 1)]
+)
+def test_the_cnns_are_convolution_relu_pool_twice(
+    name: str, scaled: Callable[[Tensor], Tensor]
+) -> None:
     module = make(name, MNIST, 10)
     weights = dict(module.named_parameters())
     x = torch.rand(2, *MNIST, generator=torch.Generator().manual_seed(0))
     y = scaled(x)
     for layer in ("conv1", "conv2"):
         weight = weights[f"{layer}.weight"].contiguous()
-        y = max_pool2d(conv2d(y, weight, weights[f"{layer}.bias"], padding=weight.shape[2] // 2).relu(), 2)
+        y = max_pool2d(
+            conv2d(
+                y, weight, weights[f"{layer}.bias"], padding=weight.shape[2] // 2
+            ).relu(),
+            2,
+        )
     y = linear(y.flatten(1), weights["hidden.weight"], weights["hidden.bias"]).relu()
-    torch.testing.assert_close(module(x), linear(y, weights["output.weight"], weights["output.bias"]))
+    torch.testing.assert_close(
+        module(x), linear(y, weights["output.weight"], weights["output.bias"])
+    )
 
 
 def test_the_small_cnn_starts_undecided() -> None:
@@ -78,7 +109,9 @@ def test_the_small_cnn_starts_undecided() -> None:
     loss = cross_entropy(module(torch.rand(10, *MNIST)), torch.arange(10))
     assert float(loss.detach()) == pytest.approx(2.3026, abs=0.05)  # ln 10
     hidden = module.get_parameter("hidden.weight")
-    assert float(hidden.detach().std()) == pytest.approx((2 / 1568) ** 0.5, rel=0.02)  # He: sqrt(2 / inputs)
+    assert float(hidden.detach().std()) == pytest.approx(
+        (2 / 1568) ** 0.5, rel=0.02
+    )  # He: sqrt(2 / inputs)
     assert not module.get_parameter("conv1.bias").any()
 
 
@@ -131,7 +164,9 @@ def test_dropout_acts_in_training_only() -> None:
         assert torch.equal(module(x), module(x))
 
 
-def sgd_losses(module: nn.Module, x: Tensor, y: Tensor, lr: float, steps: int) -> list[float]:
+def sgd_losses(
+    module: nn.Module, x: Tensor, y: Tensor, lr: float, steps: int
+) -> list[float]:
     optimiser = torch.optim.SGD(module.parameters(), lr=lr, momentum=0.9)
     losses = []
     for _ in range(steps):
@@ -156,7 +191,9 @@ def sgd_losses(module: nn.Module, x: Tensor, y: Tensor, lr: float, steps: int) -
         ("mobilenet-small", {"norm": "batch"}, 0.05),
     ],
 )
-def test_image_models_learn_four_bright_quarters(name: str, options: dict[str, object], lr: float) -> None:
+def test_image_models_learn_four_bright_quarters(
+    name: str, options: dict[str, object], lr: float
+) -> None:
     random = torch.Generator().manual_seed(0)
     y = torch.arange(4).repeat(4)
     x = 0.3 * torch.rand(16, 1, 8, 8, generator=random)
@@ -169,13 +206,22 @@ def test_image_models_learn_four_bright_quarters(name: str, options: dict[str, o
 
 def test_the_sensor_lstm_learns_rising_from_falling() -> None:
     y = torch.arange(8) % 2
-    x = torch.stack([(2 * k - 1) * torch.linspace(-1, 1, 20) + 0.1 * i for i, k in enumerate(y.tolist())])[:, :, None]
+    x = torch.stack(
+        [
+            (2 * k - 1) * torch.linspace(-1, 1, 20) + 0.1 * i
+            for i, k in enumerate(y.tolist())
+        ]
+    )[:, :, None]
     losses = sgd_losses(make("lstm-sensor", (20, 1), 2, width=16), x, y, 0.1, 80)
     assert losses[-1] < 0.3 * losses[0]
 
 
-@pytest.mark.parametrize(("name", "lr"), [("lstm-char", 1.0), ("transformer-char", 0.1)])
+@pytest.mark.parametrize(
+    ("name", "lr"), [("lstm-char", 1.0), ("transformer-char", 0.1)]
+)
 def test_text_models_learn_a_line(name: str, lr: float) -> None:
     line = torch.tensor([list(b"to be or not to be")])
-    losses = sgd_losses(make(name, (17,), 256, width=32), line[:, :-1], line[:, 1:], lr, 60)
+    losses = sgd_losses(
+        make(name, (17,), 256, width=32), line[:, :-1], line[:, 1:], lr, 60
+    )
     assert losses[-1] < 0.3 * losses[0]

@@ -33,9 +33,13 @@ FITTING = {
 class Own(nn.Module):
     """A user's class: takes what is offered, and an option of its own."""
 
-    def __init__(self, input_shape: tuple[int, ...], classes: int, width: int = 3) -> None:
+    def __init__(
+        self, input_shape: tuple[int, ...], classes: int, width: int = 3
+    ) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(input_shape[-1], width), nn.Linear(width, classes))
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(input_shape[-1], width), nn.Linear(width, classes)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.layers(x)
@@ -120,7 +124,9 @@ def test_the_seed_alone_decides_the_weights(name: str) -> None:
     shape, classes = FITTING[name]
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    one, two, other = (build(name, {}, input_shape=shape, classes=classes, seed=s) for s in (1, 1, 2))
+    one, two, other = (
+        build(name, {}, input_shape=shape, classes=classes, seed=s) for s in (1, 1, 2)
+    )
     assert torch.equal(torch.get_rng_state(), before)
     names = layout(one)
     assert (read_state(one, names).floats == read_state(two, names).floats).all()
@@ -129,7 +135,9 @@ def test_the_seed_alone_decides_the_weights(name: str) -> None:
     assert one.training
 
 
-@pytest.mark.parametrize("name", [n for n, (shape, _) in FITTING.items() if len(shape) == 3])
+@pytest.mark.parametrize(
+    "name", [n for n, (shape, _) in FITTING.items() if len(shape) == 3]
+)
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (2, 9, 13)])
 def test_image_models_adapt_to_the_size(name: str, shape: tuple[int, ...]) -> None:
     if name == "lenet" and min(shape[1:]) < 16:
@@ -141,8 +149,12 @@ def test_image_models_adapt_to_the_size(name: str, shape: tuple[int, ...]) -> No
 
 
 def test_features_and_text_are_told_apart() -> None:
-    assert build("2nn", {}, input_shape=(60,), classes=10, seed=0)(torch.rand(2, 60)).shape == (2, 10)
-    text = build("lstm-char", {"width": 4}, input_shape=(9,), classes=30, seed=0, task="text")
+    assert build("2nn", {}, input_shape=(60,), classes=10, seed=0)(
+        torch.rand(2, 60)
+    ).shape == (2, 10)
+    text = build(
+        "lstm-char", {"width": 4}, input_shape=(9,), classes=30, seed=0, task="text"
+    )
     assert text(torch.zeros(2, 5, dtype=torch.int64)).shape == (2, 5, 30)
 
 
@@ -157,16 +169,27 @@ def test_the_dry_run_leaves_modes_and_statistics() -> None:
     module = build_own("half_evaluating")
     assert [m.training for m in module.modules()] == [True, True, False]
     norm = module[1]  # type: ignore[index]
-    assert norm.num_batches_tracked == 0 and torch.equal(norm.running_mean, torch.zeros(2))
+    assert norm.num_batches_tracked == 0 and torch.equal(
+        norm.running_mean, torch.zeros(2)
+    )
 
 
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("wrong_classes", r"gives \[2, 3\] for 2 features samples of shape \[4\], .* need \[2, 2\] \(2 classes\)"),
-        ("wants_other_input", r"fails on 2 features samples, .* torch.float32 .* shape \[2, 4\]: RuntimeError: mat1"),
+        (
+            "wrong_classes",
+            r"gives \[2, 3\] for 2 features samples of shape \[4\], .* need \[2, 2\] \(2 classes\)",
+        ),
+        (
+            "wants_other_input",
+            r"fails on 2 features samples, .* torch.float32 .* shape \[2, 4\]: RuntimeError: mat1",
+        ),
         ("gives_tuple", "returns a tuple; its forward must return one float tensor"),
-        ("gives_integers", "returns a torch.int64 tensor; its forward must return one float tensor"),
+        (
+            "gives_integers",
+            "returns a torch.int64 tensor; its forward must return one float tensor",
+        ),
         ("frozen", "has no parameter to train"),
         ("no_module", "gave a str; its factory must return a torch.nn.Module"),
         ("broken", "cannot be built with no options: RuntimeError: size 0 is odd"),
@@ -181,12 +204,20 @@ def test_a_misfit_is_one_sentence(function: str, message: str) -> None:
 
 
 def test_output_of_another_rank() -> None:
-    with pytest.raises(ModelError, match=r"gives \[2, 1, 28, 10\] .* need \[2, 10\].*flatten or pool"):
+    with pytest.raises(
+        ModelError, match=r"gives \[2, 1, 28, 10\] .* need \[2, 10\].*flatten or pool"
+    ):
         build(f"{HERE}:not_flattened", {}, input_shape=IMAGE, classes=10, seed=0)
-    with pytest.raises(ModelError, match=r"gives \[2, 80, 90\] .* need \[2, 80, 256\].*last layer 256 wide"):
+    with pytest.raises(
+        ModelError,
+        match=r"gives \[2, 80, 90\] .* need \[2, 80, 256\].*last layer 256 wide",
+    ):
         build(f"{HERE}:text_model", {}, input_shape=(80,), classes=256, seed=0)
 
-    with pytest.raises(ModelError, match=r"gives \[2, 256\] .* need \[2, 80, 256\].*next byte at every position"):
+    with pytest.raises(
+        ModelError,
+        match=r"gives \[2, 256\] .* need \[2, 80, 256\].*next byte at every position",
+    ):
         build(f"{HERE}:last_only", {}, input_shape=(80,), classes=256, seed=0)
 
 
@@ -201,12 +232,42 @@ def text_model() -> nn.Module:
 @pytest.mark.parametrize(
     ("name", "shape", "classes", "options", "message"),
     [
-        ("cnn", (64, 6), 7, {}, r"'cnn' takes images .* shape \[64, 6\]; use 'lstm-sensor' for series"),
-        ("cnn", (1, 3, 8), 7, {}, "'cnn' needs images of at least 4x4 pixels; these are 3x8"),
-        ("lstm-sensor", IMAGE, 10, {}, r"'lstm-sensor' takes series .* shape \[1, 28, 28\]; use one of cnn"),
+        (
+            "cnn",
+            (64, 6),
+            7,
+            {},
+            r"'cnn' takes images .* shape \[64, 6\]; use 'lstm-sensor' for series",
+        ),
+        (
+            "cnn",
+            (1, 3, 8),
+            7,
+            {},
+            "'cnn' needs images of at least 4x4 pixels; these are 3x8",
+        ),
+        (
+            "lstm-sensor",
+            IMAGE,
+            10,
+            {},
+            r"'lstm-sensor' takes series .* shape \[1, 28, 28\]; use one of cnn",
+        ),
         ("lstm-char", IMAGE, 10, {}, "'lstm-char' takes text"),
-        ("2nn", (4,), 2, {"width": 0}, "'width' must be a whole number of at least 1, not 0"),
-        ("2nn", (4,), 2, {"width": True}, "'width' must be a whole number of at least 1, not True"),
+        (
+            "2nn",
+            (4,),
+            2,
+            {"width": 0},
+            "'width' must be a whole number of at least 1, not 0",
+        ),
+        (
+            "2nn",
+            (4,),
+            2,
+            {"width": True},
+            "'width' must be a whole number of at least 1, not True",
+        ),
         (
             "resnet-small",
             IMAGE,
@@ -214,8 +275,20 @@ def text_model() -> nn.Module:
             {"norm": "bach"},
             "'norm' must be 'group' or 'batch', not 'bach'. Did you mean 'batch'",
         ),
-        ("transformer-char", (8,), 256, {"width": 10}, "width 10 must be even and a multiple of heads 4"),
-        ("transformer-char", (8,), 256, {"dropout": 1.0}, r"'dropout' must be a number in \[0, 1\), not 1.0"),
+        (
+            "transformer-char",
+            (8,),
+            256,
+            {"width": 10},
+            "width 10 must be even and a multiple of heads 4",
+        ),
+        (
+            "transformer-char",
+            (8,),
+            256,
+            {"dropout": 1.0},
+            r"'dropout' must be a number in \[0, 1\), not 1.0",
+        ),
         (
             "logistic",
             (80,),
@@ -225,15 +298,25 @@ def text_model() -> nn.Module:
         ),
     ],
 )
-def test_wrong_data_or_option(name: str, shape: tuple[int, ...], classes: int, options: dict[str, object], message: str) -> None:
+def test_wrong_data_or_option(
+    name: str,
+    shape: tuple[int, ...],
+    classes: int,
+    options: dict[str, object],
+    message: str,
+) -> None:
     with pytest.raises(ModelError, match=message):
         build(name, options, input_shape=shape, classes=classes, seed=0)
 
 
 def test_unknown_name_and_option_name_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"unknown model 'cnn-smal'\. Did you mean 'cnn-small'"):
+    with pytest.raises(
+        ConfigError, match=r"unknown model 'cnn-smal'\. Did you mean 'cnn-small'"
+    ):
         build("cnn-smal", {}, input_shape=IMAGE, classes=10, seed=0)
-    with pytest.raises(ConfigError, match=r"model '2nn' takes no option 'widht'\. Did you mean 'width'"):
+    with pytest.raises(
+        ConfigError, match=r"model '2nn' takes no option 'widht'\. Did you mean 'width'"
+    ):
         build("2nn", {"widht": 3}, input_shape=IMAGE, classes=10, seed=0)
 
 

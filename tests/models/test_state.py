@@ -39,7 +39,9 @@ class Mixed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.a = nn.Parameter(torch.tensor([1.0, 2.0], dtype=torch.bfloat16))
-        self.b = nn.Parameter(torch.tensor([[0.5]], dtype=torch.float16), requires_grad=False)
+        self.b = nn.Parameter(
+            torch.tensor([[0.5]], dtype=torch.float16), requires_grad=False
+        )
         self.register_buffer("c", torch.tensor([7, -8], dtype=torch.int32))
         self.register_buffer("d", torch.tensor(0.25, dtype=torch.float64))
         self.register_buffer("e", torch.tensor([True, False]))
@@ -68,7 +70,9 @@ def test_batchnorm_counts_and_statistics_travel() -> None:
     fresh = nn.BatchNorm1d(1)
     write_state(fresh, names, state)
     assert fresh.num_batches_tracked is not None and int(fresh.num_batches_tracked) == 1
-    assert fresh.running_var is not None and float(fresh.running_var) == pytest.approx(1.1)
+    assert fresh.running_var is not None and float(fresh.running_var) == pytest.approx(
+        1.1
+    )
 
 
 def test_dtypes_are_kept() -> None:
@@ -82,10 +86,18 @@ def test_dtypes_are_kept() -> None:
         ("e", "bool", False),
     ]
     state = read_state(module, names)
-    assert state.floats.dtype == np.float32 and state.floats.tolist() == [1.0, 2.0, 0.5, 0.25]
+    assert state.floats.dtype == np.float32 and state.floats.tolist() == [
+        1.0,
+        2.0,
+        0.5,
+        0.25,
+    ]
     assert state.integers.dtype == np.int64 and state.integers.tolist() == [7, -8, 1, 0]
     write_state(module, names, state_of([3, 1 + 2**-9, 4, 5], [1, 2, 0, 1]))
-    assert module.a.dtype == torch.bfloat16 and module.a.tolist() == [3.0, 1.0]  # bfloat16 has 7 bits behind the point
+    assert module.a.dtype == torch.bfloat16 and module.a.tolist() == [
+        3.0,
+        1.0,
+    ]  # bfloat16 has 7 bits behind the point
     assert read_state(module, names).floats.tolist() == [3.0, 1.0, 4.0, 5.0]
     assert module.e.tolist() == [False, True]
     assert module.unsaved.tolist() == [9.0]
@@ -103,12 +115,19 @@ def test_a_state_shares_nothing_with_the_module() -> None:
         module.weight.zero_()
     assert read.floats.tolist() == [1, 2]
     write_state(module, names, read)
-    assert module.weight is weight and weight.tolist() == [[1.0, 2.0]] and weight.requires_grad
+    assert (
+        module.weight is weight
+        and weight.tolist() == [[1.0, 2.0]]
+        and weight.requires_grad
+    )
 
 
 def test_a_read_only_state_is_written_without_a_warning() -> None:
     module = nn.Linear(2, 1, bias=False)
-    state = State(np.frombuffer(np.array([1, 2], np.float32).tobytes(), np.float32), np.empty(0, np.int64))
+    state = State(
+        np.frombuffer(np.array([1, 2], np.float32).tobytes(), np.float32),
+        np.empty(0, np.int64),
+    )
     write_state(module, layout(module), state)
     assert module.weight.tolist() == [[1.0, 2.0]]
 
@@ -116,7 +135,10 @@ def test_a_read_only_state_is_written_without_a_warning() -> None:
 def test_tied_weights_stay_tied_and_the_first_name_decides() -> None:
     module = Tied()
     names = layout(module)
-    assert [(e.name, e.trained) for e in names.entries] == [("embedding.weight", True), ("output.weight", False)]
+    assert [(e.name, e.trained) for e in names.entries] == [
+        ("embedding.weight", True),
+        ("output.weight", False),
+    ]
     assert (names.floats, names.trained) == (12, 6)
     before = read_state(module, names)
     assert (before.floats[:6] == before.floats[6:]).all()
@@ -132,16 +154,28 @@ def test_other_memory_orders_are_read_in_the_same_order() -> None:
         module.weight.copy_(torch.arange(16.0).view(2, 2, 2, 2))
     module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     assert read_state(module, names).floats.tolist() == list(range(16))
-    write_state(module, names, State(np.arange(16, 0, -1, dtype=np.float32), np.empty(0, np.int64)))
+    write_state(
+        module,
+        names,
+        State(np.arange(16, 0, -1, dtype=np.float32), np.empty(0, np.int64)),
+    )
     assert module.weight.flatten().tolist() == list(range(16, 0, -1))
 
 
 def test_what_does_not_fit_is_refused() -> None:
     module = nn.Linear(2, 1)
     names = layout(module)
-    with pytest.raises(ModelError, match="a state of 2 floats and 0 integers does not fit a layout of 3 and 0"):
-        write_state(module, names, State(np.zeros(2, np.float32), np.empty(0, np.int64)))
-    with pytest.raises(ModelError, match=r"tensor 'weight' \(1, 3\) torch.float32 of Linear stands where .* 'weight' \(1, 2\)"):
+    with pytest.raises(
+        ModelError,
+        match="a state of 2 floats and 0 integers does not fit a layout of 3 and 0",
+    ):
+        write_state(
+            module, names, State(np.zeros(2, np.float32), np.empty(0, np.int64))
+        )
+    with pytest.raises(
+        ModelError,
+        match=r"tensor 'weight' \(1, 3\) torch.float32 of Linear stands where .* 'weight' \(1, 2\)",
+    ):
         read_state(nn.Linear(3, 1), names)
     with pytest.raises(ModelError, match="Linear has 1 tensors; the layout has 2"):
         read_state(nn.Linear(2, 1, bias=False), names)
@@ -152,7 +186,10 @@ def test_a_state_that_is_no_tensor_is_refused() -> None:
         def get_extra_state(self) -> object:
             return {"calls": 1}
 
-    with pytest.raises(ModelError, match="state '_extra_state' of Extra is a dict, which no payload carries"):
+    with pytest.raises(
+        ModelError,
+        match="state '_extra_state' of Extra is a dict, which no payload carries",
+    ):
         layout(Extra(1, 1))
 
 

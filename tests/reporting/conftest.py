@@ -39,15 +39,29 @@ def line(round: int, accuracy: float | None, **more: Any) -> dict[str, Any]:
         "bytes_raw": 16000,
         "seconds": 2.0,
         "seconds_training": 1.5,
-        "seconds_by_phase": {"prepare": 0.1, "train": 1.5, "encode": 0.2, "evaluate": 0.2},
+        "seconds_by_phase": {
+            "prepare": 0.1,
+            "train": 1.5,
+            "encode": 0.2,
+            "evaluate": 0.2,
+        },
         "clients_evaluation": None,
     } | more
 
 
 def round_zero(accuracy: float) -> dict[str, Any]:
     """Return the line of the initial model's evaluation: nobody trained, no bytes."""
-    nothing: dict[str, Any] = {"clients": 0, "bytes_up": 0, "bytes_down": 0, "bytes_raw": 0, "seconds": 0.1, "seconds_training": 0.0}
-    return line(0, accuracy, **nothing, train_loss=None, seconds_by_phase={"evaluate": 0.1})
+    nothing: dict[str, Any] = {
+        "clients": 0,
+        "bytes_up": 0,
+        "bytes_down": 0,
+        "bytes_raw": 0,
+        "seconds": 0.1,
+        "seconds_training": 0.0,
+    }
+    return line(
+        0, accuracy, **nothing, train_loss=None, seconds_by_phase={"evaluate": 0.1}
+    )
 
 
 LINES = (round_zero(0.1), line(1, 0.4), line(2, None), line(3, 0.3), line(4, 0.8))
@@ -59,7 +73,13 @@ def manifest(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
         "seed": 3,
-        "versions": {"fedlearn": "0.1.0", "python": "3.11.2", "torch": "2.13.0", "numpy": "2.4.6", "flwr": "1.41.0"},
+        "versions": {
+            "fedlearn": "0.1.0",
+            "python": "3.11.2",
+            "torch": "2.13.0",
+            "numpy": "2.4.6",
+            "flwr": "1.41.0",
+        },
         "platform": {"system": "Linux", "machine": "x86_64"},
         "engine": {"kind": "pool", "workers": 2},
         "data": {
@@ -80,7 +100,10 @@ def manifest(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
 def summary(name: str, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the summary that belongs to the lines."""
     accuracies = [found["accuracy"] for found in lines if found["accuracy"] is not None]
-    sums = {key: sum(found[key] for found in lines) for key in ("bytes_up", "bytes_down", "bytes_raw")}
+    sums = {
+        key: sum(found[key] for found in lines)
+        for key in ("bytes_up", "bytes_down", "bytes_raw")
+    }
     return {
         "name": name,
         "model_sha256": "0123456789abcdef" * 4,
@@ -94,7 +117,9 @@ def summary(name: str, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "engine": "pool",
         "clients": 6,
         "parameters": 650,
-        "expectations": [{"what": "accuracy", "wanted": ">= 0.8", "got": 0.8, "met": True}],
+        "expectations": [
+            {"what": "accuracy", "wanted": ">= 0.8", "got": 0.8, "met": True}
+        ],
     }
 
 
@@ -109,12 +134,18 @@ def write_run(
     """Write a run folder and return it."""
     (folder / "plots").mkdir(parents=True)
     quoted = json.dumps(name)
-    (folder / "config.toml").write_text(config.replace('"NAME"', quoted), encoding="utf-8")
-    (folder / "manifest.json").write_text(json.dumps(manifest(name, manifest_data or {})), encoding="utf-8")
+    (folder / "config.toml").write_text(
+        config.replace('"NAME"', quoted), encoding="utf-8"
+    )
+    (folder / "manifest.json").write_text(
+        json.dumps(manifest(name, manifest_data or {})), encoding="utf-8"
+    )
     text = "".join(json.dumps(found) + "\n" for found in lines)
     (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
     if finished:
-        (folder / "summary.json").write_text(json.dumps(summary(name, lines)), encoding="utf-8")
+        (folder / "summary.json").write_text(
+            json.dumps(summary(name, lines)), encoding="utf-8"
+        )
     return folder
 
 

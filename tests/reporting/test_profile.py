@@ -4,15 +4,21 @@ import json
 
 import pytest
 
+from fedlearn.commands.report import main
 from fedlearn.errors import UserError
-from fedlearn.report import main
-from fedlearn.reporting.folder import read
+from fedlearn.records.reading import read
 from fedlearn.reporting.plots import draw
 from fedlearn.reporting.profile import FILE, Measured, Seen, profile, read_measured
 from fedlearn.reporting.profile_plot import plot_profile
 from fedlearn.reporting.profile_text import advice, of_run, text
 
-PEAK = {"one_gflops": 5.0, "all_gflops": 8.0, "processes": 2, "cores": 2, "by": "torch.mm"}
+PEAK = {
+    "one_gflops": 5.0,
+    "all_gflops": 8.0,
+    "processes": 2,
+    "cores": 2,
+    "by": "torch.mm",
+}
 SEEN = (Seen(1, 2, 3.0, 3e9, 4, 1.0), Seen(2, 2, 3.0, 3e9, 0, 1.25))
 """Two of four rounds: their clients train 3 s, on 2 workers 1.5 s of the round's 2 s, for 3 GFLOP."""
 
@@ -41,11 +47,29 @@ def test_phases_add_up_and_come_in_the_order_of_a_round(write, lines):
     lines[3]["seconds_by_phase"] = {"zebra": 0.5, "train": 1.0, "prepare": 0.3}
     found = without(write(lines=lines))
     assert (found.rounds, found.seconds) == (4, pytest.approx(9))
-    assert list(by_name(found)) == ["prepare", "train", "encode", "evaluate", "zebra", "other"]
-    assert [phase.seconds for phase in found.phases] == pytest.approx([0.6, 5.5, 0.6, 0.6, 0.5, 1.2])
+    assert list(by_name(found)) == [
+        "prepare",
+        "train",
+        "encode",
+        "evaluate",
+        "zebra",
+        "other",
+    ]
+    assert [phase.seconds for phase in found.phases] == pytest.approx(
+        [0.6, 5.5, 0.6, 0.6, 0.5, 1.2]
+    )
     train, other = by_name(found)["train"], by_name(found)["other"]
-    assert (train.share, train.median_s, train.worst_s, train.worst_round) == (pytest.approx(5.5 / 9), 1.5, 1.5, 1)
-    assert (other.median_s, other.worst_s, other.worst_round) == (pytest.approx(0.1), pytest.approx(1), 2)
+    assert (train.share, train.median_s, train.worst_s, train.worst_round) == (
+        pytest.approx(5.5 / 9),
+        1.5,
+        1.5,
+        1,
+    )
+    assert (other.median_s, other.worst_s, other.worst_round) == (
+        pytest.approx(0.1),
+        pytest.approx(1),
+        2,
+    )
     assert (found.slowest_round, found.slowest_round_s, found.overlap_s) == (2, 3.0, 0)
 
 
@@ -54,16 +78,29 @@ def test_phases_that_go_on_at_the_same_time_are_told(write, lines):
     found = without(write(lines=lines))
     assert found.overlap_s == pytest.approx(0.5)
     assert by_name(found)["other"].seconds == 0
-    assert "count twice: 0.50 s in all" in text(found, read(write("again", lines=lines)))
+    assert "count twice: 0.50 s in all" in text(
+        found, read(write("again", lines=lines))
+    )
 
 
 def test_training_beside_the_peak(write):
     training = profiled(write()).training
-    assert (training.rounds, training.flops, training.gflops, training.rounds_gflops) == (2, 6e9, 2.0, 1.5)
-    assert (training.peak_gflops, training.peak_share, training.rounds_peak_share) == (8.0, 0.25, 0.1875)
+    assert (
+        training.rounds,
+        training.flops,
+        training.gflops,
+        training.rounds_gflops,
+    ) == (2, 6e9, 2.0, 1.5)
+    assert (training.peak_gflops, training.peak_share, training.rounds_peak_share) == (
+        8.0,
+        0.25,
+        0.1875,
+    )
 
 
-@pytest.mark.parametrize(("workers", "top"), [(1, 5.0), (2, 8.0), (16, 8.0)])  # 16 share the two cores
+@pytest.mark.parametrize(
+    ("workers", "top"), [(1, 5.0), (2, 8.0), (16, 8.0)]
+)  # 16 share the two cores
 def test_the_peak_is_that_of_the_workers_in_use(write, workers, top):
     assert profiled(write(), [Seen(1, workers, 1.0, 1e9)]).training.peak_gflops == top
 
@@ -73,7 +110,10 @@ def test_operations_that_are_not_known_are_not_guessed(write):
     assert profiled(folder, [Seen(1, 2, 3.0, None, 4, 1.0)]).training is None
     assert "GFLOP" not in of_run(read(folder))
     assert profiled(folder, peak=None).training.peak_share is None
-    assert "2 GFLOP/s while clients train, 1.5 over whole rounds (of 2 rounds)\n" in of_run(read(folder))
+    assert (
+        "2 GFLOP/s while clients train, 1.5 over whole rounds (of 2 rounds)\n"
+        in of_run(read(folder))
+    )
 
 
 def test_what_was_seen_comes_back_from_the_folder(write):
@@ -91,7 +131,15 @@ def test_rounds_that_were_not_finished_do_not_count(write):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"peak": {}}', '{"peak": 3, "by_round": [{"round": "x"}]}', '{"peak": null, "by_round": 4}']
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"peak": {}}',
+        '{"peak": 3, "by_round": [{"round": "x"}]}',
+        '{"peak": null, "by_round": 4}',
+    ],
 )
 def test_a_damaged_file_tells_nothing(write, content):
     folder = write()
@@ -125,11 +173,26 @@ def test_the_table(write):
 @pytest.mark.parametrize(
     ("phases", "words"),
     [
-        ({"train": 1.0, "evaluate": 0.6, "encode": 0.3}, "evaluate, 30.0 %; experiment.evaluate_every = 4 (now 1)"),
-        ({"train": 1.0, "record": 0.6, "encode": 0.3}, "record, 30.0 %; experiment.checkpoint_every = 4 (now 1)"),
-        ({"train": 1.0, "prepare": 0.4, "aggregate": 0.3}, 'prepare, 20.0 %; a plainer codec.down than "f16"'),
-        ({"train": 1.0, "prepare": 0.3, "aggregate": 0.4}, 'aggregate, 20.0 %; a plainer codec.up than "q8"'),
-        ({"train": 1.3, "evaluate": 0.08}, "other, 31.0 %; rounds wait for their slowest client"),
+        (
+            {"train": 1.0, "evaluate": 0.6, "encode": 0.3},
+            "evaluate, 30.0 %; experiment.evaluate_every = 4 (now 1)",
+        ),
+        (
+            {"train": 1.0, "record": 0.6, "encode": 0.3},
+            "record, 30.0 %; experiment.checkpoint_every = 4 (now 1)",
+        ),
+        (
+            {"train": 1.0, "prepare": 0.4, "aggregate": 0.3},
+            'prepare, 20.0 %; a plainer codec.down than "f16"',
+        ),
+        (
+            {"train": 1.0, "prepare": 0.3, "aggregate": 0.4},
+            'aggregate, 20.0 %; a plainer codec.up than "q8"',
+        ),
+        (
+            {"train": 1.3, "evaluate": 0.08},
+            "other, 31.0 %; rounds wait for their slowest client",
+        ),
         ({"train": 1.9, "evaluate": 0.09}, None),  # below 5 %
     ],
 )
@@ -137,17 +200,26 @@ def test_the_sentence_names_what_can_be_changed(write, lines, phases, words):
     changed = [line | {"seconds_by_phase": phases} for line in lines]
     folder = write(lines=changed)
     file = folder / "config.toml"
-    file.write_text(file.read_text().replace("evaluate_every = 1", "evaluate_every = 1\ncheckpoint_every = 1"))
+    file.write_text(
+        file.read_text().replace(
+            "evaluate_every = 1", "evaluate_every = 1\ncheckpoint_every = 1"
+        )
+    )
     slow = [Seen(round, 2, 2.0, 1e9, 3, 1.3) for round in (1, 2, 3, 4)]
     said = advice(profiled(folder, slow), read(folder)) or ""
     assert words in said if words else said == ""
 
 
 def test_what_nobody_can_change_gets_no_sentence(write, lines):
-    changed = [line | {"seconds_by_phase": {"evaluate": 1.0, "prepare": 1.0}, "clients": 1} for line in lines]
+    changed = [
+        line | {"seconds_by_phase": {"evaluate": 1.0, "prepare": 1.0}, "clients": 1}
+        for line in lines
+    ]
     folder = write(lines=changed)
     config, manifest = folder / "config.toml", folder / "manifest.json"
-    config.write_text(config.read_text().replace("evaluate_every = 1", "evaluate_every = 4"))  # of 4 rounds: that is once
+    config.write_text(
+        config.read_text().replace("evaluate_every = 1", "evaluate_every = 4")
+    )  # of 4 rounds: that is once
     manifest.write_text(manifest.read_text().replace('"f16"', '"raw32"'))
     assert advice(profiled(folder), read(folder)) is None
 
@@ -171,7 +243,9 @@ def test_a_run_without_a_round_has_no_profile(write, lines):
 def test_the_picture(write, lines, tmp_path, rounds, peak):
     from matplotlib.image import imread
 
-    folder = write(lines=[lines[1] | {"round": round} for round in range(1, rounds + 1)])
+    folder = write(
+        lines=[lines[1] | {"round": round} for round in range(1, rounds + 1)]
+    )
     assert not plot_profile(read(folder), tmp_path / "none.png")  # without --profile
     profiled(folder, [Seen(round, 2, 3.0, 3e9) for round in range(1, rounds + 1)], peak)
     assert folder / "plots" / "profile.png" in draw(folder)
@@ -195,7 +269,10 @@ def test_report_tells_the_profile_of_each_run(write, tmp_path, monkeypatch, caps
     profiled(first)
     assert main([str(first), str(second), "--profile"]) == 0
     out = capsys.readouterr().out
-    assert "\nfirst. Where the time goes: 4 rounds" in out and "\nsecond. Where the time goes: 4 rounds" in out
+    assert (
+        "\nfirst. Where the time goes: 4 rounds" in out
+        and "\nsecond. Where the time goes: 4 rounds" in out
+    )
     assert out.count("GFLOP/s while") == 1
     assert main([str(first), "--profile", "--csv"]) == 2
     assert "--csv" in capsys.readouterr().err

@@ -39,17 +39,35 @@ def test_the_page_is_whole_and_self_contained(write):
     assert {"title", "h1", "figure", "table", "details", "pre"} <= balance.seen
     assert "script" not in balance.seen and "link" not in balance.seen
     sources = re.findall(r'(?:src|href)\s*=\s*"([^"]{0,30})', text)
-    assert len(sources) == 5 and all(source.startswith("data:image/png;base64,") for source in sources)
-    assert "url(" not in text and "@import" not in text and "http:" not in text and "https:" not in text
+    assert len(sources) == 5 and all(
+        source.startswith("data:image/png;base64,") for source in sources
+    )
+    assert (
+        "url(" not in text
+        and "@import" not in text
+        and "http:" not in text
+        and "https:" not in text
+    )
     assert "default-src 'none'" in text
     assert not (folder / "report.html.part").exists()
 
 
 def test_the_figures_are_on_the_page(write):
     text = write_page(write()).read_text(encoding="utf-8")
-    for found in ("80.00 %", "in round 4", "16.0 kB", "4× fewer than float32", "0123456789ab", "digits, 6 clients"):
+    for found in (
+        "80.00 %",
+        "in round 4",
+        "16.0 kB",
+        "4× fewer than float32",
+        "0123456789ab",
+        "digits, 6 clients",
+    ):
         assert found in text, found
-    assert "up q8, down f16" in text and "pool, 2 workers" in text and "All 4 rounds" in text
+    assert (
+        "up q8, down f16" in text
+        and "pool, 2 workers" in text
+        and "All 4 rounds" in text
+    )
     assert '<span class="chip good">met</span>' in text
     assert "No client failed" in text
     assert "python -m fedlearn.simulate config.toml --out ../tiny-again" in text
@@ -62,7 +80,9 @@ def test_everything_from_files_is_escaped(write, lines):
     lines[1] |= {"failed": 1, "failures": {evil: evil}}
     folder = write(name=evil, lines=lines)
     summary = json.loads((folder / "summary.json").read_text())
-    summary["expectations"] = [{"what": evil, "wanted": evil, "got": evil, "met": False}]
+    summary["expectations"] = [
+        {"what": evil, "wanted": evil, "got": evil, "met": False}
+    ]
     summary["model_sha256"] = '"><script>'
     (folder / "summary.json").write_text(json.dumps(summary))
     text = write_page(folder).read_text(encoding="utf-8")
@@ -73,7 +93,10 @@ def test_everything_from_files_is_escaped(write, lines):
 
 
 def test_failures_are_grouped_by_reason(write, lines):
-    lines[1] |= {"failed": 3, "failures": {"4": "out of memory", "7": "out of memory", "9": "loss is nan"}}
+    lines[1] |= {
+        "failed": 3,
+        "failures": {"4": "out of memory", "7": "out of memory", "9": "loss is nan"},
+    }
     lines[3] |= {"attempts": 2}
     text = write_page(write(lines=lines)).read_text(encoding="utf-8")
     assert "3 failed in 2 of 4 rounds" in text
@@ -98,7 +121,11 @@ def test_thousands_of_rounds_are_thinned_and_the_last_one_stays(write, lines):
     many = [lines[1] | {"round": position} for position in range(1, 4502)]
     text = write_page(write(lines=many)).read_text(encoding="utf-8")
     assert "One in 3 of 4,501 rounds" in text
-    assert '<td class="n">4501</td>' in text and '<td class="n">4</td>' in text and '<td class="n">3</td>' not in text
+    assert (
+        '<td class="n">4501</td>' in text
+        and '<td class="n">4</td>' in text
+        and '<td class="n">3</td>' not in text
+    )
 
 
 def test_a_page_that_cannot_be_written_is_an_error(write, tmp_path):
@@ -109,4 +136,7 @@ def test_a_page_that_cannot_be_written_is_an_error(write, tmp_path):
 def test_html_is_escaped_once():
     assert safe("a<b") == "a&lt;b"
     assert safe(Html("<i>")) == "<i>"
-    assert element("p", "1 < 2", element("b", "&"), class_="x") == '<p class="x">1 &lt; 2<b>&amp;</b></p>'
+    assert (
+        element("p", "1 < 2", element("b", "&"), class_="x")
+        == '<p class="x">1 &lt; 2<b>&amp;</b></p>'
+    )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedlearn.errors import RecordError
-from fedlearn.reporting.folder import read
+from fedlearn.records.reading import read
 from fedlearn.reporting.label_plot import plot_label_mix
 from fedlearn.reporting.plots import draw
 
@@ -27,7 +27,13 @@ def ink(path: Path) -> float:
 
 
 def test_the_pictures_of_a_run(write, lines):
-    lines[4]["clients_evaluation"] = {"clients": 6, "accuracy": 0.7, "worst10": 0.5, "spread": 0.1, "loss": 1.0}
+    lines[4]["clients_evaluation"] = {
+        "clients": 6,
+        "accuracy": 0.7,
+        "worst10": 0.5,
+        "spread": 0.1,
+        "loss": 1.0,
+    }
     folder = write(lines=lines)
     drawn = draw(folder)
     assert sorted(path.name for path in drawn) == [
@@ -45,22 +51,36 @@ def test_the_pictures_of_a_run(write, lines):
 
 
 def test_without_evaluations_there_is_no_accuracy_picture(write, lines, tmp_path):
-    blind = [line | {"accuracy": None, "loss": None, "train_loss": None} for line in lines]
+    blind = [
+        line | {"accuracy": None, "loss": None, "train_loss": None} for line in lines
+    ]
     drawn = draw(write(lines=blind), tmp_path / "elsewhere")
-    assert sorted(path.name for path in drawn) == ["label_mix.png", "time_per_phase.png"]
+    assert sorted(path.name for path in drawn) == [
+        "label_mix.png",
+        "time_per_phase.png",
+    ]
     assert drawn[0].parent == tmp_path / "elsewhere"
 
 
 def test_one_round_with_a_loss_that_is_not_finite(write, lines):
     one = lines[1] | {"loss": float("nan"), "train_loss": 1.0, "seconds_by_phase": None}
     names = [path.name for path in draw(write(lines=[one], finished=False))]
-    assert names == ["accuracy_rounds.png", "accuracy_bytes.png", "loss.png", "time_per_phase.png", "label_mix.png"]
+    assert names == [
+        "accuracy_rounds.png",
+        "accuracy_bytes.png",
+        "loss.png",
+        "time_per_phase.png",
+        "label_mix.png",
+    ]
 
 
 def test_long_runs_are_grouped(write, lines):
     many = [lines[1] | {"round": position} for position in range(1, 151)]
     folder = write(lines=many)
-    assert ink(next(path for path in draw(folder) if path.name == "time_per_phase.png")) > 0.2
+    assert (
+        ink(next(path for path in draw(folder) if path.name == "time_per_phase.png"))
+        > 0.2
+    )
 
 
 def test_names_are_never_read_as_formulas(write, lines):
@@ -73,12 +93,23 @@ def test_names_are_never_read_as_formulas(write, lines):
     [
         ({}, 549),  # the mix: 3 inches and 0.22 for each of three labels
         (
-            {"label_counts": {"clients": [0, 1, 2, 3, 4], "counts": [[4], [6], [6], [9], [20]]}},
+            {
+                "label_counts": {
+                    "clients": [0, 1, 2, 3, 4],
+                    "counts": [[4], [6], [6], [9], [20]],
+                }
+            },
             630,
         ),  # a histogram of sizes
         ({"label_counts": None}, 360),  # smallest, median and largest client
         ({"label_counts": None, "sizes": None}, None),
-        ({"label_counts": {"clients": [0, 1], "counts": [[1, 2], [3]]}, "sizes": None}, None),  # not a table
+        (
+            {
+                "label_counts": {"clients": [0, 1], "counts": [[1, 2], [3]]},
+                "sizes": None,
+            },
+            None,
+        ),  # not a table
     ],
 )
 def test_what_is_drawn_of_a_partition(write, tmp_path, data, height):

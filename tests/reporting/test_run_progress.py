@@ -10,10 +10,16 @@ import time
 
 import pytest
 
-from fedlearn.progress import Progress
+from fedlearn.reporting.progress import Progress
 from fedlearn.reporting.tally import Tally
 
-FACTS = {"name": "tiny", "rounds": 4, "data": "digits, 6 clients", "model": "logistic", "engine": "pool, 2 workers"}
+FACTS = {
+    "name": "tiny",
+    "rounds": 4,
+    "data": "digits, 6 clients",
+    "model": "logistic",
+    "engine": "pool, 2 workers",
+}
 
 
 class Terminal(io.StringIO):
@@ -57,7 +63,16 @@ def test_plain_lines_have_the_figures(write, lines):
     assert [row[0] for row in table] == ["0/4", "1/4", "2/4", "3/4", "4/4"]
     assert table[3][1:5] == ["30.00", "%", "40.00", "%"]  # accuracy, best
     assert "12.0 kB" in text and "4×" in text
-    assert len({len(line) for line in text.splitlines() if re.match(r" +(\d/4|round)", line)}) == 1  # aligned
+    assert (
+        len(
+            {
+                len(line)
+                for line in text.splitlines()
+                if re.match(r" +(\d/4|round)", line)
+            }
+        )
+        == 1
+    )  # aligned
     assert "warning: client 3 is slow" in text
     assert re.search(r"accuracy +80.00 %, best 80.00 %, loss 1.200", text)
     assert re.search(r"bytes +4.00 kB up, 12.0 kB down, 4× fewer than float32", text)
@@ -103,7 +118,9 @@ def test_an_interrupted_run_names_the_command_that_continues_it(write, lines):
     with Progress(stream=stream) as progress:
         play(progress, lines[:3])
         progress.interrupted(write(), "python -m fedlearn.simulate --out tiny --resume")
-    assert stream.getvalue().endswith("continue with  python -m fedlearn.simulate --out tiny --resume\n")
+    assert stream.getvalue().endswith(
+        "continue with  python -m fedlearn.simulate --out tiny --resume\n"
+    )
     assert re.search(r"rounds done +2 of 4", stream.getvalue())
 
 
@@ -123,7 +140,11 @@ def test_a_terminal_gets_a_live_display_without_a_thread(write, lines):
     assert "best 40.00 % (round 1)" in text and "4× fewer than float32" in text
     assert "warning: [red]not markup" in text
     assert "continue with  again" in text
-    assert stream.getvalue().count("\x1b[?25l") == stream.getvalue().count("\x1b[?25h") == 1  # the cursor is back
+    assert (
+        stream.getvalue().count("\x1b[?25l")
+        == stream.getvalue().count("\x1b[?25h")
+        == 1
+    )  # the cursor is back
 
 
 def test_an_exception_gives_the_terminal_back(lines):
@@ -160,8 +181,14 @@ def test_redraws_are_few(lines):
     pytest.importorskip("rich")
     stream = Terminal()
     with Progress(stream=stream) as progress:
-        play(progress, [lines[1] | {"round": position} for position in range(1, 301)], FACTS | {"rounds": 300})
-    assert stream.getvalue().count("float32") < 30  # 1,800 events in a moment, at most ten frames a second
+        play(
+            progress,
+            [lines[1] | {"round": position} for position in range(1, 301)],
+            FACTS | {"rounds": 300},
+        )
+    assert (
+        stream.getvalue().count("float32") < 30
+    )  # 1,800 events in a moment, at most ten frames a second
 
 
 def test_no_color_takes_colours_away(lines, monkeypatch):
@@ -208,7 +235,9 @@ def test_a_resumed_run_goes_on_counting(lines):
     row = stream.getvalue().splitlines()[-1].split()
     assert row[0] == "4/4"
     assert row[-1] == "s" and "16.0" not in row
-    assert ["4.00", "kB", "12.0", "kB"] == row[row.index("kB") - 1 : row.index("kB") + 3]
+    assert ["4.00", "kB", "12.0", "kB"] == row[
+        row.index("kB") - 1 : row.index("kB") + 3
+    ]
 
 
 def test_time_left_and_the_line_of_accuracies(lines):

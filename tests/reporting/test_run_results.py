@@ -2,25 +2,51 @@
 
 import pytest
 
-from fedlearn.reporting.folder import read
-from fedlearn.reporting.results import accuracy_curve, crossing, engine_text, labels, results
+from fedlearn.records.reading import read
+from fedlearn.reporting.results import (
+    accuracy_curve,
+    crossing,
+    engine_text,
+    labels,
+    results,
+)
 from fedlearn.reporting.table import differences, flatten
-from fedlearn.reporting.units import bytes_text, count_text, number_text, percent_text, ratio_text, time_text
+from fedlearn.reporting.units import (
+    bytes_text,
+    count_text,
+    number_text,
+    percent_text,
+    ratio_text,
+    time_text,
+)
 
 
 def test_sums_of_an_unfinished_run_come_from_its_rounds(write):
     found = results(read(write(finished=False)))
-    assert (found.bytes_up, found.bytes_down, found.bytes_total, found.bytes_raw) == (4000, 12000, 16000, 64000)
+    assert (found.bytes_up, found.bytes_down, found.bytes_total, found.bytes_raw) == (
+        4000,
+        12000,
+        16000,
+        64000,
+    )
     assert found.seconds == pytest.approx(8.1)
     assert found.seconds_training == 6.0
     assert (found.accuracy, found.best_accuracy, found.best_round) == (0.8, 0.8, 4)
     assert found.loss == pytest.approx(1.2)
-    assert (found.rounds, found.model_sha256, found.engine) == (4, "", "pool, 2 workers")
+    assert (found.rounds, found.model_sha256, found.engine) == (
+        4,
+        "",
+        "pool, 2 workers",
+    )
 
 
 def test_a_summary_has_the_last_word(write):
     folder = write()
-    text = (folder / "summary.json").read_text().replace('"bytes_up": 4000', '"bytes_up": 4444')
+    text = (
+        (folder / "summary.json")
+        .read_text()
+        .replace('"bytes_up": 4000', '"bytes_up": 4444')
+    )
     (folder / "summary.json").write_text(text)
     found = results(read(folder))
     assert found.bytes_up == 4444
@@ -55,7 +81,12 @@ def test_a_first_point_above_the_target_counts_as_it_is():
 def test_nothing_evaluated_leaves_no_accuracy(write, lines):
     blind = [line | {"accuracy": None, "loss": None} for line in lines]
     found = results(read(write(lines=blind)))
-    assert (found.accuracy, found.best_accuracy, found.best_round, found.loss) == (None, None, None, None)
+    assert (found.accuracy, found.best_accuracy, found.best_round, found.loss) == (
+        None,
+        None,
+        None,
+        None,
+    )
 
 
 def test_nan_accuracy_is_no_point(lines):
@@ -65,13 +96,21 @@ def test_nan_accuracy_is_no_point(lines):
 def test_engine_in_words(write):
     folder = write()
     text = (folder / "manifest.json").read_text()
-    for engine, words in [('{"kind": "serial", "workers": 1}', "serial, 1 worker"), ('{"kind": "serial"}', "serial")]:
-        (folder / "manifest.json").write_text(text.replace('{"kind": "pool", "workers": 2}', engine))
+    for engine, words in [
+        ('{"kind": "serial", "workers": 1}', "serial, 1 worker"),
+        ('{"kind": "serial"}', "serial"),
+    ]:
+        (folder / "manifest.json").write_text(
+            text.replace('{"kind": "pool", "workers": 2}', engine)
+        )
         assert engine_text(read(folder)) == words
 
 
 def test_labels_are_distinct(write):
-    runs = [read(write(folder, name=name)) for folder, name in [("a/x", "one"), ("b/x", "one"), ("c", "two")]]
+    runs = [
+        read(write(folder, name=name))
+        for folder, name in [("a/x", "one"), ("b/x", "one"), ("c", "two")]
+    ]
     assert labels(runs) == [f"one ({runs[0].folder})", f"one ({runs[1].folder})", "two"]
     runs = [read(write(folder, name="one")) for folder in ("seed0", "seed1")]
     assert labels(runs) == ["one (seed0)", "one (seed1)"]
@@ -79,9 +118,17 @@ def test_labels_are_distinct(write):
 
 def test_config_differences_name_only_what_differs():
     first = {"experiment": {"name": "a", "seed": 1}, "train": {"lr": 0.1, "epochs": 1}}
-    second = {"experiment": {"name": "b", "seed": 1}, "train": {"lr": 0.2, "epochs": 1, "momentum": 0.9}}
-    assert differences([first, second]) == {"train.lr": [0.1, 0.2], "train.momentum": [None, 0.9]}
-    assert flatten({"data": {"partition": {"alpha": 0.5}}}) == {"data.partition.alpha": 0.5}
+    second = {
+        "experiment": {"name": "b", "seed": 1},
+        "train": {"lr": 0.2, "epochs": 1, "momentum": 0.9},
+    }
+    assert differences([first, second]) == {
+        "train.lr": [0.1, 0.2],
+        "train.momentum": [None, 0.9],
+    }
+    assert flatten({"data": {"partition": {"alpha": 0.5}}}) == {
+        "data.partition.alpha": 0.5
+    }
 
 
 @pytest.mark.parametrize(

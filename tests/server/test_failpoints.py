@@ -9,12 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from fedlearn import failpoints
-from fedlearn.clients import store
+from fedlearn.clients.agent import store
 from fedlearn.server import journal
+from fedlearn.system import failpoints
 
 ROOT = Path(__file__).parents[2]
-POINTS = (*failpoints.AGENT, *failpoints.TRAINER, *failpoints.COORDINATOR, *journal.POINTS)
+POINTS = (
+    *failpoints.AGENT,
+    *failpoints.TRAINER,
+    *failpoints.COORDINATOR,
+    *journal.POINTS,
+)
 
 
 def test_every_point_that_is_named_is_reached_in_the_code_and_every_point_that_is_reached_is_named():
@@ -22,34 +27,54 @@ def test_every_point_that_is_named_is_reached_in_the_code_and_every_point_that_i
     for folder in ("fedlearn", "clients", "server", "strategies"):
         for path in (ROOT / folder).rglob("*.py"):
             for line in path.read_text().splitlines():
-                reached |= set(re.findall(r'"((?:agent|coordinator|journal)\.[a-z-]+)"', line if "reach(" in line else ""))
+                reached |= set(
+                    re.findall(
+                        r'"((?:agent|coordinator|journal)\.[a-z-]+)"',
+                        line if "reach(" in line else "",
+                    )
+                )
     assert reached == set(POINTS) and len(set(POINTS)) == len(POINTS)
 
 
 def child(code, **environment):
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def test_a_strike_is_written_down_before_it_kills(tmp_path):
-    code = "from fedlearn.failpoints import reach\nfor _ in range(5): reach('here'); print('on', flush=True)"
-    ended = child(code, **{failpoints.VARIABLE: "here=kill@3", failpoints.LOG: str(tmp_path / "struck")})
+    code = "from fedlearn.system.failpoints import reach\nfor _ in range(5): reach('here'); print('on', flush=True)"
+    ended = child(
+        code,
+        **{
+            failpoints.VARIABLE: "here=kill@3",
+            failpoints.LOG: str(tmp_path / "struck"),
+        },
+    )
     assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, "on\non\n")
     assert (tmp_path / "struck").read_text() == "here\n"
 
 
 def test_what_is_imported_after_the_first_arming_can_be_armed_again():
-    code = "from fedlearn import failpoints\nfailpoints.arm('')\nfrom fedlearn.failpoints import reach\nreach('here')\n"
+    code = "from fedlearn import failpoints\nfailpoints.arm('')\nfrom fedlearn.system.failpoints import reach\nreach('here')\n"
     code += "failpoints.arm('here=kill')\nprint('on', flush=True)\nreach('here')\nprint('never')"
     ended = child(code)
     assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, "on\n")
 
 
-@pytest.mark.parametrize("point", ["agent.before-answer", "agent.half-answer", "agent.after-answer"])
+@pytest.mark.parametrize(
+    "point", ["agent.before-answer", "agent.half-answer", "agent.after-answer"]
+)
 def test_an_answer_is_whole_or_absent_whenever_its_writer_is_killed(point, tmp_path):
     folder = tmp_path / "answers"
     folder.mkdir()
-    code = "from pathlib import Path\nfrom fedlearn.clients.store import write_answer\n"
+    code = "from pathlib import Path\nfrom fedlearn.clients.agent.store import write_answer\n"
     code += f"write_answer(Path({str(folder)!r}) / 'one', b'task', b'answer')"
     ended = child(code, **{failpoints.VARIABLE: f"{point}=kill"})
     assert ended.returncode == -signal.SIGKILL

@@ -41,15 +41,21 @@ def uri(client):
 
 def request(key=None, names=()):
     """Return a certificate request (PEM), which may claim names."""
-    built = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "anyone")]))
+    built = x509.CertificateSigningRequestBuilder().subject_name(
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "anyone")])
+    )
     if names:
         built = built.add_extension(x509.SubjectAlternativeName(names), critical=False)
     key = key or new_key()
-    return built.sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()).public_bytes(PEM)
+    return built.sign(
+        key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+    ).public_bytes(PEM)
 
 
 def private(key):
-    return key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return key.private_bytes(
+        PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def load(pem):
@@ -61,13 +67,17 @@ def forged(names, key, issuer_key, issuer="fedlearn CA", serial=9):
     now = datetime.datetime.now(datetime.timezone.utc)
     built = (
         x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedlearn client 7")]))
+        .subject_name(
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedlearn client 7")])
+        )
         .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
         .public_key(key.public_key())
         .serial_number(serial)
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+        )
     )
     if names:
         built = built.add_extension(x509.SubjectAlternativeName(names), critical=False)
@@ -92,7 +102,9 @@ def served(*handlers, key, certificate, ca=None, host="127.0.0.1"):
     async def serve():
         server = grpc.aio.server()
         server.add_generic_rpc_handlers(handlers)
-        credentials = grpc.ssl_server_credentials([(key, certificate)], ca, require_client_auth=ca is not None)
+        credentials = grpc.ssl_server_credentials(
+            [(key, certificate)], ca, require_client_auth=ca is not None
+        )
         port.append(server.add_secure_port(f"{host}:0", credentials))
         await server.start()
         ready.set()
@@ -143,27 +155,53 @@ def secret_of(token):
 
 def test_what_is_made_and_who_may_read_it(pki):
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in pki.iterdir()}
-    secret = {"ca.key": 0o600, "server.key": 0o600, "issued.json": 0o600, "revoked.json": 0o600, "tokens.json": 0o600}
+    secret = {
+        "ca.key": 0o600,
+        "server.key": 0o600,
+        "issued.json": 0o600,
+        "revoked.json": 0o600,
+        "tokens.json": 0o600,
+    }
     assert modes == secret | {"ca.pem": 0o644, "server.pem": 0o644}
     assert stat.S_IMODE(pki.stat().st_mode) == 0o700
     identity.sign(pki, 7, request())
-    assert all(stat.S_IMODE((pki / name).stat().st_mode) == mode for name, mode in modes.items())
+    assert all(
+        stat.S_IMODE((pki / name).stat().st_mode) == mode
+        for name, mode in modes.items()
+    )
     assert list(pki.parent.iterdir()) == [pki]
 
 
 def test_validity_and_names(pki):
     ca, server, client = (
-        load(pem) for pem in ((pki / "ca.pem").read_bytes(), (pki / "server.pem").read_bytes(), identity.sign(pki, 7, request()))
+        load(pem)
+        for pem in (
+            (pki / "ca.pem").read_bytes(),
+            (pki / "server.pem").read_bytes(),
+            identity.sign(pki, 7, request()),
+        )
     )
     now = time.time()
     for certificate, days in ((ca, 3650), (server, 730), (client, 90)):
-        assert certificate.not_valid_before_utc.timestamp() == pytest.approx(now - 3600, abs=60)
-        assert certificate.not_valid_after_utc.timestamp() == pytest.approx(now + days * DAY_S, abs=60)
-    assert identity.server_names(pki) == ("coordinator.example.org", "10.1.2.3", "localhost", "127.0.0.1", "::1")
+        assert certificate.not_valid_before_utc.timestamp() == pytest.approx(
+            now - 3600, abs=60
+        )
+        assert certificate.not_valid_after_utc.timestamp() == pytest.approx(
+            now + days * DAY_S, abs=60
+        )
+    assert identity.server_names(pki) == (
+        "coordinator.example.org",
+        "10.1.2.3",
+        "localhost",
+        "127.0.0.1",
+        "::1",
+    )
     assert [c.serial_number for c in (ca, server, client)] == [1, 2, 3]
     for certificate in (server, client):
         certificate.verify_directly_issued_by(ca)
-        assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        assert not certificate.extensions.get_extension_for_class(
+            x509.BasicConstraints
+        ).value.ca
 
 
 def test_days_are_the_authoritys_or_the_callers(tmp_path):
@@ -180,7 +218,20 @@ def test_days_out_of_range(days, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["", "a b", "host:8443", "https://x", "münchen.example", "a..b", "x" * 64 + ".org", "-a", "a\n"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "a b",
+        "host:8443",
+        "https://x",
+        "münchen.example",
+        "a..b",
+        "x" * 64 + ".org",
+        "-a",
+        "a\n",
+    ],
+)
 def test_a_name_that_is_none(name, tmp_path):
     with pytest.raises(UserError, match="neither a DNS name nor an IP address"):
         identity.make(tmp_path / "pki", [name])
@@ -198,7 +249,11 @@ def test_nothing_is_overwritten(pki, tmp_path):
         with pytest.raises(UserError, match="is no empty folder"):
             identity.make(tmp_path / name)
     assert {path: path.read_bytes() for path in pki.iterdir()} == before
-    assert (tmp_path / "full" / "thesis").read_text() == (tmp_path / "file").read_text() == "mine"
+    assert (
+        (tmp_path / "full" / "thesis").read_text()
+        == (tmp_path / "file").read_text()
+        == "mine"
+    )
 
 
 def test_an_empty_folder_is_taken(tmp_path):
@@ -213,15 +268,25 @@ def test_the_server_certificate_is_made_anew_for_its_key(pki, monkeypatch):
     assert identity.server_names(pki)[:2] == ("coordinator.example.org", "10.1.2.3")
     identity.renew_server(pki, ["new.example.org"])
     after = identity.server_credentials(pki)
-    assert identity.server_names(pki) == ("new.example.org", "localhost", "127.0.0.1", "::1")
-    assert (after.key, after.ca) == (before.key, before.ca) and load(after.certificate).serial_number == 4
+    assert identity.server_names(pki) == (
+        "new.example.org",
+        "localhost",
+        "127.0.0.1",
+        "::1",
+    )
+    assert (after.key, after.ca) == (before.key, before.ca) and load(
+        after.certificate
+    ).serial_number == 4
     assert load(after.certificate).public_key() == load(before.certificate).public_key()
     with at(monkeypatch, 731 * DAY_S):
         with pytest.raises(UserError, match="fedlearn pki server"):
             identity.server_credentials(pki)
         identity.renew_server(pki)
         identity.server_credentials(pki)
-    with at(monkeypatch, 3651 * DAY_S), pytest.raises(UserError, match=r"authority .* has expired"):
+    with (
+        at(monkeypatch, 3651 * DAY_S),
+        pytest.raises(UserError, match=r"authority .* has expired"),
+    ):
         identity.renew_server(pki)
 
 
@@ -237,12 +302,17 @@ def test_no_authority(tmp_path):
         lambda: tokens.Revocations(tmp_path / "no").current(),
         lambda: identity.server_credentials(tmp_path),
     ):
-        with pytest.raises((UserError, RecordError), match=r"fedlearn pki init|cannot read"):
+        with pytest.raises(
+            (UserError, RecordError), match=r"fedlearn pki init|cannot read"
+        ):
             call()
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("name", "content"), [("issued.json", b"{"), ("issued.json", b"[]"), ("ca.key", b"x"), ("ca.pem", b"x")])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("issued.json", b"{"), ("issued.json", b"[]"), ("ca.key", b"x"), ("ca.pem", b"x")],
+)
 def test_a_damaged_folder(name, content, pki):
     (pki / name).write_bytes(content)
     with pytest.raises(RecordError, match=r"damaged.*; restore the folder"):
@@ -282,11 +352,20 @@ for _ in range(15):
 
 def test_two_processes_issue_different_numbers(pki):
     text = request().decode()
-    children = [subprocess.Popen([sys.executable, "-c", ISSUE, pki, str(n), text], stdout=subprocess.PIPE, text=True) for n in (1, 2)]
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", ISSUE, pki, str(n), text],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for n in (1, 2)
+    ]
     found = [sorted(map(int, child.communicate()[0].split())) for child in children]
     assert sorted(found[0] + found[1]) == list(range(3, 33))
     listed = json.loads((pki / "issued.json").read_text())["certificates"]
-    assert {n: entry["client"] for n, entry in listed.items()} == {str(s): n + 1 for n in (0, 1) for s in found[n]}
+    assert {n: entry["client"] for n, entry in listed.items()} == {
+        str(s): n + 1 for n in (0, 1) for s in found[n]
+    }
 
 
 # Requests
@@ -294,7 +373,9 @@ def test_two_processes_issue_different_numbers(pki):
 
 def unsigned():
     """Return a request whose signature is of something else."""
-    der = bytearray(x509.load_pem_x509_csr(request()).public_bytes(serialization.Encoding.DER))
+    der = bytearray(
+        x509.load_pem_x509_csr(request()).public_bytes(serialization.Encoding.DER)
+    )
     der[-1] ^= 1
     body = base64.encodebytes(bytes(der)).decode()
     return f"-----BEGIN CERTIFICATE REQUEST-----\n{body}-----END CERTIFICATE REQUEST-----\n".encode()
@@ -312,7 +393,13 @@ BAD_REQUESTS = {
 }
 
 
-@pytest.mark.parametrize("data", [pytest.param(*case, id=name) for name, case in [(n, (d,)) for n, d in BAD_REQUESTS.items()]])
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(*case, id=name)
+        for name, case in [(n, (d,)) for n, d in BAD_REQUESTS.items()]
+    ],
+)
 def test_a_bad_request_takes_no_number(data, shared):
     before = (shared / "issued.json").read_bytes()
     with pytest.raises(IdentityError, match=data[1]) as caught:
@@ -346,7 +433,10 @@ def test_an_id_out_of_range(client, shared):
 @pytest.mark.parametrize("client", [0, 7, 2**32 - 1])
 def test_a_client_is_its_uri(client):
     key = new_key()
-    assert identity.identity_of(forged([uri(client)], key, key, serial=5)) == (client, 5)
+    assert identity.identity_of(forged([uri(client)], key, key, serial=5)) == (
+        client,
+        5,
+    )
 
 
 STRANGE = {
@@ -357,7 +447,24 @@ STRANGE = {
     "a host alone": [x509.DNSName("fedlearn://client/7")],
     "another scheme": [x509.UniformResourceIdentifier("https://client/7")],
     "another kind": [x509.UniformResourceIdentifier("fedlearn://server/7")],
-    **{f"the id {text!r}": [uri(text)] for text in ("", "07", "-1", "+7", "7/", "7/8", "7 ", " 7", "7\n", "1e3", "x", 2**32, "9" * 30)},
+    **{
+        f"the id {text!r}": [uri(text)]
+        for text in (
+            "",
+            "07",
+            "-1",
+            "+7",
+            "7/",
+            "7/8",
+            "7 ",
+            " 7",
+            "7\n",
+            "1e3",
+            "x",
+            2**32,
+            "9" * 30,
+        )
+    },
 }
 
 
@@ -380,7 +487,9 @@ def test_what_is_no_certificate(data):
 
 def test_a_token_works_once_and_only_its_digest_is_kept(pki):
     token = tokens.new_token(pki, 7)
-    assert token.isascii() and not set(token) - set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+    assert token.isascii() and not set(token) - set(
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
+    )
     secret = secret_of(token)
     assert len(base64.urlsafe_b64decode(secret + "=")) == 32
     assert not [path for path in pki.iterdir() if secret.encode() in path.read_bytes()]
@@ -392,14 +501,20 @@ def test_a_token_works_once_and_only_its_digest_is_kept(pki):
 
 def test_a_token_expires(pki, monkeypatch):
     secret = secret_of(tokens.new_token(pki, 7, hours=2))
-    with at(monkeypatch, 2 * 3600 + 5), pytest.raises(IdentityError, match="expired") as caught:
+    with (
+        at(monkeypatch, 2 * 3600 + 5),
+        pytest.raises(IdentityError, match="expired") as caught,
+    ):
         tokens.redeem(pki, secret)
     assert caught.value.reason == "expired"
     with at(monkeypatch, 2 * 3600 - 60):
         assert tokens.redeem(pki, secret) == 7
     with at(monkeypatch, 10 * DAY_S):
         tokens.new_token(pki, 8)
-    assert [token["client"] for token in json.loads((pki / "tokens.json").read_text()).values()] == [8]
+    assert [
+        token["client"]
+        for token in json.loads((pki / "tokens.json").read_text()).values()
+    ] == [8]
 
 
 @pytest.mark.parametrize("secret", ["", "x", "A" * 43, "\udcff", "é" * 20])
@@ -444,9 +559,18 @@ for secret in sys.argv[2:]:
 
 def test_two_processes_redeem_a_token_once(pki):
     secrets = [secret_of(tokens.new_token(pki, client)) for client in range(12)]
-    children = [subprocess.Popen([sys.executable, "-c", REDEEM, pki, *secrets], stdout=subprocess.PIPE, text=True) for _ in "ab"]
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", REDEEM, pki, *secrets],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in "ab"
+    ]
     found = [child.communicate()[0].split() for child in children]
-    assert [sorted(pair) for pair in zip(*found, strict=True)] == [[str(client), "used"] for client in range(12)]
+    assert [sorted(pair) for pair in zip(*found, strict=True)] == [
+        [str(client), "used"] for client in range(12)
+    ]
 
 
 # Revocation
@@ -479,7 +603,10 @@ def test_no_renewal_past_a_revocation(pki):
     before = (pki / "issued.json").read_bytes()
     with pytest.raises(IdentityError, match="revoked") as caught:
         tokens.renew(pki, client, serial, request())
-    assert caught.value.reason == "revoked" and (pki / "issued.json").read_bytes() == before
+    assert (
+        caught.value.reason == "revoked"
+        and (pki / "issued.json").read_bytes() == before
+    )
 
 
 def test_an_id_that_was_never_given_is_told(pki):
@@ -503,13 +630,20 @@ def test_a_damaged_list_of_revocations_lets_nobody_in(content, pki):
 
 
 def ask(port, ca, secret, data):
-    with grpc.secure_channel(f"127.0.0.1:{port}", grpc.ssl_channel_credentials(ca)) as channel:
-        return methods.enrol(channel)(EnrolRequest(secret=secret, request=data), timeout=20)
+    with grpc.secure_channel(
+        f"127.0.0.1:{port}", grpc.ssl_channel_credentials(ca)
+    ) as channel:
+        return methods.enrol(channel)(
+            EnrolRequest(secret=secret, request=data), timeout=20
+        )
 
 
 def test_the_service_answers_refuses_and_counts(pki, monkeypatch):
     ca = (pki / "ca.pem").read_bytes()
-    secret, late = secret_of(tokens.new_token(pki, 7)), secret_of(tokens.new_token(pki, 8, hours=1))
+    secret, late = (
+        secret_of(tokens.new_token(pki, 7)),
+        secret_of(tokens.new_token(pki, 8, hours=1)),
+    )
     service = enrolment.Enrolment(pki, 0)
     refused = []
     with enrolling(pki, service) as port:
@@ -523,7 +657,9 @@ def test_the_service_answers_refuses_and_counts(pki, monkeypatch):
         assert code(secret, unsigned()) is grpc.StatusCode.INVALID_ARGUMENT
         assert code("guess", request()) is grpc.StatusCode.PERMISSION_DENIED
         assert code("guess" * 100_000, request()) is grpc.StatusCode.PERMISSION_DENIED
-        reply = ask(port, ca, secret, request(names=[uri(8)]))  # the bad request left the token as it was
+        reply = ask(
+            port, ca, secret, request(names=[uri(8)])
+        )  # the bad request left the token as it was
         assert code(secret, request()) is grpc.StatusCode.PERMISSION_DENIED
         with at(monkeypatch, 3700):
             assert code(late, request()) is grpc.StatusCode.PERMISSION_DENIED
@@ -531,7 +667,9 @@ def test_the_service_answers_refuses_and_counts(pki, monkeypatch):
         assert code("guess", request()) is grpc.StatusCode.INTERNAL
     assert (reply.client, reply.expires) == (7, identity.expiry(reply.certificate))
     assert identity.identity_of(reply.certificate) == (7, 3)
-    assert service.counts == Counter(enrolled=1, request=1, unknown=2, used=1, expired=1, failed=1)
+    assert service.counts == Counter(
+        enrolled=1, request=1, unknown=2, used=1, expired=1, failed=1
+    )
     assert [text for text in refused if secret in text or "Traceback" in text] == []
 
 
@@ -565,13 +703,17 @@ def guarded(shared):
         seen.append(identity.identity_of(context.auth_context()["x509_pem_cert"][0]))
         return b"%d %d" % seen[-1]
 
-    handler = grpc.method_handlers_generic_handler("test.Door", {"Who": grpc.unary_unary_rpc_method_handler(who)})
+    handler = grpc.method_handlers_generic_handler(
+        "test.Door", {"Who": grpc.unary_unary_rpc_method_handler(who)}
+    )
     own = identity.server_credentials(shared)
 
     def call(key=None, certificate=None):
         credentials = grpc.ssl_channel_credentials(own.ca, key, certificate)
         with grpc.secure_channel(f"127.0.0.1:{port}", credentials) as channel:
-            client, serial = channel.unary_unary("/test.Door/Who")(b"", timeout=20).split()
+            client, serial = channel.unary_unary("/test.Door/Who")(
+                b"", timeout=20
+            ).split()
             return int(client), int(serial)
 
     with served(handler, key=own.key, certificate=own.certificate, ca=own.ca) as port:
@@ -627,18 +769,36 @@ def clients_child(pki, patch):
     """Return a certificate for client 8 that client 7 has signed with its own, sound one."""
     key, child = new_key(), new_key()
     parent = identity.sign(pki, 7, request(key))
-    return private(child), forged([uri(8)], child, key, issuer="fedlearn client 7") + parent
+    return private(child), forged(
+        [uri(8)], child, key, issuer="fedlearn client 7"
+    ) + parent
 
 
 def damaged(pki, patch):
     key = new_key()
-    der = bytearray(load(identity.sign(pki, 7, request(key))).public_bytes(serialization.Encoding.DER))
+    der = bytearray(
+        load(identity.sign(pki, 7, request(key))).public_bytes(
+            serialization.Encoding.DER
+        )
+    )
     at_id = der.index(b"fedlearn://client/7") + 18
     der[at_id : at_id + 1] = b"8"
-    return private(key), b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(bytes(der)) + b"-----END CERTIFICATE-----\n"
+    return private(key), b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(
+        bytes(der)
+    ) + b"-----END CERTIFICATE-----\n"
 
 
-ATTACKS = [no_certificate, foreign_authority, foreign_chain, self_signed, expired, from_tomorrow, the_servers, clients_child, damaged]
+ATTACKS = [
+    no_certificate,
+    foreign_authority,
+    foreign_chain,
+    self_signed,
+    expired,
+    from_tomorrow,
+    the_servers,
+    clients_child,
+    damaged,
+]
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from fedlearn.errors import ConfigError, RecordError
-from fedlearn.failpoints import VARIABLE, Failpoints, reach
 from fedlearn.server import journal
 from fedlearn.server.journal import Journal
+from fedlearn.system.failpoints import VARIABLE, Failpoints, reach
 from tests.server.journal_child import data
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,13 @@ class Gate:
     """Holds every fdatasync until ``go`` is set; ``error`` fails it then."""
 
     def __init__(self, monkeypatch, error=None):
-        self.syncing, self.go, self.syncs, self.error, self.real = threading.Event(), threading.Event(), 0, error, os.fdatasync
+        self.syncing, self.go, self.syncs, self.error, self.real = (
+            threading.Event(),
+            threading.Event(),
+            0,
+            error,
+            os.fdatasync,
+        )
         monkeypatch.setattr(os, "fdatasync", self)
 
     def __call__(self, file):
@@ -98,7 +104,11 @@ def test_records_come_back_in_order_and_the_newest_of_a_key_is_found(tmp_path):
         log.append({"key": "a", "round": 2}, b"two").result(60)
         again = [(meta, log.read(entry)) for meta, entry in log.records()]
         assert newest(log, "a") == b"two"
-    expected = [({"key": "a", "round": 1}, b"one"), ({"event": "open"}, b""), ({"key": "b", "name": "ä"}, bytes(5000))]
+    expected = [
+        ({"key": "a", "round": 1}, b"one"),
+        ({"event": "open"}, b""),
+        ({"key": "b", "name": "ä"}, bytes(5000)),
+    ]
     assert again == [*expected, ({"key": "a", "round": 2}, b"two")]
     with closing(Journal(tmp_path / "journal")) as log:
         assert [(meta, log.read(entry)) for meta, entry in log.records()] == again
@@ -109,7 +119,11 @@ def test_each_opening_that_writes_begins_a_segment(tmp_path):
     for keys in ("ab", "", "c", "d"):
         with closing(Journal(tmp_path)) as log:
             append(log, *keys)
-    assert [f.name for f in segments(tmp_path)] == ["00000001.log", "00000002.log", "00000003.log"]
+    assert [f.name for f in segments(tmp_path)] == [
+        "00000001.log",
+        "00000002.log",
+        "00000003.log",
+    ]
     assert held(tmp_path) == ["a", "b", "c", "d"]
 
 
@@ -135,12 +149,16 @@ def test_records_are_found_only_when_they_are_on_disk(tmp_path, monkeypatch):
         assert newest(log, "a") == data("a")
 
 
-def test_a_new_segment_is_on_disk_with_its_name_before_its_first_record(tmp_path, monkeypatch):
+def test_a_new_segment_is_on_disk_with_its_name_before_its_first_record(
+    tmp_path, monkeypatch
+):
     calls = []
 
     def traced(name, real):
         def call(file, *arguments):
-            calls.append(f"{name} folder" if stat.S_ISDIR(os.fstat(file).st_mode) else name)
+            calls.append(
+                f"{name} folder" if stat.S_ISDIR(os.fstat(file).st_mode) else name
+            )
             return real(file, *arguments)
 
         return call
@@ -150,7 +168,15 @@ def test_a_new_segment_is_on_disk_with_its_name_before_its_first_record(tmp_path
             monkeypatch.setattr(os, name, traced(name, getattr(os, name)))
         append(log, "a")
         append(log, "b")
-    assert calls == ["writev", "fsync", "fsync folder", "writev", "fdatasync", "writev", "fdatasync"]
+    assert calls == [
+        "writev",
+        "fsync",
+        "fsync folder",
+        "writev",
+        "fdatasync",
+        "writev",
+        "fdatasync",
+    ]
 
 
 def test_what_waits_during_a_sync_is_synced_together(tmp_path, monkeypatch):
@@ -158,7 +184,9 @@ def test_what_waits_during_a_sync_is_synced_together(tmp_path, monkeypatch):
     with closing(Journal(tmp_path)) as log:
         futures = [log.append({"key": "first"}, data("first"))]
         assert gate.syncing.wait(60)
-        futures += [log.append({"key": f"k{i}"}, data(f"k{i}")) for i in range(2000)]  # more than one system call takes
+        futures += [
+            log.append({"key": f"k{i}"}, data(f"k{i}")) for i in range(2000)
+        ]  # more than one system call takes
         gate.go.set()
         for future in futures:
             future.result(60)
@@ -181,7 +209,9 @@ def test_threads_append_side_by_side(tmp_path):
     keys = held(tmp_path)
     assert len(keys) == 400
     for name in range(8):
-        assert [k for k in keys if k.startswith(f"{name}.")] == [f"{name}.{i}" for i in range(50)]
+        assert [k for k in keys if k.startswith(f"{name}.")] == [
+            f"{name}.{i}" for i in range(50)
+        ]
 
 
 def test_memory_is_bounded_by_the_queue(tmp_path, monkeypatch):
@@ -196,7 +226,9 @@ def test_memory_is_bounded_by_the_queue(tmp_path, monkeypatch):
 
         monkeypatch.setattr(os, "fdatasync", sync)
         futures = [log.append({"key": str(i)}, bytes(300)) for i in range(100)]
-        futures.append(log.append({}, bytes(5000)))  # larger than the whole queue: goes alone
+        futures.append(
+            log.append({}, bytes(5000))
+        )  # larger than the whole queue: goes alone
         for future in futures:
             future.result(60)
     assert 5000 < max(seen) < 5100 and max(seen[:-1]) <= 1000
@@ -214,12 +246,17 @@ def test_closing_writes_what_waits_and_takes_no_more(tmp_path):
 
 
 def test_one_journal_at_a_time_owns_the_folder(tmp_path):
-    with closing(Journal(tmp_path)), pytest.raises(RecordError, match="another process has the journal"):
+    with (
+        closing(Journal(tmp_path)),
+        pytest.raises(RecordError, match="another process has the journal"),
+    ):
         Journal(tmp_path)
     Journal(tmp_path).close()
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns of it beside threads
+@pytest.mark.filterwarnings(
+    "ignore:.*fork:DeprecationWarning"
+)  # Python 3.12 warns of it beside threads
 def test_a_forked_child_does_not_keep_the_folder(tmp_path):
     log = Journal(tmp_path)
     started, start = os.pipe()
@@ -261,8 +298,21 @@ def test_a_folder_that_cannot_be_used_is_told(tmp_path):
 
 
 def child(folder, first, **environment):
-    command = [sys.executable, "-m", "tests.server.journal_child", str(folder), str(first)]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.server.journal_child",
+        str(folder),
+        str(first),
+    ]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 @pytest.mark.parametrize("point", journal.POINTS)
@@ -313,7 +363,10 @@ def session(folder):
     acked, errors = [], []
     with closing(Journal(folder)) as log:
         for first in range(0, 24, 3):
-            futures = {key: log.append({"key": key}, data(key)) for key in (f"k{first + i}" for i in range(3))}
+            futures = {
+                key: log.append({"key": key}, data(key))
+                for key in (f"k{first + i}" for i in range(3))
+            }
             for key, future in futures.items():
                 errors.append(future.exception(60))
                 acked += [key] if errors[-1] is None else []
@@ -326,7 +379,9 @@ def session(folder):
 
 
 @pytest.mark.parametrize("names", [("writev",), ("fdatasync", "fsync"), ("open",)])
-def test_whichever_call_fails_nothing_acknowledged_is_lost(tmp_path, monkeypatch, names):
+def test_whichever_call_fails_nothing_acknowledged_is_lost(
+    tmp_path, monkeypatch, names
+):
     monkeypatch.setattr(journal, "SEGMENT_BYTES", 8000)
     time, ended = 0, False
     while not ended:
@@ -351,7 +406,9 @@ def test_whichever_call_fails_nothing_acknowledged_is_lost(tmp_path, monkeypatch
     assert len(acked) == 24
 
 
-def test_whichever_call_of_a_recovery_fails_the_next_one_mends_it(tmp_path, monkeypatch):
+def test_whichever_call_of_a_recovery_fails_the_next_one_mends_it(
+    tmp_path, monkeypatch
+):
     sizes = grouped(tmp_path, ["ab", "cd", "ef"])
     whole = segments(tmp_path)[0].read_bytes()
     time, ended, told = 0, False, list[str]()
@@ -366,11 +423,15 @@ def test_whichever_call_of_a_recovery_fails_the_next_one_mends_it(tmp_path, monk
                 told.append(str(error))
         ended = not disk.failed
         assert short(tmp_path) == list("abcde")
-    assert time == 6  # cut, read, write again, sync, sync the folder; and once without a failure
+    assert (
+        time == 6
+    )  # cut, read, write again, sync, sync the folder; and once without a failure
     assert len(told) == 5 and all("No space left" in text for text in told)
 
 
-def test_what_was_perhaps_never_synced_is_written_and_synced_before_it_counts(tmp_path, monkeypatch):
+def test_what_was_perhaps_never_synced_is_written_and_synced_before_it_counts(
+    tmp_path, monkeypatch
+):
     sizes = grouped(tmp_path, ["ab", "cd"])
     calls, pwrite, fsync = list[Any](), os.pwrite, os.fsync
 
@@ -385,7 +446,11 @@ def test_what_was_perhaps_never_synced_is_written_and_synced_before_it_counts(tm
     monkeypatch.setattr(os, "pwrite", write)
     monkeypatch.setattr(os, "fsync", sync)
     Journal(tmp_path).close()
-    assert calls == [(sizes[0], sizes[1]), "sync", "sync"]  # the last group, its file, the folder
+    assert calls == [
+        (sizes[0], sizes[1]),
+        "sync",
+        "sync",
+    ]  # the last group, its file, the folder
 
 
 def test_short_writes_are_carried_on(tmp_path, monkeypatch):
@@ -414,7 +479,9 @@ def test_a_failure_wakes_those_who_wait_for_room(tmp_path, monkeypatch):
         thread.start()
         gate.go.set()
         thread.join(60)
-        assert len(errors) == 20 and all("Input/output error" in str(error) for error in errors)
+        assert len(errors) == 20 and all(
+            "Input/output error" in str(error) for error in errors
+        )
 
 
 def test_an_error_that_is_not_the_disks_leaves_nobody_waiting(tmp_path, monkeypatch):
@@ -429,7 +496,9 @@ def test_an_error_that_is_not_the_disks_leaves_nobody_waiting(tmp_path, monkeypa
 # Damage.
 
 
-def test_cut_at_every_byte_of_the_last_records_the_whole_ones_before_are_there(tmp_path):
+def test_cut_at_every_byte_of_the_last_records_the_whole_ones_before_are_there(
+    tmp_path,
+):
     grouped(tmp_path, ["a", "bc", "d", "ef"])
     file = segments(tmp_path)[0]
     whole = file.read_bytes()
@@ -446,7 +515,9 @@ def test_cut_at_every_byte_of_the_last_records_the_whole_ones_before_are_there(t
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_any_damaged_byte_is_an_error_or_cuts_what_no_later_group_follows(tmp_path, last):
+def test_any_damaged_byte_is_an_error_or_cuts_what_no_later_group_follows(
+    tmp_path, last
+):
     sizes = grouped(tmp_path, ["a", "bc", "def"])
     file = segments(tmp_path)[0]
     whole = file.read_bytes()
@@ -456,10 +527,14 @@ def test_any_damaged_byte_is_an_error_or_cuts_what_no_later_group_follows(tmp_pa
     with closing(Journal(tmp_path)) as log:
         ends = [entry.offset + entry.length for _, entry in log.records()][:6]
     for at in range(len(whole)):
-        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        file.write_bytes(
+            whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :]
+        )
         if not last or at < sizes[1]:
             begin = max([20, *(end for end in ends if end <= at)]) if at >= 20 else 0
-            with pytest.raises(RecordError, match=rf"00000001\.log is damaged at byte {begin},"):
+            with pytest.raises(
+                RecordError, match=rf"00000001\.log is damaged at byte {begin},"
+            ):
                 Journal(tmp_path)
         else:
             assert short(tmp_path) == list("abcdef")[: sum(end <= at for end in ends)]
@@ -480,7 +555,10 @@ def test_a_power_cut_may_keep_any_part_of_the_last_group(tmp_path):
                     tail[at : at + 16] = bytes(len(tail[at : at + 16]))
             file.write_bytes(whole[:start] + tail)
             keys = short(tmp_path)
-            assert keys == list("abcdefghijklmnop")[: len(keys)] and keys[: len(acked)] == acked
+            assert (
+                keys == list("abcdefghijklmnop")[: len(keys)]
+                and keys[: len(acked)] == acked
+            )
             kept.add(len(keys) - len(acked))
     assert kept >= {0, 1, 2}  # some lost all of the group, some kept a part
 
@@ -538,7 +616,9 @@ def test_a_failpoint_fires_at_its_time_and_only_then():
     assert points.armed("room") and not points.armed("another")
 
 
-@pytest.mark.parametrize("text", ["a", "a=", "=kill", "a=kill@0", "a=kill@x", "a=kill@", "a=b@1"])
+@pytest.mark.parametrize(
+    "text", ["a", "a=", "=kill", "a=kill@0", "a=kill@x", "a=kill@", "a=b@1"]
+)
 def test_a_failpoint_that_is_mistyped_is_told(text):
     with pytest.raises(ConfigError, match="is not point=kill@N"):
         Failpoints(text)
@@ -550,5 +630,12 @@ def test_without_the_variable_a_point_is_an_empty_function():
 
 def test_a_point_that_fails_kills_the_journal_not_the_process(tmp_path):
     ended = child(tmp_path, 0, **{VARIABLE: "journal.after-sync=full@4"})
-    assert ended.returncode == 1 and "RecordError: cannot write" in ended.stderr and "No space left" in ended.stderr
-    assert set(ended.stdout.split()) <= set(held(tmp_path)) and len(ended.stdout.split()) > 2
+    assert (
+        ended.returncode == 1
+        and "RecordError: cannot write" in ended.stderr
+        and "No space left" in ended.stderr
+    )
+    assert (
+        set(ended.stdout.split()) <= set(held(tmp_path))
+        and len(ended.stdout.split()) > 2
+    )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from fedlearn.clients import identity as agent_identity
+from fedlearn.clients.agent import identity as agent_identity
 from fedlearn.errors import RecordError, RunError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import proto
@@ -48,9 +48,15 @@ def test_an_event_is_one_line_of_json(tmp_path):
     log("failed", 7, KEY, "two\nlines and \x1b[31m")
     log.close()
     first, second = written(tmp_path)
-    assert {k: v for k, v in first.items() if k != "time"} == {"event": "attended", "client": 7, "attending": 1}
+    assert {k: v for k, v in first.items() if k != "time"} == {
+        "event": "attended",
+        "client": 7,
+        "attending": 1,
+    }
     assert (second["key"], second["text"]) == ("3/train/0", "two\nlines and \x1b[31m")
-    assert first["time"].endswith("Z") and len(first["time"]) == len("2026-01-02T03:04:05.678Z")
+    assert first["time"].endswith("Z") and len(first["time"]) == len(
+        "2026-01-02T03:04:05.678Z"
+    )
     assert read(tmp_path) == [first, second]
 
 
@@ -87,7 +93,9 @@ def test_the_log_is_replaced_when_it_has_grown(tmp_path):
     found = written(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [LOG, f"{LOG}.1"]
     assert all(path.stat().st_size <= most for path in tmp_path.iterdir())
-    assert [entry["client"] for entry in found] == list(range(events - len(found), events))  # the newest, none missing
+    assert [entry["client"] for entry in found] == list(
+        range(events - len(found), events)
+    )  # the newest, none missing
 
 
 class Stuck(io.StringIO):
@@ -118,11 +126,15 @@ def test_a_log_that_cannot_be_written_holds_nobody_up(tmp_path, monkeypatch):
         time.sleep(0.01)
     log.close()
     found = written(tmp_path)
-    assert [entry["text"] for entry in found if entry["event"] == "lost"] == ["100 lines of this log"]
+    assert [entry["text"] for entry in found if entry["event"] == "lost"] == [
+        "100 lines of this log"
+    ]
     assert sum(entry["event"] == "asked" for entry in found) == observe.WAITING
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+@pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="needs a device that is full"
+)
 def test_a_full_disk_is_no_reason_to_end():
     log = Log(Path("/dev/full"), "nothing")
     log("attended", 1)
@@ -140,11 +152,17 @@ def test_a_line_that_a_kill_tore_costs_no_other(tmp_path):
 
 
 def hello(client):
-    return pb.AgentFrame(hello=pb.Hello(oldest=1, newest=1, software="test", client=client))
+    return pb.AgentFrame(
+        hello=pb.Hello(oldest=1, newest=1, software="test", client=client)
+    )
 
 
 def answer(key, data, checksum):
-    return pb.AgentFrame(chunk=pb.Chunk(key=proto(key), offset=0, total=len(data), data=data, checksum=checksum))
+    return pb.AgentFrame(
+        chunk=pb.Chunk(
+            key=proto(key), offset=0, total=len(data), data=data, checksum=checksum
+        )
+    )
 
 
 @pytest.fixture
@@ -160,7 +178,10 @@ def told(tmp_path):
 
     def events():
         log.close()
-        return [(e["event"], e.get("client"), e.get("key"), e.get("text", "")) for e in read(tmp_path)]
+        return [
+            (e["event"], e.get("client"), e.get("key"), e.get("text", ""))
+            for e in read(tmp_path)
+        ]
 
     return rounds, witness, do, events
 
@@ -172,7 +193,9 @@ def test_a_round_as_the_log_tells_it(told):
     for client in range(3):
         do(rounds.connected(10 + client, None, 0.0))
         do(rounds.heard(10 + client, hello(client), 0.0))
-    works = [Work(client, KEY, pb.Task(key=proto(KEY)), (b"12345",)) for client in range(3)]
+    works = [
+        Work(client, KEY, pb.Task(key=proto(KEY)), (b"12345",)) for client in range(3)
+    ]
     do(rounds.ask(works, 0.0, deadline_s=5.0))
     do(rounds.heard(10, answer(KEY, b"abc", zlib.crc32(b"abc")), 1.0))
     do(rounds.stored(0, KEY))
@@ -216,10 +239,19 @@ def test_strangers_are_turned_away_and_the_silent_leave_with_a_reason(told):
     witness.ended(2)
     do(rounds.connected(3, None, 0.0))
     do(rounds.gone(3))
-    witness.ended(3)  # it never said who it is, and nobody sent it away: nothing to tell
+    witness.ended(
+        3
+    )  # it never said who it is, and nobody sent it away: nothing to tell
     found = events()
-    assert [(event, client) for event, client, _, _ in found] == [("turned away", None), ("attended", 1), ("left", 1)]
-    assert found[0][3] == "client 9 is not of this experiment: it has clients 0 to 2" and found[2][3] == "silent for 400 s"
+    assert [(event, client) for event, client, _, _ in found] == [
+        ("turned away", None),
+        ("attended", 1),
+        ("left", 1),
+    ]
+    assert (
+        found[0][3] == "client 9 is not of this experiment: it has clients 0 to 2"
+        and found[2][3] == "silent for 400 s"
+    )
 
 
 def test_an_answer_refused_behind_the_clients_back_is_told_once(told):
@@ -227,8 +259,14 @@ def test_an_answer_refused_behind_the_clients_back_is_told_once(told):
     do(rounds.connected(1, None, 0.0))
     do(rounds.heard(1, hello(1), 0.0))
     for client in (1, 2):
-        do(rounds.refuse(client, KEY, "not finite") or witness.refused(client, KEY, "not finite"))
-    assert events()[1:] == [("refused", 1, "3/train/0", "not finite"), ("refused", 2, "3/train/0", "not finite")]
+        do(
+            rounds.refuse(client, KEY, "not finite")
+            or witness.refused(client, KEY, "not finite")
+        )
+    assert events()[1:] == [
+        ("refused", 1, "3/train/0", "not finite"),
+        ("refused", 2, "3/train/0", "not finite"),
+    ]
 
 
 def test_who_took_part_is_in_the_journal(tmp_path):
@@ -236,22 +274,63 @@ def test_who_took_part_is_in_the_journal(tmp_path):
     for name, counted, refused, without in (
         ("closed/1/train/1", [0, 1], {1: "not finite"}, {2: "late: no answer in time"}),
         ("closed/1/evaluate/1", [0], {}, {}),
-        ("closed/2/train/1", [0], {}, {2: "late: no answer in time", 11: "declined: too hot", 1: "RuntimeError: boom"}),
+        (
+            "closed/2/train/1",
+            [0],
+            {},
+            {
+                2: "late: no answer in time",
+                11: "declined: too hot",
+                1: "RuntimeError: boom",
+            },
+        ),
     ):
         meta = {"kind": "closed", "key": name, "refused": refused, "without": without}
         journal.append(meta, json.dumps(counted).encode()).result()
     journal.append({"kind": "answer", "key": "0/1/train/0"}, b"payload").result()
     journal.close()
     table = took_part(journal)
-    none = {"asked": 0, "answered": 0, "refused": 0, "failed": 0, "declined": 0, "late": 0, "reasons": {}}
+    none = {
+        "asked": 0,
+        "answered": 0,
+        "refused": 0,
+        "failed": 0,
+        "declined": 0,
+        "late": 0,
+        "reasons": {},
+    }
     assert list(table) == ["0", "1", "2", "11"]
-    assert table["0"] == {"train": none | {"asked": 2, "answered": 2}, "evaluate": none | {"asked": 1, "answered": 1}}
-    assert table["1"]["train"] == none | {"asked": 2, "refused": 1, "failed": 1, "reasons": {"not finite": 1, "RuntimeError: boom": 1}}
-    assert table["2"]["train"] == none | {"asked": 2, "late": 2, "reasons": {"late: no answer in time": 2}}
-    assert table["11"]["train"] == none | {"asked": 1, "declined": 1, "reasons": {"declined: too hot": 1}}
+    assert table["0"] == {
+        "train": none | {"asked": 2, "answered": 2},
+        "evaluate": none | {"asked": 1, "answered": 1},
+    }
+    assert table["1"]["train"] == none | {
+        "asked": 2,
+        "refused": 1,
+        "failed": 1,
+        "reasons": {"not finite": 1, "RuntimeError: boom": 1},
+    }
+    assert table["2"]["train"] == none | {
+        "asked": 2,
+        "late": 2,
+        "reasons": {"late: no answer in time": 2},
+    }
+    assert table["11"]["train"] == none | {
+        "asked": 1,
+        "declined": 1,
+        "reasons": {"declined: too hot": 1},
+    }
 
 
-FIGURES = Figures(attending=3, open=2, counters={"left": 4}, up_bytes=10, down_bytes=20, journal_bytes=30, enrolments={"used": 1})
+FIGURES = Figures(
+    attending=3,
+    open=2,
+    counters={"left": 4},
+    up_bytes=10,
+    down_bytes=20,
+    journal_bytes=30,
+    enrolments={"used": 1},
+)
 
 
 def test_the_text_that_prometheus_reads(tmp_path):
@@ -261,16 +340,27 @@ def test_the_text_that_prometheus_reads(tmp_path):
     lines = Lines(tmp_path / "m")
     lines.look()
     text = exposition(FIGURES, lines, 9)
-    samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    assert samples["fedlearn_agents_attending"] == "3" and samples["fedlearn_work_open"] == "2"
-    assert (samples["fedlearn_rounds_done"], samples["fedlearn_rounds"], samples["fedlearn_round_seconds"]) == ("2", "9", "3")
+    samples = dict(
+        line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")
+    )
+    assert (
+        samples["fedlearn_agents_attending"] == "3"
+        and samples["fedlearn_work_open"] == "2"
+    )
+    assert (
+        samples["fedlearn_rounds_done"],
+        samples["fedlearn_rounds"],
+        samples["fedlearn_round_seconds"],
+    ) == ("2", "9", "3")
     assert (samples["fedlearn_accuracy"], samples["fedlearn_loss"]) == ("0.5", "1.5")
     assert samples['fedlearn_exchange_events_total{event="left"}'] == "4"
     assert samples['fedlearn_exchange_events_total{event="late"}'] == "0"
     assert samples['fedlearn_payload_bytes_total{direction="down"}'] == "20"
     assert samples['fedlearn_enrolments_total{result="used"}'] == "1"
     names = {line.split("{")[0].split(" ")[0] for line in samples}
-    assert names == {line.split(" ")[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    assert names == {
+        line.split(" ")[2] for line in text.splitlines() if line.startswith("# TYPE")
+    }
 
 
 def test_lines_are_read_on_and_anew_when_the_file_was_cut(tmp_path):
@@ -293,7 +383,9 @@ def test_lines_are_read_on_and_anew_when_the_file_was_cut(tmp_path):
 def get(port, page):
     """Return code and text of a page."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{page}", timeout=30) as reply:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{port}{page}", timeout=30
+        ) as reply:
             return reply.status, reply.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -312,14 +404,28 @@ def test_health_tells_what_is_wrong(tmp_path):
     with contextlib.closing(pages):
         assert get(pages.port, "/healthz") == (200, "ok\n")
         assert "fedlearn_healthy 1\n" in get(pages.port, "/metrics")[1]
-        state["now"] = Figures(0, 0, {}, 0, 0, 0, trouble="cannot write 'journal': no space left on device")
-        assert get(pages.port, "/healthz") == (503, "cannot write 'journal': no space left on device\n")
-        assert get(pages.port, "/metrics")[0] == 200 and "fedlearn_healthy 0\n" in get(pages.port, "/metrics")[1]
+        state["now"] = Figures(
+            0, 0, {}, 0, 0, 0, trouble="cannot write 'journal': no space left on device"
+        )
+        assert get(pages.port, "/healthz") == (
+            503,
+            "cannot write 'journal': no space left on device\n",
+        )
+        assert (
+            get(pages.port, "/metrics")[0] == 200
+            and "fedlearn_healthy 0\n" in get(pages.port, "/metrics")[1]
+        )
         state["now"] = None
-        assert get(pages.port, "/healthz") == get(pages.port, "/metrics") == (503, "the exchange does not answer\n")
+        assert (
+            get(pages.port, "/healthz")
+            == get(pages.port, "/metrics")
+            == (503, "the exchange does not answer\n")
+        )
         assert get(pages.port, "/else")[0] == 404
         assert pages._server.server_address[0] == "127.0.0.1"
-        with pytest.raises(RunError, match=rf"127\.0\.0\.1:{pages.port}: .*another --metrics-port"):
+        with pytest.raises(
+            RunError, match=rf"127\.0\.0\.1:{pages.port}: .*another --metrics-port"
+        ):
             Pages(pages.port, figures, Lines(tmp_path / "m"), 9)
 
 
@@ -333,7 +439,11 @@ def test_a_service_tells_its_figures_until_it_is_over(tmp_path):
     log, journal = Log(tmp_path / LOG, "nothing"), Journal(tmp_path / "journal")
     service = Service(Rounds(b"r" * 16, "{}", 3, 1000), journal, Address(), log)
     service.start()
-    assert (service.figures().attending, service.figures().open, service.figures().trouble) == (0, 0, None)
+    assert (
+        service.figures().attending,
+        service.figures().open,
+        service.figures().trouble,
+    ) == (0, 0, None)
     work = Work(1, KEY, pb.Task(key=proto(KEY)), (b"12345",))
     service.ask([work], 1000.0, 1)
     assert service.figures().open == 1
@@ -347,7 +457,10 @@ def test_a_service_tells_its_figures_until_it_is_over(tmp_path):
     with pytest.raises(RunError, match="does not answer"):
         service.figures()
     log.close()
-    assert [entry["event"] for entry in read(tmp_path)] == ["journal failed", "drain"]  # each once
+    assert [entry["event"] for entry in read(tmp_path)] == [
+        "journal failed",
+        "drain",
+    ]  # each once
 
 
 CONFIG = """\
@@ -375,22 +488,41 @@ def serve(folder: Path, *more: str) -> subprocess.Popen:
     command = [
         sys.executable,
         "-m",
-        "fedlearn.serve",
+        "fedlearn.commands.serve",
         str(folder.with_suffix(".toml")),
         "--out",
         str(folder),
         "--pki",
         str(folder.parent / "pki"),
     ]
-    return subprocess.Popen([*command, "--quiet", "--metrics-port", "0", *more], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [*command, "--quiet", "--metrics-port", "0", *more],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def agent(folder: Path, port: int, client: int) -> subprocess.Popen:
     """Start an agent that nothing but the coordinator's word ends."""
     state = folder / f"agent-{client}"
     made = identity.sign(folder / "pki", client, agent_identity.make_key_and_csr(state))
-    agent_identity.store(state, client, made, (folder / "pki" / "ca.pem").read_bytes(), identity.expiry(made))
-    command = [sys.executable, "-m", "fedlearn.agent", "--coordinator", f"127.0.0.1:{port}", "--state", str(state)]
+    agent_identity.store(
+        state,
+        client,
+        made,
+        (folder / "pki" / "ca.pem").read_bytes(),
+        identity.expiry(made),
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "fedlearn.agent",
+        "--coordinator",
+        f"127.0.0.1:{port}",
+        "--state",
+        str(state),
+    ]
     with open(folder / f"agent-{client}.log", "wb") as log:
         return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
 
@@ -417,17 +549,36 @@ def test_after_sigterm_the_agents_stay_and_nothing_is_lost(tmp_path):
             return json.loads((folder / "address.json").read_text())
 
     def told(event, client):
-        return [e.get("key") for e in read(folder) if (e["event"], e.get("client")) == (event, client)]
+        return [
+            e.get("key")
+            for e in read(folder)
+            if (e["event"], e.get("client")) == (event, client)
+        ]
 
     try:
         at = until(address, first)
         agents = [agent(tmp_path, at["port"], 0)]
-        until(lambda: told("answered", 0), first)  # round 1 now waits for client 1, who is not here
+        until(
+            lambda: told("answered", 0), first
+        )  # round 1 now waits for client 1, who is not here
         assert get(at["metrics"], "/healthz") == (200, "ok\n")
         figures = get(at["metrics"], "/metrics")[1]
-        assert "fedlearn_agents_attending 1\n" in figures and "fedlearn_work_open 1\n" in figures
-        status = subprocess.run([sys.executable, "-m", "fedlearn.status", str(folder)], cwd=ROOT, capture_output=True, text=True)
-        assert status.returncode == 0 and "running" in status.stdout and "1 attend" in status.stdout and "0 of 3 done" in status.stdout
+        assert (
+            "fedlearn_agents_attending 1\n" in figures
+            and "fedlearn_work_open 1\n" in figures
+        )
+        status = subprocess.run(
+            [sys.executable, "-m", "fedlearn.commands.status", str(folder)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert (
+            status.returncode == 0
+            and "running" in status.stdout
+            and "1 attend" in status.stdout
+            and "0 of 3 done" in status.stdout
+        )
         first.send_signal(signal.SIGTERM)
         first.send_signal(signal.SIGTERM)  # a second one changes nothing
         assert first.communicate()[1] == ""
@@ -437,16 +588,28 @@ def test_after_sigterm_the_agents_stay_and_nothing_is_lost(tmp_path):
         assert second.communicate() == (None, "")
         assert second.returncode == 0
         assert address()["port"] == at["port"]  # where the agents look for it
-        assert [process.wait() for process in agents] == [0, 0]  # they outlived it, and end with the run
+        assert [process.wait() for process in agents] == [
+            0,
+            0,
+        ]  # they outlived it, and end with the run
     finally:
         for process in (*started, *agents):
             if process.poll() is None:
                 os.kill(process.pid, signal.SIGKILL)
                 process.wait()
-    assert told("asked", 0) == ["1/train/0", "2/train/0", "3/train/0"]  # what it had answered was not asked again
+    assert told("asked", 0) == [
+        "1/train/0",
+        "2/train/0",
+        "3/train/0",
+    ]  # what it had answered was not asked again
     assert told("attended", 0) and read(folder)[-1]["event"] == "left"
     simulated = run(tmp_path / "simulated", config=CONFIG).summary
     summary = json.loads((folder / "summary.json").read_text())
-    assert [summary[k] for k in ("model_sha256", "bytes_up", "rounds")] == [simulated[k] for k in ("model_sha256", "bytes_up", "rounds")]
+    assert [summary[k] for k in ("model_sha256", "bytes_up", "rounds")] == [
+        simulated[k] for k in ("model_sha256", "bytes_up", "rounds")
+    ]
     table = json.loads((folder / "clients.json").read_text())
-    assert {client: (kinds["train"]["asked"], kinds["train"]["answered"]) for client, kinds in table.items()} == {"0": (3, 3), "1": (3, 3)}
+    assert {
+        client: (kinds["train"]["asked"], kinds["train"]["answered"])
+        for client, kinds in table.items()
+    } == {"0": (3, 3), "1": (3, 3)}

@@ -26,7 +26,13 @@ def test_the_weighted_mean_by_hand():
 
 
 def test_any_order_gives_the_same_bits_and_they_are_those_of_exact_fractions():
-    updates = [(update(RANDOM.normal(size=50) * 10.0 ** RANDOM.integers(-6, 3)), int(RANDOM.integers(1, 600))) for _ in range(40)]
+    updates = [
+        (
+            update(RANDOM.normal(size=50) * 10.0 ** RANDOM.integers(-6, 3)),
+            int(RANDOM.integers(1, 600)),
+        )
+        for _ in range(40)
+    ]
     results = []
     for _ in range(5):
         total = ExactSum(50, 0, most=40)
@@ -35,7 +41,10 @@ def test_any_order_gives_the_same_bits_and_they_are_those_of_exact_fractions():
         results.append(total.mean()[0].tobytes())
     assert len(set(results)) == 1
     weight = sum(w for _, w in updates)
-    exact = [float(sum(Fraction(float(u.floats[k])) * w for u, w in updates) / weight) for k in range(50)]
+    exact = [
+        float(sum(Fraction(float(u.floats[k])) * w for u, w in updates) / weight)
+        for k in range(50)
+    ]
     assert np.abs(total.mean()[0] - exact).max() <= 40 * UNIT / 2 / weight + 1e-16
 
 
@@ -46,7 +55,15 @@ def test_more_values_than_a_block():
     assert np.abs(total.mean()[0] - values).max() < UNIT
 
 
-@pytest.mark.parametrize("bad", [update([1e9, 0]), update([-1e30, 0]), update([np.nan, 0]), update([0, 0], [2**62])])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        update([1e9, 0]),
+        update([-1e30, 0]),
+        update([np.nan, 0]),
+        update([0, 0], [2**62]),
+    ],
+)
 def test_what_would_not_be_exact_is_refused_and_adds_nothing(bad):
     total = ExactSum(2, bad.integers.size, most=10)
     with pytest.raises(PayloadError, match="beyond the exact sum's range"):
@@ -65,7 +82,9 @@ def test_the_largest_allowed_updates_do_not_overflow():
 
 def test_one_outlier_spoils_one_group_only():
     total = MedianOfMeans(1, 1, most=6, groups=3)
-    for place, value in enumerate([1, 2, 1e4, 3, 2, 5]):  # groups: (1, 3), (2, 2), (1e4, 5)
+    for place, value in enumerate(
+        [1, 2, 1e4, 3, 2, 5]
+    ):  # groups: (1, 3), (2, 2), (1e4, 5)
         total.add(update([value], [place]), 1, place)
     floats, integers = total.mean()
     assert floats.tolist() == [2]

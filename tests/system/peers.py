@@ -42,10 +42,22 @@ class Keys:
         if client not in self.made or anew:
             key = ec.generate_private_key(ec.SECP256R1())
             name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "anyone")])
-            request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
-            signed = identity.sign(self.pki, client, request.public_bytes(serialization.Encoding.PEM))
-            pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-            self.made[client] = grpc.ssl_channel_credentials((self.pki / "ca.pem").read_bytes(), pem, signed)
+            request = (
+                x509.CertificateSigningRequestBuilder()
+                .subject_name(name)
+                .sign(key, hashes.SHA256())
+            )
+            signed = identity.sign(
+                self.pki, client, request.public_bytes(serialization.Encoding.PEM)
+            )
+            pem = key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+            self.made[client] = grpc.ssl_channel_credentials(
+                (self.pki / "ca.pem").read_bytes(), pem, signed
+            )
         return self.made[client]
 
 
@@ -61,10 +73,19 @@ class Peer:
     def __init__(self, port: int, credentials: Any = None) -> None:
         """Connect; without credentials: without TLS."""
         place = f"127.0.0.1:{port}"
-        options = [*CHANNEL, ("grpc.use_local_subchannel_pool", 1)]  # a connection of its own
-        self.channel = grpc.secure_channel(place, credentials, options) if credentials else grpc.insecure_channel(place, options)
+        options = [
+            *CHANNEL,
+            ("grpc.use_local_subchannel_pool", 1),
+        ]  # a connection of its own
+        self.channel = (
+            grpc.secure_channel(place, credentials, options)
+            if credentials
+            else grpc.insecure_channel(place, options)
+        )
         self.said: queue.SimpleQueue[pb.AgentFrame | None] = queue.SimpleQueue()
-        self.came: queue.SimpleQueue[pb.CoordinatorFrame | grpc.StatusCode] = queue.SimpleQueue()
+        self.came: queue.SimpleQueue[pb.CoordinatorFrame | grpc.StatusCode] = (
+            queue.SimpleQueue()
+        )
         self.call = methods.attend(self.channel)(iter(self.said.get, None))
         self.listening = threading.Thread(target=self._listen, daemon=True)
         self.listening.start()
@@ -78,7 +99,9 @@ class Peer:
         """Return the next frame of a kind; fails when the connection ends before."""
         while True:
             found = self.next()
-            assert not isinstance(found, grpc.StatusCode), f"{found} ({self.call.details()}) where {kind} was expected"
+            assert not isinstance(found, grpc.StatusCode), (
+                f"{found} ({self.call.details()}) where {kind} was expected"
+            )
             if found.WhichOneof("frame") == kind:
                 return getattr(found, kind)
 
@@ -107,20 +130,34 @@ class Peer:
 
 
 def hello(client: int, oldest: int = OLDEST, newest: int = NEWEST) -> pb.AgentFrame:
-    return pb.AgentFrame(hello=pb.Hello(oldest=oldest, newest=newest, software="scripted", client=client))
+    return pb.AgentFrame(
+        hello=pb.Hello(oldest=oldest, newest=newest, software="scripted", client=client)
+    )
 
 
 def heartbeat() -> pb.AgentFrame:
     return pb.AgentFrame(heartbeat=pb.Heartbeat())
 
 
-def chunks(key: Key, data: bytes, size: int = 1 << 18, **changed: int) -> list[pb.AgentFrame]:
+def chunks(
+    key: Key, data: bytes, size: int = 1 << 18, **changed: int
+) -> list[pb.AgentFrame]:
     """Return an answer as frames. changed: fields of the chunks that lie."""
-    told: dict[str, Any] = {"key": proto(key), "total": len(data), "checksum": zlib.crc32(data), **changed}
-    return [pb.AgentFrame(chunk=pb.Chunk(offset=at, data=data[at : at + size], **told)) for at in range(0, max(1, len(data)), size)]
+    told: dict[str, Any] = {
+        "key": proto(key),
+        "total": len(data),
+        "checksum": zlib.crc32(data),
+        **changed,
+    }
+    return [
+        pb.AgentFrame(chunk=pb.Chunk(offset=at, data=data[at : at + size], **told))
+        for at in range(0, max(1, len(data)), size)
+    ]
 
 
-def failure(key: Key, text: str, reason: int = pb.Failure.FAILED) -> list[pb.AgentFrame]:
+def failure(
+    key: Key, text: str, reason: int = pb.Failure.FAILED
+) -> list[pb.AgentFrame]:
     return [pb.AgentFrame(failure=pb.Failure(key=proto(key), reason=reason, text=text))]  # type: ignore[arg-type]
 
 
@@ -139,7 +176,10 @@ class Door:
 
     def connect(self, client: int | None) -> Peer:
         """Return a connection with the certificate of a client, silent so far."""
-        made = Peer(self.service.port, self.keys.of(client) if self.keys and client is not None else None)
+        made = Peer(
+            self.service.port,
+            self.keys.of(client) if self.keys and client is not None else None,
+        )
         self.peers.append(made)
         return made
 
@@ -150,14 +190,24 @@ class Door:
         made.hear("welcome")
         return made
 
-    def ask(self, client: int, check: Callable[[bytes], str | None] = lambda data: None, key: Key = KEY, payload: bytes = b"") -> None:
+    def ask(
+        self,
+        client: int,
+        check: Callable[[bytes], str | None] = lambda data: None,
+        key: Key = KEY,
+        payload: bytes = b"",
+    ) -> None:
         """Have the coordinator ask a client for something."""
         task = pb.Task(key=proto(key), plan="{}", sizes=[len(payload)])
-        self.service.ask([Work(client, key, task, (payload,), check)], float("inf"), None)
+        self.service.ask(
+            [Work(client, key, task, (payload,), check)], float("inf"), None
+        )
 
 
 @contextlib.contextmanager
-def door(folder: Path, keys: Keys | None, clients: int = 20, limit: int = LIMIT) -> Iterator[Door]:
+def door(
+    folder: Path, keys: Keys | None, clients: int = 20, limit: int = LIMIT
+) -> Iterator[Door]:
     """Give a service with nothing to do; keys: None for one without TLS."""
     rounds = Rounds(b"r" * 16, "{}", clients, limit)
     journal = Journal(folder / "journal")
@@ -178,12 +228,19 @@ Answer = Callable[[int, pb.Task, Sequence[bytes]], list[pb.AgentFrame]]
 class Crowd:
     """Clients that answer whatever they are asked, each by a connection of its own, until they are sent away."""
 
-    def __init__(self, port: int, keys: Keys | None, clients: Sequence[int], answer: Answer) -> None:
+    def __init__(
+        self, port: int, keys: Keys | None, clients: Sequence[int], answer: Answer
+    ) -> None:
         """Connect all of them."""
         self.answer = answer
-        self.peers = {client: Peer(port, keys.of(client) if keys else None) for client in clients}
+        self.peers = {
+            client: Peer(port, keys.of(client) if keys else None) for client in clients
+        }
         self.errors: list[BaseException] = []
-        self.threads = [threading.Thread(target=self._attend, args=one, daemon=True) for one in self.peers.items()]
+        self.threads = [
+            threading.Thread(target=self._attend, args=one, daemon=True)
+            for one in self.peers.items()
+        ]
         for thread in self.threads:
             thread.start()
 
@@ -208,7 +265,16 @@ class Crowd:
                     peer.say(pb.AgentFrame(ack=pb.Ack(key=task.key, offset=len(came))))
                     if len(came) == sum(task.sizes):
                         ends = accumulate(task.sizes)
-                        peer.say(*self.answer(client, task, [bytes(came[end - n : end]) for end, n in zip(ends, task.sizes, strict=True)]))
+                        peer.say(
+                            *self.answer(
+                                client,
+                                task,
+                                [
+                                    bytes(came[end - n : end])
+                                    for end, n in zip(ends, task.sizes, strict=True)
+                                ],
+                            )
+                        )
                 elif frame.WhichOneof("frame") == "goodbye":
                     return
         except BaseException as error:

@@ -21,19 +21,19 @@ from fedlearn.arrays import Layout, State
 from fedlearn.clients.local import Local
 from fedlearn.engine.fleet import Fleet
 from fedlearn.engine.runner import Outcome
-from fedlearn.engine.serving import LEAST_ROOM, welcome
-from fedlearn.engine.simulation import simulate
 from fedlearn.errors import RecordError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key, of
-from fedlearn.failpoints import Failpoints
 from fedlearn.plan import Plan
-from fedlearn.progress import Progress
-from fedlearn.record import RunFolder
+from fedlearn.records.writing import RunFolder
+from fedlearn.reporting.progress import Progress
+from fedlearn.runs.serving import LEAST_ROOM, welcome
+from fedlearn.runs.simulation import simulate
 from fedlearn.server import journal
 from fedlearn.server.journal import Journal
 from fedlearn.server.rounds import Rounds
 from fedlearn.server.service import Address, Service
+from fedlearn.system.failpoints import Failpoints
 from fedlearn.wire import UPDATE, Header, decode_model, encode, payload_pb2
 from tests.system.peers import Crowd, chunks, failure, keys
 from tests.wire.mutate import bomb_streams, sealed
@@ -75,7 +75,11 @@ class Job:
         """Return the honest payload with other fields, sealed as if it were sound."""
         message = payload_pb2.Payload.FromString(self.payload)
         for name, value in fields.items():
-            setattr(message, name, value(getattr(message, name)) if callable(value) else value)
+            setattr(
+                message,
+                name,
+                value(getattr(message, name)) if callable(value) else value,
+            )
         message.ClearField("checksum")
         return sealed(message.SerializeToString(deterministic=True))
 
@@ -90,12 +94,22 @@ def sends(made: Callable[[Job], bytes]) -> Attack:
 
 def first(value: float) -> Attack:
     """Return an attack whose first float is another; the codec is raw32."""
-    return sends(lambda job: job.changed(body=lambda body: np.float32(value).tobytes() + body[4:]))
+    return sends(
+        lambda job: job.changed(
+            body=lambda body: np.float32(value).tobytes() + body[4:]
+        )
+    )
 
 
 def other_codec(job: Job) -> bytes:
-    zero = State(np.zeros(job.layout.floats, np.float32), np.zeros(job.layout.integers, np.int64))
-    return encode(job.layout, Header(UPDATE, job.start.version, job.start.digest, "q8", 1, 60), zero)
+    zero = State(
+        np.zeros(job.layout.floats, np.float32), np.zeros(job.layout.integers, np.int64)
+    )
+    return encode(
+        job.layout,
+        Header(UPDATE, job.start.version, job.start.digest, "q8", 1, 60),
+        zero,
+    )
 
 
 def all_zeros(job: Job) -> bytes:
@@ -122,26 +136,101 @@ ATTACKS: dict[str, tuple[str, Attack, str, str]] = {
     "NaN": ("raw32", first(np.nan), "refused", "NaN or infinite"),
     "infinite": ("raw32", first(-np.inf), "refused", "NaN or infinite"),
     "largest float": ("raw32", first(3.4e38), "refused", ""),
-    "another schema": ("raw32", sends(lambda job: job.changed(schema=lambda old: old ^ 1)), "refused", "another model"),
-    "more parameters": ("raw32", sends(lambda job: job.changed(parameters=2**62)), "refused", "another model"),
-    "one float less": ("raw32", sends(lambda job: job.changed(body=lambda body: body[4:])), "refused", ""),
-    "most examples": ("raw32", sends(lambda job: job.changed(examples=2**64 - 1)), "refused", ""),
-    "no examples": ("raw32", sends(lambda job: job.changed(examples=0)), "malformed", "0 examples"),
-    "round before": ("raw32", sends(lambda job: job.changed(version=99)), "malformed", "another model than the one sent"),
-    "another start": ("raw32", sends(lambda job: job.changed(digest=lambda old: old ^ 1)), "malformed", "another model than the one sent"),
-    "another codec": ("raw32", sends(other_codec), "malformed", "encoded by q8, not by raw32"),
-    "unknown codec": ("raw32", sends(lambda job: job.changed(codec="os:system")), "malformed", ""),
-    "newer format": ("raw32", sends(lambda job: job.changed(format=2)), "malformed", "format"),
-    "a whole model": ("raw32", sends(lambda job: job.changed(kind=1)), "malformed", "kind"),
+    "another schema": (
+        "raw32",
+        sends(lambda job: job.changed(schema=lambda old: old ^ 1)),
+        "refused",
+        "another model",
+    ),
+    "more parameters": (
+        "raw32",
+        sends(lambda job: job.changed(parameters=2**62)),
+        "refused",
+        "another model",
+    ),
+    "one float less": (
+        "raw32",
+        sends(lambda job: job.changed(body=lambda body: body[4:])),
+        "refused",
+        "",
+    ),
+    "most examples": (
+        "raw32",
+        sends(lambda job: job.changed(examples=2**64 - 1)),
+        "refused",
+        "",
+    ),
+    "no examples": (
+        "raw32",
+        sends(lambda job: job.changed(examples=0)),
+        "malformed",
+        "0 examples",
+    ),
+    "round before": (
+        "raw32",
+        sends(lambda job: job.changed(version=99)),
+        "malformed",
+        "another model than the one sent",
+    ),
+    "another start": (
+        "raw32",
+        sends(lambda job: job.changed(digest=lambda old: old ^ 1)),
+        "malformed",
+        "another model than the one sent",
+    ),
+    "another codec": (
+        "raw32",
+        sends(other_codec),
+        "malformed",
+        "encoded by q8, not by raw32",
+    ),
+    "unknown codec": (
+        "raw32",
+        sends(lambda job: job.changed(codec="os:system")),
+        "malformed",
+        "",
+    ),
+    "newer format": (
+        "raw32",
+        sends(lambda job: job.changed(format=2)),
+        "malformed",
+        "format",
+    ),
+    "a whole model": (
+        "raw32",
+        sends(lambda job: job.changed(kind=1)),
+        "malformed",
+        "kind",
+    ),
     "cut": ("raw32", sends(lambda job: job.payload[:-9]), "malformed", "checksum"),
-    "a flipped bit": ("raw32", sends(lambda job: job.payload[:-9] + b"?" + job.payload[-8:]), "malformed", "checksum"),
+    "a flipped bit": (
+        "raw32",
+        sends(lambda job: job.payload[:-9] + b"?" + job.payload[-8:]),
+        "malformed",
+        "checksum",
+    ),
     "noise": ("raw32", sends(lambda job: bytes(range(256)) * 9), "malformed", ""),
     "nothing": ("raw32", sends(lambda job: b""), "malformed", ""),
     "pickle": ("raw32", sends(canary), "malformed", ""),
     "bomb": ("q8+deflate", sends(all_zeros), "refused", ""),
-    "too long": ("raw32", lambda job: chunks(job.key, job.payload, total=2**60), "oversized", "at most"),
-    "longer than said": ("raw32", lambda job: chunks(job.key, job.payload, total=9), "oversized", "at most"),
-    "failure": ("raw32", lambda job: failure(job.key, "\x1b[2J\n" + "no power " * 1000), "failed", "no power"),
+    "too long": (
+        "raw32",
+        lambda job: chunks(job.key, job.payload, total=2**60),
+        "oversized",
+        "at most",
+    ),
+    "longer than said": (
+        "raw32",
+        lambda job: chunks(job.key, job.payload, total=9),
+        "oversized",
+        "at most",
+    ),
+    "failure": (
+        "raw32",
+        lambda job: failure(job.key, "\x1b[2J\n" + "no power " * 1000),
+        "failed",
+        "no power",
+    ),
 }
 """What the bad client does: the codec of the run, its frames, the counter, and words of the reason that is recorded."""
 
@@ -153,19 +242,35 @@ class Without:
 
     def __init__(self, inner: Any, client: int) -> None:
         self.inner, self.client = inner, client
-        self.score, self.refused, self.close, self.available = inner.score, inner.refused, inner.close, inner.available
+        self.score, self.refused, self.close, self.available = (
+            inner.score,
+            inner.refused,
+            inner.close,
+            inner.available,
+        )
 
     def run(self, tasks, payload):
-        yield from (Outcome(task.client, error="not there") for task in tasks if task.client == self.client)
-        yield from self.inner.run([task for task in tasks if task.client != self.client], payload)
+        yield from (
+            Outcome(task.client, error="not there")
+            for task in tasks
+            if task.client == self.client
+        )
+        yield from self.inner.run(
+            [task for task in tasks if task.client != self.client], payload
+        )
 
 
 def run(folder: Path, up: str, maker: Any, resume: bool = False) -> tuple[dict, list]:
     """Return summary and lines of an experiment whose clients are asked by what ``maker`` makes."""
     folder.mkdir(exist_ok=True)
     (folder / "config.toml").write_text(CONFIG)
-    experiment = config.read(str(folder / "config.toml"), [f"codec.up={up}", "codec.down=raw32"])
-    with contextlib.closing(RunFolder(folder / "run")) as made, Progress(True) as display:
+    experiment = config.read(
+        str(folder / "config.toml"), [f"codec.up={up}", "codec.down=raw32"]
+    )
+    with (
+        contextlib.closing(RunFolder(folder / "run")) as made,
+        Progress(True) as display,
+    ):
         return simulate(experiment, made, display, resume, maker), made.lines()
 
 
@@ -181,19 +286,28 @@ def expected(tmp_path_factory):
     @cache
     def find(up: str, absent: int = BAD) -> str:
         folder = tmp_path_factory.mktemp("expected") / "run"
-        summary, _ = run(folder, up, lambda runner, inner, *rest: Without(inner, absent))
+        summary, _ = run(
+            folder, up, lambda runner, inner, *rest: Without(inner, absent)
+        )
         return str(summary["model_sha256"])
 
     return find
 
 
-def fleet(folder: Path, pki: Any, up: str, attack: Attack, resume: bool = False) -> tuple[dict, list, dict]:
+def fleet(
+    folder: Path, pki: Any, up: str, attack: Attack, resume: bool = False
+) -> tuple[dict, list, dict]:
     """Return summary, lines and counters of a run over gRPC in which one client attacks."""
     ends = contextlib.ExitStack()
     lock = threading.Lock()
 
     def maker(runner, inner, experiment, population, downlink):
-        local = Local(_module(experiment, population), runner.layout, population, experiment.experiment.seed)
+        local = Local(
+            _module(experiment, population),
+            runner.layout,
+            population,
+            experiment.experiment.seed,
+        )
 
         def answer(client, task, payloads):
             with lock:
@@ -206,7 +320,12 @@ def fleet(folder: Path, pki: Any, up: str, attack: Attack, resume: bool = False)
 
         log = Journal(folder / "journal")
         ends.callback(log.close)
-        told = Rounds(b"r" * 16, welcome(experiment, population, runner), CLIENTS, 2 * runner.layout.raw_bytes + LEAST_ROOM)
+        told = Rounds(
+            b"r" * 16,
+            welcome(experiment, population, runner),
+            CLIENTS,
+            2 * runner.layout.raw_bytes + LEAST_ROOM,
+        )
         service = Service(told, log, Address(pki=pki.pki))
         service.start()
         crowd = Crowd(service.port, pki, range(CLIENTS), answer)
@@ -239,7 +358,9 @@ def test_one_bad_update_costs_nothing_but_itself(name, pki, expected, tmp_path):
     up, attack, counter, words = ATTACKS[name]
     summary, lines, counters = fleet(tmp_path / "run", pki, up, attack)
     assert [list(line["failures"]) for line in lines] == [[], *[[str(BAD)]] * ROUNDS]
-    assert all(words in line["failures"][str(BAD)] for line in lines[1:]), lines[1]["failures"]
+    assert all(words in line["failures"][str(BAD)] for line in lines[1:]), lines[1][
+        "failures"
+    ]
     assert counters[counter] == ROUNDS, counters
     assert summary["model_sha256"] == expected(up)
     assert not (tmp_path / "run" / "canary").exists()
@@ -248,8 +369,18 @@ def test_one_bad_update_costs_nothing_but_itself(name, pki, expected, tmp_path):
 def in_disorder(job: Job) -> list[pb.AgentFrame]:
     """Return an answer's chunks backwards, then each twice, between stale and unknown ones; and at last another answer."""
     parts = chunks(job.key, job.payload, size=400)
-    stale = [*chunks((0, "train", 0), job.payload), *chunks((job.key[0], "train", 5), b"x"), *failure((0, "evaluate", 1), "late")]
-    return [*stale, *reversed(parts), *stale, *(part for part in parts for _ in range(2)), *chunks(job.key, job.payload[::-1])]
+    stale = [
+        *chunks((0, "train", 0), job.payload),
+        *chunks((job.key[0], "train", 5), b"x"),
+        *failure((0, "evaluate", 1), "late"),
+    ]
+    return [
+        *stale,
+        *reversed(parts),
+        *stale,
+        *(part for part in parts for _ in range(2)),
+        *chunks(job.key, job.payload[::-1]),
+    ]
 
 
 def test_frames_twice_and_in_disorder_change_nothing(pki, expected, tmp_path):
@@ -261,7 +392,9 @@ def test_frames_twice_and_in_disorder_change_nothing(pki, expected, tmp_path):
 
 @pytest.mark.parametrize("action", ["full", "error"])
 @pytest.mark.parametrize("time", [1, 2, 3, 4])
-def test_a_disk_that_fails_ends_the_run_and_it_goes_on(time, action, pki, expected, tmp_path, monkeypatch):
+def test_a_disk_that_fails_ends_the_run_and_it_goes_on(
+    time, action, pki, expected, tmp_path, monkeypatch
+):
     """Row 12: nothing is acknowledged that is not on disk, and what was is not asked for again."""
     acknowledged: set[tuple[int, Key]] = set()
     stored = Rounds.stored
@@ -272,15 +405,28 @@ def test_a_disk_that_fails_ends_the_run_and_it_goes_on(time, action, pki, expect
 
     monkeypatch.setattr(Rounds, "stored", noted)
     with monkeypatch.context() as broken:
-        broken.setattr(journal, "reach", Failpoints(f"journal.after-write={action}@{time}").reach)
-        with pytest.raises(RecordError, match="what was acknowledged is kept, and a new start goes on from there") as caught:
+        broken.setattr(
+            journal, "reach", Failpoints(f"journal.after-write={action}@{time}").reach
+        )
+        with pytest.raises(
+            RecordError,
+            match="what was acknowledged is kept, and a new start goes on from there",
+        ) as caught:
             fleet(tmp_path / "run", pki, "raw32", honest)
     assert caught.value.exit_code == 3
     before = set(acknowledged)
     acknowledged.clear()
-    summary, lines, _ = fleet(tmp_path / "run", pki, "raw32", honest, resume=(tmp_path / "run" / "run" / "metrics.jsonl").exists())
+    summary, lines, _ = fleet(
+        tmp_path / "run",
+        pki,
+        "raw32",
+        honest,
+        resume=(tmp_path / "run" / "run" / "metrics.jsonl").exists(),
+    )
     assert summary["model_sha256"] == expected("raw32", absent=-1)
-    assert not before & acknowledged  # some were written and not acknowledged: those may be found, or asked for again
+    assert (
+        not before & acknowledged
+    )  # some were written and not acknowledged: those may be found, or asked for again
     assert not any(line["failed"] for line in lines)
 
 
@@ -292,8 +438,26 @@ def test_metrics_that_are_none():
     from fedlearn.engine.fleet import _metrics
 
     good = '"loss": 1.5, "accuracy": 0.5, "num-examples": %s}'
-    assert _metrics(("{" + good % "3").encode()) == {"loss": 1.5, "accuracy": 0.5, "num-examples": 3}
-    for count in ("0", "-1", "2.5", "true", "null", '"3"', "1e3", "NaN", "Infinity", "1" + "0" * 400, "1" * 5000, str(2**63), "[3]"):
+    assert _metrics(("{" + good % "3").encode()) == {
+        "loss": 1.5,
+        "accuracy": 0.5,
+        "num-examples": 3,
+    }
+    for count in (
+        "0",
+        "-1",
+        "2.5",
+        "true",
+        "null",
+        '"3"',
+        "1e3",
+        "NaN",
+        "Infinity",
+        "1" + "0" * 400,
+        "1" * 5000,
+        str(2**63),
+        "[3]",
+    ):
         assert _metrics(("{" + good % count).encode()) is None, count
     for text in (
         b"",

@@ -17,8 +17,18 @@ ROOT = Path(__file__).parents[2]
 
 def chaos(folder, *arguments):
     """Run the benchmark and return what its lines tell; it fails where a run is not what it should be."""
-    command = [sys.executable, "-m", "fedlearn.experiments.benchmarks.chaos", str(folder), "--limit-s", "250", *map(str, arguments)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    command = [
+        sys.executable,
+        "-m",
+        "fedlearn.experiments.benchmarks.chaos",
+        str(folder),
+        "--limit-s",
+        "250",
+        *map(str, arguments),
+    ]
+    ended = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=280
+    )
     assert (ended.returncode, ended.stderr) == (0, "")
     return [json.loads(line) for line in ended.stdout.splitlines()]
 
@@ -26,32 +36,87 @@ def chaos(folder, *arguments):
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # 10 s where there are two idle cores
 def test_a_fleet_in_chaos_gives_what_a_simulation_gives(tmp_path):
-    (told,) = chaos(tmp_path, "--agents", 4, "--rounds", 5, "--kills", 3, "--kill-s", 0.3, "--agent-kills", 0.3)
+    (told,) = chaos(
+        tmp_path,
+        "--agents",
+        4,
+        "--rounds",
+        5,
+        "--kills",
+        3,
+        "--kill-s",
+        0.3,
+        "--agent-kills",
+        0.3,
+    )
     assert told["coordinators"] == 1 + told["coordinator_kills"]
     assert told["counted"] == 4 * 5 and told["twice"]
-    assert told["model_sha256"] == json.loads((tmp_path / "simulated" / "summary.json").read_text())["model_sha256"]
+    assert (
+        told["model_sha256"]
+        == json.loads((tmp_path / "simulated" / "summary.json").read_text())[
+            "model_sha256"
+        ]
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # 15 s where there are two idle cores
-def test_a_fleet_that_agents_leave_for_ever_gives_what_a_simulation_of_the_others_gives(tmp_path):
+def test_a_fleet_that_agents_leave_for_ever_gives_what_a_simulation_of_the_others_gives(
+    tmp_path,
+):
     # With this seed the agent leaves after the second of many rounds: also where a round takes milliseconds it is missed.
-    (told,) = chaos(tmp_path, "--agents", 4, "--rounds", 15, "--seed", 1, "--kills", 1, "--agent-kills", 0, "--leave", 0.25)
+    (told,) = chaos(
+        tmp_path,
+        "--agents",
+        4,
+        "--rounds",
+        15,
+        "--seed",
+        1,
+        "--kills",
+        1,
+        "--agent-kills",
+        0,
+        "--leave",
+        0.25,
+    )
     assert told["left"] == 1 and told["counted"] < 4 * 15
-    assert told["model_sha256"] != json.loads((tmp_path / "simulated" / "summary.json").read_text())["model_sha256"]
+    assert (
+        told["model_sha256"]
+        != json.loads((tmp_path / "simulated" / "summary.json").read_text())[
+            "model_sha256"
+        ]
+    )
 
 
 @pytest.mark.timeout(300)  # 10 s where there are two idle cores
 def test_killed_at_a_failpoint_again_and_again_everything_is_counted_once(tmp_path):
     points = ["agent.half-answer", "coordinator.before-closed"]
-    told = chaos(tmp_path, "--agents", 2, "--rounds", 4, "--times", 2, "--failpoints", *points)
-    assert [line["point"] for line in told] == points and all(line["struck"] >= 2 for line in told)
+    told = chaos(
+        tmp_path, "--agents", 2, "--rounds", 4, "--times", 2, "--failpoints", *points
+    )
+    assert [line["point"] for line in told] == points and all(
+        line["struck"] >= 2 for line in told
+    )
 
 
 def test_a_point_that_is_mistyped_is_told(tmp_path):
-    command = [sys.executable, "-m", "fedlearn.experiments.benchmarks.chaos", str(tmp_path), "--failpoints", "agent.sented"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert ended.returncode == 2 and "agent.sented" in ended.stderr and "agent.sent" in ended.stderr
+    command = [
+        sys.executable,
+        "-m",
+        "fedlearn.experiments.benchmarks.chaos",
+        str(tmp_path),
+        "--failpoints",
+        "agent.sented",
+    ]
+    ended = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=100
+    )
+    assert (
+        ended.returncode == 2
+        and "agent.sented" in ended.stderr
+        and "agent.sent" in ended.stderr
+    )
     assert len(ended.stderr.splitlines()) == 1
 
 
@@ -84,8 +149,18 @@ def test_an_answer_that_is_stored_counted_and_promised_once_is_right(tmp_path):
         ([ANSWER], [CLOSED, CLOSED], "", "stored or counted twice: 0/1/train/0"),
         ([], [CLOSED], "", "counted and never stored: 0/1/train/0"),
         ([ANSWER], [("closed/1/train/1", [])], "", "not counted: 0/1/train/0"),
-        ([ANSWER], [CLOSED], "stored 2/train/0\n", "2/train/0 was acknowledged and is not in the journal"),
-        ([ANSWER], [CLOSED], "stored 1/train/0\nbegin 1/train/0\n", "1/train/0 was acknowledged and asked for again"),
+        (
+            [ANSWER],
+            [CLOSED],
+            "stored 2/train/0\n",
+            "2/train/0 was acknowledged and is not in the journal",
+        ),
+        (
+            [ANSWER],
+            [CLOSED],
+            "stored 1/train/0\nbegin 1/train/0\n",
+            "1/train/0 was acknowledged and asked for again",
+        ),
     ],
 )
 def test_what_was_lost_or_doubled_is_told(tmp_path, answers, counted, ledger, words):

@@ -33,17 +33,37 @@ fraction_train = 1.0
 """
 
 
-def serve(folder: Path, *sets: str, resume: bool = False, agents: int = 2) -> subprocess.Popen:
+def serve(
+    folder: Path, *sets: str, resume: bool = False, agents: int = 2
+) -> subprocess.Popen:
     file = folder.with_suffix(".toml")
     file.write_text(CONFIG)
-    command = [sys.executable, "-m", "fedlearn.serve", str(file), "--quiet", "--out", str(folder), "--local-agents", str(agents)]
+    command = [
+        sys.executable,
+        "-m",
+        "fedlearn.commands.serve",
+        str(file),
+        "--quiet",
+        "--out",
+        str(folder),
+        "--local-agents",
+        str(agents),
+    ]
     for text in ("engine.kind=serial", *sets):
         command += ["--set", text]
-    return subprocess.Popen([*command, "--resume"] if resume else command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [*command, "--resume"] if resume else command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def same(simulated: dict, served: dict) -> bool:
-    return all(simulated[key] == served[key] for key in ("model_sha256", "bytes_up", "bytes_down", "accuracy"))
+    return all(
+        simulated[key] == served[key]
+        for key in ("model_sha256", "bytes_up", "bytes_down", "accuracy")
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,7 +96,10 @@ def test_a_coordinator_that_is_killed_goes_on(round, tmp_path):
     second = serve(tmp_path / "fleet", *sets, resume=True)
     second.communicate(timeout=280)
     assert second.returncode == 0
-    assert same(run(tmp_path / "simulated", *sets, config=CONFIG).summary, json.loads((tmp_path / "fleet" / "summary.json").read_text()))
+    assert same(
+        run(tmp_path / "simulated", *sets, config=CONFIG).summary,
+        json.loads((tmp_path / "fleet" / "summary.json").read_text()),
+    )
 
 
 @pytest.mark.parametrize("cohort", ["connected", "fastest"])
@@ -86,16 +109,35 @@ def test_a_strategy_may_choose_among_those_that_attend(cohort, tmp_path):
     first = serve(tmp_path / "fleet", *sets)
     assert first.communicate(timeout=280)[1] == "" and first.returncode == 0
     summary = json.loads((tmp_path / "fleet" / "summary.json").read_text())
-    lines = [json.loads(line) for line in (tmp_path / "fleet" / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "fleet" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [line["clients"] for line in lines[1:]] == [2] * 4
-    command = [sys.executable, "-m", "fedlearn.replay", str(tmp_path / "fleet")]
-    replayed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert replayed.returncode == 0 and summary["model_sha256"] in replayed.stdout + replayed.stderr
+    command = [
+        sys.executable,
+        "-m",
+        "fedlearn.commands.replay",
+        str(tmp_path / "fleet"),
+    ]
+    replayed = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=200
+    )
+    assert (
+        replayed.returncode == 0
+        and summary["model_sha256"] in replayed.stdout + replayed.stderr
+    )
     told = json.loads((tmp_path / "fleet" / "devices.json").read_text())
-    assert told.keys() == {"0", "1"} and all(device["step_s"] > 0 and device["torch"] for device in told.values())
+    assert told.keys() == {"0", "1"} and all(
+        device["step_s"] > 0 and device["torch"] for device in told.values()
+    )
 
 
 def test_clients_that_nobody_serves_are_not_waited_for(tmp_path):
     process = serve(tmp_path / "fleet", "data.partition.clients=3")
     said = process.communicate(timeout=280)[1]
-    assert process.returncode == 2 and "--local-agents 2 would wait for the others in every round; --set data.partition.clients=2" in said
+    assert (
+        process.returncode == 2
+        and "--local-agents 2 would wait for the others in every round; --set data.partition.clients=2"
+        in said
+    )

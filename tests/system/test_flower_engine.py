@@ -18,7 +18,9 @@ from tests.jobs import run
 ROOT = Path(__file__).parents[2]
 APP = ROOT / "experiments" / "flower"
 SMALL = (APP / "small.toml").read_text()
-pytestmark = pytest.mark.timeout(300)  # a round takes Flower some 10 s: it polls, and starts a process for every task
+pytestmark = pytest.mark.timeout(
+    300
+)  # a round takes Flower some 10 s: it polls, and starts a process for every task
 
 
 def free_ports(count: int) -> list[int]:
@@ -39,9 +41,27 @@ class Federation:
 
     def flwr(self, *changes: str, **values: str) -> str:
         """Run the app, and return what Flower says of it."""
-        told = " ".join(f'{key}="{value}"' for key, value in {**values, "set": " ".join(changes)}.items())
-        command = ["flwr", "run", str(self.app), "test", "--stream", "--run-config", told]
-        ran = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=200)
+        told = " ".join(
+            f'{key}="{value}"'
+            for key, value in {**values, "set": " ".join(changes)}.items()
+        )
+        command = [
+            "flwr",
+            "run",
+            str(self.app),
+            "test",
+            "--stream",
+            "--run-config",
+            told,
+        ]
+        ran = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
         return ran.stdout + ran.stderr
 
 
@@ -63,7 +83,15 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
         f'[superlink]\ndefault = "test"\n\n[superlink.test]\naddress = "127.0.0.1:{link}"\ninsecure = true\n'
     )
     shutil.copytree(APP, folder / "app")
-    commands = [["flower-superlink", "--insecure", "--port", str(link), "--disable-runtime-dependency-installation"]]
+    commands = [
+        [
+            "flower-superlink",
+            "--insecure",
+            "--port",
+            str(link),
+            "--disable-runtime-dependency-installation",
+        ]
+    ]
     commands += [
         [
             "flower-supernode",
@@ -81,7 +109,11 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
     try:
         for number, command in enumerate(commands):
             with open(folder / f"{number}.log", "w") as log:
-                processes.append(subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log))
+                processes.append(
+                    subprocess.Popen(
+                        command, cwd=folder, env=environment, stdout=log, stderr=log
+                    )
+                )
             if not number:
                 wait_for(link, processes[0])
         yield Federation(folder, environment, folder / "app")
@@ -108,7 +140,12 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 def test_flowers_engine_gives_what_a_simulation_gives(federation, tmp_path):
     # Differences from each client's copy, and error feedback: what a client holds lies in its context's state.
-    changes = ("codec.up=ef+topk(0.1)+q8", "codec.down=eden1", "evaluate.clients=true", "experiment.rounds=2")
+    changes = (
+        "codec.up=ef+topk(0.1)+q8",
+        "codec.down=eden1",
+        "evaluate.clients=true",
+        "experiment.rounds=2",
+    )
     simulated = run(tmp_path / "simulated", *changes, config=SMALL)
     said = federation.flwr(*changes, out=str(tmp_path / "flower"))
     assert "Traceback" not in said
@@ -120,5 +157,8 @@ def test_flowers_engine_gives_what_a_simulation_gives(federation, tmp_path):
 
 def test_a_users_mistake_is_one_line_in_flowers_log(federation):
     said = federation.flwr("train.lrr=0.1")
-    assert "fedlearn: --set train.lrr=0.1: unknown key 'train.lrr'. Did you mean 'lr'?" in said
+    assert (
+        "fedlearn: --set train.lrr=0.1: unknown key 'train.lrr'. Did you mean 'lr'?"
+        in said
+    )
     assert "Traceback" not in said

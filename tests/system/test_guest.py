@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
-from fedlearn.clients.agent import Agent, Settings
-from fedlearn.clients.rules import Rules
+from fedlearn.clients.agent.agent import Agent, Settings
+from fedlearn.clients.device.rules import Rules
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.server import rounds
-from tests.clients import boards
+from tests.clients.device import boards
 from tests.system.peers import Door, door
 
-RULES = Rules(pause_s=1e-9)  # a board that is hot in the middle of work ends it, instead of waiting
+RULES = Rules(
+    pause_s=1e-9
+)  # a board that is hot in the middle of work ends it, instead of waiting
 
 
 class Process:
@@ -41,7 +43,10 @@ class Slow(Agent):
     async def _ask(self, process: Any, job: Any) -> tuple[dict[str, Any], list[bytes]]:
         while not self.go_on.is_set():
             await asyncio.sleep(0.005)
-        return {"result": "answer", "spent": {"steps": 4, "train_s": 2.0, "halvings": 0}}, [b"sound"]
+        return {
+            "result": "answer",
+            "spent": {"steps": 4, "train_s": 2.0, "halvings": 0},
+        }, [b"sound"]
 
 
 @pytest.fixture
@@ -53,17 +58,36 @@ def plain(tmp_path) -> Iterator[Door]:
 def asked(plain: Door, round: int) -> rounds.Answer:
     """Ask client 3 for something, and return what comes of it."""
     key = (round, "train", 0)
-    plain.service.ask([rounds.Work(3, key, pb.Task(key=pb.Key(round=round, kind="train"), sizes=[2]), (b"ab",))], 60.0, 1)
+    plain.service.ask(
+        [
+            rounds.Work(
+                3,
+                key,
+                pb.Task(key=pb.Key(round=round, kind="train"), sizes=[2]),
+                (b"ab",),
+            )
+        ],
+        60.0,
+        1,
+    )
     found = plain.service.next()
     assert isinstance(found, rounds.Answer)
     return found
 
 
 def test_a_hot_board_declines_and_a_cool_one_joins_again(plain, tmp_path, monkeypatch):
-    monkeypatch.setattr("fedlearn.clients.guest.POLL_S", 0.01)
+    monkeypatch.setattr("fedlearn.clients.device.guest.POLL_S", 0.01)
     board = boards.orin_nano(tmp_path / "board", 95)
     agent = Slow(
-        Settings(f"127.0.0.1:{plain.service.port}", 3, tmp_path / "agent", insecure=True, rules=RULES, root=board), say=lambda text: None
+        Settings(
+            f"127.0.0.1:{plain.service.port}",
+            3,
+            tmp_path / "agent",
+            insecure=True,
+            rules=RULES,
+            root=board,
+        ),
+        say=lambda text: None,
     )
     agent.go_on, agent.process = threading.Event(), Process()
     agent.go_on.set()
@@ -71,13 +95,21 @@ def test_a_hot_board_declines_and_a_cool_one_joins_again(plain, tmp_path, monkey
     thread.start()
     try:
         hot = asked(plain, 1)
-        assert hot.data is None and hot.failure == "declined: thermal: 95 °C at tj-thermal, joins again below 79 °C"
+        assert (
+            hot.data is None
+            and hot.failure
+            == "declined: thermal: 95 °C at tj-thermal, joins again below 79 °C"
+        )
         boards.orin_nano(tmp_path / "board", 85)  # cooler, and not cool
         assert "85 °C at tj-thermal" in str(asked(plain, 2).failure)
         boards.orin_nano(tmp_path / "board", 70)
         assert asked(plain, 3).data == b"sound"
         told = plain.service.devices[3]
-        assert "Orin Nano" in str(told["board"]) and told["step_s"] == 0.5 and json.dumps(told)
+        assert (
+            "Orin Nano" in str(told["board"])
+            and told["step_s"] == 0.5
+            and json.dumps(told)
+        )
         agent.go_on.clear()
         threading.Timer(0.1, boards.orin_nano, (tmp_path / "board", 95)).start()
         assert str(asked(plain, 4).failure).startswith("declined: thermal: 95 °C")

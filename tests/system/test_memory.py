@@ -40,9 +40,9 @@ MEASURED = """\
 import json, resource, sys
 from pathlib import Path
 from fedlearn.config import read
-from fedlearn.engine.simulation import simulate
-from fedlearn.progress import Progress
-from fedlearn.record import RunFolder
+from fedlearn.runs.simulation import simulate
+from fedlearn.reporting.progress import Progress
+from fedlearn.records.writing import RunFolder
 
 summary = simulate(read(sys.argv[1]), RunFolder(Path(sys.argv[2])), Progress(quiet=True))
 peak = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -53,19 +53,33 @@ print(json.dumps([summary["clients"], *peak]))
 def start(folder, clients, downlink):
     config = folder / f"{clients}.toml"
     config.write_text(CONFIG.format(clients=clients, downlink=downlink))
-    arguments = [sys.executable, "-c", MEASURED, str(config), str(folder / str(clients))]
+    arguments = [
+        sys.executable,
+        "-c",
+        MEASURED,
+        str(config),
+        str(folder / str(clients)),
+    ]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("downlink", ["shadow", "cast"])
-def test_a_million_clients_need_at_most_50_mb_more_than_a_hundred_and_no_larger_checkpoints(downlink, tmp_path):
+def test_a_million_clients_need_at_most_50_mb_more_than_a_hundred_and_no_larger_checkpoints(
+    downlink, tmp_path
+):
     # Peak resident MiB of the process, and of its largest worker; both workers may grow, so it counts twice.
-    processes = {clients: start(tmp_path, clients, downlink) for clients in (100, 1_000_000)}
+    processes = {
+        clients: start(tmp_path, clients, downlink) for clients in (100, 1_000_000)
+    }
     peaks, sizes = {}, {}
     for asked, process in processes.items():
         clients, own, worker = json.loads(process.communicate(timeout=60)[0])
         peaks[clients] = own + 2 * worker
-        kept = [path for path in (tmp_path / str(asked) / "checkpoint").iterdir() if path.suffix == ".safetensors"]
+        kept = [
+            path
+            for path in (tmp_path / str(asked) / "checkpoint").iterdir()
+            if path.suffix == ".safetensors"
+        ]
         sizes[clients] = max(path.stat().st_size for path in kept)
     assert peaks[100] > 100
     assert peaks[1_000_000] - peaks[100] <= 50, peaks

@@ -16,9 +16,9 @@ import pytest
 
 from fedlearn import data, models
 from fedlearn.arrays import State
-from fedlearn.clients import attendance, identity, pipe, store
-from fedlearn.clients.agent import Agent, Settings, _name
-from fedlearn.clients.work import Declined, Desk, Lacking, Limits
+from fedlearn.clients.agent import attendance, identity, pipe, store
+from fedlearn.clients.agent.agent import Agent, Settings, _name
+from fedlearn.clients.agent.work import Declined, Desk, Lacking, Limits
 from fedlearn.errors import ConfigError, DataError, FedlearnError, PayloadError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.transfer import Pace
@@ -36,7 +36,9 @@ BATCHES = -(-SAMPLES // 10)
 
 def experiment(**changed) -> str:
     """Return what a welcome says of a small experiment; changed: its values."""
-    module = models.build("logistic", {}, input_shape=POPULATION.input_shape, classes=10, seed=1)
+    module = models.build(
+        "logistic", {}, input_shape=POPULATION.input_shape, classes=10, seed=1
+    )
     told = {
         "seed": 1,
         "data": {"name": "digits", "options": {}, "partition": SHARES},
@@ -52,17 +54,28 @@ def experiment(**changed) -> str:
 
 def work(desk_or_text, **asked) -> tuple[pb.Task, list[bytes]]:
     """Return a task and its payload; asked: of the plan."""
-    module = models.build("logistic", {}, input_shape=POPULATION.input_shape, classes=10, seed=1)
+    module = models.build(
+        "logistic", {}, input_shape=POPULATION.input_shape, classes=10, seed=1
+    )
     layout = models.layout(module)
     state = models.read_state(module, layout)
-    payload, _, _ = encode_model(layout, State(state.floats, np.zeros(layout.integers, np.int64)), 0, "raw32", 0)
+    payload, _, _ = encode_model(
+        layout, State(state.floats, np.zeros(layout.integers, np.int64)), 0, "raw32", 0
+    )
     plan = Plan(**({"round": 1, "seed": 1} | asked))
     name = int.from_bytes(digest(state.floats), "little")
-    task = pb.Task(key=pb.Key(round=1, kind="train"), plan=plan.to_json(), sizes=[len(payload)], initial=name)
+    task = pb.Task(
+        key=pb.Key(round=1, kind="train"),
+        plan=plan.to_json(),
+        sizes=[len(payload)],
+        initial=name,
+    )
     return task, [payload]
 
 
-def desk(folder: Path, limits: Limits | None = None, source: str = "auto", **changed) -> Desk:
+def desk(
+    folder: Path, limits: Limits | None = None, source: str = "auto", **changed
+) -> Desk:
     return Desk(folder, 3, experiment(**changed), source, limits or Limits())
 
 
@@ -72,12 +85,20 @@ def desk(folder: Path, limits: Limits | None = None, source: str = "auto", **cha
 @pytest.mark.parametrize(
     ("limits", "asked", "told"),
     [
-        (Limits(epochs=2), {"epochs": 3}, "the plan asks for 3 epochs; the owner of this device allows 2"),
+        (
+            Limits(epochs=2),
+            {"epochs": 3},
+            "the plan asks for 3 epochs; the owner of this device allows 2",
+        ),
         (Limits(epochs=2), {"steps": 10**9}, "epochs"),
         (Limits(epochs=2), {"steps": 1, "accumulate": 10**9}, "epochs"),
         (Limits(epochs=2), {"steps": 3, "batch_size": 0}, "asks for 3 epochs"),
         (Limits(epochs=2), {"task": "gradient", "accumulate": 10**9}, "epochs"),
-        (Limits(steps=BATCHES), {"steps": BATCHES + 1}, f"asks for {BATCHES + 1} steps; the owner of this device allows {BATCHES}"),
+        (
+            Limits(steps=BATCHES),
+            {"steps": BATCHES + 1},
+            f"asks for {BATCHES + 1} steps; the owner of this device allows {BATCHES}",
+        ),
         (Limits(steps=BATCHES), {"epochs": 2}, f"asks for {2 * BATCHES} steps"),
         (Limits(steps=5), {"steps": 1, "accumulate": 6}, "asks for 6 steps"),
         (Limits(steps=5), {"task": "gradient", "accumulate": 6}, "asks for 6 steps"),
@@ -90,10 +111,22 @@ def test_more_work_than_the_owner_allows_is_declined(limits, asked, told, tmp_pa
     assert told in str(caught.value)
 
 
-@pytest.mark.parametrize("asked", [{"epochs": 2}, {"steps": 2 * BATCHES}, {"steps": BATCHES, "accumulate": 2}, {"task": "gradient"}])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"epochs": 2},
+        {"steps": 2 * BATCHES},
+        {"steps": BATCHES, "accumulate": 2},
+        {"task": "gradient"},
+    ],
+)
 def test_what_the_owner_allows_is_done(asked, tmp_path):
     made = desk(tmp_path, Limits(epochs=2, steps=2 * BATCHES))
-    header, change = decode(made.layout, made.do(*work(None, **asked)), (payload_pb2.Payload.UPDATE, payload_pb2.Payload.GRADIENT))
+    header, change = decode(
+        made.layout,
+        made.do(*work(None, **asked)),
+        (payload_pb2.Payload.UPDATE, payload_pb2.Payload.GRADIENT),
+    )
     assert header.examples == SAMPLES and np.any(change.dense().floats)
 
 
@@ -101,24 +134,47 @@ def test_what_the_owner_allows_is_done(asked, tmp_path):
 def module(tmp_path, monkeypatch):
     """A module of this device that tells when it is imported."""
     told = tmp_path / "imported"
-    (tmp_path / "canary_of_mine.py").write_text(f"open({str(told)!r}, 'w').close()\ndef given(**options): raise RuntimeError('called')\n")
-    (tmp_path / "canary_of_mine_too.py").write_text(f"open({str(told)!r}, 'w').close()\n")
+    (tmp_path / "canary_of_mine.py").write_text(
+        f"open({str(told)!r}, 'w').close()\ndef given(**options): raise RuntimeError('called')\n"
+    )
+    (tmp_path / "canary_of_mine_too.py").write_text(
+        f"open({str(told)!r}, 'w').close()\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     yield told
     for name in ("canary_of_mine", "canary_of_mine_too"):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("name", ["canary_of_mine:given", "canary_of_mine_too:given", "canary_of_mine.x:given", " canary_of_mine:given"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "canary_of_mine:given",
+        "canary_of_mine_too:given",
+        "canary_of_mine.x:given",
+        " canary_of_mine:given",
+    ],
+)
 @pytest.mark.parametrize("what", ["model", "data", "partition"])
-def test_no_module_is_imported_that_the_owner_does_not_allow(what, name, module, tmp_path):
+def test_no_module_is_imported_that_the_owner_does_not_allow(
+    what, name, module, tmp_path
+):
     changed: dict[str, Any] = {
         "model": {"model": {"name": name, "options": {}}},
         "data": {"data": {"name": name, "options": {}, "partition": {}}},
-        "partition": {"data": {"name": "digits", "options": {}, "partition": {"kind": name, "clients": 10}}},
+        "partition": {
+            "data": {
+                "name": "digits",
+                "options": {},
+                "partition": {"kind": name, "clients": 10},
+            }
+        },
     }[what]
     for allow in ((), ("canary",), ("canary_of_mine.x.y", "os")):
-        with pytest.raises(ConfigError, match=f"the coordinator asks for the {what} '{name}' of this device; to allow it: --allow"):
+        with pytest.raises(
+            ConfigError,
+            match=f"the coordinator asks for the {what} '{name}' of this device; to allow it: --allow",
+        ):
             desk(tmp_path / "state", Limits(allow=allow), **changed)
         assert not module.exists()
     if name == "canary_of_mine:given":
@@ -128,23 +184,52 @@ def test_no_module_is_imported_that_the_owner_does_not_allow(what, name, module,
 
 
 def test_no_folder_of_this_device_is_read_that_the_owner_does_not_allow(tmp_path):
-    changed: dict[str, Any] = {"data": {"name": "dir", "options": {"path": str(tmp_path)}, "partition": {"kind": "iid", "clients": 10}}}
-    with pytest.raises(ConfigError, match="data is a folder of this device; to allow it: --allow dir"):
+    changed: dict[str, Any] = {
+        "data": {
+            "name": "dir",
+            "options": {"path": str(tmp_path)},
+            "partition": {"kind": "iid", "clients": 10},
+        }
+    }
+    with pytest.raises(
+        ConfigError, match="data is a folder of this device; to allow it: --allow dir"
+    ):
         desk(tmp_path / "state", Limits(allow=("directory",)), **changed)
     with pytest.raises(DataError, match="holds neither"):
         desk(tmp_path / "state", Limits(allow=("dir",)), **changed)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[]", "null", "[" * 99, '{"seed": 1, "model": []}', experiment(model=1), experiment(schema="00" * 8)]
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        "null",
+        "[" * 99,
+        '{"seed": 1, "model": []}',
+        experiment(model=1),
+        experiment(schema="00" * 8),
+    ],
 )
 def test_an_experiment_that_is_none_fails_and_builds_nothing(text, tmp_path):
-    with pytest.raises((FedlearnError, ValueError, TypeError, KeyError, AttributeError)):  # `work.main` tells any of them
+    with pytest.raises(
+        (FedlearnError, ValueError, TypeError, KeyError, AttributeError)
+    ):  # `work.main` tells any of them
         Desk(tmp_path / "state", 3, text, "auto", Limits())
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[]", "null", '{"round": 1}', '{"round": 1, "seed": 1, "lr": "much"}', '{"round": 1, "seed": 1, "x": 1}']
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        "null",
+        '{"round": 1}',
+        '{"round": 1, "seed": 1, "lr": "much"}',
+        '{"round": 1, "seed": 1, "x": 1}',
+    ],
 )
 def test_a_plan_that_is_none_is_refused(text, tmp_path):
     task, payloads = work(None)
@@ -160,7 +245,12 @@ def test_payloads_that_are_none_are_refused(tmp_path):
     message.body = np.float32(np.nan).tobytes() + message.body[4:]
     message.ClearField("checksum")
     poisoned = sealed(message.SerializeToString(deterministic=True))
-    for bad in (b"", payload[:-1], poisoned, pickle.dumps(Canary(str(tmp_path / "canary")))):
+    for bad in (
+        b"",
+        payload[:-1],
+        poisoned,
+        pickle.dumps(Canary(str(tmp_path / "canary"))),
+    ):
         with pytest.raises(PayloadError):
             made.do(task, [bad])
     with pytest.raises(PayloadError, match="without a payload"):
@@ -187,14 +277,30 @@ def test_the_coordinators_words_do_not_lead_out_of_the_agents_folder(tmp_path):
 class Working:
     """The process that works for an agent."""
 
-    def __init__(self, folder: Path, text: str, room: int | None = None, **changed) -> None:
+    def __init__(
+        self, folder: Path, text: str, room: int | None = None, **changed
+    ) -> None:
         def limit():
             if room is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 
-        command = [sys.executable, "-m", "fedlearn.clients.work"]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=limit)
-        told = {"folder": str(folder), "client": 3, "experiment": text, "data": "auto", "epochs": 0, "steps": 0, "allow": []}
+        command = [sys.executable, "-m", "fedlearn.clients.agent.work"]
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            preexec_fn=limit,
+        )
+        told = {
+            "folder": str(folder),
+            "client": 3,
+            "experiment": text,
+            "data": "auto",
+            "epochs": 0,
+            "steps": 0,
+            "allow": [],
+        }
         self.say(pipe.pack(told | changed))
 
     def ask(self, task: pb.Task, payloads: list[bytes]) -> None:
@@ -215,7 +321,11 @@ class Working:
 def test_a_full_disk_of_an_agent_is_a_failure_of_its_own(tmp_path):
     with contextlib.closing(Ending(Working(tmp_path, experiment(), room=1000))) as made:
         made.working.ask(*work(None))
-        assert made.working.hear()[0] | {"blobs": []} == {"result": "failed", "text": "this device's disk: File too large", "blobs": []}
+        assert made.working.hear()[0] | {"blobs": []} == {
+            "result": "failed",
+            "text": "this device's disk: File too large",
+            "blobs": [],
+        }
     assert not list(store.answers(tmp_path / "answers"))
 
 
@@ -235,7 +345,10 @@ class Ending:
 
 def test_with_its_agent_the_working_process_ends_in_the_middle_of_its_work(tmp_path):
     """And a second one for the same folder waits for that: two would write the same files."""
-    slow = experiment(model={"name": "tests.faults:Slow", "options": {"seconds": 0.3}}, schema=_schema_of_slow())
+    slow = experiment(
+        model={"name": "tests.faults:Slow", "options": {"seconds": 0.3}},
+        schema=_schema_of_slow(),
+    )
     task, payloads = work(None, epochs=1000)
     task.initial = 0  # lacking is an answer too
     first = Working(tmp_path, slow, allow=["tests.faults"])
@@ -260,7 +373,13 @@ def test_with_its_agent_the_working_process_ends_in_the_middle_of_its_work(tmp_p
 
 
 def _slow():
-    module = models.build("tests.faults:Slow", {"seconds": 0.0}, input_shape=POPULATION.input_shape, classes=10, seed=1)
+    module = models.build(
+        "tests.faults:Slow",
+        {"seconds": 0.0},
+        input_shape=POPULATION.input_shape,
+        classes=10,
+        seed=1,
+    )
     return module, models.layout(module)
 
 
@@ -275,7 +394,9 @@ def _slow_model() -> bytes:
 
 @pytest.mark.parametrize(("deaths", "result"), [(2, "answered"), (3, "failed")])
 def test_work_whose_process_dies_is_done_once_more(deaths, result, tmp_path):
-    made: Any = Agent(Settings("127.0.0.1:1", 3, tmp_path, insecure=True), say=lambda text: None)
+    made: Any = Agent(
+        Settings("127.0.0.1:1", 3, tmp_path, insecure=True), say=lambda text: None
+    )
     key, done = (1, "train", 0), []
 
     class State:
@@ -307,7 +428,9 @@ def test_work_whose_process_dies_is_done_once_more(deaths, result, tmp_path):
 
 def test_a_process_whose_work_is_not_wanted_is_given_no_other(tmp_path):
     """It may have answered already when it is killed; the next task would be lost with it."""
-    made: Any = Agent(Settings("127.0.0.1:1", 3, tmp_path, insecure=True), say=lambda text: None)
+    made: Any = Agent(
+        Settings("127.0.0.1:1", 3, tmp_path, insecure=True), say=lambda text: None
+    )
     killed = []
 
     class Process:
@@ -317,14 +440,23 @@ def test_a_process_whose_work_is_not_wanted_is_given_no_other(tmp_path):
     async def live():
         made._start = lambda: None
         made._process = Process()
-        made._perform([attendance.Begin((1, "train", 0), pb.Task(), ()), attendance.Discard((1, "train", 0))])
+        made._perform(
+            [
+                attendance.Begin((1, "train", 0), pb.Task(), ()),
+                attendance.Discard((1, "train", 0)),
+            ]
+        )
 
     asyncio.run(live())
     assert len(killed) == 1 and made._process is None and not made._jobs
 
 
-def test_after_a_renewal_the_next_connection_has_the_new_certificate(tmp_path, monkeypatch):
-    made: Any = Agent(Settings("127.0.0.1:1", 3, tmp_path, insecure=True), say=lambda text: None)
+def test_after_a_renewal_the_next_connection_has_the_new_certificate(
+    tmp_path, monkeypatch
+):
+    made: Any = Agent(
+        Settings("127.0.0.1:1", 3, tmp_path, insecure=True), say=lambda text: None
+    )
     made._identity = SimpleNamespace(ca=b"")
     channels, used = [], []
 
@@ -339,7 +471,11 @@ def test_after_a_renewal_the_next_connection_has_the_new_certificate(tmp_path, m
     async def attend(channel):
         used.append(channel)
         renewed = [attendance.Certificate(b"", 0)] if len(used) == 1 else []
-        made._perform([*renewed, attendance.Connect(0.0)] if len(used) < 3 else [attendance.Leave("the run is over", True)])
+        made._perform(
+            [*renewed, attendance.Connect(0.0)]
+            if len(used) < 3
+            else [attendance.Leave("the run is over", True)]
+        )
 
     monkeypatch.setattr(identity, "store", lambda *told: made._identity)
     made._channel, made._attend = channel, attend

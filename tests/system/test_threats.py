@@ -20,14 +20,25 @@ from pathlib import Path
 import grpc
 import pytest
 
-from fedlearn.clients import attendance
-from fedlearn.clients.agent import Agent, Settings
+from fedlearn.clients.agent import attendance
+from fedlearn.clients.agent.agent import Agent, Settings
 from fedlearn.errors import RunError, UserError
 from fedlearn.exchange import FRAME_BYTES, methods
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import proto
 from fedlearn.server import rounds, service, tokens
-from tests.system.peers import KEY, WAIT_S, Door, Peer, chunks, door, failure, heartbeat, hello, keys
+from tests.system.peers import (
+    KEY,
+    WAIT_S,
+    Door,
+    Peer,
+    chunks,
+    door,
+    failure,
+    heartbeat,
+    hello,
+    keys,
+)
 from tests.system.test_bad_updates import Canary
 
 ROOT = Path(__file__).parents[2]
@@ -81,14 +92,38 @@ def answers(door: Door, client: int, data: bytes = b"sound") -> None:
         ([pb.AgentFrame()], "no_hello", "say hello first"),
         ([hello(3), hello(3)], "hello_again", "a second hello"),
         ([hello(3), pb.AgentFrame()], "unknown_frame", "does not know"),
-        ([hello(3), pb.AgentFrame.FromString(b"\xfa\x01\x01x")], "unknown_frame", "does not know"),
-        ([hello(3), pb.AgentFrame(renewal=pb.Renewal())], "unknown_frame", "does not know"),
+        (
+            [hello(3), pb.AgentFrame.FromString(b"\xfa\x01\x01x")],
+            "unknown_frame",
+            "does not know",
+        ),
+        (
+            [hello(3), pb.AgentFrame(renewal=pb.Renewal())],
+            "unknown_frame",
+            "does not know",
+        ),
         ([hello(20)], "unknown_client", "clients 0 to 19"),
         ([hello(2**32 - 1)], "unknown_client", "clients 0 to 19"),
-        ([hello(3, 2, 3)], "wrong_version", "the agent speaks versions 2 to 3, the coordinator 1 to 1: upgrade the coordinator"),
+        (
+            [hello(3, 2, 3)],
+            "wrong_version",
+            "the agent speaks versions 2 to 3, the coordinator 1 to 1: upgrade the coordinator",
+        ),
         ([hello(3, 0, 0)], "wrong_version", "upgrade the agent"),
     ],
-    ids=["heartbeat", "chunk", "nothing", "twice", "empty", "of the future", "renewal", "20", "largest", "newer", "older"],
+    ids=[
+        "heartbeat",
+        "chunk",
+        "nothing",
+        "twice",
+        "empty",
+        "of the future",
+        "renewal",
+        "20",
+        "largest",
+        "newer",
+        "older",
+    ],
 )
 def test_what_is_out_of_turn_ends_the_connection(said, counter, reason, plain):
     peer = plain.connect(3)
@@ -101,15 +136,24 @@ def test_what_is_out_of_turn_ends_the_connection(said, counter, reason, plain):
 
 def test_a_newer_agent_that_speaks_this_version_too_is_welcome(plain):
     peer = plain.connect(3)
-    more = pb.AgentFrame.FromString(hello(3, 1, 9).SerializeToString() + b"\xfa\x01\x01x")  # and a field of its own
+    more = pb.AgentFrame.FromString(
+        hello(3, 1, 9).SerializeToString() + b"\xfa\x01\x01x"
+    )  # and a field of its own
     peer.say(more)
     assert peer.hear("welcome").version == 1
 
 
-def test_a_newer_agent_is_told_to_wait_for_the_coordinator(plain, tmp_path, monkeypatch):
+def test_a_newer_agent_is_told_to_wait_for_the_coordinator(
+    plain, tmp_path, monkeypatch
+):
     monkeypatch.setattr(attendance, "OLDEST", 2)
     monkeypatch.setattr(attendance, "NEWEST", 2)
-    agent = Agent(Settings(f"127.0.0.1:{plain.service.port}", 3, tmp_path / "agent", insecure=True), say=lambda text: None)
+    agent = Agent(
+        Settings(
+            f"127.0.0.1:{plain.service.port}", 3, tmp_path / "agent", insecure=True
+        ),
+        say=lambda text: None,
+    )
     with pytest.raises(UserError, match="upgrade the coordinator"):
         asyncio.run(agent.run())
 
@@ -118,13 +162,24 @@ def test_the_same_answer_counts_once_and_another_is_refused(plain):
     answers(plain, 3)
     peer = plain.attend(3)  # as after a break
     peer.say(*chunks(KEY, b"sound"))
-    assert peer.hear("ack").stored and peer.hear("ack").stored  # one for the welcome, one for the answer
+    assert (
+        peer.hear("ack").stored and peer.hear("ack").stored
+    )  # one for the welcome, one for the answer
     peer.say(*chunks(KEY, b"other"))
     assert "another answer" in peer.hear("refusal").reason
-    peer.say(*chunks((0, "train", 0), b"stale"), *chunks((1, "x" * 1000, 2**32 - 1), b"unasked"))
-    assert [peer.hear("refusal").reason for _ in range(2)] == ["the round is over, or never asked for this"] * 2
+    peer.say(
+        *chunks((0, "train", 0), b"stale"),
+        *chunks((1, "x" * 1000, 2**32 - 1), b"unasked"),
+    )
+    assert [peer.hear("refusal").reason for _ in range(2)] == [
+        "the round is over, or never asked for this"
+    ] * 2
     assert plain.service.events.empty()
-    assert {name: plain.counters[name] for name in ("again", "differs", "late")} == {"again": 1, "differs": 1, "late": 2}
+    assert {name: plain.counters[name] for name in ("again", "differs", "late")} == {
+        "again": 1,
+        "differs": 1,
+        "late": 2,
+    }
 
 
 def test_a_checksum_that_does_not_fit_begins_the_answer_anew(plain):
@@ -144,7 +199,10 @@ def test_a_certificate_decides_who_an_agent_is(guarded):
     guarded.ask(4)
     impostor = guarded.connect(3)
     impostor.say(hello(4))
-    assert "the certificate is client 3's, not client 4's" in impostor.hear("goodbye").reason
+    assert (
+        "the certificate is client 3's, not client 4's"
+        in impostor.hear("goodbye").reason
+    )
     assert guarded.counters["wrong_identity"] == 1
     other = guarded.attend(3)
     other.say(*chunks(KEY, b"for another"), *failure(KEY, "for another"))
@@ -175,11 +233,15 @@ def test_a_revoked_client_is_sent_away_and_stays_away(guarded, monkeypatch):
     guarded.ask(5)
     tokens.revoke(guarded.keys.pki, 5)
     assert peer.hear("goodbye").reason == "the certificate is revoked"
-    assert guarded.service.next() == rounds.Answer(5, KEY, failure="its certificate is revoked")
+    assert guarded.service.next() == rounds.Answer(
+        5, KEY, failure="its certificate is revoked"
+    )
     with stranger(guarded, credentials) as again:
         again.say(hello(5))
         assert again.ended() is grpc.StatusCode.PERMISSION_DENIED
-    assert {name: guarded.counters[name] for name in ("revoked", "wrong_certificate")} == {"revoked": 1, "wrong_certificate": 1}
+    assert {
+        name: guarded.counters[name] for name in ("revoked", "wrong_certificate")
+    } == {"revoked": 1, "wrong_certificate": 1}
 
 
 def test_a_revoked_client_that_is_away_is_not_waited_for(guarded, monkeypatch):
@@ -187,7 +249,9 @@ def test_a_revoked_client_that_is_away_is_not_waited_for(guarded, monkeypatch):
     guarded.keys.of(5, anew=True)
     tokens.revoke(guarded.keys.pki, 5)
     guarded.ask(5)
-    assert guarded.service.next() == rounds.Answer(5, KEY, failure="its certificate is revoked")
+    assert guarded.service.next() == rounds.Answer(
+        5, KEY, failure="its certificate is revoked"
+    )
     guarded.keys.of(5, anew=True)  # a certificate that is not revoked
     guarded.ask(5)
     time.sleep(0.2)  # ten looks
@@ -197,7 +261,10 @@ def test_a_revoked_client_that_is_away_is_not_waited_for(guarded, monkeypatch):
 def test_a_client_that_connects_anew_takes_its_own_place(guarded):
     first, second = guarded.attend(3), guarded.attend(3)
     goodbye = first.hear("goodbye")
-    assert goodbye.reason == "another agent attends with the identity of this one" and goodbye.again_min_ms == 10_000
+    assert (
+        goodbye.reason == "another agent attends with the identity of this one"
+        and goodbye.again_min_ms == 10_000
+    )
     first.ended()
     assert guarded.counters["replaced"] == 1
     second.say(heartbeat())
@@ -222,7 +289,9 @@ def test_an_agent_that_does_not_read_is_dropped(plain, monkeypatch):
     monkeypatch.setattr(service, "DRAIN_S", 0.1)
     deaf = plain.connect(3)
     deaf.call.cancel()  # the test's own connection, which reads
-    refused = pb.AgentFrame(chunk=pb.Chunk(key=pb.Key(kind="x" * 100_000)))  # the refusal says it again
+    refused = pb.AgentFrame(
+        chunk=pb.Chunk(key=pb.Key(kind="x" * 100_000))
+    )  # the refusal says it again
     call = methods.attend(deaf.channel)(iter([hello(3), *[refused] * 60]))
     until(lambda: plain.counters.get("unread"))
     until(lambda: not plain.service.rounds.attending)
@@ -251,12 +320,23 @@ def test_one_connection_has_few_calls(plain, monkeypatch):
         call.cancel()
 
 
-@pytest.mark.parametrize("first", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+    ],
+)
 @pytest.mark.parametrize("tls", [True, False])
 def test_a_socket_that_never_speaks_is_closed(first, tls, pki, tmp_path, monkeypatch):
     monkeypatch.setattr(service, "HANDSHAKE_S", 0.3)
     with door(tmp_path, pki if tls else None) as made:
-        open = [socket.create_connection(("127.0.0.1", made.service.port), timeout=WAIT_S) for _ in range(20)]
+        open = [
+            socket.create_connection(("127.0.0.1", made.service.port), timeout=WAIT_S)
+            for _ in range(20)
+        ]
         for one in open:
             one.sendall(first)
         for one in open:
@@ -273,7 +353,9 @@ def test_noise_is_nothing(tls, pki, tmp_path):
     draw = random.Random(7)
     with door(tmp_path, pki if tls else None) as made:
         for number in range(100):
-            with socket.create_connection(("127.0.0.1", made.service.port), timeout=WAIT_S) as one:
+            with socket.create_connection(
+                ("127.0.0.1", made.service.port), timeout=WAIT_S
+            ) as one:
                 preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" if number % 2 else b""
                 with contextlib.suppress(OSError):
                     one.sendall(preface + draw.randbytes(draw.randrange(4096)))
@@ -287,7 +369,9 @@ def test_a_frame_that_is_none_ends_its_connection_alone(kind, plain, tmp_path):
         "noise": bytes(range(255, 0, -1)),
         "truncated": chunks(KEY, b"sound")[0].SerializeToString()[:-2],
     }[kind]
-    raw = plain.connect(3).channel.stream_stream(f"/{methods.EXCHANGE}/Attend")(iter([hello(3).SerializeToString(), data]))
+    raw = plain.connect(3).channel.stream_stream(f"/{methods.EXCHANGE}/Attend")(
+        iter([hello(3).SerializeToString(), data])
+    )
     told = [pb.CoordinatorFrame.FromString(frame) for frame in raw]
     assert told[-1].goodbye.reason == "a frame that cannot be read"
     assert plain.counters["garbled"] == 1
@@ -316,12 +400,28 @@ def test_a_check_that_breaks_does_not_end_the_run(plain):
 def busy(plain, tmp_path):
     """A real agent that is in the middle of a download, and so must be heard."""
     state = tmp_path / "agent"
-    command = [sys.executable, "-m", "fedlearn.agent", "--insecure", "--client", "3", "--state", str(state)]
+    command = [
+        sys.executable,
+        "-m",
+        "fedlearn.agent",
+        "--insecure",
+        "--client",
+        "3",
+        "--state",
+        str(state),
+    ]
     with open(tmp_path / "agent.log", "wb") as log:
-        made = subprocess.Popen([*command, "--coordinator", f"127.0.0.1:{plain.service.port}"], cwd=ROOT, stdout=log, stderr=log)
+        made = subprocess.Popen(
+            [*command, "--coordinator", f"127.0.0.1:{plain.service.port}"],
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+        )
     until(lambda: plain.service.rounds.attending)
     task = pb.Task(key=proto(KEY), plan="{}", sizes=[1000])
-    plain.service.ask([rounds.Work(3, KEY, task, (b"not all of it",))], float("inf"), None)
+    plain.service.ask(
+        [rounds.Work(3, KEY, task, (b"not all of it",))], float("inf"), None
+    )
     yield made
     made.kill()
     made.wait()
@@ -337,7 +437,9 @@ def test_a_stopped_agent_is_released_and_a_short_stall_is_not(busy, plain):
     until(lambda: plain.counters.get("silent"))
     assert plain.service.attending() == []
     os.kill(busy.pid, signal.SIGCONT)
-    until(lambda: plain.service.attending() == [3])  # and it is welcome again, with its work still open
+    until(
+        lambda: plain.service.attending() == [3]
+    )  # and it is welcome again, with its work still open
 
 
 def test_a_killed_agent_is_gone_at_once_and_its_work_waits(busy, plain):
@@ -355,16 +457,24 @@ def test_who_is_sent_away_for_a_while_comes_back_spread_over_a_window(plain):
     here = [plain.attend(client) for client in range(5)]
     plain.service.stop(False)
     told = [peer.hear("goodbye") for peer in here]
-    assert {(one.again_min_ms, one.again_max_ms, one.done) for one in told} == {(500, 3000, False)}
+    assert {(one.again_min_ms, one.again_max_ms, one.done) for one in told} == {
+        (500, 3000, False)
+    }
     waits = []
     for draw in (0.0, 0.5, 1.0):
         machine = attendance.Attendance(0, "test", partial(float, draw))
         machine.opened(0.0)
-        waits += [one.after_s for one in machine.heard(pb.CoordinatorFrame(goodbye=told[0]), 0.0) if isinstance(one, attendance.Connect)]
+        waits += [
+            one.after_s
+            for one in machine.heard(pb.CoordinatorFrame(goodbye=told[0]), 0.0)
+            if isinstance(one, attendance.Connect)
+        ]
     assert waits == [0.5, 1.75, 3.0]
 
 
-def test_an_agent_that_comes_while_the_coordinator_drains_is_sent_away_too(plain, monkeypatch):
+def test_an_agent_that_comes_while_the_coordinator_drains_is_sent_away_too(
+    plain, monkeypatch
+):
     monkeypatch.setattr(service, "DRAIN_S", 0.1)
     plain.service._soon(lambda: plain.service.rounds.drain((0.5, 3.0)))
     peer = plain.connect(3)

@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from fedlearn.simulate import main
+from fedlearn.commands.simulate import main
 from tests.jobs import CONFIG, run, strategy
 
 FLOWER = "strategy.name=flwr.serverapp.strategy"
-OWN = CONFIG.replace('name = "digits"', 'name = "{}"').replace("clients = 12", "clients = 4").replace("alpha = 1.0\n", "")
+OWN = (
+    CONFIG.replace('name = "digits"', 'name = "{}"')
+    .replace("clients = 12", "clients = 4")
+    .replace("alpha = 1.0\n", "")
+)
 OWN = OWN.replace('kind = "dirichlet"', 'kind = "iid"')
 NATURAL = OWN.replace('[data.partition]\nkind = "iid"\nclients = 4\n', "")
 
@@ -114,8 +118,14 @@ def told(capsys, code: int) -> str:
     return str(error)
 
 
-@pytest.mark.parametrize(("sets", "words"), [*KEYS.values(), *NAMES.values(), *PARTS.values()], ids=[*KEYS, *NAMES, *PARTS])
-def test_wrong_input_is_one_line_and_leaves_nothing(sets, words, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [*KEYS.values(), *NAMES.values(), *PARTS.values()],
+    ids=[*KEYS, *NAMES, *PARTS],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(
+    sets, words, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setenv("FEDLEARN_DATA", str(tmp_path / "cache"))
     ran = run(tmp_path / "deep" / "run", *([sets] if isinstance(sets, str) else sets))
     assert words in told(capsys, ran.code)
@@ -125,57 +135,103 @@ def test_wrong_input_is_one_line_and_leaves_nothing(sets, words, tmp_path, capsy
 
 @pytest.mark.parametrize(("loader", "words"), DATA.items(), ids=list(DATA))
 def test_wrong_data_of_a_user(loader, words, tmp_path, capsys):
-    config = (OWN if "clients" not in loader and "classes" not in loader else NATURAL).format(f"tests.wrong:{loader}")
+    config = (
+        OWN if "clients" not in loader and "classes" not in loader else NATURAL
+    ).format(f"tests.wrong:{loader}")
     ran = run(tmp_path / "run", config=config)
     assert words in told(capsys, ran.code)
     assert ran.code == 2 and not ran.folder.exists()
 
 
 def test_a_partition_that_raises(tmp_path, capsys):
-    config = OWN.format("tests.wrong:good_data").replace('kind = "iid"\nclients = 4', 'kind = "tests.wrong:partition_raises"')
+    config = OWN.format("tests.wrong:good_data").replace(
+        'kind = "iid"\nclients = 4', 'kind = "tests.wrong:partition_raises"'
+    )
     ran = run(tmp_path / "run", config=config)
-    assert "kind = 'tests.wrong:partition_raises' failed: KeyError: 'owner'" in told(capsys, ran.code)
+    assert "kind = 'tests.wrong:partition_raises' failed: KeyError: 'owner'" in told(
+        capsys, ran.code
+    )
 
 
-@pytest.mark.parametrize("inner", ["x", {"lr": 1}, {"name": 3}, {"name": "fedavgg"}], ids=["text", "no name", "a number", "unknown"])
+@pytest.mark.parametrize(
+    "inner",
+    ["x", {"lr": 1}, {"name": 3}, {"name": "fedavgg"}],
+    ids=["text", "no name", "a number", "unknown"],
+)
 def test_a_wrong_strategy_within_a_strategy(inner, tmp_path, capsys):
-    written = f'"{inner}"' if isinstance(inner, str) else "{" + ", ".join(f"{k} = {v!r}" for k, v in inner.items()) + "}"
+    written = (
+        f'"{inner}"'
+        if isinstance(inner, str)
+        else "{" + ", ".join(f"{k} = {v!r}" for k, v in inner.items()) + "}"
+    )
     wrapper = "flwr.serverapp.strategy:DifferentialPrivacyServerSideFixedClipping"
-    options = {"noise_multiplier": 0.1, "clipping_norm": 1.0, "num_sampled_clients": 6, "strategy": written}
+    options = {
+        "noise_multiplier": 0.1,
+        "clipping_norm": 1.0,
+        "num_sampled_clients": 6,
+        "strategy": written,
+    }
     ran = run(tmp_path / "run", config=strategy(wrapper, **options))
     assert "strategy" in told(capsys, ran.code)
     assert ran.code == 2
 
 
 @pytest.mark.parametrize(("sets", "words"), FAILS.values(), ids=list(FAILS))
-def test_a_run_that_fails_is_one_line_and_keeps_its_folder(sets, words, tmp_path, capsys):
+def test_a_run_that_fails_is_one_line_and_keeps_its_folder(
+    sets, words, tmp_path, capsys
+):
     config = strategy("fedavg") if "FedMedian" in str(sets) else CONFIG
-    ran = run(tmp_path / "run", *([sets] if isinstance(sets, str) else sets), config=config)
+    ran = run(
+        tmp_path / "run", *([sets] if isinstance(sets, str) else sets), config=config
+    )
     assert words in told(capsys, ran.code)
     assert ran.code == 3 and (ran.folder / "config.toml").exists()
 
 
 def test_one_bad_client_is_recorded_and_the_others_train(tmp_path):
-    config = NATURAL.format("tests.wrong:one_bad_client").replace("fraction_train = 0.5", "fraction_train = 1.0")
+    config = NATURAL.format("tests.wrong:one_bad_client").replace(
+        "fraction_train = 0.5", "fraction_train = 1.0"
+    )
     ran = run(tmp_path / "run", config=config)
     assert ran.code == 0
-    assert [(line["clients"], line["failed"], list(line["failures"])) for line in ran.lines[1:]] == [(3, 1, ["1"])] * 3
+    assert [
+        (line["clients"], line["failed"], list(line["failures"]))
+        for line in ran.lines[1:]
+    ] == [(3, 1, ["1"])] * 3
 
 
 FILES = {
-    "empty number": (b"[train]\nlr = \n", "wrong.toml: not valid TOML: Invalid value (at line 2"),
+    "empty number": (
+        b"[train]\nlr = \n",
+        "wrong.toml: not valid TOML: Invalid value (at line 2",
+    ),
     "not UTF-8": (b"[train]\nlr = 0.1 # \xff\n", "is not a text file"),
     "binary": (bytes(range(256)) * 40, "is not a text file"),
     "the same key twice": (b"[train]\nlr = 1\nlr = 2\n", "not valid TOML"),
     "the same table twice": (b"[train]\nlr = 1\n[train]\n", "not valid TOML"),
     "nested too deep": (b"x = " + b"[" * 100_000, "not valid TOML"),
-    "a number of 5,000 digits": (b"[experiment]\nseed = 1" + b"0" * 5000, "not valid TOML"),
+    "a number of 5,000 digits": (
+        b"[experiment]\nseed = 1" + b"0" * 5000,
+        "not valid TOML",
+    ),
     "huge": (b"\0" * 20_000_000, "not valid TOML"),
-    "a misspelt key": (b"[train]\n\nlrr = 0.1\n", "wrong.toml:3: unknown key 'train.lrr'. Did you mean 'lr'?"),
-    "after a byte order mark": (b'\xef\xbb\xbf[train]\nlr = "a"\n', "wrong.toml:2: 'train.lr'"),
-    "a list of tables": (b"[[train]]\nlr = 0.1\n", "wrong.toml:1: 'train': input should be a table"),
+    "a misspelt key": (
+        b"[train]\n\nlrr = 0.1\n",
+        "wrong.toml:3: unknown key 'train.lrr'. Did you mean 'lr'?",
+    ),
+    "after a byte order mark": (
+        b'\xef\xbb\xbf[train]\nlr = "a"\n',
+        "wrong.toml:2: 'train.lr'",
+    ),
+    "a list of tables": (
+        b"[[train]]\nlr = 0.1\n",
+        "wrong.toml:1: 'train': input should be a table",
+    ),
     "a date": (b"[train]\nlr = 2020-01-01\n", "wrong.toml:2: 'train.lr'"),
-    "a control character": (b'[train]\n"l\\u0000r" = 1\n', "unknown key 'train.l\\x00r'"),
+    "a control character": (
+        b'[train]\n"l\\u0000r" = 1\n',
+        "unknown key 'train.l\\x00r'",
+    ),
 }
 
 
@@ -188,7 +244,12 @@ def test_a_config_that_cannot_be_read(content, words, tmp_path, capsys):
 
 
 def test_configs_that_are_no_files(tmp_path, capsys):
-    for name, words in ((str(tmp_path), "is a folder"), ("defualt", "Did you mean 'default'?"), ("", "no file ''"), ("n" * 300, "")):
+    for name, words in (
+        (str(tmp_path), "is a folder"),
+        ("defualt", "Did you mean 'default'?"),
+        ("", "no file ''"),
+        ("n" * 300, ""),
+    ):
         code = main([name, "--out", str(tmp_path / "run")])
         assert words in told(capsys, code)
     (tmp_path / "loop.toml").symlink_to("loop.toml")
@@ -197,7 +258,10 @@ def test_configs_that_are_no_files(tmp_path, capsys):
 
 
 def test_a_date_among_the_options_survives_a_resume(tmp_path):
-    config = CONFIG.replace('name = "logistic"', 'name = "tests.system.test_wrong_input:dated"\nwhen = 2020-01-01')
+    config = CONFIG.replace(
+        'name = "logistic"',
+        'name = "tests.system.test_wrong_input:dated"\nwhen = 2020-01-01',
+    )
     assert run(tmp_path / "run", config=config).code == 0
     assert run(tmp_path / "run", config=config, resume=True).code == 0
 
@@ -209,7 +273,11 @@ def dated(input_shape, classes, when):
     return Linear(input_shape, classes)
 
 
-@pytest.mark.parametrize("arguments", [["--bogus"], ["--set"], ["one", "two"]], ids=["unknown", "incomplete", "too many"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--bogus"], ["--set"], ["one", "two"]],
+    ids=["unknown", "incomplete", "too many"],
+)
 def test_wrong_arguments_are_one_line_too(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
@@ -218,15 +286,18 @@ def test_wrong_arguments_are_one_line_too(arguments, capsys):
 
 
 def test_the_other_commands_tell_errors_alike(tmp_path, capsys):
-    from fedlearn.data.__main__ import main as data
-    from fedlearn.report import main as report
+    from fedlearn.commands.data import main as data
+    from fedlearn.commands.report import main as report
 
     for command, arguments in (
         (report, [str(tmp_path / "none")]),
         (report, [str(tmp_path)]),
         (report, ["n" * 300]),
         (report, [str(tmp_path), "--target", "7"]),
-        (report, [str(tmp_path), "--out", "/dev/null"]),  # as root it would be replaced by a page
+        (
+            report,
+            [str(tmp_path), "--out", "/dev/null"],
+        ),  # as root it would be replaced by a page
         (data, ["fetch", "mnits"]),
         (data, ["fetch", "mnist", "--from", str(tmp_path / "none.tgz")]),
         (data, ["path", "digitss"]),

@@ -7,34 +7,56 @@ from fedlearn.tuning.objectives import Objectives, curve, figures, front, object
 
 ACCURACIES = (0.1, 0.5, 0.4, 0.9)
 LINES = [
-    {"round": r, "accuracy": a, "bytes_up": 10 * bool(r), "bytes_down": 30 * bool(r), "seconds": 2.0 * bool(r)}
+    {
+        "round": r,
+        "accuracy": a,
+        "bytes_up": 10 * bool(r),
+        "bytes_down": 30 * bool(r),
+        "seconds": 2.0 * bool(r),
+    }
     for r, a in enumerate(ACCURACIES)
 ]
 
 
 def test_figures_to_a_target_are_interpolated_on_the_best_so_far():
-    found = figures(LINES, 0.7)  # half way from 0.5, the best until round 2, to 0.9 at round 3
+    found = figures(
+        LINES, 0.7
+    )  # half way from 0.5, the best until round 2, to 0.9 at round 3
     assert (found.rounds, found.accuracy, found.bytes, found.time) == (3, 0.9, 120, 6)
-    assert (found.rounds_to_target, found.bytes_to_target, found.time_to_target) == pytest.approx((2.5, 100, 5))
+    assert (
+        found.rounds_to_target,
+        found.bytes_to_target,
+        found.time_to_target,
+    ) == pytest.approx((2.5, 100, 5))
     assert curve(LINES) == ((0, 0.1), (1, 0.5), (2, 0.5), (3, 0.9))
 
 
 def test_rounds_that_were_not_evaluated_are_left_out():
-    lines = [line | ({"accuracy": None} if line["round"] == 2 else {}) for line in LINES]
+    lines = [
+        line | ({"accuracy": None} if line["round"] == 2 else {}) for line in LINES
+    ]
     assert curve(lines) == ((0, 0.1), (1, 0.5), (3, 0.9))
     assert figures(lines, 0.7).rounds_to_target == pytest.approx(2)
 
 
 def test_scores_are_of_the_whole_run_without_a_target_and_until_it_with_one():
-    assert Objectives(("accuracy", "bytes", "time")).scores(figures(LINES, None)) == [0.9, 120, 6]
-    assert Objectives(("rounds", "bytes", "accuracy"), 0.7).scores(figures(LINES, 0.7)) == pytest.approx([2.5, 100, 0.9])
+    assert Objectives(("accuracy", "bytes", "time")).scores(figures(LINES, None)) == [
+        0.9,
+        120,
+        6,
+    ]
+    assert Objectives(("rounds", "bytes", "accuracy"), 0.7).scores(
+        figures(LINES, 0.7)
+    ) == pytest.approx([2.5, 100, 0.9])
 
 
 def test_a_trial_short_of_the_target_counts_more_than_its_run_by_what_it_lacked():
     asked = Objectives(("rounds", "bytes"), 0.99)
     near, far = figures(LINES, 0.99), figures(LINES[:3], 0.99)
     assert near.rounds_to_target is None
-    assert asked.scores(near) == pytest.approx([3 * (1 + 0.09 / 0.99), 120 * (1 + 0.09 / 0.99)])
+    assert asked.scores(near) == pytest.approx(
+        [3 * (1 + 0.09 / 0.99), 120 * (1 + 0.09 / 0.99)]
+    )
     assert asked.scores(far)[0] == pytest.approx(2 * (1 + 0.49 / 0.99))
 
 
@@ -61,6 +83,12 @@ def test_what_cannot_be_judged_is_an_error(text, target, told):
 
 
 def test_defaults():
-    assert objectives(None, None) == Objectives(("accuracy",)) and objectives(None, 0.9) == Objectives(("rounds",), 0.9)
-    assert objectives("bytes", 0.9).stops and not objectives("accuracy,bytes", 0.9).stops and not objectives(None, None).stops
+    assert objectives(None, None) == Objectives(("accuracy",)) and objectives(
+        None, 0.9
+    ) == Objectives(("rounds",), 0.9)
+    assert (
+        objectives("bytes", 0.9).stops
+        and not objectives("accuracy,bytes", 0.9).stops
+        and not objectives(None, None).stops
+    )
     assert objectives(None, 0.9).comparable and not objectives("bytes", 0.9).comparable

@@ -10,21 +10,42 @@ from fedlearn.tuning.objectives import Objectives
 from fedlearn.tuning.sampling import SAMPLERS, Told, propose
 from fedlearn.tuning.space import Space, space
 
-pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'fedlearn[tune]'")
+pytest.importorskip(
+    "optuna", reason="Optuna is not installed: pip install 'fedlearn[tune]'"
+)
 
 BASE = config.validate({}, "test")
-AXES = space(BASE, ["train.lr=log:0.001:10", "train.momentum=lin:0:0.9:0.4", "train.epochs=int:1:9:3", "codec.up=choice:raw32,q8,q4"])
+AXES = space(
+    BASE,
+    [
+        "train.lr=log:0.001:10",
+        "train.momentum=lin:0:0.9:0.4",
+        "train.epochs=int:1:9:3",
+        "codec.up=choice:raw32,q8,q4",
+    ],
+)
 ONE, TWO = Objectives(("accuracy",)), Objectives(("accuracy", "bytes"))
 
 
-def search(sampler: str, asked: Objectives, trials: int, seed: int = 0, axes: Space = AXES, flawless: bool = False) -> list[Told]:
+def search(
+    sampler: str,
+    asked: Objectives,
+    trials: int,
+    seed: int = 0,
+    axes: Space = AXES,
+    flawless: bool = False,
+) -> list[Told]:
     """Search for lr = 0.1; unless flawless, every fifth trial fails and every seventh is pruned."""
     told: list[Told] = []
     for number in range(1, trials + 1):
         values, memory = propose(sampler, axes, asked, told, seed, number)
         good = 1 / (1 + abs(math.log10(float(values["train.lr"]) / 0.1)))  # type: ignore[arg-type]
-        scores = [good, 100.0 * float(values.get("train.epochs", 1))][: len(asked.names)]  # type: ignore[arg-type]
-        fails, pruned = not (flawless or number % 5), not (flawless or number % 7) and asked is ONE
+        epochs = float(values.get("train.epochs", 1))  # type: ignore[arg-type]
+        scores = [good, 100.0 * epochs][: len(asked.names)]
+        fails, pruned = (
+            not (flawless or number % 5),
+            not (flawless or number % 7) and asked is ONE,
+        )
         if fails:
             told.append(Told(values, "failed", None, None, memory))
         elif pruned:
@@ -36,7 +57,9 @@ def search(sampler: str, asked: Objectives, trials: int, seed: int = 0, axes: Sp
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("asked", [ONE, TWO])
-def test_the_same_seed_gives_the_same_trials_and_all_lie_in_their_ranges(sampler, asked):
+def test_the_same_seed_gives_the_same_trials_and_all_lie_in_their_ranges(
+    sampler, asked
+):
     found = search(sampler, asked, 25)
     assert found == search(sampler, asked, 25)
     assert found != search(sampler, asked, 25, seed=1)
@@ -46,14 +69,23 @@ def test_the_same_seed_gives_the_same_trials_and_all_lie_in_their_ranges(sampler
         assert list(values) == [axis.key for axis in AXES]
         lr = float(values["train.lr"])  # type: ignore[arg-type]
         assert 0.001 <= lr <= 10 and lr == float(f"{lr:.3g}")
-        assert values["train.momentum"] in (0, 0.4, 0.8) and values["train.epochs"] in (1, 4, 7)
+        assert values["train.momentum"] in (0, 0.4, 0.8) and values["train.epochs"] in (
+            1,
+            4,
+            7,
+        )
         assert values["codec.up"] in ("raw32", "q8", "q4")
 
 
 def distance(sampler: str) -> float:
     """Return the median distance of late trials from lr = 0.1, in powers of ten, over eight seeds."""
-    late = [trial for seed in range(8) for trial in search(sampler, ONE, 30, seed, AXES[:1], flawless=True)[-10:]]
-    return statistics.median(abs(math.log10(float(trial.values["train.lr"]) / 0.1)) for trial in late)  # type: ignore[arg-type]
+    late = [
+        trial
+        for seed in range(8)
+        for trial in search(sampler, ONE, 30, seed, AXES[:1], flawless=True)[-10:]
+    ]
+    rates = [float(trial.values["train.lr"]) for trial in late]  # type: ignore[arg-type]
+    return statistics.median(abs(math.log10(rate / 0.1)) for rate in rates)
 
 
 def test_tpe_learns_where_random_search_does_not():
@@ -66,7 +98,11 @@ def test_tpe_leaves_a_region_where_everything_fails():
     for number in range(1, 31):
         values, memory = propose("tpe", (axis,), ONE, told, 0, number)
         lr = float(values["train.lr"])  # type: ignore[arg-type]
-        told.append(Told(values, "failed", None, None, memory) if lr > 0.1 else Told(values, "complete", [lr], None, memory))
+        told.append(
+            Told(values, "failed", None, None, memory)
+            if lr > 0.1
+            else Told(values, "complete", [lr], None, memory)
+        )
     assert sum(trial.state == "failed" for trial in told[:10]) >= 3
     assert sum(trial.state == "failed" for trial in told[20:]) <= 5
 
@@ -77,4 +113,6 @@ def test_trials_of_a_batch_differ(sampler):
     for number in range(16, 20):
         values, memory = propose(sampler, AXES, ONE, told, 0, number)
         told.append(Told(values, "running", None, None, memory))
-    assert len({trial.values["train.lr"] for trial in told[15:]}) >= (2 if sampler == "nsga2" else 4)
+    assert len({trial.values["train.lr"] for trial in told[15:]}) >= (
+        2 if sampler == "nsga2" else 4
+    )

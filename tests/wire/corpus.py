@@ -42,9 +42,19 @@ LARGE = Layout(
         Entry("d.b", (64,), "float16", True),
     )
 )
-PLAIN = Layout((Entry("w", (20, 140), "float32", True),))  # no buffers: decoders then hand on what the codec gives
-WIDE = Layout((Entry("w", (300, 240), "float32", True), Entry("b", (300,), "float32", True)))  # blocks of 4,096 values
-TWO_NN = Layout((Entry("w1", (200, 784), "float32", True), Entry("w2", (200, 200), "float32", True), Entry("b", (2410,), "float32", True)))
+PLAIN = Layout(
+    (Entry("w", (20, 140), "float32", True),)
+)  # no buffers: decoders then hand on what the codec gives
+WIDE = Layout(
+    (Entry("w", (300, 240), "float32", True), Entry("b", (300,), "float32", True))
+)  # blocks of 4,096 values
+TWO_NN = Layout(
+    (
+        Entry("w1", (200, 784), "float32", True),
+        Entry("w2", (200, 200), "float32", True),
+        Entry("b", (2410,), "float32", True),
+    )
+)
 CNN = Layout(
     (
         Entry("c1", (32, 1, 5, 5), "float32", True),
@@ -54,7 +64,12 @@ CNN = Layout(
         Entry("b", (618,), "float32", True),
     )
 )  # the sizes of McMahan's CNN: 1,663,370 values
-KINDS = {"snapshot": wire.SNAPSHOT, "update": wire.UPDATE, "gradient": wire.GRADIENT, "difference": wire.DIFFERENCE}
+KINDS = {
+    "snapshot": wire.SNAPSHOT,
+    "update": wire.UPDATE,
+    "gradient": wire.GRADIENT,
+    "difference": wire.DIFFERENCE,
+}
 
 
 @dataclass(frozen=True)
@@ -73,9 +88,13 @@ class Case:
         if self.kind == "snapshot":
             header, state = wire.decode_model(self.layout, data)
         elif self.kind == "difference":
-            header, state = wire.decode_difference(self.layout, data, self.base, wire.digest(self.base), self.moved)
+            header, state = wire.decode_difference(
+                self.layout, data, self.base, wire.digest(self.base), self.moved
+            )
         else:
-            return wire.decode(self.layout, data, (wire.UPDATE, wire.GRADIENT), self.moved)
+            return wire.decode(
+                self.layout, data, (wire.UPDATE, wire.GRADIENT), self.moved
+            )
         return header, Change(state.floats, state.integers)
 
 
@@ -86,13 +105,22 @@ def texts() -> list[str]:
 
 def values(size: int, seed: int, scale: float = 2.0**-18) -> NDArray[np.float32]:
     """Return (size,) float32, about normal with deviation 38,000 times ``scale``, a power of two: exact on every machine."""
-    quarters = np.random.PCG64(seed).random_raw(size).astype("<u8").view("<u2").reshape(-1, 4).astype(np.int64)
+    quarters = (
+        np.random.PCG64(seed)
+        .random_raw(size)
+        .astype("<u8")
+        .view("<u2")
+        .reshape(-1, 4)
+        .astype(np.int64)
+    )
     return ((quarters.sum(axis=1) - 131_070) * scale).astype(np.float32)
 
 
 def moved(layout: Layout) -> NDArray[np.float32]:
     """Return how far a model has moved, (P,) float32: rows unlike one another, some of them not at all."""
-    return values(layout.floats, 3, 2.0**-22) * (np.arange(layout.floats) // 11 % 5).astype(np.float32)
+    return values(layout.floats, 3, 2.0**-22) * (
+        np.arange(layout.floats) // 11 % 5
+    ).astype(np.float32)
 
 
 def case(text: str, kind: str, layout: Layout, known: bool, seed: int = 11) -> Case:
@@ -111,7 +139,16 @@ def case(text: str, kind: str, layout: Layout, known: bool, seed: int = 11) -> C
         target[layout.buffers_at] = np.abs(target[layout.buffers_at])
         if text == ZERO:
             target = base.copy()
-        data, _, _ = wire.encode_difference(layout, State(base, integers), wire.digest(base), State(target, integers), 5, text, seed, far)
+        data, _, _ = wire.encode_difference(
+            layout,
+            State(base, integers),
+            wire.digest(base),
+            State(target, integers),
+            5,
+            text,
+            seed,
+            far,
+        )
     else:
         header = Header(
             kind=KINDS[kind], version=4, digest=wire.digest(base), codec=text, seed=seed, examples=60, train_loss=0.5,
@@ -126,7 +163,9 @@ def cases(layouts: tuple[Layout, ...] = (SMALL, LARGE, PLAIN)) -> Iterator[Case]
     for text in texts():
         for kind in KINDS:
             for layout in layouts:
-                for known in (False, True)[: 2 if codec(text).uses_moved and kind != "snapshot" else 1]:
+                for known in (False, True)[
+                    : 2 if codec(text).uses_moved and kind != "snapshot" else 1
+                ]:
                     try:
                         made = case(text, kind, layout, known)
                     except PayloadError:

@@ -56,14 +56,22 @@ def check(case: Case, data: bytes) -> Change | None:
         return None
     layout, floats = case.layout, change.floats
     found = change.values
-    assert found.dtype == np.float32 and np.isfinite(found).all(), "values that are not finite float32"
-    assert change.integers.dtype == np.int64 and change.integers.shape == (layout.integers,), "other integers than the model's"
+    assert found.dtype == np.float32 and np.isfinite(found).all(), (
+        "values that are not finite float32"
+    )
+    assert change.integers.dtype == np.int64 and change.integers.shape == (
+        layout.integers,
+    ), "other integers than the model's"
     if isinstance(floats, Sparse):
         at = floats.indices
-        assert floats.size == layout.floats and at.shape == found.shape and at.dtype == np.int64, "places of another model"
-        assert not at.size or (at[0] >= 0 and at[-1] < layout.floats and (np.diff(at) > 0).all()), (
-            "places that do not increase in the model"
-        )
+        assert (
+            floats.size == layout.floats
+            and at.shape == found.shape
+            and at.dtype == np.int64
+        ), "places of another model"
+        assert not at.size or (
+            at[0] >= 0 and at[-1] < layout.floats and (np.diff(at) > 0).all()
+        ), "places that do not increase in the model"
     else:
         assert floats.shape == (layout.floats,), "other floats than the model's"
     return change
@@ -85,7 +93,9 @@ def check_memory(case: Case, data: bytes, models: float = MODELS) -> None:
     assert peak <= allowed, f"{peak:,} bytes held where {allowed:,.0f} are allowed"
     assert (first is None) == (again is None), "refused once, and taken once"
     if first is not None and again is not None:
-        assert first.dense().floats.tobytes() == again.dense().floats.tobytes(), "two results of the same bytes"
+        assert first.dense().floats.tobytes() == again.dense().floats.tobytes(), (
+            "two results of the same bytes"
+        )
 
 
 @dataclass
@@ -94,28 +104,51 @@ class Findings:
 
     failures: dict[str, tuple[int, str, bytes, str]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
-    slowest: dict[str, list[tuple[float, str, Case, bytes]]] = field(default_factory=lambda: {"bombs": [], "others": []})
+    slowest: dict[str, list[tuple[float, str, Case, bytes]]] = field(
+        default_factory=lambda: {"bombs": [], "others": []}
+    )
     taken: int = 0
     tried: int = 0
 
     def failed(self, number: int, what: str, data: bytes, error: BaseException) -> None:
         """Note a failure."""
         last = traceback.extract_tb(error.__traceback__)[-1]
-        ours = [f for f in traceback.extract_tb(error.__traceback__) if "fedlearn" in f.filename] or [last]
-        told = re.sub(r"[\d,]+", "#", str(error)) if isinstance(error, AssertionError) else ""
+        ours = [
+            f
+            for f in traceback.extract_tb(error.__traceback__)
+            if "fedlearn" in f.filename
+        ] or [last]
+        told = (
+            re.sub(r"[\d,]+", "#", str(error))
+            if isinstance(error, AssertionError)
+            else ""
+        )
         sort = f"{type(error).__name__} at {Path(ours[-1].filename).name}:{ours[-1].lineno} {told}".strip()
         self.counts[sort] = self.counts.get(sort, 0) + 1
         if sort not in self.failures or len(data) < len(self.failures[sort][2]):
-            self.failures[sort] = (number, what, data, f"{type(error).__name__}: {error}")
+            self.failures[sort] = (
+                number,
+                what,
+                data,
+                f"{type(error).__name__}: {error}",
+            )
 
     def timed(self, seconds: float, what: str, case: Case, data: bytes) -> None:
         """Note how long a decode took, if it is among the slowest so far."""
         sort = "bombs" if what.startswith("bombs") else "others"
         if len(self.slowest[sort]) < 12 or seconds > self.slowest[sort][-1][0]:
-            self.slowest[sort] = sorted([*self.slowest[sort], (seconds, what, case, data)], key=lambda one: -one[0])[:12]
+            self.slowest[sort] = sorted(
+                [*self.slowest[sort], (seconds, what, case, data)],
+                key=lambda one: -one[0],
+            )[:12]
 
 
-def mutated(seed: int, number: int, corpus: Sequence[Case], ways: Sequence[tuple[Mutation, int]] = MUTATIONS) -> tuple[Case, str, bytes]:
+def mutated(
+    seed: int,
+    number: int,
+    corpus: Sequence[Case],
+    ways: Sequence[tuple[Mutation, int]] = MUTATIONS,
+) -> tuple[Case, str, bytes]:
     """Return mutation ``number`` of a seed: the case, what was done, and the bytes."""
     draw = random.Random(f"{seed}/{number}")
     case = draw.choice(corpus)
@@ -153,7 +186,11 @@ def fuzz(
 @contextlib.contextmanager
 def limited(room: int) -> Iterator[None]:
     """Let the process's address space grow by no more than ``room`` bytes."""
-    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if Path("/proc/self/statm").exists() else None
+    now = (
+        int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        if Path("/proc/self/statm").exists()
+        else None
+    )
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     if now is not None:
         resource.setrlimit(resource.RLIMIT_AS, (now + room, hard))
@@ -165,16 +202,27 @@ def limited(room: int) -> Iterator[None]:
 
 def report(found: Findings, seed: int, seconds: float) -> str:
     """Return the findings in words, with what is needed to repeat each failure."""
-    lines = [f"{found.tried:,} payloads in {seconds:.0f} s ({found.tried / seconds:,.0f} a second), {found.taken:,} of them still sound"]
+    lines = [
+        f"{found.tried:,} payloads in {seconds:.0f} s ({found.tried / seconds:,.0f} a second), {found.taken:,} of them still sound"
+    ]
     for sort, slowest in found.slowest.items():
-        if timed := [(min(_once(case, data) for _ in range(7)), what, data) for _, what, case, data in slowest]:
-            best, what, data = max(timed, key=lambda one: one[0])  # other work on the machine makes any decode slow once
-            lines.append(f"slowest of {sort}: {1e3 * best:.2f} ms, {what}, {len(data):,} bytes")
+        if timed := [
+            (min(_once(case, data) for _ in range(7)), what, data)
+            for _, what, case, data in slowest
+        ]:
+            best, what, data = max(
+                timed, key=lambda one: one[0]
+            )  # other work on the machine makes any decode slow once
+            lines.append(
+                f"slowest of {sort}: {1e3 * best:.2f} ms, {what}, {len(data):,} bytes"
+            )
     for sort, (number, what, data, told) in found.failures.items():
         lines.append(
             f"FAILED {found.counts[sort]} times: {sort}\n  {told[:500]}\n  {what}; again: --seed {seed} --first {number} --count 1"
         )
-        lines.append(f"  {data.hex() if len(data) < 3000 else f'{len(data):,} bytes, too long to print'}")
+        lines.append(
+            f"  {data.hex() if len(data) < 3000 else f'{len(data):,} bytes, too long to print'}"
+        )
     return "\n".join(lines)
 
 
@@ -187,11 +235,23 @@ def _once(case: Case, data: bytes) -> float:
 
 def main() -> int:
     """Run the fuzzer; the exit code is 1 when something failed."""
-    parser = argparse.ArgumentParser(prog="python -m tests.wire.fuzz", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--count", type=int, default=1_000_000, help="mutations (%(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.wire.fuzz", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument(
+        "--count", type=int, default=1_000_000, help="mutations (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--first", type=int, default=0, help="number of the first mutation (%(default)s)")
-    parser.add_argument("--codec", help="mutate payloads of this codec only; a failure is repeated with the same --codec")
+    parser.add_argument(
+        "--first",
+        type=int,
+        default=0,
+        help="number of the first mutation (%(default)s)",
+    )
+    parser.add_argument(
+        "--codec",
+        help="mutate payloads of this codec only; a failure is repeated with the same --codec",
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     corpus = [one for one in cases() if arguments.codec in (None, one.codec)]

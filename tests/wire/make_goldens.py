@@ -34,14 +34,20 @@ Others find scales by sums, or deflate with whatever zlib there is; their bytes 
 def sha256(change: Change) -> str:
     """Return the name of decoded floats and integers."""
     state = change.dense()
-    return hashlib.sha256(state.floats.astype("<f4").tobytes() + state.integers.astype("<i8").tobytes()).hexdigest()
+    return hashlib.sha256(
+        state.floats.astype("<f4").tobytes() + state.integers.astype("<i8").tobytes()
+    ).hexdigest()
 
 
 def layouts(text: str, kind: str) -> dict[str, Layout]:
     """Return the models that a codec's goldens are of: small where values take many bytes, wide for blocks of 4,096."""
     if text in BULKY:
         return {"small": SMALL}
-    return {"large": LARGE, "wide": WIDE} if kind == "update" and text in BLOCKS else {"large": LARGE}
+    return (
+        {"large": LARGE, "wide": WIDE}
+        if kind == "update" and text in BLOCKS
+        else {"large": LARGE}
+    )
 
 
 def make(text: str, kind: str, name: str, known: bool) -> Case:
@@ -54,7 +60,9 @@ def golden(text: str) -> dict[str, Any]:
     kept = []
     for kind in KINDS:
         for name in layouts(text, kind):
-            for known in (False, True)[: 2 if codec(text).uses_moved and kind != "snapshot" else 1]:
+            for known in (False, True)[
+                : 2 if codec(text).uses_moved and kind != "snapshot" else 1
+            ]:
                 try:
                     made = make(text, kind, name, known)
                 except PayloadError:
@@ -62,7 +70,15 @@ def golden(text: str) -> dict[str, Any]:
                 if read_header(made.payload).codec != text:
                     continue
                 _, change = made.take(made.payload)
-                kept.append({"kind": kind, "model": name, "moved": known, "decoded": sha256(change), "payload": made.payload.hex()})
+                kept.append(
+                    {
+                        "kind": kind,
+                        "model": name,
+                        "moved": known,
+                        "decoded": sha256(change),
+                        "payload": made.payload.hex(),
+                    }
+                )
     return {"codec": text, "same_bytes": text in SAME_BYTES, "payloads": kept}
 
 

@@ -16,7 +16,9 @@ from tests.wire.corpus import CNN, LARGE, SMALL, TWO_NN, Case, case, cases
 @pytest.fixture(scope="module")
 def corpus():
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in a worker: small decodes are many times slower on two
+    torch.set_num_threads(
+        1
+    )  # as in a worker: small decodes are many times slower on two
     yield list(cases((SMALL, LARGE)))
     torch.set_num_threads(threads)
 
@@ -24,7 +26,9 @@ def corpus():
 def test_damaged_payloads_are_refused_or_sound(corpus):
     found = fuzz.fuzz(2026, 0, 4000, corpus)
     assert found.failures == {}, fuzz.report(found, 2026, 1.0)
-    assert 200 < found.taken < 3800  # it reaches behind the checksum, and damages what matters
+    assert (
+        200 < found.taken < 3800
+    )  # it reaches behind the checksum, and damages what matters
 
 
 def test_bombs_are_refused_in_little_memory(corpus):
@@ -40,16 +44,23 @@ def test_bombs_are_refused_in_little_memory(corpus):
         ("topk(1)+raw32+grid", 21.5),
     ],
 )  # fmt: skip
-def test_a_decode_of_a_large_model_holds_as_many_models_as_documented(text, models, corpus):
+def test_a_decode_of_a_large_model_holds_as_many_models_as_documented(
+    text, models, corpus
+):
     """McMahan's CNN, 6.7 MB, so that what grows with the model is told from what does not."""
     made = case(text, "difference", CNN, known=codec(text).uses_moved)
     fuzz.check_memory(made, made.payload, models)
     with pytest.raises(AssertionError, match="bytes held"):
-        fuzz.check_memory(made, made.payload, models / 2)  # the figures are no ceilings far above
+        fuzz.check_memory(
+            made, made.payload, models / 2
+        )  # the figures are no ceilings far above
 
 
 def test_damaged_payloads_of_a_large_model_hold_no_more_than_sound_ones(corpus):
-    large = [case(text, "update", TWO_NN, known=codec(text).uses_moved) for text in ("q8", "topk(0.6)+tern", "uvq(0.5)", "pred+cvq(0.5)")]
+    large = [
+        case(text, "update", TWO_NN, known=codec(text).uses_moved)
+        for text in ("q8", "topk(0.6)+tern", "uvq(0.5)", "pred+cvq(0.5)")
+    ]
     found = fuzz.fuzz(5, 0, 120, large, traced=3)
     assert found.failures == {}, fuzz.report(found, 5, 1.0)
 
@@ -87,17 +98,24 @@ class Infinite(Broken):
 
 class Unordered(Broken):
     def spoil(self, change):
-        return Change(Sparse(np.array([3, 3]), np.ones(2, np.float32), self.layout.floats), change.integers)
+        return Change(
+            Sparse(np.array([3, 3]), np.ones(2, np.float32), self.layout.floats),
+            change.integers,
+        )
 
 
 class Hungry(Broken):
     def spoil(self, change):
-        return Change(np.zeros(2**19, np.float32)[: self.layout.floats], change.integers)
+        return Change(
+            np.zeros(2**19, np.float32)[: self.layout.floats], change.integers
+        )
 
 
 class Warns(Broken):
     def spoil(self, change):
-        return Change(np.float32(1) / np.zeros(self.layout.floats, np.float32), change.integers)
+        return Change(
+            np.float32(1) / np.zeros(self.layout.floats, np.float32), change.integers
+        )
 
 
 class Exhausting(Broken):
@@ -118,14 +136,22 @@ class Exhausting(Broken):
     ],
 )
 def test_the_fuzzer_notices(kind, told, corpus):
-    broken = [kind(**vars(case)) for case in corpus if (case.codec, case.kind) == ("raw32", "update")]
+    broken = [
+        kind(**vars(case))
+        for case in corpus
+        if (case.codec, case.kind) == ("raw32", "update")
+    ]
     found = fuzz.fuzz(0, 0, 300, broken, traced=1)
     assert told in fuzz.report(found, 0, 1.0)
     assert "again: --seed 0 --first" in fuzz.report(found, 0, 1.0)
 
 
-def test_the_fuzzer_notices_a_stream_that_is_inflated_without_bound(monkeypatch, corpus):
-    monkeypatch.setattr(sparse, "inflate", lambda data, least, most: zlib.decompress(data, -15))
+def test_the_fuzzer_notices_a_stream_that_is_inflated_without_bound(
+    monkeypatch, corpus
+):
+    monkeypatch.setattr(
+        sparse, "inflate", lambda data, least, most: zlib.decompress(data, -15)
+    )
     deflated = [case for case in corpus if case.codec == "q4+deflate"]
     found = fuzz.fuzz(0, 0, 100, deflated, ways=((mutate.bombs, 1),))
     assert "bytes held" in fuzz.report(found, 0, 1.0)

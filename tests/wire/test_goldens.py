@@ -19,9 +19,15 @@ def test_old_bytes_decode_to_the_same_values(path):
     golden = read(path)
     assert golden["payloads"]
     for one in golden["payloads"]:
-        case = make_goldens.make(golden["codec"], one["kind"], one["model"], one["moved"])
+        case = make_goldens.make(
+            golden["codec"], one["kind"], one["model"], one["moved"]
+        )
         _, change = case.take(bytes.fromhex(one["payload"]))
-        assert make_goldens.sha256(change) == one["decoded"], (one["kind"], one["model"], one["moved"])
+        assert make_goldens.sha256(change) == one["decoded"], (
+            one["kind"],
+            one["model"],
+            one["moved"],
+        )
         if golden["same_bytes"]:
             assert case.payload.hex() == one["payload"], (one["kind"], one["model"])
 
@@ -32,6 +38,8 @@ def test_every_codec_has_goldens():
 
 def test_goldens_are_never_written_again(tmp_path):
     (tmp_path / "q8.json").write_text("as it was")
-    assert [path.name for path in make_goldens.write(tmp_path, ["q8", "topk(0.01)+tern"])] == ["topk-0.01-tern.json"]
+    assert [
+        path.name for path in make_goldens.write(tmp_path, ["q8", "topk(0.01)+tern"])
+    ] == ["topk-0.01-tern.json"]
     assert (tmp_path / "q8.json").read_text() == "as it was"
     assert make_goldens.write(tmp_path, ["q8", "topk(0.01)+tern"]) == []

@@ -9,9 +9,20 @@ import pytest
 
 from fedlearn.arrays import Entry, Layout, State
 from fedlearn.errors import FormatError
-from fedlearn.wire import UPDATE, Header, decode, decode_difference, digest, encode, encode_difference, read_header
+from fedlearn.wire import (
+    UPDATE,
+    Header,
+    decode,
+    decode_difference,
+    digest,
+    encode,
+    encode_difference,
+    read_header,
+)
 
-LAYOUT = Layout((Entry("w", (4,), "float32", True), Entry("mean", (2,), "float32", False)))
+LAYOUT = Layout(
+    (Entry("w", (4,), "float32", True), Entry("mean", (2,), "float32", False))
+)
 
 
 def sealed(fields: bytes) -> bytes:
@@ -28,7 +39,9 @@ def test_a_million_empty_metrics_are_refused_before_they_are_parsed():
     tracemalloc.stop()
 
 
-@pytest.mark.parametrize("tail", [b"\x0b", b"\x12\xff\xff\xff\xff\x7f", b"\x08" + b"\xff" * 11, b"\x0d\x00"])
+@pytest.mark.parametrize(
+    "tail", [b"\x0b", b"\x12\xff\xff\xff\xff\x7f", b"\x08" + b"\xff" * 11, b"\x0d\x00"]
+)
 def test_what_is_no_message_is_refused(tail):
     with pytest.raises(FormatError):
         read_header(sealed(tail))
@@ -40,7 +53,9 @@ def test_zeros_of_another_sign_are_another_model():
     base = State(np.array([1, 2, 3, 4, 0.0, 5], np.float32), none)
     target = State(np.array([1, 2, 3, 4, -0.0, 5], np.float32), none)
     name = digest(base.floats)
-    data, _, arrived = encode_difference(LAYOUT, base, name, target, 7, "eden1", 1, None)
+    data, _, arrived = encode_difference(
+        LAYOUT, base, name, target, 7, "eden1", 1, None
+    )
     _, state = decode_difference(LAYOUT, data, base.floats, name)
     assert state.floats.tobytes() == arrived.floats.tobytes() == target.floats.tobytes()
 

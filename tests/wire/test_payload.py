@@ -15,9 +15,19 @@ from fedlearn.wire.payload import FORMAT
 
 LAYOUT = Layout((Entry("w", (300,), "float32", True), Entry("n", (2,), "int64", False)))
 OTHER = Layout((Entry("v", (300,), "float32", True), Entry("n", (2,), "int64", False)))
-STATE = State(np.random.default_rng(0).normal(size=300).astype(np.float32), np.array([5, -7], np.int64))
+STATE = State(
+    np.random.default_rng(0).normal(size=300).astype(np.float32),
+    np.array([5, -7], np.int64),
+)
 HEADER = wire.Header(
-    wire.UPDATE, 4, b"12345678", "raw32", seed=11, examples=60, train_loss=0.5, metrics={"a": 1, "b": 0.25, "c": [1, 2], "d": [0.5]}
+    wire.UPDATE,
+    4,
+    b"12345678",
+    "raw32",
+    seed=11,
+    examples=60,
+    train_loss=0.5,
+    metrics={"a": 1, "b": 0.25, "c": [1, 2], "d": [0.5]},
 )
 
 
@@ -35,7 +45,12 @@ def test_round_trip():
     assert wire.read_header(data) == HEADER
     assert np.array_equal(state.floats, STATE.floats)
     assert state.integers.tolist() == [5, -7]
-    assert {k: type(v) for k, v in header.metrics.items()} == {"a": int, "b": float, "c": list, "d": list}
+    assert {k: type(v) for k, v in header.metrics.items()} == {
+        "a": int,
+        "b": float,
+        "c": list,
+        "d": list,
+    }
 
 
 def test_the_bytes_are_a_protobuf_message_that_any_reader_reads():
@@ -49,7 +64,9 @@ def test_the_bytes_are_a_protobuf_message_that_any_reader_reads():
 
 def test_an_empty_model_of_floats_travels():
     layout = Layout((Entry("n", (1,), "int64", False),))
-    data, _, _ = wire.encode_model(layout, State(np.empty(0, np.float32), np.array([3])), 0, "q8", 1)
+    data, _, _ = wire.encode_model(
+        layout, State(np.empty(0, np.float32), np.array([3])), 0, "q8", 1
+    )
     assert wire.decode_model(layout, data)[1].integers.tolist() == [3]
 
 
@@ -69,7 +86,9 @@ def test_a_golden_payload_stays_readable():
     state = change.dense()
     assert state.floats.tolist() == [1.0, -2.0, 0.5]
     assert (header.version, header.examples, header.codec) == (2, 10, "raw32")
-    made = wire.encode(layout, wire.Header(wire.UPDATE, 2, b"ABCDEFGH", "raw32", examples=10), state)
+    made = wire.encode(
+        layout, wire.Header(wire.UPDATE, 2, b"ABCDEFGH", "raw32", examples=10), state
+    )
     assert made == golden
 
 
@@ -164,15 +183,34 @@ def test_a_digest_names_the_floats_and_their_number(size):
 
 def test_a_digest_by_hand():
     floats = np.random.default_rng(1).normal(size=2050).astype(np.float32)
-    odd = np.frombuffer(np.random.Generator(np.random.PCG64(2_605_361)).bytes(8192), "<u8")
-    row = sum(int(x) * (int(a) | 1) for x, a in zip(floats[:2048].view("<u8"), odd, strict=True)) % 2**64
-    text = row.to_bytes(8, "little") + floats[2048:].tobytes() + (2050).to_bytes(8, "little")
+    odd = np.frombuffer(
+        np.random.Generator(np.random.PCG64(2_605_361)).bytes(8192), "<u8"
+    )
+    row = (
+        sum(
+            int(x) * (int(a) | 1)
+            for x, a in zip(floats[:2048].view("<u8"), odd, strict=True)
+        )
+        % 2**64
+    )
+    text = (
+        row.to_bytes(8, "little")
+        + floats[2048:].tobytes()
+        + (2050).to_bytes(8, "little")
+    )
     assert wire.digest(floats) == hashlib.sha256(text).digest()[:8]
 
 
 def test_values_that_are_not_finite_are_not_sent():
     with pytest.raises(PayloadError, match="1 of 300 values are NaN or infinite"):
-        wire.encode(LAYOUT, HEADER, State(np.where(np.arange(300) == 3, np.inf, STATE.floats).astype(np.float32), STATE.integers))
+        wire.encode(
+            LAYOUT,
+            HEADER,
+            State(
+                np.where(np.arange(300) == 3, np.inf, STATE.floats).astype(np.float32),
+                STATE.integers,
+            ),
+        )
 
 
 def test_a_model_whose_digest_is_another_is_refused():

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from fedlearn.arguments import Parser, ended
+from fedlearn.commands.arguments import Parser, ended
 from fedlearn.engine import ENGINES
 from fedlearn.errors import ConfigError
 from fedlearn.experiments.benchmarks.peers import environments
@@ -31,17 +31,59 @@ from fedlearn.experiments.benchmarks.workloads import WORKLOADS
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    made = Parser(prog="python -m fedlearn.experiments.benchmarks.peers", description=(__doc__ or "").split("\n\n")[0])
-    made.add_argument("workloads", nargs="*", metavar="W", help="W1 to W4 (default: all)")
-    made.add_argument(
-        "--peers", nargs="*", default=[*environments.PEERS], choices=[*environments.PEERS], metavar="NAME", help="(default: all)"
+    made = Parser(
+        prog="python -m fedlearn.experiments.benchmarks.peers",
+        description=(__doc__ or "").split("\n\n")[0],
     )
-    made.add_argument("--engines", nargs="+", default=["pool"], choices=[*ENGINES], metavar="NAME", help="ours (default: pool)")
-    made.add_argument("--envs", default=str(environments.DEFAULT), metavar="FOLDER", help=f"(default: {environments.DEFAULT})")
-    made.add_argument("--make", action="store_true", help="make the environments that are missing (about 5 GB), and stop")
-    made.add_argument("--rounds", type=int, default=15, help="rounds that count, at least 5 (default: 15)")
-    made.add_argument("--starts", type=int, default=2, help="how often each is started; the fastest start counts (default: 2)")
-    made.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a key of our experiment")
+    made.add_argument(
+        "workloads", nargs="*", metavar="W", help="W1 to W4 (default: all)"
+    )
+    made.add_argument(
+        "--peers",
+        nargs="*",
+        default=[*environments.PEERS],
+        choices=[*environments.PEERS],
+        metavar="NAME",
+        help="(default: all)",
+    )
+    made.add_argument(
+        "--engines",
+        nargs="+",
+        default=["pool"],
+        choices=[*ENGINES],
+        metavar="NAME",
+        help="ours (default: pool)",
+    )
+    made.add_argument(
+        "--envs",
+        default=str(environments.DEFAULT),
+        metavar="FOLDER",
+        help=f"(default: {environments.DEFAULT})",
+    )
+    made.add_argument(
+        "--make",
+        action="store_true",
+        help="make the environments that are missing (about 5 GB), and stop",
+    )
+    made.add_argument(
+        "--rounds",
+        type=int,
+        default=15,
+        help="rounds that count, at least 5 (default: 15)",
+    )
+    made.add_argument(
+        "--starts",
+        type=int,
+        default=2,
+        help="how often each is started; the fastest start counts (default: 2)",
+    )
+    made.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="change a key of our experiment",
+    )
     made.add_argument("--plot", metavar="FILE", help="draw the ratios")
     form = made.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="tables in Markdown")
@@ -51,9 +93,13 @@ def parser() -> argparse.ArgumentParser:
 
 def _run(given: argparse.Namespace) -> None:
     if unknown := [name for name in given.workloads if name not in WORKLOADS]:
-        raise ConfigError(f"no workload {', '.join(unknown)}; there are {', '.join(WORKLOADS)}")
+        raise ConfigError(
+            f"no workload {', '.join(unknown)}; there are {', '.join(WORKLOADS)}"
+        )
     if given.rounds < 5 or given.starts < 1:
-        raise ConfigError("--rounds is below 5" if given.rounds < 5 else "--starts is below 1")
+        raise ConfigError(
+            "--rounds is below 5" if given.rounds < 5 else "--starts is below 1"
+        )
     envs = Path(given.envs).expanduser()
     if given.make:
         _make(envs, given.peers)
@@ -76,12 +122,24 @@ def _race(given: argparse.Namespace, envs: Path) -> None:
 
     races = []
     for name in given.workloads or WORKLOADS:
-        entries = race(WORKLOADS[name], given.engines, given.peers, envs, given.rounds, given.starts, given.set)
+        entries = race(
+            WORKLOADS[name],
+            given.engines,
+            given.peers,
+            envs,
+            given.rounds,
+            given.starts,
+            given.set,
+        )
         races.append(entries)
         if given.json:
             print("\n".join(json.dumps(asdict(entry)) for entry in entries), flush=True)
         else:
-            print((tables.markdown if given.markdown else tables.plain)(entries), end="\n\n", flush=True)
+            print(
+                (tables.markdown if given.markdown else tables.plain)(entries),
+                end="\n\n",
+                flush=True,
+            )
     if given.plot:
         tables.plot(Path(given.plot), races)
 

@@ -38,7 +38,15 @@ def installed(envs: Path, peer: str) -> bool:
 def make(envs: Path, peer: str) -> None:
     """Make a peer's environment, with this Python's version. Raises RunError, with pip's last words, when pip fails."""
     venv.create(envs / peer, with_pip=True, clear=True)
-    _pip(envs, peer, "install", "--quiet", *PEERS[peer], "--requirement", str(_list(peer)))
+    _pip(
+        envs,
+        peer,
+        "install",
+        "--quiet",
+        *PEERS[peer],
+        "--requirement",
+        str(_list(peer)),
+    )
     (envs / peer / "made-from.txt").write_text(_list(peer).read_text())
 
 
@@ -47,6 +55,13 @@ def _list(peer: str) -> Path:
 
 
 def _pip(envs: Path, peer: str, *arguments: str) -> None:
-    done = subprocess.run([python(envs, peer), "-m", "pip", *arguments], stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [python(envs, peer), "-m", "pip", *arguments],
+        stdout=sys.stderr,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     if done.returncode:
-        raise RunError(f"{peer} cannot be installed: {last_line(done.stderr) or f'pip ended with {done.returncode}'}")
+        raise RunError(
+            f"{peer} cannot be installed: {last_line(done.stderr) or f'pip ended with {done.returncode}'}"
+        )

@@ -45,8 +45,8 @@ def ours(path: str) -> None:
     """Run an experiment, a round a turn."""
     turns = seam.Turns()
     from fedlearn import config
-    from fedlearn.engine.simulation import simulate
-    from fedlearn.record import RunFolder
+    from fedlearn.records.writing import RunFolder
+    from fedlearn.runs.simulation import simulate
 
     display: Any = Display(turns)
     with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +66,9 @@ def loop(kind: str, path: str, threads: int) -> None:
         torch.set_num_threads(threads)
     name = seam.Work(path).name
     round = {"lean": loops.lean, "naive": loops.naive}[kind](WORKLOADS[name])
-    for number in turns.rounds(textbook.parameters(textbook.MODELS[name]()), torch.get_num_threads()):
+    for number in turns.rounds(
+        textbook.parameters(textbook.MODELS[name]()), torch.get_num_threads()
+    ):
         round(number)
 
 

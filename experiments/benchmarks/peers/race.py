@@ -38,12 +38,19 @@ PEERS: dict[str, dict[str, tuple[str, ...]]] = {
     "pfl": {"pfl, 1 thread": ("1",), f"pfl, {CORES} threads": (str(CORES),)},
     "fedjax": {"fedjax": ()},
     "flwr": {f"Flower on Ray, {CORES} actors": (str(CORES),)},
-    "blazefl": {"BlazeFL, 1 thread": ("1",), f"BlazeFL, {CORES} threads": (str(CORES),)},
+    "blazefl": {
+        "BlazeFL, 1 thread": ("1",),
+        f"BlazeFL, {CORES} threads": (str(CORES),),
+    },
     "fedlab": {"FedLab, 1 thread": ("1",)},
 }
 """Peer → what it is raced as, and what its script is told besides the workload."""
 
-LOOPS = {LEAN: ("lean", "1"), "naive loop, 1 thread": ("naive", "1"), f"naive loop, {CORES} threads": ("naive", "0")}
+LOOPS = {
+    LEAN: ("lean", "1"),
+    "naive loop, 1 thread": ("naive", "1"),
+    f"naive loop, {CORES} threads": ("naive", "0"),
+}
 
 
 @dataclass(frozen=True)
@@ -70,14 +77,22 @@ class Entry:
 
 
 def race(
-    workload: Workload, engines: Sequence[str], peers: Sequence[str], envs: Path, rounds: int, starts: int, overrides: Sequence[str]
+    workload: Workload,
+    engines: Sequence[str],
+    peers: Sequence[str],
+    envs: Path,
+    rounds: int,
+    starts: int,
+    overrides: Sequence[str],
 ) -> list[Entry]:
     """Return everybody's entry, ours first. rounds: that count, after the warm-up; starts: of each process, the last one stays.
 
     Raises ConfigError for an override that the experiment cannot have, and RunError when the lean loop does not run.
     """
     with tempfile.TemporaryDirectory() as folder:
-        commands = _home(workload, engines, 1 + WARM + rounds, overrides, Path(folder)) | _peers(peers, envs, Path(folder))
+        commands = _home(
+            workload, engines, 1 + WARM + rounds, overrides, Path(folder)
+        ) | _peers(peers, envs, Path(folder))
         field = Field(workload)
         try:
             for name, command in commands.items():
@@ -147,7 +162,9 @@ class Field:
             name,
             ms=1e3 * statistics.median(taken),
             fastest_ms=1e3 * min(taken),
-            ratio=statistics.median(a / b for a, b in zip(taken, self.taken[LEAN], strict=True)),
+            ratio=statistics.median(
+                a / b for a, b in zip(taken, self.taken[LEAN], strict=True)
+            ),
             cores=self.used[name] / sum(taken),
             startup_s=self.startup_s[name],
             memory_mb=process.memory_mb(),
@@ -166,30 +183,65 @@ class Field:
             raise Unable(f"another model: {parameters:,} parameters, not {expected:,}")
 
 
-def _home(workload: Workload, engines: Sequence[str], rounds: int, overrides: Sequence[str], folder: Path) -> dict[str, list[str]]:
+def _home(
+    workload: Workload,
+    engines: Sequence[str],
+    rounds: int,
+    overrides: Sequence[str],
+    folder: Path,
+) -> dict[str, list[str]]:
     module = [sys.executable, "-m", "fedlearn.experiments.benchmarks.peers.home"]
     clients = [(x.numpy(), y.numpy()) for x, y in loops.tensors(workload)]
-    seam.write(str(folder / ARRAYS), workload.name, workload.cohort, workload.batch_size, rounds, clients)
+    seam.write(
+        str(folder / ARRAYS),
+        workload.name,
+        workload.cohort,
+        workload.batch_size,
+        rounds,
+        clients,
+    )
     commands = {}
     for engine in engines:
         file = folder / f"{engine}.toml"
-        experiment = workload.experiment(rounds + 1, engine={"kind": engine})  # the last one would be evaluated: nobody asks for it
+        experiment = workload.experiment(
+            rounds + 1, engine={"kind": engine}
+        )  # the last one would be evaluated: nobody asks for it
         file.write_text(config.to_toml(experiment))
         file.write_text(config.to_toml(config.read(str(file), overrides)))
         commands[f"fedlearn, {engine}"] = [*module, "ours", str(file)]
-    return commands | {name: [*module, kind, str(folder / ARRAYS), threads] for name, (kind, threads) in LOOPS.items()}
+    return commands | {
+        name: [*module, kind, str(folder / ARRAYS), threads]
+        for name, (kind, threads) in LOOPS.items()
+    }
 
 
 def _peers(peers: Sequence[str], envs: Path, folder: Path) -> dict[str, list[str]]:
     commands = {}
     for peer in peers:
-        start = [str(environments.python(envs, peer)), "-W", "ignore", str(environments.HERE / "scripts" / f"with_{peer}.py")]
+        start = [
+            str(environments.python(envs, peer)),
+            "-W",
+            "ignore",
+            str(environments.HERE / "scripts" / f"with_{peer}.py"),
+        ]
         for name, told in PEERS[peer].items():
-            commands[name] = [*start, str(folder / ARRAYS), *told] if environments.installed(envs, peer) else []
+            commands[name] = (
+                [*start, str(folder / ARRAYS), *told]
+                if environments.installed(envs, peer)
+                else []
+            )
     return commands
 
 
 def _environment(command: Sequence[str]) -> dict[str, str]:
     """Return what a process finds around it: our own find fedlearn, the peers do not."""
-    found = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "OMP_NUM_THREADS")}
-    return found | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)} if command[0] == sys.executable else found
+    found = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "OMP_NUM_THREADS")
+    }
+    return (
+        found | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        if command[0] == sys.executable
+        else found
+    )

@@ -32,13 +32,21 @@ class Unable(RunError):
 class Running:
     """One competitor on one workload. ``startup_s`` is from the process's start to the end of its first round."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> None:
         """Start it and have it do one round. Raises Unable."""
         self.told: dict[str, Any] = {}
         self.log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # as long as the process
         begun = time.perf_counter()
         self.process = subprocess.Popen(
-            command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, env=environment, start_new_session=True
+            command,
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            env=environment,
+            start_new_session=True,
         )
         try:
             self.told = self._answer()
@@ -53,7 +61,9 @@ class Running:
     def round(self) -> float:
         """Have it do a round; returns its seconds. Raises Unable."""
         assert self.process.stdin
-        with contextlib.suppress(BrokenPipeError):  # its answer, which does not come, says why
+        with contextlib.suppress(
+            BrokenPipeError
+        ):  # its answer, which does not come, says why
             self.process.stdin.write(b"go\n")
         return float(self._answer()["seconds"])
 
@@ -90,23 +100,32 @@ class Running:
             line = self.process.stdout.readline()
             if not line:
                 raise Unable(self._last_words())
-            with contextlib.suppress(ValueError):  # a library may have talked before the script could stop it
+            with contextlib.suppress(
+                ValueError
+            ):  # a library may have talked before the script could stop it
                 if isinstance(answer := json.loads(line), dict):
                     return answer
 
     def _last_words(self) -> str:
         self.log.seek(0)
-        return last_line(self.log.read().decode(errors="replace")) or f"ended with {self.process.wait()}"
+        return (
+            last_line(self.log.read().decode(errors="replace"))
+            or f"ended with {self.process.wait()}"
+        )
 
 
 def last_line(text: str) -> str:
     """Return the last line that says anything."""
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+    return next(
+        (line.strip() for line in reversed(text.splitlines()) if line.strip()), ""
+    )
 
 
 def members(session: int) -> list[int]:
     """Return the processes of a session: the one that it is named after and all that descend from it, orphans included."""
-    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    pids = [
+        int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()
+    ]
     return [pid for pid in pids if _stat(pid)[3:4] == [str(session)]]
 
 
@@ -123,8 +142,14 @@ def _made_kb(pid: int) -> int:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:  # it ended
         return 0
-    return sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
+    return sum(
+        int(line.split()[1])
+        for line in lines
+        if line.startswith(("Pss_Anon:", "Pss_Shmem:"))
+    )
 
 
 def _ticks(pid: int) -> int:
-    return sum(int(field) for field in _stat(pid)[11:15])  # its own, user and system, and those of the children that ended
+    return sum(
+        int(field) for field in _stat(pid)[11:15]
+    )  # its own, user and system, and those of the children that ended

@@ -45,13 +45,18 @@ class Stacker:
 
     def __init__(self, runner: Runner, chunk: int, plan: Plan) -> None:
         """Take the clients, and try two of them: ``why`` says why clients are not stacked, where they are not."""
-        self.runner, self.chunk = runner, chunk or (CHUNK if runner.device == "cpu" else WHOLE)
+        self.runner, self.chunk = (
+            runner,
+            chunk or (CHUNK if runner.device == "cpu" else WHOLE),
+        )
         self.why = self._try(plan)
 
     def units(self, tasks: Sequence[Task]) -> list[Unit]:
         """Return the tasks in stacks of clients of like size, the largest first."""
         size = self.runner.population.clients.size
-        ordered = sorted(tasks, key=lambda t: (t.kind, repr(t.plan), -size(t.client), t.client))
+        ordered = sorted(
+            tasks, key=lambda t: (t.kind, repr(t.plan), -size(t.client), t.client)
+        )
         units: list[Unit] = []
         for (kind, _), group in groupby(ordered, key=lambda t: (t.kind, t.plan)):
             alike = list(group)
@@ -80,15 +85,32 @@ class Stacker:
         updates = train.train(runner.module, runner.layout, plan, clients)
         train_s = (time.perf_counter() - received) / len(unit)
         receive_s = (received - begun) / len(unit)
-        return [self._outcome(task, held[task.client], update, receive_s, train_s) for task, update in zip(unit, updates, strict=True)]
+        return [
+            self._outcome(task, held[task.client], update, receive_s, train_s)
+            for task, update in zip(unit, updates, strict=True)
+        ]
 
-    def _outcome(self, task: Task, held: Held, update: one.Update | ClientError, receive_s: float, train_s: float) -> Outcome:
+    def _outcome(
+        self,
+        task: Task,
+        held: Held,
+        update: one.Update | ClientError,
+        receive_s: float,
+        train_s: float,
+    ) -> Outcome:
         begun = time.perf_counter()
         try:
             if isinstance(update, ClientError):
                 raise update
-            payload, residual = self.runner.reply(task, held, update.difference, update.examples, update.train_loss, {})
-            found = Outcome(task.client, payload, encode_s=time.perf_counter() - begun, residual=residual)
+            payload, residual = self.runner.reply(
+                task, held, update.difference, update.examples, update.train_loss, {}
+            )
+            found = Outcome(
+                task.client,
+                payload,
+                encode_s=time.perf_counter() - begun,
+                residual=residual,
+            )
         except RecordError:
             raise
         except FedlearnError as error:
@@ -104,21 +126,37 @@ class Stacker:
             return "recurrent layers take one client at a time"
         start = read_state(runner.module, runner.layout)
         try:
-            clients = [train.Client(c, start, _few(runner.tensors(c))) for c in range(min(2, len(runner.population.clients)))]
+            clients = [
+                train.Client(c, start, _few(runner.tensors(c)))
+                for c in range(min(2, len(runner.population.clients)))
+            ]
         except Exception:  # data that cannot be read fails its client, in its round
             return ""
-        short = replace(plan, steps=1, codec="raw32", stragglers=0.0)  # one that fails shows nothing
+        short = replace(
+            plan, steps=1, codec="raw32", stragglers=0.0
+        )  # one that fails shows nothing
         try:
             found = train.train(runner.module, runner.layout, short, clients)
             for client, update in zip(clients, found, strict=True):
                 if isinstance(update, ClientError):
                     continue
-                wanted = one.train(runner.module, runner.layout, short, start, client.data, client.number).difference.floats
-                if np.abs(update.difference.floats - wanted).max(initial=0) > TOLERANCE * max(1e-6, np.abs(wanted).max(initial=0)):
+                wanted = one.train(
+                    runner.module,
+                    runner.layout,
+                    short,
+                    start,
+                    client.data,
+                    client.number,
+                ).difference.floats
+                if np.abs(update.difference.floats - wanted).max(
+                    initial=0
+                ) > TOLERANCE * max(1e-6, np.abs(wanted).max(initial=0)):
                     return "what it computes for two clients at once is not what it computes for each"
         except NotStackable as error:
             return str(error)
-        except Exception as error:  # the model may be a user's code, and may do anything
+        except (
+            Exception
+        ) as error:  # the model may be a user's code, and may do anything
             return f"{type(error).__name__}: {error}"
         return ""
 
@@ -133,7 +171,11 @@ class StackedPool(Pool):
     def __init__(self, stacker: Stacker, workers: int = 0) -> None:
         """Fork the workers."""
         self.stacker, self.why = stacker, stacker.why
-        self.most = 1 if stacker.why else min(stacker.chunk, len(stacker.runner.population.clients))
+        self.most = (
+            1
+            if stacker.why
+            else min(stacker.chunk, len(stacker.runner.population.clients))
+        )
         super().__init__(stacker.runner, workers)
 
     def units(self, tasks: Sequence[Task]) -> list[Unit]:
@@ -159,10 +201,16 @@ class StackedSerial(Serial):
             yield from self.stacker.answer(unit, payload)
 
 
-def Stacked(runner: Runner, workers: int, chunk: int, plan: Plan) -> StackedPool | StackedSerial:  # a choice of classes
+def Stacked(
+    runner: Runner, workers: int, chunk: int, plan: Plan
+) -> StackedPool | StackedSerial:  # a choice of classes
     """Return the engine for the runner's device.
 
     chunk: clients in a stack; 0 = `CHUNK`, on other devices than the CPU the cohort. plan: of a first round.
     """
     stacker = Stacker(runner, chunk, plan)
-    return StackedPool(stacker, workers) if runner.device == "cpu" else StackedSerial(stacker)
+    return (
+        StackedPool(stacker, workers)
+        if runner.device == "cpu"
+        else StackedSerial(stacker)
+    )

@@ -28,11 +28,18 @@ class Steps:
     def room(clients: int, rows: int, weight: torch.Tensor, lr: float) -> Steps:
         """Return room for so many rows of each client, which are all zero."""
         outputs, inputs = weight.shape
-        return Steps(lr, weight.new_zeros(clients, rows, inputs), weight.new_zeros(clients, rows, outputs))
+        return Steps(
+            lr,
+            weight.new_zeros(clients, rows, inputs),
+            weight.new_zeros(clients, rows, outputs),
+        )
 
     def change(self, client: int) -> torch.Tensor:
         """Return a client's weight minus the weight that all share, (G, F)."""
-        return product(self.gradients[client, : self.rows].t(), self.inputs[client, : self.rows].t()).mul_(-self.lr)
+        return product(
+            self.gradients[client, : self.rows].t(),
+            self.inputs[client, : self.rows].t(),
+        ).mul_(-self.lr)
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, steps: Steps) -> torch.Tensor:
@@ -43,7 +50,9 @@ def linear(x: torch.Tensor, weight: torch.Tensor, steps: Steps) -> torch.Tensor:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, steps: Steps) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, steps: Steps
+    ) -> torch.Tensor:
         clients, batch, inputs = x.shape
         out = product(x.reshape(-1, inputs), weight).view(clients, batch, -1)
         before = steps.rows
@@ -55,15 +64,21 @@ class _Linear(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *found: torch.Tensor) -> tuple[torch.Tensor | None, None, None]:
+    def backward(
+        ctx: Any, *found: torch.Tensor
+    ) -> tuple[torch.Tensor | None, None, None]:
         (gradient,) = found
         steps, weight = ctx.steps, ctx.weight
         clients, batch, outputs = gradient.shape
         before, back = steps.rows, None
         if ctx.needs_input_grad[0]:
-            back = product(gradient.reshape(-1, outputs), weight.t()).view(clients, batch, -1)
+            back = product(gradient.reshape(-1, outputs), weight.t()).view(
+                clients, batch, -1
+            )
             if before:
-                past = torch.bmm(gradient, steps.gradients[:clients, :before].transpose(1, 2))
+                past = torch.bmm(
+                    gradient, steps.gradients[:clients, :before].transpose(1, 2)
+                )
                 back.baddbmm_(past, steps.inputs[:clients, :before], alpha=-steps.lr)
         steps.gradients[:clients, before : before + batch] = gradient
         steps.rows = before + batch
@@ -77,8 +92,13 @@ def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """
     if x.is_cuda or not _ONEDNN:
         return x @ weight.t()
-    found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+        x, weight, None, "none", [], ""
+    )
     return found
 
 
-_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
+_ONEDNN = (
+    torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)

@@ -37,14 +37,21 @@ class Stack(torch.Tensor):
     """K clients' tensors of one shape; ``data`` of torch's own is not theirs: see `whole` and `parts`."""
 
     layout_: str
-    whole_: torch.Tensor | None  # all clients', as the layout says; None where it is loose
+    whole_: (
+        torch.Tensor | None
+    )  # all clients', as the layout says; None where it is loose
     parts_: Sequence[torch.Tensor] | None
     clients: int
     steps: Any
 
     @staticmethod
     def __new__(
-        cls, layout: str, whole: torch.Tensor | None, parts: Sequence[torch.Tensor] | None = None, clients: int = 0, steps: Any = None
+        cls,
+        layout: str,
+        whole: torch.Tensor | None,
+        parts: Sequence[torch.Tensor] | None = None,
+        clients: int = 0,
+        steps: Any = None,
     ) -> Stack:
         """Make a Stack; give ``whole``, or else ``parts``. clients: K, where the shape does not tell."""
         if whole is None:
@@ -57,12 +64,22 @@ class Stack(torch.Tensor):
                 clients, shape = shape[0], shape[1:]
             elif layout == GROUPED:
                 shape = (shape[0], shape[1] // clients, *shape[2:])
-        made: Stack = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=one.dtype, device=one.device)
-        made.layout_, made.whole_, made.parts_, made.clients, made.steps = layout, whole, parts, clients, steps
+        made: Stack = torch.Tensor._make_wrapper_subclass(
+            cls, shape, dtype=one.dtype, device=one.device
+        )
+        made.layout_, made.whole_, made.parts_, made.clients, made.steps = (
+            layout,
+            whole,
+            parts,
+            clients,
+            steps,
+        )
         return made
 
     @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         """Do a torch function for all clients."""
         kwargs = kwargs or {}
         if func in _OWN:
@@ -76,7 +93,9 @@ class Stack(torch.Tensor):
         return one_by_one(func, args, kwargs)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         """Refuse: what arrives here went round `__torch_function__`."""
         raise NotStackable(f"no way to do {func} for many clients")
 
@@ -145,7 +164,9 @@ def as_grouped(stack: Stack) -> torch.Tensor:
         assert stack.whole_ is not None
         return stack.whole_
     clients, batch, channels, *rest = (whole := as_dense(stack)).shape
-    return channels_last(whole.transpose(0, 1).reshape(batch, clients * channels, *rest))
+    return channels_last(
+        whole.transpose(0, 1).reshape(batch, clients * channels, *rest)
+    )
 
 
 def channels_last(x: torch.Tensor) -> torch.Tensor:
@@ -155,7 +176,13 @@ def channels_last(x: torch.Tensor) -> torch.Tensor:
     """
     _, channels, height, width = x.shape
     found = x.contiguous(memory_format=torch.channels_last)
-    return found.as_strided(found.shape, (channels * height * width, 1, channels * width, channels)) if channels == 1 else found
+    return (
+        found.as_strided(
+            found.shape, (channels * height * width, 1, channels * width, channels)
+        )
+        if channels == 1
+        else found
+    )
 
 
 def as_loose(stack: Stack) -> Sequence[torch.Tensor]:
@@ -164,11 +191,21 @@ def as_loose(stack: Stack) -> Sequence[torch.Tensor]:
         assert stack.parts_ is not None
         return stack.parts_
     if stack.layout_ == SHARED:
-        raise NotStackable("a shared weight is used by another function than a dense layer's")
+        raise NotStackable(
+            "a shared weight is used by another function than a dense layer's"
+        )
     return as_dense(stack).unbind(0)
 
 
-RANDOM = ("drop", "rand", "bernoulli", "multinomial", "normal_", "uniform_", "exponential_")
+RANDOM = (
+    "drop",
+    "rand",
+    "bernoulli",
+    "multinomial",
+    "normal_",
+    "uniform_",
+    "exponential_",
+)
 """Parts of the names of functions that draw random numbers: those without a rule would draw for another client."""
 
 
@@ -199,14 +236,24 @@ def masks(stack: Stack, keep: float) -> torch.Tensor:
     if not _chances:
         raise NotStackable("random numbers outside of training")
     chance = _chances[-1]
-    found = torch.ones((stack.clients, *stack.shape), dtype=stack.dtype, device=stack.device)
-    for client, (state, rows) in enumerate(zip(chance.states, chance.rows, strict=True)):
+    found = torch.ones(
+        (stack.clients, *stack.shape), dtype=stack.dtype, device=stack.device
+    )
+    for client, (state, rows) in enumerate(
+        zip(chance.states, chance.rows, strict=True)
+    ):
         if isinstance(state, int):
             torch.manual_seed(state)
         else:
             torch.set_rng_state(state)
-        form = torch.channels_last if chance.last and stack.dim() == 4 else torch.contiguous_format
-        drawn = torch.empty((rows, *stack.shape[1:]), dtype=stack.dtype, memory_format=form)
+        form = (
+            torch.channels_last
+            if chance.last and stack.dim() == 4
+            else torch.contiguous_format
+        )
+        drawn = torch.empty(
+            (rows, *stack.shape[1:]), dtype=stack.dtype, memory_format=form
+        )
         found[client, :rows] = drawn.bernoulli_(keep).div_(keep).to(stack.device)
         chance.states[client] = torch.get_rng_state()
     return found
@@ -215,7 +262,9 @@ def masks(stack: Stack, keep: float) -> torch.Tensor:
 def one_by_one(func: Any, args: Any, kwargs: Any) -> Any:
     """Do a function for each client by itself."""
     if func in FORBIDDEN:
-        raise NotStackable(f"the model looks at values ({getattr(func, '__name__', func)})")
+        raise NotStackable(
+            f"the model looks at values ({getattr(func, '__name__', func)})"
+        )
     name = getattr(func, "__name__", str(func))
     if any(part in name for part in RANDOM):
         raise NotStackable(f"{name} draws random numbers in a way of its own")
@@ -225,7 +274,10 @@ def one_by_one(func: Any, args: Any, kwargs: Any) -> Any:
     split = [as_loose(value) if isinstance(value, Stack) else None for value in flat]
     outs = []
     for client in range(clients):
-        mine = [value if part is None else part[client] for value, part in zip(flat, split, strict=True)]
+        mine = [
+            value if part is None else part[client]
+            for value, part in zip(flat, split, strict=True)
+        ]
         own_args, own_kwargs = tree.tree_unflatten(mine, spec)
         outs.append(func(*own_args, **own_kwargs))
     if all(out is None for out in outs):

@@ -35,11 +35,18 @@ class Work:
         self.cohort: int = told["cohort"]
         self.batch_size: int = told["batch_size"]
         self.rounds: int = told["rounds"]
-        self.clients: list[tuple[Any, Any]] = list(zip(np.split(x, ends), np.split(y, ends), strict=True))
+        self.clients: list[tuple[Any, Any]] = list(
+            zip(np.split(x, ends), np.split(y, ends), strict=True)
+        )
 
     def draw(self, number: int) -> list[int]:
         """Return the cohort of a round, the same for every competitor that lets itself be told."""
-        return [int(c) for c in np.random.default_rng(number).permutation(len(self.clients))[: self.cohort]]
+        return [
+            int(c)
+            for c in np.random.default_rng(number).permutation(len(self.clients))[
+                : self.cohort
+            ]
+        ]
 
 
 @functools.cache
@@ -48,11 +55,26 @@ def read(path: str) -> Work:
     return Work(path)
 
 
-def write(path: str, name: str, cohort: int, batch_size: int, rounds: int, clients: list[tuple[Any, Any]]) -> None:
+def write(
+    path: str,
+    name: str,
+    cohort: int,
+    batch_size: int,
+    rounds: int,
+    clients: list[tuple[Any, Any]],
+) -> None:
     """Write a workload for scripts. clients: inputs as the model takes them, and targets; rounds: how many there will be."""
-    told = json.dumps({"name": name, "cohort": cohort, "batch_size": batch_size, "rounds": rounds})
+    told = json.dumps(
+        {"name": name, "cohort": cohort, "batch_size": batch_size, "rounds": rounds}
+    )
     x, y = (np.concatenate([each[i] for each in clients]) for i in (0, 1))
-    np.savez(path, x=x, y=y, sizes=[len(targets) for _, targets in clients], told=np.array(told))
+    np.savez(
+        path,
+        x=x,
+        y=y,
+        sizes=[len(targets) for _, targets in clients],
+        told=np.array(told),
+    )
 
 
 class Turns:

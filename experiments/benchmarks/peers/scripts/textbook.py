@@ -15,7 +15,9 @@ from torch.nn import functional as F
 class Net(nn.Module):
     """Two convolutions with pooling and two dense layers: the textbook's way to write W1's and W2's models."""
 
-    def __init__(self, size: int, kernel: int, channels: tuple[int, int], width: int) -> None:
+    def __init__(
+        self, size: int, kernel: int, channels: tuple[int, int], width: int
+    ) -> None:
         """Make the layers for square pictures of one channel."""
         super().__init__()
         self.conv1 = nn.Conv2d(1, channels[0], kernel, padding=kernel // 2)

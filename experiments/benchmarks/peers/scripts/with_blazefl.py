@@ -13,7 +13,11 @@ import sys
 import seam
 import textbook
 import torch
-from blazefl.contrib.fedavg import FedAvgBaseClientTrainer, FedAvgBaseServerHandler, FedAvgThreadPoolClientTrainer
+from blazefl.contrib.fedavg import (
+    FedAvgBaseClientTrainer,
+    FedAvgBaseServerHandler,
+    FedAvgThreadPoolClientTrainer,
+)
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -23,11 +27,15 @@ class Data:
 
     def __init__(self, clients):
         """Take them."""
-        self.sets = [TensorDataset(torch.from_numpy(x), torch.from_numpy(y)) for x, y in clients]
+        self.sets = [
+            TensorDataset(torch.from_numpy(x), torch.from_numpy(y)) for x, y in clients
+        ]
 
     def get_dataloader(self, type_, cid, batch_size=None, generator=None):
         """Return a client's loader."""
-        return DataLoader(self.sets[cid], batch_size=batch_size, shuffle=True, generator=generator)
+        return DataLoader(
+            self.sets[cid], batch_size=batch_size, shuffle=True, generator=generator
+        )
 
 
 class Classes(nn.Module):
@@ -65,9 +73,15 @@ def main():
         "batch_size": work.batch_size,
         "seed": 0,
     }
-    server = FedAvgBaseServerHandler(global_round=work.rounds, sample_ratio=work.cohort / len(work.clients), **both)
+    server = FedAvgBaseServerHandler(
+        global_round=work.rounds, sample_ratio=work.cohort / len(work.clients), **both
+    )
     clients = {"epochs": 1, "lr": seam.LR} | both
-    trainer = FedAvgThreadPoolClientTrainer(num_parallels=workers, **clients) if workers > 1 else FedAvgBaseClientTrainer(**clients)
+    trainer = (
+        FedAvgThreadPoolClientTrainer(num_parallels=workers, **clients)
+        if workers > 1
+        else FedAvgBaseClientTrainer(**clients)
+    )
     for number in turns.rounds(textbook.parameters(server.model), workers):
         trainer.local_process(server.downlink_package(), work.draw(number))
         for package in trainer.uplink_package():

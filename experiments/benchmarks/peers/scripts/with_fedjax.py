@@ -26,14 +26,18 @@ def convolutions(x, kernel, channels, width):
     """Return W1's and W2's class scores."""
     x = jnp.transpose(x, (0, 2, 3, 1))
     for count in channels:
-        x = hk.MaxPool((1, 2, 2, 1), (1, 2, 2, 1), "SAME")(jax.nn.relu(hk.Conv2D(count, kernel)(x)))
+        x = hk.MaxPool((1, 2, 2, 1), (1, 2, 2, 1), "SAME")(
+            jax.nn.relu(hk.Conv2D(count, kernel)(x))
+        )
     return hk.Linear(10)(jax.nn.relu(hk.Linear(width)(hk.Flatten()(x))))
 
 
 def recurrent(x, widths):
     """Return the outputs of the last of some LSTM layers."""
     core = hk.DeepRNN([hk.LSTM(width) for width in widths])
-    return hk.dynamic_unroll(core, x, core.initial_state(x.shape[0]), time_major=False)[0]
+    return hk.dynamic_unroll(core, x, core.initial_state(x.shape[0]), time_major=False)[
+        0
+    ]
 
 
 MODELS = {
@@ -51,22 +55,33 @@ def main():
     net = hk.without_apply_rng(hk.transform(MODELS[work.name]))
 
     def loss(parameters, batch, _):
-        return optax.softmax_cross_entropy_with_integer_labels(net.apply(parameters, batch["x"]), batch["y"]).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(
+            net.apply(parameters, batch["x"]), batch["y"]
+        ).mean()
 
-    data = fedjax.InMemoryFederatedData(OrderedDict((i, {"x": x, "y": y}) for i, (x, y) in enumerate(work.clients)))
+    data = fedjax.InMemoryFederatedData(
+        OrderedDict((i, {"x": x, "y": y}) for i, (x, y) in enumerate(work.clients))
+    )
     fedjax.set_for_each_client_backend("jit")
     algorithm = fedjax.algorithms.fed_avg.federated_averaging(
         jax.grad(loss),
         fedjax.optimizers.sgd(seam.LR),
         fedjax.optimizers.sgd(1.0),
-        fedjax.ShuffleRepeatBatchHParams(batch_size=work.batch_size, num_epochs=1, drop_remainder=False),
+        fedjax.ShuffleRepeatBatchHParams(
+            batch_size=work.batch_size, num_epochs=1, drop_remainder=False
+        ),
     )
-    state = algorithm.init(net.init(jax.random.PRNGKey(0), jnp.asarray(work.clients[0][0][:2])))
+    state = algorithm.init(
+        net.init(jax.random.PRNGKey(0), jnp.asarray(work.clients[0][0][:2]))
+    )
     count = sum(leaf.size for leaf in jax.tree_util.tree_leaves(state.params))
     for number in turns.rounds(count, None):
         cohort = work.draw(number)
         keys = jax.random.split(jax.random.PRNGKey(number), len(cohort))
-        state, _ = algorithm.apply(state, [(c, data.get_client(c), key) for c, key in zip(cohort, keys, strict=True)])
+        state, _ = algorithm.apply(
+            state,
+            [(c, data.get_client(c), key) for c, key in zip(cohort, keys, strict=True)],
+        )
         jax.block_until_ready(state.params)
 
 

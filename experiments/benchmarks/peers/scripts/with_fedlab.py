@@ -15,7 +15,14 @@ import textbook
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-for part in ("", ".transforms", ".datasets", ".datasets.utils", ".datasets.folder", ".models"):
+for part in (
+    "",
+    ".transforms",
+    ".datasets",
+    ".datasets.utils",
+    ".datasets.folder",
+    ".models",
+):
     sys.modules["torchvision" + part] = MagicMock()
 
 from fedlab.contrib.algorithm.basic_client import SGDSerialClientTrainer  # noqa: E402  # after the stand-in
@@ -27,7 +34,9 @@ class Data:
 
     def __init__(self, clients):
         """Take them."""
-        self.sets = [TensorDataset(torch.from_numpy(x), torch.from_numpy(y)) for x, y in clients]
+        self.sets = [
+            TensorDataset(torch.from_numpy(x), torch.from_numpy(y)) for x, y in clients
+        ]
 
     def get_dataloader(self, client, batch_size):
         """Return a client's loader."""
@@ -44,7 +53,9 @@ def main():
     trainer.setup_optim(1, work.batch_size, seam.LR)
     trainer.criterion = textbook.loss
     server = SyncServerHandler(make(), work.rounds + 1, work.cohort / len(work.clients))
-    for number in turns.rounds(textbook.parameters(server.model), torch.get_num_threads()):
+    for number in turns.rounds(
+        textbook.parameters(server.model), torch.get_num_threads()
+    ):
         trainer.local_process(server.downlink_package, work.draw(number))
         for upload in trainer.uplink_package:
             server.load(upload)

@@ -11,7 +11,10 @@ import logging
 import os
 import sys
 
-os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}  # before they are imported
+os.environ |= {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}  # before they are imported
 
 import seam
 import textbook
@@ -45,7 +48,11 @@ def client_app(path):
     def train(message, context):
         told = seam.read(path)
         x, y = told.clients[int(context.node_config["partition-id"])]
-        loader = DataLoader(TensorDataset(torch.from_numpy(x), torch.from_numpy(y)), batch_size=told.batch_size, shuffle=True)
+        loader = DataLoader(
+            TensorDataset(torch.from_numpy(x), torch.from_numpy(y)),
+            batch_size=told.batch_size,
+            shuffle=True,
+        )
         model = textbook.MODELS[told.name]()
         model.load_state_dict(message.content["arrays"].to_torch_state_dict())
         optimiser, total = torch.optim.SGD(model.parameters(), lr=seam.LR), 0.0
@@ -56,8 +63,13 @@ def client_app(path):
             loss.backward()
             optimiser.step()
             total += loss.item()
-        metrics = MetricRecord({"train_loss": total / len(loader), "num-examples": len(y)})
-        return Message(RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics}), reply_to=message)
+        metrics = MetricRecord(
+            {"train_loss": total / len(loader), "num-examples": len(y)}
+        )
+        return Message(
+            RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics}),
+            reply_to=message,
+        )
 
     return app
 
@@ -70,13 +82,22 @@ def server_app(told, turns, actors):
     def main(grid, context):
         model = textbook.MODELS[told.name]()
         rounds = turns.rounds(textbook.parameters(model), actors)
-        strategy = Strict(fraction_train=told.cohort / len(told.clients), fraction_evaluate=0.0, min_available_nodes=len(told.clients))
+        strategy = Strict(
+            fraction_train=told.cohort / len(told.clients),
+            fraction_evaluate=0.0,
+            min_available_nodes=len(told.clients),
+        )
 
         def turn(number, arrays):  # called before the first round and after each
             if next(rounds, None) is None:
                 raise EOFError("no more turns")
 
-        strategy.start(grid, ArrayRecord(model.state_dict()), num_rounds=told.rounds, evaluate_fn=turn)
+        strategy.start(
+            grid,
+            ArrayRecord(model.state_dict()),
+            num_rounds=told.rounds,
+            evaluate_fn=turn,
+        )
 
     return app
 
@@ -85,9 +106,19 @@ def main():
     """Do rounds until told to stop."""
     turns, told, actors = seam.Turns(), seam.read(PATH), int(sys.argv[2])
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    ray = {"address": "local", "num_cpus": actors, "include_dashboard": False, "log_to_driver": False}
+    ray = {
+        "address": "local",
+        "num_cpus": actors,
+        "include_dashboard": False,
+        "log_to_driver": False,
+    }
     config = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": ray}
-    run_simulation(server_app(told, turns, actors), client_app(PATH), len(told.clients), backend_config=config)
+    run_simulation(
+        server_app(told, turns, actors),
+        client_app(PATH),
+        len(told.clients),
+        backend_config=config,
+    )
 
 
 if __name__ == "__main__":

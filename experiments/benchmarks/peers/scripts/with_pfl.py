@@ -46,18 +46,34 @@ def main():
     module = textbook.MODELS[work.name]()
     module.loss = types.MethodType(lambda self, x, y: textbook.loss(self(x), y), module)
     module.metrics = types.MethodType(lambda self, x, y: {}, module)
-    model = PyTorchModel(module, local_optimizer_create=torch.optim.SGD, central_optimizer=torch.optim.SGD(module.parameters(), lr=1.0))
-    order = (client for number in range(work.rounds + 1) for client in work.draw(number))
-    data = FederatedDataset(lambda user: Dataset(raw_data=list(clients[user]), user_id=str(user)), lambda: next(order))
+    model = PyTorchModel(
+        module,
+        local_optimizer_create=torch.optim.SGD,
+        central_optimizer=torch.optim.SGD(module.parameters(), lr=1.0),
+    )
+    order = (
+        client for number in range(work.rounds + 1) for client in work.draw(number)
+    )
+    data = FederatedDataset(
+        lambda user: Dataset(raw_data=list(clients[user]), user_id=str(user)),
+        lambda: next(order),
+    )
     rounds = turns.rounds(textbook.parameters(module), torch.get_num_threads())
     next(rounds)
     FederatedAveraging().run(
         algorithm_params=NNAlgorithmParams(
-            central_num_iterations=work.rounds, evaluation_frequency=10**9, train_cohort_size=work.cohort, val_cohort_size=0
+            central_num_iterations=work.rounds,
+            evaluation_frequency=10**9,
+            train_cohort_size=work.cohort,
+            val_cohort_size=0,
         ),
         backend=SimulatedBackend(training_data=data, val_data=data),
         model=model,
-        model_train_params=NNTrainHyperParams(local_num_epochs=1, local_learning_rate=seam.LR, local_batch_size=work.batch_size),
+        model_train_params=NNTrainHyperParams(
+            local_num_epochs=1,
+            local_learning_rate=seam.LR,
+            local_batch_size=work.batch_size,
+        ),
         model_eval_params=None,
         callbacks=[Turn(rounds)],
     )

@@ -1,0 +1,119 @@
+"""What a client builds of an experiment as it is told, and the model that its payloads lead to: for agents and for SuperNodes.
+
+Legend: P floats of the model's layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn.arrays import Layout, State
+from fedlearn.clients.local import Local
+from fedlearn.codec import codec as find_codec
+from fedlearn.data import population
+from fedlearn.data.own import samples_of
+from fedlearn.data.samples import Population, Samples
+from fedlearn.errors import ConfigError, PayloadError
+from fedlearn.models import build, layout
+from fedlearn.wire import (
+    SNAPSHOT,
+    Header,
+    decode_difference,
+    decode_model,
+    digest,
+    read_header,
+)
+
+
+@dataclass(frozen=True)
+class Own:
+    """The samples of one client, in the place of all."""
+
+    client: int
+    samples: Samples
+
+    def __len__(self) -> int:
+        """Return how many clients there may be up to this one."""
+        return self.client + 1
+
+    def size(self, client: int) -> int:
+        """Return the client's number of samples."""
+        return len(self[client])
+
+    def __getitem__(self, client: int) -> Samples:
+        """Return the client's samples."""
+        if client != self.client:
+            raise IndexError(
+                f"client {client}: only the data of client {self.client} is here"
+            )
+        return self.samples
+
+
+def local_of(told: Mapping[str, Any], client: int, source: str) -> Local:
+    """Return a client's model and data as the experiment names them.
+
+    source: "auto", the client's share of the experiment's data; a file.npz; or an import path. Raises UserError.
+    """
+    model = told["model"]
+    module = build(
+        model["name"],
+        model["options"],
+        input_shape=tuple(told["input_shape"]),
+        classes=told["classes"],
+        seed=told["seed"],
+        task=told["task"],
+    )
+    made = layout(module)
+    if made.schema.hex() != told["schema"]:
+        raise ConfigError(
+            f"model '{model['name']}' is another one here than at the coordinator: install the same version of its code"
+        )
+    return Local(
+        module, made, _population(told, client, source), told["seed"], told["holdout"]
+    )
+
+
+def arrive(
+    layout: Layout,
+    payloads: Sequence[bytes],
+    base: NDArray[np.float32],
+    initial: NDArray[np.float32],
+) -> tuple[Header, State]:
+    """Return the model that payloads lead to, one after another, and the last one's header.
+
+    base: (P,) where a difference starts from; initial: (P,) the run's first model. Raises PayloadError.
+    """
+    header, state = None, State(base, np.zeros(layout.integers, np.int64))
+    for payload in payloads:
+        header = read_header(payload)
+        if header.kind == SNAPSHOT:
+            header, state = decode_model(layout, payload)
+        else:
+            moved = (
+                state.floats - initial if find_codec(header.codec).uses_moved else None
+            )
+            header, state = decode_difference(
+                layout, payload, state.floats, digest(state.floats), moved
+            )
+    if header is None:
+        raise PayloadError("the task came without a payload")
+    return header, state
+
+
+def _population(told: Mapping[str, Any], client: int, source: str) -> Population:
+    if source == "auto":
+        section = told["data"]
+        return population(
+            section["name"], section["options"], section["partition"], told["seed"]
+        )
+    shape = tuple(told["input_shape"])
+    samples = samples_of(source, told["task"], told["classes"], shape)
+    none = Samples(samples.x[:0], samples.y[:0])
+    return Population(
+        source, told["task"], told["classes"], shape, Own(client, samples), none
+    )

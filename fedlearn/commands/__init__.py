@@ -1,0 +1,1 @@
+"""The commands of ``fedlearn``, one a file: parse the arguments, check them, call the library."""

@@ -1,0 +1,54 @@
+"""``fedlearn token --client ID``: print a token with which this client's agent can enrol, once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from fedlearn.commands.arguments import Parser, ended
+from fedlearn.commands.pki import add_pki, require_cryptography
+
+EPILOG = """The token is all of standard output: one line. It is as good as a password until it is used or expires: hand it
+over by a safe way, e.g. fedlearn token --client 7 | ssh device fedlearn enroll --coordinator HOST:PORT --token -"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's arguments."""
+    made = Parser(
+        prog="fedlearn token",
+        description="Print a one-time token for a client's agent.",
+        epilog=EPILOG,
+    )
+    made.add_argument(
+        "--client",
+        type=int,
+        required=True,
+        metavar="ID",
+        help="the client's id, a whole number from 0",
+    )
+    made.add_argument(
+        "--hours",
+        type=float,
+        default=24.0,
+        help="how long the token can be used (default: 24)",
+    )
+    add_pki(made)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = parser().parse_args(argv)
+    return ended(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    require_cryptography()
+    from fedlearn.server.tokens import new_token
+
+    print(new_token(arguments.pki, arguments.client, arguments.hours))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

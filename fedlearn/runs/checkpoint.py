@@ -1,0 +1,88 @@
+"""Checkpoints: all that a run needs to go on after a kill, in one file per checkpoint.
+
+A file is a safetensors file: the model's two vectors, the arrays that the strategy and the clients remember, and
+the rest as JSON in its header, with a SHA-256 over everything. The last two are kept: a damaged one is passed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from fedlearn.arrays import State
+from fedlearn.records.writing import RunFolder
+from fedlearn.system.failpoints import reach
+
+KEPT = 2
+_FOLDER = "checkpoint"
+
+Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after a round: the model, and what strategy and clients remember (JSON, its arrays apart)."""
+
+    round: int
+    model: State
+    memory: dict[str, Any] = field(default_factory=dict)
+    arrays: Arrays = field(default_factory=dict)
+
+
+def write(folder: RunFolder, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint and remove those before the last two; raises RecordError."""
+    tensors: Arrays = {
+        "floats": checkpoint.model.floats,
+        "integers": checkpoint.model.integers,
+        **checkpoint.arrays,
+    }
+    text = json.dumps({"round": checkpoint.round, "memory": checkpoint.memory})
+    reach("coordinator.before-checkpoint")
+    folder.write(
+        f"{_FOLDER}/{checkpoint.round:08d}.safetensors",
+        save(tensors, {"run": text, "sha256": _digest(tensors, text)}),
+    )
+    reach("coordinator.after-checkpoint")
+    for old in _files(folder.path)[KEPT:]:
+        old.unlink(missing_ok=True)
+
+
+def whole(path: Path) -> list[Checkpoint]:
+    """Return the checkpoints of a run folder that are whole, the newest first."""
+    return [found for file in _files(path) if (found := _read(file)) is not None]
+
+
+def _read(file: Path) -> Checkpoint | None:
+    try:
+        data = file.read_bytes()
+        tensors = load(data)
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + length])["__metadata__"]
+        run = json.loads(header["run"])
+    except (OSError, SafetensorError, ValueError, KeyError):
+        return None
+    if header.get("sha256") != _digest(tensors, header["run"]):
+        return None
+    model = State(tensors.pop("floats"), tensors.pop("integers"))
+    return Checkpoint(run["round"], model, run["memory"], tensors)
+
+
+def _files(path: Path) -> list[Path]:
+    """Return a run's checkpoint files, newest first."""
+    return sorted((path / _FOLDER).glob("*.safetensors"), reverse=True)
+
+
+def _digest(tensors: Arrays, text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        array = tensors[name]
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

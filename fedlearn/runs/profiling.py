@@ -1,0 +1,73 @@
+"""A simulation that leaves a profile: where its rounds' time went, in profile.json, and on demand one client's operators."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from fedlearn.config import Experiment
+from fedlearn.devices.peak import measure
+from fedlearn.errors import ConfigError, FedlearnError, RecordError
+from fedlearn.records.reading import read
+from fedlearn.records.writing import RunFolder
+from fedlearn.reporting.profile import FILE, Measured, profile, read_measured
+from fedlearn.reporting.profile_text import advice
+from fedlearn.reporting.progress import Progress
+from fedlearn.runs.simulation import simulate
+from fedlearn.runs.watched import Watched, trace
+
+TRACE = "trace.json"
+
+
+def profiled(
+    experiment: Experiment,
+    folder: RunFolder,
+    display: Progress,
+    resume: bool,
+    traced: bool = False,
+) -> dict[str, Any]:
+    """Run an experiment as `simulate` does, and write what was seen of it; the result is the same bit for bit.
+
+    The peak is measured once the run is over. A run that ends early leaves what was seen until then, and a resumed one adds
+    to it. traced: also write `TRACE`. Raises what `simulate` raises.
+    """
+    if traced and (experiment.client.app or experiment.client.mods):
+        raise ConfigError(
+            "--trace shows training by [train]; what a ClientApp does is its own: take --profile"
+        )
+    watched, before = Watched(), read_measured(folder.path) if resume else Measured()
+    try:
+        summary = simulate(experiment, folder, display, resume, watch=watched.around)
+    except BaseException:
+        with contextlib.suppress(
+            FedlearnError
+        ):  # the run's own error is the one to tell
+            _write(folder, before, watched, before.peak)
+        raise
+    workers = max((seen.workers for seen in watched.rounds.values()), default=0)
+    peak = measure(workers) if workers and experiment.engine.device == "cpu" else None
+    _write(folder, before, watched, vars(peak) if peak else before.peak)
+    if traced and watched.slowest:
+        _trace(folder, display, watched)
+    return summary
+
+
+def _write(folder: RunFolder, before: Measured, watched: Watched, peak: Any) -> None:
+    rounds = {seen.round: seen for seen in before.rounds} | watched.rounds
+    run = read(folder.path)
+    found = profile(
+        run, Measured(tuple(rounds[round] for round in sorted(rounds)), peak)
+    )
+    if found:
+        folder.write_json(FILE, found.plain() | {"advice": advice(found, run)})
+
+
+def _trace(folder: RunFolder, display: Progress, watched: Watched) -> None:
+    task = watched.slowest
+    try:
+        if task:
+            trace(watched.runner, task, folder.path / TRACE)
+    except RecordError:
+        raise
+    except Exception as error:  # the model is the user's code, and the run is done
+        display.note(f"no {TRACE}: {error}")

@@ -1,0 +1,490 @@
+"""The agent's machine: what it sends, what it keeps, when it comes back."""
+
+import zlib
+from typing import Any
+
+import pytest
+
+from fedlearn.clients.agent.attendance import (
+    Attendance,
+    Begin,
+    Certificate,
+    Connect,
+    Discard,
+    Enter,
+    Leave,
+    Note,
+    Send,
+)
+from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.exchange import transfer
+from fedlearn.exchange.keys import proto
+
+KEY, LATER = (1, "train", 0), (2, "train", 0)
+KB = 1024
+
+
+def welcome(run=b"run", limit=10**7, round=0):
+    told = {
+        "idle_ms": 120_000,
+        "busy_ms": 1000,
+        "lease_ms": 4500,
+        "limit_bytes": limit,
+        "round": round,
+    }
+    return pb.CoordinatorFrame(welcome=pb.Welcome(version=1, run=run, **told))
+
+
+def task(key=KEY, sizes=(), **fields):
+    return pb.CoordinatorFrame(task=pb.Task(key=proto(key), sizes=sizes, **fields))
+
+
+def part(data, offset=0, key=KEY, total=4):
+    return pb.CoordinatorFrame(
+        chunk=pb.Chunk(key=proto(key), offset=offset, total=total, data=data)
+    )
+
+
+def ack(offset, stored=False, key=KEY):
+    return pb.CoordinatorFrame(ack=pb.Ack(key=proto(key), offset=offset, stored=stored))
+
+
+def agent(draw=lambda: 0.5, **changes):
+    """Return a machine that is welcome, at second 0."""
+    machine = Attendance(7, "test", draw)
+    machine.opened(0.0)
+    machine.heard(welcome(**changes), 0.0)
+    return machine
+
+
+def answered(data, now=0.0, **changes) -> tuple[Attendance, Any]:
+    """Return a machine that has an answer, and what it sends of it."""
+    machine = agent(**changes)
+    machine.heard(task(), now)
+    return machine, machine.answered(KEY, data, now)
+
+
+def have(actions):
+    """Return how many bytes of a task's payloads an agent tells to have."""
+    return [
+        a.frame.ack.offset
+        for a in actions
+        if isinstance(a, Send) and a.frame.WhichOneof("frame") == "ack"
+    ]
+
+
+def chunks(actions):
+    """Return offset and length of the chunks that are sent."""
+    return [
+        (a.frame.chunk.offset, len(a.data))
+        for a in actions
+        if isinstance(a, Send) and a.frame.chunk.HasField("key")
+    ]
+
+
+# Coming and going
+
+
+def test_a_connection_begins_with_a_hello_and_a_welcome():
+    machine = Attendance(7, "test", lambda: 0.5)
+    hello = pb.Hello(oldest=1, newest=1, software="test", client=7)
+    assert machine.opened(0.0) == [Send(pb.AgentFrame(hello=hello))]
+    assert machine.heard(welcome(), 0.0) == [Enter(welcome().welcome)]
+
+
+def test_a_coordinator_that_does_not_welcome_is_given_up_later_than_a_slow_link_needs():
+    machine = Attendance(7, "test", lambda: 0.5)
+    machine.opened(0.0)
+    assert machine.next_alarm(0.0) == 15.0 and machine.tick(14.9) == []
+    assert [type(action) for action in machine.tick(15.0)] == [Note, Connect]
+
+
+def test_an_agent_comes_back_at_random_up_to_a_bound_that_doubles_until_it_is_welcome():
+    machine = agent(draw=lambda: 1.0)
+    waits = [machine.lost("cut")[1].after_s for _ in range(26)]
+    assert waits == pytest.approx(
+        [0.2, 0.4, *18 * [0.7], 1.4, 2.8, 5.6, 11.2, 22.4, 30.0]
+    )
+    machine.opened(0.0)
+    machine.heard(welcome(), 0.0)
+    assert machine.lost("cut")[1] == Connect(0.2)
+
+
+def test_a_goodbye_names_the_window_of_return():
+    again = pb.CoordinatorFrame(
+        goodbye=pb.Goodbye(
+            reason="the coordinator restarts", again_min_ms=500, again_max_ms=3000
+        )
+    )
+    assert [
+        agent(draw=lambda draw=draw: draw).heard(again, 0.0)[1]
+        for draw in (0.0, 0.5, 1.0)
+    ] == [
+        Connect(0.5),
+        Connect(1.75),
+        Connect(3.0),
+    ]
+    over = pb.CoordinatorFrame(goodbye=pb.Goodbye(reason="the run is over", done=True))
+    assert agent().heard(over, 0.0) == [Leave("the run is over", True)]
+    wrong = pb.CoordinatorFrame(
+        goodbye=pb.Goodbye(reason="client 7 is not of this experiment")
+    )
+    assert agent().heard(wrong, 0.0) == [
+        Leave("client 7 is not of this experiment", False)
+    ]
+
+
+def test_what_comes_after_a_connection_is_not_heard():
+    machine = agent()
+    machine.lost("cut")
+    assert machine.heard(task(), 0.0) == [] and not machine.working
+    assert machine.next_alarm(0.0) == float("inf") and machine.tick(1e9) == []
+
+
+def test_heartbeats_are_rare_without_work_and_each_second_with_it():
+    machine = agent()
+    assert machine.next_alarm(0.0) == 120.0 and machine.tick(119.9) == []
+    assert machine.tick(120.0)[0].frame.WhichOneof("frame") == "heartbeat"
+    machine.heard(task(), 130.0)
+    assert len(machine.tick(130.0)) == 1  # the last was ten seconds ago
+    assert machine.next_alarm(130.0) == 131.0
+
+
+def given_up(machine, now):
+    return any(isinstance(action, Connect) for action in machine.tick(now))
+
+
+def test_a_silent_coordinator_is_given_up_after_a_lease_with_work():
+    machine = agent()
+    machine.heard(task(), 50.0)
+    assert machine.next_alarm(50.0) <= 54.5
+    assert not given_up(machine, 54.4)
+    assert machine.tick(54.5)[-1] == Connect(
+        0.1, anew=True
+    )  # by another socket: this one may wait for long
+    machine.opened(60.0)
+    assert machine.lost("cut")[-1] == Connect(0.2)
+
+
+def test_a_silent_coordinator_is_given_up_a_lease_after_a_heartbeat_without_work():
+    machine = agent()
+    assert not given_up(machine, 120.0)  # this sends it
+    assert (
+        machine.next_alarm(120.0) == 124.5
+        and not given_up(machine, 124.4)
+        and given_up(machine, 124.5)
+    )
+    machine = agent()
+    machine.tick(120.0)
+    machine.heard(pb.CoordinatorFrame(heartbeat=pb.Heartbeat()), 120.1)
+    assert machine.next_alarm(120.1) == 240.0 and not given_up(machine, 240.0)
+
+
+def test_alarms_come_due_at_their_time_whatever_a_difference_rounds_to():
+    machine = Attendance(7, "test", lambda: 0.5)
+    now = 3.54
+    assert now + 4.5 - now < 4.5
+    machine.opened(now)
+    assert isinstance(machine.tick(machine.next_alarm(now))[-1], Connect)
+
+
+# Work
+
+
+def test_work_begins_when_all_payloads_have_come_and_each_chunk_is_acknowledged():
+    machine = agent()
+    assert machine.heard(task(sizes=[3, 0, 2]), 0.0) == []
+    assert have(machine.heard(part(b"ab", total=5), 0.0)) == [2]
+    told, begin = machine.heard(
+        part(b"cde", 2, total=5), 0.0
+    )  # over the end of a payload
+    assert (
+        have([told]) == [5]
+        and isinstance(begin, Begin)
+        and begin.payloads == (b"abc", b"", b"de")
+    )
+
+
+def test_payloads_go_on_over_a_break_where_they_were():
+    machine = agent()
+    machine.heard(task(sizes=[6]), 0.0)
+    machine.heard(part(b"abc", total=6), 0.0)
+    machine.lost("cut")
+    machine.opened(1.0)
+    machine.heard(welcome(), 1.0)
+    assert machine.next_alarm(1.0) == 121.0  # nobody has asked yet
+    assert machine.heard(task(sizes=[6]), 1.0) == []
+    assert have(machine.heard(part(b"ab", total=6), 1.0)) == [
+        3
+    ]  # it came before: tells where to go on
+    assert have(machine.heard(part(b"f", 5, total=6), 1.0)) == [
+        3
+    ]  # a gap is not filled
+    told, begin = machine.heard(part(b"cdef", 2, total=6), 1.0)
+    assert (
+        have([told]) == [6]
+        and isinstance(begin, Begin)
+        and begin.payloads == (b"abcdef",)
+    )
+
+
+def test_what_is_here_already_is_not_needed_again():
+    machine = agent()
+    machine.heard(task(sizes=[4]), 0.0)
+    machine.heard(part(b"abcd"), 0.0)
+    machine.lost("cut")
+    machine.opened(1.0)
+    machine.heard(welcome(), 1.0)
+    assert (
+        machine.heard(part(b"", 4), 1.0) == []
+    )  # of nothing that this connection asked for
+    machine.heard(task(sizes=[4]), 1.0)
+    assert have(machine.heard(part(b"ab"), 1.0)) == [4]
+    machine.answered(KEY, b"data", 2.0)
+    assert have(machine.heard(part(b"cd", 2), 2.0)) == [4]
+
+
+def test_more_payloads_than_the_owner_allows_are_declined():
+    for sizes, words in (
+        ([11], "11 bytes in 1 parts; the owner of this device allows 10"),
+        ([0] * 10_001, "10001 parts"),
+    ):
+        machine = Attendance(7, "test", lambda: 0.5, most_bytes=10)
+        machine.opened(0.0)
+        machine.heard(welcome(), 0.0)
+        (said,) = machine.heard(task(sizes=sizes), 0.0)
+        assert (
+            isinstance(said, Send)
+            and said.frame.failure.reason == pb.Failure.DECLINED
+            and words in said.frame.failure.text
+        )
+        assert machine.heard(part(b"data"), 0.0) == [] and not machine._coming
+
+
+def test_a_task_without_payloads_begins_at_once():
+    assert [type(action) for action in agent().heard(task(), 0.0)] == [Begin]
+    assert [type(action) for action in agent().heard(task(sizes=[0]), 0.0)] == [Begin]
+
+
+def test_tasks_and_chunks_that_come_twice_change_nothing():
+    machine = agent()
+    frames = [
+        task(sizes=[4]),
+        task(sizes=[4]),
+        part(b"ab"),
+        part(b"ab"),
+        task(sizes=[4]),
+        part(b"cd", 2),
+        part(b"cd", 2),
+        task(sizes=[4]),
+    ]
+    actions = [action for frame in frames for action in machine.heard(frame, 0.0)]
+    assert [action.payloads for action in actions if isinstance(action, Begin)] == [
+        (b"abcd",)
+    ] and have(actions) == [2, 2, 4, 4]
+
+
+@pytest.mark.parametrize(
+    "wrong", [part(b"b", 4), part(b"abcde"), part(b"a", 2**64 - 1)]
+)
+def test_pieces_that_do_not_fit_end_the_connection(wrong):
+    machine = agent()
+    machine.heard(task(sizes=[4]), 0.0)
+    assert isinstance(machine.heard(wrong, 0.0)[-1], Connect) and not machine.connected
+
+
+def test_work_goes_on_over_a_break_and_its_answer_goes_to_who_asks_again():
+    machine = agent()
+    machine.heard(task(), 0.0)
+    machine.lost("cut")
+    machine.opened(1.0)
+    machine.heard(welcome(), 1.0)
+    assert (
+        machine.answered(KEY, b"data", 2.0) == []
+    )  # this connection has not asked: its coordinator may have just started
+    assert chunks(machine.heard(task(), 3.0)) == [(0, 4)]
+
+
+def test_the_same_task_with_another_text_is_other_work():
+    machine = agent()
+    machine.heard(task(), 0.0)
+    assert [type(action) for action in machine.heard(task(plan="{}"), 0.0)] == [
+        Discard,
+        Begin,
+    ]
+
+
+def test_a_later_round_a_cancel_a_refusal_and_another_run_discard_work_and_answers():
+    refusal = pb.CoordinatorFrame(refusal=pb.Refusal(key=proto(KEY), reason="late"))
+    cancel = pb.CoordinatorFrame(cancel=pb.Cancel(key=proto(KEY), reason="late"))
+    for frame in (task(LATER), refusal, cancel, welcome(b"other")):
+        machine, _ = answered(b"data")
+        assert Discard(KEY) in machine.heard(frame, 0.0) and not machine.answers
+        machine = agent()
+        machine.heard(task(), 0.0)
+        assert Discard(KEY) in machine.heard(frame, 0.0)
+        assert machine.answered(KEY, b"data", 0.0) == [
+            Discard(KEY)
+        ]  # it was ready already
+
+
+def test_answers_to_rounds_that_are_over_are_discarded():
+    machine, _ = answered(b"data")
+    machine.lost("cut")
+    machine.opened(1.0)
+    assert Discard(KEY) in machine.heard(welcome(round=2), 1.0) and not machine.answers
+    assert (
+        machine.recall(KEY, b"task", b"data") == [Discard(KEY)] and not machine.answers
+    )
+    assert machine.recall(LATER, b"task", b"data") == [] and machine.answers
+
+
+def test_another_run_is_entered_after_what_was_of_the_last_is_gone():
+    machine, _ = answered(b"data")
+    assert machine.heard(welcome(b"other"), 0.0) == [
+        Discard(KEY),
+        Enter(welcome(b"other").welcome),
+    ]
+
+
+def test_a_failure_is_told_to_who_asked():
+    machine = agent()
+    machine.heard(task(), 0.0)
+    (said,) = machine.failed(KEY, pb.Failure.DECLINED, "too hot" + "!" * 999)
+    assert (
+        said.frame.failure.reason == pb.Failure.DECLINED
+        and len(said.frame.failure.text) == 500
+    )
+    assert (
+        machine.failed(KEY, pb.Failure.DECLINED, "too hot") == [] and not machine._asked
+    )
+
+
+def test_an_answer_of_this_disk_is_sent_after_a_restart_without_work():
+    machine = agent()
+    machine.recall(KEY, task().task.SerializeToString(deterministic=True), b"data")
+    assert chunks(machine.heard(task(), 0.0)) == [(0, 4)]
+
+
+# An answer on its way
+
+
+def test_an_answer_is_sent_in_chunks_that_carry_its_length_and_checksum():
+    machine, actions = answered(b"data")
+    chunk = actions[0].frame.chunk
+    assert (chunk.offset, chunk.total, actions[0].data, chunk.checksum) == (
+        0,
+        4,
+        b"data",
+        zlib.crc32(b"data"),
+    )
+    assert machine.heard(ack(4, stored=True), 0.0) == [Discard(KEY)]
+    assert not (machine.answers or machine._uploads or machine._asked)
+
+
+def test_an_empty_answer_is_one_chunk():
+    machine, actions = answered(b"")
+    assert chunks(actions) == [(0, 0)]
+    assert machine.heard(ack(0, stored=True), 0.0) == [Discard(KEY)]
+
+
+def test_the_first_chunk_travels_alone_and_then_two():
+    machine, actions = answered(bytes(600 * KB))
+    assert chunks(actions) == [(0, 128 * KB)]
+    assert chunks(machine.heard(ack(128 * KB), 0.3)) == [
+        (128 * KB, 128 * KB),
+        (256 * KB, 128 * KB),
+    ]
+    assert chunks(machine.heard(ack(256 * KB), 0.6)) == [(384 * KB, 128 * KB)]
+    assert (
+        machine.heard(ack(256 * KB), 0.6) == []
+    )  # a chunk came twice: nothing is sent again
+    assert chunks(machine.heard(ack(384 * KB), 0.6)) == [(512 * KB, 88 * KB)]
+
+
+def test_chunks_grow_when_they_are_acknowledged_quickly_and_shrink_when_slowly():
+    machine, _ = answered(bytes(9000 * KB))
+    assert chunks(machine.heard(ack(128 * KB), 0.09)) == [
+        (128 * KB, 256 * KB),
+        (384 * KB, 256 * KB),
+    ]
+    machine.heard(ack(384 * KB), 0.1)
+    assert machine.pace.bytes == 512 * KB
+    machine.heard(ack(640 * KB), 0.1)
+    assert machine.pace.bytes == 512 * KB  # a chunk of 256 KB proves nothing of 512
+    machine.heard(ack(1152 * KB), 0.7)
+    assert machine.pace.bytes == 256 * KB
+
+
+def again(machine, now=0.0):
+    """Break the connection, make another and ask again; returns the chunks sent."""
+    machine.lost("cut")
+    machine.opened(now)
+    machine.heard(welcome(), now)
+    return chunks(machine.heard(task(), now))
+
+
+def test_a_break_halves_chunks_down_to_the_smallest():
+    machine, _ = answered(bytes(600 * KB))
+    assert [again(machine)[0][1] // KB for _ in range(5)] == [
+        64,
+        32,
+        16,
+        16,
+        16,
+    ]  # perhaps one takes longer than the lease
+    assert transfer.SMALLEST == 16 * KB
+
+
+def test_chunks_grow_up_to_the_largest():
+    machine, _ = answered(bytes(9000 * KB))
+    for _ in range(9):
+        machine.heard(ack(machine._uploads[KEY].transfer.under_way[0][0]), 0.0)
+    assert machine.pace.bytes == transfer.LARGEST == KB * KB
+
+
+def test_an_upload_goes_on_at_the_offset_that_was_acknowledged():
+    machine, _ = answered(bytes(600 * KB))
+    machine.heard(ack(128 * KB), 0.3)  # two more are under way
+    assert again(machine) == [(128 * KB, 64 * KB)]
+    # Both had arrived: one chunk was sent again, and it goes on behind them.
+    assert chunks(machine.heard(ack(384 * KB), 0.3)) == [(384 * KB, 64 * KB)]
+    assert chunks(machine.heard(ack(448 * KB), 0.6)) == [
+        (448 * KB, 64 * KB),
+        (512 * KB, 64 * KB),
+    ]
+
+
+def test_an_upload_begins_anew_at_a_coordinator_that_has_nothing_or_found_damage():
+    machine, _ = answered(bytes(300 * KB))
+    machine.heard(ack(128 * KB), 0.3)
+    assert again(machine) == [(128 * KB, 64 * KB)]
+    assert chunks(machine.heard(ack(0), 0.3)) == [(0, 64 * KB)]
+    machine, _ = answered(b"data")
+    assert chunks(machine.heard(ack(0), 0.0)) == [(0, 4)]
+    assert chunks(machine.heard(ack(0), 0.0)) == [(0, 4)]
+
+
+def test_an_answer_that_is_all_there_but_not_acknowledged_as_stored_is_told_again():
+    machine, _ = answered(b"data")
+    machine.heard(ack(4), 0.0)
+    assert again(machine) == [(4, 0)]
+    assert machine.heard(ack(4, stored=True), 0.0) == [Discard(KEY)]
+
+
+def test_an_answer_above_the_limit_is_told_as_a_failure():
+    machine, actions = answered(b"12345", limit=4)
+    assert actions[0] == Discard(KEY)
+    assert (
+        actions[1].frame.failure.text
+        == "its answer has 5 bytes; the coordinator takes 4"
+    )
+    assert not machine.answers
+
+
+def test_a_new_certificate_is_handed_on():
+    frame = pb.CoordinatorFrame(
+        certificate=pb.Certificate(certificate=b"pem", expires=99)
+    )
+    assert agent().heard(frame, 0.0) == [Certificate(b"pem", 99)]
+    assert agent().heard(pb.CoordinatorFrame(), 0.0) == []  # a frame of a later version

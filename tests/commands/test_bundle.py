@@ -1,0 +1,260 @@
+"""The bundle: what is checked before the work, our own wheel, other machines' wheels, and an installation without a network."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from fedlearn.bundling import archive, commands, own
+from fedlearn.bundling.wheels import TARGETS, download, lock, resolve
+from fedlearn.commands.bundle import main
+from fedlearn.errors import RunError, UserError
+
+ROOT = Path(__file__).parents[1]
+EDGE = ["numpy>=1.24", "grpcio>=1.60", "protobuf>=6.31.1,<8"]
+VALUES = dict.fromkeys(
+    ("TARGET", "MACHINE", "PYTHON", "ADVICE", "COORDINATOR", "ENROLMENT", "SETTINGS"),
+    "",
+)
+pytestmark = pytest.mark.timeout(900)  # downloads, on a busy machine
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory):
+    """The package registry, through pip."""
+    try:
+        commands.pip(
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--dest",
+            str(tmp_path_factory.mktemp("try")),
+            "typing-extensions",
+        )
+    except RunError as error:
+        pytest.skip(f"no package registry: {error}")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--target", "jp"], ("no such target", "jp6, jp7, pi, x86")),
+        (["--target", "jp6", "--python", "3.9"], ("from 3.10",)),
+        (["--target", "jp6", "--python", "python3"], ("write 3.X",)),
+        (["--target", "jp6", "--coordinator", "host"], ("HOST:PORT",)),
+        (
+            ["--target", "jp6", "--client", "1", "--pki", "nowhere"],
+            ("nowhere", "fedlearn pki init"),
+        ),
+        (["--target", "jp6", "--settings", "nothing.ini"], ("nothing.ini",)),
+        (["--target", "jp6", "--out", "nowhere/x.tar.xz"], ("nowhere",)),
+        (["--target", "jp6", "--with-torch", "torch.whl"], ("torch.whl",)),
+        (["--target", "x86", "--with-torch"], ("CUDA", "--with-torch FILE.whl")),
+    ],
+)
+def test_a_mistake_is_one_line_before_any_work(
+    options, words, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(options) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert all(word in told for word in words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_uv_the_message_names_the_install_line(monkeypatch):
+    monkeypatch.setattr(commands, "find_spec", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match="pip install uv"):
+        commands.uv("--version")
+
+
+def test_a_failed_command_says_why():
+    with pytest.raises(RunError, match=r"pip failed: .*unknown command"):
+        commands.pip("fly")
+
+
+def test_what_stands_in_the_installer_is_quoted_for_the_shell(tmp_path):
+    text = archive.installer(
+        {**VALUES, "TARGET": "it's $(touch broken)", "PYTHON": "9.9", "MACHINE": "none"}
+    )
+    assert "@" not in text.replace('"$@"', "")
+    (tmp_path / "install.sh").write_text(text)
+    done = subprocess.run(
+        ["sh", "install.sh"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "for Python 9.9 on none (it's $(touch broken))" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["install.sh"]
+
+
+def test_the_same_content_gives_the_same_archive_and_a_token_is_for_its_owner_alone(
+    tmp_path,
+):
+    texts = {"install.sh": "true\n", "token": "secret\n"}
+    first, second = (
+        archive.write(tmp_path / name, "folder", texts, {}, secret=True)
+        for name in ("a.tar.xz", "b.tar.xz")
+    )
+    assert first == second
+    assert (tmp_path / "a.tar.xz").stat().st_mode & 0o777 == 0o600
+    with tarfile.open(tmp_path / "a.tar.xz") as found:
+        assert {entry.name: entry.mode for entry in found} == {
+            "folder/SHA256SUMS": 0o644,
+            "folder/install.sh": 0o644,
+            "folder/token": 0o600,
+        }
+
+
+def test_a_damaged_file_is_found_before_anything_is_installed(tmp_path):
+    python = "{}.{}".format(*sys.version_info)
+    text = archive.installer(
+        {**VALUES, "PYTHON": python, "MACHINE": os.uname().machine}
+    )
+    archive.write(
+        tmp_path / "a.tar.xz",
+        "folder",
+        {"install.sh": text, "requirements.txt": "a\n"},
+        {},
+        secret=False,
+    )
+    unpack(tmp_path / "a.tar.xz", tmp_path)
+    (tmp_path / "folder" / "requirements.txt").write_text("b\n")
+    done = install(tmp_path / "folder", tmp_path / "place", sys.executable)
+    assert done.returncode == 1
+    assert "the bundle is damaged" in done.stderr
+    assert not (tmp_path / "place").exists()
+
+
+def test_an_installed_fedlearn_gives_the_wheel_that_it_came_from(registry, tmp_path):
+    wheel = own.built(ROOT, tmp_path)
+    place = tmp_path / "site"
+    commands.pip("install", "--quiet", "--no-deps", "--target", str(place), str(wheel))
+    (tmp_path / "again").mkdir()
+    code = "import sys; from pathlib import Path; from fedlearn.bundling.own import own_wheel; own_wheel(Path(sys.argv[1]))"
+    command = [sys.executable, "-c", code, str(tmp_path / "again")]
+    subprocess.run(
+        command, check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(place)}
+    )
+    first, second = (
+        zipfile.ZipFile(wheel),
+        zipfile.ZipFile(tmp_path / "again" / wheel.name),
+    )
+    assert sorted(first.namelist()) == sorted(second.namelist())
+    assert "fedlearn/bundling/install.sh" in first.namelist()
+    for name in first.namelist():
+        if not name.endswith("/RECORD"):
+            assert first.read(name) == second.read(name), name
+
+
+@pytest.mark.parametrize("name", ["jp6", "jp7"])
+def test_a_board_gets_wheels_of_its_own_python_and_processor(name, registry, tmp_path):
+    target = TARGETS[name]
+    packages = resolve(target, [*EDGE, "pip"])
+    assert {package.partition("==")[0] for package in packages} == {
+        "grpcio",
+        "numpy",
+        "pip",
+        "protobuf",
+        "typing-extensions",
+    }
+    download(target, packages, tmp_path)
+    wheels = list(tmp_path.iterdir())
+    assert len(wheels) == len(packages)
+    compact = target.python.replace(".", "")
+    for wheel in wheels:
+        ours = f"-cp{compact}-" in wheel.name or "-abi3-" in wheel.name
+        assert "-none-any" in wheel.name or (ours and target.machine in wheel.name), (
+            wheel.name
+        )
+    assert ("numpy==1." in " ".join(packages)) == (
+        name == "jp6"
+    )  # as NVIDIA's torch for it wants
+    assert lock(wheels).count("--hash=sha256:") == len(wheels)
+
+
+def test_a_torch_for_boards_without_one_has_no_cuda(registry):
+    pinned = resolve(TARGETS["pi"], EDGE)
+    packages = resolve(TARGETS["pi"], [TARGETS["pi"].torch], pinned)
+    assert any(package.startswith("torch==2.") for package in packages)
+    assert not [
+        package for package in packages if "nvidia" in package or "cuda" in package
+    ]
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.12"])
+def test_an_agent_is_installed_with_the_network_cut(python, registry, tmp_path):
+    program = interpreter(python)
+    cut = ["unshare", "--user", "--map-root-user", "--net"]
+    if subprocess.run([*cut, "true"], capture_output=True).returncode:
+        pytest.skip("no network namespaces here")
+    assert (
+        main(
+            [
+                "--target",
+                "x86",
+                "--python",
+                python,
+                "--out",
+                str(tmp_path / "x.tar.xz"),
+                "--coordinator",
+                "192.0.2.1:7400",
+            ]
+        )
+        == 0
+    )
+    assert (tmp_path / "x.tar.xz").stat().st_size < 30e6
+    (folder,) = unpack(tmp_path / "x.tar.xz", tmp_path / "unpacked")
+    done = install(folder, tmp_path / "place", program, cut)
+    assert done.returncode == 0, done.stderr
+    assert (
+        f"{tmp_path}/place/bin/fedlearn agent install --coordinator 192.0.2.1:7400"
+        in done.stdout
+    )
+    helped = subprocess.run(
+        [*cut, tmp_path / "place/bin/fedlearn", "agent", "--help"],
+        capture_output=True,
+        text=True,
+    )
+    assert helped.returncode == 0
+    assert helped.stdout.startswith("usage: fedlearn agent")
+
+
+def interpreter(python: str) -> str:
+    """Return a Python of this version; pyenv's stand-ins exist for versions that were not chosen, and fail."""
+    for found in (
+        f"python{python}",
+        *sorted(
+            map(str, (Path.home() / ".pyenv/versions").glob(f"{python}.*/bin/python3"))
+        ),
+    ):
+        if (path := shutil.which(found)) and not subprocess.run(
+            [path, "-c", "import venv"], capture_output=True
+        ).returncode:
+            return path
+    pytest.skip(f"no Python {python} here")
+
+
+def unpack(file: Path, folder: Path) -> list[Path]:
+    with tarfile.open(file) as archive:
+        archive.extractall(folder, filter="data")
+    return list(folder.iterdir())
+
+
+def install(
+    folder: Path, place: Path, python: str, cut: tuple[str, ...] | list[str] = ()
+) -> subprocess.CompletedProcess:
+    command = [*cut, "sh", str(folder / "install.sh"), str(place)]
+    return subprocess.run(
+        command, env={**os.environ, "PYTHON": python}, capture_output=True, text=True
+    )
