@@ -38,6 +38,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from fedlearn.arrays import State
+from fedlearn.brief import Brief
 from fedlearn.clients.build import arrive, local_of
 from fedlearn.clients.train import train
 from fedlearn.errors import ClientError, ConfigError, FedlearnError, PayloadError
@@ -174,7 +175,7 @@ class _Bench:
     def __init__(self, experiment: str, client: int, source: str) -> None:
         """Build them. source: "auto", a file.npz, or an import path. Raises UserError."""
         torch.set_num_threads(1)  # two would change low bits
-        self.local = local_of(json.loads(experiment), client, source)
+        self.local = local_of(Brief.from_json(experiment), client, source)
         self.client, self.layout = client, self.local.layout
         self.plan = Plan(0, 0)
 

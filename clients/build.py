@@ -5,19 +5,19 @@ Legend: P floats of the model's layout.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
+from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.arrays import Layout, State
+from fedlearn.brief import Brief
 from fedlearn.clients.local import Local
 from fedlearn.codec import codec as find_codec
 from fedlearn.data import population
 from fedlearn.data.own import samples_of
-from fedlearn.data.samples import Population, Samples
+from fedlearn.data.samples import Population, Samples, Task
 from fedlearn.errors import ConfigError, PayloadError
 from fedlearn.models import build, layout
 from fedlearn.wire import (
@@ -54,28 +54,26 @@ class Own:
         return self.samples
 
 
-def local_of(told: Mapping[str, Any], client: int, source: str) -> Local:
+def local_of(brief: Brief, client: int, source: str) -> Local:
     """Return a client's model and data as the experiment names them.
 
     source: "auto", the client's share of the experiment's data; a file.npz; or an import path. Raises UserError.
     """
-    model = told["model"]
     module = build(
-        model["name"],
-        model["options"],
-        input_shape=tuple(told["input_shape"]),
-        classes=told["classes"],
-        seed=told["seed"],
-        task=told["task"],
+        brief.model,
+        brief.model_options,
+        input_shape=brief.input_shape,
+        classes=brief.classes,
+        seed=brief.seed,
+        task=cast(Task, brief.modality),
     )
-    made = layout(module)
-    if made.schema.hex() != told["schema"]:
+    model_layout = layout(module)
+    if model_layout.schema.hex() != brief.schema:
         raise ConfigError(
-            f"model '{model['name']}' is another one here than at the coordinator: install the same version of its code"
+            f"model '{brief.model}' is another one here than at the coordinator: install the same version of its code"
         )
-    return Local(
-        module, made, _population(told, client, source), told["seed"], told["holdout"]
-    )
+    population = _population(brief, client, source)
+    return Local(module, model_layout, population, brief.seed, brief.holdout)
 
 
 def arrive(
@@ -105,15 +103,12 @@ def arrive(
     return header, state
 
 
-def _population(told: Mapping[str, Any], client: int, source: str) -> Population:
+def _population(brief: Brief, client: int, source: str) -> Population:
     if source == "auto":
-        section = told["data"]
-        return population(
-            section["name"], section["options"], section["partition"], told["seed"]
-        )
-    shape = tuple(told["input_shape"])
-    samples = samples_of(source, told["task"], told["classes"], shape)
+        return population(brief.data, brief.data_options, brief.partition, brief.seed)
+    shape = brief.input_shape
+    modality = cast(Task, brief.modality)
+    samples = samples_of(source, modality, brief.classes, shape)
     none = Samples(samples.x[:0], samples.y[:0])
-    return Population(
-        source, told["task"], told["classes"], shape, Own(client, samples), none
-    )
+    clients = Own(client, samples)
+    return Population(source, modality, brief.classes, shape, clients, none)

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedlearn.brief import Brief
 from fedlearn.arrays import Layout, State
 from fedlearn.clients.agent import pipe
 from fedlearn.clients.agent.store import write_answer, write_file
@@ -67,13 +68,13 @@ class Desk:
         self, folder: Path, client: int, experiment: str, data: str, limits: Limits
     ) -> None:
         """Build what the experiment names. data: "auto", a file.npz, or an import path. Raises UserError."""
-        told = json.loads(experiment)
+        brief = Brief.from_json(experiment)
         self.folder, self.client, self.limits = folder, client, limits
         self.spent: dict[
             str, float
         ] = {}  # on the last task: its steps, their seconds, and how often its mini-batches were halved
-        _check_experiment(told, data, limits)
-        self.local = local_of(told, client, data)
+        _check_experiment(brief, data, limits)
+        self.local = local_of(brief, client, data)
         self.layout: Layout = self.local.layout
         for name in ("copies", "residuals"):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -185,19 +186,18 @@ class Declined(ClientError):
     """The device's owner does not allow this."""
 
 
-def _check_experiment(told: dict[str, Any], data: str, limits: Limits) -> None:
+def _check_experiment(brief: Brief, data: str, limits: Limits) -> None:
     """Raise ConfigError for what the device's owner does not allow the coordinator to name."""
-    _check_allowed("model", told["model"]["name"], limits.allow)
+    _check_allowed("model", brief.model, limits.allow)
     if data == "auto":
-        section = told["data"]
-        _check_allowed("data", section["name"], limits.allow)
+        _check_allowed("data", brief.data, limits.allow)
         if (
-            section["name"] == "dir" and "dir" not in limits.allow
+            brief.data == "dir" and "dir" not in limits.allow
         ):  # the coordinator would choose which of this device's files are read
             raise ConfigError(
                 "the experiment's data is a folder of this device; to allow it: --allow dir, or name your own by --data"
             )
-        _check_allowed("partition", section["partition"].get("kind", ""), limits.allow)
+        _check_allowed("partition", brief.partition.get("kind", ""), limits.allow)
 
 
 def _check_allowed(what: str, name: str, allow: tuple[str, ...]) -> None:

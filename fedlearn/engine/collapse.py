@@ -26,8 +26,9 @@ from fedlearn.clients.train import normalises, train
 from fedlearn.codec import codec, feedback
 from fedlearn.config import Experiment
 from fedlearn.engine import together
-from fedlearn.engine.runner import Group, Outcome, Runner, Task
-from fedlearn.engine.serial import Around, Engine
+from fedlearn.engine.protocol import Engine, Layer
+from fedlearn.engine.runner import Runner
+from fedlearn.engine.task import Group, Outcome, Task
 from fedlearn.errors import ConfigError, PayloadError
 from fedlearn.models import read_state
 from fedlearn.plan import Plan
@@ -45,17 +46,14 @@ TOLERANCE = 1e-3
 """Of a sum, relative to its largest value: what the order of sums can do, and samples that depend on one another cannot."""
 
 
-class Collapsed(Around):
+class Collapsed(Layer):
     """An engine whose clients train in groups; all else is the inner engine's."""
 
     def __init__(self, inner: Engine, runner: Runner, by_examples: bool) -> None:
         """Take the engine that does the work. by_examples: clients weigh their examples; otherwise all alike."""
-        self.inner, self.runner, self.by_examples, self.workers = (
-            inner,
-            runner,
-            by_examples,
-            inner.workers,
-        )
+        super().__init__(inner)
+        self.runner = runner
+        self.by_examples = by_examples
 
     def run(self, tasks: Sequence[Task], payload: bytes) -> Iterator[Outcome]:
         """Yield one outcome per task."""

@@ -26,8 +26,9 @@ import numpy as np
 
 from fedlearn.arrays import State
 from fedlearn.clients.evaluate import Score
-from fedlearn.engine.runner import Outcome, Runner, Task, single_thread
-from fedlearn.engine.serial import whole_score
+from fedlearn.engine.protocol import EveryClient, whole_score
+from fedlearn.engine.runner import Runner, single_thread
+from fedlearn.engine.task import Outcome, Task
 from fedlearn.errors import RecordError, RunError
 from fedlearn.system.malloc import keep_pages
 from fedlearn.wire import Bytes
@@ -52,7 +53,7 @@ class _Worker:
     task: Any = None  # what it is working on
 
 
-class Pool:
+class Pool(EveryClient):
     """A pool of worker processes; see the module."""
 
     most = 1
@@ -127,12 +128,6 @@ class Pool:
         """Return the score of a model on the server's held-out samples; raises RunError when a part fails twice."""
         self._publish(1, state.floats.data, state.integers.data)
         return whole_score(self._work(list(range(self.runner.parts))))
-
-    def available(self, round: int) -> None:
-        """Return None: every client is here."""
-
-    def refused(self, client: int, reason: str) -> None:
-        """Do nothing: the run's line tells."""
 
     def close(self) -> None:
         """End the workers."""

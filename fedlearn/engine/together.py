@@ -21,10 +21,17 @@ from torch.nn import functional as F
 
 from fedlearn.arrays import Layout, State
 from fedlearn.clients.batches import Tensors
-from fedlearn.clients.local import answer_header
+from fedlearn.clients.local import Local, answer_header
 from fedlearn.clients.train import drawn, with_gradients
 from fedlearn.data.samples import IGNORE
-from fedlearn.engine.runner import Group, Held, Outcome, Runner, Summed, Task, reason
+from fedlearn.engine.task import (
+    Group,
+    Held,
+    Outcome,
+    Summed,
+    Task,
+    failure_reason,
+)
 from fedlearn.errors import RecordError
 from fedlearn.models import write_state
 from fedlearn.plan import Plan
@@ -52,7 +59,7 @@ class Share:
     weight: int
 
 
-def work(runner: Runner, task: Task, group: Group, held: Held) -> Outcome:
+def work(runner: Local, task: Task, group: Group, held: Held) -> Outcome:
     """Return the sum of a group's updates and what came of each client; one whose data cannot be had has its reason."""
     begun = time.perf_counter()
     plan, shares, failed = task.plan, [], []
@@ -65,7 +72,7 @@ def work(runner: Runner, task: Task, group: Group, held: Held) -> Outcome:
         except RecordError:
             raise
         except (Exception, SystemExit) as error:  # the data is the user's code
-            failed.append(Outcome(client, error=reason(error)))
+            failed.append(Outcome(client, error=failure_reason(error)))
     floats, losses = summed(runner.module, runner.layout, plan, held.state, shares)
     each_s = (time.perf_counter() - begun) / len(group.clients)
     found = []

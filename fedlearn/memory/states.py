@@ -1,4 +1,4 @@
-"""What Flower ClientApps keep from round to round: one RecordDict per client, on disk like all that a run remembers of clients."""
+"""What Flower ClientApps keep from round to round: one RecordDict per client, on disk."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from fedlearn.memory.versions import Versions
-from fedlearn.strategies import remember as memory
+from fedlearn.strategies import remember
 
 
 class States:
-    """A state for each client that has one; an empty one takes no room. Raises RecordError as `Versions` does."""
+    """A state for each client that has one; an empty one takes no room.
+
+    Raises RecordError as `Versions` does.
+    """
 
     def __init__(self, path: Path) -> None:
         """Take the database's file."""
@@ -24,13 +27,21 @@ class States:
 
     def get(self, client: int) -> RecordDict | None:
         """Return a client's state; None: it never had one that was not empty."""
-        found = self.versions.newest(client)
-        return _decode(found[1]) if found else None
+        row = self.versions.newest(client)
+        if row is None:
+            return None
+        return _decode(row[1])
 
     def put(self, client: int, state: RecordDict) -> None:
-        """Keep a client's state in the place of the one before; raises TypeError for what no checkpoint can hold."""
-        content, found = _encode(state), self.versions.newest(client)
-        if content != (found[1] if found else _EMPTY):
+        """Keep a client's state in the place of the one before.
+
+        Raises TypeError for what no checkpoint can hold.
+        """
+        content = _encode(state)
+        row = self.versions.newest(client)
+        before = _EMPTY if row is None else row[1]
+        # Most apps keep nothing: an unchanged state costs no row.
+        if content != before:
             self.versions.put(client, content)
 
     def sync(self) -> dict[str, NDArray[Any]]:
@@ -46,7 +57,7 @@ class States:
         saved: Mapping[str, NDArray[Any]] | None,
         older: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
-        """Go back to the states of a checkpoint; None, or one from before they were here: to none."""
+        """Go back to a checkpoint's states; None, or one without any: to none."""
         self.versions.recall(saved)
 
     def close(self) -> None:
@@ -55,15 +66,17 @@ class States:
 
 
 def _encode(state: RecordDict) -> bytes:
-    arrays: memory.Arrays = {}
-    text = json.dumps(memory.save(state, arrays))
+    arrays: remember.Arrays = {}
+    text = json.dumps(remember.save(state, arrays))
     return save(arrays, {"state": text})
 
 
 def _decode(content: bytes) -> RecordDict:
+    # A safetensors file begins with the length of its header, 8 bytes.
     length = int.from_bytes(content[:8], "little")
-    text = json.loads(content[8 : 8 + length])["__metadata__"]["state"]
-    state: RecordDict = memory.load(json.loads(text), load(content))
+    header = json.loads(content[8 : 8 + length])
+    text = header["__metadata__"]["state"]
+    state: RecordDict = remember.load(json.loads(text), load(content))
     return state
 
 

@@ -1,9 +1,11 @@
-"""One float vector per client, in a file that every process reads: what each client holds between its rounds.
+"""One float vector per client, in a file that every process reads.
 
-Four slots a client: a new vector goes where neither of the last two checkpoints looks, nor its predecessor lies. So a run
-that is killed at any moment still has, for every client, the vector of its last whole checkpoint, and a round that is void
-can be undone. A client gets its slots when it is first asked: one that never is takes no room, here or in memory. Plain reads
-and writes, not a memory map: a full disk is an error here, and would be a killed process there.
+A client has four slots. A new vector goes where neither of the last two checkpoints looks,
+nor its predecessor lies. So a run that is killed at any moment still has, for every client,
+the vector of its last whole checkpoint, and a round that is void can be undone. A client
+gets its slots when it is first asked: one that never is takes no room, here or in memory.
+Vectors are read and written by plain calls, not by a memory map: a full disk is an error
+here, and would be a killed process there.
 
 Legend: N clients, P values.
 """
@@ -20,21 +22,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.errors import RecordError
+from fedlearn.memory.slots import NONE, Slots
 from fedlearn.memory.versions import Row, Versions
 
+# The last two checkpoints name one slot each; the newest vector has one, and its
+# successor needs another.
 SLOTS = 4
-"""The last two checkpoints name one each; the newest vector has one, and its successor needs another."""
 
-NONE = -1
-"""The slot of a client that has no vector yet."""
+# What a version holds: a slot, and the digest of the vector in it.
+_CONTENT = struct.Struct("<q8s")
+
+_GO_ON = "--resume goes on from the last checkpoint"
 
 
 class ClientVectors:
-    """Slots of P float32, opened before the workers are forked, who share the file; which slot is whose, the parent alone knows."""
+    """Slots of P float32 each, in one file that the workers share.
+
+    It is opened before the workers are forked. Which slot is whose, the parent alone
+    knows.
+    """
 
     def __init__(self, path: Path, clients: int, size: int) -> None:
-        """Open the file, made if need be; its name names the vectors in checkpoints. Raises RecordError."""
-        self.path, self.clients, self.size = path, clients, size
+        """Open the file, made if need be; its stem names the vectors in checkpoints.
+
+        size: P. Raises RecordError.
+        """
+        self.path = path
+        self.clients = clients
+        self.size = size
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -42,66 +57,87 @@ class ClientVectors:
             raise RecordError(
                 f"cannot keep clients' vectors in {path}: {error.strerror}"
             ) from error
-        self.versions = Versions(
-            path.with_suffix(".sqlite")
-        )  # of each client's newest vector: its slot and its digest
-        self._owners = 0  # clients that have slots
-        self._new: dict[
-            int, int
-        ] = {}  # of clients that had none at the last `settle`: the first of theirs
-        self._spare: list[
-            int
-        ] = []  # first slots of clients that were given some, and then noted nothing
-        self._before: list[
-            tuple[int, Sequence[Row]]
-        ] = []  # of clients noted since `settle`
+        # Of each client's newest vector: its slot and its digest.
+        self.versions = Versions(path.with_suffix(".sqlite"))
+        # Clients that have slots.
+        self._owners = 0
+        # The first slot of each client that got its slots since the last `settle`.
+        self._first_slots: dict[int, int] = {}
+        # First slots that were given out and never written to.
+        self._spare: list[int] = []
+        # What `undo` puts back: the rows of each client noted since `settle`.
+        self._before: list[tuple[int, Sequence[Row]]] = []
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
         self.versions.close()
 
+    def slots(self, client: int) -> Slots:
+        """Return where a client's vector lies, its digest, and where the next one goes."""
+        slot, digest = self.newest(client)
+        return Slots(slot, digest, self.free(client))
+
     def newest(self, client: int) -> tuple[int, bytes]:
-        """Return the slot of a client's newest vector, and the digest by which damage is noticed; `NONE` and zeros: it has none."""
-        found = self.versions.newest(client)
-        return _slot(found[1]) if found else (NONE, bytes(8))
+        """Return the slot of a client's newest vector, and the digest that shows damage.
+
+        A client without a vector has `NONE` and zeros.
+        """
+        row = self.versions.newest(client)
+        if row is None:
+            return NONE, bytes(8)
+        return _slot_and_digest(row[1])
 
     def since(self, client: int) -> int:
         """Return the moment of a client's newest vector; 0: it has none."""
-        found = self.versions.newest(client)
-        return found[0] if found else 0
+        row = self.versions.newest(client)
+        if row is None:
+            return 0
+        return row[0]
 
     def read(self, client: int, slot: int) -> NDArray[np.float32]:
-        """Return a copy of a vector (P,); what the file does not hold (it was damaged) reads as 0. Raises RecordError."""
-        out = np.zeros(self.size, np.float32)
-        view, at = out.view(np.uint8).data, 4 * self.size * slot
+        """Return a copy of a vector (P,); what a damaged file lacks reads as 0.
+
+        Raises RecordError.
+        """
+        vector = np.zeros(self.size, np.float32)
+        room = vector.view(np.uint8).data
+        offset = self._offset(slot)
         try:
-            while len(view) and (got := os.preadv(self._file, [view], at)):
-                view, at = view[got:], at + got
+            while len(room):
+                count = os.preadv(self._file, [room], offset)
+                if not count:
+                    break
+                room = room[count:]
+                offset += count
         except OSError as error:
             raise RecordError(
-                f"cannot read client {client}'s vector in {self.path}: {error.strerror}; --resume goes on from the last checkpoint"
+                f"cannot read client {client}'s vector in {self.path}: "
+                f"{error.strerror}; {_GO_ON}"
             ) from error
-        return out
+        return vector
 
     def write(self, client: int, slot: int, vector: NDArray[np.float32]) -> None:
-        """Write a vector (P,); raises RecordError when there is no room."""
-        view, at = (
-            np.ascontiguousarray(vector).view(np.uint8).data,
-            4 * self.size * slot,
-        )
+        """Write a vector (P,). Raises RecordError when there is no room."""
+        data = np.ascontiguousarray(vector).view(np.uint8).data
+        offset = self._offset(slot)
         try:
-            while len(view):
-                done = os.pwrite(self._file, view, at)
-                view, at = view[done:], at + done
+            while len(data):
+                count = os.pwrite(self._file, data, offset)
+                data = data[count:]
+                offset += count
         except OSError as error:
             raise self._unwritten(error) from error
 
     def free(self, client: int) -> int:
         """Return the slot that a client's next vector may be written to."""
-        taken = [_slot(content)[0] for _, content in self.versions.rows(client)]
-        first = taken[0] - taken[0] % SLOTS if taken else self._first(client)
-        return next(slot for slot in range(first, first + SLOTS) if slot not in taken)
+        rows = self.versions.rows(client)
+        taken = [_slot_and_digest(content)[0] for _, content in rows]
+        if taken:
+            first = taken[0] - taken[0] % SLOTS
+        else:
+            first = self._first_slot(client)
+        return min(set(range(first, first + SLOTS)) - set(taken))
 
     def wrote(self, client: int, slot: int, digest: bytes) -> None:
         """Note that a slot holds a client's newest vector."""
@@ -110,29 +146,35 @@ class ClientVectors:
 
     def settle(self) -> None:
         """Keep what was noted so far: `undo` goes back no further."""
-        self._spare += [
-            first
-            for client, first in self._new.items()
-            if not self.versions.rows(client)
-        ]
-        self._before, self._new = [], {}
+        for client, first in self._first_slots.items():
+            if not self.versions.rows(client):
+                self._spare.append(first)
+        self._before = []
+        self._first_slots = {}
 
     def undo(self, only: int | None = None) -> None:
-        """Go back to the vectors at the last `settle`, of one client or of all: what the newer ones belong to was void."""
+        """Go back to the vectors at the last `settle`, of one client or of all.
+
+        What the newer ones belong to was void.
+        """
+        later: list[tuple[int, Sequence[Row]]] = []
         for client, rows in reversed(self._before):
             if only in (None, client):
                 self.versions.restore(client, rows)
-        self._before = [noted for noted in self._before if only not in (None, noted[0])]
+            else:
+                later.append((client, rows))
+        self._before = later[::-1]
 
     def sync(self) -> dict[str, NDArray[Any]]:
-        """Bring the vectors to disk and return what a checkpoint has to hold of them; raises RecordError."""
+        """Bring the vectors to disk and return what a checkpoint has to hold of them.
+
+        Raises RecordError.
+        """
         try:
             os.fsync(self._file)
         except OSError as error:
             raise self._unwritten(error) from error
-        return self.versions.sync() | {
-            f"{self.path.stem}.owners": np.array(self._owners)
-        }
+        return self.versions.sync() | {self._owners_name: np.array(self._owners)}
 
     def checkpointed(self) -> None:
         """Keep the newest vectors from now on: the checkpoint that names them is on disk."""
@@ -144,59 +186,66 @@ class ClientVectors:
         saved: Mapping[str, NDArray[Any]] | None,
         older: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
-        """Go back to the vectors that a checkpoint names; None: to no vectors at all. older: the one before, still kept."""
-        self._before, self._new, self._spare = [], {}, []
+        """Go back to the vectors that a checkpoint names; None: to no vectors at all.
+
+        older: the checkpoint before it, whose vectors stay too. Raises RecordError.
+        """
+        self._before = []
+        self._first_slots = {}
+        self._spare = []
         if not self.versions.recall(saved):
             assert saved is not None
             self._adopt(saved, older or saved)
+        elif saved is None:
+            self._owners = 0
         else:
-            self._owners = (
-                0 if saved is None else int(saved[f"{self.path.stem}.owners"])
-            )
+            self._owners = int(saved[self._owners_name])
 
-    def _first(self, client: int) -> int:
+    @property
+    def _owners_name(self) -> str:
+        return f"{self.path.stem}.owners"
+
+    def _offset(self, slot: int) -> int:
+        """Return where a slot begins in the file, in bytes."""
+        return 4 * self.size * slot
+
+    def _first_slot(self, client: int) -> int:
         """Return the first of the slots that a client is given."""
-        if client not in self._new:
+        if client not in self._first_slots:
             if not self._spare:
-                self._spare, self._owners = [SLOTS * self._owners], self._owners + 1
-            self._new[client] = self._spare.pop()
-        return self._new[client]
+                self._spare = [SLOTS * self._owners]
+                self._owners += 1
+            self._first_slots[client] = self._spare.pop()
+        return self._first_slots[client]
 
     def _adopt(
         self, saved: Mapping[str, NDArray[Any]], older: Mapping[str, NDArray[Any]]
     ) -> None:
-        """Go back to the vectors that checkpoints name which hold an array (N,) of everything; all clients have slots there."""
+        """Take over checkpoints that hold arrays (N,) of everything.
+
+        All clients have slots there, in the order of their numbers.
+        """
         stem = self.path.stem
         rows: dict[tuple[int, int], bytes] = {}
         cuts = []
-        for at, arrays in enumerate((older, saved), 1):
+        for place, arrays in enumerate((older, saved), 1):
             slots = arrays[f"{stem}.slots"]
-            asked = np.flatnonzero(slots != NONE)
-            since = arrays.get(
-                f"{stem}.contact", np.where(slots == older[f"{stem}.slots"], 1, at)
-            )  # rounds, where they are known
-            cuts.append(max(at, int(since.max(initial=0))))
-            for client in asked.tolist():
-                content = _CONTENT.pack(
-                    SLOTS * client + int(slots[client]),
-                    arrays[f"{stem}.digests"][client].tobytes(),
-                )
-                rows[client, int(since[client])] = content
-        self.versions.adopt(
-            ((client, moment, content) for (client, moment), content in rows.items()),
-            (cuts[0], cuts[1]),
-        )
+            # Rounds, where they are known; otherwise which of the two checkpoints.
+            unknown = np.where(slots == older[f"{stem}.slots"], 1, place)
+            moments = arrays.get(f"{stem}.contact", unknown)
+            cuts.append(max(place, int(moments.max(initial=0))))
+            for client in np.flatnonzero(slots != NONE).tolist():
+                slot = SLOTS * client + int(slots[client])
+                digest = arrays[f"{stem}.digests"][client].tobytes()
+                rows[client, int(moments[client])] = _CONTENT.pack(slot, digest)
+        entries = ((client, moment, row) for (client, moment), row in rows.items())
+        self.versions.adopt(entries, (cuts[0], cuts[1]))
         self._owners = self.clients
 
     def _unwritten(self, error: OSError) -> RecordError:
-        return RecordError(
-            f"cannot write {self.path}: {error.strerror}; --resume goes on from the last checkpoint"
-        )
+        return RecordError(f"cannot write {self.path}: {error.strerror}; {_GO_ON}")
 
 
-_CONTENT = struct.Struct("<q8s")  # a slot, and the digest of the vector in it
-
-
-def _slot(content: bytes) -> tuple[int, bytes]:
+def _slot_and_digest(content: bytes) -> tuple[int, bytes]:
     slot, digest = _CONTENT.unpack(content)
     return slot, digest

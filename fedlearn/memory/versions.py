@@ -1,9 +1,11 @@
-"""What a run remembers of each client, as it is now and as the last two checkpoints have it: on disk, and only of those who were asked.
+"""Bytes per client, as they are now and as the last two checkpoints have them.
 
-A checkpoint holds one number, the moment that it is of. So neither memory nor a checkpoint grows with the number of clients, and a
-round costs what its cohort costs. A run that is killed at any moment finds, for every client, what its last whole checkpoint knew.
+They are on disk, and only of clients that were asked. A checkpoint holds one number, the
+moment that it is of, so neither memory nor a checkpoint grows with the number of clients.
+A run that is killed at any moment finds what its last whole checkpoint knew.
 
-It is an SQLite database. Only the coordinating process may use it; it is opened at its first use, after the workers are forked.
+The file is an SQLite database. Only the coordinating process may use it; it is opened at
+its first use, after the workers are forked.
 """
 
 from __future__ import annotations
@@ -19,28 +21,42 @@ from numpy.typing import NDArray
 
 from fedlearn.errors import RecordError
 
+# Most of what is held in memory until the next checkpoint; beyond it all goes to the
+# database at once.
 HELD_BYTES = 16 << 20
-"""Most of what is held in memory until the next checkpoint; beyond it all goes to the database before."""
 
-_ROW_BYTES = 200  # of a remembered row's Python objects, about
+# What the Python objects of one remembered row take besides its content, about.
+_ROW_BYTES = 200
 
 Row = tuple[int, bytes]
 """The moment at which something was remembered, and what."""
 
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS versions "
+    "(client INTEGER, moment INTEGER, content BLOB, PRIMARY KEY (client, moment))"
+)
+_INSERT = "INSERT INTO versions VALUES (?, ?, ?)"
+_SELECT = "SELECT moment, content FROM versions WHERE client = ? ORDER BY moment"
+_DELETE = "DELETE FROM versions WHERE client = ? AND (moment > ? OR moment < ?)"
+
 
 class Versions:
-    """Bytes per client, in versions. Every method raises RecordError when the file cannot be read or written."""
+    """Bytes per client, in versions. Every method raises RecordError when the file fails."""
 
     def __init__(self, path: Path) -> None:
-        """Take the file; its name names the versions in checkpoints. What it holds counts after `recall`."""
+        """Take the file; its stem names the versions in checkpoints.
+
+        What the file holds counts only after `recall`.
+        """
         self.path = path
-        self.moment = 1  # of what is remembered now; it goes on at each checkpoint
-        self._cuts = (0, 0)  # the last moments of the last two checkpoints
-        self._held: dict[
-            int, list[Row]
-        ] = {}  # of the clients that were looked at since the last checkpoint
+        # The moment that new rows belong to; it goes on at each checkpoint.
+        self.moment = 1
+        # The last moments of the last two checkpoints.
+        self._cuts = (0, 0)
+        # Rows of the clients that were looked at since the last flush.
+        self._rows: dict[int, list[Row]] = {}
+        self._rows_bytes = 0
         self._changed: set[int] = set()
-        self._held_bytes = 0
         self._database: sqlite3.Connection | None = None
 
     def close(self) -> None:
@@ -50,36 +66,28 @@ class Versions:
             self._database = None
 
     def rows(self, client: int) -> Sequence[Row]:
-        """Return what is remembered of a client, oldest first: for each of the last two checkpoints, and now."""
-        found = self._held.get(client)
-        if found is None:
-            found = (
-                []
-                if self._none
-                else self._do(
-                    "SELECT moment, content FROM versions WHERE client = ? ORDER BY moment",
-                    client,
-                )
-            )
-            self._hold(client, found)
-        return found
+        """Return a client's rows, oldest first: of the last two checkpoints, and of now."""
+        rows = self._rows.get(client)
+        if rows is None:
+            rows = []
+            if not self._empty:
+                rows = self._do(_SELECT, client)
+            self._hold(client, rows)
+        return rows
 
     def newest(self, client: int) -> Row | None:
         """Return what is remembered of a client now; None: nothing."""
-        found = self.rows(client)
-        return found[-1] if found else None
+        rows = self.rows(client)
+        if not rows:
+            return None
+        return rows[-1]
 
     def put(self, client: int, content: bytes) -> None:
-        """Remember something of a client in the place of what was; the last two checkpoints keep theirs."""
+        """Remember something of a client in the place of what was; checkpoints keep theirs."""
         before = [row for row in self.rows(client) if row[0] < self.moment]
-        needed = {
-            max((moment for moment, _ in before if moment <= cut), default=0)
-            for cut in self._cuts
-        }
-        self.restore(
-            client,
-            [*(row for row in before if row[0] in needed), (self.moment, content)],
-        )
+        needed = {_newest_moment(before, cut) for cut in self._cuts}
+        rows = [row for row in before if row[0] in needed]
+        self.restore(client, [*rows, (self.moment, content)])
 
     def restore(self, client: int, rows: Sequence[Row]) -> None:
         """Put back what `rows` gave since the last checkpoint."""
@@ -88,12 +96,13 @@ class Versions:
 
     def turn(self) -> int:
         """Begin another moment and return the one that is over."""
+        over = self.moment
         self.moment += 1
-        return self.moment - 1
+        return over
 
     def sync(self) -> dict[str, NDArray[Any]]:
         """Bring all to disk and return what a checkpoint has to hold of it."""
-        if self._none and not self._changed:
+        if self._empty and not self._changed:
             return {self._name: np.zeros(2, np.int64)}
         self._flush()
         self._do(f"PRAGMA user_version = {self.moment}")
@@ -106,71 +115,81 @@ class Versions:
         self._cuts = (self._cuts[1], self.turn())
 
     def recall(self, saved: Mapping[str, NDArray[Any]] | None) -> bool:
-        """Go back to what a checkpoint knew; None: to nothing. False: the checkpoint is from before there were versions; nothing too.
+        """Go back to what a checkpoint knew; None: to nothing.
 
-        Raises RecordError when the file is not the one that the checkpoint was made with.
+        Returns False for a checkpoint from before there were versions, which leaves
+        nothing remembered. Raises RecordError when the file is not the checkpoint's.
         """
-        known = saved is not None and self._name in saved
-        self._cuts = (
-            (int(saved[self._name][0]), int(saved[self._name][1]))
-            if saved is not None and known
-            else (0, 0)
-        )
+        named = saved is not None and self._name in saved
+        self._cuts = (0, 0)
+        if saved is not None and named:
+            older, newer = saved[self._name]
+            self._cuts = (int(older), int(newer))
         self.moment = self._cuts[1] + 1
-        self._forget()
-        ((reached,),) = [(0,)] if self._none else self._do("PRAGMA user_version")
-        if reached < self._cuts[1]:
+        self._forget_rows()
+        if self._reached() < self._cuts[1]:
             raise RecordError(
-                f"--resume: {self.path} is not what the checkpoint was made with (it was lost or replaced); start anew"
+                f"--resume: {self.path} is not what the checkpoint was made with "
+                "(it was lost or replaced); start anew"
             )
-        if not self._none:
+        if not self._empty:
             self._do("DELETE FROM versions WHERE moment > ?", self._cuts[1])
-        return known or saved is None
+        return named or saved is None
 
     def adopt(
         self, rows: Iterable[tuple[int, int, bytes]], cuts: tuple[int, int]
     ) -> None:
-        """Remember (client, moment, content) as two checkpoints have them that are from before there were versions; ``cuts`` are theirs."""
+        """Take over what two checkpoints hold that are from before there were versions.
+
+        rows: (client, moment, content). cuts: the moments of the two checkpoints.
+        """
         for row in rows:
-            self._do("INSERT INTO versions VALUES (?, ?, ?)", *row)
-        self._cuts, self.moment = cuts, cuts[1] + 1
+            self._do(_INSERT, *row)
+        self._cuts = cuts
+        self.moment = cuts[1] + 1
 
     @property
-    def _none(self) -> bool:
-        """Tell whether nothing was ever remembered: then there is no file."""
+    def _empty(self) -> bool:
+        """Return whether nothing was ever remembered: then there is no file."""
         return self._database is None and not self.path.exists()
 
     @property
     def _name(self) -> str:
         return f"{self.path.stem}.versions"
 
+    def _reached(self) -> int:
+        """Return the last moment that a `sync` brought to the file."""
+        if self._empty:
+            return 0
+        rows = self._do("PRAGMA user_version")
+        return int(rows[0][0])
+
     def _hold(self, client: int, rows: list[Row]) -> None:
-        self._held_bytes += sum(_ROW_BYTES + len(content) for _, content in rows)
-        if self._held_bytes > HELD_BYTES:
+        self._rows_bytes += sum(_ROW_BYTES + len(content) for _, content in rows)
+        if self._rows_bytes > HELD_BYTES:
             self._flush()
-        self._held[client] = rows
+        self._rows[client] = rows
 
     def _flush(self) -> None:
-        """Write what changed. What the last checkpoint has is written and stays; only what is newer, or older than needed, is touched."""
+        """Write what changed.
+
+        What the last checkpoint has is on disk and stays. Only rows that are newer, or
+        older than needed, are touched.
+        """
         last = self._cuts[1]
         for client in sorted(self._changed):
-            rows = self._held[client]
+            rows = self._rows[client]
             oldest = min((moment for moment, _ in rows), default=0)
-            self._do(
-                "DELETE FROM versions WHERE client = ? AND (moment > ? OR moment < ?)",
-                client,
-                last,
-                oldest,
-            )
+            self._do(_DELETE, client, last, oldest)
             for moment, content in rows:
                 if moment > last:
-                    self._do(
-                        "INSERT INTO versions VALUES (?, ?, ?)", client, moment, content
-                    )
-        self._forget()
+                    self._do(_INSERT, client, moment, content)
+        self._forget_rows()
 
-    def _forget(self) -> None:
-        self._held, self._changed, self._held_bytes = {}, set(), 0
+    def _forget_rows(self) -> None:
+        self._rows = {}
+        self._changed = set()
+        self._rows_bytes = 0
 
     def _do(self, statement: str, *values: Any) -> list[Any]:
         with self._failing():
@@ -180,21 +199,18 @@ class Versions:
 
     def _open(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        made = sqlite3.connect(self.path, isolation_level=None)
+        database = sqlite3.connect(self.path, isolation_level=None)
         try:
-            made.execute(
-                "PRAGMA locking_mode = EXCLUSIVE"
-            )  # no shared memory, which a network's disk may not have
-            made.execute("PRAGMA journal_mode = WAL")
-            made.execute("PRAGMA synchronous = FULL")
-            made.execute(
-                "CREATE TABLE IF NOT EXISTS versions (client INTEGER, moment INTEGER, content BLOB, PRIMARY KEY (client, moment))"
-            )
-            made.execute("BEGIN")
+            # Exclusive: no shared memory is needed, which a network's disk may not have.
+            database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = FULL")
+            database.execute(_TABLE)
+            database.execute("BEGIN")
         except sqlite3.Error:
-            made.close()
+            database.close()
             raise
-        return made
+        return database
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
@@ -202,5 +218,11 @@ class Versions:
             yield
         except (sqlite3.Error, OSError) as error:
             raise RecordError(
-                f"cannot keep what is remembered of clients in {self.path}: {error}; --resume goes on from the last checkpoint"
+                f"cannot keep what is remembered of clients in {self.path}: {error}; "
+                "--resume goes on from the last checkpoint"
             ) from error
+
+
+def _newest_moment(rows: Sequence[Row], cut: int) -> int:
+    """Return the newest moment up to a checkpoint's; 0: there is none."""
+    return max((moment for moment, _ in rows if moment <= cut), default=0)

@@ -9,7 +9,9 @@ import pytest
 
 from fedlearn.arrays import Entry, Layout, State
 from fedlearn.codec.choice import Situation, choose
-from fedlearn.memory.downlink import Cast, Shadow
+from fedlearn.memory.cast import Cast
+from fedlearn.memory.shadow import Shadow
+from fedlearn.memory.slots import COPIES
 from fedlearn.memory.vectors import ClientVectors
 from fedlearn.memory.versions import Versions
 from fedlearn.wire import SNAPSHOT, Header
@@ -55,7 +57,7 @@ def cast(tmp_path):
 def taken(down: Cast, client: int) -> int:
     """Return the bytes of a client's download, which it then has."""
     sent = down.download(client)
-    down.received(client, 0, None, Header(SNAPSHOT, 0, bytes(8), "raw32", 0))
+    down.received(client, {}, Header(SNAPSHOT, 0, bytes(8), "raw32", 0))
     return sent or 0
 
 
@@ -148,7 +150,7 @@ def test_cast_sends_the_whole_model_when_asked_to_renew(cast):
 
 def test_a_model_that_no_difference_brings_nearer_is_sent_whole(cast, monkeypatch):
     monkeypatch.setattr(
-        "fedlearn.engine.runner.CONTRACTS", 0.1
+        "fedlearn.memory.slots.CONTRACTS", 0.1
     )  # eden1 leaves 0.75 of the error's norm
     down = cast()
     published = down.publish(1, 0, model(1), 1)
@@ -161,18 +163,18 @@ def test_shadow_renews_copies_that_are_in_doubt_once(tmp_path):
     down = Shadow(LAYOUT, "eden1", 0, ClientVectors(tmp_path / "copies.f32", 3, 4096))
     header = down.publish(1, 0, model(1), 1).header
     for client in (0, 1):
-        down.received(client, 3, down.link(client, 3, "train", 0), header)
+        down.received(client, {COPIES: down.copies.slots(client)}, header)
     assert down.renew(5)
-    assert [down.link(client, 6, "train", 0).whole for client in range(3)] == [
+    assert [down.delivery(client, 6, "train", 0).whole for client in range(3)] == [
         True,
         True,
         False,
     ]  # 2 has no copy yet
-    down.received(0, 6, down.link(0, 6, "train", 0), header)
-    assert not down.link(0, 7, "train", 0).whole
+    down.received(0, {COPIES: down.copies.slots(0)}, header)
+    assert not down.delivery(0, 7, "train", 0).whole
     saved = down.sync()
     down.recall(saved)
-    assert [down.link(client, 6, "train", 0).whole for client in range(3)] == [
+    assert [down.delivery(client, 6, "train", 0).whole for client in range(3)] == [
         False,
         True,
         False,
@@ -290,10 +292,10 @@ def test_copies_in_doubt_of_a_checkpoint_with_rounds_of_contact(tmp_path):
     down.recall(saved, older)
     assert (
         down.renewed,
-        [down.link(client, 6, "train", 0).whole for client in range(3)],
+        [down.delivery(client, 6, "train", 0).whole for client in range(3)],
     ) == (3, [True, False, False])
     down.renew(6)
-    assert [down.link(client, 7, "train", 0).whole for client in range(3)] == [
+    assert [down.delivery(client, 7, "train", 0).whole for client in range(3)] == [
         True,
         True,
         False,

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from fedlearn.errors import RecordError
-from fedlearn.memory.vectors import NONE, SLOTS, ClientVectors
+from fedlearn.memory.slots import NONE
+from fedlearn.memory.vectors import SLOTS, ClientVectors
 
 
 @pytest.fixture
@@ -207,7 +208,7 @@ def test_what_is_held_until_a_checkpoint_is_bounded(tmp_path, monkeypatch):
     for value in (1.0, 2.0):
         for client in range(100):
             put(vectors, client, value + client)
-        assert len(vectors.versions._held) < 12
+        assert len(vectors.versions._rows) < 12
         saved = vectors.sync()
         vectors.checkpointed()
     shutil.copytree(tmp_path, tmp_path.parent / "copy")

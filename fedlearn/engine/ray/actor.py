@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 
 import fedlearn
 from fedlearn.arrays import State
+from fedlearn.brief import Brief
 from fedlearn.clients.build import local_of
 from fedlearn.clients.evaluate import Score
 from fedlearn.data.samples import Population
-from fedlearn.engine.runner import Outcome, Runner, Task
+from fedlearn.engine.runner import Runner
 from fedlearn.engine.serial import Serial
+from fedlearn.engine.task import Outcome, Task
 from fedlearn.errors import ConfigError, UserError, one_line
 from fedlearn.memory.vectors import ClientVectors
 from fedlearn.system.malloc import keep_pages
@@ -40,11 +42,10 @@ _MEND = {
 class Job:
     """What an actor has to know of a run to build what the coordinator has."""
 
-    told: Mapping[str, Any]  # as agents are told: data, model, seed, held-out share
+    brief: Brief
     app: str
     mods: tuple[str, ...]
-    copies: bool  # clients hold copies of the model, which travel with their tasks
-    residuals: bool
+    vectors: tuple[str, ...]  # names of what clients keep, which travels with their tasks
     partition: str  # see `divided`
     initial: bytes  # digest of the first model
     versions: Mapping[str, str]
@@ -66,8 +67,7 @@ class Parcel:
     """A task, and the vectors (P,) that its client kept, which lie on the coordinator's disk."""
 
     task: Task
-    copy: Vector | None = None
-    residual: Vector | None = None
+    vectors: Mapping[str, Vector] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,7 @@ class Reply:
     """What came of a task, and the vectors (P,) that its client keeps from now on."""
 
     outcome: Outcome
-    copy: Vector | None = None
-    residual: Vector | None = None
+    vectors: Mapping[str, Vector] = field(default_factory=dict)
 
 
 class Carried(ClientVectors):
@@ -84,7 +83,7 @@ class Carried(ClientVectors):
 
     def __init__(self) -> None:
         """Begin with none."""
-        self.came: dict[int, Vector | None] = {}
+        self.came: dict[int, Vector] = {}
         self.gone: dict[int, Vector] = {}
 
     def read(self, client: int, slot: int) -> Vector:
@@ -134,30 +133,33 @@ class Actor:
     def run(self, parcels: Sequence[Parcel]) -> list[Reply]:
         """Return what came of tasks of different clients, in their order."""
         tasks = [parcel.task for parcel in parcels]
-        self.copies.came = {parcel.task.client: parcel.copy for parcel in parcels}
-        self.residuals.came = {
-            parcel.task.client: parcel.residual for parcel in parcels
-        }
-        self.copies.gone, self.residuals.gone = {}, {}
-        found = {
+        for name, carried in self.vectors.items():
+            carried.came = {
+                parcel.task.client: parcel.vectors[name]
+                for parcel in parcels
+                if name in parcel.vectors
+            }
+            carried.gone = {}
+        outcomes = {
             outcome.client: outcome for outcome in self.engine.run(tasks, self.model)
         }
-        return [
-            Reply(
-                found[t.client],
-                self.copies.gone.get(t.client),
-                self.residuals.gone.get(t.client),
-            )
-            for t in tasks
-        ]
+        return [Reply(outcomes[t.client], self._gone(t.client)) for t in tasks]
 
     def score(self, parts: Sequence[int]) -> list[Score]:
         """Return the scores of the model on parts of the held-out samples."""
         return [self.engine.runner.score(part, self.model) for part in parts]
 
+    def _gone(self, client: int) -> dict[str, Vector]:
+        """Return the vectors that a client left, by name."""
+        return {
+            name: carried.gone[client]
+            for name, carried in self.vectors.items()
+            if client in carried.gone
+        }
+
     def _build(self, job: Job) -> None:
         keep_pages()
-        local = local_of(job.told, 0, "auto")
+        local = local_of(job.brief, 0, "auto")
         if divided(local.population) != job.partition:
             raise ConfigError(
                 "the data is divided among its clients in another way than at the coordinator: it is not the same data"
@@ -173,7 +175,7 @@ class Actor:
             )
 
             app = apps.load(job.app, job.mods)
-        self.copies, self.residuals = Carried(), Carried()
+        self.vectors = {name: Carried() for name in job.vectors}
         self.engine = Serial(
             Runner(
                 local.module,
@@ -182,8 +184,7 @@ class Actor:
                 local.seed,
                 local.holdout,
                 app=app,
-                copies=self.copies if job.copies else None,
-                residuals=self.residuals if job.residuals else None,
+                vectors=self.vectors,
             )
         )
 

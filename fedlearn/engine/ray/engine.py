@@ -9,7 +9,6 @@ where it runs nor how often changes a bit.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from collections import Counter, deque
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedlearn.arrays import State
+from fedlearn.brief import Brief
 from fedlearn.clients.evaluate import Score
 from fedlearn.config import Experiment
 from fedlearn.engine.pool import TRIES
@@ -31,11 +31,10 @@ from fedlearn.engine.ray.actor import (
     versions,
 )
 from fedlearn.engine.ray.cluster import connect
-from fedlearn.engine.runner import Outcome, Runner, Task, single_thread
-from fedlearn.engine.serial import whole_score
+from fedlearn.engine.protocol import EveryClient, whole_score
+from fedlearn.engine.runner import Runner, single_thread
+from fedlearn.engine.task import Outcome, Task
 from fedlearn.errors import ConfigError, RunError, one_line
-from fedlearn.memory.vectors import NONE
-from fedlearn.runs.serving import welcome
 from fedlearn.wire import digest
 
 MOST = 16
@@ -69,11 +68,11 @@ class _Hand:
     alone: bool = False  # it holds a task that may have killed its process
 
 
-class Ray:
+class Ray(EveryClient):
     """See the module. Raises ConfigError when there is no cluster, or a machine cannot do the work."""
 
     def __init__(
-        self, runner: Runner, experiment: Experiment, workers: int = 0
+        self, runner: Runner, experiment: Experiment, brief: Brief, workers: int = 0
     ) -> None:
         """Connect, and wait for the first actor; others join as they are built.
 
@@ -97,7 +96,7 @@ class Ray:
                 "scheduling_strategy": "SPREAD",
             }
             self._kind = self.ray.remote(**options)(Actor)
-            self._job = self.ray.put(_job(runner, experiment))
+            self._job = self.ray.put(_job(runner, experiment, brief))
             self._fill()
             while not any(hand.place for hand in self._hands):
                 self._next()
@@ -119,12 +118,6 @@ class Ray:
     def score(self, state: State) -> Score:
         """Return the score of a model on the server's held-out samples; raises RunError when a part fails twice."""
         return whole_score(self._work("score", state, range(self.runner.parts)))
-
-    def available(self, round: int) -> None:
-        """Return None: every client is somewhere."""
-
-    def refused(self, client: int, reason: str) -> None:
-        """Do nothing: the run's line tells."""
 
     def close(self) -> None:
         """End the actors, and the cluster if it was started here."""
@@ -296,41 +289,27 @@ class Ray:
         self._hands[self._hands.index(hand)] = self._start()
 
     def _packed(self, task: Task) -> Parcel:
-        """Return a task with what its client kept."""
-        copies, residuals, link, slots = (
-            self.runner.copies,
-            self.runner.residuals,
-            task.link,
-            task.residual,
-        )
-        copy = (
-            copies.read(task.client, link.slot)
-            if copies and link and link.slot != NONE
-            else None
-        )
-        residual = (
-            residuals.read(task.client, slots.slot)
-            if residuals and slots and slots.slot != NONE
-            else None
-        )
-        return Parcel(task, copy, residual)
+        """Return a task with the vectors that its client keeps."""
+        vectors = {}
+        for name, stored in self.runner.vectors.items():
+            slots = task.slots.get(name)
+            if slots is not None and not slots.empty:
+                vectors[name] = stored.read(task.client, slots.slot)
+        return Parcel(task, vectors)
 
     def _unpacked(self, task: Task, reply: Reply) -> Outcome:
         """Return an outcome, once what its client keeps is on disk. Raises RecordError."""
-        if reply.copy is not None and self.runner.copies and task.link:
-            self.runner.copies.write(task.client, task.link.into, reply.copy)
-        if reply.residual is not None and self.runner.residuals and task.residual:
-            self.runner.residuals.write(task.client, task.residual.into, reply.residual)
+        for name, vector in reply.vectors.items():
+            self.runner.vectors[name].write(task.client, task.slots[name].into, vector)
         return reply.outcome
 
 
-def _job(runner: Runner, experiment: Experiment) -> Job:
+def _job(runner: Runner, experiment: Experiment, brief: Brief) -> Job:
     return Job(
-        told=json.loads(welcome(experiment, runner.population, runner)),
+        brief=brief,
         app=experiment.client.app,
         mods=experiment.client.mods,
-        copies=runner.copies is not None,
-        residuals=runner.residuals is not None,
+        vectors=tuple(runner.vectors),
         partition=divided(runner.population),
         initial=digest(runner.initial),
         versions=versions(),

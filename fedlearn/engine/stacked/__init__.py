@@ -21,10 +21,11 @@ from torch import nn
 from fedlearn.clients import train as one
 from fedlearn.clients.batches import Tensors
 from fedlearn.engine.pool import Pool, Unit
-from fedlearn.engine.runner import Held, Outcome, Runner, Task, sent
+from fedlearn.engine.runner import Runner
 from fedlearn.engine.serial import Serial
 from fedlearn.engine.stacked import train
 from fedlearn.engine.stacked.stack import NotStackable
+from fedlearn.engine.task import Held, Outcome, Task, with_download
 from fedlearn.errors import ClientError, FedlearnError, RecordError
 from fedlearn.models import read_state
 from fedlearn.plan import Plan
@@ -102,20 +103,20 @@ class Stacker:
         try:
             if isinstance(update, ClientError):
                 raise update
-            payload, residual = self.runner.reply(
+            payload, kept = self.runner.reply(
                 task, held, update.difference, update.examples, update.train_loss, {}
             )
             found = Outcome(
                 task.client,
                 payload,
                 encode_s=time.perf_counter() - begun,
-                residual=residual,
+                kept=kept,
             )
         except RecordError:
             raise
         except FedlearnError as error:
             found = Outcome(task.client, error=str(error))
-        return sent(replace(found, train_s=train_s), held, receive_s)
+        return with_download(replace(found, train_s=train_s), held, receive_s)
 
     def _try(self, plan: Plan) -> str:
         """Return why clients cannot be stacked; "" where they can, and two give what each gives by itself."""
@@ -170,7 +171,8 @@ class StackedPool(Pool):
 
     def __init__(self, stacker: Stacker, workers: int = 0) -> None:
         """Fork the workers."""
-        self.stacker, self.why = stacker, stacker.why
+        self.stacker = stacker
+        self.not_stacked = stacker.why
         self.most = (
             1
             if stacker.why
@@ -193,7 +195,8 @@ class StackedSerial(Serial):
     def __init__(self, stacker: Stacker) -> None:
         """Take what trains."""
         super().__init__(stacker.runner)
-        self.stacker, self.why = stacker, stacker.why
+        self.stacker = stacker
+        self.not_stacked = stacker.why
 
     def run(self, tasks: Sequence[Task], payload: bytes) -> Iterator[Outcome]:
         """Yield one outcome per task."""

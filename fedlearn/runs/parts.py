@@ -1,0 +1,183 @@
+"""The parts of a run, built from its config: data, model, strategy, ClientApp, devices.
+
+Whatever is wrong with them is an error that names the table of the config, before anything
+is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.serverapp.strategy import Strategy
+
+from fedlearn import data, models
+from fedlearn.arrays import Layout, State
+from fedlearn.clients.augment import KINDS
+from fedlearn.config import Experiment
+from fedlearn.data.samples import Population
+from fedlearn.devices.profiles import Devices
+from fedlearn.engine import apps
+from fedlearn.errors import ConfigError, ModelError
+from fedlearn.names import nearest
+from fedlearn.runs import devices
+from fedlearn.strategies.build import build
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a config names, as objects.
+
+    initial: the first model's state. app: answers in the place of our own training.
+    devices: those of simulated clients, where the config has any.
+    """
+
+    population: Population
+    module: torch.nn.Module
+    layout: Layout
+    initial: State
+    strategy: Strategy
+    app: apps.UserApp | None
+    devices: Devices | None
+
+    @property
+    def clients(self) -> int:
+        """Return how many clients there are."""
+        return len(self.population.clients)
+
+
+def build_parts(experiment: Experiment, agents: bool = False) -> Parts:
+    """Return the parts of an experiment. agents: real ones train, on devices of their own.
+
+    Raises UserError for what cannot be built, or does not fit together.
+    """
+    population = _population(experiment)
+    module, layout = _model(experiment, population)
+    clients = len(population.clients)
+    strategy = _strategy(experiment, layout, clients)
+    simulated = None
+    if not agents:
+        with config_section("devices"):
+            simulated = devices.checked(experiment, clients)
+    app = _app(experiment, agents)
+    initial = _initial(experiment, module, layout)
+    _check_device(experiment.engine.device)
+    return Parts(population, module, layout, initial, strategy, app, simulated)
+
+
+def partition_options(experiment: Experiment) -> dict[str, Any]:
+    """Return the keys of ``[data.partition]``; "kind" is among them only where it is set."""
+    section = experiment.data.partition
+    options = section.options
+    if section.kind:
+        options["kind"] = section.kind
+    return options
+
+
+@contextlib.contextmanager
+def config_section(name: str) -> Iterator[None]:
+    """Say in which table of the config an error lies."""
+    try:
+        yield
+    except ConfigError as error:
+        if str(error).startswith(f"[{name}"):
+            raise
+        raise type(error)(f"[{name}] {error}") from error
+
+
+def _population(experiment: Experiment) -> Population:
+    section = experiment.data
+    partition = partition_options(experiment)
+    with config_section("data"):
+        population = data.population(
+            section.name, section.options, partition, experiment.experiment.seed
+        )
+    with config_section("train"):
+        _check_augment(experiment.train.augment, population)
+    return population
+
+
+def _check_augment(kind: str, population: Population) -> None:
+    known = KINDS.get(population.task, ())
+    if kind and kind not in known:
+        raise ConfigError(
+            f"augment = '{kind}' does not fit {population.task} data."
+            f"{nearest(kind, known)} "
+            f"Known for {population.task}: {', '.join(known) or 'none'}"
+        )
+
+
+def _model(
+    experiment: Experiment, population: Population
+) -> tuple[torch.nn.Module, Layout]:
+    section = experiment.model
+    with config_section("model"):
+        module = models.build(
+            section.name,
+            section.options,
+            input_shape=population.input_shape,
+            classes=population.classes,
+            seed=experiment.experiment.seed,
+            task=population.task,
+        )
+        return module, models.layout(module)
+
+
+def _initial(
+    experiment: Experiment, module: torch.nn.Module, layout: Layout
+) -> State:
+    initial = models.read_state(module, layout)
+    if not np.isfinite(initial.floats).all():
+        raise ModelError(
+            f"model '{experiment.model.name}' starts with NaN or infinite values; "
+            "mend how its weights are drawn"
+        )
+    return initial
+
+
+def _strategy(experiment: Experiment, layout: Layout, clients: int) -> Strategy:
+    settings = experiment.experiment
+    if settings.min_clients > clients:
+        raise ConfigError(
+            f"experiment.min_clients = {settings.min_clients}, "
+            f"but there are {clients} clients"
+        )
+    fraction_evaluate = 0.0
+    if experiment.evaluate.clients:
+        fraction_evaluate = min(1.0, experiment.evaluate.max_clients / clients)
+    offered = {
+        "layout": layout,
+        "seed": settings.seed,
+        "clients": clients,
+        "min_clients": settings.min_clients,
+        "fraction_evaluate": fraction_evaluate,
+    }
+    with config_section("strategy"):
+        return build(experiment.strategy.name, experiment.strategy.options, offered)
+
+
+def _app(experiment: Experiment, agents: bool) -> apps.UserApp | None:
+    with config_section("client"):
+        app = apps.load(experiment.client.app, experiment.client.mods)
+        if app is not None and agents:
+            raise ConfigError(
+                "Flower ClientApps and mods run in a simulation, "
+                "or on Flower's own engine; agents train by [train] alone"
+            )
+    return app
+
+
+def _check_device(device: str) -> None:
+    try:
+        # The device "meta" has no values to give back, so one is asked for.
+        float(torch.zeros(1, device=device))
+    except Exception as error:  # torch has as many kinds of error as it has devices
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"[engine] device = '{device}' cannot be used here: {reason}; "
+            'use "cpu"'
+        ) from None
