@@ -245,7 +245,7 @@ class Runner(Local):
                 held,
                 name,
                 model,
-                header.version,
+                header.round,
                 link.codec,
                 link.seed,
                 moved,
