@@ -211,7 +211,7 @@ def answer_header(
     """Return what the payload of a client's update says of itself; start: of the model that it began with."""
     return Header(
         kind=GRADIENT if plan.task == "gradient" else UPDATE,
-        version=start.version,
+        round=start.round,
         digest=start.digest,
         codec=feedback(plan.codec)[1],
         seed=derive(plan.seed, "codec", plan.round, client),

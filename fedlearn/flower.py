@@ -102,7 +102,7 @@ def update_of(reply: Message, layout: Layout, current: State) -> Received:
     }
     header = Header(
         kind=UPDATE,
-        version=0,
+        round=0,
         digest=bytes(8),
         codec="",
         examples=int(metrics[EXAMPLES]),  # type: ignore[arg-type]

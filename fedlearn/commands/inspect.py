@@ -132,7 +132,7 @@ def inspect(file: str, data: bytes) -> Inspected:
         kind=_name(payload_pb2.Payload.Kind, header.kind),
         codec=header.codec,
         seed=header.seed,
-        version=header.version,
+        version=header.round,
         digest=header.digest.hex(),
         base_digest=header.base_digest.hex()
         if header.kind == payload_pb2.Payload.DIFFERENCE

@@ -293,8 +293,8 @@ class Fleet:
             return str(error)
         if header.kind not in (UPDATE, GRADIENT):
             return f"a payload of kind {header.kind} where an update is expected"
-        if (header.version, header.digest) != (
-            asked.held.header.version,
+        if (header.round, header.digest) != (
+            asked.held.header.round,
             asked.held.header.digest,
         ):
             return "the update started from another model than the one sent"

@@ -189,7 +189,7 @@ class Runner(Local):
                 State(copy, model.integers),
                 copy_digest,
                 model,
-                header.version,
+                header.round,
                 delivery.codec,
                 delivery.seed,
                 self.moved(copy, delivery.codec),

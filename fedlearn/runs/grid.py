@@ -347,8 +347,8 @@ class SimulationGrid(Grid):
             self.layout, outcome.payload or b"", (UPDATE, GRADIENT), moved, asked
         )
         base = outcome.base
-        if base is None or (header.version, header.digest) != (
-            base.version,
+        if base is None or (header.round, header.digest) != (
+            base.round,
             base.digest,
         ):
             raise PayloadError(

@@ -75,10 +75,13 @@ _NOT_FINITE = "the payload holds values that are NaN or infinite"
 
 @dataclass(frozen=True)
 class Header:
-    """What a payload says of itself besides its values; `payload.proto` explains each field."""
+    """What a payload says of itself besides its values; `payload.proto` explains each field.
+
+    round: of a model: rounds done; of an update: the round of the model that it started from. The wire calls it `version`.
+    """
 
     kind: int
-    version: int
+    round: int
     digest: bytes  # 8 bytes, see `digest`
     codec: str
     seed: int = 0
@@ -148,14 +151,14 @@ def raw_length(layout: Layout, header: Header) -> int:
 
 
 def encode_model(
-    layout: Layout, state: State, version: int, codec: str, seed: int
+    layout: Layout, state: State, rounds_done: int, codec: str, seed: int
 ) -> tuple[bytes, Header, State]:
     """Return a whole model's payload, its header, and the state that every receiver will decode from it.
 
     Raises PayloadError as `encode` does.
     """
     _check_finite(state.floats)
-    header = Header(SNAPSHOT, version, bytes(8), canonical(codec), seed)
+    header = Header(SNAPSHOT, rounds_done, bytes(8), canonical(codec), seed)
     body = _body(layout, header, state.floats, None)
     floats = _dense(
         _floats(layout, header, body, state.floats[layout.buffers_at], None)
@@ -169,7 +172,7 @@ def encode_difference(
     base: State,
     base_digest: bytes,
     target: State,
-    version: int,
+    rounds_done: int,
     codec: str,
     seed: int,
     moved: NDArray[np.float32] | None,
@@ -189,7 +192,7 @@ def encode_difference(
     )  # −0.0 is another model than 0.0
     header = Header(
         DIFFERENCE,
-        version,
+        rounds_done,
         bytes(8),
         ZERO if same else canonical(codec),
         seed,
@@ -429,7 +432,7 @@ def _head(
         format=FORMAT,
         kind=header.kind,  # type: ignore[arg-type]  # the generated enum is an int at run time
         schema=int.from_bytes(layout.schema, "little"),
-        version=header.version,
+        version=header.round,
         digest=int.from_bytes(header.digest, "little"),
         codec=header.codec,
         seed=header.seed,
@@ -455,7 +458,7 @@ def _header(message: payload_pb2.Payload) -> Header:
     metrics = {m.name: _value(m) for m in message.metrics}
     return Header(
         kind=message.kind,
-        version=message.version,
+        round=message.version,
         digest=message.digest.to_bytes(8, "little"),
         codec=message.codec,
         seed=message.seed,

@@ -26,7 +26,7 @@ LAYOUT = Layout(
 STATE = State(np.arange(320, dtype=np.float32), np.array([5, -7], np.int64))
 HEADER = wire.Header(
     kind=wire.UPDATE,
-    version=4,
+    round=4,
     digest=b"12345678",
     codec="topk(0.1)+q4",
     seed=11,

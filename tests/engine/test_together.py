@@ -169,7 +169,7 @@ def test_the_length_of_a_payload_that_is_never_made(name, plan):
             name, options, input_shape=(1, 12, 12), classes=3, seed=0, task="image"
         )
     )
-    start = Header(GRADIENT, version=3, digest=bytes(8), codec="raw32")
+    start = Header(GRADIENT, round=3, digest=bytes(8), codec="raw32")
     for client, (examples, loss) in enumerate(
         [(1, 2.5), (127, 0.0), (128, 1e-9), (70_000, 3.0)]
     ):

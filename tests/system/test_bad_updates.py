@@ -107,7 +107,7 @@ def other_codec(job: Job) -> bytes:
     )
     return encode(
         job.layout,
-        Header(UPDATE, job.start.version, job.start.digest, "q8", 1, 60),
+        Header(UPDATE, job.start.round, job.start.digest, "q8", 1, 60),
         zero,
     )
 

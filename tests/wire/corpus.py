@@ -151,7 +151,7 @@ def case(text: str, kind: str, layout: Layout, known: bool, seed: int = 11) -> C
         )
     else:
         header = Header(
-            kind=KINDS[kind], version=4, digest=wire.digest(base), codec=text, seed=seed, examples=60, train_loss=0.5,
+            kind=KINDS[kind], round=4, digest=wire.digest(base), codec=text, seed=seed, examples=60, train_loss=0.5,
             residual=wire.FRESH, metrics={"a": 1, "b": 0.25, "c": [1, 2]},
         )  # fmt: skip
         data = wire.encode(layout, header, State(change, integers), far)

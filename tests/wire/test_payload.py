@@ -85,7 +85,7 @@ def test_a_golden_payload_stays_readable():
     header, change = wire.decode(layout, golden, (wire.UPDATE,))
     state = change.dense()
     assert state.floats.tolist() == [1.0, -2.0, 0.5]
-    assert (header.version, header.examples, header.codec) == (2, 10, "raw32")
+    assert (header.round, header.examples, header.codec) == (2, 10, "raw32")
     made = wire.encode(
         layout, wire.Header(wire.UPDATE, 2, b"ABCDEFGH", "raw32", examples=10), state
     )
