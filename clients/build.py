@@ -66,7 +66,7 @@ def local_of(told: Mapping[str, Any], client: int, source: str) -> Local:
         input_shape=tuple(told["input_shape"]),
         classes=told["classes"],
         seed=told["seed"],
-        task=told["task"],
+        modality=told["task"],
     )
     made = layout(module)
     if made.schema.hex() != told["schema"]:

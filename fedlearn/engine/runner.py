@@ -271,7 +271,7 @@ class Runner(Local):
                 self.module,
                 tensors(
                     Samples(test.x[rows], test.y[rows]),
-                    self.population.task,
+                    self.population.modality,
                     self.device,
                 ),
             )

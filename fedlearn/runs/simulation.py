@@ -243,7 +243,7 @@ def _parts(experiment: Experiment) -> tuple[Population, torch.nn.Module, Layout]
             input_shape=population.input_shape,
             classes=population.classes,
             seed=seed,
-            task=population.task,
+            modality=population.modality,
         )
         return population, module, models.layout(module)
 
@@ -471,11 +471,11 @@ def _check_device(device: str) -> None:
 
 
 def _check_augment(kind: str, population: Population) -> None:
-    known = KINDS.get(population.task, ())
+    known = KINDS.get(population.modality, ())
     if kind and kind not in known:
         raise ConfigError(
-            f"augment = '{kind}' does not fit {population.task} data.{nearest(kind, known)} "
-            f"Known for {population.task}: {', '.join(known) or 'none'}"
+            f"augment = '{kind}' does not fit {population.modality} data.{nearest(kind, known)} "
+            f"Known for {population.modality}: {', '.join(known) or 'none'}"
         )
 
 
