@@ -18,7 +18,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "image": ("flip", "shift", "flip-shift"),
     "series": ("jitter", "scale", "jitter-scale"),
 }
-"""What may be asked for each task; text and features have none."""
+"""What may be asked for each modality; text and features have none."""
 
 JITTER = 0.05
 """Standard deviation of the added noise, in units of the data: Um et al.'s 0.05; series here are normalised to 1."""

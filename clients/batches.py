@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedlearn.data.samples import IGNORE, Samples, Task
+from fedlearn.data.samples import IGNORE, Modality, Samples
 
 
 @dataclass(frozen=True)
 class Tensors:
     """Samples as a model takes them: images float32 in [0, 1], text int64, targets int64."""
 
-    task: Task
+    modality: Modality
     x: torch.Tensor  # (N, …)
     y: torch.Tensor  # (N,), or (N, T) for text
 
@@ -30,7 +30,7 @@ class Tensors:
     def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the inputs and targets at the given positions; text is cut where its longest line ends."""
         x, y = self.x[indices], self.y[indices]
-        if self.task != "text":
+        if self.modality != "text":
             return x, y
         longest = max(1, int(ends(y).max()))
         return x[:, :longest], y[:, :longest]
@@ -42,13 +42,13 @@ def ends(targets: torch.Tensor) -> torch.Tensor:
     return torch.where(targets != IGNORE, places, 0).amax(1)
 
 
-def tensors(samples: Samples, task: Task, device: str = "cpu") -> Tensors:
+def tensors(samples: Samples, modality: Modality, device: str = "cpu") -> Tensors:
     """Return samples as tensors on a device; images of uint8 become float32 in [0, 1]."""
     x = torch.tensor(samples.x)
-    scale = 255.0 if task == "image" and x.dtype == torch.uint8 else 1.0
-    x = x.long() if task == "text" else x.float() / scale
+    scale = 255.0 if modality == "image" and x.dtype == torch.uint8 else 1.0
+    x = x.long() if modality == "text" else x.float() / scale
     return Tensors(
-        task, x.to(device), torch.from_numpy(samples.y.astype(np.int64)).to(device)
+        modality, x.to(device), torch.from_numpy(samples.y.astype(np.int64)).to(device)
     )
 
 
@@ -90,13 +90,13 @@ def _one_pass(
     data: Tensors, size: int, random: np.random.Generator, merge_single: bool
 ) -> list[NDArray[np.int64]]:
     order = random.permutation(len(data))
-    if data.task == "text":
+    if data.modality == "text":
         lengths = ends(data.y).cpu().numpy()
         order = order[np.argsort(lengths[order], kind="stable")]
     cuts = list(range(size, len(order), size))
     if merge_single and cuts and len(order) - cuts[-1] == 1:
         cuts.pop()
     batches = np.split(order, cuts)
-    if data.task == "text":
+    if data.modality == "text":
         batches = [batches[i] for i in random.permutation(len(batches))]
     return batches

@@ -17,7 +17,7 @@ from fedlearn.clients.local import Local
 from fedlearn.codec import codec as find_codec
 from fedlearn.data import population
 from fedlearn.data.own import samples_of
-from fedlearn.data.samples import Population, Samples, Task
+from fedlearn.data.samples import Population, Samples, Modality
 from fedlearn.errors import ConfigError, PayloadError
 from fedlearn.models import build, layout
 from fedlearn.wire import (
@@ -65,7 +65,7 @@ def local_of(brief: Brief, client: int, source: str) -> Local:
         input_shape=brief.input_shape,
         classes=brief.classes,
         seed=brief.seed,
-        task=cast(Task, brief.modality),
+        modality=cast(Modality, brief.modality),
     )
     model_layout = layout(module)
     if model_layout.schema.hex() != brief.schema:
@@ -107,7 +107,7 @@ def _population(brief: Brief, client: int, source: str) -> Population:
     if source == "auto":
         return population(brief.data, brief.data_options, brief.partition, brief.seed)
     shape = brief.input_shape
-    modality = cast(Task, brief.modality)
+    modality = cast(Modality, brief.modality)
     samples = samples_of(source, modality, brief.classes, shape)
     none = Samples(samples.x[:0], samples.y[:0])
     clients = Own(client, samples)

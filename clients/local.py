@@ -84,7 +84,7 @@ class Local:
                     f"client {client} keeps no samples for evaluation; set evaluate.clients = true"
                 )
             return samples
-        if self.population.task == "series":
+        if self.population.modality == "series":
             train, test = _split_series(samples.y, self.holdout)
         else:
             order = generator(self.seed, "holdout", client).permutation(len(samples))
@@ -95,7 +95,7 @@ class Local:
     def tensors(self, client: int, held_out: bool = False) -> Tensors:
         """Return `samples` as the model takes them."""
         return tensors(
-            self.samples(client, held_out), self.population.task, self.device
+            self.samples(client, held_out), self.population.modality, self.device
         )
 
     @contextmanager

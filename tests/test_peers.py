@@ -71,7 +71,7 @@ def test_the_textbooks_models_are_ours(name):
         input_shape=data.input_shape,
         classes=data.classes,
         seed=0,
-        task=data.task,
+        modality=data.modality,
     )
     assert textbook.parameters(textbook.MODELS[name]()) == models.layout(ours).trained
 

@@ -151,7 +151,7 @@ def payloads_ms(
 def client_side() -> None:
     """Print what a client spends on payloads, beside its local training."""
     module = models.build(
-        "cnn", {}, input_shape=(1, 28, 28), classes=10, seed=0, task="image"
+        "cnn", {}, input_shape=(1, 28, 28), classes=10, seed=0, modality="image"
     )
     layout = models.layout(module)
     initial = models.read_state(module, layout)

@@ -36,8 +36,8 @@ def tensors(workload: Workload) -> list[tuple[torch.Tensor, torch.Tensor]]:
         x = torch.tensor(samples.x)
         x = (
             x.long()
-            if data.task == "text"
-            else x.float() / (255 if data.task == "image" else 1)
+            if data.modality == "text"
+            else x.float() / (255 if data.modality == "image" else 1)
         )
         out.append((x, torch.tensor(samples.y.astype(np.int64))))
     return out

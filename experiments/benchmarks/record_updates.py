@@ -98,7 +98,7 @@ def rounds(experiment: Experiment, momentum: float) -> Iterator[tuple[Layout, Ro
         input_shape=people.input_shape,
         classes=people.classes,
         seed=seed,
-        task=people.task,
+        modality=people.modality,
     )
     order = layout(module)
     model, velocity = read_state(module, order), np.zeros(order.floats)
@@ -119,7 +119,7 @@ def rounds(experiment: Experiment, momentum: float) -> Iterator[tuple[Layout, Ro
                 order,
                 asked,
                 model,
-                tensors(people.clients[client], people.task),
+                tensors(people.clients[client], people.modality),
                 client,
             )
             total.add(learned.difference, learned.examples)

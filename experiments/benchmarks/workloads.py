@@ -65,9 +65,9 @@ class Workload:
             input_shape=data.input_shape,
             classes=data.classes,
             seed=0,
-            task=data.task,
+            modality=data.modality,
         )
-        each = count(module, data.input_shape, data.task == "text").training
+        each = count(module, data.input_shape, data.modality == "text").training
         return each * self.cohort * len(data.clients[0])
 
 
@@ -137,11 +137,16 @@ def series() -> Population:
 
 
 def _population(
-    name: str, task: Any, classes: int, shape: tuple[int, ...], x: Any, y: Any
+    name: str, modality: Any, classes: int, shape: tuple[int, ...], x: Any, y: Any
 ) -> Population:
     samples = Samples(x, y)
     return Population(
-        name, task, classes, shape, Shares(samples), samples.take(np.arange(HELD_OUT))
+        name,
+        modality,
+        classes,
+        shape,
+        Shares(samples),
+        samples.take(np.arange(HELD_OUT)),
     )
 
 

@@ -51,7 +51,7 @@ def _dataset(name: str, arrays: Arrays, licence: str, source: str) -> Dataset:
     y_train = arrays["y_train"].astype(np.int64)
     return Dataset(
         name=name,
-        task="image",
+        modality="image",
         classes=10,
         input_shape=(1, *arrays["x_train"].shape[1:]),
         train=Samples(arrays["x_train"][:, None], y_train),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.data.samples import IGNORE, Dataset, Population, Samples, Task
+from fedlearn.data.samples import IGNORE, Dataset, Modality, Population, Samples
 from fedlearn.data.stored import read_npz
 from fedlearn.errors import DataError
 from fedlearn.names import import_path
@@ -43,7 +43,7 @@ def dataset(
     client_ids: Any = None,
     licence: str = "",
 ) -> Dataset:
-    """Return a Dataset of plain arrays, the task told from their shapes.
+    """Return a Dataset of plain arrays, the modality told from their shapes.
 
     x: (N, C, H, W) or (N, H, W) uint8, or floats in [0, 1], images · (N, T, F) floats, series · (N, F) floats,
     features · (N, T) uint8 with y (N, T), text. y: (N,) whole numbers from 0. Raises DataError.
@@ -56,27 +56,27 @@ def dataset(
             strict=True,
         )
     ]
-    task = _task(name, arrays[0], arrays[1])
-    train = _samples(name, "train", task, arrays[0], arrays[1])
-    test = _samples(name, "test", task, arrays[2], arrays[3])
+    modality = _modality(name, arrays[0], arrays[1])
+    train = _samples(name, "train", modality, arrays[0], arrays[1])
+    test = _samples(name, "test", modality, arrays[2], arrays[3])
     if train.x.shape[1:] != test.x.shape[1:]:
         raise DataError(
             f"{name}: x_train has samples of shape {train.x.shape[1:]}, x_test of {test.x.shape[1:]}"
         )
-    classes = 256 if task == "text" else int(max(train.y.max(), test.y.max())) + 1
+    classes = 256 if modality == "text" else int(max(train.y.max(), test.y.max())) + 1
     ids = {} if client_ids is None else {"client": _ids(name, client_ids, len(train))}
     labels = (
         ids.get("client", np.zeros(len(train), np.int64))
-        if task == "text"
+        if modality == "text"
         else train.y.astype(np.int64)
     )
     return Dataset(
-        name, task, classes, train.x.shape[1:], train, test, labels, ids, licence
+        name, modality, classes, train.x.shape[1:], train, test, labels, ids, licence
     )
 
 
 def samples_of(
-    source: str, task: Task, classes: int, input_shape: tuple[int, ...]
+    source: str, modality: Modality, classes: int, input_shape: tuple[int, ...]
 ) -> Samples:
     """Return the samples that one client brings to an experiment: an npz file with x and y, or ``module:attribute``.
 
@@ -98,13 +98,13 @@ def samples_of(
                 f"'{source}' gives no arrays (x, y): {type(error).__name__}: {error}"
             ) from error
     samples = _samples(
-        source, "own", task, _array(source, "x", x), _array(source, "y", y)
+        source, "own", modality, _array(source, "x", x), _array(source, "y", y)
     )
     if samples.x.shape[1:] != input_shape:
         raise DataError(
             f"{source}: its samples have the shape {samples.x.shape[1:]}, those of the experiment {input_shape}"
         )
-    if task != "text" and int(samples.y.max()) >= classes:
+    if modality != "text" and int(samples.y.max()) >= classes:
         raise DataError(
             f"{source}: it has the label {samples.y.max()}; the experiment has {classes} classes, 0 to {classes - 1}"
         )
@@ -123,7 +123,7 @@ def _array(name: str, key: str, value: Any) -> Array:
     return value
 
 
-def _task(name: str, x: Array, y: Array) -> Task:
+def _modality(name: str, x: Array, y: Array) -> Modality:
     if x.ndim == 2 and x.dtype == np.uint8 and y.ndim == 2:
         return "text"
     if x.ndim == 4 or (x.ndim == 3 and x.dtype == np.uint8):
@@ -136,7 +136,7 @@ def _task(name: str, x: Array, y: Array) -> Task:
     )
 
 
-def _samples(name: str, part: str, task: Task, x: Array, y: Array) -> Samples:
+def _samples(name: str, part: str, modality: Modality, x: Array, y: Array) -> Samples:
     where = f"{name}: x_{part}"
     if len(x) != len(y):
         raise DataError(f"{where} has {len(x)} samples, y_{part} has {len(y)} labels")
@@ -145,11 +145,11 @@ def _samples(name: str, part: str, task: Task, x: Array, y: Array) -> Samples:
         raise DataError(
             f"{where}[{bad}] holds NaN or infinity; remove or fill such samples"
         )
-    if task == "text":
+    if modality == "text":
         return Samples(_bytes(where, x), _targets(f"{name}: y_{part}", x, y))
     labels = _labels(f"{name}: y_{part}", y)
     return Samples(
-        _pixels(where, x) if task == "image" else x.astype(np.float32), labels
+        _pixels(where, x) if modality == "image" else x.astype(np.float32), labels
     )
 
 
@@ -259,16 +259,16 @@ def _check_part(
 ) -> None:
     """Refuse samples that do not fit each other, or what their set says of itself."""
     x, y = _array(name, f"{part}.x", samples.x), _array(name, f"{part}.y", samples.y)
-    _samples(name, part, found.task, x, y)
+    _samples(name, part, found.modality, x, y)
     if x.shape[1:] != tuple(found.input_shape):
         raise DataError(
             f"{name}: {part}.x has samples of shape {x.shape[1:]}, input_shape says {found.input_shape}"
         )
-    if found.task != "text" and int(y.max()) >= found.classes:
+    if found.modality != "text" and int(y.max()) >= found.classes:
         raise DataError(
             f"{name}: {part}.y has label {y.max()}, but classes = {found.classes}"
         )
-    if (x.dtype == np.uint8) != (found.task in ("image", "text")):
+    if (x.dtype == np.uint8) != (found.modality in ("image", "text")):
         raise DataError(
-            f"{name}: {part}.x is {x.dtype}; a {found.task} set needs {'uint8' if found.task in ('image', 'text') else 'float32'}"
+            f"{name}: {part}.x is {x.dtype}; a {found.modality} set needs {'uint8' if found.modality in ('image', 'text') else 'float32'}"
         )

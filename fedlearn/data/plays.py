@@ -99,7 +99,7 @@ def _dataset(name: str, arrays: Arrays, max_length: int) -> Dataset:
     play = arrays["play_of_role"].astype(np.int64)[client]
     return Dataset(
         name=name,
-        task="text",
+        modality="text",
         classes=256,
         input_shape=(length,),
         train=samples.take(np.flatnonzero(~test)),

@@ -72,7 +72,7 @@ def population(
     shares = Partitioned(loaded.train, divide(loaded, partition, seed))
     return Population(
         loaded.name,
-        loaded.task,
+        loaded.modality,
         loaded.classes,
         loaded.input_shape,
         shares,
@@ -135,7 +135,7 @@ def label_counts(
     """
     total = len(population.clients)
     numbers = np.unique(np.linspace(0, total - 1, min(most, total)).astype(np.int64))
-    if population.task == "text":
+    if population.modality == "text":
         return numbers, np.array(
             [[population.clients.size(int(k))] for k in numbers], np.int64
         )

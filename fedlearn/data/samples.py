@@ -1,4 +1,4 @@
-"""What a data set is to the rest of fedlearn: numpy arrays with a task, and clients that own shares of it.
+"""What a data set is to the rest of fedlearn: numpy arrays of one modality, and clients that own shares of it.
 
 Legend: N samples, T time steps or characters, K classes.
 """
@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Task = Literal["image", "series", "text", "features"]
+Modality = Literal["image", "series", "text", "features"]
 
 IGNORE = -100
 """The target value that loss and accuracy skip (padding of a text line)."""
@@ -48,7 +48,7 @@ class Dataset:
     """
 
     name: str
-    task: Task
+    modality: Modality
     classes: int
     input_shape: tuple[int, ...]  # of one sample: (C, H, W), (T, F), (T,) or (F,)
     train: Samples
@@ -77,7 +77,7 @@ class Population:
     """What an experiment trains on: the clients' own data, and the held-out samples of the server."""
 
     name: str
-    task: Task
+    modality: Modality
     classes: int
     input_shape: tuple[int, ...]
     clients: ClientData

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.data.checks import whole
-from fedlearn.data.samples import IGNORE, Dataset, Samples, Task
+from fedlearn.data.samples import IGNORE, Dataset, Modality, Samples
 from fedlearn.seeds import generator
 
 Drawn = tuple[Samples, NDArray[np.int64]]  # samples and their classes (N,)
@@ -23,9 +23,9 @@ Drawn = tuple[Samples, NDArray[np.int64]]  # samples and their classes (N,)
 
 @dataclass(frozen=True)
 class Schema:
-    """What a set looks like: its task, classes, shape of one sample, sizes, and natural owners (0: none)."""
+    """What a set looks like: its modality, classes, shape of one sample, sizes, and natural owners (0: none)."""
 
-    task: Task
+    modality: Modality
     classes: int
     shape: tuple[int, ...]
     train: int
@@ -63,7 +63,7 @@ def twin(
         schema.test if test is None else whole("[data] test", test, 1, 10_000_000),
     )
     draw: Callable[..., Drawn] = {"image": _images, "series": _series, "text": _lines}[
-        schema.task
+        schema.modality
     ]
     (training, labels), (held_out, _) = (
         draw(
@@ -77,12 +77,12 @@ def twin(
     ids = _owners(schema, counts[0])
     return Dataset(
         name=f"{name} (synthetic)",
-        task=schema.task,
+        modality=schema.modality,
         classes=schema.classes,
         input_shape=schema.shape,
         train=training,
         test=held_out,
-        labels=ids["play"] if schema.task == "text" else labels,
+        labels=ids["play"] if schema.modality == "text" else labels,
         ids=ids,
         licence="generated",
         source=f"fedlearn's synthetic twin, seed {seed}",

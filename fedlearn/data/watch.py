@@ -76,7 +76,7 @@ def windows(name: str, arrays: Arrays, rate: int, window: int, stride: int) -> D
     subject = arrays["subject"].astype(np.int64)[series[train]]
     return Dataset(
         name=name,
-        task="series",
+        modality="series",
         classes=7,
         input_shape=(window, values.shape[1]),
         train=samples.take(train),

@@ -253,7 +253,7 @@ def _halves(runner: Runner) -> list[Tensors]:
     test = runner.population.test
     few = [np.arange(len(test))[:3], np.arange(len(test))[3:TRIAL_SAMPLES]]
     return [
-        tensors(test.take(places), runner.population.task, runner.device)
+        tensors(test.take(places), runner.population.modality, runner.device)
         for places in few
         if places.size
     ]

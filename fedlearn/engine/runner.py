@@ -127,7 +127,7 @@ class Runner(Local):
         rows = slice(part * SCORE_SAMPLES, (part + 1) * SCORE_SAMPLES)
         samples = Samples(test.x[rows], test.y[rows])
         with isolated(derive(self.seed, "score", part)):
-            batch = tensors(samples, self.population.task, self.device)
+            batch = tensors(samples, self.population.modality, self.device)
             return evaluate(self.module, batch)
 
     @property

@@ -19,7 +19,7 @@ from fedlearn.seeds import derive
 if TYPE_CHECKING:
     from torch import nn
 
-    from fedlearn.data.samples import Task
+    from fedlearn.data.samples import Modality
 
 __all__ = ["MODELS", "build", "layout", "read_state", "write_state"]
 
@@ -78,13 +78,13 @@ def build(
     input_shape: tuple[int, ...],
     classes: int,
     seed: int,
-    task: Task | None = None,
+    modality: Modality | None = None,
 ) -> nn.Module:
     """Return a new model on the CPU, its weights a function of the seed alone, checked against the data.
 
     name: a key of `MODELS`, or ``module:attribute`` of an ``nn.Module`` subclass or of a function that returns a
           module; ``input_shape`` and ``classes`` are given to those that take them, beside the ``options``.
-    task: what a sample is; None reads it off the shape: 3 numbers image, 2 series, 1 text if there are 256 classes.
+    modality: what a sample is; None reads it off the shape: 3 numbers image, 2 series, 1 text if there are 256 classes.
 
     torch's global generator is left as it was. Raises ConfigError for an unknown name or option and ModelError when
     the model cannot be built, has nothing to train, or gives an output that does not fit the labels.
@@ -124,12 +124,12 @@ def build(
             module,
             input_shape=input_shape,
             classes=classes,
-            task=task or _task(input_shape, classes),
+            modality=modality or _modality(input_shape, classes),
         )
     return module
 
 
-def _task(input_shape: tuple[int, ...], classes: int) -> Task:
+def _modality(input_shape: tuple[int, ...], classes: int) -> Modality:
     """Return what a sample of this shape most likely is."""
     if len(input_shape) == 1:
         return "text" if classes == 256 else "features"

@@ -12,14 +12,19 @@ from fedlearn.models.inputs import reason
 from fedlearn.models.state import layout
 
 if TYPE_CHECKING:
-    from fedlearn.data.samples import Task
+    from fedlearn.data.samples import Modality
 
 PROBE = 2
 """Samples of the dry run: two, so that a lost or squeezed batch axis shows."""
 
 
 def check_fit(
-    what: str, module: object, *, input_shape: tuple[int, ...], classes: int, task: Task
+    what: str,
+    module: object,
+    *,
+    input_shape: tuple[int, ...],
+    classes: int,
+    modality: Modality,
 ) -> None:
     """Raise ModelError unless ``module`` trains, and maps 2 zero samples to (2, K), for text (2, T, K).
 
@@ -30,11 +35,11 @@ def check_fit(
         raise ModelError(
             f"{what} gave a {type(module).__name__}; its factory must return a torch.nn.Module"
         )
-    got = _dry_run(what, module, input_shape, task)
-    wanted = (PROBE, *input_shape, classes) if task == "text" else (PROBE, classes)
+    got = _dry_run(what, module, input_shape, modality)
+    wanted = (PROBE, *input_shape, classes) if modality == "text" else (PROBE, classes)
     if got != wanted:
         raise ModelError(
-            f"{what} gives {list(got)} for {PROBE} {task} samples of shape {list(input_shape)}, but the labels need "
+            f"{what} gives {list(got)} for {PROBE} {modality} samples of shape {list(input_shape)}, but the labels need "
             f"{list(wanted)} ({classes} classes); {_fix(got, wanted)}"
         )
     if not layout(module).trained:
@@ -44,12 +49,12 @@ def check_fit(
 
 
 def _dry_run(
-    what: str, module: nn.Module, input_shape: tuple[int, ...], task: Task
+    what: str, module: nn.Module, input_shape: tuple[int, ...], modality: Modality
 ) -> tuple[int, ...]:
     """Return the shape of the output for zero samples; raises ModelError when there is none."""
     modes = [(layer, layer.training) for layer in module.modules()]
     zeros = torch.zeros(
-        PROBE, *input_shape, dtype=torch.int64 if task == "text" else torch.float32
+        PROBE, *input_shape, dtype=torch.int64 if modality == "text" else torch.float32
     )
     module.eval()
     try:
@@ -57,7 +62,7 @@ def _dry_run(
             output = module(zeros)
     except Exception as error:  # whatever the user's forward raises
         raise ModelError(
-            f"{what} fails on {PROBE} {task} samples, a {zeros.dtype} tensor of shape {list(zeros.shape)}: "
+            f"{what} fails on {PROBE} {modality} samples, a {zeros.dtype} tensor of shape {list(zeros.shape)}: "
             f"{reason(error)}; make its layers fit this input, or choose another model or data set"
         ) from error
     finally:

@@ -60,7 +60,7 @@ class Work:
         found = self._sizes.get((client, held_out))
         if found is None:
             samples = self.runner.samples(client, held_out)
-            text = self.runner.population.task == "text" and len(samples)
+            text = self.runner.population.modality == "text" and len(samples)
             found = (
                 len(samples),
                 float(ends(torch.from_numpy(samples.y.astype(np.int64))).sum())
@@ -191,7 +191,7 @@ class Setting:
             else len(population.clients)
         )
         self.flops = count(
-            runner.module, population.input_shape, population.task == "text"
+            runner.module, population.input_shape, population.modality == "text"
         )
         self.clock = Clock(
             devices, experiment.devices.deadline_s, runner.layout.raw_bytes

@@ -102,12 +102,12 @@ def _population(experiment: Experiment) -> Population:
 
 
 def _check_augment(kind: str, population: Population) -> None:
-    known = KINDS.get(population.task, ())
+    known = KINDS.get(population.modality, ())
     if kind and kind not in known:
         raise ConfigError(
-            f"augment = '{kind}' does not fit {population.task} data."
+            f"augment = '{kind}' does not fit {population.modality} data."
             f"{nearest(kind, known)} "
-            f"Known for {population.task}: {', '.join(known) or 'none'}"
+            f"Known for {population.modality}: {', '.join(known) or 'none'}"
         )
 
 
@@ -122,7 +122,7 @@ def _model(
             input_shape=population.input_shape,
             classes=population.classes,
             seed=experiment.experiment.seed,
-            task=population.task,
+            modality=population.modality,
         )
         return module, models.layout(module)
 

@@ -278,7 +278,8 @@ def welcome(experiment: Experiment, population: Population, runner: Runner) -> s
                 "partition": partition,
             },
             "model": {"name": model.name, "options": model.options},
-            "task": population.task,
+            # The key that agents have read since format 1.
+            "task": population.modality,
             "classes": population.classes,
             "input_shape": list(population.input_shape),
             "holdout": runner.holdout,

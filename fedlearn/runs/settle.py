@@ -200,7 +200,7 @@ def _brief(experiment: Experiment, parts: Parts, holdout: float) -> Brief:
         partition=partition_options(experiment),
         model=experiment.model.name,
         model_options=experiment.model.options,
-        modality=population.task,
+        modality=population.modality,
         classes=population.classes,
         input_shape=tuple(population.input_shape),
         holdout=holdout,

@@ -48,7 +48,7 @@ class Watched(Around):
         if runner.app is None:  # what a ClientApp does with a plan is its own affair
             population = runner.population
             self._flops = count(
-                runner.module, population.input_shape, population.task == "text"
+                runner.module, population.input_shape, population.modality == "text"
             )
         return self
 

@@ -9,16 +9,16 @@ from fedlearn.clients.augment import KINDS, augment
 from fedlearn.errors import ConfigError
 
 SHAPES = {"image": (6, 2, 8, 8), "series": (6, 5, 3)}
-CASES = [(task, kind) for task, kinds in KINDS.items() for kind in kinds]
+CASES = [(modality, kind) for modality, kinds in KINDS.items() for kind in kinds]
 
 
 def random(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize(("task", "kind"), CASES)
-def test_the_generator_alone_decides(task: str, kind: str) -> None:
-    x = torch.rand(SHAPES[task], generator=random(9))
+@pytest.mark.parametrize(("modality", "kind"), CASES)
+def test_the_generator_alone_decides(modality: str, kind: str) -> None:
+    x = torch.rand(SHAPES[modality], generator=random(9))
     kept, state = x.clone(), torch.get_rng_state()
     one, two, other = (augment(kind, x, random(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, two) and not torch.equal(one, other)

@@ -176,7 +176,7 @@ def test_the_clock_of_codecs_tells_a_wrong_argument_in_one_line(capsys, argument
 def test_a_clients_side_is_what_a_receiver_accepts(up, down):
     """What it times are the decoder's checks too: a model that does not arrive is an error."""
     module = models.build(
-        "logistic", {}, input_shape=(8, 8), classes=10, seed=0, task="image"
+        "logistic", {}, input_shape=(8, 8), classes=10, seed=0, modality="image"
     )
     layout = models.layout(module)
     assert (

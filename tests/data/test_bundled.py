@@ -54,7 +54,7 @@ def test_the_default_population():
         "fashion-mini", {}, {"kind": "dirichlet", "clients": 100, "alpha": 0.5}, 0
     )
     numbers, counts = label_counts(found)
-    assert (found.task, found.classes, len(found.clients), len(found.test)) == (
+    assert (found.modality, found.classes, len(found.clients), len(found.test)) == (
         "image",
         10,
         100,
@@ -202,7 +202,7 @@ def test_long_lines_become_several_examples_and_the_end_predicts_a_newline():
 
 def test_shakespeare_mini():
     data = shakespeare_mini()
-    assert (data.task, data.classes, data.input_shape) == ("text", 256, (80,))
+    assert (data.modality, data.classes, data.input_shape) == ("text", 256, (80,))
     assert len(np.unique(data.ids["client"])) == 296
     assert np.unique(data.ids["play"]).tolist() == list(range(10))
     assert ((data.train.x == 0) == (data.train.y == IGNORE)).all()

@@ -42,7 +42,7 @@ def write_idx(place, end="", train=6, test=4, labels=None):
 def test_idx_in_torchvisions_places(tmp_path, below, end):
     write_idx(tmp_path / below, end)
     data = folder(str(tmp_path))
-    assert (data.task, data.classes, data.input_shape) == ("image", 3, (1, 3, 3))
+    assert (data.modality, data.classes, data.input_shape) == ("image", 3, (1, 3, 3))
     assert data.train.x[1, 0].tolist() == [[9, 10, 11], [12, 13, 14], [15, 16, 17]]
     assert data.test.y.tolist() == [0, 1, 2, 0]
     assert (
@@ -132,7 +132,11 @@ def test_leaf_pictures_have_their_users_as_clients(tmp_path):
         {},
         0,
     )
-    assert (found.task, found.input_shape, found.classes) == ("image", (1, 28, 28), 3)
+    assert (found.modality, found.input_shape, found.classes) == (
+        "image",
+        (1, 28, 28),
+        3,
+    )
     assert [found.clients[k].y.tolist() for k in range(2)] == [[2], [1, 0]]  # abe, zoe
     assert (found.clients[1].x[0] == 255).all()
     assert found.test.x.max() == 0
@@ -141,7 +145,7 @@ def test_leaf_pictures_have_their_users_as_clients(tmp_path):
 def test_leaf_features_and_the_shape_option(tmp_path):
     own = {"u": {"x": [[0.5, 0.25, 1, 0]] * 2, "y": [0, 1]}}
     write_leaf(tmp_path, own, own)
-    assert folder(str(tmp_path)).task == "features"
+    assert folder(str(tmp_path)).modality == "features"
     assert folder(str(tmp_path), shape=[1, 2, 2]).train.x[0].tolist() == [
         [[128, 64], [255, 0]]
     ]
@@ -157,7 +161,7 @@ def test_leaf_text_predicts_the_next_character_only(tmp_path):
         "GHOST": {"x": ["mark"], "y": [" "]},
     }
     data = folder(str(write_leaf(tmp_path, own, own)))
-    assert (data.task, data.classes, data.input_shape) == ("text", 256, (4,))
+    assert (data.modality, data.classes, data.input_shape) == ("text", 256, (4,))
     assert data.train.x[0].tobytes() == b"To b"
     assert data.train.y[0].tolist() == [IGNORE] * 3 + [ord("e")]
     assert data.ids["client"].tolist() == [1, 1, 0]
@@ -224,7 +228,7 @@ def test_a_users_npz(tmp_path):
         client_train=np.array(["b", "a", "b", "b"]),
     )
     found = population("dir", {"path": str(tmp_path / "own.npz")}, {}, 0)
-    assert (found.task, [found.clients.size(k) for k in range(2)]) == (
+    assert (found.modality, [found.clients.size(k) for k in range(2)]) == (
         "features",
         [1, 3],
     )

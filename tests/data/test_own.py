@@ -24,7 +24,7 @@ def own(x, y=Y, x_test=None, y_test=None, *ids):
 
 
 @pytest.mark.parametrize(
-    ("x", "task", "shape", "dtype"),
+    ("x", "modality", "shape", "dtype"),
     [
         (np.zeros((4, 3, 8, 8), np.uint8), "image", (3, 8, 8), np.uint8),
         (np.zeros((4, 8, 8), np.uint8), "image", (1, 8, 8), np.uint8),
@@ -34,10 +34,10 @@ def own(x, y=Y, x_test=None, y_test=None, *ids):
         (np.zeros((4, 5), np.int64), "features", (5,), np.float32),
     ],
 )
-def test_the_task_is_told_from_the_shape(x, task, shape, dtype):
+def test_the_modality_is_told_from_the_shape(x, modality, shape, dtype):
     data = own(x)
-    assert (data.task, data.input_shape, data.train.x.dtype, data.classes) == (
-        task,
+    assert (data.modality, data.input_shape, data.train.x.dtype, data.classes) == (
+        modality,
         shape,
         dtype,
         3,
@@ -49,7 +49,7 @@ def test_float_pictures_are_scaled_and_text_is_kept():
     assert own(np.full((4, 1, 2, 2), 0.2)).train.x.max() == 51
     text = np.full((4, 5), 65, np.uint8)
     data = own(text, text.astype(np.int32))
-    assert (data.task, data.classes, data.train.y.dtype) == ("text", 256, np.int16)
+    assert (data.modality, data.classes, data.train.y.dtype) == ("text", 256, np.int16)
 
 
 X = np.zeros((4, 5))
@@ -98,7 +98,7 @@ def test_what_cannot_be_used(value, message):
         ({"input_shape": (9,)}, r"input_shape says \(9,\)"),
         ({"labels": Y[:2]}, "column 'labels'"),
         ({"ids": {"client": Y * 0.5}}, "column 'client'"),
-        ({"task": "image"}, "images are"),
+        ({"modality": "image"}, "images are"),
     ],
 )
 def test_a_dataset_whose_parts_do_not_fit(change, message):

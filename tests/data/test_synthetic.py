@@ -21,7 +21,7 @@ def test_a_twin_has_the_schema_of_the_real_set(name):
     real, twins = (
         population(name, options, {}, 0) for options in ({}, {"synthetic": True})
     )
-    for key in ("task", "classes", "input_shape"):
+    for key in ("modality", "classes", "input_shape"):
         assert getattr(real, key) == getattr(twins, key)
     assert len(real.clients) == len(twins.clients)
     assert (real.test.x.shape, real.test.x.dtype) == (

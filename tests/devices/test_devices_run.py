@@ -216,8 +216,8 @@ def test_a_mistake_is_named_before_anything_is_written(sets, message, tmp_path, 
     assert not (ran.folder / "config.toml").exists()
 
 
-def samples_of(x, y, task="image") -> Work:
-    population = SimpleNamespace(task=task)
+def samples_of(x, y, modality="image") -> Work:
+    population = SimpleNamespace(modality=modality)
     runner: Any = SimpleNamespace(
         samples=lambda client, held_out: Samples(x, y), population=population
     )

@@ -303,7 +303,7 @@ def job(tmp_path):
         input_shape=data.input_shape,
         classes=data.classes,
         seed=0,
-        task=data.task,
+        modality=data.modality,
     )
     return engine._job(Runner(module, layout(module), data, 0), experiment)
 

@@ -47,8 +47,8 @@ SHAPES = {
 SIZES = (11, 4, 14, 1, 9)
 
 
-def samples(task, shape, count):
-    if task == "text":  # lines of two to nine characters
+def samples(modality, shape, count):
+    if modality == "text":  # lines of two to nine characters
         x, y = (
             RANDOM.integers(1, 90, (count, *shape)).astype(np.uint8),
             RANDOM.integers(1, 90, (count, *shape)).astype(np.int16),
@@ -60,14 +60,18 @@ def samples(task, shape, count):
         RANDOM.integers(0, 256, (count, *shape)).astype(np.uint8),
         RANDOM.standard_normal((count, *shape), np.float32),
     )
-    return Samples(pixels if task == "image" else numbers, RANDOM.integers(0, 3, count))
+    return Samples(
+        pixels if modality == "image" else numbers, RANDOM.integers(0, 3, count)
+    )
 
 
-def compare(module, plan, task="image", shape=(1, 12, 12), by_examples=True, most=1e-6):
+def compare(
+    module, plan, modality="image", shape=(1, 12, 12), by_examples=True, most=1e-6
+):
     """Check a sum against the clients one by one; ``most``: of the largest value."""
     layout = models.layout(module)
     start = models.read_state(module, layout)
-    data = [tensors(samples(task, shape, size), task) for size in SIZES]
+    data = [tensors(samples(modality, shape, size), modality) for size in SIZES]
     shares = [
         together.share(plan, 7 + k, each, by_examples) for k, each in enumerate(data)
     ]
@@ -94,23 +98,23 @@ def compare(module, plan, task="image", shape=(1, 12, 12), by_examples=True, mos
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_every_plan_of_one_step(plan, by_examples):
     module = models.build(
-        "cnn-small", {}, input_shape=(1, 12, 12), classes=3, seed=0, task="image"
+        "cnn-small", {}, input_shape=(1, 12, 12), classes=3, seed=0, modality="image"
     )
     compare(module, plan, by_examples=by_examples)
 
 
 @pytest.mark.parametrize(("name", "data"), SHAPES.items(), ids=SHAPES)
 def test_every_shipped_model(name, data):
-    task, shape = data
+    modality, shape = data
     module = models.build(
         name,
         {},
         input_shape=shape,
-        classes=90 if task == "text" else 3,
+        classes=90 if modality == "text" else 3,
         seed=0,
-        task=task,
+        modality=modality,
     )
-    compare(module, STEP, task, shape)
+    compare(module, STEP, modality, shape)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +123,7 @@ def test_every_shipped_model(name, data):
 def test_slices_do_not_show(plan, monkeypatch):
     monkeypatch.setattr(together, "SLICE", 3)
     module = models.build(
-        "cnn-small", {}, input_shape=(1, 12, 12), classes=3, seed=0, task="image"
+        "cnn-small", {}, input_shape=(1, 12, 12), classes=3, seed=0, modality="image"
     )
     compare(module, plan)
 
@@ -166,7 +170,7 @@ def test_the_length_of_a_payload_that_is_never_made(name, plan):
     )  # statistics and counters travel too
     layout = models.layout(
         models.build(
-            name, options, input_shape=(1, 12, 12), classes=3, seed=0, task="image"
+            name, options, input_shape=(1, 12, 12), classes=3, seed=0, modality="image"
         )
     )
     start = Header(GRADIENT, round=3, digest=bytes(8), codec="raw32")

@@ -153,7 +153,7 @@ def test_features_and_text_are_told_apart() -> None:
         torch.rand(2, 60)
     ).shape == (2, 10)
     text = build(
-        "lstm-char", {"width": 4}, input_shape=(9,), classes=30, seed=0, task="text"
+        "lstm-char", {"width": 4}, input_shape=(9,), classes=30, seed=0, modality="text"
     )
     assert text(torch.zeros(2, 5, dtype=torch.int64)).shape == (2, 5, 30)
 

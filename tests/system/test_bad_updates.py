@@ -349,7 +349,7 @@ def _module(experiment, population):
         input_shape=population.input_shape,
         classes=population.classes,
         seed=experiment.experiment.seed,
-        task=population.task,
+        modality=population.modality,
     )
 
 

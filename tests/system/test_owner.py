@@ -43,7 +43,7 @@ def experiment(**changed) -> str:
         "seed": 1,
         "data": {"name": "digits", "options": {}, "partition": SHARES},
         "model": {"name": "logistic", "options": {}},
-        "task": POPULATION.task,
+        "task": POPULATION.modality,
         "classes": 10,
         "input_shape": list(POPULATION.input_shape),
         "holdout": 0.0,

@@ -163,7 +163,7 @@ class Stacker:
 
 
 def _few(data: Tensors) -> Tensors:
-    return Tensors(data.task, data.x[:TRIAL_SAMPLES], data.y[:TRIAL_SAMPLES])
+    return Tensors(data.modality, data.x[:TRIAL_SAMPLES], data.y[:TRIAL_SAMPLES])
 
 
 class StackedPool(Pool):
