@@ -13,20 +13,19 @@ resume = false            # go on with the run in out
 
 from __future__ import annotations
 
-import argparse
 import logging
 import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedlearn.commands.simulate import run_in_folder
 from fedlearn.errors import ConfigError, FedlearnError, one_line
 from fedlearn.names import nearest
+from fedlearn.runs.start import run_in_folder
 
 KEYS: dict[str, Any] = {"config": "", "set": "", "out": "", "resume": False}
 """The keys of ``[tool.flwr.app.config]`` and their defaults."""
@@ -49,16 +48,25 @@ def main(grid: Grid, context: Context) -> None:
     ]
     again = "flwr run APP --run-config 'resume=true out=\"{out}\"'"
     run_in_folder(
-        given,
-        again,
         lambda experiment, folder, display, resume: serve(
             experiment, folder, display, resume, grid
         ),
+        **given,
+        resume_command=again,
     )
 
 
-def arguments(run_config: Mapping[str, Any]) -> argparse.Namespace:
-    """Return Flower's run config as the arguments of a command. Raises ConfigError naming the nearest key."""
+class RunArguments(TypedDict):
+    """The arguments of `fedlearn.runs.start.run_in_folder` that a user gives."""
+
+    config: str | None
+    changes: list[str]
+    out: str | None
+    resume: bool
+
+
+def arguments(run_config: Mapping[str, Any]) -> RunArguments:
+    """Return Flower's run config as the arguments of a run. Raises ConfigError naming the nearest key."""
     for key, value in run_config.items():
         if key not in KEYS:
             raise ConfigError(
@@ -79,12 +87,11 @@ def arguments(run_config: Mapping[str, Any]) -> argparse.Namespace:
         raise ConfigError(
             f"[tool.flwr.app.config] set = {values['set']!r}: {str(error).lower()}"
         ) from None
-    return argparse.Namespace(
+    return RunArguments(
         config=_found(values["config"]) or None,
-        set=changes,
+        changes=changes,
         out=values["out"] or None,
         resume=values["resume"],
-        quiet=False,
     )
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fedlearn.__main__ import COMMANDS
+
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"errors", "seeds", "arrays", "plan", "config", "names", "system"},
@@ -121,6 +123,19 @@ def test_flwr_is_imported_above_the_wire_only():
     assert {
         part_of(p) for p in users if str(p.relative_to(ROOT)) not in FLOWERS
     } <= allowed
+
+
+def test_no_command_imports_another():
+    """What commands share is the library's, or a module of commands that is no command."""
+    commands = {module for module, _ in COMMANDS.values()}
+    commands |= {"fedlearn.commands.simulate", "fedlearn.commands.agent"}
+    borrowed = {
+        (path.stem, name)
+        for path in (ROOT / "fedlearn" / "commands").glob("*.py")
+        for name in imports(path)
+        if name in commands
+    }
+    assert borrowed == set()
 
 
 def foreign(source: str) -> set[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import fedlearn
 from fedlearn.commands.arguments import Parser, ended
-from fedlearn.commands.pki import add_pki, require_cryptography
+from fedlearn.commands.authority import add_pki, require_cryptography
 from fedlearn.errors import UserError
 from fedlearn.names import nearest
 from fedlearn.reporting.units import bytes_text

@@ -6,11 +6,9 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
-from pathlib import Path
 
 from fedlearn.commands.arguments import Parser, ended
-from fedlearn.errors import UserError
+from fedlearn.commands.authority import add_pki, require_cryptography
 
 EPILOG = "exit codes: 0 done, 2 wrong input, 3 the folder cannot be written. Keep ca.key secret, and a copy of the folder."
 
@@ -51,23 +49,6 @@ def parser() -> argparse.ArgumentParser:
             + ("this machine's host name)" if command is init else "the names it has)"),
         )
     return made
-
-
-def add_pki(made: argparse.ArgumentParser) -> None:
-    """Add the option that names the authority's folder."""
-    made.add_argument(
-        "--pki",
-        metavar="DIR",
-        type=Path,
-        default=Path("pki"),
-        help="the authority's folder (default: pki)",
-    )
-
-
-def require_cryptography() -> None:
-    """Raise UserError with the install line when the package is missing: only the coordinator's machine needs it."""
-    if find_spec("cryptography") is None:
-        raise UserError("certificates need cryptography: pip install 'fedlearn[sim]'")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlearn.commands.arguments import INTERRUPTED, Parser, ended
-from fedlearn.commands.simulate import check_names, require_extra
 from fedlearn.errors import ConfigError, DataError, ExpectationError
+from fedlearn.runs.names import check_names
+from fedlearn.runs.start import require_extra
 
 if TYPE_CHECKING:
     from fedlearn.claims.reading import Reproduction

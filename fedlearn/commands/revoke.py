@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from fedlearn.commands.arguments import Parser, ended
-from fedlearn.commands.pki import add_pki, require_cryptography
+from fedlearn.commands.authority import add_pki, require_cryptography
 
 
 def parser() -> argparse.ArgumentParser:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn.commands.arguments import Parser, ended
-from fedlearn.commands.simulate import run_in_folder, run_parser
+from fedlearn.commands.run_arguments import run_parser
 from fedlearn.errors import ConfigError
+from fedlearn.runs.start import run_in_folder
 
 
 def parser() -> Parser:
@@ -71,7 +72,7 @@ def parser() -> Parser:
     return made
 
 
-def _run(given: argparse.Namespace) -> int:
+def _run(given: argparse.Namespace) -> None:
     if given.insecure and given.pki:
         raise ConfigError("--insecure and --pki exclude each other")
     if not (given.insecure or given.pki or given.local_agents):
@@ -92,10 +93,14 @@ def _run(given: argparse.Namespace) -> int:
     signal.signal(
         signal.SIGTERM, _interrupt
     )  # as Ctrl-C: the agents are told, and the run can go on
-    return run_in_folder(
-        given,
-        f"python -m fedlearn.{_again(given)} --resume --out {{out}}",
+    run_in_folder(
         lambda *parts: _serve(given, *parts),
+        config=given.config,
+        changes=given.set,
+        out=given.out,
+        resume=given.resume,
+        quiet=given.quiet,
+        resume_command=f"python -m fedlearn.{_again(given)} --resume --out {{out}}",
     )
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from fedlearn.commands.arguments import Parser, ended
-from fedlearn.commands.pki import add_pki, require_cryptography
+from fedlearn.commands.authority import add_pki, require_cryptography
 
 EPILOG = """The token is all of standard output: one line. It is as good as a password until it is used or expires: hand it
 over by a safe way, e.g. fedlearn token --client 7 | ssh device fedlearn enroll --coordinator HOST:PORT --token -"""

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlearn.commands.arguments import Parser, ended
-from fedlearn.commands.simulate import check_names, new_folder, require_extra
 from fedlearn.errors import ConfigError, RunError, UserError
+from fedlearn.runs.names import check_names
+from fedlearn.runs.start import new_folder, require_extra
 
 if TYPE_CHECKING:
     from fedlearn.config import Experiment

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedlearn.clients.agent.identity import read_identity
-from fedlearn.commands import enroll, pki, revoke, token
+from fedlearn.commands import authority, enroll, pki, revoke, token
 from fedlearn.server import identity, tokens
 from tests.server.test_identity import enrolling
 
@@ -210,7 +210,7 @@ def test_a_coordinator_that_is_not_there_or_is_another(here, capsys):
 def test_without_cryptography_the_install_line_is_told(
     module, here, capsys, monkeypatch
 ):
-    monkeypatch.setattr(pki, "find_spec", lambda name: None)
+    monkeypatch.setattr(authority, "find_spec", lambda name: None)
     arguments = {"pki": ["init"], "token": ["--client", "7"], "revoke": ["7"]}[module]
     main = {"pki": pki, "token": token, "revoke": revoke}[module].main
     assert "pip install 'fedlearn[sim]'" in told(capsys, main(arguments), 2)

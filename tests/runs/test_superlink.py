@@ -321,8 +321,8 @@ def test_a_wrong_run_config_says_so(given, reason):
 def test_a_config_is_found_in_the_apps_folder(tmp_path, monkeypatch):
     (tmp_path / "mine.toml").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert arguments({"config": "mine.toml"}).config == str(tmp_path / "mine.toml")
-    assert arguments({"config": "other.toml", "set": "a.b=1 c.d='x y'"}).set == [
+    assert arguments({"config": "mine.toml"})["config"] == str(tmp_path / "mine.toml")
+    assert arguments({"config": "other.toml", "set": "a.b=1 c.d='x y'"})["changes"] == [
         "a.b=1",
         "c.d=x y",
     ]
