@@ -27,6 +27,29 @@ _MAGIC = 1.5 * 2.0**52
 _MAGIC_BITS = int(np.float64(_MAGIC).view(np.int64))
 
 
+def range_limit(most: int) -> float:
+    """Return the magnitude below which ``most`` weighted updates can be summed exactly.
+
+    Their sum stays below 2**62, and cannot overflow an int64.
+    """
+    return 2.0**62 * UNIT / max(1, most)
+
+
+def check_range(update: State | Change, weight: int, most: int) -> float:
+    """Return the magnitude of ``weight`` × update.
+
+    most: the updates that are summed at most. Raises PayloadError when that many of this
+    magnitude could leave the range in which the sum is exact.
+    """
+    largest = weight * max(update.largest, magnitude(update.integers) * UNIT)
+    if not largest < range_limit(most):
+        raise PayloadError(
+            f"an update of magnitude {largest / weight:.3g} is beyond the exact sum's "
+            "range: it diverged"
+        )
+    return largest
+
+
 class ExactSum:
     """The running sum of weight × update over one round."""
 
@@ -37,9 +60,8 @@ class ExactSum:
         self.integer_total = np.zeros(integers, np.int64)
         self.weight = 0
         self.count = 0
-        self.limit = (
-            2.0**62 * UNIT / max(1, most)
-        )  # of weight × |value|: `most` of them cannot overflow
+        self.most = most
+        self.limit = range_limit(most)
         self._scratch = np.empty(BLOCK, np.float64)
 
     def add(
@@ -87,13 +109,8 @@ class ExactSum:
         return np.int64((self._magics * _MAGIC_BITS + 2**63) % 2**64 - 2**63)
 
     def check(self, update: State | Change, weight: int) -> float:
-        """Return the magnitude of ``weight`` × update; raises PayloadError when it is beyond the range in which the sum is exact."""
-        largest = weight * max(update.largest, magnitude(update.integers) * UNIT)
-        if not largest < self.limit:
-            raise PayloadError(
-                f"an update of magnitude {largest / weight:.3g} is beyond the exact sum's range: it diverged"
-            )
-        return largest
+        """Return the magnitude of ``weight`` × update. Raises PayloadError; see `check_range`."""
+        return check_range(update, weight, self.most)
 
     def mean(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Return the weighted mean: floats (P,) float64, and integers (Q,) int64 rounded half to even."""

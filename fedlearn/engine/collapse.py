@@ -33,7 +33,7 @@ from fedlearn.errors import ConfigError, PayloadError
 from fedlearn.models import read_state
 from fedlearn.plan import Plan
 from fedlearn.seeds import isolated
-from fedlearn.strategies.aggregate import ExactSum
+from fedlearn.strategies.aggregate import check_range
 from fedlearn.strategies.fedavg import FedAvg
 from fedlearn.strategies.minibatch_sgd import MinibatchSGD
 from fedlearn.strategies.plans import plan as plan_of
@@ -107,9 +107,8 @@ class Collapsed(Layer):
         if outcome.error is not None or outcome.payload is None:
             return False
         try:
-            ExactSum(0, 0, cohort).check(
-                State(together.sum_of(outcome.payload), np.empty(0, np.int64)), 1
-            )
+            total = State(together.sum_of(outcome.payload), np.empty(0, np.int64))
+            check_range(total, 1, cohort)
         except PayloadError:
             return False
         losses = [
@@ -143,13 +142,16 @@ def check(experiment: Experiment, strategy: Strategy, app: bool, agents: bool) -
     _refuse(_asked(experiment, strategy, app, agents))
 
 
-def before(
-    experiment: Experiment, strategy: Strategy, runner: Runner
-) -> Callable[[Engine], Collapsed]:
-    """Return what puts `Collapsed` before an engine; raises ConfigError for a model whose clients have to be computed one by one."""
+def collapsed(
+    inner: Engine, experiment: Experiment, strategy: Strategy, runner: Runner
+) -> Collapsed:
+    """Return an engine behind `Collapsed`.
+
+    Raises ConfigError for a model whose clients have to be computed one by one.
+    """
     _refuse(_found(runner, plan_of(experiment, 1, _asks(strategy))))
     by_examples = isinstance(strategy, FedAvg) and strategy.weighted
-    return lambda inner: Collapsed(inner, runner, by_examples)
+    return Collapsed(inner, runner, by_examples)
 
 
 def _refuse(wrong: str) -> None:

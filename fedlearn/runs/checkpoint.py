@@ -1,7 +1,8 @@
 """Checkpoints: all that a run needs to go on after a kill, in one file per checkpoint.
 
-A file is a safetensors file: the model's two vectors, the arrays that the strategy and the clients remember, and
-the rest as JSON in its header, with a SHA-256 over everything. The last two are kept: a damaged one is passed over.
+A file is a safetensors file: the model's two vectors, the arrays that the strategy and the
+clients remember, and the rest as JSON in its header, with a SHA-256 over everything. The
+last two are kept: a damaged one is passed over.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from fedlearn.arrays import State
 from fedlearn.records.writing import RunFolder
 from fedlearn.system.failpoints import reach
 
+# Checkpoints on disk: one damaged file must not end a run.
 KEPT = 2
+
 _FOLDER = "checkpoint"
 
 Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
@@ -28,7 +31,10 @@ Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run after a round: the model, and what strategy and clients remember (JSON, its arrays apart)."""
+    """A run after a round: the model, and what strategy and clients remember.
+
+    memory: as JSON has it; its arrays are in ``arrays``.
+    """
 
     round: int
     model: State
@@ -37,18 +43,16 @@ class Checkpoint:
 
 
 def write(folder: RunFolder, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint and remove those before the last two; raises RecordError."""
+    """Write a checkpoint and remove those before the last two. Raises RecordError."""
     tensors: Arrays = {
         "floats": checkpoint.model.floats,
         "integers": checkpoint.model.integers,
         **checkpoint.arrays,
     }
     text = json.dumps({"round": checkpoint.round, "memory": checkpoint.memory})
+    data = save(tensors, {"run": text, "sha256": _digest(tensors, text)})
     reach("coordinator.before-checkpoint")
-    folder.write(
-        f"{_FOLDER}/{checkpoint.round:08d}.safetensors",
-        save(tensors, {"run": text, "sha256": _digest(tensors, text)}),
-    )
+    folder.write(f"{_FOLDER}/{checkpoint.round:08d}.safetensors", data)
     reach("coordinator.after-checkpoint")
     for old in _files(folder.path)[KEPT:]:
         old.unlink(missing_ok=True)
@@ -56,13 +60,16 @@ def write(folder: RunFolder, checkpoint: Checkpoint) -> None:
 
 def whole(path: Path) -> list[Checkpoint]:
     """Return the checkpoints of a run folder that are whole, the newest first."""
-    return [found for file in _files(path) if (found := _read(file)) is not None]
+    checkpoints = [_read(file) for file in _files(path)]
+    return [checkpoint for checkpoint in checkpoints if checkpoint is not None]
 
 
 def _read(file: Path) -> Checkpoint | None:
+    """Return a file's checkpoint; None: it is damaged."""
     try:
         data = file.read_bytes()
         tensors = load(data)
+        # A safetensors file begins with the length of its JSON header, 8 bytes.
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length])["__metadata__"]
         run = json.loads(header["run"])
@@ -80,6 +87,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _digest(tensors: Arrays, text: str) -> str:
+    """Return a SHA-256 over names, dtypes, shapes and bytes, and the header's text."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         array = tensors[name]

@@ -1,15 +1,17 @@
-"""Simulated devices in a run: an engine whose answers take virtual time, and a Grid that offers clients by their devices."""
+"""Simulated devices in a run: an engine whose answers take virtual time.
+
+Where the config says so, devices also decide which clients a strategy is offered.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Message
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
@@ -21,153 +23,119 @@ from fedlearn.devices.clock import Clock
 from fedlearn.devices.delay import delay
 from fedlearn.devices.flops import Flops, count
 from fedlearn.devices.profiles import Devices, devices, profile_of
-from fedlearn.engine.runner import Outcome, Runner, Task
-from fedlearn.engine.serial import Around, Engine
+from fedlearn.engine.protocol import Engine, Layer
+from fedlearn.engine.runner import Runner
+from fedlearn.engine.task import Outcome, Task
 from fedlearn.errors import ConfigError
 from fedlearn.plan import Plan
-from fedlearn.runs.grid import SimulationGrid
 from fedlearn.strategies.cohorts import cohort_of
 
 
-class Work:
+class Workload:
     """How many samples each client goes through, in samples of full length."""
 
     def __init__(self, runner: Runner) -> None:
         """Take the clients."""
         self.runner = runner
+        # (client, held out) → samples, and the mean share of each that is not padding.
         self._sizes: dict[tuple[int, bool], tuple[int, float]] = {}
 
     def samples(self, client: int, kind: str, plan: Plan) -> float:
-        """Return the samples of a task: of a text, its characters over those of a full line.
+        """Return the samples of a task; a text counts by its characters over a full line.
 
-        A straggler goes through those of its part; one whose work does not count has done all of it in vain.
+        A straggler goes through those of its part; one whose work does not count has done
+        all of it in vain.
         """
         count, share = self._size(client, kind != "train")
         if kind != "train":
             return count * share
-        batches = plan.accumulate * min(plan.batch_size or count, count)
+        step = plan.accumulate * min(plan.batch_size or count, count)
         if plan.task == "gradient":
-            return batches * share
-        taken = (
-            turns(plan, client)
-            if plan.straggler_work == "partial"
-            else plan.steps or plan.epochs
-        )
-        return taken * (batches if plan.steps else count) * share
+            return step * share
+        repeats = plan.steps or plan.epochs
+        if plan.straggler_work == "partial":
+            repeats = turns(plan, client)
+        return repeats * (step if plan.steps else count) * share
 
     def _size(self, client: int, held_out: bool) -> tuple[int, float]:
-        """Return a client's samples, and the mean share of each that is not padding."""
-        found = self._sizes.get((client, held_out))
-        if found is None:
+        size = self._sizes.get((client, held_out))
+        if size is None:
             samples = self.runner.samples(client, held_out)
-            text = self.runner.population.modality == "text" and len(samples)
-            found = (
-                len(samples),
-                float(ends(torch.from_numpy(samples.y.astype(np.int64))).sum())
-                / samples.y.size
-                if text
-                else 1.0,
-            )
-            self._sizes[client, held_out] = found
-        return found
+            share = 1.0
+            if self.runner.population.modality == "text" and len(samples):
+                lengths = ends(torch.from_numpy(samples.y.astype(np.int64)))
+                share = float(lengths.sum()) / samples.y.size
+            size = (len(samples), share)
+            self._sizes[client, held_out] = size
+        return size
 
 
-class Timed(Around):
-    """An engine on simulated devices: what comes of a task is the inner engine's, unless it comes after the deadline."""
+class Timed(Layer):
+    """An engine on simulated devices: an outcome is the inner engine's, unless it is late."""
 
-    def __init__(self, inner: Engine, clock: Clock, work: Work, flops: Flops) -> None:
-        """Take the engine that does the work; flops: of one sample."""
-        self.inner, self.clock, self.work, self.flops, self.workers = (
-            inner,
-            clock,
-            work,
-            flops,
-            inner.workers,
-        )
+    def __init__(
+        self, inner: Engine, clock: Clock, workload: Workload, flops: Flops
+    ) -> None:
+        """Take the engine that does the work. flops: of one sample."""
+        super().__init__(inner)
+        self.clock = clock
+        self.workload = workload
+        self.flops = flops
 
     def run(self, tasks: Sequence[Task], payload: bytes) -> Iterator[Outcome]:
         """Yield one outcome per task; late ones as errors, as a fleet would have them."""
-        asked = {task.client: task for task in tasks}
+        by_client = {task.client: task for task in tasks}
         self.clock.begin()
         try:
             for outcome in self.inner.run(tasks, payload):
-                yield self._timed(asked[outcome.client], outcome)
+                yield self._timed(by_client[outcome.client], outcome)
         finally:
             self.clock.end()
 
     def _timed(self, task: Task, outcome: Outcome) -> Outcome:
-        each = self.flops.training if task.kind == "train" else self.flops.forward
+        sample_flops = self.flops.forward
+        if task.kind == "train":
+            sample_flops = self.flops.training
         try:
-            flops = each * self.work.samples(task.client, task.kind, task.plan)
+            samples = self.workload.samples(task.client, task.kind, task.plan)
         except Exception:  # data that cannot be read has failed the client already
-            flops = 0.0
+            samples = 0.0
         time, late = self.clock.add(
-            task.client, outcome.bytes_down, flops, outcome.bytes_up
+            task.client, outcome.bytes_down, sample_flops * samples, outcome.bytes_up
         )
         if not late:
             return outcome
-        limit = self.clock.deadline_s
-        reason = f"late: {time.total:.3g} simulated seconds, and the round ends after {limit:g}"
+        limit_s = self.clock.deadline_s
+        reason = (
+            f"late: {time.total:.3g} simulated seconds, "
+            f"and the round ends after {limit_s:g}"
+        )
         missed = replace(
             outcome,
             payload=None,
             metrics={},
-            residual=None,
+            kept={},
             error=outcome.error or reason,
         )
-        if time.away + time.down > limit:  # it never had the model
-            missed = replace(
-                missed,
-                base=None,
-                state=None,
-                bytes_down=outcome.bytes_down if time.away < limit else 0,
-            )
-        return missed
-
-
-class ChosenGrid(SimulationGrid):
-    """A SimulationGrid that offers a strategy only some clients to train: as many as it asks, chosen by ``choose``."""
-
-    choose: Callable[[int, int], Sequence[int]]
-    """(round, attempt) → the clients; it must be the same each time that it is called in an attempt."""
-
-    _attempt = 0
-    _choosing = False
-
-    def begin(self, round: int) -> None:
-        """Start a round."""
-        super().begin(round)
-        self._attempt, self._choosing = 0, True
-
-    def begin_attempt(self) -> None:
-        """Start another attempt of the round."""
-        super().begin_attempt()
-        self._attempt, self._choosing = self._attempt + 1, True
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Return the chosen clients while a cohort is made, all clients after."""
-        every = super().get_node_ids()
-        return self.choose(self.round, self._attempt) if self._choosing else every
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Ask the cohort; whoever evaluates after is of all clients."""
-        self._choosing = False
-        return super().send_and_receive(messages, timeout=timeout)
+        if time.away + time.down <= limit_s:
+            return missed
+        # It never had the model; what was sent before it left was sent in vain.
+        bytes_down = outcome.bytes_down if time.away < limit_s else 0
+        return replace(missed, base=None, state=None, bytes_down=bytes_down)
 
 
 def takes_all(strategy: Strategy, clients: int) -> int:
-    """Have a strategy take all clients that it is offered, and return how many it would have asked of all."""
+    """Have a strategy take all clients that it is offered.
+
+    Returns how many it would have asked of all.
+    """
     size = cohort_of(strategy, clients)
-    inner: Any = getattr(
-        strategy, "strategy", strategy
-    )  # Flower's DP wrappers hold the one that asks
-    if hasattr(inner, "fraction_train"):
-        inner.fraction_train = 1.0
-        inner.min_available_nodes = min(
-            getattr(inner, "min_available_nodes", size), size
-        )
+    # Flower's wrappers for differential privacy hold the strategy that asks.
+    asking: Any = getattr(strategy, "strategy", strategy)
+    if hasattr(asking, "fraction_train"):
+        asking.fraction_train = 1.0
+        available = getattr(asking, "min_available_nodes", size)
+        asking.min_available_nodes = min(available, size)
     return size
 
 
@@ -181,91 +149,115 @@ class Setting:
         devices: Devices,
         strategy: Strategy,
     ) -> None:
-        """Take the parts; where devices decide who is asked, the strategy takes all that it is offered."""
+        """Take the parts.
+
+        Where devices decide who is asked, the strategy takes all that it is offered.
+        """
         population = runner.population
-        self.experiment, self.runner, self.devices = experiment, runner, devices
-        self.chooses = experiment.devices.cohort != "any"
-        self.size = (
-            takes_all(strategy, len(population.clients))
-            if self.chooses
-            else len(population.clients)
-        )
-        self.flops = count(
-            runner.module, population.input_shape, population.modality == "text"
-        )
-        self.clock = Clock(
-            devices, experiment.devices.deadline_s, runner.layout.raw_bytes
-        )
-        self.work = Work(runner)
+        self.experiment = experiment
+        self.runner = runner
+        self.devices = devices
+        self.chooses = experiment.devices.cohort != "all"
+        self.size = len(population.clients)
+        if self.chooses:
+            self.size = takes_all(strategy, len(population.clients))
+        text = population.modality == "text"
+        self.flops = count(runner.module, population.input_shape, text)
+        deadline_s = experiment.devices.deadline_s
+        self.clock = Clock(devices, deadline_s, runner.layout.raw_bytes)
+        self.workload = Workload(runner)
 
     def engine(self, inner: Engine) -> Engine:
         """Return an engine on these devices."""
-        return Timed(inner, self.clock, self.work, self.flops)
+        return Timed(inner, self.clock, self.workload, self.flops)
 
     def choose(self, round: int, attempt: int) -> Sequence[int]:
-        """Return the clients that a strategy is offered: of those that may be asked now, and where they are too few, the next to come."""
-        section, seed = self.experiment.devices, self.experiment.experiment.seed
-        away = self.devices.away_s(self.clock.now_s)
-        if section.cohort == "present":
-            return cohort.present(away, self.size, seed, round, attempt)
-        expected = self.clock.expected_s(self.flops.training * self._samples)
-        there = np.where(away > 0, np.inf, expected)
-        found = cohort.fastest(
-            there, self.size, section.deadline_s, section.fairness, seed, round, attempt
+        """Return the clients that a strategy is offered.
+
+        They can be asked now; where those are too few, the next to come are added.
+        """
+        section = self.experiment.devices
+        seed = self.experiment.experiment.seed
+        away_s = self.devices.away_s(self.clock.now_s)
+        if section.cohort == "available":
+            return cohort.available(away_s, self.size, seed, round, attempt)
+        expected_s = self.clock.expected_s(self.flops.training * self._samples)
+        fastest = cohort.fastest(
+            np.where(away_s > 0, np.inf, expected_s),
+            self.size,
+            section.deadline_s,
+            section.fairness,
+            seed,
+            round,
+            attempt,
         )
-        soonest = [
-            int(client)
-            for client in np.argsort(away + expected, kind="stable")
-            if away[client] > 0
-        ]
-        return sorted([*found, *soonest[: self.size - len(found)]])
+        missing = self.size - len(fastest)
+        return sorted([*fastest, *_soonest(away_s, expected_s)[:missing]])
 
     @cached_property
     def _samples(self) -> NDArray[np.float64]:
         """Return what each client would go through in a round of ``[train]``, (N,)."""
         train = self.experiment.train
         plan = Plan(
-            1, 0, epochs=train.epochs, steps=train.steps, batch_size=train.batch_size
+            round=1,
+            seed=0,
+            epochs=train.epochs,
+            steps=train.steps,
+            batch_size=train.batch_size,
         )
+        clients = range(len(self.runner.population.clients))
         return np.array(
-            [
-                self.work.samples(client, "train", plan)
-                for client in range(len(self.runner.population.clients))
-            ]
+            [self.workload.samples(client, "train", plan) for client in clients]
         )
 
-    def told(self) -> dict[str, Any]:
-        """Return what the manifest says: the profiles, the operations of a sample, and where inference should run."""
-        section, x = self.experiment.devices, self.runner.population.test.x
-        cloud, size = (
-            profile_of(section, section.cloud),
-            int(x[0].nbytes) if len(x) else 0,
-        )
-        counts, profiles, inference = self.devices.counts(), {}, {}
-        for name, profile in zip(
-            self.devices.names, self.devices.profiles, strict=True
-        ):
-            found = delay(profile, cloud, size, self.flops.forward)
+    def facts(self) -> dict[str, Any]:
+        """Return what the manifest says of the devices.
+
+        Those are the profiles, the operations of a sample, and where inference should run.
+        """
+        section = self.experiment.devices
+        x = self.runner.population.test.x
+        cloud = profile_of(section, section.cloud)
+        input_bytes = int(x[0].nbytes) if len(x) else 0
+        counts = self.devices.counts()
+        profiles: dict[str, Any] = {}
+        inference: dict[str, Any] = {}
+        named = zip(self.devices.names, self.devices.profiles, strict=True)
+        for name, profile in named:
+            times = delay(profile, cloud, input_bytes, self.flops.forward)
             profiles[name] = {"clients": counts[name], **vars(profile)}
-            inference[name] = {**vars(found), "where": found.where}
+            inference[name] = {**vars(times), "where": times.where}
         return {
             "profiles": profiles,
             "flops": vars(self.flops),
-            "input_bytes": size,
+            "input_bytes": input_bytes,
             "cloud": section.cloud,
             "inference": inference,
         }
 
 
+def _soonest(
+    away_s: NDArray[np.float64], expected_s: NDArray[np.float64]
+) -> list[int]:
+    """Return the clients that are away, the one that would be done first at the front."""
+    order = np.argsort(away_s + expected_s, kind="stable")
+    return [int(client) for client in order if away_s[client] > 0]
+
+
 def checked(experiment: Experiment, clients: int) -> Devices | None:
-    """Return the devices of an experiment's clients; None: it simulates none. Raises ConfigError for what does not exist."""
+    """Return the devices of an experiment's clients; None: it simulates none.
+
+    Raises ConfigError for what does not exist.
+    """
     section = experiment.devices
-    if not section.given:
-        asks = [f'cohort = "{section.cohort}"'] * (section.cohort != "any") + [
-            f"deadline_s = {section.deadline_s:g}"
-        ] * bool(section.deadline_s)
-        if asks:
-            raise ConfigError(f'{asks[0]} needs devices; add mix = "edge", or profiles')
-        return None
-    profile_of(section, section.cloud)
-    return devices(section, clients, experiment.experiment.seed)
+    if section.given:
+        profile_of(section, section.cloud)
+        return devices(section, clients, experiment.experiment.seed)
+    setting = ""
+    if section.cohort != "all":
+        setting = f'cohort = "{section.cohort}"'
+    elif section.deadline_s:
+        setting = f"deadline_s = {section.deadline_s:g}"
+    if setting:
+        raise ConfigError(f'{setting} needs devices; add mix = "edge", or profiles')
+    return None

@@ -1,4 +1,7 @@
-"""Whether a run's training loss rises: then what clients hold is in doubt, and they are sent the whole model once."""
+"""Whether a run's training loss rises: then what clients hold is in doubt.
+
+They are sent the whole model once.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,22 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+# Rounds averaged: a single cohort of unlike clients is no rise.
 ROUNDS = 5
-"""Rounds averaged: one unlike cohort is no rise."""
 
-RISE, SHARE = 2.0, 0.5
-"""How far the average must lie above the lowest one before it, and what share it must be of the first rounds' average: small
-losses double by chance."""
+# The loss has risen when its five-round mean is twice its minimum and above half of the
+# first mean. The second bound ignores small losses, which double by noise.
+RISE = 2.0
+SHARE = 0.5
 
 
 def rises(lines: Sequence[Mapping[str, Any]], since: int) -> bool:
-    """Tell whether the training loss has come back up: see `RISE`; counted from the round after ``since``."""
-    told = [line for line in lines if line["train_loss"] is not None]
-    losses = [line["train_loss"] for line in told if line["round"] > since]
+    """Return whether the training loss has come back up after round ``since``."""
+    trained = [line for line in lines if line["train_loss"] is not None]
+    losses = [line["train_loss"] for line in trained if line["round"] > since]
     if len(losses) < 2 * ROUNDS:
         return False
-    means = [fmean(losses[i : i + ROUNDS]) for i in range(len(losses) - ROUNDS + 1)]
-    first = fmean(line["train_loss"] for line in told[:ROUNDS])
+    starts = range(len(losses) - ROUNDS + 1)
+    means = [fmean(losses[start : start + ROUNDS]) for start in starts]
+    first = fmean(line["train_loss"] for line in trained[:ROUNDS])
     return means[-1] > max(RISE * min(means), SHARE * first)

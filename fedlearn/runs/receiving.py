@@ -1,0 +1,79 @@
+"""From an outcome to a checked update: decoded, of the right model, within the sum's range.
+
+Legend: P floats of the model's layout.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn.arrays import Change, Layout, Sparse
+from fedlearn.codec import codec, feedback
+from fedlearn.engine.task import Outcome, Summed, Task
+from fedlearn.errors import PayloadError
+from fedlearn.flower import Received
+from fedlearn.memory.downlink import Downlink, Published
+from fedlearn.memory.slots import RESIDUALS
+from fedlearn.strategies.aggregate import check_range
+from fedlearn.wire import FRESH, GRADIENT, UPDATE, decode
+
+
+class Receiver:
+    """Decodes the updates of a run's clients."""
+
+    def __init__(
+        self, layout: Layout, downlink: Downlink, initial: NDArray[np.float32]
+    ) -> None:
+        """Take the run's layout, downlink and first model's floats (P,)."""
+        self.layout = layout
+        self.downlink = downlink
+        self.initial = initial
+
+    def receive(
+        self, task: Task, outcome: Outcome, model: Published, cohort: int
+    ) -> Received:
+        """Return a checked update. Raises PayloadError when it must not be aggregated.
+
+        model: what the cohort was sent. cohort: clients whose updates are summed.
+        """
+        if outcome.summed:
+            return self._of_sum(outcome.client, outcome.summed)
+        _, codec_name = feedback(task.plan.codec)
+        moved = None
+        if codec(codec_name).uses_moved:
+            moved = self.downlink.start(outcome.client, model) - self.initial
+        header, change = decode(
+            self.layout,
+            outcome.payload or b"",
+            (UPDATE, GRADIENT),
+            moved,
+            codec_name,
+        )
+        base = outcome.base
+        start = (header.round, header.digest)
+        if base is None or start != (base.round, base.digest):
+            raise PayloadError("the update started from another model than the one sent")
+        if header.examples < 1:
+            raise PayloadError("the update reports 0 examples; it would weigh nothing")
+        check_range(change, header.examples, cohort)
+        return Received(outcome.client, header, change)
+
+    def lost_residual(self, task: Task, received: Received) -> bool:
+        """Return whether a client began anew although it had a residual: it was damaged."""
+        slots = task.slots.get(RESIDUALS)
+        if slots is None or slots.empty:
+            return False
+        return received.header.residual == FRESH
+
+    def _of_sum(self, client: int, summed: Summed) -> Received:
+        """Return an update that is part of a sum, which stands with one client of it."""
+        floats: NDArray[np.float32] | Sparse
+        if summed.floats is None:
+            indices = np.empty(0, np.int64)
+            values = np.empty(0, np.float32)
+            floats = Sparse(indices, values, self.layout.floats)
+        else:
+            floats = summed.floats
+        integers = np.zeros(self.layout.integers, np.int64)
+        return Received(client, summed.header, Change(floats, integers), summed=True)

@@ -1,0 +1,74 @@
+"""`RoundTally`: what a round cost, in bytes as encoded and in seconds by phase."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from fedlearn.engine.task import Outcome
+
+
+@dataclass
+class RoundTally:
+    """What happened since the round began.
+
+    clients: those asked to train. failures: client → reason. bytes_raw: what float32
+    would have taken, both ways. whole_models: sent where a difference was to be sent and
+    would have closed too little. damaged: clients whose vectors on disk were not what had
+    been written. codec_s: seconds of the codecs' work: "up_encode", "up_decode", and
+    "down" (both ends of it, and the copies). training_s: of local training, summed over
+    clients and divided by the workers. seconds: by phase, of which training is one.
+    """
+
+    clients: int = 0
+    failures: dict[int, str] = field(default_factory=dict)
+    bytes_up: int = 0
+    bytes_down: int = 0
+    bytes_raw: int = 0
+    messages_up: int = 0
+    messages_down: int = 0
+    whole_models: int = 0
+    damaged: int = 0
+    codec_s: Counter[str] = field(default_factory=Counter)
+    training_s: float = 0.0
+    seconds: Counter[str] = field(default_factory=Counter)
+
+    def repeat(self) -> None:
+        """Begin another attempt: bytes and seconds add up, clients count anew."""
+        self.clients = 0
+        self.failures = {}
+
+    def publish(self, seconds: float) -> None:
+        """Count the encoding of a model for all."""
+        self.seconds["prepare"] += seconds
+        self.codec_s["down"] += seconds
+
+    def ask(self, tasks: int, raw_bytes: int, train: bool) -> None:
+        """Count tasks that go out. raw_bytes: of the model as float32."""
+        self.bytes_raw += tasks * raw_bytes
+        if train:
+            self.clients += tasks
+
+    def download(self, outcome: Outcome, fallback: bool) -> None:
+        """Count what a client was sent. fallback: all were sent the whole model."""
+        self.bytes_down += outcome.bytes_down
+        self.messages_down += 1
+        self.whole_models += outcome.fallback or fallback
+        self.damaged += outcome.damaged
+
+    def work(self, outcome: Outcome, workers: int, train: bool) -> None:
+        """Count a client's seconds; ``workers`` of them passed at the same time."""
+        self.codec_s["down"] += outcome.receive_s
+        self.codec_s["up_encode"] += outcome.encode_s
+        phase = "train" if train else "evaluate"
+        self.seconds[phase] += outcome.train_s / workers
+        self.seconds["prepare"] += outcome.receive_s / workers
+        self.seconds["encode"] += outcome.encode_s / workers
+        if train:
+            self.training_s += outcome.train_s / workers
+
+    def upload(self, bytes_up: int, raw_bytes: int) -> None:
+        """Count an update that came."""
+        self.bytes_up += bytes_up
+        self.messages_up += 1
+        self.bytes_raw += raw_bytes
