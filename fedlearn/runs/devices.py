@@ -184,7 +184,7 @@ class Setting:
         """Take the parts; where devices decide who is asked, the strategy takes all that it is offered."""
         population = runner.population
         self.experiment, self.runner, self.devices = experiment, runner, devices
-        self.chooses = experiment.devices.cohort != "any"
+        self.chooses = experiment.devices.cohort != "all"
         self.size = (
             takes_all(strategy, len(population.clients))
             if self.chooses
@@ -206,8 +206,8 @@ class Setting:
         """Return the clients that a strategy is offered: of those that may be asked now, and where they are too few, the next to come."""
         section, seed = self.experiment.devices, self.experiment.experiment.seed
         away = self.devices.away_s(self.clock.now_s)
-        if section.cohort == "present":
-            return cohort.present(away, self.size, seed, round, attempt)
+        if section.cohort == "available":
+            return cohort.available(away, self.size, seed, round, attempt)
         expected = self.clock.expected_s(self.flops.training * self._samples)
         there = np.where(away > 0, np.inf, expected)
         found = cohort.fastest(
@@ -261,7 +261,7 @@ def checked(experiment: Experiment, clients: int) -> Devices | None:
     """Return the devices of an experiment's clients; None: it simulates none. Raises ConfigError for what does not exist."""
     section = experiment.devices
     if not section.given:
-        asks = [f'cohort = "{section.cohort}"'] * (section.cohort != "any") + [
+        asks = [f'cohort = "{section.cohort}"'] * (section.cohort != "all") + [
             f"deadline_s = {section.deadline_s:g}"
         ] * bool(section.deadline_s)
         if asks:
