@@ -23,6 +23,14 @@ from fedlearn.names import nearest
 
 SHIPPED = Path(__file__).parents[0] / "experiments"
 
+Cohort = Literal["all", "available", "fastest"]
+
+# Words of earlier versions: (table, key) → former word → today's word.
+FORMER_WORDS: dict[tuple[str, ...], dict[str, str]] = {
+    ("fleet", "cohort"): {"connected": "available"},
+    ("devices", "cohort"): {"any": "all", "present": "available"},
+}
+
 
 class Section(BaseModel):
     """A table of the config: its keys only, each of its own type only, never changed after reading."""
@@ -215,9 +223,8 @@ class FleetSection(Section):
     min_agents: int = Field(
         0, ge=0
     )  # agents that must attend before the first round; 0 = the local ones, or one
-    cohort: Literal["all", "connected", "fastest"] = (
-        "all"  # among whom a strategy chooses: every client, those that attend, the fastest of these
-    )
+    # Among whom a strategy chooses: every client, those that attend, the fastest of these.
+    cohort: Cohort = "all"
     fairness: float = Field(
         0.2, ge=0, le=1
     )  # cohort "fastest": share of the places that speed does not decide
@@ -255,9 +262,8 @@ class DevicesSection(Section):
     deadline_s: float = Field(
         0.0, ge=0
     )  # simulated seconds of a round, after which clients are late; 0 = none
-    cohort: Literal["any", "present", "fastest"] = (
-        "any"  # among whom a strategy chooses
-    )
+    # Among whom a strategy chooses: every client, those that may be asked, the fastest of these.
+    cohort: Cohort = "all"
     fairness: float = Field(
         0.2, ge=0, le=1
     )  # cohort "fastest": share of the places that speed does not decide
@@ -468,6 +474,9 @@ def _explain(where: tuple[str, ...], error: Mapping[str, Any]) -> str:
     }.get(error["type"], str(error["msg"]).removeprefix("Value error, "))
     message = message[0].lower() + message[1:]
     given = error.get("input")
+    former = FORMER_WORDS.get(where, {})
+    if isinstance(given, str) and given in former:
+        return f"[{where[0]}] {where[1]}: '{given}' is called '{former[given]}' now"
     shown = (
         f" (got {_short(repr(given))})" if not isinstance(given, dict | Section) else ""
     )

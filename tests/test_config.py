@@ -114,6 +114,15 @@ def test_wrong_keys_and_values_name_the_place(write, old, new, message):
         ("lr=1", "write section.key=value"),
         ("train.lr", "write section.key=value"),
         ("train.lr.x=1", "'lr' is a value, not a table"),
+        (
+            "fleet.cohort=connected",
+            "[fleet] cohort: 'connected' is called 'available' now",
+        ),
+        ("devices.cohort=any", "[devices] cohort: 'any' is called 'all' now"),
+        (
+            "devices.cohort=present",
+            "[devices] cohort: 'present' is called 'available' now",
+        ),
     ],
 )
 def test_wrong_overrides_name_the_override(write, override, message):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fedlearn.claims.reading import Reproduction
 from fedlearn.claims.source import source
-from fedlearn.config import Experiment
+from fedlearn.config import FORMER_WORDS, Experiment
 from fedlearn.devices.machine import cores
 
 DIGITS = 10
@@ -86,6 +86,12 @@ def digest(experiment: Experiment, agents: int, seed: bool = True) -> str:
     ):
         del told[section][key]
     del told["expect"]
+    # The results on record were filed under the former words; their digests must still be found.
+    for (section, key), words in FORMER_WORDS.items():
+        for former, word in words.items():
+            if told[section][key] == word:
+                told[section][key] = former
+                break
     if not seed:
         del told["experiment"]["seed"]
     text = json.dumps({"config": told, "agents": agents}, sort_keys=True, default=str)

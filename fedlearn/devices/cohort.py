@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fedlearn.seeds import generator
 
 
-def present(
+def available(
     away_s: NDArray[np.float64], size: int, seed: int, round: int, attempt: int
 ) -> list[int]:
     """Return ``size`` clients, uniformly of those that may be asked now; where they are too few, those that come next.

@@ -73,7 +73,7 @@ class Serving:
         ):
             raise ConfigError(
                 f"the experiment has {clients} clients, and --local-agents {self.local_agents} would wait for the others in every round; "
-                f"--set data.partition.clients={self.local_agents}, or choose among those that attend: --set fleet.cohort=connected"
+                f"--set data.partition.clients={self.local_agents}, or choose among those that attend: --set fleet.cohort=available"
             )
         layout = runner.layout
         told = welcome(experiment, population, runner)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedlearn.devices.cohort import fastest, present
+from fedlearn.devices.cohort import available, fastest
 
 SECONDS = np.array([9.0, 1.0, 8.0, 2.0, 7.0, 3.0, 6.0, 4.0, 5.0, 10.0])
 
@@ -44,6 +44,6 @@ def test_a_client_that_is_not_there_is_not_asked(fairness):
 
 def test_those_present_are_drawn_and_then_those_that_come_next():
     away = np.array([0.0, 50.0, 0.0, 20.0, 0.0, 90.0])
-    cohorts = {tuple(present(away, 2, 0, round, 0)) for round in range(1, 40)}
+    cohorts = {tuple(available(away, 2, 0, round, 0)) for round in range(1, 40)}
     assert cohorts == {(0, 2), (0, 4), (2, 4)}
-    assert present(away, 5, 0, 1, 0) == [0, 1, 2, 3, 4]
+    assert available(away, 5, 0, 1, 0) == [0, 1, 2, 3, 4]

@@ -131,11 +131,11 @@ def test_the_fastest_are_asked_whatever_the_strategy(config, tmp_path):
 
 def test_only_clients_that_are_there_are_asked(tmp_path):
     sets = ("devices.profile.slow.available=0.01", "devices.profile.slow.period_h=100")
-    waits = run(tmp_path / "any", *sets, config=TWO)
+    waits = run(tmp_path / "all", *sets, config=TWO)
     there = run(
-        tmp_path / "present",
+        tmp_path / "available",
         *sets,
-        "devices.cohort=present",
+        "devices.cohort=available",
         "evaluate.clients=true",
         config=TWO,
     )

@@ -249,7 +249,7 @@ def test_a_client_that_fails_is_told_of_and_the_round_goes_on(tmp_path):
 def test_a_cohort_of_those_that_attend(tmp_path):
     nodes = Nodes(7)
     served = serve(
-        tmp_path / "run", nodes, "fleet.cohort=connected", "fleet.min_agents=7"
+        tmp_path / "run", nodes, "fleet.cohort=available", "fleet.min_agents=7"
     )
     assert served["failed"] == 0
     assert len(nodes.asked) == 7 + 3 * 6

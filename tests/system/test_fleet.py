@@ -102,7 +102,7 @@ def test_a_coordinator_that_is_killed_goes_on(round, tmp_path):
     )
 
 
-@pytest.mark.parametrize("cohort", ["connected", "fastest"])
+@pytest.mark.parametrize("cohort", ["available", "fastest"])
 def test_a_strategy_may_choose_among_those_that_attend(cohort, tmp_path):
     """Of three clients two attend: nobody else is waited for, and the journal knows enough to compute the run again."""
     sets = ("data.partition.clients=3", f"fleet.cohort={cohort}", "fleet.min_agents=2")
