@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,7 +18,7 @@ from fedlearn.clients.local import Local
 from fedlearn.codec import codec as find_codec
 from fedlearn.data import population
 from fedlearn.data.own import samples_of
-from fedlearn.data.samples import Population, Samples, Modality
+from fedlearn.data.samples import Modality, Population, Samples
 from fedlearn.errors import ConfigError, PayloadError
 from fedlearn.models import build, layout
 from fedlearn.wire import (

@@ -176,7 +176,7 @@ class Coordinator:
         header = wire.read_header(self.case.payload)
         runner: Any = SimpleNamespace(initial=self.case.base)
         nothing: Any = None
-        self.fleet = Fleet(runner, nothing, None, nothing)
+        self.fleet = Fleet(runner, nothing, None, nothing, nothing)
         self.asked: dict[str, Any] = {
             kind: SimpleNamespace(
                 task=SimpleNamespace(kind=kind, plan=plan),

@@ -31,8 +31,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedlearn.brief import Brief
 from fedlearn.arrays import Layout, State
+from fedlearn.brief import Brief
 from fedlearn.clients.agent import pipe
 from fedlearn.clients.agent.store import write_answer, write_file
 from fedlearn.clients.batches import batches_per_pass

@@ -10,33 +10,32 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fedlearn import config
-from fedlearn.arrays import State
-from fedlearn.clients.evaluate import Score
-from fedlearn.config import Experiment
-from fedlearn.data.samples import Population
-from fedlearn.engine.runner import Outcome, Runner, Task
-from fedlearn.engine.serial import Engine
-from fedlearn.memory.downlink import Downlink
+from fedlearn.engine.protocol import Engine, Layer
+from fedlearn.engine.runner import Runner
+from fedlearn.engine.task import Outcome, Task, with_download
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.progress import Progress
+from fedlearn.runs.layers import Site, Stack
 from fedlearn.runs.simulation import simulate as simulated
 from fedlearn.server.journal import Journal
 
 
-class Survivors:
+class Survivors(Layer):
     """An engine some of whose clients do not answer."""
-
-    workers = 1
 
     def __init__(
         self, runner: Runner, inner: Engine, counted: Mapping[str, Sequence[int]]
     ) -> None:
         """Take the clients, what runs them, and who was counted: the name of a cohort → its clients."""
-        self.runner, self.inner, self.counted = runner, inner, counted
+        super().__init__(inner)
+        self.workers = 1
+        self.runner = runner
+        self.counted = counted
         self._calls: Counter[tuple[int, str]] = Counter()
 
     def run(self, tasks: Sequence[Task], payload: bytes) -> Iterator[Outcome]:
@@ -51,27 +50,11 @@ class Survivors:
                 yield from self.inner.run([task], payload)
                 continue
             held = self.runner.receive(task, payload)
-            told: dict[str, Any] = {
-                "base": held.header,
-                "bytes_down": held.bytes_down,
-                "fallback": held.fallback,
-                "damaged": held.damaged,
-            }
-            yield Outcome(task.client, error="it was not counted", **told)
+            silent = Outcome(task.client, error="it was not counted")
+            yield with_download(silent, held)
 
     def available(self, round: int) -> None:
         """Return None: a strategy chooses among all clients, as with `fleet.cohort = "all"`."""
-
-    def score(self, state: State) -> Score:
-        """Return the score of a model on the held-out samples."""
-        return self.inner.score(state)
-
-    def refused(self, client: int, reason: str) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Close what runs the clients."""
-        self.inner.close()
 
 
 def cohorts(run: Path) -> dict[str, list[int]]:
@@ -89,18 +72,13 @@ def simulate(run: Path, out: Path) -> dict[str, Any]:
     """Return the summary of the simulation; raises what simulations raise."""
     counted = cohorts(run)
 
-    def survivors(
-        runner: Runner,
-        inner: Engine,
-        experiment: Experiment,
-        population: Population,
-        downlink: Downlink,
-    ) -> Engine:
-        return Survivors(runner, inner, counted)
+    def survivors(stack: Stack, site: Site) -> Stack:
+        engine = Survivors(site.runner, stack.engine, counted)
+        return replace(stack, engine=engine)
 
     experiment = config.read(str(run / "config.toml"), [])
     with closing(RunFolder(out)) as folder, Progress(True) as display:
-        return simulated(experiment, folder, display, fleet=survivors)
+        return simulated(experiment, folder, display, agents=survivors)
 
 
 def main(arguments: list[str]) -> int:

@@ -30,7 +30,7 @@ def parser() -> Parser:
 def _run(given: argparse.Namespace) -> None:
     from fedlearn import config
     from fedlearn.reporting.progress import Progress
-    from fedlearn.runs.serving import replay
+    from fedlearn.runs.replaying import replay
 
     if not (given.run / "journal").is_dir():
         raise ConfigError(

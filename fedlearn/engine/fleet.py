@@ -15,7 +15,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,13 +25,14 @@ from fedlearn.clients.evaluate import Score
 from fedlearn.codec import canonical, feedback
 from fedlearn.config import FleetSection
 from fedlearn.devices.cohort import fastest
-from fedlearn.engine.runner import Held, Outcome, Runner, Task
-from fedlearn.engine.serial import Engine
+from fedlearn.engine.protocol import Engine
+from fedlearn.engine.runner import Runner
+from fedlearn.engine.task import Held, Outcome, Task, with_download
 from fedlearn.errors import PayloadError, RecordError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key, proto
 from fedlearn.memory.downlink import Downlink
-from fedlearn.memory.vectors import NONE
+from fedlearn.memory.slots import COPIES, RESIDUALS
 from fedlearn.server.journal import Journal
 from fedlearn.server.rounds import Answer, Lacking, Work
 from fedlearn.server.service import Service, journal_key
@@ -56,6 +57,7 @@ class Fleet:
     """See the module. ``workers`` is 1: an agent's seconds are its own."""
 
     workers = 1
+    not_stacked = ""
 
     def __init__(
         self,
@@ -63,23 +65,23 @@ class Fleet:
         inner: Engine,
         service: Service | None,
         journal: Journal,
+        downlink: Downlink,
         section: FleetSection = _DEFAULT,
+        ready: Callable[[], None] = lambda: None,
     ) -> None:
         """Take the parts.
 
-        inner: scores models on the coordinator's held-out samples. service: None: the journal alone answers (a replay).
+        inner: scores models on the coordinator's held-out samples. service: None where the
+        journal alone answers (a replay). ready: called once before anybody is asked, and
+        never in a run whose answers are all in the journal.
         """
-        self.runner, self.inner, self.service, self.journal, self.section = (
-            runner,
-            inner,
-            service,
-            journal,
-            section,
-        )
-        self.downlink: Downlink
-        self.ready: Callable[[], None] = (
-            _nothing  # called before anybody is asked: a run whose answers are all here asks nobody
-        )
+        self.runner = runner
+        self.inner = inner
+        self.service = service
+        self.journal = journal
+        self.downlink = downlink
+        self.section = section
+        self._ready: Callable[[], None] | None = ready
         self._turns: Counter[tuple[int, int, str]] = Counter()
         self._calls: Counter[tuple[int, str]] = Counter()
         self._listed: Counter[int] = Counter()
@@ -217,8 +219,9 @@ class Fleet:
         self.inner.close()
 
     def _wait(self) -> None:
-        self.ready()
-        self.ready = _nothing
+        if self._ready is not None:
+            self._ready()
+            self._ready = None
 
     def _prepare(self, task: Task, payload: bytes) -> Asked:
         """Return a task with what its client is sent."""
@@ -227,9 +230,11 @@ class Fleet:
         self._turns[task.plan.round, task.client, task.kind] += 1
         key = (task.plan.round, task.kind, turn)
         self._last[task.client] = key
-        base, payloads = bytes(8), tuple[bytes, ...]((bytes(held.sent or payload),))
-        if task.link is not None and task.link.slot != NONE:
-            base = task.link.digest
+        base, payloads = bytes(8), tuple[bytes, ...]((bytes(held.payload or payload),))
+        copy = task.slots.get(COPIES)
+        residual = task.slots.get(RESIDUALS)
+        if copy is not None and not copy.empty:
+            base = copy.digest
         elif (series := self.downlink.series(task.client)) is not None:
             base, payloads = series
         message = pb.Task(
@@ -239,10 +244,10 @@ class Fleet:
             base=0 if base == self._initial else int.from_bytes(base, "little"),
             initial=int.from_bytes(self._initial, "little"),
             feedback=feedback(task.plan.codec)[0],
-            keep=task.link is not None or task.download is not None,
+            keep=task.delivery is not None or task.download is not None,
         )
-        if task.residual is not None and task.residual.slot != NONE:
-            message.residual = int.from_bytes(task.residual.digest, "little")
+        if residual is not None and not residual.empty:
+            message.residual = int.from_bytes(residual.digest, "little")
         return Asked(task, key, held, message, payloads)
 
     def _work(self, asked: Asked) -> Work:
@@ -261,22 +266,16 @@ class Fleet:
         message.CopyFrom(asked.message)
         none = np.zeros(layout.integers, np.int64)
         first = encode_model(layout, State(self.runner.initial, none), 0, "raw32", 0)[0]
-        if (
-            task.link is not None
-            and task.link.slot != NONE
-            and self.runner.copies is not None
-            and not task.link.whole
-        ):
-            base = self.runner.copies.read(task.client, task.link.slot)
-            payloads = (
-                first,
-                encode_model(layout, State(base, none), 0, "raw32", 0)[0],
-                *asked.payloads,
-            )
-        elif task.link is not None:
+        delivery = task.delivery
+        if delivery is None:
+            payloads: tuple[bytes, ...] = (first, payload)
+        elif delivery.whole or task.slots[COPIES].empty:
             payloads = (first, *asked.payloads)
         else:
-            payloads = (first, payload)
+            copies = self.runner.vectors[COPIES]
+            copy = copies.read(task.client, task.slots[COPIES].slot)
+            missing = encode_model(layout, State(copy, none), 0, "raw32", 0)[0]
+            payloads = (first, missing, *asked.payloads)
         message.base, message.repair = 0, True
         del message.sizes[:]
         message.sizes.extend(len(data) for data in payloads)
@@ -325,26 +324,16 @@ class Fleet:
             if asked.task.kind == "train"
             else {"metrics": _metrics(data) or {}}
         )
-        residual = None
-        if (
-            asked.task.residual is not None
-        ):  # it lies with the agent, under the name of the work that made it
-            residual = struct.pack("<II", asked.key[0], asked.key[2] + 1)
-        return self._sent(asked, Outcome(asked.task.client, **told, residual=residual))
+        kept = {}
+        if RESIDUALS in asked.task.slots:
+            # It lies with the agent, under the name of the work that made it.
+            kept[RESIDUALS] = struct.pack("<II", asked.key[0], asked.key[2] + 1)
+        outcome = Outcome(asked.task.client, **told, kept=kept)
+        return with_download(outcome, asked.held)
 
     def _without(self, asked: Asked, reason: str) -> Outcome:
         self._unused["without"][asked.task.client] = reason
-        return self._sent(asked, Outcome(asked.task.client, error=reason))
-
-    def _sent(self, asked: Asked, outcome: Outcome) -> Outcome:
-        held = asked.held
-        return replace(
-            outcome,
-            base=held.header,
-            bytes_down=held.bytes_down,
-            fallback=held.fallback,
-            damaged=held.damaged,
-        )
+        return with_download(Outcome(asked.task.client, error=reason), asked.held)
 
     def _closed(self, round: int, kind: str) -> set[int] | None:
         """Return whose answers were counted when these tasks were asked before; None: they were not, or not to the end."""
@@ -368,10 +357,6 @@ class Fleet:
 
     def _name(self, round: int, kind: str) -> str:
         return f"closed/{round}/{kind}/{self._calls[round, kind]}"
-
-
-def _nothing() -> None:
-    pass
 
 
 def _metrics(data: bytes) -> dict[str, float] | None:

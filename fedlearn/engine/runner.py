@@ -233,9 +233,7 @@ class Runner(Local):
 
     def _train(self, task: Task, held: Held) -> Outcome:
         residual = self._residual(task)
-        answer = self.train(
-            task.client, task.plan, held.header, held.state, residual
-        )
+        answer = self.train(task.client, task.plan, held.header, held.state, residual)
         return Outcome(
             task.client,
             answer.payload,

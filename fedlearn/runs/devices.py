@@ -236,9 +236,7 @@ class Setting:
         }
 
 
-def _soonest(
-    away_s: NDArray[np.float64], expected_s: NDArray[np.float64]
-) -> list[int]:
+def _soonest(away_s: NDArray[np.float64], expected_s: NDArray[np.float64]) -> list[int]:
     """Return the clients that are away, the one that would be done first at the front."""
     order = np.argsort(away_s + expected_s, kind="stable")
     return [int(client) for client in order if away_s[client] > 0]

@@ -12,10 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from numpy.typing import NDArray
 
 from fedlearn.arrays import State
 from fedlearn.engine.task import Outcome, Task
@@ -241,7 +239,8 @@ class RunGrid(Grid):
 
     def _task(self, node: int, message: Message) -> Task:
         configs = {
-            name: dict(record) for name, record in message.content.config_records.items()
+            name: dict(record)
+            for name, record in message.content.config_records.items()
         }
         changes: dict[str, Any] = {}
         for values in configs.values():

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from flwr.app import ArrayRecord
 from safetensors.numpy import save
 
-from fedlearn.arrays import State, model_sha256
+from fedlearn.arrays import model_sha256
 from fedlearn.errors import ConfigError, RunError
 from fedlearn.flower import for_strategy, to_state
 from fedlearn.memory.clients import Remembered

@@ -127,9 +127,7 @@ def _model(
         return module, models.layout(module)
 
 
-def _initial(
-    experiment: Experiment, module: torch.nn.Module, layout: Layout
-) -> State:
+def _initial(experiment: Experiment, module: torch.nn.Module, layout: Layout) -> State:
     initial = models.read_state(module, layout)
     if not np.isfinite(initial.floats).all():
         raise ModelError(
@@ -178,6 +176,5 @@ def _check_device(device: str) -> None:
     except Exception as error:  # torch has as many kinds of error as it has devices
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"[engine] device = '{device}' cannot be used here: {reason}; "
-            'use "cpu"'
+            f"[engine] device = '{device}' cannot be used here: {reason}; use \"cpu\""
         ) from None

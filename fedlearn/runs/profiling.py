@@ -26,47 +26,50 @@ def profiled(
     resume: bool,
     traced: bool = False,
 ) -> dict[str, Any]:
-    """Run an experiment as `simulate` does, and write what was seen of it; the result is the same bit for bit.
+    """Run an experiment as `simulate` does, and write what was seen of it.
 
-    The peak is measured once the run is over. A run that ends early leaves what was seen until then, and a resumed one adds
-    to it. traced: also write `TRACE`. Raises what `simulate` raises.
+    The result is the same bit for bit. The machine's peak is measured once the run is
+    over. A run that ends early leaves what was seen until then, and a resumed one adds to
+    it. traced: also write `TRACE`. Raises what `simulate` raises.
     """
     if traced and (experiment.client.app or experiment.client.mods):
         raise ConfigError(
-            "--trace shows training by [train]; what a ClientApp does is its own: take --profile"
+            "--trace shows training by [train]; "
+            "what a ClientApp does is its own: take --profile"
         )
-    watched, before = Watched(), read_measured(folder.path) if resume else Measured()
+    watched = Watched()
+    before = read_measured(folder.path) if resume else Measured()
     try:
-        summary = simulate(experiment, folder, display, resume, watch=watched.around)
+        summary = simulate(experiment, folder, display, resume, watch=watched.layer)
     except BaseException:
-        with contextlib.suppress(
-            FedlearnError
-        ):  # the run's own error is the one to tell
+        # The run's own error is the one to tell.
+        with contextlib.suppress(FedlearnError):
             _write(folder, before, watched, before.peak)
         raise
     workers = max((seen.workers for seen in watched.rounds.values()), default=0)
-    peak = measure(workers) if workers and experiment.engine.device == "cpu" else None
-    _write(folder, before, watched, vars(peak) if peak else before.peak)
-    if traced and watched.slowest:
+    peak = before.peak
+    if workers and experiment.engine.device == "cpu":
+        peak = vars(measure(workers))
+    _write(folder, before, watched, peak)
+    if traced:
         _trace(folder, display, watched)
     return summary
 
 
 def _write(folder: RunFolder, before: Measured, watched: Watched, peak: Any) -> None:
     rounds = {seen.round: seen for seen in before.rounds} | watched.rounds
+    in_order = tuple(rounds[round] for round in sorted(rounds))
     run = read(folder.path)
-    found = profile(
-        run, Measured(tuple(rounds[round] for round in sorted(rounds)), peak)
-    )
-    if found:
-        folder.write_json(FILE, found.plain() | {"advice": advice(found, run)})
+    made = profile(run, Measured(in_order, peak))
+    if made:
+        folder.write_json(FILE, made.plain() | {"advice": advice(made, run)})
 
 
 def _trace(folder: RunFolder, display: Progress, watched: Watched) -> None:
-    task = watched.slowest
+    if watched.slowest is None or watched.runner is None:
+        return
     try:
-        if task:
-            trace(watched.runner, task, folder.path / TRACE)
+        trace(watched.runner, watched.slowest, folder.path / TRACE)
     except RecordError:
         raise
     except Exception as error:  # the model is the user's code, and the run is done

@@ -53,7 +53,9 @@ class Receiver:
         base = outcome.base
         start = (header.round, header.digest)
         if base is None or start != (base.round, base.digest):
-            raise PayloadError("the update started from another model than the one sent")
+            raise PayloadError(
+                "the update started from another model than the one sent"
+            )
         if header.examples < 1:
             raise PayloadError("the update reports 0 examples; it would weigh nothing")
         check_range(change, header.examples, cohort)

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,14 +14,12 @@ from typing import Any
 
 from fedlearn.clients.agent import identity as agent_identity
 from fedlearn.config import Experiment
-from fedlearn.data.samples import Population
 from fedlearn.engine.fleet import Fleet
-from fedlearn.engine.runner import Runner
-from fedlearn.engine.serial import Engine
 from fedlearn.errors import ConfigError, FedlearnError, RunError
-from fedlearn.memory.downlink import Downlink
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.progress import Progress
+from fedlearn.runs.fleets import modules, with_fleet
+from fedlearn.runs.layers import Site, Stack
 from fedlearn.runs.simulation import simulate
 from fedlearn.server import identity
 from fedlearn.server.figures import LOOPBACK, Lines, Pages
@@ -51,35 +48,17 @@ class Serving:
     journal: Journal | None = None
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def __call__(
-        self,
-        runner: Runner,
-        inner: Engine,
-        experiment: Experiment,
-        population: Population,
-        downlink: Downlink,
-    ) -> Engine:
-        """Listen, start the local agents, wait for enough of all, and return the engine that asks them."""
-        clients = len(population.clients)
-        if self.local_agents > clients:
-            raise ConfigError(
-                f"--local-agents {self.local_agents}: the experiment has {clients} clients"
-            )
-        fleet = experiment.fleet
-        if (
-            0 < self.local_agents < clients
-            and fleet.cohort == "all"
-            and not fleet.min_agents
-        ):
-            raise ConfigError(
-                f"the experiment has {clients} clients, and --local-agents {self.local_agents} would wait for the others in every round; "
-                f"--set data.partition.clients={self.local_agents}, or choose among those that attend: --set fleet.cohort=available"
-            )
-        layout = runner.layout
-        told = welcome(experiment, population, runner)
-        rounds = Rounds(
-            run_id(self.folder), told, clients, 2 * layout.raw_bytes + LEAST_ROOM
-        )
+    def layer(self, stack: Stack, site: Site) -> Stack:
+        """Return a stack that asks agents: listen, and start the local ones.
+
+        Raises ConfigError for numbers of agents that do not fit the experiment.
+        """
+        experiment = site.settled.experiment
+        clients = site.settled.clients
+        self._check(experiment, clients)
+        most_bytes = 2 * site.parts.layout.raw_bytes + LEAST_ROOM
+        brief = site.settled.brief.to_json()
+        rounds = Rounds(run_id(self.folder), brief, clients, most_bytes)
         self.journal = Journal(self.folder.path / "journal")
         self.service = Service(rounds, self.journal, self._where(), self.log)
         self.service.devices = self._known_devices()
@@ -94,13 +73,34 @@ class Serving:
             )
         self._announce()
         self._start_agents(modules(experiment))
-        engine = Fleet(runner, inner, self.service, self.journal, experiment.fleet)
-        engine.downlink = downlink
-        wanted = min(clients, experiment.fleet.min_agents or self.local_agents or 1)
-        engine.ready = (
-            lambda: self._wait(wanted)
-        )  # not before: of a run whose rounds are all done, the agents may be gone for good
-        return engine
+        wanted = experiment.fleet.min_agents or self.local_agents or 1
+        fleet = Fleet(
+            site.runner,
+            stack.engine,
+            self.service,
+            self.journal,
+            site.memory.downlink,
+            experiment.fleet,
+            ready=lambda: self._wait(min(clients, wanted)),
+        )
+        return with_fleet(stack, site, fleet)
+
+    def _check(self, experiment: Experiment, clients: int) -> None:
+        """Refuse local agents that are too many, or that would wait for others for ever."""
+        local = self.local_agents
+        if local > clients:
+            raise ConfigError(
+                f"--local-agents {local}: the experiment has {clients} clients"
+            )
+        fleet = experiment.fleet
+        waits_for_all = fleet.cohort == "all" and not fleet.min_agents
+        if 0 < local < clients and waits_for_all:
+            raise ConfigError(
+                f"the experiment has {clients} clients, and --local-agents {local} would "
+                "wait for the others in every round; "
+                f"--set data.partition.clients={local}, or choose among those that "
+                "attend: --set fleet.cohort=available"
+            )
 
     def close(self, over: bool) -> None:
         """Send the agents away and end what was started."""
@@ -263,44 +263,6 @@ class Serving:
         self.log.note(f"{here} agents attend")
 
 
-def welcome(experiment: Experiment, population: Population, runner: Runner) -> str:
-    """Return what an agent has to know to build what the coordinator has, as JSON."""
-    data, model = experiment.data, experiment.model
-    partition = data.partition.options | (
-        {"kind": data.partition.kind} if data.partition.kind else {}
-    )
-    return json.dumps(
-        {
-            "seed": experiment.experiment.seed,
-            "data": {
-                "name": data.name,
-                "options": data.options,
-                "partition": partition,
-            },
-            "model": {"name": model.name, "options": model.options},
-            # The key that agents have read since format 1.
-            "task": population.modality,
-            "classes": population.classes,
-            "input_shape": list(population.input_shape),
-            "holdout": runner.holdout,
-            "schema": runner.layout.schema.hex(),
-        }
-    )
-
-
-def modules(experiment: Experiment) -> list[str]:
-    """Return what agents have to allow: the modules of the experiment's own model, data and partition, and folders as data."""
-    names = (
-        experiment.model.name,
-        experiment.data.name,
-        experiment.data.partition.kind or "",
-    )
-    return sorted(
-        {name.partition(":")[0] for name in names if ":" in name}
-        | {name for name in names[1:2] if name == "dir"}
-    )
-
-
 def run_id(folder: RunFolder) -> bytes:
     """Return the 16 bytes that name a run, drawn at its first start."""
     path = folder.path / "run_id"
@@ -326,7 +288,7 @@ def serve(
     serving = Serving(folder, address, log, local_agents, metrics_port)
     over = False
     try:
-        summary = simulate(experiment, folder, display, resume, serving)
+        summary = simulate(experiment, folder, display, resume, serving.layer)
         summary["engine"] = "fleet"
         folder.write_json("summary.json", summary)
         over = True
@@ -341,33 +303,3 @@ def default_pki(folder: Path) -> Path:
     if not (path / "ca.pem").exists():
         identity.make(path, ["localhost", "127.0.0.1"])
     return path
-
-
-def replay(run: Path, experiment: Experiment, display: Progress) -> str:
-    """Return the hash of the model that a run's journal leads to, recomputed from the answers that were counted.
-
-    Nothing in the run's folder changes. Raises RecordError for a journal that is damaged or in use, and what `simulate` raises.
-    """
-    journal = Journal(run / "journal")
-
-    def answers(
-        runner: Runner,
-        inner: Engine,
-        experiment: Experiment,
-        population: Population,
-        downlink: Downlink,
-    ) -> Engine:
-        engine = Fleet(runner, inner, None, journal, experiment.fleet)
-        engine.downlink = downlink
-        return engine
-
-    try:
-        with tempfile.TemporaryDirectory(prefix="fedlearn-replay-") as folder:
-            made = RunFolder(Path(folder) / "run")
-            try:
-                summary = simulate(experiment, made, display, False, answers)
-            finally:
-                made.close()
-    finally:
-        journal.close()
-    return str(summary["model_sha256"])

@@ -167,9 +167,7 @@ def _engine(
         return experiment, {}
     if "auto" in manifest:
         before = manifest["engine"]
-        kept = _with(
-            experiment, "engine", kind=before["kind"], chunk=before["chunk"]
-        )
+        kept = _with(experiment, "engine", kind=before["kind"], chunk=before["chunk"])
         return kept, dict(manifest["auto"])
     probe = Runner(
         parts.module,

@@ -109,7 +109,7 @@ def run_in_folder(
     path = chosen_path or new_folder(experiment.experiment.name)
     _check_folder(path, experiment, resume, config is not None)
 
-    from fedlearn.runs.loop import check_expectations
+    from fedlearn.runs.expectations import check_expectations
 
     command = resume_command.replace("{out}", shlex.quote(str(path)))
     summary = _execute_and_report(execute, experiment, path, resume, quiet, command)

@@ -18,17 +18,14 @@ from flwr.serverapp import Grid
 from fedlearn.clients.app import heard, question
 from fedlearn.codec import feedback
 from fedlearn.config import EngineSection, Experiment
-from fedlearn.data.samples import Population
 from fedlearn.engine.fleet import Fleet
-from fedlearn.engine.runner import Runner
-from fedlearn.engine.serial import Engine
 from fedlearn.errors import ConfigError, PayloadError, RunError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key
-from fedlearn.memory.downlink import Downlink
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.progress import Progress
-from fedlearn.runs.serving import welcome
+from fedlearn.runs.fleets import with_fleet
+from fedlearn.runs.layers import Site, Stack
 from fedlearn.runs.simulation import simulate
 from fedlearn.server.journal import Journal
 from fedlearn.server.observe import CLIENTS, LOG, Log, outcome, took_part
@@ -249,27 +246,25 @@ class OnFlower:
     log: Log
     journal: Journal
 
-    def __call__(
-        self,
-        runner: Runner,
-        inner: Engine,
-        experiment: Experiment,
-        population: Population,
-        downlink: Downlink,
-    ) -> Engine:
-        """Return the engine that asks SuperNodes."""
-        link = SuperLink(
-            self.grid, welcome(experiment, population, runner), self.journal, self.log
+    def layer(self, stack: Stack, site: Site) -> Stack:
+        """Return a stack that asks SuperNodes."""
+        section = site.settled.experiment.fleet
+        clients = site.settled.clients
+        brief = site.settled.brief.to_json()
+        link = SuperLink(self.grid, brief, self.journal, self.log)
+        # A Fleet's service, as far as a Fleet calls it.
+        service: Any = link
+        wanted = section.min_agents or (clients if section.cohort == "all" else 1)
+        fleet = Fleet(
+            site.runner,
+            stack.engine,
+            service,
+            self.journal,
+            site.memory.downlink,
+            section,
+            ready=lambda: self._wait(link, min(clients, wanted), section.deadline_s),
         )
-        service: Any = link  # a Fleet's service, as far as a Fleet calls it
-        section, clients = experiment.fleet, len(population.clients)
-        engine = Fleet(runner, inner, service, self.journal, section)
-        engine.downlink = downlink
-        wanted = min(
-            clients, section.min_agents or (clients if section.cohort == "all" else 1)
-        )
-        engine.ready = lambda: self._wait(link, wanted, section.deadline_s)
-        return engine
+        return with_fleet(stack, site, fleet)
 
     def _wait(self, link: SuperLink, wanted: int, patience_s: float) -> None:
         """Wait for so many clients' SuperNodes; raises RunError when they do not come."""
@@ -311,7 +306,7 @@ def serve(
         grid, folder, Log(folder.path / LOG), Journal(folder.path / "journal")
     )
     try:
-        summary = simulate(experiment, folder, display, resume, run)
+        summary = simulate(experiment, folder, display, resume, run.layer)
         summary["engine"] = "flower"
         folder.write_json("summary.json", summary)
     finally:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 from fedlearn.engine.task import Outcome
+
+
+def _seconds() -> dict[str, float]:
+    """Return seconds by name, 0 where nothing was spent."""
+    return defaultdict(float)
 
 
 @dataclass
@@ -29,9 +34,9 @@ class RoundTally:
     messages_down: int = 0
     whole_models: int = 0
     damaged: int = 0
-    codec_s: Counter[str] = field(default_factory=Counter)
+    codec_s: dict[str, float] = field(default_factory=_seconds)
     training_s: float = 0.0
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=_seconds)
 
     def repeat(self) -> None:
         """Begin another attempt: bytes and seconds add up, clients count anew."""

@@ -6,101 +6,119 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
 
 import torch
 
 from fedlearn.clients.train import train
 from fedlearn.devices.flops import Flops, count
-from fedlearn.engine.runner import Outcome, Runner, Task
-from fedlearn.engine.serial import Around, Engine
+from fedlearn.engine.protocol import Engine, Layer
+from fedlearn.engine.runner import Runner
+from fedlearn.engine.task import Outcome, Task
 from fedlearn.errors import RunError
 from fedlearn.models import read_state
 from fedlearn.reporting.profile import Seen
-from fedlearn.runs.devices import Work
+from fedlearn.runs.devices import Workload
+from fedlearn.runs.layers import Site, Stack
 
+# Steps that a trace shows, at most: they repeat, and its file grows by some 100 kB with
+# each.
 STEPS = 10
-"""Steps that a trace shows, at most: they repeat, and its file grows by some 100 kB with each."""
 
 
-class Watched(Around):
-    """What is seen of an engine, round by round; what comes of a task is the engine's own."""
+class Watched:
+    """What is seen of an engine, round by round; see `layer`.
 
-    runner: Runner
-    workers: int
+    slowest: the task that took longest so far, and ``runner`` the clients that it is of;
+    both are None until a run has begun.
+    """
 
     def __init__(self) -> None:
         """Start with nothing seen."""
         self.rounds: dict[int, Seen] = {}
-        self.slowest: Task | None = None  # the task that took longest
+        self.slowest: Task | None = None
+        self.runner: Runner | None = None
         self._longest_s = 0.0
-        self._flops: Flops | None = None
-        self._work: Work
 
-    def around(self, inner: Engine, runner: Runner) -> Self:
-        """Stand before an engine whose clients these are."""
-        self.inner, self.runner, self.workers, self._work = (
-            inner,
-            runner,
-            inner.workers,
-            Work(runner),
-        )
-        if runner.app is None:  # what a ClientApp does with a plan is its own affair
-            population = runner.population
-            self._flops = count(
-                runner.module, population.input_shape, population.modality == "text"
-            )
-        return self
+    def layer(self, stack: Stack, site: Site) -> Stack:
+        """Return a stack whose engine is looked at."""
+        self.runner = site.runner
+        return replace(stack, engine=_WatchedEngine(stack.engine, site.runner, self))
 
-    def run(self, tasks: Sequence[Task], payload: bytes) -> Iterator[Outcome]:
-        """Yield the engine's outcomes, and take note of those that trained."""
-        asked = {task.client: task for task in tasks}
-        for outcome in self.inner.run(tasks, payload):
-            task = asked[outcome.client]
-            if task.kind == "train" and outcome.train_s > 0:
-                self._see(task, outcome.train_s, min(self.workers, len(tasks)))
-            yield outcome
-
-    def _see(self, task: Task, seconds: float, workers: int) -> None:
+    def see(
+        self, task: Task, seconds: float, workers: int, flops: float | None
+    ) -> None:
+        """Note a client's training. flops: that it took; None: they are not known."""
         round = task.plan.round
-        seen = self.rounds.get(round) or Seen(
-            round, workers, flops=0.0 if self._flops else None
-        )
+        start_flops = None if flops is None else 0.0
+        seen = self.rounds.get(round) or Seen(round, workers, flops=start_flops)
         if seconds > seen.slowest_s:
             seen = replace(seen, slowest_client=task.client, slowest_s=seconds)
         if seconds > self._longest_s:
-            self.slowest, self._longest_s = task, seconds
-        flops = (
-            None
-            if self._flops is None
-            else (seen.flops or 0.0) + self._flops.training * self._samples(task)
-        )
-        self.rounds[round] = replace(
-            seen, training_s=seen.training_s + seconds, flops=flops
-        )
+            self.slowest = task
+            self._longest_s = seconds
+        total_flops = None
+        if flops is not None:
+            total_flops = (seen.flops or 0.0) + flops
+        training_s = seen.training_s + seconds
+        self.rounds[round] = replace(seen, training_s=training_s, flops=total_flops)
 
-    def _samples(self, task: Task) -> float:
-        return self._work.samples(task.client, task.kind, task.plan)
+
+class _WatchedEngine(Layer):
+    """An engine that is looked at; what comes of a task is the inner engine's own."""
+
+    def __init__(self, inner: Engine, runner: Runner, watched: Watched) -> None:
+        """Take the engine whose clients these are, and what notes what is seen."""
+        super().__init__(inner)
+        self._watched = watched
+        self._workload = Workload(runner)
+        self._flops: Flops | None = None
+        # What a ClientApp does with a plan is its own affair.
+        if runner.app is None:
+            population = runner.population
+            text = population.modality == "text"
+            self._flops = count(runner.module, population.input_shape, text)
+
+    def run(self, tasks: Sequence[Task], payload: bytes) -> Iterator[Outcome]:
+        """Yield the engine's outcomes, and note those that trained."""
+        by_client = {task.client: task for task in tasks}
+        workers = min(self.workers, len(tasks))
+        for outcome in self.inner.run(tasks, payload):
+            task = by_client[outcome.client]
+            if task.kind == "train" and outcome.train_s > 0:
+                flops = self._training_flops(task)
+                self._watched.see(task, outcome.train_s, workers, flops)
+            yield outcome
+
+    def _training_flops(self, task: Task) -> float | None:
+        if self._flops is None:
+            return None
+        samples = self._workload.samples(task.client, task.kind, task.plan)
+        return self._flops.training * samples
 
 
 def trace(runner: Runner, task: Task, path: Path) -> None:
-    """Train a task's client once more, for at most `STEPS` steps, and write what torch's operators took.
+    """Train a task's client once more, and write what torch's operators took.
 
-    The file is JSON as Chrome's tracing and Perfetto read it. The update is thrown away. Raises what training raises, and
-    RunError when the file cannot be written.
+    It trains for at most `STEPS` steps, and the update is thrown away. The file is JSON as
+    Chrome's tracing and Perfetto read it. Raises what training raises, and RunError when
+    the file cannot be written.
     """
-    os.environ.setdefault(
-        "KINETO_LOG_LEVEL", "6"
-    )  # or torch's profiler tells standard error that it starts and stops
-    plan = replace(task.plan, steps=min(task.plan.steps or STEPS, STEPS))
-    start, data = read_state(runner.module, runner.layout), runner.tensors(task.client)
+    # Or torch's profiler tells standard error that it starts and stops.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    steps = min(task.plan.steps or STEPS, STEPS)
+    plan = replace(task.plan, steps=steps)
+    start = read_state(runner.module, runner.layout)
+    samples = runner.tensors(task.client)
+
+    def train_once() -> None:
+        train(runner.module, runner.layout, plan, start, samples, task.client)
+
     with runner.alone(task.kind, plan, task.client):
-        train(
-            runner.module, runner.layout, plan, start, data, task.client
-        )  # the first one sets things up
-        with torch.profiler.profile() as seen:
-            train(runner.module, runner.layout, plan, start, data, task.client)
+        # The first time sets things up, which is no part of a step.
+        train_once()
+        with torch.profiler.profile() as profile:
+            train_once()
     try:
-        seen.export_chrome_trace(str(path))
+        profile.export_chrome_trace(str(path))
     except (OSError, RuntimeError) as error:
         raise RunError(f"cannot write the trace {path}: {error}") from error

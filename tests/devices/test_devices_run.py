@@ -9,7 +9,7 @@ import pytest
 
 from fedlearn.data.samples import IGNORE, Samples
 from fedlearn.plan import Plan
-from fedlearn.runs.devices import Work
+from fedlearn.runs.devices import Workload
 from tests.jobs import CONFIG, Ran, run, strategy
 
 TWO = (
@@ -216,12 +216,12 @@ def test_a_mistake_is_named_before_anything_is_written(sets, message, tmp_path, 
     assert not (ran.folder / "config.toml").exists()
 
 
-def samples_of(x, y, modality="image") -> Work:
+def samples_of(x, y, modality="image") -> Workload:
     population = SimpleNamespace(modality=modality)
     runner: Any = SimpleNamespace(
         samples=lambda client, held_out: Samples(x, y), population=population
     )
-    return Work(runner)
+    return Workload(runner)
 
 
 def test_a_line_of_which_the_last_character_counts_is_read_as_a_whole():

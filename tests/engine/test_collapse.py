@@ -19,7 +19,7 @@ from fedlearn.data.images import digits
 from fedlearn.data.samples import Population, Samples
 from fedlearn.engine import together
 from fedlearn.engine.collapse import Collapsed
-from fedlearn.engine.runner import Task
+from fedlearn.engine.task import Task
 from fedlearn.errors import ConfigError
 from fedlearn.plan import Plan
 from fedlearn.records.writing import RunFolder
@@ -352,7 +352,7 @@ def test_agents_are_refused(tmp_path):
         ConfigError,
         match="agents work each for itself: take a simulation, or leave out collapse",
     ):
-        simulate(experiment, folder, display, fleet=fleet)
+        simulate(experiment, folder, display, agents=fleet)
 
 
 def Own(layout, seed, clients):  # a factory, named as the class it stands for

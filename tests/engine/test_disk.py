@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fedlearn.arrays import Entry, Layout
-from fedlearn.engine.runner import contracts
+from fedlearn.memory.slots import contracts
 from tests.jobs import CONFIG, run
 
 CODEC = CONFIG + '[codec]\nup = "ef+eden1"\ndown = "eden1"\n'

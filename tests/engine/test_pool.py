@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fedlearn.engine.pool import Pool
-from fedlearn.engine.runner import Outcome, Task
+from fedlearn.engine.task import Outcome, Task
 from fedlearn.plan import Plan
 from tests.jobs import CONFIG, run
 

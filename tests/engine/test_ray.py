@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fedlearn import config
+from fedlearn.brief import Brief
 from fedlearn.data import population
 from fedlearn.engine.ray import engine
 from fedlearn.engine.ray.actor import Actor
@@ -305,7 +306,21 @@ def job(tmp_path):
         seed=0,
         modality=data.modality,
     )
-    return engine._job(Runner(module, layout(module), data, 0), experiment)
+    runner = Runner(module, layout(module), data, 0)
+    brief = Brief(
+        seed=0,
+        data="digits",
+        data_options={},
+        partition={"kind": "iid", "clients": 3},
+        model="logistic",
+        model_options={},
+        modality=data.modality,
+        classes=data.classes,
+        input_shape=data.input_shape,
+        holdout=0.0,
+        schema=runner.layout.schema.hex(),
+    )
+    return engine._job(runner, experiment, brief)
 
 
 @pytest.mark.parametrize(

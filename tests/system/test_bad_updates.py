@@ -8,7 +8,7 @@ import os
 import pickle
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,16 @@ from fedlearn import config, models
 from fedlearn.arrays import Layout, State
 from fedlearn.clients.local import Local
 from fedlearn.engine.fleet import Fleet
-from fedlearn.engine.runner import Outcome
+from fedlearn.engine.protocol import Layer
+from fedlearn.engine.task import Outcome
 from fedlearn.errors import RecordError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key, of
 from fedlearn.plan import Plan
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.progress import Progress
-from fedlearn.runs.serving import LEAST_ROOM, welcome
+from fedlearn.runs.fleets import with_fleet
+from fedlearn.runs.serving import LEAST_ROOM
 from fedlearn.runs.simulation import simulate
 from fedlearn.server import journal
 from fedlearn.server.journal import Journal
@@ -235,19 +237,12 @@ ATTACKS: dict[str, tuple[str, Attack, str, str]] = {
 """What the bad client does: the codec of the run, its frames, the counter, and words of the reason that is recorded."""
 
 
-class Without:
+class Without(Layer):
     """An engine without one client: what the aggregate must be."""
 
-    workers = 1
-
     def __init__(self, inner: Any, client: int) -> None:
-        self.inner, self.client = inner, client
-        self.score, self.refused, self.close, self.available = (
-            inner.score,
-            inner.refused,
-            inner.close,
-            inner.available,
-        )
+        super().__init__(inner)
+        self.client = client
 
     def run(self, tasks, payload):
         yield from (
@@ -287,7 +282,9 @@ def expected(tmp_path_factory):
     def find(up: str, absent: int = BAD) -> str:
         folder = tmp_path_factory.mktemp("expected") / "run"
         summary, _ = run(
-            folder, up, lambda runner, inner, *rest: Without(inner, absent)
+            folder,
+            up,
+            lambda stack, site: replace(stack, engine=Without(stack.engine, absent)),
         )
         return str(summary["model_sha256"])
 
@@ -301,10 +298,11 @@ def fleet(
     ends = contextlib.ExitStack()
     lock = threading.Lock()
 
-    def maker(runner, inner, experiment, population, downlink):
+    def maker(stack, site):
+        experiment, population = site.settled.experiment, site.parts.population
         local = Local(
             _module(experiment, population),
-            runner.layout,
+            site.parts.layout,
             population,
             experiment.experiment.seed,
         )
@@ -322,19 +320,18 @@ def fleet(
         ends.callback(log.close)
         told = Rounds(
             b"r" * 16,
-            welcome(experiment, population, runner),
+            site.settled.brief.to_json(),
             CLIENTS,
-            2 * runner.layout.raw_bytes + LEAST_ROOM,
+            2 * site.parts.layout.raw_bytes + LEAST_ROOM,
         )
         service = Service(told, log, Address(pki=pki.pki))
         service.start()
         crowd = Crowd(service.port, pki, range(CLIENTS), answer)
         ends.callback(crowd.close)
         ends.callback(service.stop, True)
-        made = Fleet(runner, inner, service, log)
-        made.downlink = downlink
+        made = Fleet(site.runner, stack.engine, service, log, site.memory.downlink)
         ends.callback(lambda: counters.update(told.counters))
-        return made
+        return with_fleet(stack, site, made)
 
     counters: dict[str, int] = {}
     with ends:

@@ -45,7 +45,9 @@ class Job:
     brief: Brief
     app: str
     mods: tuple[str, ...]
-    vectors: tuple[str, ...]  # names of what clients keep, which travels with their tasks
+    vectors: tuple[
+        str, ...
+    ]  # names of what clients keep, which travels with their tasks
     partition: str  # see `divided`
     initial: bytes  # digest of the first model
     versions: Mapping[str, str]

@@ -21,6 +21,7 @@ from fedlearn.brief import Brief
 from fedlearn.clients.evaluate import Score
 from fedlearn.config import Experiment
 from fedlearn.engine.pool import TRIES
+from fedlearn.engine.protocol import EveryClient, whole_score
 from fedlearn.engine.ray.actor import (
     Actor,
     Job,
@@ -31,7 +32,6 @@ from fedlearn.engine.ray.actor import (
     versions,
 )
 from fedlearn.engine.ray.cluster import connect
-from fedlearn.engine.protocol import EveryClient, whole_score
 from fedlearn.engine.runner import Runner, single_thread
 from fedlearn.engine.task import Outcome, Task
 from fedlearn.errors import ConfigError, RunError, one_line
