@@ -11,7 +11,7 @@ from fedlearn.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "seeds", "arrays", "plan", "config", "names", "system"},
+    {"errors", "seeds", "arrays", "plan", "brief", "config", "names", "system"},
     {"models", "data", "codec", "records", "devices", "bundling"},
     {"wire", "exchange", "reporting"},
     {"claims"},
@@ -30,7 +30,7 @@ LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 SIBLINGS = {("clients", "strategies"), ("strategies", "clients"), ("server", "clients")}
 AGENT = {
     *("clients", "codec", "wire", "exchange", "models", "data"),
-    *("arrays", "plan", "seeds", "errors", "names", "system"),
+    *("arrays", "plan", "brief", "seeds", "errors", "names", "system"),
 }
 """The parts that run where the data is. Of each other they may import what the layers allow; of all else, `PACKAGES`."""
 
@@ -116,7 +116,7 @@ def test_the_two_sides_meet_in_the_engine_only():
 
 
 def test_flwr_is_imported_above_the_wire_only():
-    allowed = {"flower", "strategies", "server", "engine", "app"}
+    allowed = {"flower", "strategies", "memory", "engine", "runs", "app"}
     users = {
         p for p in sources() if any(name.split(".")[0] == "flwr" for name in imports(p))
     }

@@ -15,7 +15,7 @@ from fedlearn.bundling.wheels import TARGETS, download, lock, resolve
 from fedlearn.commands.bundle import main
 from fedlearn.errors import RunError, UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EDGE = ["numpy>=1.24", "grpcio>=1.60", "protobuf>=6.31.1,<8"]
 VALUES = dict.fromkeys(
     ("TARGET", "MACHINE", "PYTHON", "ADVICE", "COORDINATOR", "ENROLMENT", "SETTINGS"),

@@ -62,7 +62,7 @@ def test_a_strike_is_written_down_before_it_kills(tmp_path):
 
 
 def test_what_is_imported_after_the_first_arming_can_be_armed_again():
-    code = "from fedlearn import failpoints\nfailpoints.arm('')\nfrom fedlearn.system.failpoints import reach\nreach('here')\n"
+    code = "from fedlearn.system import failpoints\nfailpoints.arm('')\nfrom fedlearn.system.failpoints import reach\nreach('here')\n"
     code += "failpoints.arm('here=kill')\nprint('on', flush=True)\nreach('here')\nprint('never')"
     ended = child(code)
     assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, "on\n")

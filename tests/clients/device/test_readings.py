@@ -303,7 +303,7 @@ def test_torch_is_told_and_neither_it_nor_numpy_is_loaded():
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         assert device.torch_version() == importlib.metadata.version("torch")
     code = (
-        "import sys; from fedlearn.clients import guest, settings, device; device.facts()\n"
+        "import sys; from fedlearn.clients.device import guest, settings, readings; readings.facts()\n"
         "assert not {'torch', 'numpy', 'grpc', 'importlib.metadata'} & set(sys.modules), 'too much'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
