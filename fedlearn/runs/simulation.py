@@ -42,7 +42,7 @@ from fedlearn.runs.devices import ChosenGrid, Setting, checked, takes_all
 from fedlearn.runs.grid import SimulationGrid
 from fedlearn.runs.loop import Run
 from fedlearn.strategies.build import build
-from fedlearn.strategies.cohorts import averages, cohort_of
+from fedlearn.strategies.cohorts import averages, cohort_of, takes_payloads
 from fedlearn.strategies.plans import plan
 
 
@@ -172,7 +172,7 @@ def simulate(
             lambda round, asked: plan(experiment, round, asked),
             downlink,
             initial.floats,
-            payloads=getattr(strategy, "takes_payloads", False),
+            payloads=takes_payloads(strategy),
             states=states,
             residuals=residuals,
             on_client=display.client_done,
