@@ -25,6 +25,7 @@ from fedlearn.arrays import Layout
 from fedlearn.errors import FedlearnError, RoundError, RunError
 from fedlearn.flower import EXAMPLES, for_strategy, is_held, to_state
 from fedlearn.seeds import derive
+from fedlearn.strategies.cohorts import takes_payloads
 
 
 class Failures(Protocol):
@@ -187,7 +188,7 @@ class Guarded(Strategy):
         self, number: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         self._usable = self._asked = 0
-        if getattr(self.inner, "takes_payloads", False):
+        if takes_payloads(self.inner):
             found: tuple[ArrayRecord | None, MetricRecord | None] = self._call(
                 "aggregate_train", number, self._counted(replies)
             )

@@ -1,14 +1,17 @@
 """What a strategy remembers between rounds, as plain values: for checkpoints.
 
-No pickle: only values whose kind is known are saved and restored (numbers, text, numpy arrays, Flower's records,
-lists, tuples and dicts of these, and strategies within strategies). What a strategy cannot remember this way is
-named, so that a run says at its start that it cannot be resumed, not at its end.
+No pickle: only values of known kinds are saved and restored (numbers, text, numpy
+arrays, Flower's records; lists, tuples and dicts of these; strategies within strategies).
+A run names at its start, not at its end, what a strategy cannot remember this way: such a
+run cannot be resumed exactly.
+
+JSON keys and array names stand in files: a change breaks the resume of older runs.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,44 +21,64 @@ from flwr.serverapp.strategy import Strategy
 from fedlearn.arrays import Layout, State
 from fedlearn.errors import RunError
 
+# Array name → array: the part of a checkpoint that is not JSON.
 Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
 
+# Flower's records of named values; an `ArrayRecord` is saved apart, for its arrays.
 _RECORDS: dict[str, Callable[..., Any]] = {
     "MetricRecord": MetricRecord,
     "ConfigRecord": ConfigRecord,
     "RecordDict": RecordDict,
 }
 _PLAIN = (bool, int, float, str, type(None))
+_NUMERIC_KINDS = "biuf"  # numpy's: bool, int, unsigned int, float
 
 
 def save(value: Any, arrays: Arrays) -> Any:
-    """Return JSON for a value, its arrays added to ``arrays``; raises TypeError naming a value of unknown kind."""
+    """Return JSON for a value, its arrays added to ``arrays``.
+
+    Raises TypeError with the kind of the value, or of one inside it, that is not known.
+    """
     if isinstance(value, _PLAIN):
         return value
-    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
-        return {
-            "array": _keep(np.asarray(value), arrays),
-            "scalar": isinstance(value, np.generic),
-        }
+    saved = _save_arrays(value, arrays)
+    if saved is None:
+        saved = _save_container(value, arrays)
+    if saved is None:
+        raise TypeError(type(value).__name__)
+    return saved
+
+
+def _save_arrays(value: Any, arrays: Arrays) -> dict[str, Any] | None:
+    """Return JSON for a value made of numbers or bytes; None for other kinds."""
+    if isinstance(value, np.ndarray | np.generic):
+        if value.dtype.kind not in _NUMERIC_KINDS:
+            return None
+        name = _add(np.asarray(value), arrays)
+        return {"array": name, "scalar": isinstance(value, np.generic)}
     if isinstance(value, bytes):
         return {"bytes": value.hex()}
     if isinstance(value, State):
-        return {"state": [_keep(value.floats, arrays), _keep(value.integers, arrays)]}
+        return {"state": [_add(value.floats, arrays), _add(value.integers, arrays)]}
     if isinstance(value, ArrayRecord):
-        return {
-            "ArrayRecord": [[k, _keep(v.numpy(), arrays)] for k, v in value.items()]
-        }
+        names = [[key, _add(array.numpy(), arrays)] for key, array in value.items()]
+        return {"ArrayRecord": names}
+    return None
+
+
+def _save_container(value: Any, arrays: Arrays) -> dict[str, Any] | None:
+    """Return JSON for a value that holds others; None for other kinds."""
     for name, kind in _RECORDS.items():
         if isinstance(value, kind):  # type: ignore[arg-type]
-            return {name: [[k, save(v, arrays)] for k, v in value.items()]}
+            return {name: [[key, save(item, arrays)] for key, item in value.items()]}
     if isinstance(value, dict):
-        return {"dict": [[save(k, arrays), save(v, arrays)] for k, v in value.items()]}
+        # Keys are saved as values are: in JSON they could only be text.
+        pairs = [[save(key, arrays), save(item, arrays)] for key, item in value.items()]
+        return {"dict": pairs}
     if isinstance(value, list | tuple):
-        return {
-            "list": [save(v, arrays) for v in value],
-            "tuple": isinstance(value, tuple),
-        }
-    raise TypeError(type(value).__name__)
+        items = [save(item, arrays) for item in value]
+        return {"list": items, "tuple": isinstance(value, tuple)}
+    return None
 
 
 def load(saved: Any, arrays: Arrays) -> Any:
@@ -70,63 +93,82 @@ def load(saved: Any, arrays: Arrays) -> Any:
     if kind == "state":
         return State(arrays[content[0]], arrays[content[1]])
     if kind == "ArrayRecord":
-        return ArrayRecord({k: Array(arrays[v]) for k, v in content})
+        return ArrayRecord({key: Array(arrays[name]) for key, name in content})
     if kind == "dict":
-        return {load(k, arrays): load(v, arrays) for k, v in content}
+        return {load(key, arrays): load(item, arrays) for key, item in content}
     if kind == "list":
-        items = [load(v, arrays) for v in content]
+        items = [load(item, arrays) for item in content]
         return tuple(items) if saved["tuple"] else items
-    return _RECORDS[kind]({k: load(v, arrays) for k, v in content})
+    return _RECORDS[kind]({key: load(item, arrays) for key, item in content})
 
 
 def remember(strategy: Strategy, arrays: Arrays) -> dict[str, Any]:
-    """Return what a strategy's attributes hold now, as JSON; attributes made by its config alone are left out."""
-    out: dict[str, Any] = {}
-    for name, value in vars(strategy).items():
+    """Return what a strategy's attributes hold now, as JSON; arrays go to ``arrays``.
+
+    Attributes that `save` does not know are left out; `forgets` names them.
+    """
+    saved: dict[str, Any] = {}
+    for name, value in _attributes(strategy):
         if isinstance(value, Strategy):
-            out[name] = {"strategy": remember(value, arrays)}
-        elif not _made_by_config(value):
-            try:
-                out[name] = save(value, arrays)
-            except TypeError:
-                continue
-    return out
+            saved[name] = {"strategy": remember(value, arrays)}
+            continue
+        try:
+            saved[name] = save(value, arrays)
+        except TypeError:
+            continue
+    return saved
 
 
 def forgets(strategy: Strategy) -> list[str]:
-    """Return the attributes of a strategy that `remember` cannot save: with any, a run cannot be resumed exactly."""
-    odd = []
-    for name, value in vars(strategy).items():
+    """Return the attributes of a strategy that `remember` leaves out unasked.
+
+    With any, a run cannot be resumed exactly.
+    """
+    forgotten = []
+    for name, value in _attributes(strategy):
         if isinstance(value, Strategy):
-            odd += [f"{name}.{inner}" for inner in forgets(value)]
-        elif not _made_by_config(value):
-            try:
-                save(value, {})
-            except TypeError as error:
-                odd.append(f"{name} ({error})")
-    return odd
+            forgotten += [f"{name}.{inner}" for inner in forgets(value)]
+            continue
+        try:
+            save(value, {})
+        except TypeError as error:
+            forgotten.append(f"{name} ({error})")
+    return forgotten
 
 
 def recall(strategy: Strategy, saved: dict[str, Any], arrays: Arrays) -> None:
-    """Put remembered values back into a strategy made by the same config; raises RunError when it is another."""
+    """Put remembered values back into a strategy made by the same config.
+
+    Raises RunError when the checkpoint is of another strategy.
+    """
     for name, value in saved.items():
-        if isinstance(value, dict) and "strategy" in value:
-            inner = getattr(strategy, name, None)
-            if not isinstance(inner, Strategy):
-                raise RunError(
-                    f"the checkpoint is of another strategy: it remembers '{name}'"
-                )
-            recall(inner, value["strategy"], arrays)
-        else:
+        if not isinstance(value, dict) or "strategy" not in value:
             setattr(strategy, name, load(value, arrays))
+            continue
+        inner = getattr(strategy, name, None)
+        if not isinstance(inner, Strategy):
+            raise RunError(
+                f"the checkpoint is of another strategy: it remembers '{name}'"
+            )
+        recall(inner, value["strategy"], arrays)
 
 
-def _made_by_config(value: Any) -> bool:
-    """Tell whether a value is code or a layout: made anew from the config, and never changed by rounds."""
-    return inspect.isroutine(value) or isinstance(value, type | Layout)
+def _attributes(strategy: Strategy) -> Iterator[tuple[str, Any]]:
+    """Yield the attributes that rounds may change, or that cannot be told from those.
+
+    Code, types and layouts are made anew from the config and never change. Numbers of
+    the config, such as server_lr, look like state and are remembered with it.
+    """
+    left_out: frozenset[str] = getattr(strategy, "not_remembered", frozenset())
+    for name, value in vars(strategy).items():
+        constant = inspect.isroutine(value) or isinstance(value, type | Layout)
+        if name not in left_out and not constant:
+            yield name, value
 
 
-def _keep(array: Any, arrays: Arrays) -> str:
-    key = f"memory.{len(arrays)}"
-    arrays[key] = np.ascontiguousarray(array) if np.ndim(array) else np.asarray(array)
-    return key
+def _add(array: Any, arrays: Arrays) -> str:
+    """Add an array under the next free name, and return the name."""
+    name = f"memory.{len(arrays)}"
+    # `ascontiguousarray` would make a one-element vector of a number.
+    arrays[name] = np.ascontiguousarray(array) if np.ndim(array) else np.asarray(array)
+    return name

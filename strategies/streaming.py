@@ -1,15 +1,17 @@
-"""What our strategies share: a cohort, a plan for it, a running sum of its updates, one step of the server.
+"""What our strategies share: a cohort, a plan for it, a running sum of its updates, a step.
 
-They are plain Flower strategies (`flwr.serverapp.strategy.Strategy`): `configure_train` and `aggregate_train` have
-Flower's meaning. Unlike Flower's own they take the replies one by one and keep none of them.
+They are plain Flower strategies (`flwr.serverapp.strategy.Strategy`): `configure_train`
+and `aggregate_train` have Flower's meaning. Unlike Flower's own strategies they add the
+replies one by one and store none of them.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from math import fsum
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from flwr.app import (
@@ -30,52 +32,72 @@ from fedlearn.flower import EXAMPLES, Received, for_strategy, to_state, update_o
 from fedlearn.strategies.aggregate import BLOCK, ExactSum, MedianOfMeans
 from fedlearn.strategies.cohorts import cohort_size, uniform
 
+# Where updates are added: both have `add`, `count` and `mean`.
 Sum = ExactSum | MedianOfMeans
 
+# What a strategy changes in the plan of its clients: see `fedlearn.strategies.plans`.
+Request = dict[str, int | float | str]
 
+
+# Without eq: two strategies are never "equal", and arrays do not compare to one bool.
+# Without repr: that of a layout or a velocity would fill screens.
+@dataclass(eq=False, repr=False)
 class Streaming(Strategy):
-    """A strategy that adds each update as it comes and steps once.
+    """A strategy that adds each update as it arrives and takes one step per round.
 
-    layout: of the model; seed: of the experiment; clients: how many there are; min_clients: updates below which a
-    round gives nothing. These four come from the experiment, not from ``[strategy]``.
-    fraction_train or clients_per_round: the cohort. fraction_evaluate: share of clients that evaluate each round.
-    server_lr, server_momentum: the step x += server_lr * v, v = server_momentum * v + mean update, on what is trained;
-    buffers (BatchNorm's statistics) take their plain mean.
+    The first four arguments come from the experiment, the others are keys of
+    ``[strategy]``. An algorithm is a subclass: it adds fields, and defines `asks` and
+    `weight`.
+
+    layout: of the model. seed: of the experiment. clients: how many the experiment has.
+    Raises ConfigError for arguments out of range.
     """
 
-    takes_payloads = True
+    layout: Layout
+    seed: int
+    clients: int
+    # A round with fewer updates than this gives no model.
+    min_clients: int = 1
+    # The cohort, as a share of the clients or, unless 0, as a number of clients.
+    fraction_train: float = 0.1
+    clients_per_round: int = 0
+    # The share of the clients that evaluate each round's model.
+    fraction_evaluate: float = 0.0
+    # The step x += server_lr * v with v = server_momentum * v + mean update. Buffers
+    # (BatchNorm's statistics) are not trained: they take their plain mean.
+    server_lr: float = 1.0
+    server_momentum: float = 0.0
 
-    def __init__(
-        self,
-        layout: Layout,
-        seed: int,
-        clients: int,
-        min_clients: int,
-        fraction_train: float,
-        clients_per_round: int,
-        fraction_evaluate: float,
-        server_lr: float,
-        server_momentum: float,
-    ) -> None:
-        """Check the arguments; raises ConfigError."""
-        if server_lr <= 0 or not 0 <= server_momentum < 1:
+    # `fedlearn.strategies.cohorts.takes_payloads` reads this.
+    takes_payloads: ClassVar[bool] = True
+    # Left out of checkpoints: `cohort` holds all that these three decide.
+    not_remembered: ClassVar[frozenset[str]] = frozenset(
+        {"clients", "fraction_train", "clients_per_round"}
+    )
+
+    def __post_init__(self) -> None:
+        """Check the arguments and set up the state that rounds change."""
+        if self.server_lr <= 0 or not 0 <= self.server_momentum < 1:
             raise ConfigError(
-                f"server_lr = {server_lr:g}, server_momentum = {server_momentum:g}: the first is above 0, the second in [0, 1)"
+                f"server_lr = {self.server_lr:g}, "
+                f"server_momentum = {self.server_momentum:g}: "
+                "the first is above 0, the second in [0, 1)"
             )
-        self.layout, self.seed, self.min_clients = layout, seed, min_clients
-        self.cohort = cohort_size(clients, fraction_train, clients_per_round)
-        if min_clients > self.cohort:
+        self.cohort = cohort_size(
+            self.clients, self.fraction_train, self.clients_per_round
+        )
+        if self.min_clients > self.cohort:
             raise ConfigError(
-                f"a round has {self.cohort} clients, but experiment.min_clients = {min_clients} must answer; lower it or "
-                "raise fraction_train or clients_per_round"
+                f"a round has {self.cohort} clients, but experiment.min_clients = "
+                f"{self.min_clients} must answer; lower it or raise fraction_train or "
+                "clients_per_round"
             )
-        self.fraction_evaluate = fraction_evaluate
-        self.server_lr, self.server_momentum = server_lr, server_momentum
-        self.velocity = np.zeros(layout.floats if server_momentum else 0, np.float32)
+        momentum_floats = self.layout.floats if self.server_momentum else 0
+        self.velocity = np.zeros(momentum_floats, np.float32)
+        # The model that this round's clients were sent; None between rounds.
         self.current: State | None = None
-        self.places: dict[
-            int, int
-        ] = {}  # this round's clients → their place in the sorted cohort
+        # This round's clients, and the place of each in the sorted cohort.
+        self.places: dict[int, int] = {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -83,137 +105,137 @@ class Streaming(Strategy):
         """Return one message to each client of the round's cohort."""
         attempt: Any = config.get("attempt", 0)
         nodes = _nodes(grid)
-        cohort = uniform(
-            nodes, min(self.cohort, len(nodes)), self.seed, server_round, attempt
-        )
+        size = min(self.cohort, len(nodes))
+        cohort = uniform(nodes, size, self.seed, server_round, attempt)
         self.current = to_state(self.layout, arrays)
         self.places = {client: place for place, client in enumerate(cohort)}
-        sent = ConfigRecord({**config, **self.asks(), "server-round": server_round})
-        return self._messages(cohort, arrays, sent, MessageType.TRAIN)
+        request = ConfigRecord({**config, **self.asks(), "server-round": server_round})
+        return _messages(cohort, arrays, request, MessageType.TRAIN)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Add the updates one by one, step, and return the new model; None when too few came."""
+        """Add the updates one by one, step, and return the new model and its metrics.
+
+        Returns None twice for fewer than ``min_clients`` updates.
+        """
         assert self.current is not None
         running = self.start_sum()
         losses: list[tuple[float | None, int]] = []
         for reply in replies:
-            if not reply.has_error():
-                received = update_of(reply, self.layout, self.current)
-                running.add(
-                    received.difference,
-                    self.weight(received),
-                    self.places[received.client],
-                    received.summed,
-                )
-                losses.append((received.header.train_loss, received.header.examples))
+            if reply.has_error():
+                continue
+            received = update_of(reply, self.layout, self.current)
+            place = self.places[received.client]
+            weight = self.weight(received)
+            running.add(received.difference, weight, place, received.summed)
+            losses.append((received.header.train_loss, received.header.examples))
         if running.count < self.min_clients:
             return None, None
         floats, integers = running.mean()
-        new = State(self._step(floats), self.current.integers + integers)
-        self.current, self.places = (
-            None,
-            {},
-        )  # nothing of a round is left for the next one, or for a checkpoint
-        metrics = MetricRecord({EXAMPLES: sum(n for _, n in losses)})
-        told = [
-            (loss, n) for loss, n in losses if loss is not None
-        ]  # a ClientApp need not report one
-        if told:
-            metrics["train_loss"] = fsum(loss * n for loss, n in told) / sum(
-                n for _, n in told
-            )
-        return for_strategy(self.layout, new), metrics
+        model = State(
+            self._step(self.current.floats, floats), self.current.integers + integers
+        )
+        # A checkpoint follows: what served this round only has no place in it.
+        self.current = None
+        self.places = {}
+        return for_strategy(self.layout, model), _metrics(losses)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return one message to each client that evaluates this round; none unless asked for."""
+        """Return one message to each client that evaluates; none unless asked for."""
         nodes = _nodes(grid)
         size = min(len(nodes), round(self.fraction_evaluate * len(nodes)))
         if not size:
             return []
-        chosen = uniform(nodes, size, self.seed, server_round, -1)
-        return self._messages(
-            chosen,
-            arrays,
-            ConfigRecord({**config, "server-round": server_round}),
-            MessageType.EVALUATE,
-        )
+        # Attempts count from 0, so that -1 draws other clients than any training.
+        evaluators = uniform(nodes, size, self.seed, server_round, -1)
+        request = ConfigRecord({**config, "server-round": server_round})
+        return _messages(evaluators, arrays, request, MessageType.EVALUATE)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Return nothing: how clients' evaluations are summed up is the same for every strategy (see the guard)."""
+        """Return None: the guard sums up evaluations, alike for every strategy."""
         return None
 
     def summary(self) -> None:
-        """Log nothing; the run's own progress says what is running."""
+        """Log nothing: the run's own progress shows what is running."""
 
     def start_sum(self) -> Sum:
-        """Return the sum that this round's updates are added to."""
+        """Return the sum, at zero, that this round's updates are added to."""
         return ExactSum(self.layout.floats, self.layout.integers, self.cohort)
 
     def step_size(self) -> float:
-        """Return what the mean update is multiplied with."""
+        """Return the factor of the step: server_lr."""
         return self.server_lr
 
     @abstractmethod
-    def asks(self) -> dict[str, int | float | str]:
+    def asks(self) -> Request:
         """Return what this algorithm changes in the plan of its clients."""
 
     @abstractmethod
     def weight(self, received: Received) -> int:
         """Return the weight of an update in the sum."""
 
-    def _step(self, mean: NDArray[np.float64]) -> NDArray[np.float32]:
-        assert self.current is not None
-        with np.errstate(
-            over="ignore", invalid="ignore"
-        ):  # the guard refuses a model that is not finite
-            return self._moved(mean)
+    def _step(
+        self, before: NDArray[np.float32], mean: NDArray[np.float64]
+    ) -> NDArray[np.float32]:
+        """Return the model (P,) after a step from ``before``; renews the velocity.
 
-    def _moved(self, mean: NDArray[np.float64]) -> NDArray[np.float32]:
-        assert self.current is not None
-        before, after, size = (
-            self.current.floats,
-            np.empty(mean.size, np.float32),
-            self.step_size(),
-        )
-        plain = isinstance(self.layout.trained_at, slice)
-        velocity = np.empty_like(
-            self.velocity
-        )  # a new one: the old one may be on its way to a checkpoint
-        for start in range(0, mean.size, BLOCK):
-            part = slice(start, start + BLOCK)
-            step = mean[part]
-            if self.server_momentum:
-                velocity[part] = (
-                    self.server_momentum * self.velocity[part].astype(np.float64) + step
-                )
-                step = velocity[part].astype(np.float64)
-            # Buffers take their plain mean: momentum would carry a running variance below zero.
-            moved = (
-                size * step
-                if plain
-                else np.where(self.layout.is_trained[part], size * step, mean[part])
-            )
-            after[part] = before[part] + moved
+        mean: of the updates, (P,) float64.
+        """
+        after = np.empty(mean.size, np.float32)
+        # A new array: the old velocity may be on its way to a checkpoint.
+        velocity = np.empty_like(self.velocity)
+        # Overflow is no warning here: the guard refuses a model that is not finite.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for start in range(0, mean.size, BLOCK):
+                block = slice(start, start + BLOCK)
+                step = mean[block]
+                if self.server_momentum:
+                    carried = self.velocity[block].astype(np.float64)
+                    velocity[block] = self.server_momentum * carried + step
+                    step = velocity[block].astype(np.float64)
+                after[block] = before[block] + self._scaled(block, step, mean[block])
         self.velocity = velocity
         return after
 
-    def _messages(
-        self, nodes: list[int], arrays: ArrayRecord, config: ConfigRecord, kind: str
-    ) -> list[Message]:
-        content = RecordDict({"arrays": arrays, "config": config})
-        return [
-            Message(content=content, message_type=kind, dst_node_id=node)
-            for node in nodes
-        ]
+    def _scaled(
+        self, block: slice, step: NDArray[np.float64], mean: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return what a block of the model moves by, for its step and its mean."""
+        moved = self.step_size() * step
+        if isinstance(self.layout.trained_at, slice):
+            # Everything is trained: no buffer to tell apart.
+            return moved
+        # Momentum would carry a buffer such as a running variance below zero.
+        return np.where(self.layout.is_trained[block], moved, mean)
+
+
+def _messages(
+    nodes: list[int], arrays: ArrayRecord, config: ConfigRecord, kind: str
+) -> list[Message]:
+    """Return one message to each node, all with the same content."""
+    content = RecordDict({"arrays": arrays, "config": config})
+    return [
+        Message(content=content, message_type=kind, dst_node_id=node) for node in nodes
+    ]
+
+
+def _metrics(losses: list[tuple[float | None, int]]) -> MetricRecord:
+    """Return a round's metrics from each client's loss and number of examples."""
+    metrics = MetricRecord({EXAMPLES: sum(examples for _, examples in losses)})
+    # A ClientApp need not report a loss.
+    reported = [(loss, examples) for loss, examples in losses if loss is not None]
+    if reported:
+        total = fsum(loss * examples for loss, examples in reported)
+        metrics["train_loss"] = total / sum(examples for _, examples in reported)
+    return metrics
 
 
 def _nodes(grid: Grid) -> Sequence[int]:
-    """Return the nodes as a sequence; a simulation's, a range, as it is."""
-    found = grid.get_node_ids()
-    return found if isinstance(found, range) else list(found)
+    """Return the nodes as a sequence; the range of a simulation stays a range."""
+    nodes = grid.get_node_ids()
+    return nodes if isinstance(nodes, range) else list(nodes)

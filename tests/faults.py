@@ -117,9 +117,9 @@ class Poisons(FedAvg):
 class WrongSign(OurFedAvg):
     """Our FedAvg with its momentum the wrong way round."""
 
-    def _moved(self, mean):
+    def _step(self, before, mean):
         self.velocity = -self.velocity
-        return super()._moved(mean)
+        return super()._step(before, mean)
 
 
 class Kills(nn.Module):

@@ -12,7 +12,12 @@ from flwr.serverapp.strategy import (
     FedAvg,
 )
 
+from fedlearn.arrays import Entry, Layout
 from fedlearn.strategies import remember as memory
+from fedlearn.strategies.cohorts import takes_payloads
+from fedlearn.strategies.fedavg import FedAvg as OurFedAvg
+from fedlearn.strategies.fedprox import FedProx as OurFedProx
+from fedlearn.strategies.minibatch_sgd import MinibatchSGD
 
 VALUES = [
     None, True, 3, 2.5, "x", b"\x00\xff", [1, (2, "y")], {"a": {1: [None]}},
@@ -75,3 +80,27 @@ def test_what_cannot_be_remembered_is_named():
     strategy: Any = FedAvg()
     strategy.window = {1, 2}
     assert memory.forgets(strategy) == ["window (set)"]
+
+
+COMMON = {"cohort", "current", "fraction_evaluate", "min_clients", "places"}
+COMMON |= {"seed", "server_lr", "server_momentum", "velocity"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (OurFedAvg, {"weighted"}),
+        (OurFedProx, {"weighted", "proximal_mu"}),
+        (MinibatchSGD, {"batches", "clip_norm", "groups", "lr"}),
+    ],
+)
+def test_the_names_in_checkpoints_of_ours_stay_what_they_are(kind, names):
+    layout = Layout((Entry("w", (2,), "float32", True),))
+    saved = memory.remember(kind(layout, 0, 20), {})
+    assert set(saved) == COMMON | names
+
+
+def test_ours_take_payloads_and_flowers_take_arrays():
+    layout = Layout((Entry("w", (2,), "float32", True),))
+    assert takes_payloads(OurFedAvg(layout, 0, 20))
+    assert not takes_payloads(FedAvg())
