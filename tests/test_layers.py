@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
+    {"text"},
     {"errors", "seeds", "arrays", "plan", "config", "names", "system"},
     {"models", "data", "codec", "records", "devices", "bundling"},
     {"wire", "exchange", "reporting"},
@@ -28,7 +29,7 @@ LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 SIBLINGS = {("clients", "strategies"), ("strategies", "clients"), ("server", "clients")}
 AGENT = {
     *("clients", "codec", "wire", "exchange", "models", "data"),
-    *("arrays", "plan", "seeds", "errors", "names", "system"),
+    *("arrays", "plan", "seeds", "errors", "names", "system", "text"),
 }
 """The parts that run where the data is. Of each other they may import what the layers allow; of all else, `PACKAGES`."""
 

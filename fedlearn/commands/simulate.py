@@ -14,23 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import ConfigError
+from fedlearn.records.names import BEFORE_CONFIG, CONFIG_FILE
 
 if TYPE_CHECKING:
     from fedlearn.config import Experiment
-
-_STARTED = (
-    ".lock",
-    ".config.toml.part",
-    "checkpoint",
-    "journal",
-    "pki",
-    "agents",
-    "run_id",
-    "address.json",
-    "fleet.log",
-    "fleet.log.1",
-)
-"""What a run leaves in its folder before its config is written."""
 
 _MAY_CHANGE = {
     ("engine", "kind"),
@@ -171,9 +158,9 @@ def run_in_folder(
         given
         and arguments.resume
         and arguments.config is None
-        and (given / "config.toml").exists()
+        and (given / CONFIG_FILE).exists()
     ):
-        experiment = config.read(str(given / "config.toml"), arguments.set)
+        experiment = config.read(str(given / CONFIG_FILE), arguments.set)
     else:
         experiment = config.read(arguments.config, arguments.set)
     check_names(experiment)
@@ -308,8 +295,8 @@ def _folder(arguments: argparse.Namespace) -> Path | None:
     if not arguments.resume:
         return None
     runs = sorted(
-        (p.parent for p in Path("runs").glob("*/config.toml")),
-        key=lambda p: (p / "config.toml").stat().st_mtime,
+        (p.parent for p in Path("runs").glob(f"*/{CONFIG_FILE}")),
+        key=lambda p: (p / CONFIG_FILE).stat().st_mtime,
     )
     if not runs:
         raise ConfigError(
@@ -335,9 +322,9 @@ def _check_folder(
 
     if path.exists() and not path.is_dir():
         raise ConfigError(f"--out {path} is a file; a run needs a folder")
-    if not (path / "config.toml").exists():
+    if not (path / CONFIG_FILE).exists():
         # A run killed while it starts leaves no more than this; with its CONFIG given, resuming it is starting it.
-        killed = path.exists() and all(p.name in _STARTED for p in path.iterdir())
+        killed = path.exists() and all(p.name in BEFORE_CONFIG for p in path.iterdir())
         if resume and not (killed and config_given):
             raise ConfigError(f"--resume: {path} holds no run (it has no config.toml)")
         if path.exists() and not killed:
@@ -350,7 +337,7 @@ def _check_folder(
             f"--out {path} already holds a run; add --resume to go on with it, or choose another folder"
         )
     try:
-        before = config.read(str(path / "config.toml"))
+        before = config.read(str(path / CONFIG_FILE))
     except ConfigError as error:
         raise ConfigError(
             f"--resume: which experiment {path} holds cannot be read ({error}); mend that file, or start anew"

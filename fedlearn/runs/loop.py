@@ -18,6 +18,8 @@ from fedlearn.config import Experiment
 from fedlearn.devices.clock import Clock
 from fedlearn.errors import ConfigError, ExpectationError, RunError
 from fedlearn.flower import for_strategy, to_state
+from fedlearn.records.line import Line, empty_line
+from fedlearn.records.names import MODEL_FILE, SUMMARY_FILE
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.devices import totals
 from fedlearn.runs import checkpoint
@@ -28,8 +30,6 @@ from fedlearn.strategies.guard import Guarded
 PAUSE_S = 0.5
 """Seconds between two checkpoints of quick rounds, where ``checkpoint_every`` leaves it to us: a small model's checkpoint takes a
 sixth of its round (2.7 of 15 ms on W1 of docs/performance.md), and what a kill costs is half a second at most."""
-
-Line = dict[str, Any]
 
 
 class _Reached(Exception):
@@ -51,7 +51,7 @@ class Score(Protocol):
 class Display(Protocol):
     """What shows a run's progress."""
 
-    def round_done(self, line: Mapping[str, Any]) -> None:
+    def round_done(self, line: Line) -> None:
         """Show a round's line."""
 
     def note(self, text: str) -> None:
@@ -168,9 +168,8 @@ class Run:
                 kept.recall(None)
         settings = self.experiment.experiment
         if not self.lines or self.lines[-1]["round"] < self.done:
-            self._line(
-                self.done, {}
-            )  # the initial model's, or that of a checkpoint whose line is lost
+            # The initial model's line, or that of a checkpoint whose line is lost.
+            self._line(empty_line(self.done))
         guard = self._guard = Guarded(
             self.strategy,
             self.layout,
@@ -225,29 +224,27 @@ class Run:
     def _after(self, round: int, arrays: ArrayRecord) -> None:
         self.model, self.done = to_state(self.layout, arrays), round
         tally, guard = self.grid.tally, self._guard
-        self._line(
-            round,
-            {
-                "train_loss": guard.train_loss,
-                "clients": tally.clients,
-                "failed": len(tally.failures),
-                "failures": {
-                    str(c): reason for c, reason in sorted(tally.failures.items())
-                },
-                "attempts": guard.attempt + 1,
-                "bytes_up": tally.bytes_up,
-                "bytes_down": tally.bytes_down,
-                "bytes_raw": tally.bytes_raw,
-                "messages_up": tally.messages_up,
-                "messages_down": tally.messages_down,
-                "whole_models": tally.whole_models,
-                "seconds_codec": dict(tally.codec_s),
-                "seconds_training": tally.training_s,
-                "seconds_by_phase": dict(tally.seconds),
-                "clients_evaluation": guard.evaluation,
-                **({"devices": self.clock.take()} if self.clock else {}),
-            },
-        )
+        line = empty_line(round)
+        line["train_loss"] = guard.train_loss
+        line["clients"] = tally.clients
+        line["failed"] = len(tally.failures)
+        line["failures"] = {
+            str(client): reason for client, reason in sorted(tally.failures.items())
+        }
+        line["attempts"] = guard.attempt + 1
+        line["bytes_up"] = tally.bytes_up
+        line["bytes_down"] = tally.bytes_down
+        line["bytes_raw"] = tally.bytes_raw
+        line["messages_up"] = tally.messages_up
+        line["messages_down"] = tally.messages_down
+        line["whole_models"] = tally.whole_models
+        line["seconds_codec"] = dict(tally.codec_s)
+        line["seconds_training"] = tally.training_s
+        line["seconds_by_phase"] = dict(tally.seconds)
+        line["clients_evaluation"] = guard.evaluation
+        if self.clock:
+            line["devices"] = self.clock.take()
+        self._line(line)
         begun = time.perf_counter()
         self._tell_of_models(tally)
         if rises(self.lines, self.grid.downlink.renewed) and self.grid.downlink.renew(
@@ -286,17 +283,13 @@ class Run:
                 "difference brings a client's copy no nearer; choose a finer codec.down"
             )
 
-    def _line(self, round: int, told: Line) -> None:
+    def _line(self, line: Line) -> None:
         begun = time.perf_counter()
-        line: Line = {
-            "round": round, "loss": None, "accuracy": None, "train_loss": None, "clients": 0, "failed": 0, "failures": {},
-            "attempts": 1, "bytes_up": 0, "bytes_down": 0, "bytes_raw": 0, "messages_up": 0, "messages_down": 0, "whole_models": 0,
-            "seconds_codec": {}, "seconds": 0.0, "seconds_training": 0.0,
-            "seconds_by_phase": {}, "clients_evaluation": None, **told,
-        }  # fmt: skip
+        round = line["round"]
         if round == 0 or self._evaluates(round):
             score = self.score(self.model)
-            line |= {"loss": score.loss, "accuracy": score.accuracy}
+            line["loss"] = score.loss
+            line["accuracy"] = score.accuracy
             if not math.isfinite(score.loss):
                 self.display.note(
                     f"round {round}: the loss on held-out samples is not finite; lower train.lr, or look at the data"
@@ -369,7 +362,7 @@ class Run:
             "rounds": self.done,
             "loss": last["loss"],
             "accuracy": last["accuracy"],
-            "best_accuracy": max(line["accuracy"] for line in scored),
+            "best_accuracy": max(line["accuracy"] or 0.0 for line in scored),
             **{
                 k: sum(line[k] for line in trained)
                 for k in (
@@ -388,10 +381,8 @@ class Run:
         if self.clock:
             summary["devices"] = totals(self.lines, self.experiment.devices.target)
         summary["expectations"] = expectations(self.experiment, summary, scored)
-        self.folder.write(
-            "model.safetensors", save(dict(self.layout.split(self.model)))
-        )
-        self.folder.write_json("summary.json", summary)
+        self.folder.write(MODEL_FILE, save(dict(self.layout.split(self.model))))
+        self.folder.write_json(SUMMARY_FILE, summary)
         return summary
 
 
@@ -412,7 +403,7 @@ def expectations(
         (
             line["round"]
             for line in scored
-            if line["accuracy"] >= (expect.best_accuracy or 0)
+            if (line["accuracy"] or 0.0) >= (expect.best_accuracy or 0)
         ),
         None,
     )

@@ -8,15 +8,18 @@ from typing import Any
 from fedlearn.config import Experiment
 from fedlearn.devices.peak import measure
 from fedlearn.errors import ConfigError, FedlearnError, RecordError
+from fedlearn.records.names import PROFILE_FILE, TRACE_FILE
 from fedlearn.records.reading import read
 from fedlearn.records.writing import RunFolder
-from fedlearn.reporting.profile import FILE, Measured, profile, read_measured
+from fedlearn.reporting.profile import (
+    TrainingMeasurements,
+    profile_of,
+    read_measurements,
+)
 from fedlearn.reporting.profile_text import advice
 from fedlearn.reporting.progress import Progress
 from fedlearn.runs.simulation import simulate
 from fedlearn.runs.watched import Watched, trace
-
-TRACE = "trace.json"
 
 
 def profiled(
@@ -29,13 +32,16 @@ def profiled(
     """Run an experiment as `simulate` does, and write what was seen of it; the result is the same bit for bit.
 
     The peak is measured once the run is over. A run that ends early leaves what was seen until then, and a resumed one adds
-    to it. traced: also write `TRACE`. Raises what `simulate` raises.
+    to it. traced: also write `TRACE_FILE`. Raises what `simulate` raises.
     """
     if traced and (experiment.client.app or experiment.client.mods):
         raise ConfigError(
             "--trace shows training by [train]; what a ClientApp does is its own: take --profile"
         )
-    watched, before = Watched(), read_measured(folder.path) if resume else Measured()
+    watched, before = (
+        Watched(),
+        read_measurements(folder.path) if resume else TrainingMeasurements(),
+    )
     try:
         summary = simulate(experiment, folder, display, resume, watch=watched.around)
     except BaseException:
@@ -52,22 +58,25 @@ def profiled(
     return summary
 
 
-def _write(folder: RunFolder, before: Measured, watched: Watched, peak: Any) -> None:
+def _write(
+    folder: RunFolder, before: TrainingMeasurements, watched: Watched, peak: Any
+) -> None:
     rounds = {seen.round: seen for seen in before.rounds} | watched.rounds
     run = read(folder.path)
-    found = profile(
-        run, Measured(tuple(rounds[round] for round in sorted(rounds)), peak)
+    found = profile_of(
+        run,
+        TrainingMeasurements(tuple(rounds[round] for round in sorted(rounds)), peak),
     )
     if found:
-        folder.write_json(FILE, found.plain() | {"advice": advice(found, run)})
+        folder.write_json(PROFILE_FILE, found.plain() | {"advice": advice(found, run)})
 
 
 def _trace(folder: RunFolder, display: Progress, watched: Watched) -> None:
     task = watched.slowest
     try:
         if task:
-            trace(watched.runner, task, folder.path / TRACE)
+            trace(watched.runner, task, folder.path / TRACE_FILE)
     except RecordError:
         raise
     except Exception as error:  # the model is the user's code, and the run is done
-        display.note(f"no {TRACE}: {error}")
+        display.note(f"no {TRACE_FILE}: {error}")

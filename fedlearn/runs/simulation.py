@@ -36,6 +36,17 @@ from fedlearn.memory.states import States
 from fedlearn.memory.vectors import SLOTS, ClientVectors
 from fedlearn.memory.versions import Versions
 from fedlearn.names import call, find, nearest
+from fedlearn.records.names import (
+    CAST_FOLDER,
+    CONFIG_FILE,
+    COPIES_FILE,
+    LINES_FILE,
+    MANIFEST_FILE,
+    RESIDUALS_FILE,
+    STATES_FILE,
+    SUMMARY_FILE,
+    VERSIONS_FILE,
+)
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.progress import Progress
 from fedlearn.runs.devices import ChosenGrid, Setting, checked, takes_all
@@ -119,11 +130,7 @@ def simulate(
         fleet is not None,
         strategy,
     )
-    states = (
-        States(folder.path / "checkpoint" / "states.sqlite")
-        if app is not None
-        else None
-    )
+    states = States(folder.path / STATES_FILE) if app is not None else None
     runner = Runner(
         module,
         layout,
@@ -196,16 +203,16 @@ def simulate(
         if resume:
             run.resume()
         folder.write(
-            "config.toml", to_toml(written)
+            CONFIG_FILE, to_toml(written)
         )  # of a resumed run too: it may have more rounds now
         if not resume:
-            folder.write("metrics.jsonl", "")
+            folder.write(LINES_FILE, "")
         told: dict[str, Any] = {"devices": setting.told()} if setting else {}
         told |= ({"not_stacked": alone} if alone else {}) | (
             {"auto": auto} if auto else {}
         )
         folder.write_json(
-            "manifest.json",
+            MANIFEST_FILE,
             manifest(experiment, population, layout, engine, why) | told,
         )
         display.start(
@@ -222,7 +229,7 @@ def simulate(
             if kept:
                 kept.close()
     summary["seconds_total"] = time.perf_counter() - begun
-    folder.write_json("summary.json", summary)
+    folder.write_json(SUMMARY_FILE, summary)
     return summary
 
 
@@ -341,13 +348,13 @@ def _downlink(
     if kind == "snapshot":
         return Snapshots(layout, section.down, seed), None
     if kind == "cast":
-        log = folder.path / "checkpoint" / "cast" if agents else None
+        log = folder.path / CAST_FOLDER if agents else None
         return Cast(
             layout,
             section.down,
             seed,
             initial.floats,
-            Versions(folder.path / "checkpoint" / "seen.sqlite"),
+            Versions(folder.path / VERSIONS_FILE),
             log,
         ), None
     room = _room(_reached(experiment, clients, strategy), layout)
@@ -357,9 +364,7 @@ def _downlink(
         section.copies_gb,
         'or send everybody the same differences: downlink = "cast"',
     )
-    copies = ClientVectors(
-        folder.path / "checkpoint" / "copies.f32", clients, layout.floats
-    )
+    copies = ClientVectors(folder.path / COPIES_FILE, clients, layout.floats)
     return Shadow(layout, section.down, seed, copies), copies
 
 
@@ -379,9 +384,7 @@ def _residuals(
         section.copies_gb,
         "or leave out ef+",
     )
-    return ClientVectors(
-        folder.path / "checkpoint" / "residuals.f32", clients, layout.floats
-    )
+    return ClientVectors(folder.path / RESIDUALS_FILE, clients, layout.floats)
 
 
 def _reached(experiment: Experiment, clients: int, strategy: Strategy) -> int:
@@ -451,7 +454,7 @@ def _with_engine(
 def _manifest(folder: RunFolder) -> dict[str, Any]:
     """Return a run's manifest; {}: it was killed before it had one."""
     try:
-        found: dict[str, Any] = json.loads((folder.path / "manifest.json").read_text())
+        found: dict[str, Any] = json.loads((folder.path / MANIFEST_FILE).read_text())
         return found
     except (OSError, ValueError):
         return {}

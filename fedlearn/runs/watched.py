@@ -16,7 +16,7 @@ from fedlearn.engine.runner import Outcome, Runner, Task
 from fedlearn.engine.serial import Around, Engine
 from fedlearn.errors import RunError
 from fedlearn.models import read_state
-from fedlearn.reporting.profile import Seen
+from fedlearn.reporting.profile import RoundTraining
 from fedlearn.runs.devices import Work
 
 STEPS = 10
@@ -31,7 +31,7 @@ class Watched(Around):
 
     def __init__(self) -> None:
         """Start with nothing seen."""
-        self.rounds: dict[int, Seen] = {}
+        self.rounds: dict[int, RoundTraining] = {}
         self.slowest: Task | None = None  # the task that took longest
         self._longest_s = 0.0
         self._flops: Flops | None = None
@@ -63,7 +63,7 @@ class Watched(Around):
 
     def _see(self, task: Task, seconds: float, workers: int) -> None:
         round = task.plan.round
-        seen = self.rounds.get(round) or Seen(
+        seen = self.rounds.get(round) or RoundTraining(
             round, workers, flops=0.0 if self._flops else None
         )
         if seconds > seen.slowest_s:
