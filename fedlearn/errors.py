@@ -15,6 +15,8 @@ FedlearnError                 one root; ``exit_code`` is what a command ends wit
 └── ClientError        (3)    one client could not do what the plan asks; recorded, the round goes on
 """
 
+from fedlearn.text import printable
+
 
 class FedlearnError(Exception):
     """Root of every error raised on purpose."""
@@ -76,6 +78,4 @@ class ClientError(FedlearnError):
 
 def one_line(error: BaseException) -> str:
     """Return what a command prints of an error: one line, control characters escaped, whatever a user's code raised."""
-    return "".join(
-        c if c.isprintable() else repr(c)[1:-1] for c in " ".join(str(error).split())
-    )
+    return printable(" ".join(str(error).split()))

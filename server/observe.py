@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fedlearn.exchange.keys import Key, of
+from fedlearn.records.names import LOG_FILE, OLD_LOG_FILE
 from fedlearn.server.journal import Journal
 from fedlearn.server.rounds import Action, Answer, Drop, Lacking, Rounds, Send, Told
-
-LOG = "fleet.log"
-CLIENTS, DEVICES = "clients.json", "devices.json"
+from fedlearn.text import printable
 
 LOG_BYTES = 16 << 20
 """Beyond this `fleet.log` becomes `fleet.log.1` and a new one begins, so that both together hold 32 MB."""
@@ -169,7 +168,7 @@ class Log:
 
     def _text(self, entry: Mapping[str, Any]) -> str:
         return (
-            f"fedlearn: {plain(entry['text'])}"
+            f"fedlearn: {printable(entry['text'])}"
             if self.shown == "notes"
             else text(entry)
         )
@@ -198,21 +197,16 @@ def text(entry: Mapping[str, Any]) -> str:
         f"client {entry['client']}" if "client" in entry else "",
         entry.get("key", ""),
         *figures,
-        plain(entry.get("text", "")),
+        printable(entry.get("text", "")),
     ]
     return " ".join(part for part in parts if part)
-
-
-def plain(words: str) -> str:
-    """Return words that an agent may have chosen as a terminal can show them: control characters escaped, on one line."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)
 
 
 def read(folder: Path, most_bytes: int = 1 << 20) -> list[dict[str, Any]]:
     """Return the events at the end of a run's log, oldest first; most_bytes: of each of its two files."""
     return [
         entry
-        for name in (f"{LOG}.1", LOG)
+        for name in (OLD_LOG_FILE, LOG_FILE)
         for entry in _entries(folder / name, most_bytes)
     ]
 

@@ -11,6 +11,7 @@ from fedlearn.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
+    {"text"},
     {"errors", "seeds", "arrays", "plan", "brief", "config", "names", "system"},
     {"models", "data", "codec", "records", "devices", "bundling"},
     {"wire", "exchange", "reporting"},
@@ -30,7 +31,7 @@ LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 SIBLINGS = {("clients", "strategies"), ("strategies", "clients"), ("server", "clients")}
 AGENT = {
     *("clients", "codec", "wire", "exchange", "models", "data"),
-    *("arrays", "plan", "brief", "seeds", "errors", "names", "system"),
+    *("arrays", "plan", "brief", "seeds", "errors", "names", "system", "text"),
 }
 """The parts that run where the data is. Of each other they may import what the layers allow; of all else, `PACKAGES`."""
 

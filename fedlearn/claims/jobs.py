@@ -16,6 +16,7 @@ from typing import IO, Protocol
 from fedlearn.claims.runs import Wanted, cores_each, with_workers
 from fedlearn.config import to_toml
 from fedlearn.errors import RecordError, UserError, one_line
+from fedlearn.records.names import CHECKPOINT_FOLDER
 from fedlearn.records.writing import owned
 
 POLL_S = 0.1
@@ -134,7 +135,7 @@ def _result(one: _Going) -> str | None:
         return None
     one.log.close()
     if one.process.returncode == 0 and one.run.finished:
-        shutil.rmtree(one.run.folder / "checkpoint", ignore_errors=True)
+        shutil.rmtree(one.run.folder / CHECKPOINT_FOLDER, ignore_errors=True)
         return None
     told = (
         _beside(one.run.folder, "log").read_text(errors="replace").strip().splitlines()

@@ -16,7 +16,7 @@ from fedlearn.claims.runs import DIGITS, Plan, Wanted, definition
 from fedlearn.claims.source import made_by, source
 from fedlearn.claims.verdicts import Judged
 from fedlearn.errors import RecordError
-from fedlearn.records.reading import Run
+from fedlearn.records.reading import RunRecord
 from fedlearn.reporting.results import accuracy_curve, results
 from fedlearn.reporting.units import time_text
 from fedlearn.system import files
@@ -24,7 +24,7 @@ from fedlearn.system import files
 Result = Mapping[str, Any]
 """One reproduction's result, as its JSON file has it; see `result`."""
 
-Made = Mapping[tuple[str, int], tuple[Wanted, Run]]
+Made = Mapping[tuple[str, int], tuple[Wanted, RunRecord]]
 """(variant, seed) → a run as planned and as read."""
 
 NUMBERS = re.compile(r"\[[-+\deE.,\s]+\]")
@@ -86,7 +86,7 @@ def result(
     }
 
 
-def _run(variant: str, seed: int, wanted: Wanted, run: Run) -> dict[str, Any]:
+def _run(variant: str, seed: int, wanted: Wanted, run: RunRecord) -> dict[str, Any]:
     found, curve = results(run), accuracy_curve(run.lines)
     step = -(-len(curve.rounds) // POINTS) or 1
     kept = sorted({*range(0, len(curve.rounds), step), len(curve.rounds) - 1} - {-1})

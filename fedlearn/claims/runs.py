@@ -12,6 +12,7 @@ from fedlearn.claims.reading import Reproduction
 from fedlearn.claims.source import source
 from fedlearn.config import FORMER_WORDS, Experiment
 from fedlearn.devices.machine import cores
+from fedlearn.records.names import LOCK_FILE, SUMMARY_FILE
 
 DIGITS = 10
 """Hex digits of a config's and of a source's digest in a folder's name."""
@@ -29,7 +30,7 @@ class Wanted:
     @property
     def finished(self) -> bool:
         """Tell whether it is there, whole."""
-        return (self.folder / "summary.json").exists()
+        return (self.folder / SUMMARY_FILE).exists()
 
 
 Plan = dict[tuple[str, str, int], Wanted]
@@ -113,11 +114,11 @@ def definition(reproduction: Reproduction) -> str:
 def _folder(root: Path, experiment: Experiment, key: str, stale: bool) -> Path:
     """Return a run's folder: one that has its key already, whatever it is called, or a new one."""
     ours = source()[:DIGITS]
-    found = sorted(path.parent for path in root.glob(f"*.{key}.{ours}/.lock"))
+    found = sorted(path.parent for path in root.glob(f"*.{key}.{ours}/{LOCK_FILE}"))
     if not found and stale:
         found = sorted(
-            (p.parent for p in root.glob(f"*.{key}.*/summary.json")),
-            key=lambda p: (p / "summary.json").stat().st_mtime,
+            (p.parent for p in root.glob(f"*.{key}.*/{SUMMARY_FILE}")),
+            key=lambda p: (p / SUMMARY_FILE).stat().st_mtime,
         )
     return found[-1] if found else root / f"{experiment.experiment.name}.{key}.{ours}"
 

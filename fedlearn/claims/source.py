@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import fedlearn
-from fedlearn.records.reading import Run, section
+from fedlearn.records.reading import RunRecord, section
 
 PACKAGE = Path(fedlearn.__file__).parent
 
@@ -79,7 +79,7 @@ def _version(name: str) -> str:
         return ""
 
 
-def platform_of(run: Run) -> str:
+def platform_of(run: RunRecord) -> str:
     """Return the platform on which a model's hash is the same everywhere, such as "x86_64 Intel AVX512 torch 2.13.0".
 
     The maker of the processor is part of it: torch's libraries choose their kernels by it too.
@@ -100,7 +100,7 @@ def platform_of(run: Run) -> str:
     return " ".join(str(word) for word in words if word)
 
 
-def made_by(run: Run) -> dict[str, Any]:
+def made_by(run: RunRecord) -> dict[str, Any]:
     """Return what a run was made with, for people: hardware, versions, date."""
     where = section(run.manifest, "platform")
     versions: Mapping[str, Any] = section(run.manifest, "versions")

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 
 from fedlearn.claims.reading import PLAIN, Claim
 from fedlearn.claims.source import platform_of
-from fedlearn.records.reading import Run
+from fedlearn.records.reading import RunRecord, number
 from fedlearn.reporting.results import accuracy_curve, crossing, results
 from fedlearn.reporting.units import bytes_text, number_text, percent_text
 
 HOLDS, MISSED, KNOWN, SKIPPED = "holds", "missed", "known miss", "skipped"
 
-Runs = Mapping[tuple[str, int], Run]
+Runs = Mapping[tuple[str, int], RunRecord]
 """(variant, seed) → its run; one that failed is not there."""
 
 
@@ -76,7 +76,7 @@ def _figure(claim: Claim, runs: Runs, seed: int) -> float:
     return first
 
 
-def measured(claim: Claim, run: Run) -> float:
+def measured(claim: Claim, run: RunRecord) -> float:
     """Return what a claim asks of a run; infinite: the target is not reached, NaN: the round was not evaluated."""
     curve, found = accuracy_curve(run.lines), results(run)
     if claim.target is not None:
@@ -95,9 +95,10 @@ def measured(claim: Claim, run: Run) -> float:
             default=math.nan,
         )
     values = [
-        float(line[claim.what])
+        float(value)
         for line in run.lines
-        if claim.round in (None, line["round"]) and line.get(claim.what) is not None
+        if claim.round in (None, line["round"])
+        and (value := number(line, claim.what)) is not None
     ]
     return (
         statistics.median(values[-claim.last :])

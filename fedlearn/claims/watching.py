@@ -9,7 +9,7 @@ from typing import TextIO
 
 from fedlearn.claims.runs import Wanted
 from fedlearn.records.writing import read_lines
-from fedlearn.reporting.tally import Tally
+from fedlearn.reporting.tally import RunTally
 from fedlearn.reporting.units import percent_text, time_text
 
 TERMINAL_S, ELSEWHERE_S = 1.0, 15.0
@@ -77,7 +77,7 @@ class Watching:
 
 def how_far(run: Wanted) -> str:
     """Return in words how far a run is: its round, its best accuracy and the time that it may still take."""
-    tally = Tally(run.experiment.experiment.rounds, tuple(read_lines(run.folder)))
+    tally = RunTally(run.experiment.experiment.rounds, tuple(read_lines(run.folder)))
     if not tally.latest:
         return "no round yet"
     done = f"round {tally.round} of {tally.rounds}, best {percent_text(tally.best)}"

@@ -14,6 +14,7 @@ from typing import Any
 
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import ConfigError
+from fedlearn.text import printable
 
 FAILED = 1
 """The exit code when something does not work."""
@@ -209,9 +210,8 @@ def line(one: Any) -> str:
 
 
 def _wrapped(head: str, text: str) -> str:
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return textwrap.fill(
-        shown,
+        printable(text),
         WIDTH,
         initial_indent=head,
         subsequent_indent=" " * MARGIN,

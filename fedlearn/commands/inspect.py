@@ -15,6 +15,7 @@ from fedlearn.codec import STAGES, ZERO
 from fedlearn.codec.chain import LONGEST, parse
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import ConfigError, FormatError, UserError, one_line
+from fedlearn.records.names import LINES_FILE
 from fedlearn.reporting.units import count_text, number_text, ratio_text
 from fedlearn.wire import Header, Metric, payload_pb2, read_message
 
@@ -237,7 +238,7 @@ def _read(name: str) -> bytes:
         if path.is_dir():
             told = (
                 " (of a run folder: fedlearn report)"
-                if (path / "metrics.jsonl").exists()
+                if (path / LINES_FILE).exists()
                 else ""
             )
             raise UserError(f"'{name}' is a folder; give the file of a payload{told}")

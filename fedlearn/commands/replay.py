@@ -10,6 +10,12 @@ from pathlib import Path
 
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import ConfigError, RunError
+from fedlearn.records.names import (
+    CONFIG_FILE,
+    JOURNAL_FOLDER,
+    MANIFEST_FILE,
+    SUMMARY_FILE,
+)
 
 
 def parser() -> Parser:
@@ -32,19 +38,19 @@ def _run(given: argparse.Namespace) -> None:
     from fedlearn.reporting.progress import Progress
     from fedlearn.runs.replaying import replay
 
-    if not (given.run / "journal").is_dir():
+    if not (given.run / JOURNAL_FOLDER).is_dir():
         raise ConfigError(
             f"'{given.run}' has no journal: only runs of 'fedlearn serve' have one"
         )
     try:
-        wanted = json.loads((given.run / "summary.json").read_text())["model_sha256"]
-        codec = json.loads((given.run / "manifest.json").read_text())["codec"]
+        wanted = json.loads((given.run / SUMMARY_FILE).read_text())["model_sha256"]
+        codec = json.loads((given.run / MANIFEST_FILE).read_text())["codec"]
     except (OSError, ValueError, KeyError):
         raise ConfigError(
             f"'{given.run}' holds no finished run; go on with it first: fedlearn serve --resume --out {given.run}"
         ) from None
     sets = [f'codec.{way}="{codec[way]}"' for way in ("up", "down")]
-    experiment = config.read(str(given.run / "config.toml"), sets)
+    experiment = config.read(str(given.run / CONFIG_FILE), sets)
     with Progress(given.quiet) as display:
         found = replay(given.run, experiment, display)
     if found != wanted:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import UserError
-from fedlearn.records.reading import Run, read
+from fedlearn.records.reading import RunRecord, read
 from fedlearn.reporting.results import labels
 from fedlearn.reporting.table import csv_text, print_table, rows
 
@@ -158,7 +158,7 @@ def _check(arguments: argparse.Namespace) -> None:
         seen.add(folder.resolve())
 
 
-def _profiles(runs: list[Run]) -> None:
+def _profiles(runs: list[RunRecord]) -> None:
     from fedlearn.reporting.profile_text import of_run
 
     for run, label in zip(runs, labels(runs), strict=True):
@@ -181,7 +181,7 @@ def _require_matplotlib() -> None:
 
 
 def _page(
-    runs: list[Run],
+    runs: list[RunRecord],
     found: list[dict[str, float | str | None]],
     arguments: argparse.Namespace,
 ) -> Path:

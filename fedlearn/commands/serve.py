@@ -14,6 +14,7 @@ from typing import Any
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.commands.run_arguments import run_parser
 from fedlearn.errors import ConfigError
+from fedlearn.records.names import LOG_FILE
 from fedlearn.runs.start import run_in_folder
 
 
@@ -123,12 +124,14 @@ def _serve(
     given: argparse.Namespace, experiment: Any, folder: Any, display: Any, resume: bool
 ) -> dict[str, Any]:
     from fedlearn.runs.serving import default_pki, serve
-    from fedlearn.server.observe import LOG, Log
+    from fedlearn.server.observe import Log
     from fedlearn.server.service import Address
 
     pki = None if given.insecure else given.pki or default_pki(folder.path)
     address = Address(given.host, given.port, given.enrol_port, pki)
-    log = Log(folder.path / LOG, given.log or ("nothing" if given.quiet else "notes"))
+    log = Log(
+        folder.path / LOG_FILE, given.log or ("nothing" if given.quiet else "notes")
+    )
     return serve(
         experiment,
         folder,

@@ -17,8 +17,10 @@ from typing import Any
 
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import ConfigError, RunError, UserError
+from fedlearn.records.names import ADDRESS_FILE, CONFIG_FILE, LINES_FILE, SUMMARY_FILE
 from fedlearn.records.writing import owned, read_lines
 from fedlearn.reporting.units import bytes_text, number_text, percent_text, time_text
+from fedlearn.text import printable
 
 SHOWN = 10
 """Clients whose troubles are shown; there may be more."""
@@ -108,10 +110,10 @@ def of_folder(folder: Path) -> Status:
     if not folder.is_dir():
         raise UserError(f"'{folder}' is a file; give the folder of a run")
     address, summary = (
-        _object(folder / "address.json"),
-        _object(folder / "summary.json"),
+        _object(folder / ADDRESS_FILE),
+        _object(folder / SUMMARY_FILE),
     )
-    if not address and not (folder / "config.toml").exists():
+    if not address and not (folder / CONFIG_FILE).exists():
         raise UserError(
             f"'{folder}' is not a run folder: it has no config.toml and no address.json"
         )
@@ -119,10 +121,10 @@ def of_folder(folder: Path) -> Status:
         lines = list(read_lines(folder))
     except OSError as error:
         raise RunError(
-            f"cannot read '{folder / 'metrics.jsonl'}': {error.strerror or error}"
+            f"cannot read '{folder / LINES_FILE}': {error.strerror or error}"
         ) from None
     events = read(folder)
-    last = lines[-1] if lines else {}
+    last: Mapping[str, Any] = lines[-1] if lines else {}
     scored: Mapping[str, Any] = next(
         (line for line in reversed(lines) if line.get("accuracy") is not None), {}
     )
@@ -232,7 +234,7 @@ def text(found: Status) -> str:
         "to go on": found.next,
     }
     shown = [
-        f"{name:<10}{_plain(value)}"
+        f"{name:<10}{printable(value)}"
         for name, value in facts.items()
         if value is not None
     ]
@@ -242,7 +244,7 @@ def text(found: Status) -> str:
         who = "-" if trouble.client is None else f"client {trouble.client}"
         when = "" if trouble.round is None else f"round {trouble.round}"
         shown.append(
-            f"  {_ago(trouble.time):<13}{who:<14}{trouble.event:<12}{when:<11}{_plain(trouble.text)}".rstrip()
+            f"  {_ago(trouble.time):<13}{who:<14}{trouble.event:<12}{when:<11}{printable(trouble.text)}".rstrip()
         )
     if len(found.lately) > SHOWN:
         shown.append(f"  and {len(found.lately) - SHOWN} clients more")
@@ -320,7 +322,7 @@ def _config(folder: Path) -> Mapping[str, Any]:
     import tomllib
 
     try:
-        found = tomllib.loads((folder / "config.toml").read_text())["experiment"]
+        found = tomllib.loads((folder / CONFIG_FILE).read_text())["experiment"]
     except (OSError, ValueError, KeyError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -329,7 +331,7 @@ def _config(folder: Path) -> Mapping[str, Any]:
 def _newest() -> Path:
     runs = [
         path.parent
-        for name in ("address.json", "config.toml")
+        for name in (ADDRESS_FILE, CONFIG_FILE)
         for path in Path("runs").glob(f"*/{name}")
     ]
     if not runs:
@@ -350,10 +352,6 @@ def _is_finite(value: str) -> bool:
         return math.isfinite(float(value))
     except ValueError:
         return False
-
-
-def _plain(words: str) -> str:
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)
 
 
 if __name__ == "__main__":

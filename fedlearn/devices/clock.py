@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.devices.profiles import Devices, Profile
+from fedlearn.records.line import DevicesLine
 
 PARTS = ("away", "down", "compute", "up")
 
@@ -142,18 +143,16 @@ class Clock:
         ) + 2e-3 * each("latency_ms")
         return transfer + flops / each("flops")
 
-    def take(self) -> dict[str, Any]:
+    def take(self) -> DevicesLine:
         """Return what `metrics.jsonl` says of the round that ends, and begin the next one.
 
         Seconds of ``by_profile`` are sums over its clients; ``wait`` is for others. Joules are above idle.
         """
         line, self._line = self._line, _empty()
         parts = line["by_profile"].values()
-        line |= {
-            "now_s": self.now_s,
-            "joules": fsum(p["joules"] for p in parts),
-            "late": sum(p["late"] for p in parts),
-        }
+        line["now_s"] = self.now_s
+        line["joules"] = fsum(p["joules"] for p in parts)
+        line["late"] = int(sum(p["late"] for p in parts))
         return line
 
     def sync(self) -> dict[str, NDArray[Any]]:
@@ -178,8 +177,8 @@ KEYS = ("clients", "late", *PARTS, "wait", "joules")
 """What is told of each profile in a round."""
 
 
-def _empty() -> dict[str, Any]:
-    return {"seconds": 0.0, "by_profile": {}}
+def _empty() -> DevicesLine:
+    return {"seconds": 0.0, "by_profile": {}, "now_s": 0.0, "joules": 0.0, "late": 0}
 
 
 def _count(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,23 @@ from typing import Any
 import tomllib
 
 from fedlearn.errors import RecordError, UserError
-
-Line = Mapping[str, Any]
-"""One line of metrics.jsonl; see docs/report.md for its keys."""
+from fedlearn.records.line import Line
+from fedlearn.records.names import (
+    CONFIG_FILE,
+    LINES_FILE,
+    MANIFEST_FILE,
+    SUMMARY_FILE,
+)
+from fedlearn.text import first_few
 
 
 @dataclass(frozen=True)
-class Run:
-    """The files of one run folder.
+class RunRecord:
+    """What the files of one run folder hold.
 
-    lines: one per round in ascending order; the last line of a round wins, since a resumed run may repeat a round.
-    summary: empty while the run is unfinished. problems: one sentence for everything that could not be read.
+    lines: one per round in ascending order; of a round that a resumed run repeated, the last line.
+    summary: empty while the run is unfinished. problems: one sentence for each thing that could
+    not be read.
     """
 
     folder: Path
@@ -36,12 +42,12 @@ class Run:
     @property
     def name(self) -> str:
         """Return the experiment's name, or the folder's where none is recorded."""
-        found = (
+        recorded = (
             self.summary.get("name")
             or self.manifest.get("name")
             or section(self.config, "experiment").get("name")
         )
-        return str(found or self.folder.name)
+        return str(recorded or self.folder.name)
 
     @property
     def finished(self) -> bool:
@@ -56,17 +62,21 @@ class Run:
 
     @property
     def trained(self) -> tuple[Line, ...]:
-        """Return the lines of rounds in which clients trained: all but round 0, the initial model's evaluation."""
+        """Return the lines of rounds in which clients trained.
+
+        Round 0 is left out: it is the initial model's evaluation.
+        """
         return tuple(line for line in self.lines if line["round"] > 0)
 
 
-def read(folder: Path) -> Run:
+def read(folder: Path) -> RunRecord:
     """Read a run folder.
 
-    A torn or damaged line of metrics.jsonl is skipped, as is a damaged summary or manifest; each leaves a sentence
-    in ``problems`` (a torn last line does not: that is how a running or killed run looks).
-    Raises UserError when the folder is not a run folder, or holds no round yet; RecordError when the system does not
-    let a file be read.
+    A damaged line of ``metrics.jsonl``, summary or manifest is left out and leaves a sentence in
+    ``problems``. A torn last line leaves none: so a running or killed run looks.
+
+    Raises UserError when the folder is not a run folder or holds no round yet, RecordError when
+    the system does not let a file be read.
     """
     try:
         return _read(folder)
@@ -76,110 +86,112 @@ def read(folder: Path) -> Run:
         ) from error
 
 
-def _read(folder: Path) -> Run:
-    _check(folder)
+def _read(folder: Path) -> RunRecord:
+    _check_folder(folder)
     problems: list[str] = []
-    config_text = (folder / "config.toml").read_text(encoding="utf-8", errors="replace")
+    config_text = (folder / CONFIG_FILE).read_text(encoding="utf-8", errors="replace")
     try:
         config = tomllib.loads(config_text)
     except (ValueError, RecursionError) as error:
         config = {}
-        problems.append(f"config.toml cannot be read ({error})")
-    lines = _lines(folder / "metrics.jsonl", problems)
+        problems.append(f"{CONFIG_FILE} cannot be read ({error})")
+    lines = _read_lines(folder / LINES_FILE, problems)
     if not lines:
         raise UserError(
-            f"'{folder}' holds no finished round yet: its metrics.jsonl is empty. Let the run go on first."
+            f"'{folder}' holds no finished round yet: its {LINES_FILE} is empty. "
+            "Let the run go on first."
         )
-    manifest = _object(folder / "manifest.json", problems)
-    summary = (
-        _object(folder / "summary.json", problems)
-        if (folder / "summary.json").exists()
-        else {}
+    manifest = _read_object(folder / MANIFEST_FILE, problems)
+    summary: Mapping[str, Any] = {}
+    # A run that goes on has no summary, and that is no problem.
+    if (folder / SUMMARY_FILE).exists():
+        summary = _read_object(folder / SUMMARY_FILE, problems)
+    return RunRecord(
+        folder, config_text, config, manifest, summary, lines, tuple(problems)
     )
-    return Run(folder, config_text, config, manifest, summary, lines, tuple(problems))
 
 
-def _check(folder: Path) -> None:
+def _check_folder(folder: Path) -> None:
+    """Raise UserError for what is no run folder, with the run inside it that may be meant."""
     if not folder.exists():
         raise UserError(f"there is no run folder '{folder}'")
     if not folder.is_dir():
         raise UserError(
-            f"'{folder}' is a file; give the run folder that holds config.toml and metrics.jsonl"
+            f"'{folder}' is a file; "
+            f"give the run folder that holds {CONFIG_FILE} and {LINES_FILE}"
         )
-    missing = [
-        name
-        for name in ("config.toml", "metrics.jsonl")
-        if not (folder / name).is_file()
-    ]
+    required = (CONFIG_FILE, LINES_FILE)
+    missing = [name for name in required if not (folder / name).is_file()]
     if not missing:
         return
-    inside = sorted(
-        child.name for child in folder.iterdir() if (child / "metrics.jsonl").is_file()
-    )
-    hint = f" Did you mean '{folder / inside[0]}'?" if inside else ""
+    hint = ""
+    runs = [child for child in folder.iterdir() if (child / LINES_FILE).is_file()]
+    if runs:
+        hint = f" Did you mean '{min(runs)}'?"
     raise UserError(
         f"'{folder}' is not a run folder: it has no {' and no '.join(missing)}.{hint}"
     )
 
 
-def _lines(path: Path, problems: list[str]) -> tuple[Line, ...]:
+def _read_lines(path: Path, problems: list[str]) -> tuple[Line, ...]:
     texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
     by_round: dict[int, Line] = {}
     damaged: list[int] = []
     for position, text in enumerate(texts, start=1):
-        line = _line(text)
+        line = _parse_line(text)
         if line is not None:
             by_round[line["round"]] = line
         elif text.strip() and position < len(texts):
             damaged.append(position)
     if damaged:
-        problems.append(f"metrics.jsonl cannot be read at line {some_text(damaged)}")
-    return tuple(by_round[key] for key in sorted(by_round))
+        problems.append(f"{path.name} cannot be read at line {first_few(damaged)}")
+    return tuple(by_round[round_number] for round_number in sorted(by_round))
 
 
-def _line(text: str) -> Line | None:
+def _parse_line(text: str) -> Line | None:
+    """Return a line that names its round, None for any other text."""
     try:
-        line = json.loads(text)
+        line: Any = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    usable = isinstance(line, dict) and isinstance(line.get("round"), int)
-    return line if usable else None
+    if isinstance(line, dict) and isinstance(line.get("round"), int):
+        return line  # type: ignore[return-value]  # other keys may be missing, see Line
+    return None
 
 
-def _object(path: Path, problems: list[str]) -> Mapping[str, Any]:
+def _read_object(path: Path, problems: list[str]) -> Mapping[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         problems.append(f"{path.name} is missing")
         return {}
     except (ValueError, RecursionError) as error:
         problems.append(f"{path.name} cannot be read ({error})")
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
-def some_text(values: Iterable[object], most: int = 8) -> str:
-    """Return the first few values separated by commas, and how many more there are."""
-    texts = [str(value) for value in values]
-    more = f" and {len(texts) - most} more" if len(texts) > most else ""
-    return ", ".join(texts[:most]) + more
-
-
-def section(mapping: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def section(table: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """Return the table under a key, empty when there is none."""
-    found = mapping.get(key)
-    return found if isinstance(found, Mapping) else {}
+    value = table.get(key)
+    return value if isinstance(value, Mapping) else {}
 
 
-def number(mapping: Mapping[str, Any], key: str) -> float | None:
-    """Return the number under a key (it may be NaN); None when it is absent, null or not a number."""
-    value = mapping.get(key)
-    return (
-        None if isinstance(value, bool) or not isinstance(value, int | float) else value
-    )
+def number(table: Mapping[str, Any], key: str) -> float | None:
+    """Return the number under a key; None when it is absent, null or not a number.
+
+    It may be NaN or infinite: Python's JSON has both.
+    """
+    value = table.get(key)
+    # To Python, true is a number too.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value
 
 
-def finite(mapping: Mapping[str, Any], key: str) -> float | None:
-    """Return the number under a key, None when it is absent, null, NaN or infinite."""
-    value = number(mapping, key)
-    return value if value is not None and math.isfinite(value) else None
+def finite(table: Mapping[str, Any], key: str) -> float | None:
+    """Return the number under a key; None when it is absent, null, NaN, infinite or no number."""
+    value = number(table, key)
+    if value is None or not math.isfinite(value):
+        return None
+    return value

@@ -1,7 +1,8 @@
-"""What a run leaves behind: a folder whose files survive a kill at any moment.
+"""Writing a run folder, so that its files survive a kill or a power cut at any moment.
 
-Small files are replaced whole (written beside, synced, renamed); `metrics.jsonl` grows by one line per round, and a
-torn last line is dropped when the run is resumed. One process at a time owns a folder.
+Small files are replaced whole (see `fedlearn.system.files`). ``metrics.jsonl`` grows by one line
+per round, and a torn last line is dropped when the run is resumed. One process at a time owns a
+folder.
 """
 
 from __future__ import annotations
@@ -16,88 +17,99 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn.errors import ConfigError, RecordError
+from fedlearn.records.line import Line
+from fedlearn.records.names import CONFIG_FILE, LINES_FILE, LOCK_FILE
+from fedlearn.system import files
+
+# A run's files are for whoever the user's umask lets read them.
+_MODE = 0o666
 
 
 class RunFolder:
-    """The folder of one run. Every failed write raises RecordError naming the file and the reason."""
+    """The folder of one run.
+
+    Every method that writes raises RecordError where the write fails, with the file and the reason.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Make the folder if need be and lock it; raises ConfigError when another process owns it."""
+        """Make the folder if need be and lock it.
+
+        Raises ConfigError when another process owns the folder, RecordError when it cannot be made.
+        """
         self.path = path
-        with _writing(path, "choose another --out"):
+        with _errors_named(path, "choose another --out"):
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(path / ".lock", "w")  # noqa: SIM115  # held as long as the run
+            # Open, and so locked, as long as the run.
+            self._lock = open(path / LOCK_FILE, "w")  # noqa: SIM115
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
             raise ConfigError(
-                f"another process is writing to {path}; wait for it or choose another --out"
+                f"another process is writing to {path}; "
+                "wait for it or choose another --out"
             ) from None
 
-        # A worker that outlives a killed parent must not hold its lock: the next --resume comes at once.
+        # A worker that outlives a killed parent must not hold its lock: --resume may follow at once.
         os.register_at_fork(after_in_child=self._lock.close)
 
     def close(self) -> None:
-        """Give the folder free."""
+        """Release the folder."""
         self._lock.close()
 
     @property
     def used(self) -> bool:
-        """Tell whether a run was started here."""
-        return (self.path / "config.toml").exists()
+        """Return whether a run was started here."""
+        return (self.path / CONFIG_FILE).exists()
 
     def write(self, name: str, content: str | bytes) -> None:
-        """Replace a file whole: a reader sees the old content or the new, never a part."""
+        """Replace a file whole: a reader sees the old content or the new, never a part.
+
+        name: relative to the folder; one folder on the way is made. Raises RecordError.
+        """
         data = content.encode() if isinstance(content, str) else content
-        target = self.path / name
-        with _writing(target):
-            target.parent.mkdir(exist_ok=True)
-            part = target.with_name(f".{target.name}.part")
-            try:
-                with open(part, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(part, target)
-            except OSError:
-                with contextlib.suppress(
-                    OSError
-                ):  # on a full disk, make the room free again
-                    part.unlink()
-                raise
+        path = self.path / name
+        with _errors_named(path):
+            path.parent.mkdir(exist_ok=True)
+            files.replace(path, data, _MODE)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Replace a JSON file whole; NaN and infinities become null."""
-        self.write(name, json.dumps(_plain(value), indent=2) + "\n")
+        """Replace a JSON file whole; NaN and infinities become null. Raises RecordError."""
+        self.write(name, json.dumps(_json_value(value), indent=2) + "\n")
 
-    def append(self, line: Mapping[str, Any]) -> None:
-        """Add a line to `metrics.jsonl` and hand it to the operating system."""
-        target = self.path / "metrics.jsonl"
-        with _writing(target), open(target, "ab") as file:
-            file.write(json.dumps(_plain(line)).encode() + b"\n")
+    def append(self, line: Line) -> None:
+        """Add a line to ``metrics.jsonl`` and hand it to the operating system.
+
+        It is on disk after `sync_lines`. Raises RecordError.
+        """
+        path = self.path / LINES_FILE
+        with _errors_named(path), open(path, "ab") as file:
+            file.write(json.dumps(_json_value(line)).encode() + b"\n")
 
     def sync_lines(self) -> None:
-        """Bring the lines written so far to disk: a checkpoint must not outlive them."""
-        target = self.path / "metrics.jsonl"
-        with _writing(target), open(target, "ab") as file:
+        """Bring the lines to disk, since a checkpoint must not outlive them. Raises RecordError."""
+        path = self.path / LINES_FILE
+        with _errors_named(path), open(path, "ab") as file:
             os.fsync(file.fileno())
 
-    def lines(self) -> list[dict[str, Any]]:
-        """Return the whole lines of `metrics.jsonl`, without a torn last one."""
+    def lines(self) -> list[Line]:
+        """Return the whole lines of ``metrics.jsonl``, without a torn last one. Raises OSError."""
         return list(read_lines(self.path))
 
-    def rewind(self, round: int) -> list[dict[str, Any]]:
-        """Drop the lines after a round, and torn ones; returns the lines that stay."""
-        kept = [line for line in self.lines() if line["round"] <= round]
-        self.write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
-        return kept
+    def rewind(self, last_round: int) -> list[Line]:
+        """Drop torn lines and those after a round; return the lines that stay.
+
+        Raises RecordError when the file cannot be written, OSError when it cannot be read.
+        """
+        lines = [line for line in self.lines() if line["round"] <= last_round]
+        self.write(LINES_FILE, "".join(json.dumps(line) + "\n" for line in lines))
+        return lines
 
 
 def owned(path: Path) -> bool:
-    """Tell whether a process is at work on a run folder: it holds the lock as long as it lives."""
+    """Return whether a living process owns a run folder: the lock goes with its process."""
     try:
-        with (path / ".lock").open("rb") as lock:
+        with (path / LOCK_FILE).open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -106,38 +118,38 @@ def owned(path: Path) -> bool:
     return False
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a run folder's `metrics.jsonl` that are whole."""
+def read_lines(path: Path) -> Iterator[Line]:
+    """Yield the lines of a run folder's ``metrics.jsonl`` that are whole. Raises OSError."""
     try:
-        text = (path / "metrics.jsonl").read_bytes()
+        text = (path / LINES_FILE).read_bytes()
     except FileNotFoundError:
         return
     for raw in text.split(b"\n"):
         with contextlib.suppress(ValueError, RecursionError):
             line = json.loads(raw)
             if isinstance(line, dict) and isinstance(line.get("round"), int):
-                yield line
+                yield line  # type: ignore[misc]  # other keys may be missing, see Line
 
 
 @contextlib.contextmanager
-def _writing(
+def _errors_named(
     path: Path,
-    fix: str = "what was written before is kept, and --resume goes on from there",
+    advice: str = "what was written before is kept, and --resume goes on from there",
 ) -> Iterator[None]:
+    """Turn an OSError into a RecordError that names the file, the reason and what to do."""
     try:
         yield
     except OSError as error:
-        raise RecordError(
-            f"cannot write {path}: {error.strerror or error}; {fix}"
-        ) from error
+        reason = error.strerror or error
+        raise RecordError(f"cannot write {path}: {reason}; {advice}") from error
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as JSON can hold it: numbers that are not finite are null."""
+def _json_value(value: Any) -> Any:
+    """Return a value as JSON can hold it: numbers that are not finite become null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(key): _json_value(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [_json_value(entry) for entry in value]
     return value

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedlearn.records.reading import Run, finite, section
+from fedlearn.records.names import CLIENTS_FILE, DEVICES_FILE
+from fedlearn.records.reading import RunRecord, finite, section
 from fedlearn.reporting.html import Html, folded, section_of, table
 from fedlearn.reporting.units import count_text
 
@@ -15,11 +16,11 @@ OUTCOMES = ("asked", "answered", "declined", "late", "failed", "refused")
 MOST_ROWS = 2000
 
 
-def agents(run: Run) -> Html:
+def agents(run: RunRecord) -> Html:
     """Return the page's section of agents; nothing for a run that had none."""
     clients, devices = (
-        _read(run.folder / "clients.json"),
-        _read(run.folder / "devices.json"),
+        _read(run.folder / CLIENTS_FILE),
+        _read(run.folder / DEVICES_FILE),
     )
     names = sorted({*clients, *devices}, key=lambda name: (len(name), name))
     if not names:

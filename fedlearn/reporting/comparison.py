@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fedlearn.records.reading import Run
+from fedlearn.records.reading import RunRecord
 from fedlearn.reporting import style
 from fedlearn.reporting.html import (
     Html,
@@ -25,7 +25,10 @@ MISSING_KEY = "not set"
 
 
 def write_comparison(
-    runs: Sequence[Run], rows: Sequence[Mapping[str, Value]], target: float, out: Path
+    runs: Sequence[RunRecord],
+    rows: Sequence[Mapping[str, Value]],
+    target: float,
+    out: Path,
 ) -> Path:
     """Write one page that compares runs, and return its path.
 
@@ -64,7 +67,7 @@ def write_comparison(
 
 
 def overlays(
-    runs: Sequence[Run], names: Sequence[str], target: float, folder: Path
+    runs: Sequence[RunRecord], names: Sequence[str], target: float, folder: Path
 ) -> list[tuple[Path, str]]:
     """Draw the accuracy of all runs over rounds and over bytes; return each picture with its caption."""
     curves = {
@@ -123,7 +126,7 @@ def figures_table(rows: Sequence[Mapping[str, Value]], target: float) -> Html:
     return section_of("Figures", table(heading, lines), note=note)
 
 
-def config_table(runs: Sequence[Run], names: Sequence[str]) -> Html:
+def config_table(runs: Sequence[RunRecord], names: Sequence[str]) -> Html:
     """Return the config keys in which the runs differ, one column per run."""
     found = differences([run.config for run in runs])
     if not found:

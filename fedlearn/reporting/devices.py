@@ -7,7 +7,8 @@ from math import fsum
 from pathlib import Path
 from typing import Any
 
-from fedlearn.records.reading import Line, Run, finite, section
+from fedlearn.records.line import Line
+from fedlearn.records.reading import RunRecord, finite, section
 from fedlearn.reporting import style
 from fedlearn.reporting.html import Html, element, section_of, table
 from fedlearn.reporting.results import crossing
@@ -77,7 +78,7 @@ def by_profile(lines: Sequence[Line]) -> dict[str, dict[str, float]]:
     return sums
 
 
-def devices(run: Run) -> Html:
+def devices(run: RunRecord) -> Html:
     """Return the page's section of simulated devices; nothing where there are none."""
     profiles = section(section(run.manifest, "devices"), "profiles")
     if not profiles:
@@ -95,11 +96,11 @@ def devices(run: Run) -> Html:
     )
 
 
-def _target(run: Run) -> float:
+def _target(run: RunRecord) -> float:
     return finite(section(run.config, "devices"), "target") or 0.8
 
 
-def _summary(run: Run) -> Html:
+def _summary(run: RunRecord) -> Html:
     told = totals(run.lines, _target(run))
     total = fsum(
         (finite(line, "bytes_up") or 0) + (finite(line, "bytes_down") or 0)
@@ -122,7 +123,7 @@ def _summary(run: Run) -> Html:
     return table(["", "simulated time", "bytes", "energy"], rows)
 
 
-def _times(run: Run, profiles: Mapping[str, Any]) -> Html:
+def _times(run: RunRecord, profiles: Mapping[str, Any]) -> Html:
     """Return what a client of each profile spent its rounds on, as means."""
     found = by_profile(run.lines)
     rows = []
@@ -154,7 +155,7 @@ def _times(run: Run, profiles: Mapping[str, Any]) -> Html:
     )
 
 
-def _inference(run: Run) -> Html:
+def _inference(run: RunRecord) -> Html:
     """Return where each profile should run the model: the delay model of docs/devices.md."""
     told = section(run.manifest, "devices")
     rows = []
@@ -208,7 +209,7 @@ def short_time(seconds: float | None) -> str:
     return f"{1000 * seconds:.3g} ms"
 
 
-def plot_time(run: Run, path: Path) -> bool:
+def plot_time(run: RunRecord, path: Path) -> bool:
     """Draw accuracy over the simulated time."""
     units = {3600.0: "hours", 60.0: "minutes", 1.0: "seconds"}
     return _over(
@@ -220,7 +221,7 @@ def plot_time(run: Run, path: Path) -> bool:
     )
 
 
-def plot_joules(run: Run, path: Path) -> bool:
+def plot_joules(run: RunRecord, path: Path) -> bool:
     """Draw accuracy over the energy of the devices."""
     units = {1e6: "MJ", 1e3: "kJ", 1.0: "J"}
     return _over(
@@ -236,7 +237,7 @@ def plot_joules(run: Run, path: Path) -> bool:
 
 
 def _over(
-    run: Run,
+    run: RunRecord,
     path: Path,
     what: str,
     units: Mapping[float, str],
@@ -272,7 +273,7 @@ def _over(
     return True
 
 
-def plot_profiles(run: Run, path: Path) -> bool:
+def plot_profiles(run: RunRecord, path: Path) -> bool:
     """Draw what the rounds of each profile's clients went to, as shares of their time."""
     order = list(section(section(run.manifest, "devices"), "profiles"))
     sums = {

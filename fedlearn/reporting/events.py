@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn.errors import RecordError, UserError
-from fedlearn.records.reading import Run, finite, number, section
+from fedlearn.records.reading import RunRecord, finite, number, section
 
 KEYS = (
     "accuracy",
@@ -25,7 +25,7 @@ KEYS = (
 )
 
 
-def write_events(run: Run, label: str, directory: Path) -> Path:
+def write_events(run: RunRecord, label: str, directory: Path) -> Path:
     """Write the scalars of a run, one step per round, into a new folder of that label, and return the folder.
 
     Written are the numbers of each metrics line, ``bytes_total`` (both directions, all rounds so far), the clients'
@@ -95,7 +95,7 @@ def _scalars(line: Any, total: float) -> dict[str, float]:
     }
 
 
-def _started_s(run: Run) -> float:
+def _started_s(run: RunRecord) -> float:
     try:
         return datetime.fromisoformat(str(run.manifest.get("started"))).timestamp()
     except ValueError:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import html
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fedlearn.errors import RecordError
 from fedlearn.reporting.page_style import CSS
+from fedlearn.system import files
 
 # The browser itself refuses everything that is not in the file: no script, no request.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -94,10 +94,9 @@ def write_document(path: Path, title: str, *body: object) -> Path:
     )
     main = element("main", *body)
     page = f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{main}</body></html>\n'
-    part = path.with_name(path.name + ".part")
     try:
-        part.write_text(page, encoding="utf-8", errors="replace")
-        os.replace(part, path)
+        # Whoever the user's umask lets read it may: a page is for others too.
+        files.replace(path, page.encode("utf-8", "replace"), 0o666)
     except OSError as error:
         raise RecordError(
             f"cannot write the page '{path}': {error.strerror}"

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.records.reading import Run, section
+from fedlearn.records.reading import RunRecord, section
 from fedlearn.reporting import style
 from fedlearn.reporting.units import count_text
 
 
-def plot_label_mix(run: Run, path: Path) -> bool:
+def plot_label_mix(run: RunRecord, path: Path) -> bool:
     """Draw the label mix; without label counts, the sizes of the clients; False when neither is recorded.
 
     Counts with a single column (K = 1) are sizes only, as for text: they become a histogram.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from fedlearn.records.reading import finite
-from fedlearn.reporting.tally import Tally, facts_text
+from fedlearn.reporting.tally import RunTally, facts_text
 from fedlearn.reporting.units import (
     bytes_text,
     number_text,
@@ -31,7 +31,9 @@ class LineDisplay:
     rounds (5 %), and otherwise whenever nothing was printed for 5 seconds. Bytes are sums over all rounds so far.
     """
 
-    def __init__(self, stream: TextIO, facts: Mapping[str, Any], tally: Tally) -> None:
+    def __init__(
+        self, stream: TextIO, facts: Mapping[str, Any], tally: RunTally
+    ) -> None:
         """Print what the run is, and the headings."""
         self._stream: TextIO | None = stream
         self._tally = tally

@@ -18,8 +18,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fedlearn.records.reading import Line, finite, number
-from fedlearn.reporting.tally import Tally, facts_text
+from fedlearn.records.line import Line
+from fedlearn.records.reading import finite, number
+from fedlearn.reporting.tally import RunTally, facts_text
 from fedlearn.reporting.units import (
     bytes_text,
     number_text,
@@ -36,7 +37,9 @@ COST_SHARE = 0.02
 class LiveDisplay:
     """A header, a bar, the key figures and the latest rounds, in place."""
 
-    def __init__(self, stream: TextIO, facts: Mapping[str, Any], tally: Tally) -> None:
+    def __init__(
+        self, stream: TextIO, facts: Mapping[str, Any], tally: RunTally
+    ) -> None:
         """Draw the first frame on the stream, which is a terminal."""
         self._console = Console(file=stream, highlight=False)
         self._facts, self._tally = facts, tally

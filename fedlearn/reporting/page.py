@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedlearn.records.reading import Line, Run, finite, number, read, section, some_text
+from fedlearn.records.line import Line
+from fedlearn.records.names import PAGE_FILE, PLOTS_FOLDER
+from fedlearn.records.reading import RunRecord, finite, number, read, section
 from fedlearn.reporting.agents import agents
 from fedlearn.reporting.devices import devices
 from fedlearn.reporting.html import (
@@ -31,6 +33,7 @@ from fedlearn.reporting.units import (
     ratio_text,
     time_text,
 )
+from fedlearn.text import first_few
 
 CAPTIONS = {
     "accuracy_rounds": "Accuracy on held-out data after each evaluated round; the star marks the best.",
@@ -64,7 +67,7 @@ def write_page(
         *(element("p", problem, class_="warning") for problem in run.problems),
         tiles(run, found),
         expectations(run),
-        pictures(plots or folder / "plots"),
+        pictures(plots or folder / PLOTS_FOLDER),
         bytes_table(run, found),
         codec_table(run),
         devices(run),
@@ -78,14 +81,14 @@ def write_page(
         "Written by fedlearn. Bytes are payloads as encoded; 1 MB is 1,000,000 bytes."
     )
     return write_document(
-        out or folder / "report.html",
+        out or folder / PAGE_FILE,
         f"{run.name} – fedlearn",
         *parts,
         element("footer", foot),
     )
 
 
-def header(run: Run, found: Results) -> Html:
+def header(run: RunRecord, found: Results) -> Html:
     """Return the name, whether the run is finished, and one line of what it was."""
     planned = f" of {run.planned_rounds}" if run.planned_rounds else ""
     state = (
@@ -125,12 +128,12 @@ def _named(name: object, count: float | None, unit: str) -> str:
     )
 
 
-def _codec(run: Run) -> str:
+def _codec(run: RunRecord) -> str:
     codec = section(run.manifest, "codec") or section(run.config, "codec")
     return ", ".join(f"{way} {codec[way]}" for way in ("up", "down") if codec.get(way))
 
 
-def tiles(run: Run, found: Results) -> Html:
+def tiles(run: RunRecord, found: Results) -> Html:
     """Return the key figures."""
     best = f"in round {found.best_round}" if found.best_round is not None else ""
     share = (
@@ -163,7 +166,7 @@ def tiles(run: Run, found: Results) -> Html:
     )
 
 
-def _parameters(run: Run) -> float | None:
+def _parameters(run: RunRecord) -> float | None:
     recorded = finite(run.summary, "parameters")
     return (
         finite(section(run.manifest, "model"), "parameters")
@@ -172,7 +175,7 @@ def _parameters(run: Run) -> float | None:
     )
 
 
-def expectations(run: Run) -> Html:
+def expectations(run: RunRecord) -> Html:
     """Return what the config expected of the run and whether it came true; nothing when it expected nothing."""
     found = run.summary.get("expectations")
     rows = (
@@ -222,7 +225,7 @@ def pictures(plots: Path) -> Html:
     )
 
 
-def bytes_table(run: Run, found: Results) -> Html:
+def bytes_table(run: RunRecord, found: Results) -> Html:
     """Return the bytes up, down, together and as float32, in all and per round."""
     rounds = max(len(run.trained), 1)
     ratio = ratio_text(found.bytes_raw, found.bytes_total)
@@ -244,7 +247,7 @@ def bytes_table(run: Run, found: Results) -> Html:
     )
 
 
-def codec_table(run: Run) -> Html:
+def codec_table(run: RunRecord) -> Html:
     """Return what one message took each way: bytes, bits per parameter, ratio, and the time to encode and decode it."""
     codec, parameters = (
         section(run.manifest, "codec"),
@@ -293,7 +296,7 @@ def codec_table(run: Run) -> Html:
     return section_of("Codecs", table(heading, rows, text_columns=(0, 1)), note=note)
 
 
-def failures(run: Run) -> Html:
+def failures(run: RunRecord) -> Html:
     """Return the failed clients per round, grouped by reason, with the attempts where a round was repeated."""
     hit = [
         line
@@ -333,13 +336,13 @@ def _reasons(line: Line) -> Html:
     for client, reason in section(line, "failures").items():
         clients.setdefault(str(reason), []).append(client)
     texts = [
-        element("div", element("b", some_text(ids, 20)), ": ", reason)
+        element("div", element("b", first_few(ids, 20)), ": ", reason)
         for reason, ids in clients.items()
     ]
     return Html("".join(texts))
 
 
-def rounds_table(run: Run) -> Html:
+def rounds_table(run: RunRecord) -> Html:
     """Return all rounds, closed at first; a run of thousands shows one in so many."""
     step = -(-len(run.lines) // MOST_ROWS)
     shown = (
@@ -383,7 +386,7 @@ def _round(line: Line) -> list[str]:
     ]
 
 
-def settings(run: Run) -> Html:
+def settings(run: RunRecord) -> Html:
     """Return the resolved config and what the manifest records, without the label counts (the picture shows them)."""
     data = {
         key: value
@@ -406,7 +409,7 @@ def settings(run: Run) -> Html:
     return section_of("Settings", *texts)
 
 
-def reproduce(run: Run, found: Results) -> Html:
+def reproduce(run: RunRecord, found: Results) -> Html:
     """Return the commands that run the same again and compare, to be typed in the run folder."""
     name = run.folder.resolve().name
     again = shlex.quote(f"../{name}-again")

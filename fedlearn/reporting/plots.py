@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlearn.records.reading import Line, Run, finite, number, read, section
+from fedlearn.records.line import Line
+from fedlearn.records.names import PLOTS_FOLDER
+from fedlearn.records.reading import RunRecord, finite, number, read, section
 from fedlearn.reporting import style
 from fedlearn.reporting.devices import plot_joules, plot_profiles, plot_time
 from fedlearn.reporting.label_plot import plot_label_mix
@@ -21,7 +23,7 @@ from fedlearn.reporting.units import percent_text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Plot = Callable[[Run, Path], bool]
+Plot = Callable[[RunRecord, Path], bool]
 
 
 def draw(folder: Path, into: Path | None = None) -> list[Path]:
@@ -30,11 +32,11 @@ def draw(folder: Path, into: Path | None = None) -> list[Path]:
     into: where to put them; ``plots`` in the run folder when None. Raises UserError when it is not a run folder.
     """
     run = read(folder)
-    target = into or folder / "plots"
+    target = into or folder / PLOTS_FOLDER
     return [target / name for name, plot in PLOTS.items() if plot(run, target / name)]
 
 
-def plot_accuracy_rounds(run: Run, path: Path) -> bool:
+def plot_accuracy_rounds(run: RunRecord, path: Path) -> bool:
     """Draw accuracy over rounds, with the best round marked."""
     curve = accuracy_curve(run.lines)
     if not curve.rounds:
@@ -73,7 +75,7 @@ def _mark_best(axes: Axes, curve: Curve) -> None:
     axes.margins(y=0.14)
 
 
-def plot_accuracy_bytes(run: Run, path: Path) -> bool:
+def plot_accuracy_bytes(run: RunRecord, path: Path) -> bool:
     """Draw accuracy over the bytes exchanged, and beside it the same run as plain float32 would have been."""
     curve = accuracy_curve(run.lines)
     if not curve.rounds or curve.bytes_total[-1] <= 0:
@@ -102,7 +104,7 @@ def plot_accuracy_bytes(run: Run, path: Path) -> bool:
     return True
 
 
-def plot_loss(run: Run, path: Path) -> bool:
+def plot_loss(run: RunRecord, path: Path) -> bool:
     """Draw the loss on held-out data and the mean training loss of the clients."""
     series = {
         "held-out data": _series(run.lines, "loss"),
@@ -143,7 +145,7 @@ def _series(lines: tuple[Line, ...], key: str) -> list[tuple[int, float]]:
     ]
 
 
-def plot_time_per_phase(run: Run, path: Path) -> bool:
+def plot_time_per_phase(run: RunRecord, path: Path) -> bool:
     """Draw what the seconds of a round went to, as stacked bars; long runs show means of up to 60 groups of rounds."""
     lines = run.trained
     phases = list(dict.fromkeys(phase for line in lines for phase in _phases(line)))
@@ -212,7 +214,7 @@ def _fill(position: int) -> dict[str, Any]:
     }
 
 
-def plot_clients(run: Run, path: Path) -> bool:
+def plot_clients(run: RunRecord, path: Path) -> bool:
     """Draw the clients' own accuracy where it was evaluated: mean, mean ± spread, and the mean of the worst 10 %."""
     found = [(line["round"], section(line, "clients_evaluation")) for line in run.lines]
     points = [

@@ -12,16 +12,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fedlearn.records.reading import Line, Run, finite, section
+from fedlearn.records.line import Line
+from fedlearn.records.names import PROFILE_FILE
+from fedlearn.records.reading import RunRecord, finite, section
 
-FILE = "profile.json"
 OTHER = "other"
 PHASES = ("prepare", "train", "encode", "aggregate", "evaluate", "record")
 """In the order of a round. `OTHER` is what none of them accounts for."""
 
 
 @dataclass(frozen=True)
-class Seen:
+class RoundTraining:
     """What was seen of a round's local training; seconds are wall-clock, summed over its clients and attempts."""
 
     round: int
@@ -35,10 +36,10 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Measured:
+class TrainingMeasurements:
     """What profile.json tells beyond metrics.jsonl. peak: the fields of `fedlearn.devices.peak.Peak`, where it was measured."""
 
-    rounds: tuple[Seen, ...] = ()
+    rounds: tuple[RoundTraining, ...] = ()
     peak: Mapping[str, Any] | None = None
 
 
@@ -68,7 +69,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Profile:
+class RunProfile:
     """Where a run's time went. overlap_s: by how much the phases exceed the rounds, where they go on at the same time."""
 
     rounds: int
@@ -77,10 +78,10 @@ class Profile:
     overlap_s: float
     slowest_round: int
     slowest_round_s: float
-    slowest: Seen | None  # the round with the slowest client
+    slowest: RoundTraining | None  # the round with the slowest client
     workers: int | None
     training: Training | None
-    measured: Measured
+    measured: TrainingMeasurements
 
     def share(self, phase: str) -> float:
         """Return a phase's share of the rounds' wall time."""
@@ -99,7 +100,7 @@ class Profile:
         return told | {"peak": measured["peak"], "by_round": list(measured["rounds"])}
 
 
-def profile(run: Run, measured: Measured) -> Profile | None:
+def profile_of(run: RunRecord, measured: TrainingMeasurements) -> RunProfile | None:
     """Return the profile of a run, finished or not; None where no round has been trained."""
     lines = [line for line in run.trained if (finite(line, "seconds") or 0.0) > 0]
     if not lines:
@@ -113,7 +114,7 @@ def profile(run: Run, measured: Measured) -> Profile | None:
         seen[-1].workers if seen else None if configured is None else int(configured)
     )
     spent = [phases(line) for line in lines]
-    return Profile(
+    return RunProfile(
         rounds=len(lines),
         seconds=sum(wall),
         phases=tuple(_phase(name, spent, lines, sum(wall)) for name in order(spent)),
@@ -135,7 +136,7 @@ def profile(run: Run, measured: Measured) -> Profile | None:
             measured.peak,
             workers or 1,
         ),
-        measured=Measured(tuple(seen), measured.peak),
+        measured=TrainingMeasurements(tuple(seen), measured.peak),
     )
 
 
@@ -176,7 +177,7 @@ def _phase(
 
 
 def _training(
-    seen: Sequence[Seen],
+    seen: Sequence[RoundTraining],
     wall: Mapping[int, float],
     peak: Mapping[str, Any] | None,
     workers: int,
@@ -206,20 +207,20 @@ def _peak_of(peak: Mapping[str, Any], workers: int) -> float | None:
     )
 
 
-def read_measured(folder: Path) -> Measured:
+def read_measurements(folder: Path) -> TrainingMeasurements:
     """Return what a run folder's profile.json holds; nothing where there is none, or it cannot be read."""
     try:
-        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        found = json.loads((folder / PROFILE_FILE).read_text(encoding="utf-8"))
         peak = found["peak"]
         rows = tuple(_seen(row) for row in found["by_round"])
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        return Measured()
-    return Measured(rows, peak if isinstance(peak, Mapping) else None)
+        return TrainingMeasurements()
+    return TrainingMeasurements(rows, peak if isinstance(peak, Mapping) else None)
 
 
-def _seen(row: Mapping[str, Any]) -> Seen:
+def _seen(row: Mapping[str, Any]) -> RoundTraining:
     client = finite(row, "slowest_client")
-    return Seen(
+    return RoundTraining(
         int(row["round"]),
         max(1, int(row["workers"])),
         finite(row, "training_s") or 0.0,

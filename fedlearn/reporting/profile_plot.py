@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlearn.records.reading import Line, Run, finite
+from fedlearn.records.line import Line
+from fedlearn.records.names import PROFILE_FILE
+from fedlearn.records.reading import RunRecord, finite
 from fedlearn.reporting import style
 from fedlearn.reporting.profile import (
-    FILE,
     OTHER,
-    Profile,
+    RunProfile,
     order,
     phases,
-    profile,
-    read_measured,
+    profile_of,
+    read_measurements,
 )
 
 if TYPE_CHECKING:
@@ -36,11 +37,11 @@ LOOKS = {
 """Colour and hatching of each phase; neighbours differ in grey too."""
 
 
-def plot_profile(run: Run, path: Path) -> bool:
+def plot_profile(run: RunRecord, path: Path) -> bool:
     """Draw a run that has a profile.json, and return True; False where it has none, or no round was trained."""
     found = (
-        profile(run, read_measured(run.folder))
-        if (run.folder / FILE).is_file()
+        profile_of(run, read_measurements(run.folder))
+        if (run.folder / PROFILE_FILE).is_file()
         else None
     )
     if found is None:
@@ -60,7 +61,7 @@ def plot_profile(run: Run, path: Path) -> bool:
     return True
 
 
-def _bars(axes: Axes, run: Run, found: Profile, size: int) -> None:
+def _bars(axes: Axes, run: RunRecord, found: RunProfile, size: int) -> None:
     lines = [line for line in run.trained if (finite(line, "seconds") or 0.0) > 0]
     groups: list[Sequence[Line]] = [
         lines[i : i + size] for i in range(0, len(lines), size)
@@ -97,7 +98,7 @@ def _look(phase: str) -> dict[str, Any]:
     return {"facecolor": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
 
 
-def _rates(axes: Axes, found: Profile) -> None:
+def _rates(axes: Axes, found: RunProfile) -> None:
     """Draw what training reached in each round, and the peak where that was measured."""
     known = [row for row in found.measured.rounds if row.flops and row.training_s > 0]
     rates = [1e-9 * (row.flops or 0.0) * row.workers / row.training_s for row in known]

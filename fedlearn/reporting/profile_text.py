@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedlearn.errors import UserError
-from fedlearn.records.reading import Run, finite, section
-from fedlearn.reporting.profile import OTHER, Profile, profile, read_measured
+from fedlearn.records.reading import RunRecord, finite, section
+from fedlearn.reporting.profile import OTHER, RunProfile, profile_of, read_measurements
 from fedlearn.reporting.table import plain
 from fedlearn.reporting.units import time_text
 
@@ -18,9 +18,9 @@ STRAGGLER = 0.6
 """Share of the rounds' time above which one client holds up its round."""
 
 
-def of_run(run: Run) -> str:
+def of_run(run: RunRecord) -> str:
     """Return a run's profile as text; raises UserError when no round has been trained."""
-    found = profile(run, read_measured(run.folder))
+    found = profile_of(run, read_measurements(run.folder))
     if found is None:
         raise UserError(
             f"'{run.folder}' has no trained round, and so nothing to profile; let the run go on first"
@@ -28,7 +28,7 @@ def of_run(run: Run) -> str:
     return text(found, run)
 
 
-def text(found: Profile, run: Run) -> str:
+def text(found: RunProfile, run: RunRecord) -> str:
     """Return the profile as a table and a few sentences, each line with its end."""
     rows = [["phase", "seconds", "share", "median ms", "worst ms", "in round"]]
     for p in found.phases:
@@ -66,7 +66,7 @@ def _broken(sentence: str | None) -> str | None:
     return sentence and sentence.replace("; ", ";\n  ", 1)
 
 
-def _shared(found: Profile) -> str:
+def _shared(found: RunProfile) -> str:
     if not found.workers or found.workers == 1:
         return "other: what no phase accounts for, such as messages and the strategy's own work"
     return (
@@ -75,13 +75,13 @@ def _shared(found: Profile) -> str:
     )
 
 
-def _overlap(found: Profile) -> str:
+def _overlap(found: RunProfile) -> str:
     if found.overlap_s < 0.01 * found.seconds:
         return ""
     return f"phases that go on at the same time count twice: {time_text(found.overlap_s)} in all"
 
 
-def _training(found: Profile) -> str:
+def _training(found: RunProfile) -> str:
     training = found.training
     if training is None:
         return ""
@@ -103,7 +103,7 @@ def _training(found: Profile) -> str:
     return f"{said};\n  {shares} of the {training.peak_gflops:.3g} GFLOP/s that {of} in products of matrices"
 
 
-def _slowest(found: Profile) -> str:
+def _slowest(found: RunProfile) -> str:
     said = f"slowest round: {found.slowest_round}, {time_text(found.slowest_round_s)}"
     slow = found.slowest
     return (
@@ -113,7 +113,7 @@ def _slowest(found: Profile) -> str:
     )
 
 
-def advice(found: Profile, run: Run) -> str | None:
+def advice(found: RunProfile, run: RunRecord) -> str | None:
     """Return one sentence on the largest cost outside training that a user can do something about; None: there is none."""
     for phase in sorted(found.phases, key=lambda p: -p.share):
         change = _change(phase.name, found, run) if phase.share >= MATTERS else None
@@ -130,7 +130,7 @@ def advice(found: Profile, run: Run) -> str | None:
     return None
 
 
-def _change(phase: str, found: Profile, run: Run) -> str | None:
+def _change(phase: str, found: RunProfile, run: RunRecord) -> str | None:
     settings, codec = section(run.config, "experiment"), section(run.manifest, "codec")
     if phase == "evaluate":
         if section(run.config, "evaluate").get("clients"):
@@ -159,11 +159,11 @@ def _less_often(key: str, settings: Mapping[str, Any], what: str) -> str | None:
     return f"experiment.{key} = {min(10 * now, rounds):.0f} (now {now:.0f}) {what}"
 
 
-def _held_up(found: Profile) -> float:
+def _held_up(found: RunProfile) -> float:
     """Return the share of the rounds' time for which the slowest client of each trained."""
     seen = found.measured.rounds
     return sum(row.slowest_s for row in seen) / found.seconds if seen else 0.0
 
 
-def _clients(run: Run) -> float:
+def _clients(run: RunRecord) -> float:
     return max((finite(line, "clients") or 0.0 for line in run.trained), default=0.0)

@@ -14,8 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
 
-from fedlearn.records.reading import Line, number
-from fedlearn.reporting.tally import Tally
+from fedlearn.records.line import Line
+from fedlearn.records.names import PAGE_FILE, PLOTS_FOLDER
+from fedlearn.records.reading import number
+from fedlearn.reporting.tally import RunTally
 from fedlearn.reporting.units import (
     against_raw,
     bytes_text,
@@ -46,7 +48,7 @@ class Progress:
         self._quiet = quiet
         self._stream = stream
         self._display: _Display | None = None
-        self._tally = Tally(0)
+        self._tally = RunTally(0)
 
     def __enter__(self) -> Self:
         """Return this progress; nothing is printed before `start`."""
@@ -73,7 +75,9 @@ class Progress:
             self._quiet or stream is None
         ):  # a program started without standard output has None there
             return
-        self._tally = Tally(int(facts.get("rounds", 0)), tuple(facts.get("lines", ())))
+        self._tally = RunTally(
+            int(facts.get("rounds", 0)), tuple(facts.get("lines", ()))
+        )
         self._display = _display(stream, facts, self._tally)
 
     def client_done(self, done: int, total: int) -> None:
@@ -115,7 +119,7 @@ class Progress:
             )
 
 
-def _display(stream: TextIO, facts: Mapping[str, Any], tally: Tally) -> _Display:
+def _display(stream: TextIO, facts: Mapping[str, Any], tally: RunTally) -> _Display:
     utf8 = (getattr(stream, "encoding", None) or "").lower().replace("-", "") == "utf8"
     if (
         stream.isatty()
@@ -155,11 +159,11 @@ def closing_rows(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, st
         *(("expected", _expectation(found)) for found in _expectations(summary)),
         ("run folder", str(folder)),
     ]
-    plots = sorted(path.stem for path in (folder / "plots").glob("*.png"))
+    plots = sorted(path.stem for path in (folder / PLOTS_FOLDER).glob("*.png"))
     if plots:
         rows.append(("plots", ", ".join(plots)))
-    if (folder / "report.html").exists():
-        rows.append(("page", str(folder / "report.html")))
+    if (folder / PAGE_FILE).exists():
+        rows.append(("page", str(folder / PAGE_FILE)))
     rows.append(("compare", f"fedlearn report {shlex.quote(str(folder))} OTHER_RUN"))
     return rows
 

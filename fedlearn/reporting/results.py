@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedlearn.records.reading import Line, Run, finite, number, section
+from fedlearn.records.line import Line
+from fedlearn.records.reading import RunRecord, finite, number, section
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Curve:
     accuracy: tuple[float, ...]
 
 
-def results(run: Run) -> Results:
+def results(run: RunRecord) -> Results:
     """Return the key figures; whatever the summary lacks is computed from the rounds."""
     curve = accuracy_curve(run.lines)
     best = max(range(len(curve.rounds)), key=lambda i: curve.accuracy[i], default=None)
@@ -66,12 +67,12 @@ def results(run: Run) -> Results:
     )
 
 
-def _either(run: Run, key: str, computed: float | None) -> float | None:
+def _either(run: RunRecord, key: str, computed: float | None) -> float | None:
     recorded = number(run.summary, key)
     return computed if recorded is None else recorded
 
 
-def _sum(run: Run, key: str) -> float:
+def _sum(run: RunRecord, key: str) -> float:
     recorded = finite(run.summary, key)
     return (
         recorded
@@ -80,7 +81,7 @@ def _sum(run: Run, key: str) -> float:
     )
 
 
-def engine_text(run: Run) -> str:
+def engine_text(run: RunRecord) -> str:
     """Return the engine in words, e.g. "pool, 2 workers"; "" when it is not recorded."""
     engine = section(run.manifest, "engine") or section(run.config, "engine")
     workers = finite(engine, "workers")
@@ -131,7 +132,7 @@ def crossing(
     return None
 
 
-def labels(runs: Sequence[Run]) -> list[str]:
+def labels(runs: Sequence[RunRecord]) -> list[str]:
     """Return one distinct label per run: its name, with the folder added where names repeat."""
     names = [run.name for run in runs]
     for places in (

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from fedlearn.records.reading import Run
+from fedlearn.records.reading import RunRecord
 from fedlearn.reporting.results import (
     Results,
     accuracy_curve,
@@ -60,7 +60,7 @@ COLUMNS = (
 )
 
 
-def row(run: Run, label: str, target: float) -> dict[str, Value]:
+def row(run: RunRecord, label: str, target: float) -> dict[str, Value]:
     """Return the values of one run by column key. Shares are of 1, bytes and seconds plain numbers."""
     found: Results = results(run)
     curve = accuracy_curve(run.lines)
@@ -85,7 +85,7 @@ def row(run: Run, label: str, target: float) -> dict[str, Value]:
     }
 
 
-def rows(runs: Sequence[Run], target: float) -> list[dict[str, Value]]:
+def rows(runs: Sequence[RunRecord], target: float) -> list[dict[str, Value]]:
     """Return one row per run, in the order given."""
     return [
         row(run, label, target) for run, label in zip(runs, labels(runs), strict=True)

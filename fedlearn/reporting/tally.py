@@ -6,12 +6,13 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from fedlearn.records.reading import Line, finite, number
+from fedlearn.records.line import Line
+from fedlearn.records.reading import finite, number
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-class Tally:
+class RunTally:
     """Sums over the rounds of one run, with the latest lines for a table. Bytes are of all rounds together."""
 
     def __init__(self, rounds: int, lines: tuple[Line, ...] = ()) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from fedlearn.records.line import Line
+
 Weights = Callable[[], Mapping[str, "np.ndarray[Any, Any]"]]
 """Gives the model of a round by the names of its ``state_dict``."""
 
@@ -20,7 +22,7 @@ class Callback:
     def begin(self, facts: Mapping[str, Any]) -> None:
         """Look at a run that begins or goes on: its name, rounds, data, model, codec."""
 
-    def after_round(self, line: Mapping[str, Any], weights: Weights) -> bool | None:
+    def after_round(self, line: Line, weights: Weights) -> bool | None:
         """Look at a round's line, and at its model; True ends the run after this round.
 
         A run that is ended has a model, a summary and a checkpoint, and can be resumed.

@@ -18,13 +18,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fedlearn.arrays import State
+from fedlearn.records.names import CHECKPOINT_FOLDER
 from fedlearn.records.writing import RunFolder
 from fedlearn.system.failpoints import reach
 
 # Checkpoints on disk: one damaged file must not end a run.
 KEPT = 2
-
-_FOLDER = "checkpoint"
 
 Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
 
@@ -52,7 +51,7 @@ def write(folder: RunFolder, checkpoint: Checkpoint) -> None:
     text = json.dumps({"round": checkpoint.round, "memory": checkpoint.memory})
     data = save(tensors, {"run": text, "sha256": _digest(tensors, text)})
     reach("coordinator.before-checkpoint")
-    folder.write(f"{_FOLDER}/{checkpoint.round:08d}.safetensors", data)
+    folder.write(f"{CHECKPOINT_FOLDER}/{checkpoint.round:08d}.safetensors", data)
     reach("coordinator.after-checkpoint")
     for old in _files(folder.path)[KEPT:]:
         old.unlink(missing_ok=True)
@@ -83,7 +82,7 @@ def _read(file: Path) -> Checkpoint | None:
 
 def _files(path: Path) -> list[Path]:
     """Return a run's checkpoint files, newest first."""
-    return sorted((path / _FOLDER).glob("*.safetensors"), reverse=True)
+    return sorted((path / CHECKPOINT_FOLDER).glob("*.safetensors"), reverse=True)
 
 
 def _digest(tensors: Arrays, text: str) -> str:

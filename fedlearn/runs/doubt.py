@@ -5,9 +5,10 @@ They are sent the whole model once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
+
+from fedlearn.records.line import Line
 
 # Rounds averaged: a single cohort of unlike clients is no rise.
 ROUNDS = 5
@@ -18,13 +19,17 @@ RISE = 2.0
 SHARE = 0.5
 
 
-def rises(lines: Sequence[Mapping[str, Any]], since: int) -> bool:
+def rises(lines: Sequence[Line], since: int) -> bool:
     """Return whether the training loss has come back up after round ``since``."""
-    trained = [line for line in lines if line["train_loss"] is not None]
-    losses = [line["train_loss"] for line in trained if line["round"] > since]
+    trained = [
+        (line["round"], line["train_loss"])
+        for line in lines
+        if line["train_loss"] is not None
+    ]
+    losses = [loss for round, loss in trained if round > since]
     if len(losses) < 2 * ROUNDS:
         return False
     starts = range(len(losses) - ROUNDS + 1)
     means = [fmean(losses[start : start + ROUNDS]) for start in starts]
-    first = fmean(line["train_loss"] for line in trained[:ROUNDS])
+    first = fmean(loss for _, loss in trained[:ROUNDS])
     return means[-1] > max(RISE * min(means), SHARE * first)

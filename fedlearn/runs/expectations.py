@@ -7,12 +7,13 @@ from typing import Any
 
 from fedlearn.config import Experiment
 from fedlearn.errors import ExpectationError
+from fedlearn.records.line import Line
 
 
 def expectations(
     experiment: Experiment,
     summary: Mapping[str, Any],
-    scored: Sequence[Mapping[str, Any]],
+    scored: Sequence[Line],
 ) -> list[dict[str, Any]]:
     """Return what is expected, one entry each: what, wanted, got, met.
 
@@ -20,7 +21,7 @@ def expectations(
     """
     expect = experiment.expect
     best = expect.best_accuracy or 0.0
-    reached = [line["round"] for line in scored if line["accuracy"] >= best]
+    reached = [line["round"] for line in scored if (line["accuracy"] or 0.0) >= best]
     first_reached = reached[0] if reached else None
     total_bytes = summary["bytes_up"] + summary["bytes_down"]
     entries = [

@@ -17,6 +17,8 @@ from fedlearn.arrays import model_sha256
 from fedlearn.errors import ConfigError, RunError
 from fedlearn.flower import for_strategy, to_state
 from fedlearn.memory.clients import Remembered
+from fedlearn.records.line import Line, empty_line
+from fedlearn.records.names import MODEL_FILE, SUMMARY_FILE
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.devices import totals
 from fedlearn.runs import checkpoint
@@ -32,11 +34,6 @@ from fedlearn.runs.tally import RoundTally
 from fedlearn.strategies import remember
 from fedlearn.strategies.guard import Guarded
 
-Line = dict[str, Any]
-
-# Keys of the lines whose sums stand in the summary.
-_SUMMED = ("bytes_up", "bytes_down", "bytes_raw", "seconds", "seconds_training")
-
 
 class _Ended(Exception):
     """The run ends before its last round: the one way out of a strategy's own loop."""
@@ -45,7 +42,7 @@ class _Ended(Exception):
 class Display(Protocol):
     """What shows a run's progress."""
 
-    def round_done(self, line: Mapping[str, Any]) -> None:
+    def round_done(self, line: Line) -> None:
         """Show a round's line."""
 
     def note(self, text: str) -> None:
@@ -142,7 +139,7 @@ class RunLoop:
         settings = self.experiment.experiment
         if not self.lines or self.lines[-1]["round"] < self.done:
             # The initial model's line, or that of a checkpoint whose line is lost.
-            self._add_line(self.done, {})
+            self._add_line(empty_line(self.done))
         self._guard = self._guarded()
         try:
             if self.done < settings.rounds and self._reached() is None:
@@ -194,7 +191,7 @@ class RunLoop:
         """Record a round: its line, its checkpoint. Raises `_Ended` after the last one."""
         self.model = to_state(self.layout, arrays)
         self.done = round
-        line = self._add_line(round, self._round_values(self.grid.tally))
+        line = self._add_line(self._line(round, self.grid.tally))
         begun = time.perf_counter()
         self._note_models(self.grid.tally)
         self._renew_if_in_doubt(round)
@@ -206,40 +203,34 @@ class RunLoop:
         if ended:
             raise _Ended
 
-    def _round_values(self, tally: RoundTally) -> Line:
-        failures = {
+    def _line(self, round: int, tally: RoundTally) -> Line:
+        """Return a round's line, but for its score and its seconds."""
+        line = empty_line(round)
+        line["train_loss"] = self._guard.train_loss
+        line["clients"] = tally.clients
+        line["failed"] = len(tally.failures)
+        line["failures"] = {
             str(client): reason for client, reason in sorted(tally.failures.items())
         }
-        values: Line = {
-            "train_loss": self._guard.train_loss,
-            "clients": tally.clients,
-            "failed": len(failures),
-            "failures": failures,
-            "attempts": self._guard.attempt + 1,
-            "bytes_up": tally.bytes_up,
-            "bytes_down": tally.bytes_down,
-            "bytes_raw": tally.bytes_raw,
-            "messages_up": tally.messages_up,
-            "messages_down": tally.messages_down,
-            "whole_models": tally.whole_models,
-            "seconds_codec": dict(tally.codec_s),
-            "seconds_training": tally.training_s,
-            "seconds_by_phase": dict(tally.seconds),
-            "clients_evaluation": self._guard.evaluation,
-        }
+        line["attempts"] = self._guard.attempt + 1
+        line["bytes_up"] = tally.bytes_up
+        line["bytes_down"] = tally.bytes_down
+        line["bytes_raw"] = tally.bytes_raw
+        line["messages_up"] = tally.messages_up
+        line["messages_down"] = tally.messages_down
+        line["whole_models"] = tally.whole_models
+        line["seconds_codec"] = dict(tally.codec_s)
+        line["seconds_training"] = tally.training_s
+        line["seconds_by_phase"] = dict(tally.seconds)
+        line["clients_evaluation"] = self._guard.evaluation
         if self.clock:
-            values["devices"] = self.clock.take()
-        return values
+            line["devices"] = self.clock.take()
+        return line
 
-    def _add_line(self, round: int, values: Line) -> Line:
+    def _add_line(self, line: Line) -> Line:
         """Score the model where it is due, and append a round's line to the record."""
         begun = time.perf_counter()
-        line: Line = {
-            "round": round, "loss": None, "accuracy": None, "train_loss": None, "clients": 0, "failed": 0, "failures": {},
-            "attempts": 1, "bytes_up": 0, "bytes_down": 0, "bytes_raw": 0, "messages_up": 0, "messages_down": 0, "whole_models": 0,
-            "seconds_codec": {}, "seconds": 0.0, "seconds_training": 0.0,
-            "seconds_by_phase": {}, "clients_evaluation": None, **values,
-        }  # fmt: skip
+        round = line["round"]
         if round == 0 or self._evaluates(round):
             score = self.score(self.model)
             line["loss"] = score.loss
@@ -361,8 +352,8 @@ class RunLoop:
             )
         summary = self._summary(scored)
         model = save(dict(self.layout.split(self.model)))
-        self.folder.write("model.safetensors", model)
-        self.folder.write_json("summary.json", summary)
+        self.folder.write(MODEL_FILE, model)
+        self.folder.write_json(SUMMARY_FILE, summary)
         return summary
 
     def _summary(self, scored: list[Line]) -> dict[str, Any]:
@@ -374,8 +365,12 @@ class RunLoop:
             "rounds": self.done,
             "loss": last["loss"],
             "accuracy": last["accuracy"],
-            "best_accuracy": max(line["accuracy"] for line in scored),
-            **{key: sum(line[key] for line in trained) for key in _SUMMED},
+            "best_accuracy": max(line["accuracy"] or 0.0 for line in scored),
+            "bytes_up": sum(line["bytes_up"] for line in trained),
+            "bytes_down": sum(line["bytes_down"] for line in trained),
+            "bytes_raw": sum(line["bytes_raw"] for line in trained),
+            "seconds": sum(line["seconds"] for line in trained),
+            "seconds_training": sum(line["seconds_training"] for line in trained),
             "failed": sum(line["failed"] for line in trained),
             "engine": self.experiment.engine.kind,
             "clients": self.grid.clients,

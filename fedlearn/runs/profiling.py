@@ -8,15 +8,18 @@ from typing import Any
 from fedlearn.config import Experiment
 from fedlearn.devices.peak import measure
 from fedlearn.errors import ConfigError, FedlearnError, RecordError
+from fedlearn.records.names import PROFILE_FILE, TRACE_FILE
 from fedlearn.records.reading import read
 from fedlearn.records.writing import RunFolder
-from fedlearn.reporting.profile import FILE, Measured, profile, read_measured
+from fedlearn.reporting.profile import (
+    TrainingMeasurements,
+    profile_of,
+    read_measurements,
+)
 from fedlearn.reporting.profile_text import advice
 from fedlearn.reporting.progress import Progress
 from fedlearn.runs.simulation import simulate
 from fedlearn.runs.watched import Watched, trace
-
-TRACE = "trace.json"
 
 
 def profiled(
@@ -30,7 +33,7 @@ def profiled(
 
     The result is the same bit for bit. The machine's peak is measured once the run is
     over. A run that ends early leaves what was seen until then, and a resumed one adds to
-    it. traced: also write `TRACE`. Raises what `simulate` raises.
+    it. traced: also write `TRACE_FILE`. Raises what `simulate` raises.
     """
     if traced and (experiment.client.app or experiment.client.mods):
         raise ConfigError(
@@ -38,7 +41,9 @@ def profiled(
             "what a ClientApp does is its own: take --profile"
         )
     watched = Watched()
-    before = read_measured(folder.path) if resume else Measured()
+    before = TrainingMeasurements()
+    if resume:
+        before = read_measurements(folder.path)
     try:
         summary = simulate(experiment, folder, display, resume, watch=watched.layer)
     except BaseException:
@@ -56,21 +61,23 @@ def profiled(
     return summary
 
 
-def _write(folder: RunFolder, before: Measured, watched: Watched, peak: Any) -> None:
+def _write(
+    folder: RunFolder, before: TrainingMeasurements, watched: Watched, peak: Any
+) -> None:
     rounds = {seen.round: seen for seen in before.rounds} | watched.rounds
     in_order = tuple(rounds[round] for round in sorted(rounds))
     run = read(folder.path)
-    made = profile(run, Measured(in_order, peak))
+    made = profile_of(run, TrainingMeasurements(in_order, peak))
     if made:
-        folder.write_json(FILE, made.plain() | {"advice": advice(made, run)})
+        folder.write_json(PROFILE_FILE, made.plain() | {"advice": advice(made, run)})
 
 
 def _trace(folder: RunFolder, display: Progress, watched: Watched) -> None:
     if watched.slowest is None or watched.runner is None:
         return
     try:
-        trace(watched.runner, watched.slowest, folder.path / TRACE)
+        trace(watched.runner, watched.slowest, folder.path / TRACE_FILE)
     except RecordError:
         raise
     except Exception as error:  # the model is the user's code, and the run is done
-        display.note(f"no {TRACE}: {error}")
+        display.note(f"no {TRACE_FILE}: {error}")

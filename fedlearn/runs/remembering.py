@@ -10,6 +10,13 @@ from fedlearn.memory.slots import COPIES, RESIDUALS
 from fedlearn.memory.states import States
 from fedlearn.memory.vectors import ClientVectors
 from fedlearn.memory.versions import Versions
+from fedlearn.records.names import (
+    CAST_FOLDER,
+    COPIES_FILE,
+    RESIDUALS_FILE,
+    STATES_FILE,
+    VERSIONS_FILE,
+)
 from fedlearn.records.writing import RunFolder
 from fedlearn.runs.parts import Parts
 from fedlearn.runs.settle import Settled
@@ -17,28 +24,27 @@ from fedlearn.runs.settle import Settled
 
 def open_memory(settled: Settled, parts: Parts, folder: RunFolder) -> ClientMemory:
     """Return the memory of a run's clients, to be closed at its end. Raises RecordError."""
-    place = folder.path / "checkpoint"
     layout = parts.layout
-    names = []
+    files = {}
     if settled.downlink == "shadow":
-        names.append(COPIES)
+        files[COPIES] = COPIES_FILE
     if settled.residuals:
-        names.append(RESIDUALS)
+        files[RESIDUALS] = RESIDUALS_FILE
     vectors = {
-        name: ClientVectors(place / f"{name}.f32", settled.clients, layout.floats)
-        for name in names
+        name: ClientVectors(folder.path / file, settled.clients, layout.floats)
+        for name, file in files.items()
     }
     codec = settled.experiment.codec.down
     downlink: Downlink = Snapshots(layout, codec, settled.seed)
     if settled.downlink == "shadow":
         downlink = Shadow(layout, codec, settled.seed, vectors[COPIES])
     elif settled.downlink == "cast":
-        versions = Versions(place / "seen.sqlite")
+        versions = Versions(folder.path / VERSIONS_FILE)
         # Agents are sent the payloads themselves, so they are kept.
-        log = place / "cast" if settled.agents else None
+        log = folder.path / CAST_FOLDER if settled.agents else None
         initial = parts.initial.floats
         downlink = Cast(layout, codec, settled.seed, initial, versions, log)
     states = None
     if parts.app is not None:
-        states = States(place / "states.sqlite")
+        states = States(folder.path / STATES_FILE)
     return ClientMemory(downlink, vectors, states)

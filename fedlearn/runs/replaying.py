@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedlearn.config import Experiment
 from fedlearn.engine.fleet import Fleet
+from fedlearn.records.names import JOURNAL_FOLDER
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.progress import Progress
 from fedlearn.runs.fleets import with_fleet
@@ -23,7 +24,7 @@ def replay(run: Path, experiment: Experiment, display: Progress) -> str:
     changes. Raises RecordError for a journal that is damaged or in use, and what
     `simulate` raises.
     """
-    with closing(Journal(run / "journal")) as journal:
+    with closing(Journal(run / JOURNAL_FOLDER)) as journal:
 
         def answers(stack: Stack, site: Site) -> Stack:
             fleet = Fleet(

@@ -16,6 +16,17 @@ from fedlearn.clients.agent import identity as agent_identity
 from fedlearn.config import Experiment
 from fedlearn.engine.fleet import Fleet
 from fedlearn.errors import ConfigError, FedlearnError, RunError
+from fedlearn.records.names import (
+    ADDRESS_FILE,
+    AGENTS_FOLDER,
+    CLIENTS_FILE,
+    DEVICES_FILE,
+    JOURNAL_FOLDER,
+    LINES_FILE,
+    PKI_FOLDER,
+    RUN_ID_FILE,
+    SUMMARY_FILE,
+)
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.progress import Progress
 from fedlearn.runs.fleets import modules, with_fleet
@@ -24,11 +35,9 @@ from fedlearn.runs.simulation import simulate
 from fedlearn.server import identity
 from fedlearn.server.figures import LOOPBACK, Lines, Pages
 from fedlearn.server.journal import Journal
-from fedlearn.server.observe import CLIENTS, DEVICES, Log, took_part
+from fedlearn.server.observe import Log, took_part
 from fedlearn.server.rounds import Rounds
 from fedlearn.server.service import Address, Service
-
-ADDRESS = "address.json"
 
 LEAST_ROOM = 1 << 20
 """Bytes that an answer may have beyond twice its model's: as a payload's own margin."""
@@ -59,12 +68,12 @@ class Serving:
         most_bytes = 2 * site.parts.layout.raw_bytes + LEAST_ROOM
         brief = site.settled.brief.to_json()
         rounds = Rounds(run_id(self.folder), brief, clients, most_bytes)
-        self.journal = Journal(self.folder.path / "journal")
+        self.journal = Journal(self.folder.path / JOURNAL_FOLDER)
         self.service = Service(rounds, self.journal, self._where(), self.log)
         self.service.devices = self._known_devices()
         self.service.start()
         if self.metrics_port is not None:
-            lines = Lines(self.folder.path / "metrics.jsonl")
+            lines = Lines(self.folder.path / LINES_FILE)
             self.pages = Pages(
                 self.metrics_port,
                 self.service.figures,
@@ -114,7 +123,7 @@ class Serving:
         if self.service and self.service.devices:
             with contextlib.suppress(FedlearnError):  # a full disk has been told of
                 self.folder.write_json(
-                    DEVICES,
+                    DEVICES_FILE,
                     {
                         str(client): told
                         for client, told in sorted(self.service.devices.items())
@@ -136,11 +145,11 @@ class Serving:
             table = took_part(journal)
             if not table:
                 return
-            self.folder.write_json(CLIENTS, table)
+            self.folder.write_json(CLIENTS_FILE, table)
         except (
             FedlearnError
         ) as error:  # why the run ends is told already, or it has ended well
-            self.log.note(f"{CLIENTS} is not written: {error}")
+            self.log.note(f"{CLIENTS_FILE} is not written: {error}")
             return
         every = [counts for kinds in table.values() for counts in kinds.values()]
         lost = {
@@ -150,7 +159,7 @@ class Serving:
         if any(lost.values()):
             told = ", ".join(f"{count} {name}" for name, count in lost.items() if count)
             self.log.note(
-                f"of {sum(counts['asked'] for counts in every)} pieces of work {told}; {self.folder.path}/{CLIENTS} tells whose"
+                f"of {sum(counts['asked'] for counts in every)} pieces of work {told}; {self.folder.path}/{CLIENTS_FILE} tells whose"
             )
 
     def _known_devices(self) -> dict[int, dict[str, str | float]]:
@@ -159,7 +168,7 @@ class Serving:
             return {
                 int(client): dict(told)
                 for client, told in json.loads(
-                    (self.folder.path / DEVICES).read_text()
+                    (self.folder.path / DEVICES_FILE).read_text()
                 ).items()
             }
         except (OSError, ValueError, AttributeError, TypeError):
@@ -168,7 +177,7 @@ class Serving:
     def _where(self) -> Address:
         """Return where to listen: where agents know the run from before, if no port is asked for."""
         try:
-            before = json.loads((self.folder.path / ADDRESS).read_text())
+            before = json.loads((self.folder.path / ADDRESS_FILE).read_text())
         except (OSError, ValueError):
             return self.address
         asked = self.address
@@ -189,7 +198,7 @@ class Serving:
             "enrol": service.enrol_port,
             "metrics": metrics,
         }
-        self.folder.write_json(ADDRESS, told)
+        self.folder.write_json(ADDRESS_FILE, told)
         if metrics:
             self.log.note(f"figures at http://{LOOPBACK}:{metrics}/metrics")
         if self.address.pki is None:
@@ -205,7 +214,7 @@ class Serving:
         assert self.service is not None
         place = f"{self.address.host}:{self.service.port}"
         for client in range(self.local_agents):
-            state = self.folder.path / "agents" / str(client)
+            state = self.folder.path / AGENTS_FOLDER / str(client)
             command = [
                 sys.executable,
                 "-m",
@@ -265,9 +274,9 @@ class Serving:
 
 def run_id(folder: RunFolder) -> bytes:
     """Return the 16 bytes that name a run, drawn at its first start."""
-    path = folder.path / "run_id"
+    path = folder.path / RUN_ID_FILE
     if not path.exists():
-        folder.write("run_id", os.urandom(16).hex())
+        folder.write(RUN_ID_FILE, os.urandom(16).hex())
     return bytes.fromhex(path.read_text())
 
 
@@ -290,7 +299,7 @@ def serve(
     try:
         summary = simulate(experiment, folder, display, resume, serving.layer)
         summary["engine"] = "fleet"
-        folder.write_json("summary.json", summary)
+        folder.write_json(SUMMARY_FILE, summary)
         over = True
     finally:
         serving.close(over)
@@ -299,7 +308,7 @@ def serve(
 
 def default_pki(folder: Path) -> Path:
     """Return the authority of a run that only local agents attend, made at its first start."""
-    path = folder / "pki"
+    path = folder / PKI_FOLDER
     if not (path / "ca.pem").exists():
         identity.make(path, ["localhost", "127.0.0.1"])
     return path

@@ -17,6 +17,7 @@ from fedlearn.config import Experiment
 from fedlearn.engine import auto, collapse
 from fedlearn.engine.runner import Runner
 from fedlearn.plan import Plan
+from fedlearn.records.names import MANIFEST_FILE
 from fedlearn.records.writing import RunFolder
 from fedlearn.runs import room
 from fedlearn.runs.parts import Parts, partition_options
@@ -94,7 +95,7 @@ def settle(
 def manifest_of(folder: RunFolder) -> dict[str, Any]:
     """Return a run's manifest; {}: it was killed before it had one."""
     try:
-        manifest = json.loads((folder.path / "manifest.json").read_text())
+        manifest = json.loads((folder.path / MANIFEST_FILE).read_text())
     except (OSError, ValueError):
         return {}
     return dict(manifest)

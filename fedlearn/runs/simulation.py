@@ -10,6 +10,7 @@ from fedlearn.config import Experiment, to_toml
 from fedlearn.engine.runner import Runner, single_thread
 from fedlearn.flower import enter
 from fedlearn.memory.clients import ClientMemory
+from fedlearn.records.names import CONFIG_FILE, LINES_FILE, MANIFEST_FILE, SUMMARY_FILE
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.progress import Progress
 from fedlearn.runs.grid import RunGrid
@@ -51,7 +52,7 @@ def simulate(
             # Step 5: run the rounds.
             summary = _run_rounds(site, stack, folder, display, resume)
     summary["seconds_total"] = time.perf_counter() - begun
-    folder.write_json("summary.json", summary)
+    folder.write_json(SUMMARY_FILE, summary)
     return summary
 
 
@@ -77,10 +78,10 @@ def _run_rounds(
     if resume:
         loop.resume()
     # Of a resumed run too: it may have more rounds now.
-    folder.write("config.toml", to_toml(settled.written))
+    folder.write(CONFIG_FILE, to_toml(settled.written))
     if not resume:
-        folder.write("metrics.jsonl", "")
-    folder.write_json("manifest.json", manifest(settled, parts, stack))
+        folder.write(LINES_FILE, "")
+    folder.write_json(MANIFEST_FILE, manifest(settled, parts, stack))
     display.start(facts(settled, parts, stack) | {"lines": loop.lines})
     reason = stack.engine.not_stacked
     if reason:

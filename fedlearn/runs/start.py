@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlearn.errors import ConfigError
+from fedlearn.records.names import BEFORE_CONFIG, CONFIG_FILE
 from fedlearn.runs.names import check_names
 
 if TYPE_CHECKING:
@@ -34,21 +35,6 @@ RUNS = Path("runs")
 
 # The packages of the extra ``sim`` without which a run ends late, in the middle of it.
 _PACKAGES = ("torch", "flwr", "pydantic", "matplotlib", "safetensors")
-
-# What a run leaves in its folder before its config is written: a folder with nothing
-# else is one whose run was killed while it started.
-_STARTED = (
-    ".lock",
-    ".config.toml.part",
-    "checkpoint",
-    "journal",
-    "pki",
-    "agents",
-    "run_id",
-    "address.json",
-    "fleet.log",
-    "fleet.log.1",
-)
 
 # Keys and tables that a resumed run may have different from its start, because none of
 # them changes what a round computes.
@@ -174,8 +160,8 @@ def _experiment(
     """Return the experiment to run; a resumed folder's own where no config is named."""
     from fedlearn.config import read
 
-    if path and resume and config is None and (path / "config.toml").exists():
-        return read(str(path / "config.toml"), changes)
+    if path and resume and config is None and (path / CONFIG_FILE).exists():
+        return read(str(path / CONFIG_FILE), changes)
     return read(config, changes)
 
 
@@ -191,7 +177,7 @@ def _chosen_folder(out: str | Path | None, resume: bool) -> Path | None:
 
 
 def _newest_run() -> Path:
-    configs = list(RUNS.glob("*/config.toml"))
+    configs = list(RUNS.glob(f"*/{CONFIG_FILE}"))
     if not configs:
         raise ConfigError(
             "--resume: there is no run in runs/; name its folder with --out"
@@ -217,7 +203,7 @@ def _check_folder(
     """Raise ConfigError for a folder that holds something else than this run."""
     if path.exists() and not path.is_dir():
         raise ConfigError(f"--out {path} is a file; a run needs a folder")
-    if not (path / "config.toml").exists():
+    if not (path / CONFIG_FILE).exists():
         _check_unstarted(path, resume, config_given)
         return
     if not resume:
@@ -232,7 +218,7 @@ def _check_unstarted(path: Path, resume: bool, config_given: bool) -> None:
     """Raise ConfigError for a folder without a config that no run can start in."""
     # The folder of a run killed while it started: with its CONFIG given, resuming is
     # starting.
-    killed = path.exists() and all(p.name in _STARTED for p in path.iterdir())
+    killed = path.exists() and all(p.name in BEFORE_CONFIG for p in path.iterdir())
     if resume and not (killed and config_given):
         raise ConfigError(f"--resume: {path} holds no run (it has no config.toml)")
     if path.exists() and not killed:
@@ -246,7 +232,7 @@ def _check_resumable(path: Path, experiment: Experiment) -> None:
     from fedlearn.config import read
 
     try:
-        before = read(str(path / "config.toml"))
+        before = read(str(path / CONFIG_FILE))
     except ConfigError as error:
         raise ConfigError(
             f"--resume: which experiment {path} holds cannot be read ({error}); "

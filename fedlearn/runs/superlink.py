@@ -22,13 +22,14 @@ from fedlearn.engine.fleet import Fleet
 from fedlearn.errors import ConfigError, PayloadError, RunError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key
+from fedlearn.records.names import CLIENTS_FILE, JOURNAL_FOLDER, LOG_FILE, SUMMARY_FILE
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.progress import Progress
 from fedlearn.runs.fleets import with_fleet
 from fedlearn.runs.layers import Site, Stack
 from fedlearn.runs.simulation import simulate
 from fedlearn.server.journal import Journal
-from fedlearn.server.observe import CLIENTS, LOG, Log, outcome, took_part
+from fedlearn.server.observe import Log, outcome, took_part
 from fedlearn.server.rounds import REPAIRS, Answer, Lacking, Work
 from fedlearn.server.service import journal_key
 
@@ -286,7 +287,7 @@ class OnFlower:
         """Write who took part, and end the journal and the log."""
         self.journal.close()
         if table := took_part(self.journal):
-            self.folder.write_json(CLIENTS, table)
+            self.folder.write_json(CLIENTS_FILE, table)
         self.log.close()
 
 
@@ -303,12 +304,12 @@ def serve(
     section = EngineSection(kind="serial", device=experiment.engine.device)
     experiment = experiment.model_copy(update={"engine": section})
     run = OnFlower(
-        grid, folder, Log(folder.path / LOG), Journal(folder.path / "journal")
+        grid, folder, Log(folder.path / LOG_FILE), Journal(folder.path / JOURNAL_FOLDER)
     )
     try:
         summary = simulate(experiment, folder, display, resume, run.layer)
         summary["engine"] = "flower"
-        folder.write_json("summary.json", summary)
+        folder.write_json(SUMMARY_FILE, summary)
     finally:
         run.close()
     return summary

@@ -16,7 +16,7 @@ from fedlearn.engine.runner import Runner
 from fedlearn.engine.task import Outcome, Task
 from fedlearn.errors import RunError
 from fedlearn.models import read_state
-from fedlearn.reporting.profile import Seen
+from fedlearn.reporting.profile import RoundTraining
 from fedlearn.runs.devices import Workload
 from fedlearn.runs.layers import Site, Stack
 
@@ -34,7 +34,7 @@ class Watched:
 
     def __init__(self) -> None:
         """Start with nothing seen."""
-        self.rounds: dict[int, Seen] = {}
+        self.rounds: dict[int, RoundTraining] = {}
         self.slowest: Task | None = None
         self.runner: Runner | None = None
         self._longest_s = 0.0
@@ -50,7 +50,9 @@ class Watched:
         """Note a client's training. flops: that it took; None: they are not known."""
         round = task.plan.round
         start_flops = None if flops is None else 0.0
-        seen = self.rounds.get(round) or Seen(round, workers, flops=start_flops)
+        seen = self.rounds.get(round) or RoundTraining(
+            round, workers, flops=start_flops
+        )
         if seconds > seen.slowest_s:
             seen = replace(seen, slowest_client=task.client, slowest_s=seconds)
         if seconds > self._longest_s:

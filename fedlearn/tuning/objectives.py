@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from fedlearn.errors import ConfigError
 from fedlearn.names import nearest
-from fedlearn.records.reading import Line, finite
+from fedlearn.records.line import Line
+from fedlearn.records.reading import finite
 from fedlearn.reporting.results import accuracy_curve, crossing
 from fedlearn.reporting.units import bytes_text, percent_text, time_text
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn.errors import RecordError
+from fedlearn.records.names import LOCK_FILE
 from fedlearn.records.writing import RunFolder
 from fedlearn.tuning.objectives import Curve, Figures, Objectives
 from fedlearn.tuning.space import Values
 
 SETTINGS, TRIALS, BASE = "tune.json", "trials.json", "base.toml"
-BEGUN = (".lock", BASE, f".{BASE}.part", f".{SETTINGS}.part")
+BEGUN = (LOCK_FILE, BASE, f".{BASE}.part", f".{SETTINGS}.part")
 """What a search that was killed while it started leaves, before its settings are written."""
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from fedlearn.config import Experiment
 from fedlearn.errors import RecordError, UserError
+from fedlearn.records.names import SUMMARY_FILE
 from fedlearn.records.writing import RunFolder, read_lines
 from fedlearn.tuning.objectives import curve, figures
 from fedlearn.tuning.processes import outcomes
@@ -156,7 +157,7 @@ class Search:
     def _sha256(self, trial: Trial) -> str:
         try:
             return str(
-                json.loads((self.folder.path / trial.run / "summary.json").read_text())[
+                json.loads((self.folder.path / trial.run / SUMMARY_FILE).read_text())[
                     "model_sha256"
                 ]
             )

@@ -10,7 +10,7 @@ from typing import Any
 
 from fedlearn.config import Experiment
 from fedlearn.errors import FedlearnError, RecordError, RunError, UserError, one_line
-from fedlearn.records.reading import Line
+from fedlearn.records.line import Line
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.progress import Progress
 from fedlearn.runs.simulation import simulate

@@ -10,7 +10,7 @@ from fedlearn.claims import jobs, runs
 from fedlearn.claims.runs import Wanted
 from fedlearn.errors import RecordError, UserError
 from fedlearn.records.writing import RunFolder
-from tests.reporting.conftest import write_run
+from tests.runfolder import write_run
 
 
 class Silent:

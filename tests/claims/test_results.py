@@ -10,7 +10,7 @@ from fedlearn.claims import reading, results, runs, source
 from fedlearn.claims.verdicts import judge
 from fedlearn.commands import report
 from fedlearn.records.reading import read
-from tests.reporting.conftest import write_run
+from tests.runfolder import write_run
 
 TEXT = """\
 [reproduce]

@@ -1,4 +1,4 @@
-"""Verdicts on runs written by hand: see `tests.reporting.conftest` for the usual one, which crosses 0.6 at round 3.5."""
+"""Verdicts on runs written by hand: see `tests.runfolder` for the usual one, which crosses 0.6 at round 3.5."""
 
 import json
 import math
@@ -9,7 +9,7 @@ import pytest
 from fedlearn.claims.reading import Claim
 from fedlearn.claims.verdicts import Judged, judge
 from fedlearn.records.reading import read
-from tests.reporting.conftest import line, round_zero, write_run
+from tests.runfolder import line, round_zero, write_run
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_hashes_of_twins(runs):
 
 
 def test_a_hash_counts_on_its_own_platform_only(runs):
-    own = "x86_64 torch 2.13.0"  # what tests.reporting.conftest writes, which has no processor
+    own = "x86_64 torch 2.13.0"  # what tests.runfolder writes, which has no processor
     assert (
         judged(runs, what="hash", sha256={own: "0123456789abcdef" * 4}).verdict
         == "holds"

@@ -12,9 +12,10 @@ import pytest
 
 from fedlearn.commands import serve, status
 from fedlearn.errors import UserError
+from fedlearn.records.names import LOG_FILE
 from fedlearn.records.writing import RunFolder
 from fedlearn.server.figures import Figures, Lines, Pages
-from fedlearn.server.observe import LOG, Log
+from fedlearn.server.observe import Log
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,7 +60,7 @@ def folder(tmp_path):
 
 
 def write(folder, *events):
-    log = Log(folder / LOG, "nothing")
+    log = Log(folder / LOG_FILE, "nothing")
     for event, client, key, text, figures in events:
         log(event, client, key, text, **figures)
     log.close()
@@ -183,7 +184,7 @@ def test_of_many_clients_the_newest_are_shown(folder):
 
 
 def test_damaged_files_are_as_good_as_none(folder):
-    (folder / LOG).write_bytes(
+    (folder / LOG_FILE).write_bytes(
         b'\xff\n{"event": 3}\n[1]\n{"event": "late", "key": null}\n'
     )
     (folder / "summary.json").write_text("[" * 100_000)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedlearn.errors import RecordError, UserError
-from fedlearn.records.reading import read, some_text
+from fedlearn.records.reading import read
 
 
 def test_a_finished_run_is_read_whole(write):
@@ -114,8 +114,3 @@ def test_lines_without_a_round_number_are_no_lines(write):
     ]
     (folder / "metrics.jsonl").write_text("\n".join(texts))
     assert [line["round"] for line in read(folder).lines] == [1]
-
-
-def test_long_lists_are_cut():
-    assert some_text([1, 2, 3]) == "1, 2, 3"
-    assert some_text(range(5), most=2) == "0, 1 and 3 more"

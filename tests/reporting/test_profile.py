@@ -6,9 +6,15 @@ import pytest
 
 from fedlearn.commands.report import main
 from fedlearn.errors import UserError
+from fedlearn.records.names import PROFILE_FILE
 from fedlearn.records.reading import read
 from fedlearn.reporting.plots import draw
-from fedlearn.reporting.profile import FILE, Measured, Seen, profile, read_measured
+from fedlearn.reporting.profile import (
+    RoundTraining,
+    TrainingMeasurements,
+    profile_of,
+    read_measurements,
+)
 from fedlearn.reporting.profile_plot import plot_profile
 from fedlearn.reporting.profile_text import advice, of_run, text
 
@@ -19,21 +25,21 @@ PEAK = {
     "cores": 2,
     "by": "torch.mm",
 }
-SEEN = (Seen(1, 2, 3.0, 3e9, 4, 1.0), Seen(2, 2, 3.0, 3e9, 0, 1.25))
+SEEN = (RoundTraining(1, 2, 3.0, 3e9, 4, 1.0), RoundTraining(2, 2, 3.0, 3e9, 0, 1.25))
 """Two of four rounds: their clients train 3 s, on 2 workers 1.5 s of the round's 2 s, for 3 GFLOP."""
 
 
 def profiled(folder, seen=SEEN, peak=PEAK):
     """Write profile.json into a run folder and return the profile."""
-    found = profile(read(folder), Measured(tuple(seen), peak))
+    found = profile_of(read(folder), TrainingMeasurements(tuple(seen), peak))
     assert found
-    (folder / FILE).write_text(json.dumps(found.plain()), encoding="utf-8")
+    (folder / PROFILE_FILE).write_text(json.dumps(found.plain()), encoding="utf-8")
     return found
 
 
 def without(folder):
     """Return the profile of a run that was not asked for one."""
-    found = profile(read(folder), Measured())
+    found = profile_of(read(folder), TrainingMeasurements())
     assert found
     return found
 
@@ -102,12 +108,15 @@ def test_training_beside_the_peak(write):
     ("workers", "top"), [(1, 5.0), (2, 8.0), (16, 8.0)]
 )  # 16 share the two cores
 def test_the_peak_is_that_of_the_workers_in_use(write, workers, top):
-    assert profiled(write(), [Seen(1, workers, 1.0, 1e9)]).training.peak_gflops == top
+    assert (
+        profiled(write(), [RoundTraining(1, workers, 1.0, 1e9)]).training.peak_gflops
+        == top
+    )
 
 
 def test_operations_that_are_not_known_are_not_guessed(write):
     folder = write()
-    assert profiled(folder, [Seen(1, 2, 3.0, None, 4, 1.0)]).training is None
+    assert profiled(folder, [RoundTraining(1, 2, 3.0, None, 4, 1.0)]).training is None
     assert "GFLOP" not in of_run(read(folder))
     assert profiled(folder, peak=None).training.peak_share is None
     assert (
@@ -119,11 +128,11 @@ def test_operations_that_are_not_known_are_not_guessed(write):
 def test_what_was_seen_comes_back_from_the_folder(write):
     folder = write()
     profiled(folder)
-    assert read_measured(folder) == Measured(SEEN, PEAK)
+    assert read_measurements(folder) == TrainingMeasurements(SEEN, PEAK)
 
 
 def test_rounds_that_were_not_finished_do_not_count(write):
-    found = profiled(write(), [*SEEN, Seen(5, 2, 100.0, 1e9, 3, 99.0)])
+    found = profiled(write(), [*SEEN, RoundTraining(5, 2, 100.0, 1e9, 3, 99.0)])
     assert found.training.flops == 6e9
     assert found.slowest == SEEN[1]
     assert [row["round"] for row in found.plain()["by_round"]] == [1, 2]
@@ -143,8 +152,8 @@ def test_rounds_that_were_not_finished_do_not_count(write):
 )
 def test_a_damaged_file_tells_nothing(write, content):
     folder = write()
-    (folder / FILE).write_text(content)
-    assert read_measured(folder) == Measured()
+    (folder / PROFILE_FILE).write_text(content)
+    assert read_measurements(folder) == TrainingMeasurements()
     assert "Where the time goes: 4 rounds, 8.0 s" in of_run(read(folder))
 
 
@@ -205,7 +214,7 @@ def test_the_sentence_names_what_can_be_changed(write, lines, phases, words):
             "evaluate_every = 1", "evaluate_every = 1\ncheckpoint_every = 1"
         )
     )
-    slow = [Seen(round, 2, 2.0, 1e9, 3, 1.3) for round in (1, 2, 3, 4)]
+    slow = [RoundTraining(round, 2, 2.0, 1e9, 3, 1.3) for round in (1, 2, 3, 4)]
     said = advice(profiled(folder, slow), read(folder)) or ""
     assert words in said if words else said == ""
 
@@ -227,13 +236,13 @@ def test_what_nobody_can_change_gets_no_sentence(write, lines):
 def test_cores_that_do_nothing_get_a_sentence(write, lines):
     changed = [line | {"seconds_by_phase": {"train": 2.0}} for line in lines]
     folder = write(lines=changed)
-    found = profiled(folder, [Seen(1, 1, 2.0, 1e9)], PEAK | {"cores": 8})
+    found = profiled(folder, [RoundTraining(1, 1, 2.0, 1e9)], PEAK | {"cores": 8})
     assert (advice(found, read(folder)) or "").startswith("1 of 8 cores train;")
 
 
 def test_a_run_without_a_round_has_no_profile(write, lines):
     run = read(write(lines=lines[:1], finished=False))
-    assert profile(run, Measured()) is None
+    assert profile_of(run, TrainingMeasurements()) is None
     with pytest.raises(UserError, match="no trained round"):
         of_run(run)
 
@@ -247,7 +256,11 @@ def test_the_picture(write, lines, tmp_path, rounds, peak):
         lines=[lines[1] | {"round": round} for round in range(1, rounds + 1)]
     )
     assert not plot_profile(read(folder), tmp_path / "none.png")  # without --profile
-    profiled(folder, [Seen(round, 2, 3.0, 3e9) for round in range(1, rounds + 1)], peak)
+    profiled(
+        folder,
+        [RoundTraining(round, 2, 3.0, 3e9) for round in range(1, rounds + 1)],
+        peak,
+    )
     assert folder / "plots" / "profile.png" in draw(folder)
     picture = imread(folder / "plots" / "profile.png")
     assert picture.shape[:2] == (960, 1080)

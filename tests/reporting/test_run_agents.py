@@ -2,7 +2,7 @@
 
 import json
 
-from fedlearn.records.reading import Run
+from fedlearn.records.reading import RunRecord
 from fedlearn.reporting.agents import agents
 
 
@@ -11,7 +11,7 @@ def run_in(folder, **files):
         (folder / f"{name}.json").write_text(
             told if isinstance(told, str) else json.dumps(told)
         )
-    return Run(folder, "", {}, {}, {}, ())
+    return RunRecord(folder, "", {}, {}, {}, ())
 
 
 def test_a_simulation_has_no_agents(tmp_path):

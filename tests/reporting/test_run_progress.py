@@ -11,7 +11,7 @@ import time
 import pytest
 
 from fedlearn.reporting.progress import Progress
-from fedlearn.reporting.tally import Tally
+from fedlearn.reporting.tally import RunTally
 
 FACTS = {
     "name": "tiny",
@@ -241,7 +241,7 @@ def test_a_resumed_run_goes_on_counting(lines):
 
 
 def test_time_left_and_the_line_of_accuracies(lines):
-    tally = Tally(4)
+    tally = RunTally(4)
     assert tally.seconds_left() is None and tally.sparkline(10) == ""
     for line in lines[:3]:
         tally.add(line)

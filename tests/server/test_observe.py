@@ -20,10 +20,11 @@ from fedlearn.clients.agent import identity as agent_identity
 from fedlearn.errors import RecordError, RunError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import proto
+from fedlearn.records.names import LOG_FILE, OLD_LOG_FILE
 from fedlearn.server import identity, observe
 from fedlearn.server.figures import Figures, Lines, Pages, exposition
 from fedlearn.server.journal import Journal
-from fedlearn.server.observe import LOG, Log, Witness, read, took_part
+from fedlearn.server.observe import Log, Witness, read, took_part
 from fedlearn.server.rounds import Rounds, Store, Work
 from fedlearn.server.service import Address, Service
 from tests.jobs import run
@@ -35,7 +36,7 @@ KEY = (3, "train", 0)
 def written(folder):
     return [
         json.loads(line)
-        for name in (f"{LOG}.1", LOG)
+        for name in (OLD_LOG_FILE, LOG_FILE)
         if (folder / name).exists()
         for line in (folder / name).read_text().split("\n")
         if line
@@ -43,7 +44,7 @@ def written(folder):
 
 
 def test_an_event_is_one_line_of_json(tmp_path):
-    log = Log(tmp_path / LOG, "nothing")
+    log = Log(tmp_path / LOG_FILE, "nothing")
     log("attended", 7, attending=1)
     log("failed", 7, KEY, "two\nlines and \x1b[31m")
     log.close()
@@ -84,14 +85,14 @@ def test_standard_error_has_what_was_asked_for(shown, expected):
 
 def test_the_log_is_replaced_when_it_has_grown(tmp_path):
     most, events = 20_000, 3_000
-    log = Log(tmp_path / LOG, "nothing", most_bytes=most)
+    log = Log(tmp_path / LOG_FILE, "nothing", most_bytes=most)
     for number in range(events):
         log("asked", number)
         while log._queue.qsize() > 50:  # small batches, as in life
             time.sleep(0.001)
     log.close()
     found = written(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [LOG, f"{LOG}.1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LOG_FILE, OLD_LOG_FILE]
     assert all(path.stat().st_size <= most for path in tmp_path.iterdir())
     assert [entry["client"] for entry in found] == list(
         range(events - len(found), events)
@@ -115,7 +116,7 @@ def test_a_log_that_cannot_be_written_holds_nobody_up(tmp_path, monkeypatch):
     """The callers go on while standard error is stuck; what found no room is told when it is free again."""
     monkeypatch.setattr(observe, "WAITING", 1000)
     stuck = Stuck()
-    log = Log(tmp_path / LOG, "text", stuck)
+    log = Log(tmp_path / LOG_FILE, "text", stuck)
     log("first")
     assert stuck.entered.wait(60)
     for number in range(observe.WAITING + 100):
@@ -144,8 +145,8 @@ def test_a_full_disk_is_no_reason_to_end():
 
 
 def test_a_line_that_a_kill_tore_costs_no_other(tmp_path):
-    (tmp_path / LOG).write_text('{"event": "left"}\n{"event": "ask')
-    log = Log(tmp_path / LOG, "nothing")
+    (tmp_path / LOG_FILE).write_text('{"event": "left"}\n{"event": "ask')
+    log = Log(tmp_path / LOG_FILE, "nothing")
     log("attended", 1)
     log.close()
     assert [entry["event"] for entry in read(tmp_path)] == ["left", "attended"]
@@ -169,7 +170,7 @@ def answer(key, data, checksum):
 def told(tmp_path):
     """A state machine of 3 clients whose actions are written down: (rounds, do, events)."""
     rounds = Rounds(b"r" * 16, "{}", 3, 1000)
-    log = Log(tmp_path / LOG, "nothing")
+    log = Log(tmp_path / LOG_FILE, "nothing")
     witness = Witness(log, rounds)
 
     def do(actions):
@@ -436,7 +437,7 @@ def test_a_caller_that_says_nothing_holds_up_no_other(tmp_path):
 
 
 def test_a_service_tells_its_figures_until_it_is_over(tmp_path):
-    log, journal = Log(tmp_path / LOG, "nothing"), Journal(tmp_path / "journal")
+    log, journal = Log(tmp_path / LOG_FILE, "nothing"), Journal(tmp_path / "journal")
     service = Service(Rounds(b"r" * 16, "{}", 3, 1000), journal, Address(), log)
     service.start()
     assert (

@@ -1,12 +1,14 @@
 """What a trial is judged by, with numbers that can be checked by hand."""
 
+from typing import Any
+
 import pytest
 
 from fedlearn.errors import ConfigError
 from fedlearn.tuning.objectives import Objectives, curve, figures, front, objectives
 
 ACCURACIES = (0.1, 0.5, 0.4, 0.9)
-LINES = [
+LINES: list[Any] = [
     {
         "round": r,
         "accuracy": a,
