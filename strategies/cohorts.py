@@ -68,15 +68,6 @@ def takes_payloads(strategy: Strategy) -> bool:
     return bool(getattr(strategy, "takes_payloads", False))
 
 
-def takes_payloads(strategy: Strategy) -> bool:
-    """Tell whether a strategy adds updates one by one, straight from their payloads.
-
-    Ours do (`fedlearn.strategies.streaming`); Flower's want each client's whole model as
-    arrays.
-    """
-    return bool(getattr(strategy, "takes_payloads", False))
-
-
 def averages(strategy: Strategy) -> bool:
     """Tell whether a strategy is known to average updates, so that unbiased noise cancels.
 

@@ -37,7 +37,9 @@ def replay(run: Path, experiment: Experiment, display: Progress) -> str:
             )
             return with_fleet(stack, site, fleet)
 
-        with tempfile.TemporaryDirectory(prefix="fedlearn-replay-") as place:
-            with closing(RunFolder(Path(place) / "run")) as folder:
-                summary = simulate(experiment, folder, display, False, answers)
+        with (
+            tempfile.TemporaryDirectory(prefix="fedlearn-replay-") as place,
+            closing(RunFolder(Path(place) / "run")) as folder,
+        ):
+            summary = simulate(experiment, folder, display, False, answers)
     return str(summary["model_sha256"])

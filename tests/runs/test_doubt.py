@@ -1,10 +1,14 @@
 """The rise of the training loss: told once it is sure, counted from the last whole models."""
 
+from fedlearn.records.line import Line, empty_line
 from fedlearn.runs.doubt import rises
 
 
-def lines(*losses: float | None) -> list[dict[str, object]]:
-    return [{"round": n, "train_loss": loss} for n, loss in enumerate(losses)]
+def lines(*losses: float | None) -> list[Line]:
+    lines = [empty_line(n) for n in range(len(losses))]
+    for line, loss in zip(lines, losses, strict=True):
+        line["train_loss"] = loss
+    return lines
 
 
 FALLING = [2.0, 1.5, 1.2, 1.0, 0.8, 0.7, 0.6, 0.5, 0.5, 0.5, 0.5, 0.5]
