@@ -389,7 +389,7 @@ class Sized:
 )
 def test_groups_follow_from_the_cohort(sizes, batch_size, groups):
     runner: Any = Sized(*sizes)
-    inner: Any = SimpleNamespace(workers=1)
+    inner: Any = SimpleNamespace(workers=1, not_stacked="")
     plan = Plan(1, 0, batch_size=batch_size)
     tasks = [Task(client, "train", plan) for client in range(len(sizes))]
     for asked in (tasks, tasks[::-1]):

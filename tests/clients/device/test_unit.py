@@ -460,5 +460,6 @@ def test_the_template_is_in_the_wheel():
         "tool"
     ]["setuptools"]["package-data"]
     assert any(
-        unit.TEMPLATE.match(pattern) for pattern in data.get("fedlearn.clients.device", [])
+        unit.TEMPLATE.match(pattern)
+        for pattern in data.get("fedlearn.clients.device", [])
     )
