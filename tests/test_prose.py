@@ -1,7 +1,8 @@
-"""The documentation reads easily: short sentences, short paragraphs, an index of every page, no dead link.
+"""The documentation reads easily: short sentences and paragraphs, an index, no dead link.
 
-Only running text is measured. Code blocks, tables, headings, comments and the targets of links are left out; a list's
-items are sentences of their own. ``python -m tests.test_prose`` prints the figures of each page.
+Only running text is measured. Code blocks, tables, headings, comments and the targets of
+links are left out; a list's items are sentences of their own. ``python -m tests.test_prose``
+prints the figures of each page.
 """
 
 import re
@@ -23,7 +24,7 @@ PARAGRAPH_WORDS = 80
 # A full stop after one of these ends no sentence.
 ABBREVIATIONS = {"al.", "approx.", "cf.", "e.g.", "eq.", "fig.", "i.e.", "resp.", "vs."}
 STOP = re.compile(r"[.!?…][\"')\]*_]*$")
-ITEM = re.compile(r"(?:[-*+]|\d+[.)])\s+")
+ITEM = re.compile(r"^(?:[-*+]|\d{1,2}[.)])\s+")
 
 
 class Figures(NamedTuple):
@@ -62,7 +63,7 @@ def paragraphs(text: str) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """Return ``text`` without markup: an inline formula is one word, inline code counts each of its words."""
+    """Return ``text`` without markup; a formula is one word, inline code keeps its number."""
     text = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", text)
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
     text = re.sub(
@@ -130,8 +131,9 @@ def verdict(name: str, split: list[str]) -> str:
         f"  {words_of(sentence)} words: {sentence}" for sentence in longest
     )
     return (
-        f"{name}: a sentence has {result.mean_words:.1f} words on average (at most {MEAN_WORDS}), and "
-        f"{result.long_share:.1%} have more than {LONG_WORDS} (at most {LONG_SHARE:.0%}). Split the longest:\n{lines}"
+        f"{name}: a sentence has {result.mean_words:.1f} words on average "
+        f"(at most {MEAN_WORDS}), and {result.long_share:.1%} have more than {LONG_WORDS} "
+        f"(at most {LONG_SHARE:.0%}). Split the longest:\n{lines}"
     )
 
 
@@ -153,7 +155,8 @@ def test_a_page_has_short_paragraphs(page: Path) -> None:
     for paragraph in paragraphs(page.read_text(encoding="utf-8")):
         count = words_of(paragraph)
         assert count <= PARAGRAPH_WORDS, (
-            f"{page.relative_to(ROOT)}: a paragraph of {count} words (at most {PARAGRAPH_WORDS}): {paragraph}"
+            f"{page.relative_to(ROOT)}: a paragraph of {count} words "
+            f"(at most {PARAGRAPH_WORDS}): {paragraph}"
         )
 
 
@@ -220,13 +223,14 @@ def test_a_long_sentence_is_named() -> None:
     ) and "40 words: word" in verdict("page.md", ["word " * 40])
 
 
+def row(name: str, split: list[str]) -> str:
+    """Return a line of the table that the module prints."""
+    result = figures(split)
+    return f"{name:24} {result.sentences:5} {result.mean_words:6.1f} {result.long_share:7.1%}"
+
+
 if __name__ == "__main__":
     for file in [*DOCS, *BESIDE]:
-        result = figures(page_sentences(file))
-        print(
-            f"{file.relative_to(ROOT)!s:24} {result.sentences:5} {result.mean_words:6.1f} {result.long_share:7.1%}"
-        )
-    result = figures([s for file in DOCS for s in page_sentences(file)])
-    print(
-        f"{'README.md, docs/*.md':24} {result.sentences:5} {result.mean_words:6.1f} {result.long_share:7.1%}"
-    )
+        print(row(str(file.relative_to(ROOT)), page_sentences(file)))
+    together = [s for file in DOCS for s in page_sentences(file)]
+    print(row("README.md, docs/*.md", together))
