@@ -27,6 +27,7 @@ LAYERS = [
     {"simulate", "agent", "app"},
     {"__main__"},
 ]
+ROOT_FOLDERS = ("clients", "server", "strategies", "experiments")
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 SIBLINGS = {("clients", "strategies"), ("strategies", "clients"), ("server", "clients")}
 AGENT = {
@@ -110,6 +111,59 @@ def test_no_part_imports_a_higher_layer():
 def test_no_two_parts_import_each_other():
     found = {(a, b) for a, b, _ in edges()}
     assert {(a, b) for a, b in found if (b, a) in found} == set()
+
+
+def files_imported(path: Path) -> set[Path]:
+    """Return the files of the tree that a file imports, in functions too."""
+    imported_files = set()
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] != "fedlearn" or len(parts) < 2:
+            continue
+        home = ROOT if parts[1] in ROOT_FOLDERS else ROOT / "fedlearn"
+        place = home.joinpath(*parts[1:])
+        for file in (place.with_suffix(".py"), place / "__init__.py"):
+            if file.is_file() and file != path:
+                imported_files.add(file)
+    return imported_files
+
+
+def circles(graph: dict[Path, set[Path]]) -> list[list[str]]:
+    """Return the groups of files that reach one another, by Tarjan's algorithm (1972)."""
+    index: dict[Path, int] = {}
+    low: dict[Path, int] = {}
+    stack: list[Path] = []
+    groups: list[list[str]] = []
+
+    def visit(file: Path) -> None:
+        index[file] = low[file] = len(index)
+        stack.append(file)
+        for other in graph.get(file, ()):
+            if other not in index:
+                visit(other)
+                low[file] = min(low[file], low[other])
+            elif other in stack:
+                low[file] = min(low[file], index[other])
+        if low[file] == index[file]:
+            place = stack.index(file)
+            group = stack[place:]
+            del stack[place:]
+            if len(group) > 1:
+                groups.append(sorted(str(member.relative_to(ROOT)) for member in group))
+
+    for file in graph:
+        if file not in index:
+            visit(file)
+    return groups
+
+
+def test_no_files_import_each_other_in_functions_either():
+    assert circles({path: files_imported(path) for path in sources()}) == []
+
+
+def test_a_circle_of_three_files_is_seen():
+    a, b, c, d = (ROOT / name for name in "abcd")
+    assert circles({a: {b}, b: {c}, c: {a, d}, d: set()}) == [["a", "b", "c"]]
 
 
 def test_the_two_sides_meet_in_the_engine_only():
