@@ -113,19 +113,34 @@ def test_no_two_parts_import_each_other():
     assert {(a, b) for a, b in found if (b, a) in found} == set()
 
 
+def file_of(name: str) -> Path | None:
+    """Return the file of a dotted name of the tree; None: it is no module of it."""
+    parts = name.split(".")
+    if parts[0] != "fedlearn" or len(parts) < 2:
+        return None
+    home = ROOT if parts[1] in ROOT_FOLDERS else ROOT / "fedlearn"
+    place = home.joinpath(*parts[1:])
+    for file in (place.with_suffix(".py"), place / "__init__.py"):
+        if file.is_file():
+            return file
+    return None
+
+
 def files_imported(path: Path) -> set[Path]:
-    """Return the files of the tree that a file imports, in functions too."""
-    imported_files = set()
-    for name in imports(path):
-        parts = name.split(".")
-        if parts[0] != "fedlearn" or len(parts) < 2:
-            continue
-        home = ROOT if parts[1] in ROOT_FOLDERS else ROOT / "fedlearn"
-        place = home.joinpath(*parts[1:])
-        for file in (place.with_suffix(".py"), place / "__init__.py"):
-            if file.is_file() and file != path:
-                imported_files.add(file)
-    return imported_files
+    """Return the files of the tree that a file imports, in functions too.
+
+    ``from package import module`` is an import of the module, and not of what the
+    package's own file defines.
+    """
+    files = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                module = file_of(f"{node.module}.{alias.name}")
+                files.add(module or file_of(node.module))
+        elif isinstance(node, ast.Import):
+            files |= {file_of(alias.name) for alias in node.names}
+    return {file for file in files if file is not None and file != path}
 
 
 def circles(graph: dict[Path, set[Path]]) -> list[list[str]]:
