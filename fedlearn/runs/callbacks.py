@@ -20,7 +20,11 @@ class Callback:
     """
 
     def begin(self, facts: Mapping[str, Any]) -> None:
-        """Look at a run that begins or goes on: its name, rounds, data, model, codec."""
+        """Look at a run that begins or goes on.
+
+        facts: ``name`` and ``rounds``; ``data``, ``model``, ``strategy``, ``codec`` and
+        ``engine`` as text; ``lines``: of the rounds that a resumed run has done.
+        """
 
     def after_round(self, line: Line, weights: Weights) -> bool | None:
         """Look at a round's line, and at its model; True ends the run after this round.

@@ -118,6 +118,9 @@ def _data(parts: Parts) -> dict[str, Any]:
     partition = getattr(clients, "partition", None)
     return {
         "name": population.name,
+        "modality": population.modality,
+        "classes": population.classes,
+        "input_shape": list(population.input_shape),
         "clients": len(clients),
         "test_samples": len(population.test),
         "sizes": [int(sizes[0]), int(np.median(sizes)), int(sizes[-1])],

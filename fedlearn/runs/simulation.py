@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
@@ -13,6 +14,7 @@ from fedlearn.memory.clients import ClientMemory
 from fedlearn.records.names import CONFIG_FILE, LINES_FILE, MANIFEST_FILE, SUMMARY_FILE
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.progress import Progress
+from fedlearn.runs.callbacks import Callback
 from fedlearn.runs.grid import RunGrid
 from fedlearn.runs.layers import Layer, Site, Stack, stacked
 from fedlearn.runs.loop import RunLoop
@@ -29,11 +31,12 @@ def simulate(
     resume: bool = False,
     agents: Layer | None = None,
     watch: Layer | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Run an experiment, or go on with one, and return its summary.
 
     agents: asks real ones in the place of the engine's clients. watch: looks on, for a
-    profile. Everything that can be wrong with the input is checked before anything is
+    profile. callbacks: a user's own code, called as the run goes on. Everything that can be wrong with the input is checked before anything is
     written. Raises UserError, RoundError, RunError and RecordError.
     """
     begun = time.perf_counter()
@@ -50,9 +53,11 @@ def simulate(
         stack = stacked(site, (agents, watch))
         with closing(stack.engine):
             # Step 5: run the rounds.
-            summary = _run_rounds(site, stack, folder, display, resume)
+            summary = _run_rounds(site, stack, folder, display, resume, callbacks)
     summary["seconds_total"] = time.perf_counter() - begun
     folder.write_json(SUMMARY_FILE, summary)
+    for callback in callbacks:
+        callback.end(summary)
     return summary
 
 
@@ -70,11 +75,16 @@ def _runner(settled: Settled, parts: Parts, memory: ClientMemory) -> Runner:
 
 
 def _run_rounds(
-    site: Site, stack: Stack, folder: RunFolder, display: Progress, resume: bool
+    site: Site,
+    stack: Stack,
+    folder: RunFolder,
+    display: Progress,
+    resume: bool,
+    callbacks: Sequence[Callback],
 ) -> dict[str, Any]:
     settled, parts = site.settled, site.parts
     grid = RunGrid(site, stack, display.client_done)
-    loop = RunLoop(settled, parts, grid, stack, folder, display)
+    loop = RunLoop(settled, parts, grid, stack, folder, display, callbacks)
     if resume:
         loop.resume()
     # Of a resumed run too: it may have more rounds now.
@@ -82,7 +92,10 @@ def _run_rounds(
     if not resume:
         folder.write(LINES_FILE, "")
     folder.write_json(MANIFEST_FILE, manifest(settled, parts, stack))
-    display.start(facts(settled, parts, stack) | {"lines": loop.lines})
+    begun = facts(settled, parts, stack) | {"lines": loop.lines}
+    display.start(begun)
+    for callback in callbacks:
+        callback.begin(begun)
     reason = stack.engine.not_stacked
     if reason:
         display.note(

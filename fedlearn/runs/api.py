@@ -1,0 +1,176 @@
+"""The Python API: what ``import fedlearn`` offers, and the commands stand on.
+
+`fedlearn.run` is `run` here, and so on; the names are listed in `fedlearn.__all__`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fedlearn.config import Experiment
+from fedlearn.data.own import dataset as _dataset
+from fedlearn.data.samples import Dataset
+from fedlearn.errors import ConfigError, UserError
+from fedlearn.names import handed_over
+from fedlearn.runs.callbacks import Callback
+from fedlearn.runs.handed import named
+from fedlearn.runs.result import Comparison, Run
+from fedlearn.runs.start import run_in_folder
+
+Config = str | Path | Mapping[str, Any] | Experiment | None
+
+# The accuracy that a comparison counts rounds and bytes to, as `fedlearn report` does.
+_TARGET = 0.8
+
+
+def run(
+    config: Config = None,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    quiet: bool = False,
+    data: Any = None,
+    model: Any = None,
+    strategy: Any = None,
+    up: Any = None,
+    down: Any = None,
+) -> Run:
+    """Run an experiment over simulated clients on this machine, and return the run.
+
+    config: a shipped experiment's name, a TOML file's path, a dict of tables, or an
+    `Experiment`; None: the default, or with ``resume`` the folder's own. changes: single
+    keys, such as {"train.lr": 0.05}. out: the run folder; None: a new one below ``runs``,
+    or with ``resume`` the newest there. resume: go on with that run. callbacks: see
+    `Callback`. quiet: show no progress.
+
+    data, model, strategy, up, down: a name, or the Python object itself in the place of
+    ``[data]``, ``[model]`` and ``[strategy]`` ``name`` and of ``[codec]`` ``up`` and
+    ``down``. A class or a function is called as a config's would be; an instance is used
+    as it is, and copied where it can change.
+
+    Raises UserError for wrong input, RunError when the run fails, and what a callback
+    raises. KeyboardInterrupt leaves a run that ``resume=True`` continues.
+    """
+    from fedlearn.runs.simulation import simulate
+
+    objects = {
+        "data": data,
+        "model": model,
+        "strategy": strategy,
+        "up": up,
+        "down": down,
+    }
+    names, at_hand = named(objects)
+    with handed_over(at_hand):
+        result = run_in_folder(
+            partial(simulate, callbacks=tuple(callbacks)),
+            config=config,
+            changes={**(changes or {}), **names},
+            out=out,
+            resume=resume,
+            quiet=quiet,
+            resume_command="fedlearn.run(out='{out}', resume=True)",
+            check_expected=False,
+        )
+        return Run(result.path, at_hand)
+
+
+def serve(
+    config: Config = None,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    quiet: bool = False,
+    local_agents: int = 0,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    enroll_port: int = 0,
+    pki: str | Path | None = None,
+    insecure: bool = False,
+    metrics_port: int | None = None,
+) -> Run:
+    """Run an experiment over real agents, as ``fedlearn serve`` does; return the run.
+
+    config, changes, out, resume, callbacks, quiet: as in `run`. local_agents: agents that
+    are started here, for a try. host, port, enroll_port: where agents attend and enroll;
+    port 0: any that is free. pki: the authority's folder, made by ``fedlearn pki``; None:
+    with local agents alone, one of the run's own. insecure: without TLS. metrics_port: of
+    Prometheus' figures; None: without.
+
+    Raises what `run` raises.
+    """
+    from fedlearn.runs.serving import serve_in_folder
+
+    result = serve_in_folder(
+        config=config,
+        changes=dict(changes or {}),
+        out=out,
+        resume=resume,
+        callbacks=tuple(callbacks),
+        quiet=quiet,
+        local_agents=local_agents,
+        host=host,
+        port=port,
+        enroll_port=enroll_port,
+        pki=Path(pki) if pki else None,
+        insecure=insecure,
+        metrics_port=metrics_port,
+    )
+    return Run(result.path)
+
+
+def load(folder: str | Path, *, model: Any = None) -> Run:
+    """Return a run from its folder, finished or not.
+
+    model: the class or function that the run was given as a Python object; needed for
+    `Run.model` and `Run.predict` alone. Raises UserError for a folder that holds no run.
+    """
+    _, at_hand = named({"model": model})
+    return Run(folder, at_hand)
+
+
+def compare(
+    runs: Iterable[Run | str | Path], target: float = _TARGET
+) -> Comparison:
+    """Return runs side by side: figures, curves, and a page that can be written.
+
+    runs: runs or their folders, two at least. target: accuracy (0 to 1) to count rounds
+    and bytes to. Raises UserError.
+    """
+    loaded = [run if isinstance(run, Run) else Run(run) for run in runs]
+    if len(loaded) < 2:
+        raise UserError(f"compare takes two runs or more; {len(loaded)} given")
+    if not 0 < target <= 1:
+        raise UserError(f"target = {target:g}: give a share of 1, such as 0.8 for 80 %")
+    return Comparison(loaded, target)
+
+
+def dataset(
+    x: Any, y: Any, x_test: Any, y_test: Any, clients: Any = None, name: str = "own"
+) -> Dataset:
+    """Return a data set of plain arrays, for ``run(data=…)``.
+
+    x: (N, C, H, W) or (N, H, W) uint8, or floats in [0, 1], images · (N, T, F) floats,
+    series · (N, F) floats, features · (N, T) uint8 with y (N, T), text. y: (N,) whole
+    numbers from 0. clients: (N,) numbers or names of the owners of the training samples;
+    None: ``[data.partition]`` divides them. Raises DataError.
+    """
+    return _dataset(name, x, y, x_test, y_test, clients)
+
+
+def check_config(config: Config) -> None:
+    """Raise ConfigError for a config of a type that `run` does not take."""
+    if config is not None and not isinstance(
+        config, str | Path | Mapping | Experiment
+    ):
+        raise ConfigError(
+            f"config is a {type(config).__name__}; give a name, a path, a dict of tables "
+            "or an Experiment"
+        )

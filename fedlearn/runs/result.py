@@ -1,0 +1,239 @@
+"""`Run`: a run as a Python object, read from its folder.
+
+Legend: N samples, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn import config
+from fedlearn.config import Experiment
+from fedlearn.errors import DataError, RecordError, UserError
+from fedlearn.names import handed_over
+from fedlearn.records.line import Line
+from fedlearn.records.names import CONFIG_FILE, MODEL_FILE
+from fedlearn.records.reading import RunRecord, read, section
+from fedlearn.reporting.inline import run_html
+
+if TYPE_CHECKING:
+    import pandas
+    import torch
+    from matplotlib.figure import Figure
+
+# Samples that `Run.predict` hands to the model at a time: small enough for any memory.
+_BATCH = 500
+
+
+class Run:
+    """A run that has ended, or as far as it has come; it is read once, when it is made."""
+
+    def __init__(
+        self, folder: str | Path, objects: Mapping[str, Any] | None = None
+    ) -> None:
+        """Read a run's folder.
+
+        objects: what was handed over in the place of names, by its name in the config.
+        Raises UserError for a folder that holds no run, RecordError for one that cannot
+        be read.
+        """
+        self.folder = Path(folder)
+        self._objects = dict(objects or {})
+        self._record = read(self.folder)
+
+    @property
+    def record(self) -> RunRecord:
+        """Return what the folder's files hold, for `fedlearn.reporting`."""
+        return self._record
+
+    @property
+    def rounds(self) -> list[Line]:
+        """Return one mapping per round, from round 0, the initial model's evaluation."""
+        return list(self._record.lines)
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """Return the figures of the whole run; empty while it is not finished."""
+        return self._record.summary
+
+    @property
+    def config(self) -> Experiment:
+        """Return the experiment, with every default. Raises ConfigError."""
+        return config.read(str(self.folder / CONFIG_FILE))
+
+    @property
+    def finished(self) -> bool:
+        """Return whether the run came to its end."""
+        return self._record.finished
+
+    def frame(self) -> pandas.DataFrame:
+        """Return the rounds as a table, one row each, without what is nested.
+
+        Raises UserError where pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise UserError(
+                "run.frame() needs pandas: pip install pandas (run.rounds does not)"
+            ) from None
+        rows = [
+            {key: value for key, value in line.items() if not _is_nested(value)}
+            for line in self.rounds
+        ]
+        return pandas.DataFrame(rows).set_index("round")
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the final model's tensors by name. Raises RecordError without a model."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = self.folder / MODEL_FILE
+        if not path.exists():
+            raise RecordError(
+                f"{path} does not exist: the run is not finished; resume it first"
+            )
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise RecordError(f"cannot read {path}: {error}") from error
+
+    def model(self) -> torch.nn.Module:
+        """Return the final model as a module of its own class, in evaluation mode.
+
+        Raises RecordError without a model, and UserError where its code is not here.
+        """
+        from fedlearn.models import build
+
+        data = section(self._record.manifest, "data")
+        if "input_shape" not in data:
+            raise RecordError(
+                f"{self.folder} was made by a version that did not record the shape of "
+                "its samples; run.state_dict() has the model's tensors"
+            )
+        experiment = self.config
+        state = self.state_dict()
+        with handed_over(self._objects):
+            module = build(
+                experiment.model.name,
+                experiment.model.options,
+                input_shape=tuple(data["input_shape"]),
+                classes=int(data["classes"]),
+                seed=experiment.experiment.seed,
+                modality=data["modality"],
+            )
+        module.load_state_dict(state)
+        return module.eval()
+
+    def predict(self, x: Any, probabilities: bool = False) -> NDArray[Any]:
+        """Return the class of each sample, (N,) int64, or (N, T) for text.
+
+        x: (N, …) samples as the data set gives them, such as uint8 images; one sample
+        without its N is taken too. probabilities: return those of every class instead,
+        (N, K) or (N, T, K) float32. Raises DataError for samples of another shape.
+        """
+        import torch
+
+        from fedlearn.clients.batches import tensors
+        from fedlearn.data.samples import Samples
+
+        data = section(self._record.manifest, "data")
+        module = self.model()
+        samples = _samples(np.asarray(x), tuple(data["input_shape"]))
+        outputs = []
+        with torch.no_grad():
+            for start in range(0, len(samples), _BATCH):
+                part = samples[start : start + _BATCH]
+                # Targets are not looked at; a model takes inputs alone.
+                targets = np.zeros(len(part), np.int64)
+                batch = tensors(Samples(part, targets), data["modality"])
+                outputs.append(module(batch.x).float().softmax(-1).numpy())
+        scores: NDArray[np.float32] = np.concatenate(outputs)
+        if probabilities:
+            return scores
+        return scores.argmax(-1)
+
+    def plot(self) -> Figure:
+        """Return a figure of accuracy over rounds and over bytes, and of the loss."""
+        from fedlearn.reporting.inline import figure
+
+        return figure([self._record])
+
+    def __repr__(self) -> str:
+        """Return the run's name, how far it came, and its folder."""
+        done = self._record.lines[-1]["round"]
+        state = "finished" if self.finished else "not finished"
+        return f"<Run {self._record.name!r}: {done} rounds, {state}, {self.folder}>"
+
+    def _repr_html_(self) -> str:
+        return run_html(self._record)
+
+
+class Comparison:
+    """Several runs side by side; see `compare`."""
+
+    def __init__(self, runs: Sequence[Run], target: float) -> None:
+        """Take the runs. target: accuracy to count rounds and bytes to."""
+        self.runs = list(runs)
+        self.target = target
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one mapping of figures per run, as `fedlearn report` prints them."""
+        from fedlearn.reporting.table import rows
+
+        return rows([run.record for run in self.runs], self.target)
+
+    def frame(self) -> pandas.DataFrame:
+        """Return `rows` as a table. Raises UserError where pandas is not installed."""
+        try:
+            import pandas
+        except ImportError:
+            raise UserError("frame() needs pandas: pip install pandas") from None
+        return pandas.DataFrame(self.rows)
+
+    def plot(self) -> Figure:
+        """Return a figure with the curves of all runs."""
+        from fedlearn.reporting.inline import figure
+
+        return figure([run.record for run in self.runs])
+
+    def write(self, path: str | Path) -> Path:
+        """Write the page of the comparison, as `fedlearn report` does; returns its path.
+
+        Raises RecordError when it cannot be written.
+        """
+        from fedlearn.reporting.comparison import write_comparison
+
+        records = [run.record for run in self.runs]
+        return write_comparison(records, self.rows, self.target, Path(path))
+
+    def _repr_html_(self) -> str:
+        from fedlearn.reporting.inline import comparison_html
+
+        return comparison_html([run.record for run in self.runs], self.rows, self.target)
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, Mapping | list)
+
+
+def _samples(x: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return samples with their leading N, and images with their channel."""
+    if x.shape == input_shape:
+        x = x[np.newaxis]
+    grey = len(input_shape) == 3 and input_shape[0] == 1
+    if grey and x.shape == input_shape[1:]:
+        x = x[np.newaxis, np.newaxis]
+    elif grey and x.ndim == 3 and x.shape[1:] == input_shape[1:]:
+        x = x[:, np.newaxis]
+    if x.shape[1:] != input_shape:
+        raise DataError(
+            f"predict: samples of shape {x.shape[1:]}; the model takes {input_shape}"
+        )
+    return x
