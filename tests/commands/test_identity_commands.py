@@ -14,7 +14,7 @@ from fedlearn.commands import authority, enroll, pki, revoke, token
 from fedlearn.server import identity, tokens
 from tests.server.test_identity import enrolling
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from fedlearn.records.writing import RunFolder
 from fedlearn.server.figures import Figures, Lines, Pages
 from fedlearn.server.observe import Log
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
