@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-
 Cohort = Literal["all", "available", "fastest"]
 
 # Words of earlier versions: (table, key) → former word → today's word.
