@@ -128,14 +128,12 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
 
 def _last_scored(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the last line of an evaluated round; empty where there is none."""
-    for line in reversed(lines):
-        if line.get("accuracy") is not None:
-            return line
-    return {}
+    scored = [line for line in lines if line.get("accuracy") is not None]
+    return scored[-1] if scored else {}
 
 
 def _attending(events: Sequence[Mapping[str, Any]]) -> int | None:
-    """Return how many agents attend, as the newest event says that says it."""
+    """Return how many agents attend, by the newest event that has it."""
     for event in reversed(events):
         if isinstance(event.get("attending"), int):
             return int(event["attending"])
