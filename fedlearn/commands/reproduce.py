@@ -310,8 +310,8 @@ def _report(
         if not arguments.quiet:
             _note(f"results: {path}; page: fedlearn report --experiments")
     if table.missed:
-        others = len(table.missed) - 1
-        more = f", and {others} more" if others else ""
+        count = len(table.missed)
+        more = f", and {count - 1} more" if count > 1 else ""
         raise ExpectationError(f"{table.missed[0]}{more}")
 
 

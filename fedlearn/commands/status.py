@@ -112,10 +112,10 @@ def _facts(status: Status) -> Iterator[tuple[str, str]]:
 
 def _round_text(status: Status) -> str:
     planned = "" if status.rounds is None else f" of {status.rounds}"
-    done = f"{status.round}{planned} done"
+    rounds = f"{status.round}{planned} done"
     if status.round and status.seconds:
-        return f"{done}, the last in {time_text(status.seconds)}"
-    return done
+        return f"{rounds}, the last in {time_text(status.seconds)}"
+    return rounds
 
 
 def _trouble_line(trouble: Trouble) -> str:

@@ -44,7 +44,7 @@ _FIXED = (
 )
 
 # Arguments that are numbers, and the least that each may be.
-_LEAST = {"trials": 1, "rounds": 1, "jobs": 1, "seed": 0}
+_MINIMUM = {"trials": 1, "rounds": 1, "jobs": 1, "seed": 0}
 
 EPILOG = (
     "A RANGE is log:LOW:HIGH (all magnitudes alike), lin:LOW:HIGH[:STEP], "
@@ -171,10 +171,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     require_extra()
-    for name, least in _LEAST.items():
+    for name, minimum in _MINIMUM.items():
         value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise ConfigError(f"--{name} {value}: at least {least}")
+        if value is not None and value < minimum:
+            raise ConfigError(f"--{name} {value}: at least {minimum}")
     tuning = _tuning(arguments)
     _check_ends(tuning)
     if tuning.settings.sampler != "grid":

@@ -94,8 +94,8 @@ def _linked(text: str) -> str:
 
 def with_tables(page: str) -> str:
     """Return a page with the tables between its marks; raises UserError without marks."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, remainder = page.partition(BEGIN)
+    _, end, after = remainder.partition(END)
     if not begin or not end:
         raise UserError(f"the page has no lines '{BEGIN}' and '{END}'")
     return f"{before}{BEGIN}\n\n{tables()}{END}{after}"

@@ -106,10 +106,10 @@ class Failpoints:
 def _parsed(part: str) -> tuple[str, tuple[str, int]]:
     """Return (point, (action, time)) of "point=action@time"; raises ConfigError."""
     point, _, strike = part.strip().partition("=")
-    action, at, time = strike.partition("@")
-    known = action == _KILL or action in _ERRORS
-    countable = time.isdecimal() and int(time) > 0
-    if not point or not known or (at and not countable):
+    action, separator, time = strike.partition("@")
+    is_action = action == _KILL or action in _ERRORS
+    is_time = time.isdecimal() and int(time) > 0
+    if not point or not is_action or (separator and not is_time):
         raise ConfigError(
             f"{VARIABLE}: '{part}' is not point=kill@N, point=error@N or point=full@N, "
             "with N from 1"

@@ -1,4 +1,4 @@
-"""``fedlearn status``: a run's state from its folder or its figures, and one line for every mistake."""
+"""``fedlearn status``: a run's state from its folder or its figures; mistakes are a line."""
 
 import contextlib
 import json
@@ -328,7 +328,10 @@ def test_the_newest_run_is_meant(folder, tmp_path, monkeypatch, capsys):
 def test_a_port_that_is_taken_is_one_line(folder, tmp_path):
     """In a process of its own, where gRPC's log would stand on standard error too."""
     pages = Pages(0, lambda: Figures(0, 0, {}, 0, 0, 0), Lines(tmp_path / "m"), 1)
-    config = '[data]\nname = "digits"\n[data.partition]\nkind = "iid"\nclients = 1\n[model]\nname = "logistic"\n[engine]\nkind = "serial"\n'
+    config = (
+        '[data]\nname = "digits"\n[data.partition]\nkind = "iid"\nclients = 1\n'
+        '[model]\nname = "logistic"\n[engine]\nkind = "serial"\n'
+    )
     (tmp_path / "c.toml").write_text(config)
     command = [
         sys.executable,
