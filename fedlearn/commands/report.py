@@ -200,7 +200,9 @@ def _require_matplotlib() -> None:
         ) from error
 
 
-def _page(runs: list[RunRecord], table: list[Row], arguments: argparse.Namespace) -> Path:
+def _page(
+    runs: list[RunRecord], table: list[Row], arguments: argparse.Namespace
+) -> Path:
     """Write the page of a run, or of a comparison, and return its path."""
     _require_matplotlib()
     if len(runs) > 1:

@@ -130,7 +130,7 @@ def _run(arguments: argparse.Namespace) -> None:
         out=arguments.out,
         resume=arguments.resume,
         quiet=arguments.quiet,
-        resume_command=f"python -m fedlearn.{_again(arguments)} --resume --out {{out}}",
+        resume_command=f"python -m fedlearn {_again(arguments)} --resume --out {{out}}",
     )
 
 

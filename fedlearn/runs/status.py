@@ -20,6 +20,7 @@ from typing import Any
 import tomllib
 
 from fedlearn.errors import RunError, UserError
+from fedlearn.records.line import Line
 from fedlearn.records.names import ADDRESS_FILE, CONFIG_FILE, LINES_FILE, SUMMARY_FILE
 from fedlearn.records.writing import owned, read_lines
 
@@ -82,7 +83,7 @@ def of_folder(folder: Path) -> Status:
     _check_folder(folder)
     served = bool(_json_object(folder / ADDRESS_FILE))
     lines = _lines(folder)
-    last = lines[-1] if lines else {}
+    last: Mapping[str, Any] = lines[-1] if lines else {}
     scored = _last_scored(lines)
     events = read(folder)
     troubles = [event for event in events if event["event"] in TROUBLE]
@@ -118,7 +119,7 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _lines(folder: Path) -> list[dict[str, Any]]:
+def _lines(folder: Path) -> list[Line]:
     try:
         return list(read_lines(folder))
     except OSError as error:
@@ -126,10 +127,12 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
         raise RunError(f"cannot read '{path}': {error.strerror or error}") from None
 
 
-def _last_scored(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _last_scored(lines: Sequence[Line]) -> Mapping[str, Any]:
     """Return the last line of an evaluated round; empty where there is none."""
-    scored = [line for line in lines if line.get("accuracy") is not None]
-    return scored[-1] if scored else {}
+    for line in reversed(lines):
+        if line.get("accuracy") is not None:
+            return line
+    return {}
 
 
 def _attending(events: Sequence[Mapping[str, Any]]) -> int | None:
@@ -175,7 +178,7 @@ def _round_of(key: object) -> int | None:
 
 
 def _state(
-    folder: Path, lines: Sequence[Mapping[str, Any]], live: bool, served: bool
+    folder: Path, lines: Sequence[Line], live: bool, served: bool
 ) -> tuple[str, str | None]:
     """Return a run's state in words, and the command that goes on with it, or None.
 
