@@ -10,6 +10,8 @@ from fedlearn.commands.arguments import ended
 from fedlearn.errors import UserError
 from fedlearn.names import nearest
 
+# Subcommand → (module, about). A module is imported when its command is given, so that
+# `fedlearn enroll` loads nothing of a simulation.
 COMMANDS = {
     "simulate": (
         "fedlearn.simulate",
@@ -56,29 +58,37 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Hand the arguments to a subcommand and return its exit code."""
-    return ended(lambda: _run(sys.argv[1:] if argv is None else argv))
+    arguments = sys.argv[1:] if argv is None else argv
+    return ended(lambda: _run(arguments))
 
 
 def _run(arguments: list[str]) -> int:
+    """Run a subcommand; raises UserError for a name that is none."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(
-            f"usage: fedlearn COMMAND …\n\nfedlearn {fedlearn.__version__}: federated learning on Flower's strategies\n"
-        )
-        print(
-            "\n".join(f"  {name:<12}{about}" for name, (_, about) in COMMANDS.items())
-        )
-        print("\nfedlearn COMMAND --help tells more")
+        _print_help()
         return 0
-    if arguments[0] == "--version":
+    name = arguments[0]
+    if name == "--version":
         print(f"fedlearn {fedlearn.__version__}")
         return 0
-    if arguments[0] not in COMMANDS:
+    if name not in COMMANDS:
         raise UserError(
-            f"unknown command '{arguments[0]}'.{nearest(arguments[0], COMMANDS)} Known: {', '.join(COMMANDS)}"
+            f"unknown command '{name}'.{nearest(name, COMMANDS)} "
+            f"Known: {', '.join(COMMANDS)}"
         )
-    run = importlib.import_module(COMMANDS[arguments[0]][0]).main
-    code: int = run(arguments[1:])
-    return code
+    module, _ = COMMANDS[name]
+    exit_code: int = importlib.import_module(module).main(arguments[1:])
+    return exit_code
+
+
+def _print_help() -> None:
+    print("usage: fedlearn COMMAND …\n")
+    print(
+        f"fedlearn {fedlearn.__version__}: federated learning on Flower's strategies\n"
+    )
+    for name, (_, about) in COMMANDS.items():
+        print(f"  {name:<12}{about}")
+    print("\nfedlearn COMMAND --help tells more")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``python -m fedlearn.agent``: the command `fedlearn.commands.agent` under the name that devices' services use."""
+"""``python -m fedlearn.agent``: `fedlearn.commands.agent` as devices' services start it."""
 
 import sys
 

@@ -1,14 +1,21 @@
-"""An experiment under ``flwr run``: the ServerApp, to be named in a Flower app's pyproject.toml.
+"""An experiment under ``flwr run``: the ServerApp, to be named in a Flower app's project.
+
+In its pyproject.toml:
 
 [tool.flwr.app.components]
 serverapp = "fedlearn.app:app"
 clientapp = "fedlearn.clients.app:app"
 
 [tool.flwr.app.config]
-config = "mnist-2nn-iid"  # a shipped experiment, or a TOML file: in this app's folder, or where the SuperLink was started
-set = ""                  # changes, as --set: "train.lr=0.05 experiment.rounds=20"
-out = ""                  # the run folder; default: runs/NAME-TIME, where the SuperLink was started
-resume = false            # go on with the run in out
+# A shipped experiment, or a TOML file: in this app's folder, or where the SuperLink was
+# started.
+config = "mnist-2nn-iid"
+# Changes, as --set: "train.lr=0.05 experiment.rounds=20".
+set = ""
+# The run folder; default: runs/NAME-TIME, where the SuperLink was started.
+out = ""
+# Whether to go on with the run in out.
+resume = false
 """
 
 from __future__ import annotations
@@ -27,33 +34,15 @@ from fedlearn.errors import ConfigError, FedlearnError, one_line
 from fedlearn.names import nearest
 from fedlearn.runs.start import run_in_folder
 
+# The table of a Flower app that holds our keys, for messages.
+TABLE = "[tool.flwr.app.config]"
+
+# The keys of that table and their defaults, whose types are the keys'.
 KEYS: dict[str, Any] = {"config": "", "set": "", "out": "", "resume": False}
-"""The keys of ``[tool.flwr.app.config]`` and their defaults."""
+
+RESUME_COMMAND = "flwr run APP --run-config 'resume=true out=\"{out}\"'"
 
 app = ServerApp()
-
-
-@app.main()
-def main(grid: Grid, context: Context) -> None:
-    """Run the experiment that the run config names, and leave a run folder; raises what `fedlearn simulate` reports."""
-    from fedlearn.runs.superlink import serve
-
-    logging.getLogger("flwr").addFilter(_in_one_line)
-    given = arguments(context.run_config)
-    # The run's manifest notes the command; that of Flower's process has a secret in it.
-    sys.argv = [
-        "flwr",
-        "run",
-        *(f"{key}={value}" for key, value in sorted(context.run_config.items())),
-    ]
-    again = "flwr run APP --run-config 'resume=true out=\"{out}\"'"
-    run_in_folder(
-        lambda experiment, folder, display, resume: serve(
-            experiment, folder, display, resume, grid
-        ),
-        **given,
-        resume_command=again,
-    )
 
 
 class RunArguments(TypedDict):
@@ -65,53 +54,87 @@ class RunArguments(TypedDict):
     resume: bool
 
 
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the experiment that the run config names, and leave a run folder.
+
+    Raises what `fedlearn simulate` reports.
+    """
+    from fedlearn.runs.superlink import serve
+
+    logging.getLogger("flwr").addFilter(_in_one_line)
+    run_arguments = arguments(context.run_config)
+    # The run's manifest notes the command; that of Flower's process has a secret in it.
+    settings = [f"{key}={value}" for key, value in sorted(context.run_config.items())]
+    sys.argv = ["flwr", "run", *settings]
+    run_in_folder(
+        lambda experiment, folder, display, resume: serve(
+            experiment, folder, display, resume, grid
+        ),
+        **run_arguments,
+        resume_command=RESUME_COMMAND,
+    )
+
+
 def arguments(run_config: Mapping[str, Any]) -> RunArguments:
-    """Return Flower's run config as the arguments of a run. Raises ConfigError naming the nearest key."""
+    """Return Flower's run config as the arguments of a run.
+
+    Raises ConfigError for an unknown key, naming the nearest, and for a wrong value.
+    """
     for key, value in run_config.items():
-        if key not in KEYS:
-            raise ConfigError(
-                f"[tool.flwr.app.config]: unknown key '{key}'.{nearest(key, KEYS)} Known here: {', '.join(KEYS)}"
-            )
-        if type(value) is not type(KEYS[key]):
-            raise ConfigError(
-                f"[tool.flwr.app.config] {key} = {value!r}: it is a {type(KEYS[key]).__name__}, like {KEYS[key]!r}"
-            )
+        _check_key(key, value)
     values = KEYS | dict(run_config)
     if values["resume"] and not values["out"]:
         raise ConfigError(
-            "[tool.flwr.app.config] resume = true needs out, the folder of the run to go on with"
+            f"{TABLE} resume = true needs out, the folder of the run to go on with"
         )
     try:
         changes = shlex.split(values["set"])
     except ValueError as error:
         raise ConfigError(
-            f"[tool.flwr.app.config] set = {values['set']!r}: {str(error).lower()}"
+            f"{TABLE} set = {values['set']!r}: {str(error).lower()}"
         ) from None
     return RunArguments(
-        config=_found(values["config"]) or None,
+        config=_config_path(values["config"]) or None,
         changes=changes,
         out=values["out"] or None,
         resume=values["resume"],
     )
 
 
-def _found(config: str) -> str:
-    """Return the path of a file in the app's folder, which Flower puts on Python's path; anything else as it is."""
+def _check_key(key: str, value: Any) -> None:
+    if key not in KEYS:
+        raise ConfigError(
+            f"{TABLE}: unknown key '{key}'.{nearest(key, KEYS)} "
+            f"Known here: {', '.join(KEYS)}"
+        )
+    default = KEYS[key]
+    if type(value) is not type(default):
+        raise ConfigError(
+            f"{TABLE} {key} = {value!r}: it is a {type(default).__name__}, "
+            f"like {default!r}"
+        )
+
+
+def _config_path(config: str) -> str:
+    """Return the path of a file in the app's folder; any other text as it is.
+
+    Flower puts the app's folder on Python's path.
+    """
     if not config.endswith(".toml") or Path(config).exists():
         return config
-    return next(
-        (str(path) for folder in sys.path if (path := Path(folder) / config).is_file()),
-        config,
-    )
+    for folder in sys.path:
+        path = Path(folder) / config
+        if path.is_file():
+            return str(path)
+    return config
 
 
 def _in_one_line(record: logging.LogRecord) -> bool:
     """Have Flower log an error that has a reason without its traceback."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, FedlearnError):
-        record.msg, record.args, record.exc_info = (
-            f"fedlearn: {one_line(error)}",
-            (),
-            None,
-        )
+        record.msg = f"fedlearn: {one_line(error)}"
+        record.args = ()
+        record.exc_info = None
     return True

@@ -12,7 +12,7 @@ FedlearnError                 one root; ``exit_code`` is what a command ends wit
 ├── PayloadError       (3)    bytes that a decoder refuses, or values that a codec cannot carry
 │   ├── FormatError           not a payload, a newer format, or a damaged one
 │   └── SchemaError           a payload for another model
-└── ClientError        (3)    one client could not do what the plan asks; recorded, the round goes on
+└── ClientError        (3)    one client could not do what the plan asks; the round goes on
 """
 
 from fedlearn.text import printable
@@ -73,9 +73,15 @@ class SchemaError(PayloadError):
 
 
 class ClientError(FedlearnError):
-    """One client could not do what the plan asks; it is recorded as failed and the round goes on."""
+    """One client could not do what the plan asks.
+
+    It is recorded as failed, and the round goes on.
+    """
 
 
 def one_line(error: BaseException) -> str:
-    """Return what a command prints of an error: one line, control characters escaped, whatever a user's code raised."""
+    """Return what a command prints of an error: one printable line.
+
+    Line breaks become spaces, whatever a user's code raised.
+    """
     return printable(" ".join(str(error).split()))

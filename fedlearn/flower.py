@@ -15,31 +15,40 @@ from numpy.typing import NDArray
 from fedlearn.arrays import Change, Layout, State
 from fedlearn.wire import UPDATE, Header
 
+# The metric by which Flower's strategies weight replies.
 EXAMPLES = "num-examples"
-"""The metric by which Flower's strategies weight replies."""
 
+# The code of an error reply: the client's own code failed. Flower's constant is private.
 ERROR_CODE = 2
-"""The code of an error reply: the client's own code failed (Flower's constant for it is private)."""
+
+# What we hang on Flower's objects, whose classes know no such attribute.
+_UPDATE = "fedlearn_update"
+_STATE = "fedlearn_state"
 
 
 @dataclass(frozen=True)
 class Received:
-    """One client's update as the Grid received, decoded and checked it."""
+    """One client's update as the Grid received, decoded and checked it.
+
+    summed: see `ExactSum.add`.
+    """
 
     client: int
     header: Header
     difference: Change
-    summed: bool = False  # see `ExactSum.add`
+    summed: bool = False
 
 
 class HeldArray(Array):
-    """An `Array` that holds its numpy array, and writes it as bytes when somebody asks for those.
+    """An `Array` that holds its numpy array, and makes bytes of it only when asked.
 
-    A model goes through three records in a round; as bytes each of them costs several copies of it.
+    A model goes through three records in a round; as bytes each of them would cost
+    several copies of it.
     """
 
     def __init__(self, array: NDArray[Any]) -> None:
         """Take an array, which nobody changes from now on."""
+        # Flower's own __init__ would make bytes of it.
         self.__dict__.update(
             dtype=str(array.dtype),
             shape=tuple(array.shape),
@@ -63,103 +72,113 @@ class HeldArray(Array):
 
     def numpy(self) -> NDArray[Any]:
         """Return a copy of the array."""
-        held = self.__dict__.get("held")
-        return super().numpy() if held is None else held.copy()
+        array = self.__dict__.get("held")
+        if array is None:
+            return super().numpy()
+        return array.copy()  # type: ignore[no-any-return]
 
 
 def enter() -> None:
     """Let this process create messages, and keep Flower's own log to errors.
 
-    Since flwr 1.38 `Message(...)` raises unless a process-global, private identity is set.
+    Since flwr 1.38 `Message(...)` raises unless a process-global, private identity is
+    set. Under `flwr run` it is set, and is the run's.
     """
     try:
-        TaskIdentity.run_id  # noqa: B018  # under `flwr run` it is set, and is the run's
+        TaskIdentity.run_id  # noqa: B018
     except RuntimeError:
         TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
     logging.getLogger("flwr").setLevel(logging.ERROR)
 
 
 def attach(reply: Message, received: Received) -> Message:
-    """Return the reply with its decoded update, for strategies that add updates one by one."""
-    reply.__dict__["fedlearn_update"] = received
+    """Return the reply with its decoded update, for strategies that add one by one."""
+    reply.__dict__[_UPDATE] = received
     return reply
 
 
 def update_of(reply: Message, layout: Layout, current: State) -> Received:
-    """Return the update that `attach` put on a reply, or else the reply's arrays minus the ``current`` model.
+    """Return the update on a reply, or else its arrays minus the ``current`` model.
 
-    The second serves our strategies inside a wrapper that changes the arrays (differential privacy), and on
-    Flower's own Grids.
+    The first is what `attach` put there. The second serves our strategies inside a
+    wrapper that changes the arrays (differential privacy), and on Flower's own Grids.
+    Raises ModelError when the arrays are not the layout's.
     """
-    received: Received | None = reply.__dict__.get("fedlearn_update")
+    received: Received | None = reply.__dict__.get(_UPDATE)
     if received is not None:
         return received
-    end = to_state(layout, next(iter(reply.content.array_records.values())))
-    metrics = {
-        k: v
-        for record in reply.content.metric_records.values()
-        for k, v in record.items()
-    }
-    header = Header(
+    state = to_state(layout, next(iter(reply.content.array_records.values())))
+    difference = Change(
+        state.floats - current.floats, state.integers - current.integers
+    )
+    return Received(reply.metadata.src_node_id, _header(reply), difference)
+
+
+def _header(reply: Message) -> Header:
+    """Return the header of a reply that no payload brought: its examples and its loss."""
+    metrics: dict[str, Any] = {}
+    for record in reply.content.metric_records.values():
+        metrics.update(record)
+    return Header(
         kind=UPDATE,
         round=0,
         digest=bytes(8),
         codec="",
-        examples=int(metrics[EXAMPLES]),  # type: ignore[arg-type]
-        train_loss=metrics.get("train_loss"),  # type: ignore[arg-type]
-    )
-    return Received(
-        reply.metadata.src_node_id,
-        header,
-        Change(end.floats - current.floats, end.integers - current.integers),
+        examples=int(metrics[EXAMPLES]),
+        train_loss=metrics.get("train_loss"),
     )
 
 
 def to_record(layout: Layout, state: State) -> ArrayRecord:
-    """Return a state as Flower's arrays, each of its shape: float32, and int64 for integer buffers."""
-    return ArrayRecord(
-        {name: Array(array) for name, array in layout.split(state).items()}
-    )
+    """Return a state as Flower's arrays, each of its shape.
+
+    float32, and int64 for integer buffers.
+    """
+    arrays = layout.split(state)
+    return ArrayRecord({name: Array(array) for name, array in arrays.items()})
 
 
 def for_strategy(layout: Layout, state: State) -> ArrayRecord:
     """Return a state as a strategy takes it: float32, and float64 for integer buffers.
 
-    Strategies calculate with every array alike, and some of Flower's fail on integers (QFedAvg) or leave them as
-    floats (FedAvg); `to_state` gives integers back.
+    Strategies calculate with every array alike, and some of Flower's fail on integers
+    (QFedAvg) or leave them as floats (FedAvg); `to_state` gives integers back.
     """
-    arrays = {
-        n: HeldArray(a if a.dtype == np.float32 else a.astype(np.float64))
-        for n, a in layout.split(state).items()
-    }
+    arrays = {}
+    for name, array in layout.split(state).items():
+        if array.dtype != np.float32:
+            array = array.astype(np.float64)
+        arrays[name] = HeldArray(array)
     record = ArrayRecord()
-    for (
-        name,
-        array,
-    ) in arrays.items():  # given as a whole they would be written as bytes
-        record[name] = array
-    record.__dict__["fedlearn_state"] = layout, state, arrays
+    # One by one: arrays given as a whole would be written as bytes.
+    for name, held_array in arrays.items():
+        record[name] = held_array
+    record.__dict__[_STATE] = layout, state, arrays
     return record
 
 
 def to_state(layout: Layout, record: ArrayRecord) -> State:
-    """Return Flower's arrays as a state of the layout's own dtypes, whatever dtype a strategy left them in.
+    """Return Flower's arrays as a state of the layout's own dtypes.
 
-    A record that `for_strategy` made, and that nobody has changed, gives the very state that it was made of. Raises ModelError
-    when names or shapes are not the layout's.
+    The dtype in which a strategy left them does not matter. A record that
+    `for_strategy` made, and that nobody has changed, gives the very state that it was
+    made of. Raises ModelError when names or shapes are not the layout's.
     """
-    made = record.__dict__.get("fedlearn_state")
-    if made is not None and made[0] is layout and is_held(record):
-        return made[1]  # type: ignore[no-any-return]
+    source = record.__dict__.get(_STATE)
+    if source is not None and source[0] is layout and is_held(record):
+        return source[1]  # type: ignore[no-any-return]
     return layout.join({name: array.numpy() for name, array in record.items()})
 
 
 def is_held(record: ArrayRecord) -> bool:
-    """Tell whether a record is as `for_strategy` made it."""
-    made = record.__dict__.get("fedlearn_state")
-    if made is None or len(record) != len(made[2]):
+    """Return whether a record is as `for_strategy` made it."""
+    source = record.__dict__.get(_STATE)
+    if source is None:
+        return False
+    arrays = source[2]
+    if len(record) != len(arrays):
         return False
     return all(
         record.get(name) is array and "held" in array.__dict__
-        for name, array in made[2].items()
+        for name, array in arrays.items()
     )

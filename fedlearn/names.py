@@ -1,10 +1,11 @@
-"""Names in a config: short registered names, and import paths such as ``my_pkg.models:Net``."""
+"""Names in a config: short registered names, and import paths as ``my_pkg.models:Net``."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,10 +13,19 @@ from typing import Any
 
 from fedlearn.errors import ConfigError
 
+# The share of letters in common, 0 to 1, from which two words are near. difflib's own
+# 0.6 would miss an abbreviation: "mom" and "momentum" have 0.55.
+_NEAR_RATIO = 0.5
+
+_AN_IMPORT_PATH = "write it as 'my_package.my_module:name'"
+
 
 @dataclass(frozen=True)
 class Named:
-    """A registered name: where it lives (``module:attribute``, imported on use) and one line about it."""
+    """A registered name.
+
+    path: where it lives (``module:attribute``, imported on use). about: one line.
+    """
 
     path: str
     about: str
@@ -23,59 +33,63 @@ class Named:
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the closest choice, or "" when none is close."""
-    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=_NEAR_RATIO)
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def find(what: str, name: str, registry: Mapping[str, Named]) -> Any:
-    """Return the object that a config names: a registered name or an import path ``module:attribute``.
+    """Return the object that a config names: registered, or ``module:attribute``.
 
-    what: the word for error messages, e.g. "model". Raises ConfigError when there is no such thing.
+    what: the word for error messages, e.g. "model".
+    Raises ConfigError when there is no such thing.
     """
     if ":" in name:
         return import_path(what, name)
-    if name not in registry:
-        if not registry:
-            raise ConfigError(
-                f"{what} = '{name}' is no import path; write it as 'my_package.my_module:name'"
-            )
-        raise ConfigError(
-            f"unknown {what} '{name}'.{nearest(name, registry)} Known: {', '.join(registry)}; your own: 'my_package.my_module:name'"
-        )
-    return import_path(what, registry[name].path)
+    if name in registry:
+        return import_path(what, registry[name].path)
+    if not registry:
+        raise ConfigError(f"{what} = '{name}' is no import path; {_AN_IMPORT_PATH}")
+    raise ConfigError(
+        f"unknown {what} '{name}'.{nearest(name, registry)} Known: {', '.join(registry)}; "
+        "your own: 'my_package.my_module:name'"
+    )
 
 
 def import_path(what: str, path: str) -> Any:
-    """Return the attribute that ``module:attribute`` names; raises ConfigError naming the part that fails."""
-    module_name, _, attribute = path.partition(":")
-    if not module_name.strip(".") or module_name.startswith(".") or not attribute:
-        raise ConfigError(
-            f"{what} '{path}' is no import path; write it as 'my_package.my_module:name'"
-        )
+    """Return the attribute that ``module:attribute`` names.
+
+    what: the word for error messages. Raises ConfigError naming the part that fails.
+    """
+    module_name, _, attributes = path.partition(":")
+    if not module_name.strip(".") or module_name.startswith(".") or not attributes:
+        raise ConfigError(f"{what} '{path}' is no import path; {_AN_IMPORT_PATH}")
+    value = _module(what, path, module_name)
+    for attribute in attributes.split("."):
+        if not hasattr(value, attribute):
+            raise ConfigError(
+                f"{what} '{path}': '{module_name}' has no '{attributes}'."
+                f"{nearest(attribute, dir(value))}"
+            )
+        value = getattr(value, attribute)
+    return value
+
+
+def _module(what: str, path: str, module_name: str) -> Any:
+    # A user's module beside the config; a console script does not search this folder.
     if "" not in sys.path and "." not in sys.path:
-        sys.path.append(
-            ""
-        )  # a user's own module beside the config, also when started as a console script
+        sys.path.append("")
     try:
-        found: Any = importlib.import_module(module_name)
+        return importlib.import_module(module_name)
     except ImportError as error:
         raise ConfigError(
             f"{what} '{path}': cannot import '{module_name}' ({error})"
         ) from error
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # the user's module runs its own code when imported
+    # The user's module runs its own code when imported, which may raise anything.
+    except (Exception, SystemExit) as error:
         raise ConfigError(
-            f"{what} '{path}': importing '{module_name}' raised {type(error).__name__}: {error}"
+            f"{what} '{path}': importing '{module_name}' raised "
+            f"{type(error).__name__}: {error}"
         ) from error
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise ConfigError(
-                f"{what} '{path}': '{module_name}' has no '{attribute}'.{nearest(part, dir(found))}"
-            )
-        found = getattr(found, part)
-    return found
 
 
 def call(
@@ -86,68 +100,108 @@ def call(
 ) -> Any:
     """Call ``function(**options)``, adding those ``offered`` arguments that it takes.
 
-    Raises ConfigError for what cannot be called, for an option that the function does not take (with the nearest
-    one) and for a required argument that neither options nor offers give.
+    An option wins over an offer of its name.
+    Raises ConfigError for what cannot be called, for an option that the function does
+    not take (with the nearest one) and for a required argument that neither gives.
     """
     if not callable(function):
         raise ConfigError(
             f"{what} is a {type(function).__name__}, not a function or a class"
         )
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):
+    offers = offered or {}
+    parameters = _parameters(function)
+    # Python knows no signature of some functions written in C.
+    if parameters is None:
         return function(**options)
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    known = [
-        n
-        for n, p in parameters.items()
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
-    for option in options:
-        if option not in known and not open_ended:
-            free = [n for n in known if n not in (offered or {})]
-            raise ConfigError(
-                f"{what} takes no option '{option}'.{nearest(option, free)} It takes: {', '.join(free) or 'none'}"
-            )
-    arguments = {n: v for n, v in (offered or {}).items() if n in known} | dict(options)
-    missing = [
-        n
-        for n in known
-        if n not in arguments and parameters[n].default is inspect.Parameter.empty
-    ]
-    if missing:
-        raise ConfigError(f"{what} needs the option '{missing[0]}'")
+    accepted = _accepted(parameters)
+    _check_options(what, parameters, accepted, options, offers)
+    arguments = {name: offers[name] for name in offers if name in accepted}
+    arguments.update(options)
+    for name in accepted:
+        required = parameters[name].default is inspect.Parameter.empty
+        if required and name not in arguments:
+            raise ConfigError(f"{what} needs the option '{name}'")
     return function(**arguments)
 
 
+def _parameters(
+    function: Callable[..., Any],
+) -> Mapping[str, inspect.Parameter] | None:
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return None
+
+
+def _accepted(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
+    """Return the names of the parameters that can be given by name."""
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [name for name, p in parameters.items() if p.kind in by_name]
+
+
+def _check_options(
+    what: str,
+    parameters: Mapping[str, inspect.Parameter],
+    accepted: list[str],
+    options: Mapping[str, Any],
+    offers: Mapping[str, Any],
+) -> None:
+    """Raise ConfigError for the first option that a function does not take."""
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for option in options:
+        if option in accepted:
+            continue
+        free = [name for name in accepted if name not in offers]
+        raise ConfigError(
+            f"{what} takes no option '{option}'.{nearest(option, free)} "
+            f"It takes: {', '.join(free) or 'none'}"
+        )
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a number, which neither a boolean nor NaN is."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return not math.isnan(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+# The plain types that are checked: their name in an annotation → (words, test).
 _FITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "int": ("a whole number", lambda v: isinstance(v, int) and not isinstance(v, bool)),
-    "float": (
-        "a number",
-        lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v == v,
-    ),
-    "bool": ("true or false", lambda v: isinstance(v, bool)),
-    "str": ("a string", lambda v: isinstance(v, str)),
+    "int": ("a whole number", _is_whole),
+    "float": ("a number", _is_number),
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "str": ("a string", lambda value: isinstance(value, str)),
 }
 
 
 def check_types(
     what: str, function: Callable[..., Any], options: Mapping[str, Any]
 ) -> None:
-    """Raise ConfigError for an option of another type than ``function`` says, and for NaN where it wants a number.
+    """Check options against a function's annotations.
 
-    Only parameters that are annotated with one plain type are checked; the rest is the function's business.
+    Only parameters that are annotated with one plain type are checked; the rest is the
+    function's business. Raises ConfigError for an option of another type, and for NaN
+    where a number is expected.
     """
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return
+    parameters = _parameters(function) or {}
     for option, value in options.items():
-        annotation = parameters[option].annotation if option in parameters else None
-        name = (
-            annotation
-            if isinstance(annotation, str)
-            else getattr(annotation, "__name__", "")
-        )
-        if name in _FITS and not _FITS[name][1](value):
-            raise ConfigError(f"{what}: {option} = {value!r} is not {_FITS[name][0]}")
+        if option not in parameters:
+            continue
+        type_name = _type_name(parameters[option].annotation)
+        if type_name not in _FITS:
+            continue
+        words, fits = _FITS[type_name]
+        if not fits(value):
+            raise ConfigError(f"{what}: {option} = {value!r} is not {words}")
+
+
+def _type_name(annotation: Any) -> str:
+    """Return an annotation's name: the text itself under postponed evaluation."""
+    if isinstance(annotation, str):
+        return annotation
+    return str(getattr(annotation, "__name__", ""))

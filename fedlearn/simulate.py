@@ -1,4 +1,4 @@
-"""``python -m fedlearn.simulate``: the command `fedlearn.commands.simulate` under the name that users know."""
+"""``python -m fedlearn.simulate``: `fedlearn.commands.simulate` as users know it."""
 
 import sys
 

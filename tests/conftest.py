@@ -1,4 +1,4 @@
-"""A test's random numbers are its own: they do not depend on which tests ran before it in the same process."""
+"""A test's random numbers are its own, whichever tests ran before it in the process."""
 
 from typing import Any
 

@@ -123,7 +123,10 @@ class WrongSign(OurFedAvg):
 
 
 class Kills(nn.Module):
-    """A model that kills its worker on a batch of ``size`` samples, ``times`` times over (counted in a file)."""
+    """A model that kills its worker on a batch of ``size`` samples.
+
+    It does so ``times`` times over, counted in a file.
+    """
 
     def __init__(
         self, input_shape, classes, size: int, counter: str, times: int

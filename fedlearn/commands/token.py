@@ -1,4 +1,4 @@
-"""``fedlearn token --client ID``: print a token with which this client's agent can enrol, once."""
+"""The command ``fedlearn token --client ID``: a token for one enrollment of this client."""
 
 from __future__ import annotations
 
@@ -9,32 +9,35 @@ from collections.abc import Sequence
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.commands.authority import add_pki, require_cryptography
 
-EPILOG = """The token is all of standard output: one line. It is as good as a password until it is used or expires: hand it
-over by a safe way, e.g. fedlearn token --client 7 | ssh device fedlearn enroll --coordinator HOST:PORT --token -"""
+EPILOG = (
+    "The token is all of standard output: one line. It is as good as a password until it "
+    "is used or expires: hand it over by a safe way, e.g. fedlearn token --client 7 | "
+    "ssh device fedlearn enroll --coordinator HOST:PORT --token -"
+)
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's arguments."""
-    made = Parser(
+    parser = Parser(
         prog="fedlearn token",
         description="Print a one-time token for a client's agent.",
         epilog=EPILOG,
     )
-    made.add_argument(
+    parser.add_argument(
         "--client",
         type=int,
         required=True,
         metavar="ID",
         help="the client's id, a whole number from 0",
     )
-    made.add_argument(
+    parser.add_argument(
         "--hours",
         type=float,
         default=24.0,
         help="how long the token can be used (default: 24)",
     )
-    add_pki(made)
-    return made
+    add_pki(parser)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -187,7 +187,7 @@ def _asked(experiment: Experiment, strategy: Strategy, app: bool, agents: bool) 
         coarse and experiment.codec.downlink == "auto"
     ):
         return f'codec.down = "{experiment.codec.down}" leaves each client a model of its own: set codec.downlink = "cast"'
-    if experiment.devices.deadline_s and experiment.devices.given:
+    if experiment.devices.deadline_s and experiment.devices.simulated:
         return "devices.deadline_s leaves out single clients: set it to 0"
     asked = plan_of(experiment, 1, _asks(strategy))
     if (

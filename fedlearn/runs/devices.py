@@ -248,7 +248,7 @@ def checked(experiment: Experiment, clients: int) -> Devices | None:
     Raises ConfigError for what does not exist.
     """
     section = experiment.devices
-    if section.given:
+    if section.simulated:
         profile_of(section, section.cloud)
         return devices(section, clients, experiment.experiment.seed)
     setting = ""

@@ -1,1 +1,1 @@
-"""What the operating system is asked for: files, checksums, memory, failpoints."""
+"""What is asked of the operating system: files, checksums, memory, failpoints."""

@@ -1,11 +1,14 @@
 """Named points where a test can kill this process or make its disk fail.
 
-FEDLEARN_FAILPOINTS="journal.before-sync=kill@3,journal.after-write=error@2" kills the process (SIGKILL) when it reaches
-the first point for the 3rd time, and raises an input/output error at the second point's 2nd time. "full" raises "no space
-left on device". Without "@" it is the first time. The variable is read once, at import; without it, reaching a point is
-a call that does nothing. `arm` arms a process anew, as one that was forked.
+FEDLEARN_FAILPOINTS="journal.before-sync=kill@3,journal.after-write=error@2" kills the
+process (SIGKILL) when it reaches the first point for the 3rd time, and raises an
+input/output error at the second point's 2nd time. "full" raises "no space left on
+device". Without "@" it is the first time. The variable is read once, at import; without
+it, reaching a point is a call that does nothing. `arm` arms a process anew, as one that
+was forked.
 
-FEDLEARN_FAILPOINTS_LOG names a file that gets a line with the point's name each time one strikes.
+FEDLEARN_FAILPOINTS_LOG names a file that gets a line with the point's name each time one
+strikes.
 """
 
 from __future__ import annotations
@@ -21,34 +24,45 @@ from fedlearn.errors import ConfigError
 VARIABLE = "FEDLEARN_FAILPOINTS"
 LOG = "FEDLEARN_FAILPOINTS_LOG"
 
+# Points of an agent.
 AGENT = (
-    "agent.task",  # all payloads of a task are here, the work has not begun
-    "agent.before-send",  # the answer is on this disk, nothing of it is sent
-    "agent.half-sent",  # a chunk is sent, others follow
-    "agent.sent",  # the last chunk is sent
-    "agent.before-discard",  # acknowledged or not wanted, and still on this disk
+    # All payloads of a task are here, the work has not begun.
+    "agent.task",
+    # The answer is on this disk, nothing of it is sent.
+    "agent.before-send",
+    # A chunk is sent, others follow.
+    "agent.half-sent",
+    # The last chunk is sent.
+    "agent.sent",
+    # Acknowledged or not wanted, and still on this disk.
+    "agent.before-discard",
     "agent.after-discard",
 )
-"""Points of an agent."""
 
+# Points of the process that works for an agent.
 TRAINER = (
-    "agent.model-kept",  # the model that it was sent is on disk
+    # The model that it was sent is on disk.
+    "agent.model-kept",
     "agent.training",
-    "agent.residual-kept",  # trained; what error feedback carries over is on disk, the answer is not
+    # Trained; what error feedback carries over is on disk, the answer is not.
+    "agent.residual-kept",
     "agent.before-answer",
-    "agent.half-answer",  # half of the answer is in its file, under another name
-    "agent.after-answer",  # the answer is on disk, the agent does not know of it
+    # Half of the answer is in its file, under another name.
+    "agent.half-answer",
+    # The answer is on disk, the agent does not know of it.
+    "agent.after-answer",
 )
-"""Points of the process that works for an agent."""
 
+# Points of a coordinator; those of its journal are `fedlearn.server.journal.POINTS`.
 COORDINATOR = (
-    "coordinator.stored",  # an answer is in the journal, not acknowledged
-    "coordinator.before-closed",  # all answers of a round are here, whose are counted is not written down
+    # An answer is in the journal, not acknowledged.
+    "coordinator.stored",
+    # All answers of a round are here, whose are counted is not written down.
+    "coordinator.before-closed",
     "coordinator.after-closed",
     "coordinator.before-checkpoint",
     "coordinator.after-checkpoint",
 )
-"""Points of a coordinator; those of its journal are `fedlearn.server.journal.POINTS`."""
 
 _ERRORS = {"error": errno.EIO, "full": errno.ENOSPC}
 _KILL = "kill"
@@ -58,30 +72,22 @@ class Failpoints:
     """The points that a text arms, and how often each was reached."""
 
     def __init__(self, text: str, log: str = "") -> None:
-        """Read "point=action@time,…"; log: a file that is told of each strike. Raises ConfigError for anything else."""
-        self._armed: dict[str, tuple[str, int]] = {}
+        """Read "point=action@time,…"; log: a file that gets a line for each strike.
+
+        Raises ConfigError for any other text.
+        """
+        # Point → its action, and the time at which it strikes, counted from 1.
+        self._armed = dict(_parsed(part) for part in text.split(",") if part)
         self._reached: dict[str, int] = {}
         self._log = log
         self._lock = threading.Lock()
-        for part in filter(None, text.split(",")):
-            point, _, what = part.strip().partition("=")
-            action, at, time = what.partition("@")
-            if (
-                not point
-                or action not in (_KILL, *_ERRORS)
-                or (at and not (time.isdecimal() and int(time)))
-            ):
-                raise ConfigError(
-                    f"{VARIABLE}: '{part}' is not point=kill@N, point=error@N or point=full@N, with N from 1"
-                )
-            self._armed[point] = action, int(time or 1)
 
     def armed(self, point: str) -> bool:
-        """Tell whether the text names the point."""
+        """Return whether the text names the point."""
         return point in self._armed
 
     def reach(self, point: str) -> None:
-        """Kill this process or raise OSError if it is the point's time; otherwise do nothing."""
+        """Kill this process or raise OSError at the point's time; else do nothing."""
         if point not in self._armed:
             return
         action, time = self._armed[point]
@@ -97,6 +103,20 @@ class Failpoints:
         raise OSError(_ERRORS[action], os.strerror(_ERRORS[action]), point)
 
 
+def _parsed(part: str) -> tuple[str, tuple[str, int]]:
+    """Return (point, (action, time)) of "point=action@time"; raises ConfigError."""
+    point, _, strike = part.strip().partition("=")
+    action, separator, time = strike.partition("@")
+    is_action = action == _KILL or action in _ERRORS
+    is_time = time.isdecimal() and int(time) > 0
+    if not point or not is_action or (separator and not is_time):
+        raise ConfigError(
+            f"{VARIABLE}: '{part}' is not point=kill@N, point=error@N or point=full@N, "
+            "with N from 1"
+        )
+    return point, (action, int(time or 1))
+
+
 def _nothing(point: str) -> None:
     pass
 
@@ -106,19 +126,22 @@ def _reach(point: str) -> None:
 
 
 def armed(point: str) -> bool:
-    """Tell whether a point is armed in this process."""
+    """Return whether a point is armed in this process."""
     return _failpoints.armed(point)
 
 
 def arm(text: str, log: str = "") -> None:
-    """Arm this process anew, in place of what the variables said; raises ConfigError.
+    """Arm this process anew, in place of what the variables said.
 
-    It does not reach modules that were imported while neither the variable nor a call of this had armed anything.
+    It does not reach modules that were imported while neither the variable nor a call
+    of this had armed anything. Raises ConfigError for a text that is none.
     """
     global _failpoints, reach
-    _failpoints, reach = Failpoints(text, log), _reach
+    _failpoints = Failpoints(text, log)
+    reach = _reach
 
 
 _failpoints = Failpoints(os.environ.get(VARIABLE, ""), os.environ.get(LOG, ""))
 
+# Without the variable a point costs one call of a function that does nothing.
 reach: Callable[[str], None] = _reach if os.environ.get(VARIABLE) else _nothing

@@ -7,14 +7,16 @@ from pathlib import Path
 
 
 def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Replace a file: a reader, and a power cut, find the old content or the new. mode: who may read it. Raises OSError."""
+    """Replace a file whole: a reader and a power cut find the old content or the new.
+
+    mode: who may read it. Raises OSError.
+    """
     part = path.with_name(f".{path.name}.part")
+    # A part that a killed process left may have another mode, and O_EXCL refuses it.
     part.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
-        with open(
-            os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode),
-            "wb",
-        ) as file:
+        with open(os.open(part, flags, mode), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -26,7 +28,10 @@ def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's names to disk, a new or renamed file's among them; raises OSError."""
+    """Bring a folder's names to disk, a new or renamed file's among them.
+
+    Raises OSError.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

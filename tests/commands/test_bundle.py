@@ -1,4 +1,7 @@
-"""The bundle: what is checked before the work, our own wheel, other machines' wheels, and an installation without a network."""
+"""The bundle: what is checked before the work, and an installation without a network.
+
+In between: our own wheel, and other machines' wheels.
+"""
 
 import os
 import shutil
@@ -141,7 +144,10 @@ def test_an_installed_fedlearn_gives_the_wheel_that_it_came_from(registry, tmp_p
     place = tmp_path / "site"
     commands.pip("install", "--quiet", "--no-deps", "--target", str(place), str(wheel))
     (tmp_path / "again").mkdir()
-    code = "import sys; from pathlib import Path; from fedlearn.bundling.own import own_wheel; own_wheel(Path(sys.argv[1]))"
+    code = (
+        "import sys; from pathlib import Path; "
+        "from fedlearn.bundling.own import own_wheel; own_wheel(Path(sys.argv[1]))"
+    )
     command = [sys.executable, "-c", code, str(tmp_path / "again")]
     subprocess.run(
         command, check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(place)}
@@ -231,7 +237,10 @@ def test_an_agent_is_installed_with_the_network_cut(python, registry, tmp_path):
 
 
 def interpreter(python: str) -> str:
-    """Return a Python of this version; pyenv's stand-ins exist for versions that were not chosen, and fail."""
+    """Return a Python of this version.
+
+    pyenv's stand-ins exist for versions that were not chosen, and fail.
+    """
     for found in (
         f"python{python}",
         *sorted(

@@ -1,4 +1,4 @@
-"""``fedlearn doctor``: each thing that can be wrong with a device or its way to the coordinator has a line that names it."""
+"""``fedlearn doctor``: everything that can be wrong has a line that names it."""
 
 import asyncio
 import contextlib
@@ -57,7 +57,10 @@ def enrolled(pki, state, client=7):
 
 @contextlib.contextmanager
 def coordinator(pki, answers=True, host="127.0.0.1"):
-    """Give the port of a server with the coordinator's TLS, and its link; pki: None for one without TLS."""
+    """Give the port of a server with the coordinator's TLS, and its link.
+
+    pki: None for one without TLS.
+    """
     loop, started = asyncio.new_event_loop(), threading.Event()
     server: Any = None
     port = 0
@@ -615,7 +618,10 @@ def test_wrong_arguments_are_one_line(wrong, capsys):
 
 
 def test_the_doctor_loads_no_torch_itself():
-    program = "import sys, fedlearn.commands.doctor, fedlearn.clients.device.reach; print(sorted({'torch', 'numpy', 'rich'} & set(sys.modules)))"
+    program = (
+        "import sys, fedlearn.commands.doctor, fedlearn.clients.device.reach; "
+        "print(sorted({'torch', 'numpy', 'rich'} & set(sys.modules)))"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, check=True

@@ -1,4 +1,7 @@
-"""``fedlearn pki``, ``token``, ``enroll`` and ``revoke``: from nothing to a certificate, and one line for every mistake."""
+"""``fedlearn pki``, ``token``, ``enroll`` and ``revoke``: from nothing to a certificate.
+
+Every mistake is one line.
+"""
 
 import io
 import json
@@ -14,7 +17,7 @@ from fedlearn.commands import authority, enroll, pki, revoke, token
 from fedlearn.server import identity, tokens
 from tests.server.test_identity import enrolling
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -218,8 +221,10 @@ def test_without_cryptography_the_install_line_is_told(
 
 def test_enrolling_loads_nothing_heavy():
     code = (
-        "import sys\nfrom fedlearn.commands.enroll import main\nmain(['--coordinator', 'h:1', '--token', 'x'])\n"
-        "print({'torch', 'flwr', 'numpy', 'pydantic', 'rich', 'cryptography'} & set(sys.modules), 'grpc' in sys.modules)"
+        "import sys\nfrom fedlearn.commands.enroll import main\n"
+        "main(['--coordinator', 'h:1', '--token', 'x'])\n"
+        "heavy = {'torch', 'flwr', 'numpy', 'pydantic', 'rich', 'cryptography'}\n"
+        "print(heavy & set(sys.modules), 'grpc' in sys.modules)"
     )
     out = subprocess.run(
         [sys.executable, "-c", code],

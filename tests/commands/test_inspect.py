@@ -1,4 +1,4 @@
-"""The command ``fedlearn inspect``: what it tells, and one line for everything that is no payload."""
+"""``fedlearn inspect``: what it tells, and one line for everything that is no payload."""
 
 import io
 import json
@@ -220,7 +220,10 @@ def test_it_is_a_command(write, capsys):
 
 def test_it_loads_no_heavy_package(write):
     path = write("a", UPDATE)
-    code = f"import sys\nfrom fedlearn.commands.inspect import main\nmain([{path!r}])\nprint({{'torch', 'flwr', 'rich'}} & set(sys.modules))"
+    code = (
+        f"import sys\nfrom fedlearn.commands.inspect import main\nmain([{path!r}])\n"
+        "print({'torch', 'flwr', 'rich'} & set(sys.modules))"
+    )
     out = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout

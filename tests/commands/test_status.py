@@ -1,4 +1,4 @@
-"""``fedlearn status``: a run's state from its folder or its figures, and one line for every mistake."""
+"""``fedlearn status``: a run's state from its folder or its figures; mistakes are a line."""
 
 import contextlib
 import json
@@ -14,10 +14,11 @@ from fedlearn.commands import serve, status
 from fedlearn.errors import UserError
 from fedlearn.records.names import LOG_FILE
 from fedlearn.records.writing import RunFolder
+from fedlearn.runs.status import of_coordinator, of_folder
 from fedlearn.server.figures import Figures, Lines, Pages
 from fedlearn.server.observe import Log
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_a_run_that_goes_on(folder):
         ("left", 2, None, "", {"attending": 3}),
     )
     owner = RunFolder(folder)
-    found = status.of_folder(folder)
+    found = of_folder(folder)
     owner.close()
     assert (found.state, found.round, found.rounds, found.attending, found.next) == (
         "running",
@@ -98,7 +99,7 @@ def test_a_run_that_goes_on(folder):
 
 
 def test_to_look_does_not_keep_the_owner_out(folder):
-    status.of_folder(folder)
+    of_folder(folder)
     RunFolder(folder).close()
 
 
@@ -106,7 +107,7 @@ def test_a_run_before_its_first_round_waits_for_agents(folder):
     (folder / "config.toml").unlink()
     (folder / "metrics.jsonl").unlink()
     owner = RunFolder(folder)
-    found = status.of_folder(folder)
+    found = of_folder(folder)
     owner.close()
     assert (found.state, found.round, found.rounds) == ("waits for agents", 0, None)
     assert "round     0 done" in status.text(found)
@@ -116,27 +117,27 @@ def test_a_run_that_was_stopped_tells_how_to_go_on(folder):
     write(
         folder, ("attended", 1, None, "", {"attending": 4})
     )  # killed: nobody has left
-    found = status.of_folder(folder)
+    found = of_folder(folder)
     assert (found.state, found.attending) == ("stopped", 0)
     assert (
         found.next
         == f"fedlearn serve --resume --out {folder} and the options that it had"
     )
     (folder / "address.json").unlink()
-    assert status.of_folder(folder).next == f"fedlearn simulate --resume --out {folder}"
+    assert of_folder(folder).next == f"fedlearn simulate --resume --out {folder}"
 
 
 def test_a_run_that_is_over(folder):
     (folder / "config.toml").write_text("[experiment]\nrounds = 2\n")
     (folder / "summary.json").write_text('{"rounds": 2}')
-    assert (status.of_folder(folder).state, status.of_folder(folder).next) == (
+    assert (of_folder(folder).state, of_folder(folder).next) == (
         "finished",
         None,
     )
     (folder / "config.toml").write_text(
         "[experiment]\nrounds = 3\n"
     )  # it was resumed for one round more, and stopped
-    assert status.of_folder(folder).state == "stopped"
+    assert of_folder(folder).state == "stopped"
 
 
 def test_what_went_wrong_lately_is_the_newest_of_each_client(folder):
@@ -149,7 +150,7 @@ def test_what_went_wrong_lately_is_the_newest_of_each_client(folder):
         ("declined", 3, key, "declined: \x1b[31mtoo hot", {}),
         ("turned away", None, None, "the certificate is revoked", {}),
     )
-    found = status.of_folder(folder)
+    found = of_folder(folder)
     assert [(t.event, t.client, t.round) for t in found.lately] == [
         ("turned away", None, None),
         ("declined", 3, 2),
@@ -176,7 +177,7 @@ def test_of_many_clients_the_newest_are_shown(folder):
             for client in range(25)
         ),
     )
-    lines = status.text(status.of_folder(folder)).splitlines()
+    lines = status.text(of_folder(folder)).splitlines()
     assert [
         line.split("client ")[1].split()[0] for line in lines if " ago " in line
     ] == [str(client) for client in range(24, 14, -1)]
@@ -189,7 +190,7 @@ def test_damaged_files_are_as_good_as_none(folder):
     )
     (folder / "summary.json").write_text("[" * 100_000)
     (folder / "config.toml").write_text("[experiment")
-    found = status.of_folder(folder)
+    found = of_folder(folder)
     assert (found.rounds, found.state, len(found.lately)) == (None, "stopped", 1)
     assert status.text(found)
 
@@ -203,7 +204,7 @@ def test_what_a_coordinator_tells_over_http(folder):
             f"127.0.0.1:{pages.port}/",
             f"http://127.0.0.1:{pages.port}/metrics",
         ):
-            found = status.of_coordinator(url)
+            found = of_coordinator(url)
             assert (
                 found.state,
                 found.round,
@@ -310,7 +311,7 @@ def test_figures_of_another_are_refused(tmp_path):
         contextlib.closing(pages),
         pytest.raises(Exception, match="not the figures of fedlearn serve"),
     ):
-        status.of_coordinator(f"http://127.0.0.1:{pages.port}")
+        of_coordinator(f"http://127.0.0.1:{pages.port}")
 
 
 def test_the_newest_run_is_meant(folder, tmp_path, monkeypatch, capsys):
@@ -327,7 +328,10 @@ def test_the_newest_run_is_meant(folder, tmp_path, monkeypatch, capsys):
 def test_a_port_that_is_taken_is_one_line(folder, tmp_path):
     """In a process of its own, where gRPC's log would stand on standard error too."""
     pages = Pages(0, lambda: Figures(0, 0, {}, 0, 0, 0), Lines(tmp_path / "m"), 1)
-    config = '[data]\nname = "digits"\n[data.partition]\nkind = "iid"\nclients = 1\n[model]\nname = "logistic"\n[engine]\nkind = "serial"\n'
+    config = (
+        '[data]\nname = "digits"\n[data.partition]\nkind = "iid"\nclients = 1\n'
+        '[model]\nname = "logistic"\n[engine]\nkind = "serial"\n'
+    )
     (tmp_path / "c.toml").write_text(config)
     command = [
         sys.executable,
@@ -357,7 +361,7 @@ def test_a_port_that_is_taken_is_one_line(folder, tmp_path):
 
 def test_a_folder_that_is_none_is_the_users_error(tmp_path):
     with pytest.raises(UserError, match="no run folder"):
-        status.of_folder(tmp_path / "none")
+        of_folder(tmp_path / "none")
 
 
 def test_status_loads_nothing_heavy(folder):

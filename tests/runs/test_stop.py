@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedlearn.commands.status import of_folder
+from fedlearn.runs.status import of_folder
 from tests.jobs import run
 
 

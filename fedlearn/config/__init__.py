@@ -1,0 +1,70 @@
+"""An experiment: one TOML file, read into strict, frozen models.
+
+The tables ``[data]``, ``[data.partition]``, ``[model]`` and ``[strategy]`` are open:
+what stands beside ``name`` (``kind``) is passed to the thing named, which checks it when
+it is built.
+"""
+
+from fedlearn.config.reading import (
+    SHIPPED,
+    Source,
+    checked,
+    load,
+    place,
+    read,
+    shipped,
+    validate,
+)
+from fedlearn.config.schema import (
+    FORMER_WORDS,
+    ClientSection,
+    CodecSection,
+    DataSection,
+    DevicesSection,
+    EngineSection,
+    EvaluateSection,
+    ExpectSection,
+    Experiment,
+    ExperimentSection,
+    FleetSection,
+    ModelSection,
+    OpenSection,
+    PartitionSection,
+    ProfileSection,
+    Section,
+    StrategySection,
+    TrainSection,
+    TuneSection,
+)
+from fedlearn.config.writing import to_toml
+
+__all__ = [
+    "FORMER_WORDS",
+    "SHIPPED",
+    "ClientSection",
+    "CodecSection",
+    "DataSection",
+    "DevicesSection",
+    "EngineSection",
+    "EvaluateSection",
+    "ExpectSection",
+    "Experiment",
+    "ExperimentSection",
+    "FleetSection",
+    "ModelSection",
+    "OpenSection",
+    "PartitionSection",
+    "ProfileSection",
+    "Section",
+    "Source",
+    "StrategySection",
+    "TrainSection",
+    "TuneSection",
+    "checked",
+    "load",
+    "place",
+    "read",
+    "shipped",
+    "to_toml",
+    "validate",
+]

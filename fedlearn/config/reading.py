@@ -1,0 +1,245 @@
+"""Reading a config: a TOML file or a shipped experiment, with changes of single keys.
+
+Unknown and mistyped keys are errors that name the nearest key, the file and the line.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import tomllib
+from pydantic import ValidationError
+
+from fedlearn.config.schema import FORMER_WORDS, Experiment, Section
+from fedlearn.errors import ConfigError
+from fedlearn.names import nearest
+
+SHIPPED = Path(__file__).parents[1] / "experiments"
+
+# A value longer than this is cut in a message, which is one line.
+_SHOWN_LENGTH = 80
+
+# pydantic's words for two types, in place of which a reader of TOML knows these.
+_TOML_WORDS = {
+    "tuple_type": "Input should be a list",
+    "model_type": "Input should be a table of keys",
+}
+
+KeyPath = tuple[str, ...]
+"""A key by its tables: ("data", "partition", "kind")."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A config as it was written: its file, the text, and the tables in it."""
+
+    path: Path
+    text: str
+    table: dict[str, Any]
+
+
+def shipped() -> dict[str, Path]:
+    """Return the experiments that come with fedlearn: name → file."""
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.toml"))}
+
+
+def read(config: str | None, overrides: Sequence[str] = ()) -> Experiment:
+    """Return the experiment of a file or a shipped name; None: the default's.
+
+    overrides: texts ``section.key=value`` that change single keys.
+    Raises ConfigError naming the file, the line and the nearest valid key.
+    """
+    source = load(config)
+    return checked(source.table, str(source.path), source.text, overrides)
+
+
+def load(config: str | None) -> Source:
+    """Return what a config file or a shipped name says, without a look at its keys.
+
+    None: the default. Raises ConfigError for a file that is missing or is not TOML.
+    """
+    path = _config_path(config)
+    try:
+        # Some editors write a byte order mark.
+        text = path.read_text(encoding="utf-8-sig")
+        return Source(path, text, tomllib.loads(text))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(
+            f"{path} is not a text file (TOML in UTF-8 is expected)"
+        ) from None
+    # tomllib raises these two also for a number too long and for tables too deep.
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def checked(
+    table: Mapping[str, Any], name: str, text: str, overrides: Sequence[str]
+) -> Experiment:
+    """Return the experiment of a parsed table with ``section.key=value`` overrides.
+
+    name, text: the file's, which locate errors in it. Raises ConfigError.
+    """
+    changed = copy.deepcopy(dict(table))
+    places: dict[KeyPath, str] = {}
+    for override in overrides:
+        _override(changed, override, places)
+    return validate(changed, name, text, places)
+
+
+def validate(
+    table: Mapping[str, Any],
+    name: str,
+    text: str = "",
+    places: Mapping[KeyPath, str] | None = None,
+) -> Experiment:
+    """Return the experiment of a parsed table.
+
+    name, text: the file's, which locate errors in it. places: key → the override that
+    gave it. Raises ConfigError for the first key that is wrong.
+    """
+    try:
+        return Experiment.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = tuple(str(part) for part in first["loc"])
+        location = place(key, name, text, places or {})
+        raise ConfigError(f"{location}: {_explanation(key, first)}") from None
+
+
+def place(
+    key: Sequence[str], name: str, text: str, places: Mapping[KeyPath, str]
+) -> str:
+    """Return where a key was given: ``file:line``, or the ``--set`` that gave it."""
+    for changed_key, override in places.items():
+        # Either may be the longer one: a table that is wrong holds the changed key.
+        if changed_key[: len(key)] == tuple(key[: len(changed_key)]):
+            return f"--set {_shortened(override)}"
+    line = _line(key, text)
+    return f"{name}:{line}" if line else name
+
+
+def _config_path(config: str | None) -> Path:
+    experiments = shipped()
+    if config is None:
+        return experiments["default"]
+    # A file beside the user wins over a shipped experiment of its name.
+    if config in experiments and not Path(config).is_file():
+        return experiments[config]
+    if not config or not Path(config).exists():
+        raise ConfigError(
+            f"no file '{config}', and no shipped experiment of that name."
+            f"{nearest(config, experiments)} Shipped: {', '.join(experiments)}"
+        )
+    if Path(config).is_dir():
+        raise ConfigError(
+            f"'{config}' is a folder; name a TOML file or a shipped experiment "
+            f"({', '.join(experiments)})"
+        )
+    return Path(config)
+
+
+def _override(table: dict[str, Any], override: str, places: dict[KeyPath, str]) -> None:
+    """Set one key of a table, and note the override as the key's place."""
+    if override != override.encode(errors="replace").decode():
+        raise ConfigError(f"--set {override!a}: the value is not UTF-8 text")
+    dotted_key, equals, value = override.partition("=")
+    key = dotted_key.strip().split(".")
+    if not equals or len(key) < 2 or not all(key):
+        raise ConfigError(
+            f"--set {override}: write section.key=value, for example train.lr=0.05"
+        )
+    section = table
+    for part in key[:-1]:
+        subsection = section.setdefault(part, {})
+        if not isinstance(subsection, dict):
+            raise ConfigError(f"--set {override}: '{part}' is a value, not a table")
+        section = subsection
+    section[key[-1]] = _parsed(value)
+    places[tuple(key)] = override
+
+
+def _parsed(value: str) -> Any:
+    """Return a TOML value; text that is none is a string, so quotes can be left out."""
+    try:
+        return tomllib.loads(f"value = {value}")["value"]
+    except (ValueError, RecursionError):
+        return value.strip()
+
+
+def _explanation(key: KeyPath, error: Mapping[str, Any]) -> str:
+    """Return one line about pydantic's error at a key."""
+    dotted_key = ".".join(key)
+    if error["type"] == "extra_forbidden":
+        names = _names_in(key[:-1])
+        return (
+            f"unknown key '{dotted_key}'.{nearest(key[-1], names)} "
+            f"Known here: {', '.join(names)}"
+        )
+    value = error.get("input")
+    former_words = FORMER_WORDS.get(key, {})
+    if isinstance(value, str) and value in former_words:
+        word = former_words[value]
+        return f"[{key[0]}] {key[1]}: '{value}' is called '{word}' now"
+    message = _TOML_WORDS.get(error["type"])
+    if message is None:
+        message = str(error["msg"]).removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    # Of a whole table the message says enough.
+    if isinstance(value, dict | Section):
+        return f"'{dotted_key}': {message}"
+    return f"'{dotted_key}': {message} (got {_shortened(repr(value))})"
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= _SHOWN_LENGTH:
+        return text
+    return f"{text[: _SHOWN_LENGTH - 3]}..."
+
+
+def _names_in(table: KeyPath) -> list[str]:
+    """Return the names that a table of the schema knows; empty where there is no such."""
+    section: Any = Experiment
+    for name in table:
+        # A dict holds tables, each under a name of the user's.
+        if get_origin(section) is dict:
+            section = get_args(section)[1]
+            continue
+        field = section.model_fields.get(name)
+        if field is None:
+            return []
+        section = field.annotation
+    return list(getattr(section, "model_fields", []))
+
+
+def _line(key: Sequence[str], text: str) -> int | None:
+    """Return the line of a key in TOML text; of its innermost table where it has none."""
+    deepest = 0
+    line_number = None
+    for number, path in _keys_by_line(text):
+        if tuple(key[: len(path)]) == path and len(path) > deepest:
+            deepest = len(path)
+            line_number = number
+    return line_number
+
+
+def _keys_by_line(text: str) -> Iterator[tuple[int, KeyPath]]:
+    """Yield (line number, key) for each line of TOML text that opens a table or a key."""
+    table: KeyPath = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line)
+        if header:
+            parts = header.group(1).split(".")
+            table = tuple(part.strip().strip("'\"") for part in parts)
+            yield number, table
+            continue
+        assignment = re.match(r"\s*([\w.'\"-]+)\s*=", line)
+        if assignment:
+            parts = assignment.group(1).split(".")
+            yield number, (*table, *(part.strip("'\"") for part in parts))
