@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.data.checks import flag, number, whole
-from fedlearn.data.partition import CLIENTS
+from fedlearn.data.checks import DEFAULT_CLIENTS
 from fedlearn.data.samples import Population, Samples
 from fedlearn.errors import ConfigError
 from fedlearn.seeds import derive, generator
@@ -147,4 +147,4 @@ def _clients(partition: Mapping[str, Any], clients: int | None) -> int:
         raise ConfigError(
             f"data set 'synthetic': different numbers of clients ({given}); give clients once"
         )
-    return whole("[data] clients", next(iter(given), CLIENTS), 1, 10**9)
+    return whole("[data] clients", next(iter(given), DEFAULT_CLIENTS), 1, 10**9)
