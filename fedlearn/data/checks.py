@@ -91,7 +91,8 @@ def concentrations(
 ) -> NDArray[np.float64]:
     """Return Dirichlet concentrations (count,): one number for all, or a list; all above 0.
 
-    of_what: what is counted, for the message. Raises ConfigError for another length or a wrong value.
+    of_what: what is counted, for the message. Raises ConfigError for another length, and for a
+    wrong value.
     """
     if not isinstance(alpha, list | tuple | np.ndarray):
         return np.full(count, number(where, alpha, above=True))

@@ -67,13 +67,11 @@ def _draw_shares(
 
     Raises ConfigError when no draw has such sums.
     """
+    divide_by = _balanced if balanced else _independent
     best = -1
     for _ in range(TRIES):
         proportions = rng.dirichlet(alpha, size=len(counts))
-        if balanced:
-            shares = _balanced(proportions, counts)
-        else:
-            shares = _cut(proportions, counts[:, None])
+        shares = divide_by(proportions, counts)
         smallest = int(shares.sum(axis=0).min())
         if smallest >= min_size:
             return shares
@@ -83,6 +81,11 @@ def _draw_shares(
         f"{len(alpha)} clients had at most {best} samples, fewer than "
         f"min_partition_size = {min_size}; lower it, raise alpha or use fewer clients"
     )
+
+
+def _independent(proportions: NDArray[np.float64], counts: Labels) -> NDArray[np.int64]:
+    """Return samples per (class, client), (K, M), each class cut for itself."""
+    return _cut(proportions, counts[:, None])
 
 
 def _cut(proportions: NDArray[np.float64], counts: Any) -> NDArray[np.int64]:
@@ -161,7 +164,7 @@ def _available(priors: NDArray[np.float64], stock: Labels) -> NDArray[np.float64
 
 
 def _sizes(partition_sizes: Any, clients: Any, samples: int) -> NDArray[np.int64]:
-    """Return the sizes (M,) of `inner_dirichlet`'s clients; raises ConfigError for a wrong value."""
+    """Return the sizes (M,) of `inner_dirichlet`'s clients; raises ConfigError for wrong ones."""
     if partition_sizes is None:
         clients = enough(DEFAULT_CLIENTS if clients is None else clients, samples)
         return np.full(clients, samples // clients, np.int64)

@@ -142,8 +142,9 @@ class Partitioned:
 def divide(
     dataset: Dataset, table: Mapping[str, Any], seed: int
 ) -> Partition | DrawnPartition:
-    """Divide a data set as a ``[data.partition]`` table says; the same for a seed on every machine.
+    """Divide a data set as a ``[data.partition]`` table says.
 
+    The result is a function of the table and the seed, the same on every machine.
     An empty table means the natural owners where the set has a "client" column, otherwise
     `DEFAULT_CLIENTS` equal shares. Raises ConfigError for an unknown kind, a wrong parameter or
     a split that cannot be made.
@@ -215,7 +216,7 @@ def _one_name_for_clients(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_owners(kind: str, owners: NDArray[Any], samples: int) -> None:
-    """Raise ConfigError unless ``owners`` has one client number per sample (a user's kind may err)."""
+    """Raise ConfigError unless a kind gave one client number per sample: a user's may err."""
     fits = owners.shape == (samples,) and owners.dtype.kind == "i"
     if not fits or (samples and int(owners.min()) < -1):
         raise ConfigError(
