@@ -121,7 +121,7 @@ class Partition:
 
 @dataclass(frozen=True, eq=False)
 class Partitioned:
-    """`ClientData` over one data set in memory: client k's samples are copied out when asked for."""
+    """`ClientData` over one data set in memory; samples are copied out on demand."""
 
     train: Samples
     partition: Partition | DrawnPartition
