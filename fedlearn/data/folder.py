@@ -98,8 +98,6 @@ def read_own_npz(path: Path) -> Dataset:
     keys = ("x_train", "y_train", "x_test", "y_test")
     fix = "save it with numpy.savez(path, x_train=…, y_train=…, x_test=…, y_test=…)"
     arrays = read_npz(path, keys, fix)
-    return dataset(
-        str(path),
-        *(arrays[key] for key in keys),
-        client_ids=arrays.get("client_train"),
-    )
+    x_train, y_train, x_test, y_test = (arrays[key] for key in keys)
+    owners = arrays.get("client_train")
+    return dataset(str(path), x_train, y_train, x_test, y_test, owners)

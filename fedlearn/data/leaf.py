@@ -71,6 +71,8 @@ def _read_part(folder: Path, shape: tuple[int, ...] | None) -> LeafPart:
             users += [user.name] * len(user.targets)
     if not inputs:
         raise DataError(f"{folder} holds no samples")
+    x: NDArray[Any]
+    y: NDArray[Any]
     # The first sample decides; the readers refuse a set that mixes both.
     if isinstance(inputs[0], str):
         x, y = _text(folder, inputs, targets)
@@ -88,10 +90,14 @@ def _users(file: Path) -> Iterator[LeafUser]:
     if not isinstance(loaded, dict) or not isinstance(loaded.get("users"), list):
         raise DataError(f"{file} is no LEAF file: it has no list 'users'")
     names = loaded["users"]
-    data = loaded.get("user_data")
-    counts = loaded.get("num_samples")
-    complete = isinstance(data, dict) and isinstance(counts, list)
-    if not complete or len(counts) != len(names):
+    data: Any = loaded.get("user_data")
+    counts: Any = loaded.get("num_samples")
+    complete = (
+        isinstance(data, dict)
+        and isinstance(counts, list)
+        and len(counts) == len(names)
+    )
+    if not complete:
         raise DataError(
             f"{file} is no LEAF file: 'num_samples' and 'user_data' must cover "
             "all of 'users'"

@@ -113,7 +113,8 @@ def _normalised(
     # Sums of some 10^5 float32 values lose digits, so they are taken in float64.
     mean = x[train].mean((0, 1), dtype=np.float64)
     deviation = x[train].std((0, 1), dtype=np.float64)
-    return ((x - mean) / deviation).astype(np.float32)
+    normalised: NDArray[np.float32] = ((x - mean) / deviation).astype(np.float32)
+    return normalised
 
 
 def cut(lengths: NDArray[np.int64], window: int, stride: int) -> Windows:
