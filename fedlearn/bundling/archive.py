@@ -29,10 +29,9 @@ PRIVATE = 0o600
 def installer(values: Mapping[str, str]) -> str:
     """Return the installer's text with its ``@NAME@`` filled in, quoted for the shell."""
 
-    def quoted(match: re.Match[str]) -> str:
-        return shlex.quote(values[match[1]])
-
-    return re.sub("@([A-Z]+)@", quoted, INSTALLER.read_text())
+    text = INSTALLER.read_text()
+    # One pass over the text: a value that contains "@NAME@" is not filled in itself.
+    return re.sub("@([A-Z]+)@", lambda match: shlex.quote(values[match[1]]), text)
 
 
 def write(

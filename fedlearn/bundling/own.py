@@ -42,6 +42,7 @@ def own_wheel(folder: Path) -> Path:
     Raises UserError where fedlearn was not installed, RunError if the build fails.
     """
     root = Path(fedlearn.__file__).resolve().parents[1]
+    # A checkout, also one that is installed with pip install -e.
     if (root / "pyproject.toml").exists():
         return built(root, folder)
     return repacked(folder)
@@ -107,5 +108,8 @@ def repacked(folder: Path) -> Path:
 def _record_line(name: str, data: bytes) -> str:
     """Return a file's line in RECORD, as PyPA's "Recording installed projects" specifies it."""
     # URL-safe base64 without padding, as the specification asks.
-    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest())
-    return f"{name},sha256={digest.decode().rstrip('=')},{len(data)}\n"
+    digest = hashlib.sha256(data).digest()
+    encoded = base64.urlsafe_b64encode(digest)
+    text = encoded.decode().rstrip("=")
+    size = len(data)
+    return f"{name},sha256={text},{size}\n"

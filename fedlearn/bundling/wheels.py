@@ -111,8 +111,10 @@ def _gather_torch(
     Raises UserError or RunError as `gather` does.
     """
     requirement = target.torch if torch == REGISTRY else torch
+    # The base stays as it is: its wheels are in the folder already.
     resolved = resolve(target, [requirement], packages)
-    download(target, [name for name in resolved if name not in packages], folder)
+    more = [package for package in resolved if package not in packages]
+    download(target, more, folder)
     if torch != REGISTRY:
         shutil.copy(torch, folder)
 
@@ -151,7 +153,10 @@ def resolve(
 
 def _lines(values: Iterable[str]) -> str:
     """Return values as the lines of a text file."""
-    return "".join(f"{value}\n" for value in values)
+    text = ""
+    for value in values:
+        text += f"{value}\n"
+    return text
 
 
 def download(target: Target, packages: Sequence[str], folder: Path) -> None:
@@ -180,8 +185,10 @@ def _store(wheel: Path) -> None:
 
     The archive's own compression, over all files at once, makes a quarter less of it.
     """
+    files = []
     with zipfile.ZipFile(wheel) as source:
-        files = [(entry, source.read(entry)) for entry in source.infolist()]
+        for entry in source.infolist():
+            files.append((entry, source.read(entry)))
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_STORED) as stored:
         for entry, data in files:
             stored.writestr(entry, data, zipfile.ZIP_STORED)
@@ -191,6 +198,7 @@ def lock(wheels: Collection[Path]) -> str:
     """Return requirements that allow exactly these files."""
     lines = []
     for wheel in sorted(wheels):
+        # PyPA's file name: name-version-tags.whl.
         name, version = wheel.name.split("-")[:2]
         # A wheel's name has underscores where the package's has hyphens.
         package = name.replace("_", "-").lower()

@@ -46,6 +46,7 @@ def read_members(path: Path, patterns: tuple[str, ...]) -> dict[str, bytes]:
         RuntimeError,
     ) as error:
         raise DataError(f"{path} is damaged ({error}): download it again") from error
+    # A wildcard matches many members; it must match one.
     for pattern in patterns:
         if not fnmatch.filter(members, pattern):
             raise DataError(
@@ -61,11 +62,13 @@ def _members(path: Path, patterns: tuple[str, ...]) -> Iterator[tuple[str, bytes
     """
     with path.open("rb") as file:
         head = file.read(len(AR_MAGIC))
+    # A wheel is a zip archive, whose magic is its author's initials.
     if head.startswith(b"PK"):
         return _zip_members(path, patterns)
     if head == AR_MAGIC:
         # A Debian package is an ar archive whose files are in the tar archive data.tar.*.
         return _tar_members(io.BytesIO(ar_member(path, "data.tar")), patterns)
+    # gzip's magic.
     if head.startswith(b"\x1f\x8b"):
         return _tar_members(io.BytesIO(path.read_bytes()), patterns)
     raise DataError(f"{path} is neither a .tgz, a .whl nor a .deb archive")
@@ -73,6 +76,7 @@ def _members(path: Path, patterns: tuple[str, ...]) -> Iterator[tuple[str, bytes
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     """Tell whether a member's name matches one of the shell patterns."""
+    # Not fnmatch.fnmatch, which ignores case on some systems.
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
@@ -119,6 +123,7 @@ def ar_member(path: Path, prefix: str) -> bytes:
     while position + AR_HEADER_BYTES <= len(data):
         start = position + AR_HEADER_BYTES
         header = data[position:start]
+        # Decimal digits, padded with spaces.
         size_text = header[48:58].strip()
         if header[58:] != AR_HEADER_END or not size_text.isdigit():
             raise DataError(

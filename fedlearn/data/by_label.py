@@ -37,6 +37,7 @@ def shard(
     values = column(labels, ids, partition_by)
     clients = enough(clients, len(values))
     keep = flag("[data.partition] keep_incomplete_shard", keep_incomplete_shard)
+    # McMahan's split is the default.
     if num_shards_per_partition is None and shard_size is None:
         num_shards_per_partition = 2
     per_client, length = _shard_plan(
@@ -46,6 +47,7 @@ def shard(
     # An incomplete shard is kept only where the config leaves one of the two numbers open.
     if keep and not (num_shards_per_partition and shard_size):
         shards = -(-len(values) // length)
+    # Shards of each client, (M,).
     counts = np.full(clients, per_client)
     if per_client == 0:
         counts = even_sizes(shards, clients)
@@ -57,11 +59,15 @@ def shard(
         )
     # The last place stands for the samples after the last shard, which nobody gets.
     owner_of_shard = np.full(shards + 1, -1, np.int64)
+    # Shards beyond the clients' counts belong to nobody either.
     dealt = rng.permutation(shards)[: counts.sum()]
     owner_of_shard[dealt] = np.repeat(np.arange(clients), counts)
-    shard_of_place = np.minimum(np.arange(len(values)) // length, shards)
+    places = np.arange(len(values))
+    shard_of_place = np.minimum(places // length, shards)
+    # A stable sort is the same on every machine; others order equal labels differently.
+    by_label = np.argsort(values, kind="stable")
     owners = np.empty(len(values), np.int64)
-    owners[np.argsort(values, kind="stable")] = owner_of_shard[shard_of_place]
+    owners[by_label] = owner_of_shard[shard_of_place]
     return owners
 
 
@@ -122,10 +128,13 @@ def pathological(
         ("random", "first-deterministic", "deterministic"),
     )
     if mode == "deterministic":
+        # Client p takes the classes from p on, around the circle.
         distance = np.arange(len(classes)) - np.arange(clients)[:, None]
         keys = (distance % len(classes)).astype(np.float64)
     elif mode == "first-deterministic":
-        keys[np.arange(clients), np.arange(clients) % len(classes)] = -1.0
+        # Below every drawn key, which are in [0, 1).
+        rows = np.arange(clients)
+        keys[rows, rows % len(classes)] = -1.0
     chosen = np.argsort(keys, axis=1)[:, :per_client]
     has = np.zeros((clients, len(classes)), bool)
     np.put_along_axis(has, chosen, True, axis=1)
@@ -150,6 +159,7 @@ def _split_evenly(
                 f"class {name}, which has {len(samples)} samples; use fewer clients or "
                 "class_assignment_mode = 'deterministic'"
             )
+        # A class that no client drew stays nobody's.
         if len(holders):
             sizes = even_sizes(len(samples), len(holders))
             owners[samples] = np.repeat(holders, sizes)
@@ -202,6 +212,7 @@ def distribution(
     if distribution_array is None:
         spread = number("[data.partition] sigma", sigma)
         table = rng.lognormal(0.0, spread, shape)
+        # Log-normal numbers are proportions, whatever the config says of its own table.
         rescale = True
     else:
         table = _table(distribution_array, shape)
@@ -229,7 +240,9 @@ def _hand_out_runs(
     owners = np.full(len(inverse), -1, np.int64)
     for k, name in enumerate(classes):
         samples = rng.permutation(np.flatnonzero(inverse == k))
-        holders = np.flatnonzero((k - np.arange(clients)) % len(classes) < per_client)
+        # How far the class lies after each client's first class, around the circle.
+        distance = (k - np.arange(clients)) % len(classes)
+        holders = np.flatnonzero(distance < per_client)
         total = shares[k].sum()
         if total > len(samples):
             raise ConfigError(
@@ -245,6 +258,7 @@ def _table(rows: Any, shape: tuple[int, int]) -> NDArray[np.float64]:
     """Return the user's table; raises ConfigError unless it has this shape and usable numbers."""
     try:
         table = np.asarray(rows, np.float64)
+    # Rows of several lengths, or words: a shape that cannot fit.
     except (TypeError, ValueError):
         table = np.empty(0)
     usable = (
@@ -283,6 +297,7 @@ def _amounts(
         np.int64
     )
     shares += minimum
+    # Without this, rounding down would leave up to one sample per column to nobody.
     lucky = rng.integers(columns, size=len(shares))
     shares[np.arange(len(shares)), lucky] += counts - shares.sum(axis=1)
     return shares

@@ -23,6 +23,7 @@ def column(labels: NDArray[np.int64], ids: Ids, name: str) -> NDArray[np.int64]:
 
     Raises ConfigError for an unknown name.
     """
+    # A set's own column wins over the word "label".
     if name in ids:
         return ids[name]
     if name == "label":
@@ -65,8 +66,10 @@ def grouped_natural_id(
     per_group = whole("[data.partition] group_size", group_size)
     group_of = _groups(len(natural), per_group, mode)
     if not flag("[data.partition] sort_unique_ids", sort_unique_ids):
-        appearance = np.empty(len(natural), np.int64)
-        appearance[np.argsort(first)] = np.arange(len(natural))
+        # The rank of each owner by its first sample: the inverse of the sorting permutation.
+        owners = len(natural)
+        appearance = np.empty(owners, np.int64)
+        appearance[np.argsort(first)] = np.arange(owners)
         group_of = group_of[appearance]
     return group_of[inverse.reshape(-1)]
 
@@ -91,6 +94,7 @@ def _groups(owners: int, group_size: int, mode: str) -> NDArray[np.int64]:
     if mode == "allow-bigger":
         return np.repeat(np.arange(groups), even_sizes(owners, groups))
     numbers = np.arange(owners) // group_size
+    # The last group is incomplete where the numbers do not divide.
     if mode == "drop-reminder":
         return np.where(numbers < groups, numbers, -1)
     return numbers

@@ -27,7 +27,8 @@ def enough(clients: Any, samples: int) -> int:
 def even_sizes(total: int, parts: int) -> NDArray[np.int64]:
     """Return ``parts`` sizes that sum to ``total``; the first total mod parts are one larger."""
     share, remainder = divmod(total, parts)
-    sizes: NDArray[np.int64] = np.full(parts, share) + (np.arange(parts) < remainder)
+    sizes = np.full(parts, share)
+    sizes[:remainder] += 1
     return sizes
 
 
@@ -38,8 +39,10 @@ def iid(
 
     Raises ConfigError for more clients than samples.
     """
-    clients = enough(clients, len(labels))
-    return _deal(even_sizes(len(labels), clients), len(labels), rng)
+    samples = len(labels)
+    clients = enough(clients, samples)
+    sizes = even_sizes(samples, clients)
+    return _deal(sizes, samples, rng)
 
 
 def size(
@@ -49,7 +52,9 @@ def size(
 
     Raises ConfigError for sizes that need more samples than there are.
     """
-    return _deal(listed_sizes(partition_sizes, len(labels)), len(labels), rng)
+    samples = len(labels)
+    sizes = listed_sizes(partition_sizes, samples)
+    return _deal(sizes, samples, rng)
 
 
 def linear(
@@ -59,8 +64,10 @@ def linear(
 
     Raises ConfigError where a client would get no sample.
     """
-    ranks = _ranks(clients, len(labels))
-    return _deal(_proportional("linear", ranks, len(labels)), len(labels), rng)
+    samples = len(labels)
+    ranks = _ranks(clients, samples)
+    sizes = _proportional("linear", ranks, samples)
+    return _deal(sizes, samples, rng)
 
 
 def square(
@@ -70,8 +77,10 @@ def square(
 
     Raises ConfigError where a client would get no sample.
     """
-    ranks = _ranks(clients, len(labels))
-    return _deal(_proportional("square", ranks**2, len(labels)), len(labels), rng)
+    samples = len(labels)
+    ranks = _ranks(clients, samples)
+    sizes = _proportional("square", ranks**2, samples)
+    return _deal(sizes, samples, rng)
 
 
 def exponential(
@@ -81,10 +90,12 @@ def exponential(
 
     Raises ConfigError where a client would get no sample.
     """
-    ranks = _ranks(clients, len(labels))
+    samples = len(labels)
+    ranks = _ranks(clients, samples)
     # exp(i − M) has the same proportions as exp(i) and does not overflow.
     units = np.exp(ranks - ranks[-1])
-    return _deal(_proportional("exponential", units, len(labels)), len(labels), rng)
+    sizes = _proportional("exponential", units, samples)
+    return _deal(sizes, samples, rng)
 
 
 def listed_sizes(partition_sizes: Any, samples: int) -> NDArray[np.int64]:
@@ -103,7 +114,9 @@ def listed_sizes(partition_sizes: Any, samples: int) -> NDArray[np.int64]:
 
 def _ranks(clients: Any, samples: int) -> NDArray[np.float64]:
     """Return 1 … M, (M,) float64."""
-    return np.arange(1, enough(clients, samples) + 1, dtype=np.float64)
+    count = enough(clients, samples)
+    # Floats, because squares and exponentials follow.
+    return np.arange(1, count + 1, dtype=np.float64)
 
 
 def _proportional(
@@ -113,8 +126,10 @@ def _proportional(
 
     So does flwr-datasets. Raises ConfigError where a client would get no sample.
     """
-    sizes: NDArray[np.int64] = (units / units.sum() * samples).astype(np.int64)
-    sizes[-1] += samples - sizes.sum()
+    exact = units / units.sum() * samples
+    sizes: NDArray[np.int64] = exact.astype(np.int64)
+    remainder = samples - sizes.sum()
+    sizes[-1] += remainder
     # Units ascend, so the first client has the smallest share.
     if sizes[0] == 0:
         empty = int((sizes == 0).sum())
@@ -129,7 +144,10 @@ def _deal(
     sizes: NDArray[np.int64], samples: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Return the owners (N,) of samples dealt at random, ``sizes[k]`` to client k."""
+    clients = np.arange(len(sizes))
     owners = np.full(samples, -1, np.int64)
-    dealt = rng.permutation(samples)[: sizes.sum()]
-    owners[dealt] = np.repeat(np.arange(len(sizes)), sizes)
+    # A shuffled deck: the first cards are the first client's, the last may be nobody's.
+    deck = rng.permutation(samples)
+    dealt = deck[: sizes.sum()]
+    owners[dealt] = np.repeat(clients, sizes)
     return owners

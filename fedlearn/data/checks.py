@@ -40,10 +40,11 @@ def number(where: str, value: Any, least: float = 0.0, *, above: bool = False) -
 
     Raises ConfigError naming ``where`` otherwise.
     """
-    # bool is a subclass of int, and TOML's true is no number.
+    # bool is a subclass of int, and TOML's true is no number; TOML has nan and inf.
     is_number = isinstance(value, int | float | np.number)
     if isinstance(value, bool) or not is_number or not math.isfinite(value):
         raise ConfigError(f"{where} = {value!r} is not a finite number")
+    # Concentrations must be above 0, at which Dirichlet is not defined.
     if value < least or (above and value == least):
         bound = "above" if above else "at least"
         raise ConfigError(
@@ -77,6 +78,7 @@ def wholes(where: str, values: Any, least: int = 1) -> NDArray[np.int64]:
 
     Raises ConfigError naming the item that is not one.
     """
+    # TOML gives lists; a user's own code may give the others.
     if not isinstance(values, list | tuple | np.ndarray) or len(values) == 0:
         raise ConfigError(
             f"{where} must be a list of whole numbers, for example [100, 200], "

@@ -43,6 +43,7 @@ def dirichlet(
     min_size = whole("[data.partition] min_partition_size", min_partition_size, 0)
     balanced = flag("[data.partition] self_balancing", self_balancing)
     weights = concentrations("[data.partition] alpha", alpha, clients, "clients")
+    # No draw can succeed, so say it before 200 of them.
     if min_size * clients > len(values):
         raise ConfigError(
             f"[data.partition] min_partition_size = {min_size} for {clients} clients "
@@ -90,7 +91,8 @@ def _independent(proportions: NDArray[np.float64], counts: Labels) -> NDArray[np
 
 def _cut(proportions: NDArray[np.float64], counts: Any) -> NDArray[np.int64]:
     """Return whole numbers in these proportions along the last axis that add up to ``counts``."""
-    edges = np.floor(np.cumsum(proportions, axis=-1) * counts).astype(np.int64)
+    cumulative = np.cumsum(proportions, axis=-1)
+    edges = np.floor(cumulative * counts).astype(np.int64)
     # The cumulative sum may end a rounding error below 1; no sample may be lost by that.
     edges[..., -1:] = counts
     shares: NDArray[np.int64] = np.diff(edges, axis=-1, prepend=0)
@@ -139,14 +141,18 @@ def inner_dirichlet(
     weights = concentrations("[data.partition] alpha", alpha, len(classes), "classes")
     priors = rng.dirichlet(weights, size=len(sizes))
     shares = np.zeros((len(classes), len(sizes)), np.int64)
-    while (need := sizes - shares.sum(axis=0)).any():
-        requests = rng.multinomial(need, _available(priors, stock)).T
+    need = sizes
+    while need.any():
+        probabilities = _available(priors, stock)
+        requests = rng.multinomial(need, probabilities).T
+        # A class in short supply: every sample requested is as likely to be granted.
         for k in np.flatnonzero(requests.sum(axis=1) > stock):
             requests[k] = rng.multivariate_hypergeometric(
                 requests[k], stock[k], method="marginals"
             )
         shares += requests
         stock = stock - requests.sum(axis=1)
+        need = sizes - shares.sum(axis=0)
     return _hand_out(inverse, shares, rng)
 
 
@@ -168,6 +174,7 @@ def _sizes(partition_sizes: Any, clients: Any, samples: int) -> NDArray[np.int64
     if partition_sizes is None:
         clients = enough(DEFAULT_CLIENTS if clients is None else clients, samples)
         return np.full(clients, samples // clients, np.int64)
+    # Both may be given where they agree, as in a config that overrides one of them.
     sizes = listed_sizes(partition_sizes, samples)
     if clients is not None and clients != len(sizes):
         raise ConfigError(
@@ -185,7 +192,11 @@ def _hand_out(
     inverse: (N,) the class of each sample as a row of ``shares`` (K, M).
     """
     owners = np.full(len(inverse), -1, np.int64)
+    clients = np.arange(shares.shape[1])
     for k, row in enumerate(shares):
-        samples = rng.permutation(np.flatnonzero(inverse == k))
-        owners[samples[: row.sum()]] = np.repeat(np.arange(len(row)), row)
+        samples = np.flatnonzero(inverse == k)
+        shuffled = rng.permutation(samples)
+        # What no client draws of a class stays −1, nobody's.
+        dealt = shuffled[: row.sum()]
+        owners[dealt] = np.repeat(clients, row)
     return owners

@@ -63,14 +63,17 @@ class DrawnPartition:
         """
         if not 0 <= client < self.clients:
             raise IndexError(f"client {client} of {self.clients}")
+        # A stream of its own for each client: no client depends on how many there are.
         rng = generator(self.seed, "partition/drawn", int(client))
         if self.alpha is None:
             places = rng.integers(len(self.order), size=self.samples)
         else:
-            counts = rng.multinomial(self.samples, rng.dirichlet(self.alpha))
+            # First the client's mix of classes, then so many samples of each class.
+            mix = rng.dirichlet(self.alpha)
+            counts = rng.multinomial(self.samples, mix)
             first = np.repeat(self.starts[:-1], counts)
-            class_size = np.repeat(np.diff(self.starts), counts)
-            places = first + rng.integers(class_size)
+            class_sizes = np.diff(self.starts)
+            places = first + rng.integers(np.repeat(class_sizes, counts))
         return np.sort(self.order[places])
 
     def sha256(self) -> str:
@@ -78,11 +81,12 @@ class DrawnPartition:
         alpha = ""
         if self.alpha is not None:
             alpha = self.alpha.astype("<f8").tobytes().hex()
-        head = f"drawn {self.seed} {self.clients} {self.samples} {alpha}"
+        numbers = f"{self.seed} {self.clients} {self.samples}"
+        head = f"drawn {numbers} {alpha}"
         digest = hashlib.sha256(head.encode())
         # Little-endian whatever the machine, so that the digest is the same everywhere.
-        digest.update(self.starts.astype("<i8").tobytes())
-        digest.update(self.order.astype("<i8").tobytes())
+        for array in (self.starts, self.order):
+            digest.update(array.astype("<i8").tobytes())
         return digest.hexdigest()
 
 
@@ -102,6 +106,7 @@ def drawn(
     """
     values = column(labels, ids, partition_by)
     classes, inverse = np.unique(values, return_inverse=True)
+    # numpy 2.0 alone returns the inverse in the shape of its input.
     inverse = inverse.reshape(-1)
     counts = np.bincount(inverse, minlength=len(classes))
     mix = None
@@ -109,6 +114,7 @@ def drawn(
         where = "[data.partition] alpha"
         mix = concentrations(where, alpha, len(classes), "classes")
     return DrawnPartition(
+        # From the partition's stream, so that the experiment's seed decides.
         seed=int(rng.integers(1 << 62)),
         clients=whole("[data.partition] clients", clients, 1, LARGEST),
         samples=whole(

@@ -71,11 +71,13 @@ class SyntheticClients:
         cell = derive(self.seed, "fedprox/size", self._checked(client))
         uniform = (cell + 0.5) / 2**63
         normal = NormalDist().inv_cdf(uniform)
-        return min(self.cap, MIN_SAMPLES + int(math.exp(4 + 2 * normal)))
+        more = int(math.exp(4 + 2 * normal))
+        return min(self.cap, MIN_SAMPLES + more)
 
     def __getitem__(self, client: int) -> Samples:
         """Draw the training samples of one client: x (n, 60) float32, y (n,) int64."""
-        return self._draw(client, "train", self.size(client))
+        count = self.size(client)
+        return self._draw(client, "train", count)
 
     def held_out(self, client: int, count: int) -> Samples:
         """Draw ``count`` other samples of one client."""
@@ -85,15 +87,20 @@ class SyntheticClients:
         """Draw samples of a client; a part ("train", "test") has random numbers of its own."""
         rule = self._rule(self._checked(client))
         rng = generator(self.seed, f"fedprox/{part}", client)
-        noise = rng.standard_normal((count, FEATURES)) * DEVIATIONS
-        x = (rule.centre + noise).astype(np.float32)
+        normal = rng.standard_normal((count, FEATURES))
+        inputs = rule.centre + normal * DEVIATIONS
+        # The labels are those of the rounded inputs, which are all that a model sees.
+        x = inputs.astype(np.float32)
         scores = x @ rule.weights + rule.biases
-        return Samples(x, np.argmax(scores, axis=1).astype(np.int64))
+        y = np.argmax(scores, axis=1)
+        return Samples(x, y.astype(np.int64))
 
     def _rule(self, client: int) -> SoftmaxRule:
         """Return the rule of one client; in the iid variant all share client 0's, and v = 0."""
         # The order of these draws is part of the data set: another order is another set.
-        rng = generator(self.seed, "fedprox/rule", 0 if self.iid else client)
+        owner = 0 if self.iid else client
+        rng = generator(self.seed, "fedprox/rule", owner)
+        # u and B of the paper.
         model_mean = rng.normal(0, math.sqrt(self.alpha))
         input_mean = rng.normal(0, math.sqrt(self.beta))
         weights = rng.normal(model_mean, 1, (FEATURES, CLASSES))
@@ -107,6 +114,7 @@ class SyntheticClients:
         """Return the client's number; raises IndexError outside 0 ≤ client < len."""
         if not 0 <= client < self.clients:
             raise IndexError(f"client {client} of {self.clients}")
+        # numpy's numbers too: a seed is derived from a plain int.
         return int(client)
 
 

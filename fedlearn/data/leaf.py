@@ -49,13 +49,14 @@ def read_leaf(folder: Path, shape: tuple[int, ...] | None) -> Dataset:
     """
     train = _read_part(folder / "train", shape)
     test = _read_part(folder / "test", shape)
-    return dataset(
-        f"dir {folder}", train.x, train.y, test.x, test.y, np.array(train.users)
-    )
+    name = f"dir {folder}"
+    owners = np.array(train.users)
+    return dataset(name, train.x, train.y, test.x, test.y, owners)
 
 
 def _read_part(folder: Path, shape: tuple[int, ...] | None) -> LeafPart:
     """Return the samples of all files of train/ or test/; raises DataError."""
+    # Sorted, because the order of a folder differs between machines.
     files = sorted(folder.glob("*.json"))
     if not files:
         raise DataError(
@@ -85,6 +86,7 @@ def _users(file: Path) -> Iterator[LeafUser]:
     """Yield the users of one file; raises DataError where it is no LEAF file."""
     try:
         loaded = json.loads(file.read_bytes())
+    # RecursionError: lists within lists, more than Python's stack.
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read as JSON ({error})") from error
     if not isinstance(loaded, dict) or not isinstance(loaded.get("users"), list):
@@ -118,6 +120,7 @@ def _user(file: Path, name: Any, count: Any, data: Mapping[str, Any]) -> LeafUse
         raise DataError(
             f"{file}: user {name!r} has no lists 'x' and 'y' in 'user_data'"
         )
+    # The count is written beside the lists; a difference means a file cut or edited.
     if not len(inputs) == len(targets) == count:
         raise DataError(
             f"{file}: user {name!r} has {len(inputs)} x and {len(targets)} y, "
@@ -134,6 +137,7 @@ def _text(
     The other places of y are `IGNORE`: LEAF's task is the last character alone. Raises DataError
     unless all strings are of one length.
     """
+    # The first line sets the length: an array has one for all.
     length = len(inputs[0])
     for text, target in zip(inputs, targets, strict=True):
         if not (_is_text(text, length) and _is_text(target, 1)):
@@ -144,15 +148,18 @@ def _text(
     # One byte a character, so that lengths stay; what Latin-1 lacks becomes "?".
     x_bytes = "".join(inputs).encode("latin-1", "replace")
     y_bytes = "".join(targets).encode("latin-1", "replace")
-    x = np.frombuffer(x_bytes, np.uint8).reshape(len(inputs), length)
-    y = np.full((len(inputs), length), IGNORE, np.int16)
+    shape = (len(inputs), length)
+    x = np.frombuffer(x_bytes, np.uint8).reshape(shape)
+    y = np.full(shape, IGNORE, np.int16)
     y[:, -1] = np.frombuffer(y_bytes, np.uint8)
     return x, y
 
 
 def _is_text(value: object, length: int) -> bool:
     """Tell whether a value is a string of so many characters."""
-    return isinstance(value, str) and len(value) == length
+    if not isinstance(value, str):
+        return False
+    return len(value) == length
 
 
 def _numbers(
@@ -164,6 +171,7 @@ def _numbers(
     """
     try:
         x = np.array(inputs, np.float32)
+        # Without a type, so that labels with a fraction are seen and not cut off.
         y = np.array(targets)
     except (TypeError, ValueError) as error:
         raise DataError(

@@ -35,6 +35,7 @@ def checked(name: str, loaded: object) -> Dataset | Population:
         return _checked_population(name, loaded)
     if isinstance(loaded, Dataset):
         return _checked_dataset(name, loaded)
+    # With or without client_ids.
     if isinstance(loaded, tuple | list) and len(loaded) in (4, 5):
         return dataset(name, *loaded)
     raise DataError(
@@ -63,6 +64,7 @@ def dataset(
     y_train = checked_array(name, "y_train", y_train)
     x_test = checked_array(name, "x_test", x_test)
     y_test = checked_array(name, "y_test", y_test)
+    # The training part decides; the held-out part must be of the same kind.
     modality = modality_of(name, x_train, y_train)
     train = checked_samples(name, "train", modality, x_train, y_train)
     test = checked_samples(name, "test", modality, x_test, y_test)
@@ -79,6 +81,7 @@ def dataset(
         classes = 256
         labels = ids.get("client", np.zeros(len(train), np.int64))
     else:
+        # A class may occur in the held-out part alone.
         classes = int(max(train.y.max(), test.y.max())) + 1
         labels = train.y.astype(np.int64)
     shape = train.x.shape[1:]
@@ -102,6 +105,7 @@ def samples_of(
             f"{source}: its samples have the shape {samples.x.shape[1:]}, "
             f"those of the experiment {input_shape}"
         )
+    # Every byte is a class of text.
     if modality != "text" and int(samples.y.max()) >= classes:
         raise DataError(
             f"{source}: it has the label {samples.y.max()}; "
@@ -134,6 +138,7 @@ def _arrays_of(source: str) -> tuple[Any, Any]:
 def _checked_dataset(name: str, data: Dataset) -> Dataset:
     """Return a Dataset; raises DataError where its parts do not fit each other."""
     count = len(data.train)
+    # Sizes first: the columns are compared with the number of training samples.
     _check_part(name, "train", data.train, data)
     _check_part(name, "test", data.test, data)
     columns = {"labels": data.labels, **data.ids}
@@ -193,6 +198,7 @@ def _check_part(
         raise DataError(
             f"{name}: {part}.y has label {y.max()}, but classes = {data.classes}"
         )
+    # A Dataset is taken as it is, so its arrays must have the types that training expects.
     of_bytes = data.modality in ("image", "text")
     if (x.dtype == np.uint8) != of_bytes:
         needed = "uint8" if of_bytes else "float32"

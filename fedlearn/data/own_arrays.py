@@ -26,6 +26,7 @@ def checked_array(name: str, key: str, value: Any) -> Array:
             f"{name}: {key} is a {type(value).__name__}, not a numpy array; "
             "use numpy.asarray"
         )
+    # numpy's kinds: booleans, whole numbers with and without sign, floats.
     if value.dtype.kind not in "biuf":
         raise DataError(f"{name}: {key} has dtype {value.dtype}; numbers are needed")
     if value.ndim == 0 or len(value) == 0:
@@ -63,6 +64,7 @@ def checked_samples(
     where = f"{name}: x_{part}"
     if len(x) != len(y):
         raise DataError(f"{where} has {len(x)} samples, y_{part} has {len(y)} labels")
+    # One NaN would turn the whole model into NaN within a step.
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         finite = np.isfinite(x.reshape(len(x), -1)).all(axis=1)
         first_bad = int(np.flatnonzero(~finite)[0])
@@ -79,6 +81,7 @@ def checked_samples(
 
 def _bytes(where: str, x: Array) -> Array:
     """Return lines of text (N, T) uint8; raises DataError for anything else."""
+    # Other whole numbers may be numbers of words, which are no bytes.
     if x.dtype != np.uint8 or x.ndim != 2:
         raise DataError(
             f"{where} is {x.dtype} with {x.ndim} dimensions; text is (N, T) uint8 bytes"
@@ -99,6 +102,7 @@ def _targets(where: str, x: Array, y: Array) -> Array:
             f"{where} must be next bytes 0 to 255, {IGNORE} where padded, "
             f"of shape {x.shape}"
         )
+    # The smallest type that holds 0 to 255 and `IGNORE`.
     return y.astype(np.int16)
 
 
@@ -107,6 +111,7 @@ def _pixels(where: str, x: Array) -> Array:
 
     Raises DataError for other shapes, other ranges and channels that stand last.
     """
+    # Grey pictures may come without a channel axis.
     if x.ndim == 3:
         x = x[:, None]
     if x.ndim != 4:
@@ -131,8 +136,10 @@ def _pixels(where: str, x: Array) -> Array:
 
 def _labels(where: str, y: Array) -> Array:
     """Return labels as (N,) int64; raises DataError unless they are whole numbers from 0."""
+    # One-hot rows have two axes.
     if y.ndim != 1:
         raise DataError(f"{where} has shape {y.shape}; labels are (N,) whole numbers")
+    # Labels as floats may be targets of a regression, which is another experiment.
     if y.dtype.kind not in "iu":
         raise DataError(
             f"{where} is {y.dtype}; labels are whole numbers: use y.astype('int64')"
@@ -157,5 +164,6 @@ def owner_numbers(name: str, client_ids: Any, samples: int) -> NDArray[np.int64]
         )
     if values.dtype.kind in "iu":
         return values.astype(np.int64)
+    # Sorted order, so that the numbers do not depend on the order of the samples.
     _, numbers = np.unique(values, return_inverse=True)
     return numbers.reshape(-1)

@@ -27,21 +27,26 @@ from fedlearn.seeds import generator
 # The kinds by name, imported when used: a run needs one of them.
 KINDS: dict[str, Named] = {
     "iid": Named("fedlearn.data.by_size:iid", "shuffled, equal shares"),
+    # McMahan et al. (AISTATS 2017).
     "shard": Named(
         "fedlearn.data.by_label:shard",
         "sorted by label, cut into shards, a few shards each (McMahan)",
     ),
+    # Li et al., NIID-Bench (ICDE 2022).
     "pathological": Named(
         "fedlearn.data.by_label:pathological", "exactly c classes each"
     ),
+    # Yurochkin et al. (ICML 2019); Hsu et al. (2019).
     "dirichlet": Named(
         "fedlearn.data.dirichlet:dirichlet",
         "every class is split by Dirichlet(alpha) shares",
     ),
+    # Acar et al., FedDyn (ICLR 2021).
     "inner_dirichlet": Named(
         "fedlearn.data.dirichlet:inner_dirichlet",
         "given sizes, class mix by Dirichlet(alpha)",
     ),
+    # Li et al., FedProx (MLSys 2020).
     "distribution": Named(
         "fedlearn.data.by_label:distribution",
         "two classes each, power-law sizes (FedProx)",
@@ -52,6 +57,7 @@ KINDS: dict[str, Named] = {
     "grouped_natural_id": Named(
         "fedlearn.data.by_owner:grouped_natural_id", "natural owners in groups"
     ),
+    # flwr-datasets' own, unlike sizes of like mixes.
     "size": Named("fedlearn.data.by_size:size", "the sizes you list"),
     "linear": Named(
         "fedlearn.data.by_size:linear", "client i gets a share in proportion to i"
@@ -60,6 +66,7 @@ KINDS: dict[str, Named] = {
     "exponential": Named(
         "fedlearn.data.by_size:exponential", "in proportion to exp(i)"
     ),
+    # Granqvist et al., pfl-research (NeurIPS 2024).
     "drawn": Named(
         "fedlearn.data.drawn:drawn",
         "each draws its own with replacement: any number of clients",
@@ -84,9 +91,11 @@ class Partition:
         used = np.flatnonzero(owners >= 0)
         # A stable sort leaves the positions of each client in ascending order.
         order = used[np.argsort(owners[used], kind="stable")].astype(np.int64)
+        # A client whom nothing belongs to has a size too, 0.
         sizes = np.bincount(owners[used], minlength=clients)
-        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        return cls(order, offsets)
+        ends = np.cumsum(sizes)
+        offsets = np.concatenate([[0], ends])
+        return cls(order, offsets.astype(np.int64))
 
     def __len__(self) -> int:
         """Return M."""
@@ -94,7 +103,9 @@ class Partition:
 
     def size(self, client: int) -> int:
         """Return the number of samples of one client."""
-        return int(self.offsets[client + 1] - self.offsets[client])
+        start = self.offsets[client]
+        end = self.offsets[client + 1]
+        return int(end - start)
 
     def sizes(self) -> NDArray[np.int64]:
         """Return the number of samples of every client, (M,) int64."""
@@ -107,15 +118,19 @@ class Partition:
         """
         if not 0 <= client < len(self):
             raise IndexError(f"client {client} of {len(self)}")
-        return self.order[self.offsets[client] : self.offsets[client + 1]]
+        start = self.offsets[client]
+        end = self.offsets[client + 1]
+        return self.order[start:end]
 
     def sha256(self) -> str:
         """Return the hex SHA-256 of offsets and order as little-endian int64.
 
         Two partitions have the same digest where all shares are the same.
         """
-        digest = hashlib.sha256(self.offsets.astype("<i8").tobytes())
-        digest.update(self.order.astype("<i8").tobytes())
+        digest = hashlib.sha256()
+        # Little-endian whatever the machine, so that the digest is the same everywhere.
+        for array in (self.offsets, self.order):
+            digest.update(array.astype("<i8").tobytes())
         return digest.hexdigest()
 
 
@@ -136,7 +151,8 @@ class Partitioned:
 
     def __getitem__(self, client: int) -> Samples:
         """Return the training samples of one client, as copies."""
-        return self.train.take(self.partition.indices(client))
+        indices = self.partition.indices(client)
+        return self.train.take(indices)
 
 
 def divide(
@@ -150,6 +166,7 @@ def divide(
     a split that cannot be made.
     """
     options = _one_name_for_clients(table)
+    # A config that gives options and no kind means those of "iid".
     kind = options.pop("kind", None)
     if not kind:
         natural = "client" in dataset.ids and not options
@@ -162,6 +179,7 @@ def divide(
     if isinstance(split, DrawnPartition):
         return split
     _check_owners(kind, split, len(dataset.labels))
+    # Clients are numbered from 0 without gaps.
     clients = int(split.max(initial=-1)) + 1
     # Clients without samples count too, so that client numbers are those of the config.
     clients = max(clients, options.get("clients", 0))
@@ -176,6 +194,7 @@ def _call_kind(
     Raises ConfigError for an unknown kind, a wrong option, and whatever a user's kind raises.
     """
     function = find("partition", kind, KINDS)
+    # Each kind takes those that it names as parameters.
     offered = {
         "labels": dataset.labels,
         "ids": dataset.ids,
@@ -217,6 +236,7 @@ def _one_name_for_clients(table: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_owners(kind: str, owners: NDArray[Any], samples: int) -> None:
     """Raise ConfigError unless a kind gave one client number per sample: a user's may err."""
+    # Kind "i": signed, because −1 stands for nobody.
     fits = owners.shape == (samples,) and owners.dtype.kind == "i"
     if not fits or (samples and int(owners.min()) < -1):
         raise ConfigError(

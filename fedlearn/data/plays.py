@@ -35,7 +35,8 @@ def shakespeare(max_length: int = 80) -> Dataset:
 
     Raises ConfigError for a wrong length, DataError when the set is not fetched.
     """
-    return _dataset("shakespeare", fetched("shakespeare", KEYS), max_length)
+    arrays = fetched("shakespeare", KEYS)
+    return _dataset("shakespeare", arrays, max_length)
 
 
 def shakespeare_mini(max_length: int = 80) -> Dataset:
@@ -43,7 +44,8 @@ def shakespeare_mini(max_length: int = 80) -> Dataset:
 
     Raises ConfigError for a wrong length.
     """
-    return _dataset("shakespeare-mini", bundled("shakespeare-mini", KEYS), max_length)
+    arrays = bundled("shakespeare-mini", KEYS)
+    return _dataset("shakespeare-mini", arrays, max_length)
 
 
 def parse_play(text: str) -> list[tuple[str, str]]:
@@ -100,7 +102,8 @@ def _by_role(play: str) -> dict[str, list[str]]:
     """Return the lines of a play's roles, in order of speaking."""
     lines: dict[str, list[str]] = {}
     for role, line in parse_play(play):
-        lines.setdefault(role, []).append(line)
+        spoken = lines.setdefault(role, [])
+        spoken.append(line)
     return lines
 
 
@@ -144,11 +147,15 @@ def last_fifth(owner: NDArray[np.int64]) -> NDArray[np.bool_]:
     owner: (L,), the lines of each owner together, n ≥ 2. The first max(1, ⌊0.8 n⌋) are trained
     on, so that each owner has a line to train on and one to be tested on.
     """
+    lines = len(owner)
+    # An owner begins where the number changes; −1 makes the first line such a place.
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
-    sizes = np.diff(np.append(starts, len(owner)))
-    trained = np.clip((sizes * 4) // 5, 1, np.maximum(sizes - 1, 1))
-    place_in_owner = np.arange(len(owner)) - np.repeat(starts, sizes)
-    return place_in_owner >= np.repeat(trained, sizes)
+    sizes = np.diff(np.append(starts, lines))
+    most = np.maximum(sizes - 1, 1)
+    trained = np.clip(sizes * 4 // 5, 1, most)
+    first_line = np.repeat(starts, sizes)
+    place = np.arange(lines) - first_line
+    return place >= np.repeat(trained, sizes)
 
 
 def examples(
@@ -163,15 +170,19 @@ def examples(
     int16 padded with `IGNORE`, and the line of each example (N,).
     """
     # An empty line is one example too, all padding, so that no line loses its number.
-    pieces = np.maximum(-(-(ends - starts) // length), 1)
+    full_pieces = -(-(ends - starts) // length)
+    pieces = np.maximum(full_pieces, 1)
     line = np.repeat(np.arange(len(starts)), pieces)
+    # The place of each example among those of its line: 0, 1, ….
     first_example = np.cumsum(pieces) - pieces
     piece = np.arange(len(line)) - np.repeat(first_example, pieces)
     first_byte = starts[line] + piece * length
+    # Only the last piece of a line may be shorter.
     sizes = np.minimum(ends[line] - first_byte, length)
-    valid = sizes[:, None] > np.arange(length)
-    x = np.zeros((len(line), length), np.uint8)
-    y = np.full((len(line), length), IGNORE, np.int16)
+    shape = (len(line), length)
+    x = np.zeros(shape, np.uint8)
+    y = np.full(shape, IGNORE, np.int16)
+    valid = np.arange(length) < sizes[:, None]
     rows, columns = np.nonzero(valid)
     places = first_byte[rows] + columns
     x[rows, columns] = text[places]

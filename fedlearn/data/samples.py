@@ -87,5 +87,6 @@ class Population:
     modality: Modality
     classes: int
     input_shape: tuple[int, ...]
+    # Asked for one client at a time, so a population need not fit in memory.
     clients: ClientData
     test: Samples

@@ -92,7 +92,8 @@ def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 def bundled(name: str, keys: Iterable[str]) -> Arrays:
     """Return the arrays of a set that comes with fedlearn; raises DataError when it is damaged."""
-    return read_npz(BUNDLED / f"{name}.npz", keys, "reinstall fedlearn")
+    path = BUNDLED / f"{name}.npz"
+    return read_npz(path, keys, "reinstall fedlearn")
 
 
 def fetched(name: str, keys: Iterable[str]) -> Arrays:

@@ -29,19 +29,19 @@ BLOCK = 1000
 
 @dataclass(frozen=True)
 class Schema:
-    """What a set looks like: shape of one sample, sizes and natural owners.
-
-    owners: number of natural owners; 0: none. columns: the names of the id columns: owners and
-    groups of owners.
-    """
+    """What a set looks like: shape of one sample, sizes and natural owners."""
 
     modality: Modality
     classes: int
+    # Of one sample.
     shape: tuple[int, ...]
+    # Numbers of samples.
     train: int
     test: int
+    # Natural owners; 0: none.
     owners: int = 0
     owners_per_group: int = 1
+    # Names of the id columns: owners, and groups of owners.
     columns: tuple[str, ...] = ()
 
 
@@ -103,14 +103,17 @@ def _draw_part(name: str, part: str, count: int, seed: int) -> Labelled:
     schema = SCHEMAS[name]
     draw = _DRAWS[schema.modality]
     rule = generator(seed, f"twin/{name}/rule")
-    return draw(schema, count, rule, generator(seed, f"twin/{name}/{part}"))
+    rng = generator(seed, f"twin/{name}/{part}")
+    return draw(schema, count, rule, rng)
 
 
 def _owners(schema: Schema, count: int) -> dict[str, NDArray[np.int64]]:
     """Return id columns (N,): equal runs of samples per owner, equal runs of owners per group."""
     if not schema.owners:
         return {}
-    owner = np.arange(count) * min(schema.owners, count) // count
+    # A small twin has fewer owners, so that none is without a sample.
+    owners = min(schema.owners, count)
+    owner = np.arange(count) * owners // count
     group = owner // schema.owners_per_group
     return dict(zip(schema.columns, (owner, group), strict=True))
 
@@ -121,16 +124,19 @@ def _images(
     """Draw a coarse 4×4 pattern per class, shown with varying contrast under noise."""
     channels, height, width = schema.shape
     coarse = rule.random((schema.classes, channels, 4, 4)) * 180
-    pattern = coarse.repeat(height // 4, axis=2).repeat(width // 4, axis=3)
-    pattern = pattern.astype(np.float32)
+    rows = coarse.repeat(height // 4, axis=2)
+    pattern = rows.repeat(width // 4, axis=3).astype(np.float32)
     labels = rng.integers(schema.classes, size=count)
     x = np.empty((count, *schema.shape), np.uint8)
     for start in range(0, count, BLOCK):
-        block = labels[start : start + BLOCK]
-        contrast = rng.uniform(0.4, 1.0, (len(block), 1, 1, 1)).astype(np.float32)
-        noise = rng.standard_normal((len(block), *schema.shape), np.float32) * 30
-        pixels = pattern[block] * contrast + noise + 30
-        x[start : start + BLOCK] = np.clip(pixels, 0, 255)
+        end = min(start + BLOCK, count)
+        size = end - start
+        contrast = rng.uniform(0.4, 1.0, (size, 1, 1, 1)).astype(np.float32)
+        noise = rng.standard_normal((size, *schema.shape), np.float32)
+        clean = pattern[labels[start:end]] * contrast
+        # Grey of 30 below, so that the noise shows on dark places too.
+        pixels = clean + noise * 30 + 30
+        x[start:end] = np.clip(pixels, 0, 255)
     return Samples(x, labels), labels
 
 
@@ -143,11 +149,13 @@ def _series(
     frequency = rule.uniform(1, 8, (schema.classes, 1, channels))
     amplitude = rule.uniform(0.5, 1.5, (schema.classes, 1, channels))
     labels = rng.integers(schema.classes, size=count)
+    # As a share of the window, along the middle axis of (N, T, F).
     time = np.arange(steps)[None, :, None] / steps
     phase = rng.uniform(0, 2 * np.pi, (count, 1, 1))
     angle = 2 * np.pi * frequency[labels] * time + phase
     clean = amplitude[labels] * np.sin(angle)
-    x = (clean + rng.normal(0, 0.3, clean.shape)).astype(np.float32)
+    noise = rng.normal(0, 0.3, clean.shape)
+    x = (clean + noise).astype(np.float32)
     return Samples(x, labels), labels
 
 
@@ -160,16 +168,21 @@ def _lines(
     follows = np.array([rule.choice(27, 3, replace=False) for _ in range(27)])
     text = np.empty((count, length + 1), np.uint8)
     state = rng.integers(27, size=count)
+    # Cumulative odds of the first and of the first two successors.
+    odds = [0.6, 0.9]
     for step in range(length + 1):
         text[:, step] = letters[state]
-        successor = np.searchsorted([0.6, 0.9], rng.random(count))
+        chance = rng.random(count)
+        successor = np.searchsorted(odds, chance)
         state = follows[state, successor]
     # Bytes in each line; the newline that ends it comes after them.
     ends = rng.integers(length // 4, length + 1, size=count)
     text[np.arange(count), ends] = ord("\n")
     valid = np.arange(length) < ends[:, None]
-    x = np.where(valid, text[:, :-1], 0).astype(np.uint8)
-    y = np.where(valid, text[:, 1:].astype(np.int16), np.int16(IGNORE))
+    inputs = text[:, :-1]
+    targets = text[:, 1:].astype(np.int16)
+    x = np.where(valid, inputs, 0).astype(np.uint8)
+    y = np.where(valid, targets, np.int16(IGNORE))
     return Samples(x, y), np.zeros(count, np.int64)
 
 

@@ -23,9 +23,11 @@ KEYS = ("values", "lengths", "label", "subject", "arm", "rate", "scale")
 
 
 class Windows(NamedTuple):
-    """Where windows lie: the first step, the series, and whether it is held out, each (N,)."""
+    """Where windows lie, and which are held out; each column is (N,)."""
 
+    # The first step, counted over all series end to end.
     starts: NDArray[np.int64]
+    # The number of the series.
     series: NDArray[np.int64]
     held_out: NDArray[np.bool_]
 
@@ -36,7 +38,8 @@ def watch(rate: int = 25, window: int = 64, stride: int = 32) -> Dataset:
     rate: in Hz, divides 50; window and stride: in steps at that rate. Raises ConfigError for
     wrong ones, DataError when the set is not fetched.
     """
-    return windows("watch", fetched("watch", KEYS), rate, window, stride)
+    arrays = fetched("watch", KEYS)
+    return windows("watch", arrays, rate, window, stride)
 
 
 def watch_mini(rate: int = 25, window: int = 64, stride: int = 32) -> Dataset:
@@ -45,13 +48,15 @@ def watch_mini(rate: int = 25, window: int = 64, stride: int = 32) -> Dataset:
     rate: in Hz, divides 25; window and stride: in steps at that rate. Raises ConfigError for
     wrong ones.
     """
-    return windows("watch-mini", bundled("watch-mini", KEYS), rate, window, stride)
+    arrays = bundled("watch-mini", KEYS)
+    return windows("watch-mini", arrays, rate, window, stride)
 
 
 def thin(
     values: NDArray[np.generic], lengths: NDArray[np.int64], every: int
 ) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
     """Keep every n-th step of each series: (S, F) and lengths → fewer steps, lengths // n."""
+    # Series lie end to end: each begins where the lengths before it add up to.
     starts = np.cumsum(lengths) - lengths
     parts = []
     for start, length in zip(starts, lengths, strict=True):
@@ -84,7 +89,9 @@ def windows(name: str, arrays: Arrays, rate: int, window: int, stride: int) -> D
             f"[data] window = {window} at {rate} Hz is longer than the series of "
             f"'{name}'; make it shorter"
         )
+    # Positions of the steps of every window, (N, T).
     steps = starts[:, None] + np.arange(window)
+    # The mini set holds 16-bit steps; the scale turns them into the sensor's units.
     x = (values[steps] * arrays["scale"]).astype(np.float32)
     train = np.flatnonzero(~held_out)
     labels = arrays["label"].astype(np.int64)[series]
@@ -113,7 +120,8 @@ def _normalised(
     # Sums of some 10^5 float32 values lose digits, so they are taken in float64.
     mean = x[train].mean((0, 1), dtype=np.float64)
     deviation = x[train].std((0, 1), dtype=np.float64)
-    normalised: NDArray[np.float32] = ((x - mean) / deviation).astype(np.float32)
+    scaled = (x - mean) / deviation
+    normalised: NDArray[np.float32] = scaled.astype(np.float32)
     return normalised
 
 
@@ -128,6 +136,7 @@ def cut(lengths: NDArray[np.int64], window: int, stride: int) -> Windows:
     held_out: list[bool] = []
     begin = 0
     for number, length in enumerate(lengths.tolist()):
+        # A short series still gets one window to test on.
         edge = min(length * 4 // 5, length - window)
         training = range(0, edge - window + 1, stride)
         testing = range(max(edge, 0), length - window + 1, stride)

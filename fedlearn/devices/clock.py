@@ -41,7 +41,9 @@ class Spent:
     @property
     def total(self) -> float:
         """Return their sum."""
-        return self.away + self.down + self.compute + self.up
+        # In the order of `PARTS`, which fixes the last bit.
+        before_training = self.away + self.down
+        return before_training + self.compute + self.up
 
     def until(self, limit: float) -> Spent:
         """Return the seconds of each part that pass before a limit."""
@@ -72,16 +74,20 @@ def spent(
     """Return the seconds that a client's part of a round takes on a device."""
     # Mbit/s are 10**6 bits per second; each transfer takes the latency once.
     latency_s = profile.latency_ms / 1000
-    down_s = latency_s + 8 * bytes_down / (1e6 * profile.down_mbps)
-    up_s = latency_s + 8 * bytes_up / (1e6 * profile.up_mbps)
-    return Spent(away_s, down_s, flops / profile.flops, up_s)
+    down_bps = 1e6 * profile.down_mbps
+    up_bps = 1e6 * profile.up_mbps
+    down_s = latency_s + 8 * bytes_down / down_bps
+    up_s = latency_s + 8 * bytes_up / up_bps
+    compute_s = flops / profile.flops
+    return Spent(away_s, down_s, compute_s, up_s)
 
 
 def joules(profile: DeviceProfile, time: Spent) -> float:
     """Return the energy that a client's part adds to what its device takes when idle."""
     training_w = profile.train_w - profile.idle_w
     radio_w = profile.radio_w - profile.idle_w
-    return training_w * time.compute + radio_w * (time.down + time.up)
+    radio_s = time.down + time.up
+    return training_w * time.compute + radio_w * radio_s
 
 
 class Clock:
@@ -153,9 +159,13 @@ class Clock:
 
     def _duration_s(self) -> float:
         """Return how long the cohort's round lasts."""
-        if any(late for _, late in self._cohort.values()):
-            return self.deadline_s
-        return max(time.total for time, _ in self._cohort.values())
+        longest_s = 0.0
+        for time, late in self._cohort.values():
+            # A late client is not waited for beyond the deadline.
+            if late:
+                return self.deadline_s
+            longest_s = max(longest_s, time.total)
+        return longest_s
 
     def expected_s(self, flops: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the seconds that each client would need once it may be asked, (N,).
@@ -180,6 +190,7 @@ class Clock:
         line = self._line
         self._line = _empty()
         rows = line["by_profile"].values()
+        # The others are sums over rounds; this is the clock at the end.
         line["now_s"] = self.now_s
         line["joules"] = fsum(row["joules"] for row in rows)
         line["late"] = int(sum(row["late"] for row in rows))
@@ -187,7 +198,8 @@ class Clock:
 
     def sync(self) -> dict[str, NDArray[Any]]:
         """Return what a checkpoint has to hold."""
-        return {"devices.clock": np.array([self.now_s, *self.usual])}
+        values = [self.now_s, *self.usual]
+        return {"devices.clock": np.array(values)}
 
     def checkpointed(self) -> None:
         """Do nothing: all is in the checkpoint."""
@@ -199,9 +211,10 @@ class Clock:
     ) -> None:
         """Go back to what a checkpoint holds; None: to the beginning."""
         if saved is not None:
-            now_s, down, up = saved["devices.clock"]
-            self.now_s = float(now_s)
-            self.usual = (float(down), float(up))
+            # Plain floats: numpy's would go on into what is written as JSON.
+            now_s, down, up = saved["devices.clock"].tolist()
+            self.now_s = now_s
+            self.usual = (down, up)
 
 
 def _empty() -> DevicesLine:
@@ -220,5 +233,8 @@ def _add_costs(
     row["late"] += sum(cost.late for cost in costs)
     row["joules"] += fsum(cost.energy for cost in costs)
     for part in PARTS:
-        row[part] += fsum(getattr(cost.time, part) for cost in costs)
-    row["wait"] += fsum(max(0.0, duration_s - cost.time.total) for cost in costs)
+        seconds = [getattr(cost.time, part) for cost in costs]
+        row[part] += fsum(seconds)
+    waits = [duration_s - cost.time.total for cost in costs]
+    # A rounding error below 0 is no waiting.
+    row["wait"] += fsum(max(0.0, wait) for wait in waits)

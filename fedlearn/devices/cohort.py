@@ -34,8 +34,9 @@ def available(
     rng = generator(seed, "devices-present", round_number, attempt)
     shuffled = rng.permutation(len(away_s))
     # A stable sort leaves the clients that are equally far in shuffled order.
-    soonest = shuffled[np.argsort(away_s[shuffled], kind="stable")]
-    return sorted(int(client) for client in soonest[:size])
+    by_away = np.argsort(away_s[shuffled], kind="stable")
+    soonest = shuffled[by_away]
+    return sorted(soonest[:size].tolist())
 
 
 def fastest(
@@ -62,11 +63,14 @@ def fastest(
     fair_places = math.ceil(fairness * size - ROUNDING)
     fast_places = size - fair_places
     order = np.argsort(expected_s, kind="stable")
-    order = order[np.isfinite(expected_s[order])]
+    # Clients that are away are never asked.
+    is_there = np.isfinite(expected_s[order])
+    order = order[is_there]
     fast = order[:fast_places]
     rng = generator(seed, "devices-fair", round_number, attempt)
-    others = rng.permutation(order[fast_places:])
+    candidates = rng.permutation(order[fast_places:])
     # False sorts before True: clients that fit the deadline come first.
-    too_slow = expected_s[others] > (deadline_s or math.inf)
-    others = others[np.argsort(too_slow, kind="stable")]
-    return sorted(int(client) for client in (*fast, *others[:fair_places]))
+    too_slow = expected_s[candidates] > (deadline_s or math.inf)
+    candidates = candidates[np.argsort(too_slow, kind="stable")]
+    fair = candidates[:fair_places]
+    return sorted([*fast.tolist(), *fair.tolist()])

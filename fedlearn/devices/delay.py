@@ -23,7 +23,9 @@ class Delay:
     @property
     def where(self) -> str:
         """Return "device" or "cloud", whichever answers first."""
-        return "device" if self.edge_s <= self.trans_s + self.cloud_s else "cloud"
+        by_cloud_s = self.trans_s + self.cloud_s
+        # Where both are as fast, the sample need not leave the device.
+        return "device" if self.edge_s <= by_cloud_s else "cloud"
 
 
 def delay(
@@ -38,7 +40,8 @@ def delay(
     to reach the same share of their peak as in training.
     """
     # Mbit/s are 10**6 bits per second; a transfer takes the latency each way.
-    up_s = 8 * input_bytes / (1e6 * profile.up_mbps)
+    up_bps = 1e6 * profile.up_mbps
+    up_s = 8 * input_bytes / up_bps
     latency_s = 2 * profile.latency_ms / 1000
     edge_s = forward_flops / profile.flops
     cloud_s = forward_flops / cloud.flops

@@ -161,21 +161,26 @@ class Devices:
 
     def of(self, client: int) -> DeviceProfile:
         """Return a client's profile."""
-        return self.profiles[int(self.kind[client])]
+        place = int(self.kind[client])
+        return self.profiles[place]
 
     def name(self, client: int) -> str:
         """Return the name of a client's profile."""
-        return self.names[int(self.kind[client])]
+        place = int(self.kind[client])
+        return self.names[place]
 
     def counts(self) -> dict[str, int]:
         """Return how many clients have each profile."""
-        counts = np.bincount(self.kind, minlength=len(self.names)).tolist()
-        return dict(zip(self.names, counts, strict=True))
+        kinds = len(self.names)
+        # A profile that no client has is counted too, as 0.
+        counts = np.bincount(self.kind, minlength=kinds)
+        return dict(zip(self.names, counts.tolist(), strict=True))
 
     def each(self, field: str) -> NDArray[np.float64]:
         """Return one field of every client's profile, (N,)."""
         values = [getattr(profile, field) for profile in self.profiles]
-        return np.array(values, np.float64)[self.kind]
+        by_kind = np.array(values, np.float64)
+        return by_kind[self.kind]
 
     def away_s(self, now_s: float) -> NDArray[np.float64]:
         """Return the seconds until each client may be asked, (N,); 0 for those that may be now."""
@@ -202,8 +207,11 @@ def _away(now_s: float, period_s: Any, share: Any, phase: Any) -> Any:
     A device may be asked in the first ``share`` of each period. phase: share of a period that
     is over at time 0.
     """
-    over = (now_s / period_s + phase) % 1
-    return np.where(over < share, 0.0, (1 - over) * period_s)
+    periods = now_s / period_s + phase
+    # The share of the current period that is over.
+    over = periods % 1
+    until_next_s = (1 - over) * period_s
+    return np.where(over < share, 0.0, until_next_s)
 
 
 def devices(section: DevicesSection, clients: int, seed: int) -> Devices:
@@ -241,6 +249,7 @@ def apportion(shares: list[float], total: int) -> list[int]:
     By largest remainders (Hamilton's method); the first of equal remainders wins.
     """
     exact = [total * share / sum(shares) for share in shares]
+    # Rounded down first, so that something is missing and never too much.
     counts = [int(value) for value in exact]
     # Largest remainder first; Python's sort keeps the order of equal ones.
     order = sorted(range(len(shares)), key=lambda i: counts[i] - exact[i])
