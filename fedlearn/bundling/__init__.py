@@ -1,1 +1,4 @@
-"""What ``fedlearn bundle`` is made of: our own wheel, the wheels of another machine, and the archive. For the connected machine alone."""
+"""What ``fedlearn bundle`` is made of: our own wheel, another machine's wheels, and the archive.
+
+For the connected machine alone: it needs pip, uv and a package registry.
+"""

@@ -1,4 +1,7 @@
-"""The archive of a bundle: one folder with everything that a machine without a network needs, and the sums of its files."""
+"""The archive of a bundle: one folder with all that a machine without a network needs.
+
+Beside the files it holds their checksums, which the installer compares.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+# Of xz. Preset 6 takes ten times as long and gains a seventh.
 PRESET: Final = 1
-"""Of xz; 6 takes ten times as long and gains a seventh."""
 
+# The installer's text, with places for its values.
 INSTALLER = Path(__file__).with_name("install.sh")
+
+# Modes of files: for everyone to read, and for the owner alone.
+PUBLIC = 0o644
+PRIVATE = 0o600
 
 
 def installer(values: Mapping[str, str]) -> str:
     """Return the installer's text with its ``@NAME@`` filled in, quoted for the shell."""
-    return re.sub(
-        "@([A-Z]+)@", lambda found: shlex.quote(values[found[1]]), INSTALLER.read_text()
-    )
+
+    text = INSTALLER.read_text()
+    # One pass over the text: a value that contains "@NAME@" is not filled in itself.
+    return re.sub("@([A-Z]+)@", lambda match: shlex.quote(values[match[1]]), text)
 
 
 def write(
@@ -32,37 +41,42 @@ def write(
     files: Mapping[str, Path],
     secret: bool,
 ) -> str:
-    """Write an archive that unpacks to a folder, and return its SHA-256; the same content gives the same bytes.
+    """Write an archive that unpacks to a folder, and return its SHA-256.
 
-    texts, files: content by the name inside. secret: only its owner may read it. Raises OSError.
+    The same content gives the same bytes.
+    name: of the folder. texts, files: content by the name inside. secret: only its owner may
+    read the archive. Raises OSError.
     """
-    content = {
-        **{inside: text.encode() for inside, text in texts.items()},
-        **{inside: file.read_bytes() for inside, file in files.items()},
-    }
-    sums = "".join(
-        f"{hashlib.sha256(data).hexdigest()}  {inside}\n"
-        for inside, data in sorted(content.items())
-    )
-    content["SHA256SUMS"] = sums.encode()
+    content = _content(texts, files)
     part = path.with_name(f".{path.name}.part")
     part.unlink(missing_ok=True)
+    # A new file with its mode from the start: a token is never readable by others.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
-        descriptor = os.open(
-            part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o644
-        )
+        descriptor = os.open(part, flags, PRIVATE if secret else PUBLIC)
         with (
             open(descriptor, "wb") as file,
             tarfile.open(fileobj=file, mode="w:xz", preset=PRESET) as archive,
         ):
             for inside, data in sorted(content.items()):
                 entry = tarfile.TarInfo(f"{name}/{inside}")
-                entry.size, entry.mode = (
-                    len(data),
-                    0o600 if inside == "token" else 0o644,
-                )
+                entry.size = len(data)
+                entry.mode = PRIVATE if inside == "token" else PUBLIC
                 archive.addfile(entry, io.BytesIO(data))
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _content(texts: Mapping[str, str], files: Mapping[str, Path]) -> dict[str, bytes]:
+    """Return the bytes of every file inside by its name, with their checksums in SHA256SUMS."""
+    content = {inside: text.encode() for inside, text in texts.items()}
+    for inside, file in files.items():
+        content[inside] = file.read_bytes()
+    # In the format of sha256sum, which the installer runs.
+    sums = ""
+    for inside, data in sorted(content.items()):
+        sums += f"{hashlib.sha256(data).hexdigest()}  {inside}\n"
+    content["SHA256SUMS"] = sums.encode()
+    return content

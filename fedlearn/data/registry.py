@@ -14,6 +14,7 @@ from fedlearn.data.samples import Dataset, Population
 from fedlearn.errors import ConfigError, DataError, FedlearnError
 from fedlearn.names import Named, call, find
 
+# The loaders by name, imported when used; each takes its own options of ``[data]``.
 DATASETS: dict[str, Named] = {
     "digits": Named(
         "fedlearn.data.images:digits",
@@ -55,6 +56,7 @@ DATASETS: dict[str, Named] = {
     ),
 }
 
+# Sets without a synthetic twin. One is synthetic itself, the other is the user's.
 NO_TWIN = ("synthetic", "dir")
 
 
@@ -63,8 +65,9 @@ def population(
 ) -> Population:
     """Return the clients and the held-out samples of an experiment.
 
-    name: a key of `DATASETS` or an import path; options: what else ``[data]`` holds; partition: the table
-    ``[data.partition]``, see `fedlearn.data.partition.divide`. Raises ConfigError or DataError.
+    name: a key of `DATASETS` or an import path; options: the other keys of ``[data]``;
+    partition: the table ``[data.partition]``, see `fedlearn.data.partition.divide`.
+    Raises ConfigError or DataError.
     """
     loaded = _load(name, options, partition, seed)
     if isinstance(loaded, Population):
@@ -83,78 +86,104 @@ def population(
 def _load(
     name: str, options: Mapping[str, Any], partition: Mapping[str, Any], seed: int
 ) -> Dataset | Population:
-    """Call the loader that ``name`` means, or build its synthetic twin; a user's own result is checked."""
-    load = find("data set", name, DATASETS)
-    options = dict(options)
-    if (
-        ":" not in name
-        and name not in NO_TWIN
-        and flag("[data] synthetic", options.pop("synthetic", False))
-    ):
-        from fedlearn.data.twins import twin
+    """Call the loader that ``name`` means, or build its synthetic twin.
 
-        return call(  # type: ignore[no-any-return]
-            f"the synthetic twin of '{name}'",
-            twin,
-            options,
-            {"name": name, "seed": seed},
-        )
+    What a user's own loader returns is checked. Raises ConfigError or DataError.
+    """
+    loader = find("data set", name, DATASETS)
+    options = dict(options)
+    if _wants_twin(name, options):
+        return _twin(name, options, seed)
     if name == "synthetic":
+        # This set alone has clients of its own, whose number the partition may give.
+        offered = {"partition": partition, "seed": seed}
         return call(  # type: ignore[no-any-return]
-            "data set 'synthetic'",
-            load,
-            options,
-            {"partition": partition, "seed": seed},
+            "data set 'synthetic'", loader, options, offered
         )
-    try:
-        loaded = call(f"data set '{name}'", load, options, {"seed": seed})
-    except FedlearnError:
-        raise
-    except (Exception, SystemExit) as error:  # the loader may be the user's
-        raise DataError(
-            f"data set '{name}' cannot be loaded: {type(error).__name__}: {error}"
-        ) from error
+    loaded = _call_loader(name, loader, options, seed)
     if name in DATASETS:
         return loaded  # type: ignore[no-any-return]
     from fedlearn.data.own import checked
 
-    found = checked(name, loaded)
-    if isinstance(found, Population) and partition:
+    data = checked(name, loaded)
+    if isinstance(data, Population) and partition:
         raise ConfigError(
-            f"data set '{name}' brings its own clients: remove [data.partition] ({', '.join(partition)})"
+            f"data set '{name}' brings its own clients: remove [data.partition] "
+            f"({', '.join(partition)})"
         )
-    return found
+    return data
+
+
+def _wants_twin(name: str, options: dict[str, Any]) -> bool:
+    """Take the key "synthetic" out of the options of a set that has a twin, and return its value.
+
+    Raises ConfigError where it is neither true nor false.
+    """
+    if ":" in name or name in NO_TWIN:
+        return False
+    return flag("[data] synthetic", options.pop("synthetic", False))
+
+
+def _twin(name: str, options: Mapping[str, Any], seed: int) -> Dataset:
+    """Return the synthetic twin of a set; raises ConfigError for a wrong option."""
+    from fedlearn.data.twins import twin
+
+    offered = {"name": name, "seed": seed}
+    return call(  # type: ignore[no-any-return]
+        f"the synthetic twin of '{name}'", twin, options, offered
+    )
+
+
+def _call_loader(name: str, loader: Any, options: Mapping[str, Any], seed: int) -> Any:
+    """Return what a loader gives; raises ConfigError or DataError, whatever the loader raises."""
+    try:
+        return call(f"data set '{name}'", loader, options, {"seed": seed})
+    except FedlearnError:
+        raise
+    # The loader may be the user's code, which may raise anything.
+    except (Exception, SystemExit) as error:
+        raise DataError(
+            f"data set '{name}' cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
 
 
 def label_counts(
     population: Population, most: int = 100
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the label mix of at most ``most`` clients, spread evenly over all: (numbers (m,), counts (m, K)) int64.
+    """Return the label mix of at most ``most`` clients, spread evenly over all.
 
-    Text has no classes worth counting: its counts are the clients' sizes, K = 1.
+    The client numbers (m,) and their counts (m, K), both int64. Text has no classes worth
+    counting: its counts are the clients' sizes, K = 1.
     """
+    # Evenly over all numbers: partitions such as "linear" give clients unlike shares in order.
     total = len(population.clients)
-    numbers = np.unique(np.linspace(0, total - 1, min(most, total)).astype(np.int64))
+    evenly = np.linspace(0, total - 1, min(most, total))
+    numbers = np.unique(evenly.astype(np.int64))
+    clients = [int(number) for number in numbers]
     if population.modality == "text":
-        return numbers, np.array(
-            [[population.clients.size(int(k))] for k in numbers], np.int64
-        )
-    return numbers, np.array([_counts(population, int(k)) for k in numbers], np.int64)
+        sizes = [[population.clients.size(client)] for client in clients]
+        return numbers, np.array(sizes, np.int64)
+    counts = [_counts(population, client) for client in clients]
+    return numbers, np.array(counts, np.int64)
 
 
 def _counts(population: Population, client: int) -> NDArray[np.int64]:
-    """Return a client's samples by label, (K,) int64; none where its data cannot be read or has no such labels."""
+    """Return a client's samples by label, (K,) int64; zeros where its data cannot be read."""
     try:
-        counts = np.bincount(_labels(population, client), minlength=population.classes)
-    except (
-        Exception
-    ):  # a user's own clients: such a one fails in its round, and is recorded there
+        labels = _labels(population, client)
+        counts = np.bincount(labels, minlength=population.classes)
+    # The clients may be the user's code. One that cannot be read fails in its round, and
+    # the round's record says why.
+    except Exception:
         counts = np.zeros(population.classes, np.int64)
     return counts[: population.classes]
 
 
 def _labels(population: Population, client: int) -> NDArray[np.int64]:
+    """Return the labels of a client's samples, (n,) int64."""
     clients = population.clients
-    if isinstance(clients, Partitioned):  # the labels alone: no copy of the pictures
-        return clients.train.y[clients.partition.indices(client)].astype(np.int64)
+    if isinstance(clients, Partitioned):
+        # The labels alone: `clients[client]` would copy the inputs too.
+        indices = clients.partition.indices(client)
+        return clients.train.y[indices].astype(np.int64)
     return clients[client].y.astype(np.int64)

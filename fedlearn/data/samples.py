@@ -1,4 +1,4 @@
-"""What a data set is to the rest of fedlearn: numpy arrays of one modality, and clients that own shares of it.
+"""What a data set is to the rest of fedlearn: samples of one modality, shared out to clients.
 
 Legend: N samples, T time steps or characters, K classes.
 """
@@ -12,18 +12,20 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+# What one sample is. It decides the scaling of inputs and the shape of targets.
 Modality = Literal["image", "series", "text", "features"]
 
+# The target value that loss and accuracy skip (padding of a text line). It is
+# torch's default ignore_index.
 IGNORE = -100
-"""The target value that loss and accuracy skip (padding of a text line)."""
 
 
 @dataclass(frozen=True)
 class Samples:
     """Inputs and targets of N samples.
 
-    x: (N, C, H, W) uint8 for images (read as x / 255), (N, T, F) float32 for series, (N, T) uint8 for text
-       (bytes, 0 is padding), (N, F) float32 for features.
+    x: (N, C, H, W) uint8 for images (read as x / 255), (N, T, F) float32 for series,
+       (N, T) uint8 for text (bytes, 0 is padding), (N, F) float32 for features.
     y: (N,) int64 class numbers, or (N, T) int16 next bytes for text, `IGNORE` where padded.
     """
 
@@ -41,16 +43,18 @@ class Samples:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in memory: what is trained on, what is held out, and what belongs together by nature.
+    """A data set in memory: training samples, held-out samples and natural owners.
 
-    ids: columns of natural owners of the training samples, each (N,) int64, e.g. {"client": …, "subject": …};
-         empty where nothing is natural. ``labels``: (N,) int64, what the label-based partitions split by.
+    ids: columns of natural owners of the training samples, each (N,) int64, for example
+         {"client": …, "subject": …}; empty where the set has no natural owners.
+    labels: (N,) int64, what the label-based partitions split by.
     """
 
     name: str
     modality: Modality
     classes: int
-    input_shape: tuple[int, ...]  # of one sample: (C, H, W), (T, F), (T,) or (F,)
+    # Of one sample: (C, H, W), (T, F), (T,) or (F,).
+    input_shape: tuple[int, ...]
     train: Samples
     test: Samples
     labels: NDArray[np.int64]
@@ -74,11 +78,15 @@ class ClientData(Protocol):
 
 @dataclass(frozen=True)
 class Population:
-    """What an experiment trains on: the clients' own data, and the held-out samples of the server."""
+    """What an experiment trains on: the clients' own data, and the server's held-out samples.
+
+    input_shape: of one sample, as in `Dataset`.
+    """
 
     name: str
     modality: Modality
     classes: int
     input_shape: tuple[int, ...]
+    # Asked for one client at a time, so a population need not fit in memory.
     clients: ClientData
     test: Samples

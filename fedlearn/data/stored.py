@@ -1,4 +1,4 @@
-"""The npz files that data sets are kept in: shipped beside this file, or fetched into the user's cache."""
+"""The npz files that data sets are kept in: shipped beside this file, or fetched into the cache."""
 
 from __future__ import annotations
 
@@ -16,36 +16,43 @@ from fedlearn.errors import DataError
 
 Arrays = dict[str, NDArray[Any]]
 
+# The folder of the sets that come with fedlearn.
 BUNDLED = Path(__file__).parent / "bundled"
 
 
 def cache_folder() -> Path:
-    """Return where fetched sets are kept: $FEDLEARN_DATA, else fedlearn/ in the user's cache folder."""
-    if own := os.environ.get("FEDLEARN_DATA"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedlearn"
+    """Return the folder of fetched sets: $FEDLEARN_DATA, or fedlearn/ in the user's cache."""
+    configured = os.environ.get("FEDLEARN_DATA")
+    if configured:
+        return Path(configured)
+    # The XDG base directory specification: unset and empty both mean ~/.cache.
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "fedlearn"
 
 
 def read_npz(path: Path, keys: Iterable[str], fix: str) -> Arrays:
-    """Return the named arrays of an npz; nothing in the file is ever unpickled.
+    """Return all arrays of an npz that has the keys; nothing in the file is ever unpickled.
 
     Raises DataError naming the file, what is wrong and ``fix``.
     """
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
+            # numpy gives the array itself where the file is an .npy under another name.
             if isinstance(archive, np.ndarray):
                 raise DataError(
                     f"{path} holds a single array (.npy), not an npz archive: {fix}"
                 )
             absent = [key for key in keys if key not in archive.files]
             if absent:
+                present = ", ".join(archive.files)
                 raise DataError(
-                    f"{path} has no array '{absent[0]}' (it has: {', '.join(archive.files)}): {fix}"
+                    f"{path} has no array '{absent[0]}' (it has: {present}): {fix}"
                 )
             return {key: archive[key] for key in archive.files}
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: {fix}") from None
+    # All that numpy and zipfile raise for a damaged file, or one that claims too much.
     except (
         OSError,
         ValueError,
@@ -55,9 +62,8 @@ def read_npz(path: Path, keys: Iterable[str], fix: str) -> Arrays:
         zlib.error,
         MemoryError,
     ) as error:
-        raise DataError(
-            f"{path} cannot be read ({str(error) or type(error).__name__}): {fix}"
-        ) from error
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{path} cannot be read ({reason}): {fix}") from error
 
 
 def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -65,34 +71,41 @@ def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
     Raises DataError naming the file when the folder cannot be written or the disk is full.
     """
+    # The process number keeps two fetches of one set out of each other's file.
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:
             np.savez_compressed(file, **dict[str, Any](arrays))
             file.flush()
+            # Without it, a power cut could leave an empty file under the final name.
             os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
         raise DataError(
-            f"cannot write {path} ({error.strerror or error}): free some space or set FEDLEARN_DATA to another folder"
+            f"cannot write {path} ({error.strerror or error}): "
+            "free some space or set FEDLEARN_DATA to another folder"
         ) from error
     finally:
         part.unlink(missing_ok=True)
 
 
 def bundled(name: str, keys: Iterable[str]) -> Arrays:
-    """Return the arrays of a set that comes with fedlearn."""
-    return read_npz(BUNDLED / f"{name}.npz", keys, "reinstall fedlearn")
+    """Return the arrays of a set that comes with fedlearn; raises DataError when it is damaged."""
+    path = BUNDLED / f"{name}.npz"
+    return read_npz(path, keys, "reinstall fedlearn")
 
 
 def fetched(name: str, keys: Iterable[str]) -> Arrays:
-    """Return the arrays of a set in the user's cache; raises DataError with the command that fetches it."""
+    """Return the arrays of a set in the user's cache.
+
+    Raises DataError with the command that fetches it when it is absent or damaged.
+    """
     path = cache_folder() / f"{name}.npz"
     command = f"fedlearn data fetch {name}"
     if not path.exists():
         raise DataError(
-            f"data set '{name}' is not on this machine ({path} does not exist): run '{command}', "
-            "or set [data] synthetic = true to try without it"
+            f"data set '{name}' is not on this machine ({path} does not exist): "
+            f"run '{command}', or set [data] synthetic = true to try without it"
         )
     return read_npz(path, keys, f"run '{command}' again")

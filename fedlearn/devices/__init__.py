@@ -1,4 +1,5 @@
-"""Simulated devices: what each client runs on, how long a round takes there and what it costs, and who is asked.
+"""Simulated devices: what each client runs on, how long a round takes there and what it costs.
 
-No result depends on any of it, unless the config sets a deadline or has the cohort chosen by devices.
+No result depends on any of it, unless the config sets a deadline or lets the devices choose the
+cohort.
 """

@@ -13,16 +13,13 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
         lines = cpuinfo.read_text(errors="replace").splitlines()
     except OSError:
         lines = []
-    found = {
-        key.strip(): value.strip()
-        for key, _, value in (line.partition(":") for line in lines)
-    }
-    return (
-        found.get("model name")
-        or found.get("Model")
-        or platform.processor()
-        or platform.machine()
-    )
+    values = {}
+    for line in lines:
+        key, _, value = line.partition(":")
+        values[key.strip()] = value.strip()
+    # x86 has "model name"; a Jetson or a Raspberry Pi has the board's "Model".
+    name = values.get("model name") or values.get("Model")
+    return name or platform.processor() or platform.machine()
 
 
 def cores() -> int:

@@ -107,7 +107,8 @@ def test_watch_options_that_cannot_be(options, message):
 
 def test_windows_are_cut_without_a_step_in_both_parts():
     starts, series, held_out = cut(np.array([20, 3, 5]), window=4, stride=2)
-    # 20 steps: training 0…15, held out 16…19 · 3 steps: too short · 5 steps: only the window that ends it (1…4)
+    # 20 steps: training 0…15, held out 16…19 · 3 steps: too short ·
+    # 5 steps: only the window that ends it (1…4)
     assert starts[series == 0].tolist() == [0, 2, 4, 6, 8, 10, 12, 16]
     assert held_out[series == 0].tolist() == [False] * 7 + [True]
     assert (starts[series == 2].tolist(), held_out[series == 2].tolist()) == (

@@ -72,7 +72,10 @@ def test_alike_clients_see_every_sample_as_often():
 
 
 def test_alpha_rules_how_unlike_clients_are():
-    """A class's share of a client has the mean 1/5 and the variance of Dirichlet(alpha, …): 0.2 · 0.8 / (5 alpha + 1)."""
+    """A class's share of a client has the mean 1/5 and the variance of Dirichlet(alpha, …).
+
+    The variance is 0.2 · 0.8 / (5 alpha + 1).
+    """
     for alpha, width in ((0.2, 0.283), (2.0, 0.121), (200.0, 0.0126)):
         shares = drawn(clients=1_000, samples_per_client=2_000, alpha=alpha)
         mixes = (

@@ -1,4 +1,4 @@
-"""Fetching: archives like npm's, Debian's and PyPI's, checksums, a cache that is whole or untouched."""
+"""Fetching: archives like npm's, Debian's and PyPI's, checksums, a cache whole or untouched."""
 
 import codecs
 import gzip
@@ -363,7 +363,10 @@ def test_fetching_an_unknown_set():
 
 
 def test_the_command_line_imports_neither_torch_nor_flwr():
-    code = "import sys, fedlearn.commands.data; print([m for m in ('torch', 'flwr', 'pydantic') if m in sys.modules])"
+    code = (
+        "import sys, fedlearn.commands.data; "
+        "print([m for m in ('torch', 'flwr', 'pydantic') if m in sys.modules])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""``name = "dir"``: IDX folders, LEAF folders and npz files of the user's own, sound and damaged."""
+"""``name = "dir"``: IDX folders, LEAF folders and npz files of the user's, sound and damaged."""
 
 import gzip
 import json

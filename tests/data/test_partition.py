@@ -1,4 +1,4 @@
-"""Partitions: every kind covers samples once, has the sizes that its definition says, and refuses the impossible."""
+"""Partitions: every kind covers samples once, has its sizes, and refuses the impossible."""
 
 import sys
 from types import SimpleNamespace

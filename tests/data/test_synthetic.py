@@ -1,4 +1,4 @@
-"""Synthetic twins and FedProx's synthetic clients: the right schema, learnable, a function of the seed, and lazy."""
+"""Synthetic twins and FedProx's synthetic clients: the right schema, learnable, seeded, lazy."""
 
 import tracemalloc
 

@@ -5,17 +5,17 @@ import pytest
 
 from fedlearn.devices.clock import Clock, Spent, joules, spent
 from fedlearn.devices.delay import delay
-from fedlearn.devices.profiles import Devices, Profile
+from fedlearn.devices.profiles import DeviceProfile, Devices
 
-SLOW = Profile(
+SLOW = DeviceProfile(
     flops=100, up_mbps=1, down_mbps=2, idle_w=1, train_w=5, radio_w=2, latency_ms=500
 )
-FAST = Profile(flops=1000, up_mbps=8, down_mbps=8, idle_w=1, train_w=9, radio_w=3)
+FAST = DeviceProfile(flops=1000, up_mbps=8, down_mbps=8, idle_w=1, train_w=9, radio_w=3)
 
 
 def clock(deadline_s: float = 0.0, **changes: float) -> Clock:
     """Return a clock over a slow and a fast client."""
-    slow = Profile(**(vars(SLOW) | changes))
+    slow = DeviceProfile(**(vars(SLOW) | changes))
     return Clock(
         Devices(("slow", "fast"), (slow, FAST), np.array([0, 1]), np.zeros(2)),
         deadline_s,

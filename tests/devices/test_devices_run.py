@@ -26,7 +26,10 @@ down_mbps = 0.1
 like = "server"
 """
 )
-"""Twelve clients on digits: the slow need about 0.2 s for a payload of 2.6 kB, and 8 s for their samples."""
+"""Twelve clients on digits.
+
+The slow need about 0.2 s for a payload of 2.6 kB, and 8 s for their samples.
+"""
 
 
 def told(ran: Ran) -> list[dict[str, Any]]:
