@@ -85,7 +85,7 @@ class ExactSum:
         Raises PayloadError, and adds nothing, when a value is too large to be exact.
         """
         times = 1 if summed else weight
-        largest = self.check(update, times)
+        largest = check_range(update, times, self.most)
         factor = times / UNIT
         if isinstance(update.floats, Sparse):
             values = update.floats.values.astype(np.float64) * factor
@@ -119,13 +119,6 @@ class ExactSum:
     def _magic(self) -> np.int64:
         """Return what `_MAGIC_BITS` have added to each sum, modulo 2**64 as the sums."""
         return np.int64((self._magics * _MAGIC_BITS + 2**63) % 2**64 - 2**63)
-
-    def check(self, update: State | Change, weight: int) -> float:
-        """Return the magnitude of ``weight`` × update; raises PayloadError.
-
-        See `check_range`.
-        """
-        return check_range(update, weight, self.most)
 
     def mean(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Return the weighted mean.

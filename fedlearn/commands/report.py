@@ -91,10 +91,10 @@ def report(arguments: argparse.Namespace) -> None:
     if arguments.experiments:
         _require_matplotlib()
         from fedlearn.claims.page import write_page as write_claims
-        from fedlearn.claims.results import folder
+        from fedlearn.claims.results import default_folder
 
         _tell(
-            f"page: {write_claims(arguments.results or folder(), arguments.out or CLAIMS)}"
+            f"page: {write_claims(arguments.results or default_folder(), arguments.out or CLAIMS)}"
         )
         return
     runs = [read(folder) for folder in arguments.runs]

@@ -19,8 +19,8 @@ from fedlearn.runs.start import require_extra
 
 if TYPE_CHECKING:
     from fedlearn.claims.reading import Reproduction
-    from fedlearn.claims.runs import Plan
-    from fedlearn.claims.verdicts import Judged
+    from fedlearn.claims.runs import RunPlan
+    from fedlearn.claims.verdicts import Judgement
 
 Chosen = list[tuple["Reproduction", str, tuple[int, ...]]]
 """What is run: a reproduction, the tier that it is run as, its seeds."""
@@ -186,7 +186,7 @@ def _chosen(given: argparse.Namespace) -> Chosen:
     return found
 
 
-def _check_data(plan: Plan, fetch_missing: bool) -> None:
+def _check_data(plan: RunPlan, fetch_missing: bool) -> None:
     """Raise DataError for sets that are not on this machine, or fetch them."""
     from fedlearn.data.recipes import RECIPES
     from fedlearn.data.stored import cache_folder
@@ -212,12 +212,12 @@ def _check_data(plan: Plan, fetch_missing: bool) -> None:
             fetch(name, say=lambda line: print(line, file=sys.stderr, flush=True))
 
 
-def _make(plan: Plan, given: argparse.Namespace) -> dict[Path, str]:
+def _make(plan: RunPlan, given: argparse.Namespace) -> dict[Path, str]:
     from fedlearn.claims.jobs import run_all
-    from fedlearn.claims.results import folder, longest_first
+    from fedlearn.claims.results import default_folder, longest_first
     from fedlearn.claims.watching import Watching
 
-    runs = longest_first(plan, given.results or folder())
+    runs = longest_first(plan, given.results or default_folder())
     done = sum(run.finished for run in runs)
     if not given.quiet:
         side = f", {given.jobs} side by side" if given.jobs > 1 else ""
@@ -231,23 +231,23 @@ def _make(plan: Plan, given: argparse.Namespace) -> dict[Path, str]:
 
 
 def _tell(
-    chosen: Chosen, plan: Plan, failed: dict[Path, str], given: argparse.Namespace
+    chosen: Chosen, plan: RunPlan, failed: dict[Path, str], given: argparse.Namespace
 ) -> int:
     """Print the table, write what is kept, and return 0; raises ExpectationError for a claim that does not hold."""
     from fedlearn.claims.results import (
         HEADINGS,
-        folder,
-        keep,
+        default_folder,
         of_other_source,
-        result,
+        result_of,
         rows,
+        store,
         write_results,
     )
     from fedlearn.claims.verdicts import MISSED, judge
     from fedlearn.records.reading import read
     from fedlearn.reporting.table import plain
 
-    where = given.results or folder()
+    where = given.results or default_folder()
     lines: list[list[str]] = []
     notes: list[str] = []
     missed: list[str] = []
@@ -268,11 +268,11 @@ def _tell(
             for key, run in wanted.items()
             if key not in reasons
         }
-        judged: list[Judged] = [
+        judged: list[Judgement] = [
             judge(claim, {key: run for key, (_, run) in runs.items()}, seeds, reasons)
             for claim in one.claims
         ]
-        found: Any = result(one, tier, seeds, judged, runs)
+        found: Any = result_of(one, tier, seeds, judged, runs)
         lines += [[one.name, *cells] for cells in rows(found)]
         notes += [
             f"{one.name}: {made.claim}: {made.why}" for made in judged if made.why
@@ -284,7 +284,7 @@ def _tell(
         ]
         if given.stale and of_other_source(found):
             notes.append(f"{one.name}: made by other source than this")
-        if not given.set and not keep(where, found):
+        if not given.set and not store(where, found):
             notes.append(f"{one.name}: RESULTS.md keeps its figures of a longer tier")
         written = written or not given.set
     print(
@@ -306,7 +306,7 @@ def _tell(
 
 def _list() -> None:
     from fedlearn.claims.reading import read, shipped
-    from fedlearn.claims.verdicts import wanted, words
+    from fedlearn.claims.words import claim_text, limits_text
 
     for name in shipped():
         one = read(name)
@@ -314,7 +314,11 @@ def _list() -> None:
             f"{tier} {list(seeds)}" for tier, seeds in one.seeds.items() if seeds
         )
         print(f"{name}  ({tiers})\n  {one.about.about}. {one.about.paper}".rstrip())
-        print("\n".join(f"    {words(claim)} {wanted(claim)}" for claim in one.claims))
+        print(
+            "\n".join(
+                f"    {claim_text(claim)} {limits_text(claim)}" for claim in one.claims
+            )
+        )
 
 
 if __name__ == "__main__":
