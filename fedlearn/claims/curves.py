@@ -5,6 +5,7 @@ Each variant is a line, with a band from the lowest to the highest of its seeds.
 
 from __future__ import annotations
 
+import math
 import statistics
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,9 @@ HATCHES = ("", "///", "...", "\\\\\\", "xxx")
 # The first one in so many points may lie below a picture: models start near chance.
 SKIPPED = 20
 
+_TITLES = {"rounds": "Accuracy over rounds", "bytes": "Accuracy over bytes exchanged"}
+
+# Grey, and behind the lines.
 _TARGET_COLOUR = "#9ca3af"
 
 
@@ -60,7 +64,9 @@ def draw(result: Result, folder: Path) -> list[tuple[Path, str]]:
             f" The line is the median of {seeds} seeds, the band goes from the lowest "
             "to the highest."
         )
-    star = " The star is the paper's figure." if points else ""
+    star = ""
+    if points:
+        star = " The star is the paper's figure."
     path = folder / f"{name}-rounds.png"
     _picture(path, variants, "rounds", targets, points)
     pictures = [(path, f"Accuracy on held-out data over rounds.{band}{star}")]
@@ -89,11 +95,9 @@ def _picture(
     points: Sequence[Sequence[float]],
 ) -> None:
     """Draw one picture; points: the paper's figures, as (round, accuracy)."""
-    exchanged = " exchanged" if over == "bytes" else ""
-    # The legend has two columns below the axes.
-    height = 4.2 + 0.22 * -(-len(variants) // 2)
-    title = f"Accuracy over {over}{exchanged}"
-    with style.canvas(path, title, height=height) as (figure, axes):
+    # Inches: the legend has two columns, below the axes.
+    height = 4.2 + 0.22 * math.ceil(len(variants) / 2)
+    with style.canvas(path, _TITLES[over], height=height) as (figure, axes):
         for target in targets:
             axes.axhline(target, color=_TARGET_COLOUR, linewidth=1, zorder=1)
         bands = {name: band(curves, over) for name, curves in variants.items()}
@@ -106,12 +110,20 @@ def _picture(
         else:
             style.bytes_axis(axes, [x for variant in bands.values() for x in variant.x])
         style.percent_axis(axes)
-        # Where a target is near, the first rounds would leave it no room.
-        floor = min(1.0, *(min(v.low[len(v.low) // SKIPPED :]) for v in bands.values()))
-        # No accuracy is above 100 %.
-        top = min(axes.get_ylim()[1], 1.005)
-        axes.set_ylim(floor - 0.08 * (1 - floor), top)
+        _limit_accuracy(axes, list(bands.values()))
         figure.legend(loc="outside lower left", ncols=2)
+
+
+def _limit_accuracy(axes: Axes, bands: Sequence[Band]) -> None:
+    """Choose the accuracies that a picture shows."""
+    floor = 1.0
+    for variant in bands:
+        # Where a target is near, the first rounds would leave it no room.
+        skipped = len(variant.low) // SKIPPED
+        floor = min(floor, *variant.low[skipped:])
+    # No accuracy is above 100 %; half a percent more, for the markers.
+    top = min(axes.get_ylim()[1], 1.005)
+    axes.set_ylim(floor - 0.08 * (1 - floor), top)
 
 
 def _draw_band(

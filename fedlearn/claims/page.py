@@ -152,18 +152,19 @@ def _variants(runs: Sequence[Mapping[str, Any]]) -> Html:
 
 def _variant(name: str, runs: Sequence[Mapping[str, Any]]) -> list[object]:
     """Return a variant's cells, under `_VARIANT_HEADINGS`."""
-
-    def median(key: str) -> float:
-        return statistics.median(run[key] for run in runs)
-
+    rounds, bytes_, seconds = (
+        statistics.median(run[key] for run in runs)
+        for key in ("rounds", "bytes", "seconds")
+    )
+    # NaN: the run was never evaluated.
     best = [max(run["curve"]["accuracy"], default=float("nan")) for run in runs]
     hashes = ", ".join(run["model_sha256"][:_HASH_DIGITS] for run in runs)
     return [
         name,
         runs[0]["engine"],
-        f"{median('rounds'):g}",
+        f"{rounds:g}",
         percent_text(statistics.median(best)),
-        bytes_text(median("bytes")),
-        time_text(median("seconds")),
+        bytes_text(bytes_),
+        time_text(seconds),
         element("code", hashes),
     ]

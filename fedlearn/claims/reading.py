@@ -70,7 +70,9 @@ class Reproduction:
     @property
     def tier(self) -> str:
         """Return the shortest tier that it belongs to."""
-        return next(tier for tier in TIERS if self.seeds.get(tier))
+        # `SeedsSection` sees to it that there is one.
+        tiers = (tier for tier in TIERS if self.seeds.get(tier))
+        return next(tiers)
 
     def seeds_in(self, tier: str) -> tuple[int, ...]:
         """Return the seeds of its runs in a tier; none where it is not in the tier.
@@ -108,14 +110,12 @@ def read(name: str, overrides: Sequence[str] = ()) -> Reproduction:
     if about.base:
         table = merged(_base(about.base, source.path), table)
     names = _claimed(claims, changes, where)
-    variants = {
-        variant: _variant(variant, table, changes.get(variant, {}), source, overrides)
-        for variant in names
-    }
-    variants = {
-        variant: _shortened(run, [c for c in claims if variant in c.variants])
-        for variant, run in variants.items()
-    }
+    variants: dict[str, Variant] = {}
+    for variant in names:
+        change = changes.get(variant, {})
+        run = _variant(variant, table, change, source, overrides)
+        about_it = [claim for claim in claims if variant in claim.variants]
+        variants[variant] = _shortened(run, about_it)
     for position, claim in enumerate(claims, 1):
         _check_round(claim, variants, f"{where}: claim {position}")
     return Reproduction(source.path.stem, about, seeds.model_dump(), claims, variants)
@@ -128,13 +128,13 @@ def _path(name: str) -> str:
     """
     if Path(name).is_file():
         return name
-    known = shipped()
-    if name not in known:
+    files = shipped()
+    if name not in files:
         raise ConfigError(
-            f"no file '{name}', and no claims of that name.{nearest(name, known)} "
-            f"Known: {', '.join(known)}"
+            f"no file '{name}', and no claims of that name.{nearest(name, files)} "
+            f"Known: {', '.join(files)}"
         )
-    return str(known[name])
+    return str(files[name])
 
 
 def _claimed(
@@ -147,12 +147,12 @@ def _claimed(
     names = list(
         dict.fromkeys(variant for claim in claims for variant in claim.variants)
     )
-    known = (PLAIN, *changes)
+    variants = (PLAIN, *changes)
     for name in names:
-        if name not in known:
+        if name not in variants:
             raise ConfigError(
-                f"{where}: there is no variant '{name}'.{nearest(name, known)} "
-                f"Known: {', '.join(known)}"
+                f"{where}: there is no variant '{name}'.{nearest(name, variants)} "
+                f"Known: {', '.join(variants)}"
             )
     if unclaimed := set(changes) - set(names):
         raise ConfigError(f"{where}: [variant.{min(unclaimed)}]: no claim is about it")
@@ -167,11 +167,14 @@ def _variant(
     overrides: Sequence[str],
 ) -> Variant:
     """Return a variant's run, without its base's [expect]: claims stand for that."""
-    where = str(source.path) if name == PLAIN else f"{source.path}: [variant.{name}]"
+    where = str(source.path)
+    if name != PLAIN:
+        where = f"{where}: [variant.{name}]"
     change = dict(change)
     agents = change.pop("agents", 0)
-    whole = isinstance(agents, int) and not isinstance(agents, bool)
-    if not whole or not 0 <= agents <= _MAX_AGENTS:
+    # To Python, true is an integer.
+    is_number = isinstance(agents, int) and not isinstance(agents, bool)
+    if not is_number or not 0 <= agents <= _MAX_AGENTS:
         raise ConfigError(
             f"{where}: agents = {agents!r}: a whole number up to {_MAX_AGENTS}, "
             "of processes of this machine"

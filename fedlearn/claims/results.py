@@ -104,7 +104,9 @@ def _run(
 ) -> dict[str, Any]:
     """Return what a result has of a run."""
     figures = results(run)
-    engine = f"{planned.agents} agents" if planned.agents else figures.engine
+    engine = figures.engine
+    if planned.agents:
+        engine = f"{planned.agents} agents"
     return {
         "variant": variant,
         "seed": seed,
@@ -113,6 +115,7 @@ def _run(
         "rounds": figures.rounds,
         "bytes": figures.bytes_total,
         "seconds": round(figures.seconds, 1),
+        # The folder's name ends with the digest of the source: see `claims.runs`.
         "source": planned.folder.name.rpartition(".")[2],
         **made_by(run),
         "curve": _curve(run),
@@ -130,6 +133,7 @@ def _curve(run: RunRecord) -> dict[str, list[float]]:
     return {
         "rounds": [curve.rounds[i] for i in positions],
         "bytes": [curve.bytes_total[i] for i in positions],
+        # A hundredth of a percent point shows in no picture.
         "accuracy": [round(curve.accuracy[i], 5) for i in positions],
     }
 
@@ -139,7 +143,10 @@ def default_folder() -> Path:
 
     In a checkout beside the claims, elsewhere beside the runs.
     """
-    return Path("experiments") if Path("experiments/reproduce").is_dir() else RUNS
+    checkout = Path("experiments")
+    if (checkout / "reproduce").is_dir():
+        return checkout
+    return RUNS
 
 
 def store(folder: Path, result: Result) -> bool:
@@ -165,9 +172,13 @@ def read_all(folder: Path) -> list[Result]:
     A damaged file, or one of another version, is left out. Raises RecordError for one
     that cannot be read.
     """
-    paths = sorted((folder / "results").glob("*.json"))
-    usable = [result for path in paths if (result := _read(path))]
-    return sorted(usable, key=lambda result: (_length(result), result["name"]))
+    usable: list[Result] = []
+    for path in (folder / "results").glob("*.json"):
+        result = _read(path)
+        if result:
+            usable.append(result)
+    usable.sort(key=lambda result: (_length(result), result["name"]))
+    return usable
 
 
 def _length(result: Result) -> int:
@@ -219,8 +230,8 @@ def rows(result: Result) -> list[list[str]]:
 
 def command(result: Result) -> str:
     """Return the command that makes a result again."""
-    words = ["fedlearn", "reproduce", str(result["name"])]
-    return shlex.join([*words, "--tier", str(result["tier"])])
+    name = shlex.quote(result["name"])
+    return f"fedlearn reproduce {name} --tier {result['tier']}"
 
 
 def origin(result: Result) -> str:
@@ -258,16 +269,21 @@ def _section(result: Result) -> list[str]:
     lines = ["", f"## {result['name']}", "", _plain(about), ""]
     lines += _table(HEADINGS, rows(result))
     for claim in result["claims"]:
-        if claim["why"]:
-            verdict = f"{_plain(claim['claim'])}: {claim['verdict']}"
-            lines.append(f"\n{verdict}. {_plain(claim['why'])}.")
+        if not claim["why"]:
+            continue
+        text = _plain(claim["claim"])
+        why = _plain(claim["why"])
+        lines.append(f"\n{text}: {claim['verdict']}. {why}.")
     return [*lines, "", f"`{command(result)}`: {origin(result)}"]
 
 
 def _table(headings: Sequence[str], cells: Iterable[Sequence[str]]) -> list[str]:
     """Return the lines of a table in Markdown."""
-    lines = [headings, ["---"] * len(headings), *cells]
-    return [f"| {' | '.join(map(_plain, line))} |" for line in lines]
+    lines = []
+    for line in (headings, ["---"] * len(headings), *cells):
+        text = " | ".join(map(_plain, line))
+        lines.append(f"| {text} |")
+    return lines
 
 
 def _plain(text: str) -> str:
@@ -277,4 +293,5 @@ def _plain(text: str) -> str:
 
 def of_other_source(result: Result) -> bool:
     """Tell whether other source than what runs now made some run of a result."""
-    return any(run["source"] != source()[:DIGITS] for run in result["runs"])
+    ours = source()[:DIGITS]
+    return any(run["source"] != ours for run in result["runs"])

@@ -82,21 +82,22 @@ class Claim(Section):
 
     @model_validator(mode="after")
     def _together(self) -> Claim:
-        for mistake in (*self._key_mistakes(), *self._limit_mistakes()):
-            raise ValueError(mistake)
+        mistakes = [*self._key_mistakes(), *self._limit_mistakes()]
+        if mistakes:
+            raise ValueError(mistakes[0])
         return self
 
     def _key_mistakes(self) -> Iterator[str]:
         """Yield what is wrong with the keys that say what is measured."""
-        what = self.what
-        if what == "rounds" and self.target is None:
+        measure = self.what
+        if measure == "rounds" and self.target is None:
             yield 'what = "rounds" needs target, the accuracy to count them to'
-        if what not in ("rounds", "bytes") and self.target is not None:
+        if measure not in ("rounds", "bytes") and self.target is not None:
             yield 'target is for what = "rounds" or "bytes"'
-        of_a_round = what in ("accuracy", "best_accuracy", "loss")
+        of_a_round = measure in ("accuracy", "best_accuracy", "loss")
         if not of_a_round and self.round is not None:
             yield 'round is for what = "accuracy", "best_accuracy" or "loss"'
-        if self.last > 1 and what not in ("accuracy", "loss"):
+        if self.last > 1 and measure not in ("accuracy", "loss"):
             yield 'last is for what = "accuracy" or "loss"'
         if self.last > 1 and self.round is not None:
             yield "round and last exclude each other"
@@ -137,6 +138,10 @@ def checked_section(kind: type[_S], table: Any, where: str) -> _S:
             f"{where}: unknown key '{key}'.{nearest(key, fields)} "
             f"Known here: {', '.join(fields)}"
         )
+    # What pydantic says of a ValueError of ours begins with this.
     message = str(mistake["msg"]).removeprefix("Value error, ")
-    place = f"{key!r}: " if key else ""
-    raise ConfigError(f"{where}: {place}{message[0].lower()}{message[1:]}")
+    message = f"{message[0].lower()}{message[1:]}"
+    if key:
+        # Mistakes of keys together have no key.
+        message = f"{key!r}: {message}"
+    raise ConfigError(f"{where}: {message}")

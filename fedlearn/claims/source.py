@@ -107,7 +107,9 @@ def _code(path: Path) -> str:
 
 def _is_text(statement: ast.stmt) -> bool:
     """Tell whether a statement is a constant alone, as a docstring is."""
-    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    if not isinstance(statement, ast.Expr):
+        return False
+    return isinstance(statement.value, ast.Constant)
 
 
 def _version(name: str) -> str:

@@ -73,17 +73,23 @@ def judge(
         return _judge_hash(claim, runs, seeds)
     values = [_figure(claim, runs, seed) for seed in seeds]
     middle = _middle(claim.by, values)
-    met = _met(claim, values if claim.by == "each" else [middle])
+    if claim.by == "each":
+        met = all(_within(claim, value) for value in values)
+    else:
+        met = _within(claim, middle)
     ours = band_text(claim, values, middle)
+    # JSON has no infinite numbers.
     finite = tuple(value if math.isfinite(value) else None for value in values)
     return _judgement(claim, ours, _verdict(claim, met), values=finite)
 
 
-def _met(claim: Claim, values: Sequence[float]) -> bool:
-    """Tell whether a claim's limits hold for all values."""
-    low = -math.inf if claim.at_least is None else claim.at_least
-    high = math.inf if claim.at_most is None else claim.at_most
-    return all(low <= value <= high for value in values)
+def _within(claim: Claim, value: float) -> bool:
+    """Tell whether a value is within a claim's limits; NaN is within none."""
+    if math.isnan(value):
+        return False
+    if claim.at_least is not None and value < claim.at_least:
+        return False
+    return claim.at_most is None or value <= claim.at_most
 
 
 def _figure(claim: Claim, runs: Runs, seed: int) -> float:
@@ -91,10 +97,10 @@ def _figure(claim: Claim, runs: Runs, seed: int) -> float:
     value = measure(claim, runs[claim.of, seed])
     if claim.minus:
         return value - measure(claim, runs[claim.minus, seed])
-    if claim.over:
-        divisor = measure(claim, runs[claim.over, seed])
-        return value / divisor if divisor else math.nan
-    return value
+    if not claim.over:
+        return value
+    divisor = measure(claim, runs[claim.over, seed])
+    return value / divisor if divisor else math.nan
 
 
 def measure(claim: Claim, run: RunRecord) -> float:
@@ -103,7 +109,8 @@ def measure(claim: Claim, run: RunRecord) -> float:
     Infinite: the target is not reached. NaN: the round was not evaluated.
     """
     if claim.target is not None:
-        return _to_target(claim.what, claim.target, run)
+        in_rounds = claim.what == "rounds"
+        return _to_target(run, claim.target, in_rounds)
     if claim.what == "bytes":
         return results(run).bytes_total
     if claim.what == "best_accuracy":
@@ -116,10 +123,10 @@ def measure(claim: Claim, run: RunRecord) -> float:
     return statistics.median(values[-claim.last :])
 
 
-def _to_target(what: str, target: float, run: RunRecord) -> float:
+def _to_target(run: RunRecord, target: float, in_rounds: bool) -> float:
     """Return the rounds or bytes of a run until an accuracy; infinite: never reached."""
     curve = accuracy_curve(run.lines)
-    axis = curve.rounds if what == "rounds" else curve.bytes_total
+    axis = curve.rounds if in_rounds else curve.bytes_total
     crossed = crossing(axis, curve.accuracy, target)
     return math.inf if crossed is None else crossed
 
@@ -137,7 +144,9 @@ def _middle(by: str, values: Sequence[float]) -> float:
     """Return the mean, or else the median, of the seeds' figures; NaN if one is NaN."""
     if any(map(math.isnan, values)):
         return math.nan
-    return statistics.fmean(values) if by == "mean" else statistics.median(values)
+    if by == "mean":
+        return statistics.fmean(values)
+    return statistics.median(values)
 
 
 def _judge_hash(claim: Claim, runs: Runs, seeds: Sequence[int]) -> Judgement:
@@ -177,7 +186,9 @@ def _verdict(claim: Claim, met: bool) -> str:
     """Return the verdict of a claim that could be judged."""
     if met:
         return HOLDS
-    return KNOWN if claim.known else MISSED
+    if claim.known:
+        return KNOWN
+    return MISSED
 
 
 def _judgement(

@@ -40,7 +40,12 @@ class Watching:
         self._quiet = quiet
         self._stream = stream or sys.stderr
         self._live = not quiet and self._stream.isatty()
-        self._interval_s = TERMINAL_S if self._live else ELSEWHERE_S
+        self._interval_s = ELSEWHERE_S
+        # What goes before a line, so that it takes the place of the live one.
+        self._clear = ""
+        if self._live:
+            self._interval_s = TERMINAL_S
+            self._clear = _CLEAR
         # Label → when the run began, and when the last report was.
         self._started: dict[str, float] = {}
         self._looked = time.monotonic()
@@ -48,7 +53,8 @@ class Watching:
     def begun(self, run: PlannedRun, resumed: bool) -> None:
         """Say that a run starts, or goes on."""
         self._started.setdefault(run.label, time.monotonic())
-        self._say(f"{self._name(run)}: {'goes on' if resumed else 'starts'}")
+        beginning = "goes on" if resumed else "starts"
+        self._say(f"{self._name(run)}: {beginning}")
 
     def look(self, runs: Iterable[PlannedRun]) -> None:
         """Say how far the runs are, if it is time to."""
@@ -58,7 +64,8 @@ class Watching:
         self._looked = now
         reports = [f"{self._name(run)}: {how_far(run)}" for run in runs]
         if self._live:
-            self._write(f"{_CLEAR}{'   '.join(reports)}")
+            line = "   ".join(reports)
+            self._write(f"{self._clear}{line}")
             return
         for report in reports:
             self._say(report)
@@ -77,7 +84,7 @@ class Watching:
     def _say(self, text: str) -> None:
         """Write a line that stays."""
         if not self._quiet:
-            self._write(f"{_CLEAR}{text}\n" if self._live else f"{text}\n")
+            self._write(f"{self._clear}{text}\n")
 
     def _write(self, text: str) -> None:
         try:
@@ -98,5 +105,8 @@ def how_far(run: PlannedRun) -> str:
     seconds = tally.seconds_left()
     if run.finished or seconds is None:
         return progress
-    at_most = "at most " if settings.stop_at else ""
-    return f"{progress}, {at_most}{time_text(seconds)} left"
+    time_left = time_text(seconds)
+    if settings.stop_at:
+        # It ends earlier when its accuracy gets there.
+        time_left = f"at most {time_left}"
+    return f"{progress}, {time_left} left"

@@ -55,32 +55,39 @@ def value_text(claim: Claim, value: float | None) -> str:
     """Return a value of a claim's measure, difference or ratio in words."""
     if value is None or math.isnan(value):
         return "-"
-    if math.isinf(value):
-        return "not reached" if value > 0 else "other not reached"
+    if value == math.inf:
+        return "not reached"
+    if value == -math.inf:
+        # The variant that is subtracted is the infinite one.
+        return "other not reached"
     if claim.over:
         return f"{value:.3g}×"
-    return _difference_text(claim.what, value) if claim.minus else _plain(claim, value)
+    if claim.minus:
+        return _difference_text(claim.what, value)
+    return _plain_text(claim.what, value)
 
 
-def _plain(claim: Claim, value: float) -> str:
-    """Return a finite value of a claim's measure in words."""
-    if claim.what == "rounds":
+def _plain_text(measure: str, value: float) -> str:
+    """Return a finite value of a measure in words."""
+    if measure == "rounds":
         return f"{value:.1f}".removesuffix(".0")
-    if claim.what == "bytes":
+    if measure == "bytes":
         return _signed_bytes(value)
-    if claim.what == "loss":
+    if measure == "loss":
         return number_text(value)
+    # An accuracy, as a share of 1.
     return percent_text(value)
 
 
-def _difference_text(what: str, value: float) -> str:
+def _difference_text(measure: str, value: float) -> str:
     """Return a finite difference of two values of a measure in words."""
-    if what == "rounds":
+    if measure == "rounds":
         return f"{value:+.1f}"
-    if what == "bytes":
+    if measure == "bytes":
         return _signed_bytes(value)
-    if what == "loss":
+    if measure == "loss":
         return f"{value:+.2g}"
+    # "%" of a difference could be read as a ratio.
     return f"{100 * value:+.2f} points"
 
 
@@ -100,7 +107,9 @@ def band_text(claim: Claim, values: Sequence[float], middle: float) -> str:
 
 def paper_text(claim: Claim) -> str:
     """Return the paper's figure, and where it stands there."""
-    place = f" ({claim.figure})" if claim.figure else ""
-    if isinstance(claim.paper, str):
-        return f"{claim.paper}{place}".strip()
-    return f"{value_text(claim, claim.paper)}{place}"
+    text = claim.paper
+    if not isinstance(text, str):
+        text = value_text(claim, text)
+    if claim.figure:
+        text = f"{text} ({claim.figure})"
+    return text.strip()
