@@ -20,7 +20,7 @@ from fedlearn.runs.start import new_folder, require_extra
 
 if TYPE_CHECKING:
     from fedlearn.config import Experiment
-    from fedlearn.tuning.record import Settings
+    from fedlearn.tuning.record import SearchSettings
     from fedlearn.tuning.search import Search
     from fedlearn.tuning.space import Space
 
@@ -148,7 +148,7 @@ def _tune(given: argparse.Namespace) -> None:
         from fedlearn import config
 
         base = config.read(given.config, given.set or ())
-        space = spaces.space(base, given.search or ())
+        space = spaces.parse_space(base, given.search or ())
         settings = _settings(given, base, space)
         path = path or new_folder(f"tune-{base.experiment.name}")
     else:
@@ -205,13 +205,15 @@ def _place(given: argparse.Namespace) -> tuple[Path | None, bool]:
     return path, True
 
 
-def _settings(given: argparse.Namespace, base: Experiment, space: Space) -> Settings:
+def _settings(
+    given: argparse.Namespace, base: Experiment, space: Space
+) -> SearchSettings:
     """Return what the arguments ask for. Raises ConfigError for what does not go together."""
-    from fedlearn.tuning.objectives import objectives
-    from fedlearn.tuning.record import Settings
+    from fedlearn.tuning.objectives import parse_objectives
+    from fedlearn.tuning.record import SearchSettings
     from fedlearn.tuning.space import grid
 
-    asked = objectives(given.objective, given.target)
+    asked = parse_objectives(given.objective, given.target)
     if given.grid and (given.sampler or given.trials):
         raise ConfigError(
             "--grid tries every point: leave out --sampler and --trials, or --grid"
@@ -221,7 +223,7 @@ def _settings(given: argparse.Namespace, base: Experiment, space: Space) -> Sett
             f"--prune {given.prune} compares trials by their accuracy at a round, which does not decide {' and '.join(asked.names)}; "
             "leave it out, or ask for accuracy or rounds alone"
         )
-    return Settings(
+    return SearchSettings(
         search={axis.key: axis.text for axis in space},
         sampler="grid"
         if given.grid
@@ -239,7 +241,7 @@ def _settings(given: argparse.Namespace, base: Experiment, space: Space) -> Sett
 
 def _before(
     path: Path, given: argparse.Namespace
-) -> tuple[Experiment, Space, Settings]:
+) -> tuple[Experiment, Space, SearchSettings]:
     """Return what a search was begun with. Raises ConfigError for arguments that would change it."""
     from fedlearn import config
     from fedlearn.tuning.record import BASE, read_settings
@@ -278,7 +280,7 @@ def _search(
     path: Path,
     base: Experiment,
     space: Space,
-    settings: Settings,
+    settings: SearchSettings,
     fresh: bool,
     quiet: bool,
 ) -> None:
@@ -325,14 +327,14 @@ def _search(
         folder.close()
 
 
-def _about(settings: Settings) -> str:
+def _about(settings: SearchSettings) -> str:
     search = ", ".join(f"{key} = {text}" for key, text in settings.search.items())
     how = (
         "a grid"
         if settings.sampler == "grid"
         else f"{settings.sampler}, seed {settings.seed}"
     )
-    return f"{search}; {', '.join(settings.objectives)}{settings.asked.until}; {how}, {settings.trials} trials, pruned by {settings.prune}"
+    return f"{search}; {', '.join(settings.objectives)}{settings.criteria.until}; {how}, {settings.trials} trials, pruned by {settings.prune}"
 
 
 def _finish(search: Search, say: Callable[[str], None]) -> None:
