@@ -1,8 +1,9 @@
 """Sums of updates that no order of arrival can change by a bit.
 
-Each weighted update is rounded once to a multiple of 2**-32 and added as int64. Integer addition is associative,
-so arrival order, number of workers, retries and restarts give the same sum, and updates are added one by one:
-two models' worth of memory for any number of clients. (Secure aggregation adds in the same ring.)
+Each weighted update is rounded once to a multiple of 2**-32 and added as int64. Integer
+addition is associative, so arrival order, number of workers, retries and restarts give
+the same sum. Updates are added one by one: two models' worth of memory for any number of
+clients. (Secure aggregation adds in the same ring.)
 
 Legend: P floats and Q integers of a state.
 """
@@ -15,16 +16,19 @@ from numpy.typing import NDArray
 from fedlearn.arrays import Change, Sparse, State, magnitude
 from fedlearn.errors import PayloadError
 
+# The rounding step of a weighted update: far below float32's own for weights of ordinary
+# size.
 UNIT = 2.0**-32
-"""The rounding step of a weighted update: far below float32's own for weights of ordinary size."""
 
+# Values worked on at a time: 256 KB of float64, so that scratch arrays stay in the cache.
 BLOCK = 1 << 15
-"""Values worked on at a time: scratch arrays stay in the cache."""
 
+# Added to a float64 below 2**51, this leaves the number, rounded half to even, in the low
+# bits. That is faster than `rint` and a conversion, but each sum has the constant's own
+# bits once more, which are taken away at the end.
 _MAGIC = 1.5 * 2.0**52
-"""Added to a float64 below 2**51 it leaves the number, rounded half to even, in the low bits: faster than rint and a conversion."""
-
 _MAGIC_BITS = int(np.float64(_MAGIC).view(np.int64))
+_MAGIC_BELOW = 2.0**51
 
 
 def range_limit(most: int) -> float:
@@ -38,10 +42,11 @@ def range_limit(most: int) -> float:
 def check_range(update: State | Change, weight: int, most: int) -> float:
     """Return the magnitude of ``weight`` × update.
 
-    most: the updates that are summed at most. Raises PayloadError when that many of this
-    magnitude could leave the range in which the sum is exact.
+    most: the largest number of updates that are summed. Raises PayloadError when that
+    many of this magnitude could leave the range in which the sum is exact.
     """
     largest = weight * max(update.largest, magnitude(update.integers) * UNIT)
+    # Not `>=`: NaN is refused too.
     if not largest < range_limit(most):
         raise PayloadError(
             f"an update of magnitude {largest / weight:.3g} is beyond the exact sum's "
@@ -54,49 +59,56 @@ class ExactSum:
     """The running sum of weight × update over one round."""
 
     def __init__(self, floats: int, integers: int, most: int) -> None:
-        """Start at zero. floats, integers: P and Q; most: the largest number of updates that will be added."""
-        self._sums = np.zeros(floats, np.int64)
-        self._magics = 0  # how often each of them has `_MAGIC_BITS` in it
+        """Start at zero.
+
+        floats, integers: P and Q. most: the largest number of updates that will be added.
+        """
         self.integer_total = np.zeros(integers, np.int64)
         self.weight = 0
         self.count = 0
         self.most = most
         self.limit = range_limit(most)
+        self._sums = np.zeros(floats, np.int64)
+        # How often `_MAGIC_BITS` are in each of the sums.
+        self._magics = 0
         self._scratch = np.empty(BLOCK, np.float64)
 
     def add(
         self, update: State | Change, weight: int, place: int = 0, summed: bool = False
     ) -> None:
-        """Add ``weight`` × update. Raises PayloadError, and adds nothing, when a value is too large to be exact.
+        """Add ``weight`` × update; a sparse update costs its own values only.
 
-        A sparse update costs its own values only. place: of the client in the sorted cohort; a plain sum does not need it.
-        summed: the update is a sum in which each client's has its weight already, or nothing, because another's is that sum.
+        place: of the client in the sorted cohort, which a plain sum does not need.
+        summed: the update is a sum over clients, weighted already; or it is zero, because
+        another client's update is that sum. Its ``weight`` counts for the mean only.
+
+        Raises PayloadError, and adds nothing, when a value is too large to be exact.
         """
         times = 1 if summed else weight
-        largest, factor = self.check(update, times), times / UNIT
+        largest = check_range(update, times, self.most)
+        factor = times / UNIT
         if isinstance(update.floats, Sparse):
-            self._sums[update.floats.indices] += np.rint(
-                update.floats.values.astype(np.float64) * factor
-            ).astype(np.int64)
+            values = update.floats.values.astype(np.float64) * factor
+            self._sums[update.floats.indices] += np.rint(values).astype(np.int64)
         else:
-            self._add(update.floats, factor, largest / UNIT < 2.0**51)
+            self._add(update.floats, factor, largest / UNIT < _MAGIC_BELOW)
         self.integer_total += times * update.integers
         self.weight += weight
         self.count += 1
 
     def _add(self, floats: NDArray[np.float32], factor: float, small: bool) -> None:
+        """Add floats (P,) × factor. small: every product is below 2**51."""
         self._magics += small
         for start in range(0, self._sums.size, BLOCK):
-            block = self._sums[start : start + BLOCK]
-            scaled = self._scratch[: block.size]
-            np.multiply(
-                floats[start : start + BLOCK], factor, out=scaled, dtype=np.float64
-            )
+            sums = self._sums[start : start + BLOCK]
+            values = floats[start : start + BLOCK]
+            scaled = self._scratch[: sums.size]
+            np.multiply(values, factor, out=scaled, dtype=np.float64)
             if small:
                 scaled += _MAGIC
-                block += scaled.view(np.int64)
+                sums += scaled.view(np.int64)
             else:
-                block += np.rint(scaled, out=scaled).astype(np.int64)
+                sums += np.rint(scaled, out=scaled).astype(np.int64)
 
     @property
     def total(self) -> NDArray[np.int64]:
@@ -105,32 +117,31 @@ class ExactSum:
 
     @property
     def _magic(self) -> np.int64:
-        """Return the `_MAGIC_BITS` in a sum, modulo 2**64 as the sum itself."""
+        """Return what `_MAGIC_BITS` have added to each sum, modulo 2**64 as the sums."""
         return np.int64((self._magics * _MAGIC_BITS + 2**63) % 2**64 - 2**63)
 
-    def check(self, update: State | Change, weight: int) -> float:
-        """Return the magnitude of ``weight`` × update. Raises PayloadError; see `check_range`."""
-        return check_range(update, weight, self.most)
-
     def mean(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Return the weighted mean: floats (P,) float64, and integers (Q,) int64 rounded half to even."""
+        """Return the weighted mean.
+
+        Floats (P,) float64, and integers (Q,) int64 rounded half to even.
+        """
         floats = np.empty(self._sums.size, np.float64)
+        scratch = self._scratch.view(np.int64)
         for start in range(0, floats.size, BLOCK):
-            exact = np.subtract(
-                self._sums[start : start + BLOCK],
-                self._magic,
-                out=self._scratch.view(np.int64)[: floats.size - start],
-            )
+            sums = self._sums[start : start + BLOCK]
+            exact = np.subtract(sums, self._magic, out=scratch[: sums.size])
             np.multiply(exact, UNIT / self.weight, out=floats[start : start + BLOCK])
-        return floats, np.rint(self.integer_total / self.weight).astype(np.int64)
+        integers = np.rint(self.integer_total / self.weight).astype(np.int64)
+        return floats, integers
 
 
 class MedianOfMeans:
-    """Group the updates, average each group exactly, and take the coordinate-wise median of the groups' means.
+    """The coordinate-wise median of the exact means of groups of updates.
 
-    One outlier spoils one group only. Source: median of means (Nemirovsky and Yudin, 1983); for gradients of
-    distributed learning: Chen, Su and Xu, "Distributed Statistical Machine Learning in Adversarial Settings"
-    (POMACS 2017). Needs two models' worth of memory per group.
+    One outlier spoils one group only. Source: median of means (Nemirovsky and Yudin,
+    1983); for gradients of distributed learning: Chen, Su and Xu, "Distributed
+    Statistical Machine Learning in Adversarial Settings" (POMACS 2017). Needs two models'
+    worth of memory per group.
     """
 
     def __init__(self, floats: int, integers: int, most: int, groups: int) -> None:
@@ -140,18 +151,25 @@ class MedianOfMeans:
     def add(
         self, update: State | Change, weight: int, place: int = 0, summed: bool = False
     ) -> None:
-        """Add ``weight`` × update to the group of the client's ``place`` in the sorted cohort; see `ExactSum.add`."""
-        self.groups[place % len(self.groups)].add(update, weight, summed=summed)
+        """Add ``weight`` × update to the group of its client; see `ExactSum.add`.
+
+        Clients go to the groups in turn, by their ``place`` in the sorted cohort.
+        Raises PayloadError, and adds nothing, when a value is too large to be exact.
+        """
+        group = self.groups[place % len(self.groups)]
+        group.add(update, weight, summed=summed)
 
     @property
     def count(self) -> int:
         """Return the number of updates added."""
-        return sum(g.count for g in self.groups)
+        return sum(group.count for group in self.groups)
 
     def mean(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Return the median of the non-empty groups' means: floats (P,) float64, integers (Q,) int64."""
-        means = [g.mean() for g in self.groups if g.weight]
-        floats = np.median(np.stack([m[0] for m in means]), axis=0)
-        return floats, np.rint(
-            np.median(np.stack([m[1] for m in means]), axis=0)
-        ).astype(np.int64)
+        """Return the median of the non-empty groups' means.
+
+        Floats (P,) float64, integers (Q,) int64.
+        """
+        means = [group.mean() for group in self.groups if group.weight]
+        floats = np.median(np.stack([floats for floats, _ in means]), axis=0)
+        integers = np.median(np.stack([integers for _, integers in means]), axis=0)
+        return floats, np.rint(integers).astype(np.int64)

@@ -1,13 +1,16 @@
-"""`Guarded`: any Flower strategy, kept from the ways in which a run can go wrong in silence.
+"""`Guarded`: any Flower strategy, protected from the ways in which a run fails silently.
 
 Around the strategy's four verbs it
-- seeds Python's and numpy's global generators, which Flower's strategies draw from, per (round, attempt, verb);
-- leaves out error replies, so that one failed client does not cost the others' work (Bulyan and the DP wrappers
-  discard a round with any error in it), and replies whose metrics the others do not have;
-- repeats a round that gave too few updates or no model with a new cohort, and ends the run when that does not help:
-  a run in which nothing was learned is an error (Flower ends with success and the initial model);
-- gives the aggregated model its own dtypes back (FedAdam and QFedAvg return float64, FedAvg turns counters into
-  floats) and refuses one that is not finite.
+- seeds Python's and numpy's global generators, which Flower's strategies draw from, per
+  (round, attempt, verb);
+- leaves out error replies, so that one failed client does not cost the others' work
+  (Bulyan and the wrappers for differential privacy discard a round with any error in it),
+  and replies whose metrics the others do not have;
+- repeats a round that gave too few updates or no model with a new cohort, and ends the
+  run when that does not help: a run in which nothing was learned is an error (Flower ends
+  with success and the initial model);
+- gives the aggregated model its own dtypes back (FedAdam and QFedAvg return float64,
+  FedAvg turns counters into floats) and refuses one that is not finite.
 """
 
 from __future__ import annotations
@@ -27,9 +30,12 @@ from fedlearn.flower import EXAMPLES, for_strategy, is_held, to_state
 from fedlearn.seeds import derive
 from fedlearn.strategies.cohorts import takes_payloads
 
+# A new model and its metrics; None twice: there is no new model.
+Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
+
 
 class Failures(Protocol):
-    """What the guard needs of a Grid besides Flower's methods: the start of rounds and attempts, and their failures."""
+    """What the guard needs of a Grid besides Flower's methods: attempts and failures."""
 
     def begin(self, round: int) -> None:
         """Start a round."""
@@ -45,39 +51,51 @@ class Failures(Protocol):
 
 
 class Guarded(Strategy):
-    """A strategy behind the guard; its rounds may start after the first, for a run that is resumed."""
+    """A strategy behind the guard; a resumed run's rounds start after the first.
+
+    attempt: of the current round, from 0. train_loss: of the last round; None where
+    clients report none. evaluation: what this round's clients evaluated, see `summarise`;
+    None without any.
+    """
 
     def __init__(
         self,
         inner: Strategy,
         layout: Layout,
         seed: int,
+        *,
         first_round: int = 1,
         min_clients: int = 1,
         attempts: int = 3,
-        settings: Callable[[int], Mapping[str, Any]] = lambda round: {},
-        evaluates: Callable[[int], bool] = lambda round: True,
+        settings: Callable[[int], Mapping[str, Any]] = lambda number: {},
+        evaluates: Callable[[int], bool] = lambda number: True,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Take the strategy. settings: round → what the experiment adds to the strategy's train config.
+        """Take the strategy.
 
-        first_round: what Flower's loop calls round 1. evaluates: rounds in which clients may evaluate.
-        note: called with a line about a repeated round.
+        first_round: what Flower's loop calls round 1. settings: round → what the
+        experiment adds to the strategy's train config. evaluates: rounds in which clients
+        may evaluate. note: called with a line about a repeated round.
         """
-        self.inner, self.layout, self.seed = inner, layout, seed
-        self.offset, self.min_clients, self.attempts = (
-            first_round - 1,
-            min_clients,
-            attempts,
-        )
-        self.settings, self.evaluates, self.note = settings, evaluates, note
+        self.inner = inner
+        self.layout = layout
+        self.seed = seed
+        # Flower counts from 1 in each run; ours go on where the last run ended.
+        self.offset = first_round - 1
+        self.min_clients = min_clients
+        self.attempts = attempts
+        self.settings = settings
+        self.evaluates = evaluates
+        self.note = note
         self.attempt = 0
-        self.evaluation: dict[str, float] | None = None  # of this round's clients
         self.train_loss: float | None = None
-        self._again: Callable[[], Iterable[Message]]
+        self.evaluation: dict[str, float] | None = None
         self._grid: Any = None
+        # Makes the messages of another attempt of this round.
+        self._configure_again: Callable[[], Iterable[Message]]
+        # Replies of this attempt: all, and those without an error.
+        self._replies = 0
         self._usable = 0
-        self._before: ArrayRecord
 
     def run(
         self,
@@ -86,13 +104,18 @@ class Guarded(Strategy):
         rounds: int,
         after: Callable[[int, ArrayRecord], None],
     ) -> Result:
-        """Run rounds first_round … rounds by the strategy's own ``start``; ``after`` is called with each new model."""
+        """Run the rounds up to ``rounds`` by the strategy's own ``start``.
 
-        def hook(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        after: called with each round's number and its new model.
+        """
+
+        def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+            # Flower calls this for the initial model too, as round 0.
             if server_round:
                 after(server_round + self.offset, arrays)
             return None
 
+        # Unbound: a strategy's own loop runs with the guard in the strategy's place.
         start = type(self.inner).start
         return start(
             self,
@@ -100,65 +123,58 @@ class Guarded(Strategy):
             arrays,
             num_rounds=rounds - self.offset,
             train_config=ConfigRecord(),
-            evaluate_fn=hook,
+            evaluate_fn=evaluate,
         )
 
     def __getattr__(self, name: str) -> Any:
-        """Give what a strategy with a ``start`` of its own looks for on itself."""
+        """Return an attribute of the strategy, for a ``start`` that looks on itself."""
         if name == "inner":
+            # Not set yet, as in unpickling: without this, the search would not end.
             raise AttributeError(name)
         return getattr(self.inner, name)
 
     def summary(self) -> None:
-        """Log nothing; the run's own progress says what is running."""
+        """Log nothing: the run's own progress shows what is running."""
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Return the messages of a round's first attempt."""
         number = server_round + self.offset
-        self._grid, self._before, self.attempt = grid, arrays, 0
+        self._grid = grid
+        self.attempt = 0
         self._grid.begin(number)
 
-        def messages() -> Iterable[Message]:
+        def configure() -> Iterable[Message]:
             self._seed("configure", number)
-            sent = ConfigRecord(
-                {**config, **self.settings(number), "attempt": self.attempt}
-            )
-            return list(self._call("configure_train", number, arrays, sent, grid))
+            settings = self.settings(number)
+            request = ConfigRecord({**config, **settings, "attempt": self.attempt})
+            return list(self._call("configure_train", number, arrays, request, grid))
 
-        self._again = messages
-        return messages()
+        self._configure_again = configure
+        return configure()
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the new model, after as many attempts as it takes; raises RoundError when none gives one."""
+    ) -> Aggregate:
+        """Return the new model, after as many attempts as it takes.
+
+        Raises RoundError when no attempt gives one, or when it is not finite.
+        """
         number = server_round + self.offset
         while True:
             self._seed("aggregate", number)
             arrays, metrics = self._aggregate(number, replies)
             if arrays is not None:
-                loss = metrics.get("train_loss") if metrics else None
-                self.train_loss = float(loss) if isinstance(loss, int | float) else None
+                self.train_loss = _loss(metrics)
                 return self._sound(number, arrays), metrics
-            self.attempt += 1
-            why = f"{self._usable} of {self._asked} clients gave a usable update{self._reason()}"
-            if self.attempt >= self.attempts:
-                raise RoundError(
-                    f"round {number} learned nothing in {self.attempts} attempts: {why}. At least {self.min_clients} are "
-                    "needed (experiment.min_clients); the last checkpoint is kept"
-                )
-            self.note(
-                f"round {number}, attempt {self.attempt}: {why}; again with a new cohort"
-            )
-            self._grid.begin_attempt()
-            replies = self._grid.send_and_receive(self._again())
+            self._begin_attempt(number)
+            replies = self._grid.send_and_receive(self._configure_again())
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return the messages to the clients that evaluate; none in rounds without evaluation."""
+        """Return the messages to the clients that evaluate; none in other rounds."""
         number = server_round + self.offset
         self.evaluation = None
         if not self.evaluates(number):
@@ -169,120 +185,173 @@ class Guarded(Strategy):
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Return the strategy's own sum of the clients' evaluations, and keep ours: mean, worst 10 %, spread."""
-        self._asked = 0
-        scored = [r for r in self._counted(replies) if _examples(r) > 0]
-        usable = self._consistent(sorted(scored, key=lambda m: m.metadata.src_node_id))
+        """Return the strategy's own sum of the clients' evaluations; note ours too."""
+        number = server_round + self.offset
+        self._replies = 0
+        scored = [r for r in self._sound_replies(replies) if _examples(r) > 0]
+        # By client: the order of arrival must not reach the strategy.
+        scored.sort(key=lambda reply: reply.metadata.src_node_id)
+        usable = self._consistent(scored)
         if not usable:
             return None
-        self.evaluation = {"failed": self._asked - len(usable)} | summarise(
-            [next(iter(r.content.metric_records.values())) for r in usable]
-        )
-        self._seed("aggregate-evaluate", server_round + self.offset)
-        result: MetricRecord | None = self._call(
-            "aggregate_evaluate", server_round + self.offset, usable
-        )
-        return result
+        reports = [
+            next(iter(reply.content.metric_records.values())) for reply in usable
+        ]
+        failed = self._replies - len(usable)
+        self.evaluation = {"failed": failed} | summarise(reports)
+        self._seed("aggregate-evaluate", number)
+        metrics: MetricRecord | None = self._call("aggregate_evaluate", number, usable)
+        return metrics
 
-    def _aggregate(
-        self, number: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        self._usable = self._asked = 0
-        if takes_payloads(self.inner):
-            found: tuple[ArrayRecord | None, MetricRecord | None] = self._call(
-                "aggregate_train", number, self._counted(replies)
+    def _begin_attempt(self, number: int) -> None:
+        """Start the round's next attempt; raises RoundError when there is none left."""
+        self.attempt += 1
+        why = (
+            f"{self._usable} of {self._replies} clients gave a usable update"
+            f"{self._reason()}"
+        )
+        if self.attempt >= self.attempts:
+            raise RoundError(
+                f"round {number} learned nothing in {self.attempts} attempts: {why}. "
+                f"At least {self.min_clients} are needed (experiment.min_clients); "
+                "the last checkpoint is kept"
             )
-            return found
-        usable = self._consistent(list(self._counted(replies)))
-        self._usable = len(usable)
-        if self._usable < self.min_clients:
-            return None, None
-        found = self._call("aggregate_train", number, usable)
-        return found
+        self.note(
+            f"round {number}, attempt {self.attempt}: {why}; again with a new cohort"
+        )
+        self._grid.begin_attempt()
 
-    def _counted(self, replies: Iterable[Message]) -> Iterator[Message]:
+    def _aggregate(self, number: int, replies: Iterable[Message]) -> Aggregate:
+        """Return the strategy's new model of the sound replies."""
+        self._usable = 0
+        self._replies = 0
+        sound: Iterable[Message] = self._sound_replies(replies)
+        if not takes_payloads(self.inner):
+            usable = self._consistent(list(sound))
+            self._usable = len(usable)
+            if self._usable < self.min_clients:
+                return None, None
+            sound = usable
+        aggregate: Aggregate = self._call("aggregate_train", number, sound)
+        return aggregate
+
+    def _sound_replies(self, replies: Iterable[Message]) -> Iterator[Message]:
+        """Yield the replies without an error, and count all of them."""
         for reply in replies:
-            self._asked += 1
+            self._replies += 1
             if not reply.has_error():
                 self._usable += 1
                 yield reply
 
     def _consistent(self, replies: list[Message]) -> list[Message]:
-        """Return the replies that report what most of them report; Flower's strategies fail when one differs."""
-        keys = [
-            tuple(sorted(k for m in r.content.metric_records.values() for k in m))
-            for r in replies
-        ]
-        most = max(set(keys), key=lambda k: (keys.count(k), k), default=())
-        for reply, got in zip(replies, keys, strict=True):
-            if got != most:
-                odd = ", ".join(sorted(set(got) ^ set(most)))
-                reason = f"its metrics differ from the other clients': {odd}"
-                self._grid.leave_out(reply.metadata.src_node_id, reason)
-        return [r for r, got in zip(replies, keys, strict=True) if got == most]
+        """Return the replies that report the metrics that most of them report.
+
+        Flower's strategies fail when one differs.
+        """
+        names = [_metric_names(reply) for reply in replies]
+        common = max(set(names), key=lambda key: (names.count(key), key), default=())
+        consistent = []
+        for reply, reported in zip(replies, names, strict=True):
+            if reported == common:
+                consistent.append(reply)
+                continue
+            odd = ", ".join(sorted(set(reported) ^ set(common)))
+            reason = f"its metrics differ from the other clients': {odd}"
+            self._grid.leave_out(reply.metadata.src_node_id, reason)
+        return consistent
 
     def _sound(self, number: int, arrays: ArrayRecord) -> ArrayRecord:
+        """Return a new model in its layout's dtypes; raises RoundError if not finite."""
         state = to_state(self.layout, arrays)
         if not np.isfinite(state.floats).all():
             raise RoundError(
-                f"round {number}: {type(self.inner).__name__} made a model with NaN or infinite values; the last checkpoint is kept"
+                f"round {number}: {type(self.inner).__name__} made a model with NaN or "
+                "infinite values; the last checkpoint is kept"
             )
         tied = self.layout.tie(state)
-        return (
-            arrays
-            if tied is state and is_held(arrays)
-            else for_strategy(self.layout, tied)
-        )
+        if tied is state and is_held(arrays):
+            # Ours already: no copy of the model is needed.
+            return arrays
+        return for_strategy(self.layout, tied)
 
     def _reason(self) -> str:
+        """Return why an attempt gave no model: one client's failure, or the strategy."""
         failures = self._grid.failures()
         if not failures:
             return f", and {type(self.inner).__name__} made no model of them"
-        client, reason = next(iter(sorted(failures.items())))
+        client, reason = min(failures.items())
         return f" (client {client}: {reason})"
 
     def _seed(self, verb: str, number: int) -> None:
+        """Seed the global generators for a verb of a round's attempt."""
         seed = derive(self.seed, f"strategy-{verb}", number, self.attempt)
         random.seed(seed)
+        # numpy takes 32 bits.
         np.random.seed(seed % 2**32)
 
-    def _call(self, verb: str, *arguments: Any) -> Any:
+    def _call(self, verb: str, number: int, *arguments: Any) -> Any:
+        """Call a verb of the strategy for a round.
+
+        Raises RunError for any error of its own: a strategy may be the user's, and
+        Flower's own raise on odd rounds.
+        """
         try:
-            return getattr(self.inner, verb)(*arguments)
+            return getattr(self.inner, verb)(number, *arguments)
         except FedlearnError:
             raise
-        except Exception as error:  # a strategy may be the user's, and Flower's own raise on odd rounds
-            what = f"{type(self.inner).__name__}.{verb} raised {type(error).__name__} in round {arguments[0]}"
-            raise RunError(f"{what}: {error}") from error
+        except Exception as error:
+            kind = type(error).__name__
+            raise RunError(
+                f"{type(self.inner).__name__}.{verb} raised {kind} in round {number}: "
+                f"{error}"
+            ) from error
+
+
+def _loss(metrics: MetricRecord | None) -> float | None:
+    """Return the training loss among a round's metrics; None where there is none."""
+    loss = metrics.get("train_loss") if metrics else None
+    return float(loss) if isinstance(loss, int | float) else None
 
 
 def _examples(reply: Message) -> float:
-    """Return how many samples a client evaluated on; one that keeps none says nothing."""
+    """Return how many samples a client evaluated on; 1 where it does not report that."""
     for metrics in reply.content.metric_records.values():
         if EXAMPLES in metrics:
             return float(metrics[EXAMPLES])  # type: ignore[arg-type]
     return 1.0
 
 
-def summarise(reports: list[MetricRecord]) -> dict[str, float]:
-    """Return what clients' evaluations say together, each client counting alike.
+def _metric_names(reply: Message) -> tuple[str, ...]:
+    """Return the names of all metrics of a reply, sorted."""
+    records = reply.content.metric_records.values()
+    return tuple(sorted(name for metrics in records for name in metrics))
 
-    clients: how many; accuracy: their mean; worst10: the mean of the worst 10 % (at least one); spread: the
-    standard deviation; loss: the mean. What clients do not report, or is not finite, is left out.
+
+def summarise(reports: list[MetricRecord]) -> dict[str, float]:
+    """Return what clients' evaluations come to, each client counting alike.
+
+    clients: how many; accuracy: their mean; worst10: the mean of the worst 10 % (at least
+    one client); spread: the standard deviation of the accuracies; loss: the mean. What
+    clients do not report, or is not finite, is left out.
     """
-    out: dict[str, float] = {"clients": len(reports)}
-    accuracy = np.sort(_finite(reports, "accuracy"))
-    if accuracy.size:
-        worst = accuracy[: max(1, round(0.1 * accuracy.size))]
-        out |= {
-            "accuracy": float(accuracy.mean()),
-            "worst10": float(worst.mean()),
-            "spread": float(accuracy.std()),
-        }
+    summary: dict[str, float] = {"clients": len(reports)}
+    accuracies = np.sort(_finite(reports, "accuracy"))
+    if accuracies.size:
+        worst = accuracies[: max(1, round(0.1 * accuracies.size))]
+        summary["accuracy"] = float(accuracies.mean())
+        summary["worst10"] = float(worst.mean())
+        summary["spread"] = float(accuracies.std())
     losses = _finite(reports, "loss")
-    return out | ({"loss": float(np.mean(losses))} if losses else {})
+    if losses:
+        summary["loss"] = float(np.mean(losses))
+    return summary
 
 
 def _finite(reports: list[MetricRecord], name: str) -> list[float]:
-    values = [float(r[name]) for r in reports if name in r]  # type: ignore[arg-type]
-    return [v for v in values if np.isfinite(v)]
+    """Return the finite values of a metric, of the clients that report it."""
+    values = [
+        float(report[name])  # type: ignore[arg-type]
+        for report in reports
+        if name in report
+    ]
+    return [value for value in values if np.isfinite(value)]

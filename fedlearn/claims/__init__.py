@@ -1,1 +1,1 @@
-"""Claims about experiments: reading them, running what they need, judging them, and what is written of it."""
+"""Claims about experiments: files of claims, the runs they need, verdicts, and pages."""

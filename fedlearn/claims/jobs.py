@@ -1,4 +1,7 @@
-"""Runs side by side, each a command of its own in a folder of its own: what ends it, ends it alone, and it goes on from there."""
+"""Runs side by side, each a command of its own in a folder of its own.
+
+What ends one run does not end the others, and a run goes on from where it ended.
+"""
 
 from __future__ import annotations
 
@@ -13,154 +16,168 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-from fedlearn.claims.runs import Wanted, cores_each, with_workers
+from fedlearn.claims.runs import PlannedRun, cores_each, with_workers
 from fedlearn.config import to_toml
 from fedlearn.errors import RecordError, UserError, one_line
 from fedlearn.records.names import CHECKPOINT_FOLDER
 from fedlearn.records.writing import owned
 
+# Seconds between two looks at the processes.
 POLL_S = 0.1
 
+# Seconds in which a run that is interrupted may end its round's files.
 PATIENCE_S = 30.0
-"""How long a run that is interrupted may take to end its round's files."""
 
 
 class Watch(Protocol):
     """What shows how runs go."""
 
-    def begun(self, run: Wanted, resumed: bool) -> None:
+    def begun(self, run: PlannedRun, resumed: bool) -> None:
         """Show that a run starts, or goes on."""
 
-    def look(self, runs: Iterable[Wanted]) -> None:
+    def look(self, runs: Iterable[PlannedRun]) -> None:
         """Look at the runs that go on."""
 
-    def ended(self, run: Wanted, error: str | None) -> None:
+    def ended(self, run: PlannedRun, error: str | None) -> None:
         """Show that a run has ended. error: why it gave no result."""
 
 
 @dataclass
-class _Going:
-    run: Wanted
-    process: subprocess.Popen[bytes] | None = (
-        None  # None: another process is at work on it
-    )
+class _RunningJob:
+    """A run that goes on. process, log: None while another process is at work on it."""
+
+    run: PlannedRun
+    process: subprocess.Popen[bytes] | None = None
     log: IO[bytes] | None = None
 
+    @property
+    def over(self) -> bool:
+        """Tell whether its process, ours or another's, has ended."""
+        if self.process is None:
+            return not owned(self.run.folder)
+        return self.process.poll() is not None
 
-def run_all(runs: Iterable[Wanted], jobs: int, watch: Watch) -> dict[Path, str]:
-    """Make the runs that are not finished, at most ``jobs`` at once, and return why some gave no result: folder → reason.
 
-    A folder that another process writes to, such as a run that outlived a killed command, is waited for. Raises UserError when
-    the input of a run is wrong, RecordError when its folder cannot be written. Whatever is raised, the runs have been interrupted.
+def run_all(runs: Iterable[PlannedRun], jobs: int, watch: Watch) -> dict[Path, str]:
+    """Make the runs that are not finished, at most ``jobs`` at once.
+
+    Returns why some gave no result: folder → reason. A folder that another process writes
+    to, such as a run that outlived a killed command, is waited for.
+
+    Raises UserError when the input of a run is wrong, RecordError when its folder cannot
+    be written. Whatever is raised, the runs have been interrupted.
     """
     waiting = deque(run for run in runs if not run.finished)
-    going: list[_Going] = []
+    running: list[_RunningJob] = []
     failed: dict[Path, str] = {}
     try:
-        while waiting or going:
-            while waiting and len(going) < jobs:
-                going.append(_begin(waiting.popleft(), jobs, watch))
-            watch.look(one.run for one in going)
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running.append(_begin(waiting.popleft(), jobs, watch))
+            watch.look(job.run for job in running)
             time.sleep(POLL_S)
-            for one in [one for one in going if _over(one)]:
-                going.remove(one)
-                if (
-                    one.process is None and not one.run.finished
-                ):  # who was at work on it has left it
-                    waiting.appendleft(one.run)
+            for job in [job for job in running if job.over]:
+                running.remove(job)
+                if job.process is None and not job.run.finished:
+                    # Another process left it unfinished: it is ours to go on with.
+                    waiting.appendleft(job.run)
                     continue
-                error = _result(one)
+                error = _error(job)
                 if error is not None:
-                    failed[one.run.folder] = error
-                watch.ended(one.run, error)
+                    failed[job.run.folder] = error
+                watch.ended(job.run, error)
     finally:
-        _interrupt(going)
+        _interrupt(running)
     return failed
 
 
-def _over(one: _Going) -> bool:
-    return (
-        not owned(one.run.folder)
-        if one.process is None
-        else one.process.poll() is not None
-    )
-
-
-def _begin(run: Wanted, jobs: int, watch: Watch) -> _Going:
-    folder = run.folder
-    resumed = folder.exists()
+def _begin(run: PlannedRun, jobs: int, watch: Watch) -> _RunningJob:
+    """Start a run, or go on with it; raises RecordError for a folder beyond writing."""
+    resumed = run.folder.exists()
     watch.begun(run, resumed)
-    if owned(folder):
-        return _Going(run)
-    config, log = _beside(folder, "toml"), _beside(folder, "log")
-    command = (
-        ["simulate"] if not run.agents else ["serve", "--local-agents", str(run.agents)]
-    )
-    command = [
-        sys.executable,
-        "-m",
-        f"fedlearn.{command[0]}",
-        str(config),
-        *command[1:],
-        "--quiet",
-        "--out",
-        str(folder),
-    ]
+    if owned(run.folder):
+        return _RunningJob(run)
+    config = _beside(run.folder, "toml")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        run.folder.parent.mkdir(parents=True, exist_ok=True)
         config.write_text(to_toml(with_workers(run, cores_each(jobs))))
-        written = log.open("wb")
+        log = _beside(run.folder, "log").open("wb")
     except OSError as error:
         raise RecordError(
-            f"cannot write '{error.filename or config}': {error.strerror}; choose another --runs"
+            f"cannot write '{error.filename or config}': {error.strerror}; "
+            "choose another --runs"
         ) from None
-    # In a session of its own: Ctrl-C is ours to pass on.
     process = subprocess.Popen(
-        [*command, "--resume"] if resumed else command,
+        _command(run, config, resumed),
         stdin=subprocess.DEVNULL,
-        stdout=written,
-        stderr=written,
+        stdout=log,
+        stderr=log,
+        # In a session of its own: Ctrl-C is ours to pass on.
         start_new_session=True,
     )
-    return _Going(run, process, written)
+    return _RunningJob(run, process, log)
+
+
+def _command(run: PlannedRun, config: Path, resumed: bool) -> list[str]:
+    """Return the command that makes a run."""
+    words = [sys.executable, "-m"]
+    if run.agents:
+        words += [
+            "fedlearn.commands.serve",
+            str(config),
+            "--local-agents",
+            str(run.agents),
+        ]
+    else:
+        words += ["fedlearn.simulate", str(config)]
+    words += ["--quiet", "--out", str(run.folder)]
+    if resumed:
+        words.append("--resume")
+    return words
 
 
 def _beside(folder: Path, kind: str) -> Path:
+    """Return a run's file beside its folder, which holds nothing before the run starts."""
     return folder.with_name(f"{folder.name}.{kind}")
 
 
-def _result(one: _Going) -> str | None:
-    """Return why an ended run gave no result; None: it gave one, and what only a resume would need is removed."""
-    if one.process is None or one.log is None:
+def _error(job: _RunningJob) -> str | None:
+    """Return why an ended run gave no result; None: it gave one.
+
+    What only a resume would need is removed from a run with a result. Raises UserError
+    when the input of the run is wrong.
+    """
+    if job.process is None or job.log is None:
         return None
-    one.log.close()
-    if one.process.returncode == 0 and one.run.finished:
-        shutil.rmtree(one.run.folder / CHECKPOINT_FOLDER, ignore_errors=True)
+    job.log.close()
+    code = job.process.returncode
+    if code == 0 and job.run.finished:
+        shutil.rmtree(job.run.folder / CHECKPOINT_FOLDER, ignore_errors=True)
         return None
-    told = (
-        _beside(one.run.folder, "log").read_text(errors="replace").strip().splitlines()
-    )
-    said = (
-        one_line(UserError(told[-1].removeprefix("fedlearn: ")))
-        if told
-        else f"it ended with code {one.process.returncode}"
-    )
-    if one.process.returncode == UserError.exit_code:
-        raise UserError(f"{one.run.label}: {said}")
-    return said
+    error = _last_line(job.run.folder) or f"it ended with code {code}"
+    if code == UserError.exit_code:
+        raise UserError(f"{job.run.label}: {error}")
+    return error
 
 
-def _interrupt(going: Iterable[_Going]) -> None:
-    """End what still goes on as Ctrl-C does, and wait for it: its checkpoint is whole, and its folder free."""
-    ours = [
-        one.process
-        for one in going
-        if one.process is not None and one.process.poll() is None
-    ]
-    for process in ours:
+def _last_line(folder: Path) -> str:
+    """Return the last line of a run's log, the reason of its end; "" for an empty log."""
+    text = _beside(folder, "log").read_text(errors="replace").strip()
+    if not text:
+        return ""
+    return one_line(UserError(text.splitlines()[-1].removeprefix("fedlearn: ")))
+
+
+def _interrupt(running: Iterable[_RunningJob]) -> None:
+    """End what still goes on as Ctrl-C does, and wait for it.
+
+    Then each checkpoint is whole, and each folder free.
+    """
+    processes = [job.process for job in running if job.process and not job.over]
+    for process in processes:
         process.send_signal(signal.SIGINT)
     until = time.monotonic() + PATIENCE_S
-    for process in ours:
+    for process in processes:
         try:
             process.wait(max(0.1, until - time.monotonic()))
         except subprocess.TimeoutExpired:

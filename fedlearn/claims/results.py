@@ -1,4 +1,7 @@
-"""What is kept of claims that were run: a JSON file of each reproduction, and RESULTS.md, which is written from all of them."""
+"""The results of claims: a JSON file of each reproduction, and RESULTS.md of all.
+
+The keys of the JSON files are those of `result_of`; older files are read as they are.
+"""
 
 from __future__ import annotations
 
@@ -12,64 +15,74 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn.claims.reading import TIERS, Reproduction
-from fedlearn.claims.runs import DIGITS, Plan, Wanted, definition
+from fedlearn.claims.runs import DIGITS, PlannedRun, RunPlan, definition
 from fedlearn.claims.source import made_by, source
-from fedlearn.claims.verdicts import Judged
+from fedlearn.claims.verdicts import Judgement
 from fedlearn.errors import RecordError
 from fedlearn.records.reading import RunRecord
 from fedlearn.reporting.results import accuracy_curve, results
 from fedlearn.reporting.units import time_text
 from fedlearn.system import files
 
+# One reproduction's result, as its JSON file has it; see `result_of`.
 Result = Mapping[str, Any]
-"""One reproduction's result, as its JSON file has it; see `result`."""
 
-Made = Mapping[tuple[str, int], tuple[Wanted, RunRecord]]
-"""(variant, seed) → a run as planned and as read."""
+# (variant, seed) → a run as planned and as read.
+FinishedRuns = Mapping[tuple[str, int], tuple[PlannedRun, RunRecord]]
 
-NUMBERS = re.compile(r"\[[-+\deE.,\s]+\]")
-
+# Most points of a curve that are kept: enough for a picture, and small files.
 POINTS = 200
-"""Most points of a curve that are kept."""
 
+# Where runs are made.
 RUNS = Path("runs/reproduce")
-"""Where runs are made."""
 
 NOTE = (
-    "With several seeds, a figure is their median, or their mean where the claim says so, with the lowest and the highest in brackets. "
-    "Rounds and bytes to a target are counted as in McMahan et al. (AISTATS 2017): best accuracy so far, interpolated between rounds. "
+    "With several seeds, a figure is their median, or their mean where the claim says so, "
+    "with the lowest and the highest in brackets. "
+    "Rounds and bytes to a target are counted as in McMahan et al. (AISTATS 2017): best "
+    "accuracy so far, interpolated between rounds. "
     "Bytes are those of both directions, with all headers."
 )
 
 HEADINGS = ("claim", "wanted", "paper", "ours", "seeds", "verdict")
 
+# Keys without which a JSON file is no result.
+_NEEDED = {"name", "claims", "runs", "definition"}
 
-def longest_first(plan: Plan, folder: Path) -> list[Wanted]:
-    """Return the runs of a plan, each once, those that took longest by the results of a folder first, and before them the unknown ones.
+# A list of numbers in indented JSON, which stands on one line instead.
+_NUMBERS = re.compile(r"\[[-+\deE.,\s]+\]")
 
-    Side by side, a long run that starts last leaves the other processors idle. Raises RecordError when results cannot be read.
+
+def longest_first(plan: RunPlan, folder: Path) -> list[PlannedRun]:
+    """Return the runs of a plan, each once, in the order to start them.
+
+    First those without a result in the folder, then those that took longest there. Side
+    by side, a long run that starts last leaves the other processors idle. Raises
+    RecordError when results cannot be read.
     """
-    took = {
-        (found["name"], run["variant"]): run["seconds"]
-        for found in kept(folder)
-        for run in found["runs"]
+    seconds = {
+        (result["name"], run["variant"]): run["seconds"]
+        for result in read_all(folder)
+        for run in result["runs"]
     }
     ordered = sorted(
-        plan.items(), key=lambda item: took.get(item[0][:2], math.inf), reverse=True
+        plan.items(), key=lambda item: seconds.get(item[0][:2], math.inf), reverse=True
     )
-    return list({run.folder: run for _, run in ordered}.values())
+    by_folder = {run.folder: run for _, run in ordered}
+    return list(by_folder.values())
 
 
-def result(
+def result_of(
     reproduction: Reproduction,
     tier: str,
     seeds: Sequence[int],
-    judged: Sequence[Judged],
-    runs: Made,
+    judgements: Sequence[Judgement],
+    runs: FinishedRuns,
 ) -> Result:
-    """Return what is kept of a reproduction: its claims, and of each run what made it, its hash and its curve.
+    """Return the result of a reproduction.
 
-    Bytes are those of both directions, seconds those of the rounds.
+    Its claims, and of each run what made it, its hash and its curve. Bytes are those of
+    both directions, seconds those of the rounds.
     """
     return {
         "name": reproduction.name,
@@ -78,80 +91,107 @@ def result(
         "tier": tier,
         "seeds": list(seeds),
         "definition": definition(reproduction),
-        "claims": [asdict(one) for one in judged],
+        "claims": [asdict(judgement) for judgement in judgements],
         "runs": [
-            _run(variant, seed, wanted, run)
-            for (variant, seed), (wanted, run) in runs.items()
+            _run(variant, seed, planned, run)
+            for (variant, seed), (planned, run) in runs.items()
         ],
     }
 
 
-def _run(variant: str, seed: int, wanted: Wanted, run: RunRecord) -> dict[str, Any]:
-    found, curve = results(run), accuracy_curve(run.lines)
-    step = -(-len(curve.rounds) // POINTS) or 1
-    kept = sorted({*range(0, len(curve.rounds), step), len(curve.rounds) - 1} - {-1})
+def _run(
+    variant: str, seed: int, planned: PlannedRun, run: RunRecord
+) -> dict[str, Any]:
+    """Return what a result has of a run."""
+    figures = results(run)
+    engine = figures.engine
+    if planned.agents:
+        engine = f"{planned.agents} agents"
     return {
         "variant": variant,
         "seed": seed,
-        "model_sha256": found.model_sha256,
-        "engine": f"{wanted.agents} agents" if wanted.agents else found.engine,
-        "rounds": found.rounds,
-        "bytes": found.bytes_total,
-        "seconds": round(found.seconds, 1),
-        "source": wanted.folder.name.rpartition(".")[2],
+        "model_sha256": figures.model_sha256,
+        "engine": engine,
+        "rounds": figures.rounds,
+        "bytes": figures.bytes_total,
+        "seconds": round(figures.seconds, 1),
+        # The folder's name ends with the digest of the source: see `claims.runs`.
+        "source": planned.folder.name.rpartition(".")[2],
         **made_by(run),
-        "curve": {
-            "rounds": [curve.rounds[i] for i in kept],
-            "bytes": [curve.bytes_total[i] for i in kept],
-            "accuracy": [round(curve.accuracy[i], 5) for i in kept],
-        },
+        "curve": _curve(run),
     }
 
 
-def folder() -> Path:
-    """Return where results are kept unless one says otherwise: beside the claims of a checkout, elsewhere beside the runs."""
-    return Path("experiments") if Path("experiments/reproduce").is_dir() else RUNS
+def _curve(run: RunRecord) -> dict[str, list[float]]:
+    """Return about `POINTS` points of a run's accuracy, the last among them."""
+    curve = accuracy_curve(run.lines)
+    count = len(curve.rounds)
+    step = max(1, math.ceil(count / POINTS))
+    positions = list(range(0, count, step))
+    if positions and positions[-1] != count - 1:
+        positions.append(count - 1)
+    return {
+        "rounds": [curve.rounds[i] for i in positions],
+        "bytes": [curve.bytes_total[i] for i in positions],
+        # A hundredth of a percent point shows in no picture.
+        "accuracy": [round(curve.accuracy[i], 5) for i in positions],
+    }
 
 
-def keep(folder: Path, found: Result) -> bool:
-    """Write a result to its file, unless that has the same claims of the same configs in a longer tier; tell whether it did.
+def default_folder() -> Path:
+    """Return where results stand by default.
 
-    Raises RecordError when it cannot be written.
+    In a checkout beside the claims, elsewhere beside the runs.
     """
-    path = folder / "results" / f"{found['name']}.json"
+    checkout = Path("experiments")
+    if (checkout / "reproduce").is_dir():
+        return checkout
+    return RUNS
+
+
+def store(folder: Path, result: Result) -> bool:
+    """Write a result to its file; return whether it did.
+
+    The file's result stays if it has the same claims of the same configs in a longer
+    tier. Raises RecordError when it cannot be written.
+    """
+    path = folder / "results" / f"{result['name']}.json"
     before = _read(path)
-    longer = (
-        TIERS.index(before["tier"]) > TIERS.index(found["tier"]) if before else False
-    )
-    if before and longer and before["definition"] == found["definition"]:
+    same = before and before["definition"] == result["definition"]
+    if before and same and _length(before) > _length(result):
         return False
-    text = json.dumps(found, indent=1)
-    _write(
-        path, f"{NUMBERS.sub(lambda list: ' '.join(list[0].split()), text)}\n"
-    )  # a curve on one line
+    text = json.dumps(result, indent=1)
+    text = _NUMBERS.sub(lambda numbers: " ".join(numbers[0].split()), text)
+    _write(path, f"{text}\n")
     return True
 
 
-def kept(folder: Path) -> list[Result]:
-    """Return all results of a folder, those of the shortest tier first."""
-    found = [
-        made
-        for path in sorted((folder / "results").glob("*.json"))
-        if (made := _read(path))
-    ]
-    return sorted(found, key=lambda made: (TIERS.index(made["tier"]), made["name"]))
+def read_all(folder: Path) -> list[Result]:
+    """Return all results of a folder, those of the shortest tier first.
+
+    A damaged file, or one of another version, is left out. Raises RecordError for one
+    that cannot be read.
+    """
+    usable: list[Result] = []
+    for path in (folder / "results").glob("*.json"):
+        result = _read(path)
+        if result:
+            usable.append(result)
+    usable.sort(key=lambda result: (_length(result), result["name"]))
+    return usable
+
+
+def _length(result: Result) -> int:
+    """Return the position of a result's tier among `TIERS`."""
+    return TIERS.index(result["tier"])
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Return a result; None: there is none, or the file is damaged or of another version."""
+    """Return a result; None: there is none, or it is damaged or of another version."""
     try:
-        found = json.loads(path.read_text())
-        return (
-            found
-            if found["tier"] in TIERS
-            and {"name", "claims", "runs", "definition"} <= found.keys()
-            else None
-        )
+        result: dict[str, Any] = json.loads(path.read_text())
+        usable = result["tier"] in TIERS and result.keys() >= _NEEDED
+        return result if usable else None
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -161,83 +201,97 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _write(path: Path, text: str) -> None:
+    """Write a file whole; raises RecordError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.replace(path, text.encode())
     except OSError as error:
         raise RecordError(
-            f"cannot write '{path}': {error.strerror or error}; choose another --results"
+            f"cannot write '{path}': {error.strerror or error}; "
+            "choose another --results"
         ) from None
 
 
-def rows(found: Result) -> list[list[str]]:
+def rows(result: Result) -> list[list[str]]:
     """Return a result's claims as rows under `HEADINGS`."""
-    seeds = ", ".join(map(str, found["seeds"]))
+    seeds = ", ".join(map(str, result["seeds"]))
     return [
-        [c["claim"], c["wanted"], c["paper"] or "–", c["ours"], seeds, c["verdict"]]
-        for c in found["claims"]
+        [
+            claim["claim"],
+            claim["wanted"],
+            claim["paper"] or "–",
+            claim["ours"],
+            seeds,
+            claim["verdict"],
+        ]
+        for claim in result["claims"]
     ]
 
 
-def again(found: Result) -> str:
+def command(result: Result) -> str:
     """Return the command that makes a result again."""
-    return shlex.join(
-        ["fedlearn", "reproduce", str(found["name"]), "--tier", str(found["tier"])]
-    )
+    name = shlex.quote(result["name"])
+    return f"fedlearn reproduce {name} --tier {result['tier']}"
 
 
-def origin(found: Result) -> list[str]:
-    """Return where, with what and when a result's runs were made, and how long their rounds took together."""
-    runs = found["runs"]
-    told = [
+def origin(result: Result) -> str:
+    """Return with what and when a result's runs were made, and their rounds' time."""
+    runs = result["runs"]
+    hardware, versions, digests, date = (
         " / ".join(dict.fromkeys(str(run[key]) for run in runs))
         for key in ("hardware", "versions", "source", "date")
-    ]
-    return [*told, time_text(sum(run["seconds"] for run in runs))]
+    )
+    seconds = time_text(sum(run["seconds"] for run in runs))
+    return f"{seconds} of rounds on {hardware}; {versions}; source {digests}; {date}."
 
 
 def write_results(folder: Path) -> Path:
-    """Write RESULTS.md from all results that are kept, and return its path. Raises RecordError."""
-    every = kept(folder)
+    """Write RESULTS.md from all results of a folder, and return its path.
+
+    Raises RecordError.
+    """
     lines = [
         "# Results",
         "",
-        f"Written by `fedlearn reproduce`; `fedlearn report --experiments` draws the same with its curves. {NOTE}",
+        "Written by `fedlearn reproduce`; `fedlearn report --experiments` draws the same "
+        f"with its curves. {NOTE}",
     ]
-    for found in every:
-        lines += [
-            "",
-            f"## {found['name']}",
-            "",
-            _plain(
-                " — ".join(text for text in (found["about"], found["paper"]) if text)
-            ),
-            "",
-        ]
-        lines += _table(HEADINGS, rows(found))
-        lines += [
-            f"\n{_plain(one['claim'])}: {one['verdict']}. {_plain(one['why'])}."
-            for one in found["claims"]
-            if one["why"]
-        ]
-        hardware, versions, made, date, seconds = origin(found)
-        lines += [
-            "",
-            f"`{again(found)}`: {seconds} of rounds on {hardware}; {versions}; source {made}; {date}.",
-        ]
-    _write(folder / "RESULTS.md", "\n".join(lines) + "\n")
-    return folder / "RESULTS.md"
+    for result in read_all(folder):
+        lines += _section(result)
+    path = folder / "RESULTS.md"
+    _write(path, "\n".join(lines) + "\n")
+    return path
+
+
+def _section(result: Result) -> list[str]:
+    """Return the lines of a result in RESULTS.md."""
+    about = " — ".join(text for text in (result["about"], result["paper"]) if text)
+    lines = ["", f"## {result['name']}", "", _plain(about), ""]
+    lines += _table(HEADINGS, rows(result))
+    for claim in result["claims"]:
+        if not claim["why"]:
+            continue
+        text = _plain(claim["claim"])
+        why = _plain(claim["why"])
+        lines.append(f"\n{text}: {claim['verdict']}. {why}.")
+    return [*lines, "", f"`{command(result)}`: {origin(result)}"]
 
 
 def _table(headings: Sequence[str], cells: Iterable[Sequence[str]]) -> list[str]:
-    lines = [headings, ["---"] * len(headings), *cells]
-    return [f"| {' | '.join(_plain(cell) for cell in line)} |" for line in lines]
+    """Return the lines of a table in Markdown."""
+    lines = []
+    for line in (headings, ["---"] * len(headings), *cells):
+        text = " | ".join(map(_plain, line))
+        lines.append(f"| {text} |")
+    return lines
 
 
 def _plain(text: str) -> str:
+    """Return a text as a cell of a table in Markdown may hold it."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def of_other_source(found: Result) -> bool:
-    """Tell whether some run of a result was made by other source than what runs now."""
-    return any(run["source"] != source()[:DIGITS] for run in found["runs"])
+def of_other_source(result: Result) -> bool:
+    """Tell whether other source than what runs now made some run of a result."""
+    ours = source()[:DIGITS]
+    return any(run["source"] != ours for run in result["runs"])

@@ -1,11 +1,11 @@
-"""What made a result, besides its config: the source that computes, the packages under it, and the platform."""
+"""What made a result, besides its config: our source, its packages, and the platform."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,32 +16,68 @@ from fedlearn.records.reading import RunRecord, section
 
 PACKAGE = Path(fedlearn.__file__).parent
 
+# The parts of fedlearn that a model's bits come from: a change there makes results stale.
 COMPUTES = (
-    *("arrays.py", "config", "flower.py", "names.py", "plan.py", "seeds.py"),
-    *(
-        "clients",
-        "codec",
-        "data",
-        "devices",
-        "engine",
-        "exchange",
-        "models",
-        "server",
-        "strategies",
-        "wire",
-    ),
+    "arrays.py",
+    "brief.py",
+    "config",
+    "flower.py",
+    "names.py",
+    "plan.py",
+    "seeds.py",
+    "clients",
+    "codec",
+    "data",
+    "devices",
+    "engine",
+    "exchange",
+    "memory",
+    "models",
+    "runs",
+    "server",
+    "strategies",
+    # A payload whose checksum differs has no part in a round.
+    "system/checksum.py",
+    "wire",
 )
-"""The parts of fedlearn that a model's bits come from; pages, displays and commands are not among them."""
 
+# The parts that change no bit of a model: entry points, commands and displays, files that
+# are written about a run, and what tests use. Every part stands here or in `COMPUTES`.
+COMPUTES_NOTHING = (
+    "__init__.py",
+    "__main__.py",
+    "agent.py",
+    "app.py",
+    "errors.py",
+    "simulate.py",
+    "text.py",
+    "bundling",
+    "claims",
+    "commands",
+    # Configs: a run's own config is part of its folder's name.
+    "experiments",
+    "records",
+    "reporting",
+    "system/__init__.py",
+    "system/failpoints.py",
+    "system/files.py",
+    "system/malloc.py",
+    "tuning",
+)
+
+# Packages whose version may change a model's bits.
 PACKAGES = ("torch", "numpy", "flwr")
 
 
 @cache
 def source() -> str:
-    """Return a digest, 64 hex digits, of what computes: our source but for comments and docstrings, Python, packages, architecture."""
-    digest = hashlib.sha256(
-        f"{platform.python_version()} {platform.machine()}".encode()
-    )
+    """Return a digest, 64 hex digits, of what computes.
+
+    Of our source, without comments and docstrings; of Python's version, `PACKAGES` and
+    the machine's architecture.
+    """
+    digest = hashlib.sha256()
+    digest.update(f"{platform.python_version()} {platform.machine()}".encode())
     for name in PACKAGES:
         digest.update(f"{name} {_version(name)}\n".encode())
     for path in _files():
@@ -50,29 +86,34 @@ def source() -> str:
 
 
 def _files() -> Iterator[Path]:
+    """Yield the Python files of `COMPUTES`, in an order that depends on names alone."""
     for part in COMPUTES:
         path = PACKAGE / part
-        yield from sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        if path.is_dir():
+            yield from sorted(path.rglob("*.py"))
+        else:
+            yield path
 
 
 def _code(path: Path) -> str:
-    """Return a module's code without what changes nothing: comments, layout, docstrings."""
+    """Return a module's code without comments, layout and docstrings."""
     tree = ast.parse(path.read_bytes())
-    for place in ast.walk(tree):
-        if isinstance(
-            place, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-        ):
-            place.body = [
-                line
-                for line in place.body
-                if not (
-                    isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)
-                )
-            ]
+    holders = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    for node in ast.walk(tree):
+        if isinstance(node, holders):
+            node.body = [line for line in node.body if not _is_text(line)]
     return ast.dump(tree)
 
 
+def _is_text(statement: ast.stmt) -> bool:
+    """Tell whether a statement is a constant alone, as a docstring is."""
+    if not isinstance(statement, ast.Expr):
+        return False
+    return isinstance(statement.value, ast.Constant)
+
+
 def _version(name: str) -> str:
+    """Return the version of an installed package; "" where it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -80,20 +121,20 @@ def _version(name: str) -> str:
 
 
 def platform_of(run: RunRecord) -> str:
-    """Return the platform on which a model's hash is the same everywhere, such as "x86_64 Intel AVX512 torch 2.13.0".
+    """Return the platform on which a model's hash is the same everywhere.
 
-    The maker of the processor is part of it: torch's libraries choose their kernels by it too.
+    For example "x86_64 Intel AVX512 torch 2.13.0". The maker of the processor is part of
+    it, because torch's libraries choose their kernels by it too.
     """
-    where, versions = (
-        section(run.manifest, "platform"),
-        section(run.manifest, "versions"),
-    )
-    maker = str(where.get("processor") or "").replace("(R)", " ").split()
+    machine = section(run.manifest, "platform")
+    versions = section(run.manifest, "versions")
+    processor = str(machine.get("processor") or "").replace("(R)", " ").split()
+    # Without the build's suffix, such as "+cpu".
     torch = str(versions.get("torch") or "").partition("+")[0]
     words = [
-        where.get("machine"),
-        *maker[:1],
-        where.get("torch_capability"),
+        machine.get("machine"),
+        *processor[:1],
+        machine.get("torch_capability"),
         "torch",
         torch,
     ]
@@ -102,12 +143,13 @@ def platform_of(run: RunRecord) -> str:
 
 def made_by(run: RunRecord) -> dict[str, Any]:
     """Return what a run was made with, for people: hardware, versions, date."""
-    where = section(run.manifest, "platform")
-    versions: Mapping[str, Any] = section(run.manifest, "versions")
+    machine = section(run.manifest, "platform")
+    versions = section(run.manifest, "versions").items()
+    processor = machine.get("processor") or machine.get("machine") or "-"
     return {
-        "hardware": f"{where.get('processor') or where.get('machine') or '-'}, {where.get('cores') or '-'} cores",
+        "hardware": f"{processor}, {machine.get('cores') or '-'} cores",
         "versions": ", ".join(
-            f"{name} {found}" for name, found in versions.items() if found
+            f"{name} {number}" for name, number in versions if number
         ),
         "date": str(run.manifest.get("started") or "")[:10],
         "platform": platform_of(run),

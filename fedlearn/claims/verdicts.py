@@ -1,27 +1,42 @@
-"""Whether claims hold: from the runs of each seed to one figure, its band, and a verdict."""
+"""Whether claims hold: from the runs of each seed to one figure, its band, a verdict."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from fedlearn.claims.reading import PLAIN, Claim
+from fedlearn.claims.sections import Claim
 from fedlearn.claims.source import platform_of
+from fedlearn.claims.words import band_text, claim_text, limits_text, paper_text
 from fedlearn.records.reading import RunRecord, number
 from fedlearn.reporting.results import accuracy_curve, crossing, results
-from fedlearn.reporting.units import bytes_text, number_text, percent_text
 
-HOLDS, MISSED, KNOWN, SKIPPED = "holds", "missed", "known miss", "skipped"
+# Verdicts, as tables show them.
+HOLDS = "holds"
+MISSED = "missed"
+KNOWN = "known miss"
+SKIPPED = "skipped"
 
+# Hex digits of a model's hash that a person compares.
+_HASH_DIGITS = 12
+
+# (variant, seed) → its run; one that failed is not there.
 Runs = Mapping[tuple[str, int], RunRecord]
-"""(variant, seed) → its run; one that failed is not there."""
+
+# A claim's figure or hash for each seed; None: there is none, or it is not finite.
+SeedValues = tuple[float | str | None, ...]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What came of a claim, in words. values: one per seed; None: there is none, or the target was not reached."""
+class Judgement:
+    """What came of a claim, in words.
+
+    The names of the fields are keys in the files of results. values: one per seed; None:
+    there is none, or the target was not reached. point: the paper's figure as (round,
+    accuracy).
+    """
 
     claim: str
     wanted: str
@@ -29,8 +44,8 @@ class Judged:
     ours: str
     verdict: str
     why: str = ""
-    values: tuple[float | str | None, ...] = ()
-    point: tuple[float, float] | None = None  # the paper's, as (round, accuracy)
+    values: SeedValues = ()
+    point: tuple[float, float] | None = None
     target: float | None = None
     variants: tuple[str, ...] = ()
 
@@ -40,217 +55,170 @@ def judge(
     runs: Runs,
     seeds: Sequence[int],
     failed: Mapping[tuple[str, int], str],
-) -> Judged:
-    """Return the verdict of a claim. failed: (variant, seed) → why that run gave no result."""
-    lost = [
+) -> Judgement:
+    """Return the judgement of a claim.
+
+    failed: (variant, seed) → why that run gave no result.
+    """
+    failures = [
         f"{name}, seed {seed}: {failed[name, seed]}"
         for name in claim.variants
         for seed in seeds
         if (name, seed) in failed
     ]
-    if lost:
-        return replace(
-            _told(claim, "-", False), verdict=MISSED, why=f"a run failed ({lost[0]})"
-        )  # of no known miss: nothing was seen
+    if failures:
+        # Missed even where a miss is known: nothing of it was seen.
+        return _judgement(claim, "-", MISSED, f"a run failed ({failures[0]})")
     if claim.what == "hash":
-        return _hashes(claim, runs, seeds)
+        return _judge_hash(claim, runs, seeds)
     values = [_figure(claim, runs, seed) for seed in seeds]
-    known = tuple(value if math.isfinite(value) else None for value in values)
-    summed = values if claim.by == "each" else [_middle(claim.by, values)]
-    return _told(
-        claim,
-        _band(claim, values),
-        all(_within(claim, value) for value in summed),
-        values=known,
-    )
+    middle = _middle(claim.by, values)
+    if claim.by == "each":
+        met = all(_within(claim, value) for value in values)
+    else:
+        met = _within(claim, middle)
+    ours = band_text(claim, values, middle)
+    # JSON has no infinite numbers.
+    finite = tuple(value if math.isfinite(value) else None for value in values)
+    return _judgement(claim, ours, _verdict(claim, met), values=finite)
+
+
+def _within(claim: Claim, value: float) -> bool:
+    """Tell whether a value is within a claim's limits; NaN is within none."""
+    if math.isnan(value):
+        return False
+    if claim.at_least is not None and value < claim.at_least:
+        return False
+    return claim.at_most is None or value <= claim.at_most
 
 
 def _figure(claim: Claim, runs: Runs, seed: int) -> float:
     """Return a claim's figure for one seed; NaN: there is none."""
-    first = measured(claim, runs[claim.of, seed])
+    value = measure(claim, runs[claim.of, seed])
     if claim.minus:
-        return first - measured(claim, runs[claim.minus, seed])
-    if claim.over:
-        below = measured(claim, runs[claim.over, seed])
-        return first / below if below else math.nan
-    return first
+        return value - measure(claim, runs[claim.minus, seed])
+    if not claim.over:
+        return value
+    divisor = measure(claim, runs[claim.over, seed])
+    return value / divisor if divisor else math.nan
 
 
-def measured(claim: Claim, run: RunRecord) -> float:
-    """Return what a claim asks of a run; infinite: the target is not reached, NaN: the round was not evaluated."""
-    curve, found = accuracy_curve(run.lines), results(run)
+def measure(claim: Claim, run: RunRecord) -> float:
+    """Return what a claim asks of a run.
+
+    Infinite: the target is not reached. NaN: the round was not evaluated.
+    """
     if claim.target is not None:
-        reached = crossing(
-            curve.rounds if claim.what == "rounds" else curve.bytes_total,
-            curve.accuracy,
-            claim.target,
-        )
-        return math.inf if reached is None else reached
+        in_rounds = claim.what == "rounds"
+        return _to_target(run, claim.target, in_rounds)
     if claim.what == "bytes":
-        return found.bytes_total
+        return results(run).bytes_total
     if claim.what == "best_accuracy":
-        last = claim.round or found.rounds
-        return max(
-            (a for r, a in zip(curve.rounds, curve.accuracy, strict=True) if r <= last),
-            default=math.nan,
-        )
-    values = [
-        float(value)
-        for line in run.lines
-        if claim.round in (None, line["round"])
-        and (value := number(line, claim.what)) is not None
-    ]
-    return (
-        statistics.median(values[-claim.last :])
-        if len(values) >= claim.last
-        else math.nan
-    )
+        return _best_accuracy(run, claim.round)
+    lines = [line for line in run.lines if claim.round in (None, line["round"])]
+    evaluated = [number(line, claim.what) for line in lines]
+    values = [float(value) for value in evaluated if value is not None]
+    if len(values) < claim.last:
+        return math.nan
+    return statistics.median(values[-claim.last :])
+
+
+def _to_target(run: RunRecord, target: float, in_rounds: bool) -> float:
+    """Return the rounds or bytes of a run until an accuracy; infinite: never reached."""
+    curve = accuracy_curve(run.lines)
+    axis = curve.rounds if in_rounds else curve.bytes_total
+    crossed = crossing(axis, curve.accuracy, target)
+    return math.inf if crossed is None else crossed
+
+
+def _best_accuracy(run: RunRecord, last: int | None) -> float:
+    """Return the best accuracy up to a round, or of the whole run."""
+    curve = accuracy_curve(run.lines)
+    until = last or results(run).rounds
+    points = zip(curve.rounds, curve.accuracy, strict=True)
+    accuracies = [accuracy for position, accuracy in points if position <= until]
+    return max(accuracies, default=math.nan)
 
 
 def _middle(by: str, values: Sequence[float]) -> float:
+    """Return the mean, or else the median, of the seeds' figures; NaN if one is NaN."""
     if any(map(math.isnan, values)):
         return math.nan
-    return statistics.median(values) if by == "median" else statistics.fmean(values)
+    if by == "mean":
+        return statistics.fmean(values)
+    return statistics.median(values)
 
 
-def _within(claim: Claim, value: float) -> bool:
-    low = -math.inf if claim.at_least is None else claim.at_least
-    high = math.inf if claim.at_most is None else claim.at_most
-    return low <= value <= high
-
-
-def _hashes(claim: Claim, runs: Runs, seeds: Sequence[int]) -> Judged:
-    found = [results(runs[claim.of, seed]).model_sha256 for seed in seeds]
+def _judge_hash(claim: Claim, runs: Runs, seeds: Sequence[int]) -> Judgement:
+    """Return the judgement of a claim about the final models' hashes."""
+    hashes = [results(runs[claim.of, seed]).model_sha256 for seed in seeds]
+    ours = hashes[0][:_HASH_DIGITS]
     if claim.same_as:
         twins = [results(runs[claim.same_as, seed]).model_sha256 for seed in seeds]
-        differ = [
-            f"seed {seed}: {ours[:12]} and {twin[:12]}"
-            for seed, ours, twin in zip(seeds, found, twins, strict=True)
-            if ours != twin or not ours
-        ]
-        return _told(
-            claim, found[0][:12], not differ, why="; ".join(differ), values=tuple(found)
-        )
-    where = platform_of(runs[claim.of, seeds[0]])
-    wanted = claim.sha256.get(where)
-    if wanted is None:
-        return _told(
-            claim,
-            found[0][:12],
-            None,
-            why=f"no hash is recorded for {where}",
-            values=tuple(found),
-        )
-    why = "" if found[0] == wanted else f"on {where} it is {wanted[:12]}"
-    return _told(claim, found[0][:12], not why, why, tuple(found))
+        why = _differences(seeds, hashes, twins)
+    else:
+        # The bits of a model are the same on one platform only.
+        platform = platform_of(runs[claim.of, seeds[0]])
+        recorded = claim.sha256.get(platform)
+        if recorded is None:
+            why = f"no hash is recorded for {platform}"
+            return _judgement(claim, ours, SKIPPED, why, tuple(hashes))
+        why = ""
+        if hashes[0] != recorded:
+            why = f"on {platform} it is {recorded[:_HASH_DIGITS]}"
+    return _judgement(claim, ours, _verdict(claim, not why), why, tuple(hashes))
 
 
-def _told(
-    claim: Claim,
-    ours: str,
-    met: bool | None,
-    why: str = "",
-    values: tuple[float | str | None, ...] = (),
-) -> Judged:
-    verdict = (
-        SKIPPED if met is None else HOLDS if met else KNOWN if claim.known else MISSED
-    )
+def _differences(
+    seeds: Sequence[int], hashes: Sequence[str], twins: Sequence[str]
+) -> str:
+    """Return the seeds whose two hashes differ, in words; "" when none do."""
+    differences = [
+        f"seed {seed}: {ours[:_HASH_DIGITS]} and {twin[:_HASH_DIGITS]}"
+        for seed, ours, twin in zip(seeds, hashes, twins, strict=True)
+        # Two runs without a hash are not the same model.
+        if ours != twin or not ours
+    ]
+    return "; ".join(differences)
+
+
+def _verdict(claim: Claim, met: bool) -> str:
+    """Return the verdict of a claim that could be judged."""
+    if met:
+        return HOLDS
+    if claim.known:
+        return KNOWN
+    return MISSED
+
+
+def _judgement(
+    claim: Claim, ours: str, verdict: str, why: str = "", values: SeedValues = ()
+) -> Judgement:
+    """Return a judgement, with what the claim itself says of it."""
     if verdict == KNOWN:
         why = f"{why}; {claim.known}" if why else claim.known
     elif verdict == HOLDS and claim.known:
         why = "it was known as a miss, and holds: take known out of the claim"
-    names = tuple(dict.fromkeys(claim.variants))
-    return Judged(
-        words(claim),
-        wanted(claim),
-        _paper(claim),
-        ours,
-        verdict,
-        why,
-        values,
-        _point(claim),
-        claim.target,
-        names,
+    return Judgement(
+        claim=claim_text(claim),
+        wanted=limits_text(claim),
+        paper=paper_text(claim),
+        ours=ours,
+        verdict=verdict,
+        why=why,
+        values=values,
+        point=_point(claim),
+        target=claim.target,
+        variants=tuple(dict.fromkeys(claim.variants)),
     )
-
-
-def words(claim: Claim) -> str:
-    """Return a claim in words, without its limits."""
-    of = (
-        ""
-        if claim.of == PLAIN and not (claim.minus or claim.over or claim.same_as)
-        else claim.of
-    )
-    what = {
-        "accuracy": "accuracy",
-        "best_accuracy": "best accuracy",
-        "loss": "loss",
-        "hash": "model hash",
-    }.get(claim.what, claim.what)
-    if claim.target is not None:
-        what += f" to {100 * claim.target:g} %"
-    if claim.round:
-        what += (
-            f" {'by' if claim.what == 'best_accuracy' else 'after'} round {claim.round}"
-        )
-    if claim.last > 1:
-        what += f", median of the last {claim.last} evaluations"
-    beside = (
-        f" − {claim.minus}" if claim.minus else f" ÷ {claim.over}" if claim.over else ""
-    )
-    return f"{what}: {of}{beside}" if of else what
-
-
-def wanted(claim: Claim) -> str:
-    """Return a claim's limits in words."""
-    if claim.what == "hash":
-        return f"= {claim.same_as}" if claim.same_as else "as recorded"
-    low, high = claim.at_least, claim.at_most
-    if low is not None and high is not None:
-        return f"{shown(claim, low)} to {shown(claim, high)}"
-    return f"≥ {shown(claim, low)}" if low is not None else f"≤ {shown(claim, high)}"
-
-
-def shown(claim: Claim, value: float | None) -> str:
-    """Return a value of a claim's measure, difference or ratio in words."""
-    if value is None or math.isnan(value):
-        return "-"
-    if math.isinf(value):
-        return "not reached" if value > 0 else "other not reached"
-    if claim.over:
-        return f"{value:.3g}×"
-    if claim.what == "rounds":
-        return f"{value:+.1f}" if claim.minus else f"{value:.1f}".removesuffix(".0")
-    if claim.what == "bytes":
-        return f"{'-' if value < 0 else ''}{bytes_text(abs(value))}"
-    if claim.what == "loss":
-        return f"{value:+.2g}" if claim.minus else number_text(value)
-    return f"{100 * value:+.2f} points" if claim.minus else percent_text(value)
-
-
-def _band(claim: Claim, values: Sequence[float]) -> str:
-    """Return the figure that the limits are for, and the band of the seeds around it."""
-    if len(values) == 1:
-        return shown(claim, values[0])
-    middle = _middle("median" if claim.by == "each" else claim.by, values)
-    return f"{shown(claim, middle)} ({shown(claim, min(values))} … {shown(claim, max(values))})"
-
-
-def _paper(claim: Claim) -> str:
-    figure = f" ({claim.figure})" if claim.figure else ""
-    if isinstance(claim.paper, str):
-        return f"{claim.paper}{figure}".strip()
-    return f"{shown(claim, claim.paper)}{figure}"
 
 
 def _point(claim: Claim) -> tuple[float, float] | None:
-    """Return where the paper's figure stands in a picture of accuracy over rounds; None: it has no place there."""
+    """Return the paper's figure as a point of accuracy over rounds; None: it is none."""
     if isinstance(claim.paper, str) or claim.minus or claim.over:
         return None
     if claim.what == "rounds" and claim.target is not None:
         return claim.paper, claim.target
-    return (
-        (float(claim.round), claim.paper)
-        if claim.what == "accuracy" and claim.round
-        else None
-    )
+    if claim.what == "accuracy" and claim.round:
+        return float(claim.round), claim.paper
+    return None

@@ -122,9 +122,9 @@ def report(arguments: argparse.Namespace) -> None:
 def _report_claims(results: Path | None, page: Path) -> None:
     _require_matplotlib()
     from fedlearn.claims.page import write_page
-    from fedlearn.claims.results import folder
+    from fedlearn.claims.results import default_folder
 
-    _note(f"page: {write_page(results or folder(), page)}")
+    _note(f"page: {write_page(results or default_folder(), page)}")
 
 
 def _check(arguments: argparse.Namespace) -> None:

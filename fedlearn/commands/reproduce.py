@@ -20,8 +20,8 @@ from fedlearn.runs.start import require_extra
 
 if TYPE_CHECKING:
     from fedlearn.claims.reading import Reproduction
-    from fedlearn.claims.runs import Plan
-    from fedlearn.claims.verdicts import Judged
+    from fedlearn.claims.runs import RunPlan
+    from fedlearn.claims.verdicts import Judgement
 
 EPILOG = (
     "Every run is an ordinary run folder below --runs. A command that was stopped goes on "
@@ -222,7 +222,7 @@ def _choice(
     return Chosen(reproduction, tier, seeds)
 
 
-def _check_data(plan: Plan, fetch_missing: bool) -> None:
+def _check_data(plan: RunPlan, fetch_missing: bool) -> None:
     """Raise DataError for sets that are not on this machine, or fetch them."""
     missing = _missing_data(plan)
     if not missing:
@@ -238,7 +238,7 @@ def _check_data(plan: Plan, fetch_missing: bool) -> None:
         fetch(name, say=_note)
 
 
-def _missing_data(plan: Plan) -> list[str]:
+def _missing_data(plan: RunPlan) -> list[str]:
     from fedlearn.data.recipes import RECIPES
     from fedlearn.data.stored import cache_folder
 
@@ -253,7 +253,7 @@ def _missing_data(plan: Plan) -> list[str]:
     return list(missing)
 
 
-def _remove_runs(plan: Plan) -> None:
+def _remove_runs(plan: RunPlan) -> None:
     """Remove the folders of all runs; raises ConfigError for one that is written to."""
     from fedlearn.records.writing import owned
 
@@ -266,13 +266,13 @@ def _remove_runs(plan: Plan) -> None:
         shutil.rmtree(run.folder, ignore_errors=True)
 
 
-def _make(plan: Plan, arguments: argparse.Namespace) -> dict[Path, str]:
+def _make(plan: RunPlan, arguments: argparse.Namespace) -> dict[Path, str]:
     """Make the runs that are not finished; return folder → why a run gave no result."""
     from fedlearn.claims.jobs import run_all
-    from fedlearn.claims.results import folder, longest_first
+    from fedlearn.claims.results import default_folder, longest_first
     from fedlearn.claims.watching import Watching
 
-    runs = longest_first(plan, arguments.results or folder())
+    runs = longest_first(plan, arguments.results or default_folder())
     jobs = arguments.jobs
     if not arguments.quiet:
         finished = sum(run.finished for run in runs)
@@ -287,7 +287,7 @@ def _make(plan: Plan, arguments: argparse.Namespace) -> dict[Path, str]:
 
 def _report(
     chosen: list[Chosen],
-    plan: Plan,
+    plan: RunPlan,
     failed: Mapping[Path, str],
     arguments: argparse.Namespace,
 ) -> None:
@@ -295,10 +295,10 @@ def _report(
 
     Raises ExpectationError for a claim that does not hold.
     """
-    from fedlearn.claims.results import HEADINGS, folder, write_results
+    from fedlearn.claims.results import HEADINGS, default_folder, write_results
     from fedlearn.reporting.table import plain
 
-    results = arguments.results or folder()
+    results = arguments.results or default_folder()
     table = Table()
     for choice in chosen:
         _add(choice, plan, failed, arguments, results, table)
@@ -317,14 +317,14 @@ def _report(
 
 def _add(
     choice: Chosen,
-    plan: Plan,
+    plan: RunPlan,
     failed: Mapping[Path, str],
     arguments: argparse.Namespace,
     results: Path,
     table: Table,
 ) -> None:
     """Judge a reproduction's claims, keep the result, and add it to the table."""
-    from fedlearn.claims.results import keep, of_other_source, rows
+    from fedlearn.claims.results import of_other_source, rows, store
     from fedlearn.claims.verdicts import MISSED
 
     name = choice.reproduction.name
@@ -339,15 +339,15 @@ def _add(
             )
     if arguments.stale and of_other_source(result):
         table.notes.append(f"{name}: made by other source than this")
-    if not arguments.set and not keep(results, result):
+    if not arguments.set and not store(results, result):
         table.notes.append(f"{name}: RESULTS.md keeps its figures of a longer tier")
 
 
 def _judged(
-    choice: Chosen, plan: Plan, failed: Mapping[Path, str]
-) -> tuple[list[Judged], Any]:
+    choice: Chosen, plan: RunPlan, failed: Mapping[Path, str]
+) -> tuple[list[Judgement], Any]:
     """Return the verdicts of a reproduction's claims, and the result to keep."""
-    from fedlearn.claims.results import result
+    from fedlearn.claims.results import result_of
     from fedlearn.claims.verdicts import judge
     from fedlearn.records.reading import read
 
@@ -365,12 +365,12 @@ def _judged(
     judged = [
         judge(claim, records, choice.seeds, reasons) for claim in reproduction.claims
     ]
-    return judged, result(reproduction, choice.tier, choice.seeds, judged, runs)
+    return judged, result_of(reproduction, choice.tier, choice.seeds, judged, runs)
 
 
 def _list() -> None:
     from fedlearn.claims.reading import read, shipped
-    from fedlearn.claims.verdicts import wanted, words
+    from fedlearn.claims.words import claim_text, limits_text
 
     for name in shipped():
         reproduction = read(name)
@@ -383,7 +383,7 @@ def _list() -> None:
         print(f"{name}  ({', '.join(tiers)})")
         print(f"  {about.about}. {about.paper}".rstrip())
         for claim in reproduction.claims:
-            print(f"    {words(claim)} {wanted(claim)}")
+            print(f"    {claim_text(claim)} {limits_text(claim)}")
 
 
 if __name__ == "__main__":

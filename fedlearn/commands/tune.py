@@ -21,7 +21,7 @@ from fedlearn.runs.start import new_folder, require_extra
 if TYPE_CHECKING:
     from fedlearn.config import Experiment
     from fedlearn.records.writing import RunFolder
-    from fedlearn.tuning.record import Settings
+    from fedlearn.tuning.record import SearchSettings
     from fedlearn.tuning.search import Search
     from fedlearn.tuning.space import Space
 
@@ -67,7 +67,7 @@ class Tuning:
     fresh: bool
     base: Experiment
     space: Space
-    settings: Settings
+    settings: SearchSettings
 
 
 def parser() -> Parser:
@@ -193,7 +193,7 @@ def _tuning(arguments: argparse.Namespace) -> Tuning:
     """Return the search that begins, or the one to go on with."""
     from fedlearn import config
     from fedlearn.tuning.record import SETTINGS
-    from fedlearn.tuning.space import space as space_of
+    from fedlearn.tuning.space import parse_space as space_of
 
     path = _folder(arguments)
     if path is not None and (path / SETTINGS).exists():
@@ -273,16 +273,16 @@ def _check_unstarted(path: Path, arguments: argparse.Namespace) -> None:
 
 def _settings(
     arguments: argparse.Namespace, base: Experiment, space: Space
-) -> Settings:
+) -> SearchSettings:
     """Return the search that the arguments ask for.
 
     Raises ConfigError for arguments that do not go together.
     """
-    from fedlearn.tuning.objectives import objectives
-    from fedlearn.tuning.record import Settings
+    from fedlearn.tuning.objectives import parse_objectives
+    from fedlearn.tuning.record import SearchSettings
     from fedlearn.tuning.space import grid
 
-    goal = objectives(arguments.objective, arguments.target)
+    goal = parse_objectives(arguments.objective, arguments.target)
     if arguments.grid and (arguments.sampler or arguments.trials):
         raise ConfigError(
             "--grid tries every point: leave out --sampler and --trials, or --grid"
@@ -303,7 +303,7 @@ def _settings(
     # A grid asks for every point, so none is given up unless that is asked for.
     prunable = goal.comparable and not arguments.grid
     seed = arguments.seed
-    return Settings(
+    return SearchSettings(
         search={axis.key: axis.text for axis in space},
         sampler=sampler,
         objectives=goal.names,
@@ -407,9 +407,9 @@ def _write_ended(search: Search) -> None:
     results.write(search.folder, ended_trials, search.settings, search.base)
 
 
-def _about(settings: Settings) -> str:
+def _about(settings: SearchSettings) -> str:
     search = ", ".join(f"{key} = {text}" for key, text in settings.search.items())
-    objectives = f"{', '.join(settings.objectives)}{settings.asked.until}"
+    objectives = f"{', '.join(settings.objectives)}{settings.criteria.until}"
     method = f"{settings.sampler}, seed {settings.seed}"
     if settings.sampler == "grid":
         method = "a grid"

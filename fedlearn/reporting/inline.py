@@ -57,7 +57,9 @@ def figure(runs: Sequence[RunRecord]) -> Figure:
 def run_html(run: RunRecord) -> str:
     """Return a run as HTML: name, figures, and its plot as an embedded picture."""
     figures = results(run)
-    up_and_down = f"{bytes_text(figures.bytes_up)} up, {bytes_text(figures.bytes_down)} down"
+    up_and_down = (
+        f"{bytes_text(figures.bytes_up)} up, {bytes_text(figures.bytes_down)} down"
+    )
     comparison = against_raw(figures.bytes_raw, figures.bytes_total)
     if comparison:
         up_and_down += f", {comparison}"
@@ -91,7 +93,9 @@ def comparison_html(
     """
     heading, *lines = cells(rows)
     note = f"rounds and bytes to {percent_text(target)} accuracy"
-    return str(element("div", table(heading, lines), element("p", note), _picture(runs)))
+    return str(
+        element("div", table(heading, lines), element("p", note), _picture(runs))
+    )
 
 
 def _picture(runs: Sequence[RunRecord]) -> object:
@@ -103,4 +107,6 @@ def _picture(runs: Sequence[RunRecord]) -> object:
     buffer = io.BytesIO()
     drawn.savefig(buffer, format="png", dpi=96)
     data = base64.b64encode(buffer.getvalue()).decode()
-    return element("img", src=f"data:image/png;base64,{data}", alt="accuracy of the runs")
+    return element(
+        "img", src=f"data:image/png;base64,{data}", alt="accuracy of the runs"
+    )

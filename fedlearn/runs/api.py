@@ -136,9 +136,7 @@ def load(folder: str | Path, *, model: Any = None) -> Run:
     return Run(folder, at_hand)
 
 
-def compare(
-    runs: Iterable[Run | str | Path], target: float = _TARGET
-) -> Comparison:
+def compare(runs: Iterable[Run | str | Path], target: float = _TARGET) -> Comparison:
     """Return runs side by side: figures, curves, and a page that can be written.
 
     runs: runs or their folders, two at least. target: accuracy (0 to 1) to count rounds
@@ -167,9 +165,7 @@ def dataset(
 
 def check_config(config: Config) -> None:
     """Raise ConfigError for a config of a type that `run` does not take."""
-    if config is not None and not isinstance(
-        config, str | Path | Mapping | Experiment
-    ):
+    if config is not None and not isinstance(config, str | Path | Mapping | Experiment):
         raise ConfigError(
             f"config is a {type(config).__name__}; give a name, a path, a dict of tables "
             "or an Experiment"

@@ -105,5 +105,3 @@ def _codec(value: Any) -> Any:
                 "see fedlearn.codec.protocol.Codec"
             )
     return codec
-
-

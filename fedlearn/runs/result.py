@@ -216,7 +216,9 @@ class Comparison:
     def _repr_html_(self) -> str:
         from fedlearn.reporting.inline import comparison_html
 
-        return comparison_html([run.record for run in self.runs], self.rows, self.target)
+        return comparison_html(
+            [run.record for run in self.runs], self.rows, self.target
+        )
 
 
 def _is_nested(value: Any) -> bool:

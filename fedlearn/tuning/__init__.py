@@ -1,1 +1,1 @@
-"""Looking for good values of a config's keys: what ``fedlearn tune`` runs, and what it leaves."""
+"""Looking for good values of a config's keys: what ``fedlearn tune`` runs and leaves."""

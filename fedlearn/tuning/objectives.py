@@ -1,8 +1,10 @@
-"""What a trial is judged by: accuracy, rounds, bytes, time, and which trials nothing else beats in all of them.
+"""What a trial is judged by: accuracy, rounds, bytes, time; and which trials are best.
 
-Accuracy is the best so far on held-out samples. Rounds, bytes (both directions) and seconds are those until ``--target``
-is reached, by McMahan et al.'s rule (AISTATS 2017, section 3: the best accuracy so far, crossed with linear interpolation
-between rounds), or the whole run's where there is no target. Seconds are of this machine at that hour: nothing reproduces them.
+Accuracy is the best so far on held-out samples. Rounds, bytes (both directions) and
+seconds are those until ``--target`` is reached, or the whole run's where there is no
+target. The target counts by McMahan et al.'s rule (AISTATS 2017, section 3): the best
+accuracy so far, crossed with linear interpolation between rounds. Seconds are of this
+machine at that hour: nothing reproduces them.
 """
 
 from __future__ import annotations
@@ -19,30 +21,50 @@ from fedlearn.records.reading import finite
 from fedlearn.reporting.results import accuracy_curve, crossing
 from fedlearn.reporting.units import bytes_text, percent_text, time_text
 
+# (round, best accuracy so far) of every round that was evaluated.
 Curve = tuple[tuple[int, float], ...]
-"""(round, best accuracy so far) of every round that was evaluated."""
+
+Direction = Literal["maximize", "minimize"]
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What a trial came to. The sums are over all its rounds; those to the target are None where it was not reached."""
+class TrialFigures:
+    """What a trial came to. The names of the fields are keys in ``trials.json``.
+
+    rounds, bytes (both directions) and time (seconds) are sums over all its rounds;
+    accuracy is the best, a share of 1. Those to the target are None where it was not
+    reached, or where there is none.
+    """
 
     rounds: int
-    accuracy: float  # the best, share of 1
-    bytes: float  # both directions
-    time: float  # seconds
+    accuracy: float
+    bytes: float
+    time: float
     rounds_to_target: float | None = None
     bytes_to_target: float | None = None
     time_to_target: float | None = None
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return the figures as JSON has them."""
         return asdict(self)
+
+    def total(self, name: str) -> float:
+        """Return an objective's figure over the whole run."""
+        value: float = getattr(self, name)
+        return value
+
+    def to_target(self, name: str) -> float | None:
+        """Return an objective's figure until the target; None: it was not reached."""
+        value: float | None = getattr(self, f"{name}_to_target")
+        return value
 
 
 @dataclass(frozen=True)
 class Objectives:
-    """What is asked for: names of `KNOWN`, and the accuracy to reach (None: no target)."""
+    """What is asked for: names of `VALUE_TEXTS`, and the accuracy to reach.
+
+    target: a share of 1; None: there is none.
+    """
 
     names: tuple[str, ...]
     target: float | None = None
@@ -53,141 +75,157 @@ class Objectives:
         return f" to {100 * self.target:g} %" if self.target else ""
 
     @property
-    def directions(self) -> list[Literal["maximize", "minimize"]]:
-        """Return "maximize" or "minimize" for each."""
+    def directions(self) -> list[Direction]:
+        """Return "maximize" or "minimize" for each, Optuna's words."""
         return ["maximize" if name == "accuracy" else "minimize" for name in self.names]
 
     @property
     def stops(self) -> bool:
-        """Tell whether a trial has shown all it is judged by once it reached the target."""
+        """Tell whether a trial is known by all objectives once it reached the target."""
         return self.target is not None and "accuracy" not in self.names
 
     @property
     def comparable(self) -> bool:
-        """Tell whether a trial that is behind in accuracy at a round is behind in all that counts."""
+        """Tell whether a trial behind in accuracy at a round is behind in all objectives.
+
+        Bytes and seconds of a round differ between trials.
+        """
         return self.names in (("accuracy",), ("rounds",))
 
-    def scores(self, figures: Figures) -> list[float]:
-        """Return the number of each objective by which trials are compared.
+    def scores(self, figures: TrialFigures) -> list[float]:
+        """Return the number of each objective by which trials are compared."""
+        return [self._score(name, figures) for name in self.names]
 
-        One that did not reach the target counts what its whole run took, and more by the share of the target it lacked: those
-        that came nearer are better, which tells a sampler where to look.
-        """
-        lacking = 1 + (1 - figures.accuracy / self.target if self.target else 0.0)
-        found = []
-        for name in self.names:
-            whole: float = getattr(figures, name)
-            reached = getattr(figures, f"{name}_to_target", None)
-            found.append(
-                whole
-                if name == "accuracy" or not self.target
-                else reached
-                if reached is not None
-                else whole * lacking
-            )
-        return found
+    def _score(self, name: str, figures: TrialFigures) -> float:
+        total = figures.total(name)
+        if name == "accuracy" or not self.target:
+            return total
+        until = figures.to_target(name)
+        if until is not None:
+            return until
+        # Short of the target it counts its whole run, and more by the share of the target
+        # that it lacked. Trials that came nearer are better: a sampler sees where to look.
+        return total * (1 + (1 - figures.accuracy / self.target))
 
-    def text(self, name: str, figures: Figures) -> str:
+    def text(self, name: str, figures: TrialFigures) -> str:
         """Return a trial's figure for people: "-" for a target that was not reached."""
-        value = (
-            getattr(figures, f"{name}_to_target")
-            if self.target and name != "accuracy"
-            else getattr(figures, name)
-        )
-        return KNOWN[name](value)
+        if self.target and name != "accuracy":
+            return VALUE_TEXTS[name](figures.to_target(name))
+        return VALUE_TEXTS[name](figures.total(name))
 
 
-KNOWN = {
+def _rounds_text(rounds: float | None) -> str:
+    return "-" if rounds is None else f"{rounds:.1f}"
+
+
+# Each objective, and how its value reads; None: the target was not reached.
+VALUE_TEXTS = {
     "accuracy": percent_text,
-    "rounds": lambda value: "-" if value is None else f"{value:.1f}",
+    "rounds": _rounds_text,
     "bytes": bytes_text,
     "time": time_text,
 }
-"""Each objective, and how its value reads."""
 
 
-def objectives(text: str | None, target: float | None) -> Objectives:
-    """Return what ``--objective`` and ``--target`` ask for. Raises ConfigError for what cannot be judged."""
+def parse_objectives(text: str | None, target: float | None) -> Objectives:
+    """Return what ``--objective`` and ``--target`` ask for.
+
+    Raises ConfigError for what cannot be judged.
+    """
     if target is not None and not 0 < target < 1:
         raise ConfigError(
             f"--target {target:g}: give a share of 1, such as 0.97 for 97 %"
         )
-    names = tuple(
-        name.strip()
-        for name in (text or ("accuracy" if target is None else "rounds")).split(",")
-    )
+    if not text:
+        return Objectives(("accuracy" if target is None else "rounds",), target)
+    names = tuple(name.strip() for name in text.split(","))
     for name in names:
-        if name not in KNOWN:
+        if name not in VALUE_TEXTS:
             raise ConfigError(
-                f"--objective: unknown name '{name}'.{nearest(name, KNOWN)} Known: {', '.join(KNOWN)}"
+                f"--objective: unknown name '{name}'.{nearest(name, VALUE_TEXTS)} "
+                f"Known: {', '.join(VALUE_TEXTS)}"
             )
     if len(set(names)) < len(names):
         raise ConfigError(f"--objective {text}: a name is given twice")
     if target is None and "rounds" in names:
         raise ConfigError(
-            "--objective rounds counts the rounds to an accuracy; add --target, such as --target 0.97"
+            "--objective rounds counts the rounds to an accuracy; "
+            "add --target, such as --target 0.97"
         )
     if target is None and "accuracy" not in names:
         raise ConfigError(
-            f"--objective {text}: least where nothing is learned; add accuracy, or the accuracy to reach: --target 0.97"
+            f"--objective {text}: least where nothing is learned; "
+            "add accuracy, or the accuracy to reach: --target 0.97"
         )
     return Objectives(names, target)
 
 
-def curve(lines: Sequence[Line]) -> Curve:
+def trial_curve(lines: Sequence[Line]) -> Curve:
     """Return the best accuracy so far, by round, of the lines of a run."""
-    found = accuracy_curve(lines)
-    return tuple(
-        zip(found.rounds, itertools.accumulate(found.accuracy, max), strict=True)
-    )
+    curve = accuracy_curve(lines)
+    best = itertools.accumulate(curve.accuracy, max)
+    return tuple(zip(curve.rounds, best, strict=True))
 
 
-def figures(lines: Sequence[Line], target: float | None) -> Figures:
-    """Return what the lines of a run come to; they hold at least one that was evaluated."""
-    found = accuracy_curve(lines)
-    seconds = list(
-        itertools.accumulate(finite(line, "seconds") or 0.0 for line in lines)
-    )
-    at = {line["round"]: passed for line, passed in zip(lines, seconds, strict=True)}
-    reached: dict[str, float | None] = {}
+def trial_figures(lines: Sequence[Line], target: float | None) -> TrialFigures:
+    """Return what the lines of a run come to; at least one of them was evaluated."""
+    curve = accuracy_curve(lines)
+    # Integers, as bytes are, stay integers: so they are written to ``trials.json``.
+    seconds: float = 0
+    bytes_: float = 0
+    # Round → the seconds until its end.
+    seconds_by: dict[int, float] = {}
+    for line in lines:
+        seconds += finite(line, "seconds") or 0.0
+        up = finite(line, "bytes_up") or 0.0
+        down = finite(line, "bytes_down") or 0.0
+        bytes_ += up + down
+        seconds_by[line["round"]] = seconds
+    crossings: dict[str, float | None] = {}
     if target is not None:
         axes: Mapping[str, Sequence[float]] = {
-            "rounds": found.rounds, "bytes": found.bytes_total, "time": [at[round] for round in found.rounds],
-        }  # fmt: skip
-        reached = {
-            f"{name}_to_target": crossing(axis, found.accuracy, target)
-            for name, axis in axes.items()
+            "rounds": curve.rounds,
+            "bytes": curve.bytes_total,
+            "time": [seconds_by[number] for number in curve.rounds],
         }
-    sent = sum(
-        (finite(line, "bytes_up") or 0.0) + (finite(line, "bytes_down") or 0.0)
-        for line in lines
-    )
-    return Figures(
-        lines[-1]["round"], max(found.accuracy), sent, seconds[-1], **reached
+        for name, axis in axes.items():
+            crossings[f"{name}_to_target"] = crossing(axis, curve.accuracy, target)
+    return TrialFigures(
+        rounds=lines[-1]["round"],
+        accuracy=max(curve.accuracy),
+        bytes=bytes_,
+        time=seconds,
+        **crossings,
     )
 
 
 def front(
     scores: Mapping[int, Sequence[float]], directions: Sequence[str]
 ) -> list[int]:
-    """Return the trials that no other beats: none is at least as good in everything and better in something.
+    """Return the trials that no other beats: the Pareto front.
 
-    scores: trial → its number in each objective. Sorted best first in the first objective, then in the next.
+    A trial beats another if it is at least as good in everything and better in something.
+    scores: trial → its number in each objective. The first is best in the first objective,
+    then in the next.
     """
-    signed = {
-        trial: [
-            -s if d == "maximize" else s for s, d in zip(row, directions, strict=True)
+    # Costs: less is better in each objective.
+    costs: dict[int, list[float]] = {}
+    for trial, numbers in scores.items():
+        pairs = zip(numbers, directions, strict=True)
+        costs[trial] = [
+            -number if direction == "maximize" else number
+            for number, direction in pairs
         ]
-        for trial, row in scores.items()
-    }
+    unbeaten = [
+        trial
+        for trial, row in costs.items()
+        if not any(_beats(rival, row) for rival in costs.values())
+    ]
+    return sorted(unbeaten, key=lambda trial: (costs[trial], trial))
 
-    def beaten(row: Sequence[float]) -> bool:
-        return any(
-            other != row and all(a <= b for a, b in zip(other, row, strict=True))
-            for other in signed.values()
-        )
 
-    return sorted(
-        (trial for trial, row in signed.items() if not beaten(row)),
-        key=lambda trial: (signed[trial], trial),
-    )
+def _beats(rival: Sequence[float], row: Sequence[float]) -> bool:
+    """Tell whether a trial's costs are nowhere above another's, and somewhere below."""
+    if rival == row:
+        return False
+    return all(cost <= limit for cost, limit in zip(rival, row, strict=True))

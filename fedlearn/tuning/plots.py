@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlearn.reporting import style
-from fedlearn.tuning.objectives import KNOWN
-from fedlearn.tuning.record import Settings, Trial
+from fedlearn.tuning.objectives import VALUE_TEXTS
+from fedlearn.tuning.record import SearchSettings, Trial
 from fedlearn.tuning.results import best_front, ranked
-from fedlearn.tuning.space import Range, Space, shown
+from fedlearn.tuning.space import Range, Space, value_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# How the points of trials look, by their state.
 _LOOKS: Mapping[str, dict[str, Any]] = {
     "complete": {"marker": "o", "color": style.COLOURS[0], "label": "complete"},
     "pruned": {"marker": "x", "color": style.COLOURS[1], "label": "pruned"},
@@ -26,183 +27,212 @@ _BEST: dict[str, Any] = {
     "linestyle": "none",
     "zorder": 5,
 }
+_BEATEN: dict[str, Any] = {
+    "linestyle": "none",
+    "marker": "o",
+    "color": "#9ca3af",
+    "label": "beaten",
+}
+_UNBEATEN: dict[str, Any] = {
+    "linestyle": "none",
+    "marker": "s",
+    "color": style.COLOURS[0],
+    "label": "not beaten",
+}
+
+# Lines of trials in the background: thin and pale.
+_PALE: dict[str, Any] = {"color": "#b6bcc6", "linewidth": 0.9}
+_PALE_DASHES = {"pruned": ":", "failed": "--"}
+
+# Trials whose curves can be told apart.
+_LINES = 3
+
+# From this ratio between the largest and the smallest value an axis is logarithmic.
+_WIDE = 30
 
 
 def draw(
-    folder: Path, trials: Sequence[Trial], settings: Settings, space: Space
+    folder: Path, trials: Sequence[Trial], settings: SearchSettings, space: Space
 ) -> list[Path]:
-    """Draw the pictures of a search into ``plots`` and return those there was something to draw for."""
+    """Draw the pictures of a search into ``plots``, and return their files.
+
+    None where no trial has completed. Raises RecordError.
+    """
     if not ranked(trials, settings):
         return []
-    made = [folder / "plots" / name for name in ("values.png", "curves.png")]
-    draw_values(made[0], trials, settings, space)
-    draw_curves(made[1], trials, settings)
-    if len(settings.objectives) > 1:
-        made.append(folder / "plots" / "front.png")
-        draw_front(made[-1], trials, settings)
-    return made
+    plots = folder / "plots"
+    values, curves, front = (
+        plots / name for name in ("values.png", "curves.png", "front.png")
+    )
+    draw_values(values, trials, settings, space)
+    draw_curves(curves, trials, settings)
+    if len(settings.objectives) == 1:
+        return [values, curves]
+    draw_front(front, trials, settings)
+    return [values, curves, front]
 
 
 def draw_values(
-    path: Path, trials: Sequence[Trial], settings: Settings, space: Space
+    path: Path, trials: Sequence[Trial], settings: SearchSettings, space: Space
 ) -> None:
-    """Draw the first objective over each searched key; what is pruned shows where the accuracy had come to."""
+    """Draw the first objective over each searched key.
+
+    A pruned trial's accuracy is where it had come to.
+    """
     name = settings.objectives[0]
-    states = (
-        ("complete", "pruned") if name == "accuracy" else ("complete",)
-    )  # of a pruned trial nothing else is known
     best = best_front(trials, settings)[0]
-    with style.canvas(
-        path,
-        f"{name.capitalize()} over what was searched",
-        1.4 + 2.8 * len(space),
-        len(space),
-    ) as (_, grid):
-        for axes, axis in zip([grid] if len(space) == 1 else grid, space, strict=True):
-            for state in states:
-                shown_trials = [
-                    trial for trial in trials if trial.state == state and trial.own
-                ]
-                points = [
-                    (_position(axis, t), _score(t, settings, 0)) for t in shown_trials
-                ]
-                if points:
-                    axes.plot(
-                        *zip(*points, strict=True), linestyle="none", **_LOOKS[state]
-                    )
-            axes.plot(
-                [_position(axis, best)],
-                [_score(best, settings, 0)],
-                label=f"best: {shown(best.values[axis.key])}",
-                **_BEST,
-            )
+    title = f"{name.capitalize()} over what was searched"
+    # Inches: a title, and each key.
+    height = 1.4 + 2.8 * len(space)
+    with style.canvas(path, title, height, len(space)) as (_, grid):
+        for axes, axis in zip(_each(grid, len(space)), space, strict=True):
+            _draw_points(axes, axis, trials, settings)
+            label = f"best: {value_text(best.values[axis.key])}"
+            x, y = _point(axis, best, settings)
+            axes.plot([x], [y], label=label, **_BEST)
             _key_axis(axes, axis)
             _figure_axis(axes, name, settings, "y")
             axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def _score(trial: Trial, settings: Settings, position: int) -> float:
-    return (
-        settings.asked.scores(trial.figures)[position]
-        if trial.figures
-        else float("nan")
-    )
+def _each(grid: Any, count: int) -> list[Axes]:
+    """Return the axes of a canvas of so many rows as a list."""
+    return [grid] if count == 1 else list(grid)
+
+
+def _draw_points(
+    axes: Axes, axis: Range, trials: Sequence[Trial], settings: SearchSettings
+) -> None:
+    """Draw the trials that ran as points: the first objective over one key."""
+    states = ["complete"]
+    if settings.objectives[0] == "accuracy":
+        # Nothing else is known of a pruned trial.
+        states.append("pruned")
+    for state in states:
+        points = [
+            _point(axis, trial, settings)
+            for trial in trials
+            if trial.state == state and trial.has_own_run
+        ]
+        if points:
+            axes.plot(*zip(*points, strict=True), linestyle="none", **_LOOKS[state])
+
+
+def _point(axis: Range, trial: Trial, settings: SearchSettings) -> tuple[float, float]:
+    """Return a trial's value of a key, as a position, and its first objective."""
+    return _position(axis, trial), _score(trial, settings, 0)
+
+
+def _score(trial: Trial, settings: SearchSettings, position: int) -> float:
+    """Return the objective at a position; NaN of a trial that was never evaluated."""
+    if not trial.figures:
+        return float("nan")
+    return settings.criteria.scores(trial.figures)[position]
 
 
 def _position(axis: Range, trial: Trial) -> float:
+    """Return where a trial's value stands on the axis of a key."""
     value = trial.values[axis.key]
-    return axis.choices.index(value) if axis.choices else float(value)  # type: ignore[arg-type]  # a number, where nothing is chosen
+    if axis.choices:
+        return axis.choices.index(value)
+    # The other kinds of range have numbers.
+    return float(value)  # type: ignore[arg-type]
 
 
 def _key_axis(axes: Axes, axis: Range) -> None:
+    """Label the horizontal axis with a key and, of choices, with their texts."""
     axes.set_xlabel(style.literal(axis.key, 60))
     if axis.kind == "log":
         axes.set_xscale("log")
+        # The ends are values too: their markers need room.
         axes.set_xlim(axis.low / 1.15, axis.high * 1.15)
     if axis.choices:
-        axes.set_xticks(
-            range(len(axis.choices)),
-            [style.literal(shown(choice), 22) for choice in axis.choices],
-        )
-        axes.set_xlim(-0.5, len(axis.choices) - 0.5)
+        labels = [style.literal(value_text(choice), 22) for choice in axis.choices]
+        axes.set_xticks(range(len(labels)), labels)
+        axes.set_xlim(-0.5, len(labels) - 0.5)
 
 
-def _figure_axis(axes: Axes, name: str, settings: Settings, which: str) -> None:
+def _figure_axis(axes: Axes, name: str, settings: SearchSettings, which: str) -> None:
+    """Label the axis ``which``, "x" or "y", with an objective."""
     from matplotlib.ticker import FuncFormatter
 
     axis = axes.yaxis if which == "y" else axes.xaxis
-    axis.set_major_formatter(
-        FuncFormatter(
-            lambda value, _: (
-                f"{100 * value:.4g} %" if name == "accuracy" else KNOWN[name](value)
-            )
-        )
-    )
-    axis.set_label_text(
-        "best accuracy" if name == "accuracy" else name + settings.asked.until
-    )
+    if name == "accuracy":
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+        axis.set_label_text("best accuracy")
+    else:
+        text = VALUE_TEXTS[name]
+        axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+        axis.set_label_text(name + settings.criteria.until)
 
 
-def draw_curves(path: Path, trials: Sequence[Trial], settings: Settings) -> None:
-    """Draw the best accuracy so far over the rounds: of all trials thinly, of the best ones as lines that can be told apart."""
-    best = (
-        best_front(trials, settings)
-        if len(settings.objectives) > 1
-        else ranked(trials, settings)
-    )[:3]
+def draw_curves(path: Path, trials: Sequence[Trial], settings: SearchSettings) -> None:
+    """Draw the best accuracy so far over the rounds.
+
+    All trials are thin lines, the best ones lines that can be told apart.
+    """
+    several = len(settings.objectives) > 1
+    order = best_front if several else ranked
+    best = order(trials, settings)[:_LINES]
     with style.canvas(path, "Best accuracy so far") as (_, axes):
         for trial in trials:
-            if trial.curve and trial.own:
-                dots = {"pruned": ":", "failed": "--"}.get(trial.state, "-")
-                axes.plot(
-                    *zip(*trial.curve, strict=True),
-                    color="#b6bcc6",
-                    linewidth=0.9,
-                    linestyle=dots,
-                )
+            if trial.curve and trial.has_own_run:
+                dashes = _PALE_DASHES.get(trial.state, "-")
+                points = zip(*trial.curve, strict=True)
+                axes.plot(*points, linestyle=dashes, **_PALE)
         for position, trial in enumerate(best):
-            label = ", ".join(shown(value) for value in trial.values.values())
-            axes.plot(
-                *zip(*trial.curve, strict=True),
-                label=style.literal(f"{trial.number}: {label}"),
-                **style.line_style(position, len(trial.curve)),
-            )
-        axes.plot(
-            [], [], color="#b6bcc6", linewidth=0.9, label="others (dotted: pruned)"
-        )
+            values = ", ".join(value_text(value) for value in trial.values.values())
+            label = style.literal(f"{trial.number}: {values}")
+            look = style.line_style(position, len(trial.curve))
+            axes.plot(*zip(*trial.curve, strict=True), label=label, **look)
+        # A line without points, for the legend.
+        axes.plot([], [], label="others (dotted: pruned)", **_PALE)
         style.round_axis(axes)
         style.percent_axis(axes)
-        axes.legend(
-            loc="lower right", title=style.literal(", ".join(settings.search), 40)
-        )
+        title = style.literal(", ".join(settings.search), 40)
+        axes.legend(loc="lower right", title=title)
 
 
-def draw_front(path: Path, trials: Sequence[Trial], settings: Settings) -> None:
-    """Draw the trials by two objectives at a time, the first beside each other one; what nothing beats is marked."""
-    best = {trial.number for trial in best_front(trials, settings)}
-    others = list(enumerate(settings.objectives))[1:]
-    with style.canvas(
-        path,
-        "What nothing beats in all objectives",
-        1.4 + 3.2 * len(others),
-        len(others),
-    ) as (_, grid):
-        for axes, (position, name) in zip(
-            [grid] if len(others) == 1 else grid, others, strict=True
-        ):
-            points = [
-                (t.number, _score(t, settings, position), _score(t, settings, 0))
-                for t in ranked(trials, settings)
-            ]
-            rest = [(x, y) for number, x, y in points if number not in best]
-            front = sorted((x, y) for number, x, y in points if number in best)
-            if rest:
-                axes.plot(
-                    *zip(*rest, strict=True),
-                    linestyle="none",
-                    marker="o",
-                    color="#9ca3af",
-                    label="beaten",
-                )
-            axes.plot(
-                *zip(*front, strict=True),
-                linestyle="none",
-                marker="s",
-                color=style.COLOURS[0],
-                label="not beaten",
+def draw_front(path: Path, trials: Sequence[Trial], settings: SearchSettings) -> None:
+    """Draw the trials by two objectives at a time: the first, and each other one.
+
+    What nothing beats is marked.
+    """
+    names = settings.objectives[1:]
+    title = "What nothing beats in all objectives"
+    height = 1.4 + 3.2 * len(names)
+    with style.canvas(path, title, height, len(names)) as (_, grid):
+        for position, axes in enumerate(_each(grid, len(names)), 1):
+            _draw_pair(axes, trials, settings, position)
+
+
+def _draw_pair(
+    axes: Axes, trials: Sequence[Trial], settings: SearchSettings, position: int
+) -> None:
+    """Draw the trials by the first objective and the one at a position."""
+    points = {
+        trial.number: (_score(trial, settings, position), _score(trial, settings, 0))
+        for trial in ranked(trials, settings)
+    }
+    unbeaten = {trial.number for trial in best_front(trials, settings)}
+    beaten = [point for number, point in points.items() if number not in unbeaten]
+    if beaten:
+        axes.plot(*zip(*beaten, strict=True), **_BEATEN)
+    # As a line would go, so that the squares lie in their order.
+    front = sorted(point for number, point in points.items() if number in unbeaten)
+    axes.plot(*zip(*front, strict=True), **_UNBEATEN)
+    for number, point in points.items():
+        if number in unbeaten:
+            axes.annotate(
+                str(number),
+                point,
+                xytext=(5, 5),
+                textcoords="offset points",
+                fontsize=9,
             )
-            for number, x, y in points:
-                if number in best:
-                    axes.annotate(
-                        str(number),
-                        (x, y),
-                        xytext=(5, 5),
-                        textcoords="offset points",
-                        fontsize=9,
-                    )
-            values = [x for _, x, _ in points if x > 0]
-            if values and max(values) / min(values) > 30:
-                axes.set_xscale("log")
-            _figure_axis(axes, settings.objectives[0], settings, "y")
-            _figure_axis(axes, name, settings, "x")
-            axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    values = [x for x, _ in points.values() if x > 0]
+    if values and max(values) / min(values) > _WIDE:
+        axes.set_xscale("log")
+    _figure_axis(axes, settings.objectives[0], settings, "y")
+    _figure_axis(axes, settings.objectives[position], settings, "x")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

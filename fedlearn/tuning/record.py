@@ -1,4 +1,7 @@
-"""What a search keeps: its settings and its trials, in files that are replaced whole, so that a kill loses nothing."""
+"""The files of a search: its settings and its trials.
+
+They are replaced whole, so that a kill loses nothing.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,24 @@ from typing import Any
 from fedlearn.errors import RecordError
 from fedlearn.records.names import LOCK_FILE
 from fedlearn.records.writing import RunFolder
-from fedlearn.tuning.objectives import Curve, Figures, Objectives
+from fedlearn.tuning.objectives import Curve, Objectives, TrialFigures
 from fedlearn.tuning.space import Values
 
-SETTINGS, TRIALS, BASE = "tune.json", "trials.json", "base.toml"
+SETTINGS = "tune.json"
+TRIALS = "trials.json"
+BASE = "base.toml"
+
+# What a search leaves that was killed while it started, before its settings are written.
 BEGUN = (LOCK_FILE, BASE, f".{BASE}.part", f".{SETTINGS}.part")
-"""What a search that was killed while it started leaves, before its settings are written."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a search was asked for. rounds: of a trial, None = the config's; sampler "grid": every point."""
+class SearchSettings:
+    """What a search was asked for. The names of the fields are keys in ``tune.json``.
+
+    search: key → range, as texts. sampler: a name of `fedlearn.tuning.sampling.SAMPLERS`;
+    "grid": every point. rounds: of a trial; None: the config's. jobs: trials at a time.
+    """
 
     search: dict[str, str]
     sampler: str
@@ -34,16 +44,18 @@ class Settings:
     seed: int
 
     @property
-    def asked(self) -> Objectives:
-        """Return the objectives."""
+    def criteria(self) -> Objectives:
+        """Return what trials are judged by."""
         return Objectives(self.objectives, self.target)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial; they count from 1. state: "running", also of one that was interrupted, "complete", "pruned" or "failed".
+    """One trial; they count from 1. The names of the fields are keys in ``trials.json``.
 
-    run: the folder of its run, beside this record; that of an earlier trial with the same values, where there is one.
+    run: the folder of its run, beside this record; an earlier trial's with the same
+    values, where there is one. state: "running", also of one that was interrupted,
+    "complete", "pruned" or "failed". memory: what the sampler keeps with it.
     """
 
     number: int
@@ -51,13 +63,13 @@ class Trial:
     run: str
     state: str = "running"
     reason: str = ""
-    figures: Figures | None = None
+    figures: TrialFigures | None = None
     curve: Curve = ()
     model_sha256: str = ""
-    memory: Mapping[str, Any] | None = None  # of the sampler
+    memory: Mapping[str, Any] | None = None
 
     @property
-    def own(self) -> bool:
+    def has_own_run(self) -> bool:
         """Tell whether the run is its own, and not that of an earlier trial."""
         return self.run == folder_name(self.number)
 
@@ -71,50 +83,67 @@ def folder_name(number: int) -> str:
     return f"trial-{number:03d}"
 
 
-def write_settings(folder: RunFolder, settings: Settings, base: str) -> None:
-    """Write what was asked for. base: the config that trials change, as TOML; it comes first, for settings say that it is whole."""
+def write_settings(folder: RunFolder, settings: SearchSettings, base: str) -> None:
+    """Write what was asked for; raises RecordError.
+
+    base: the config that trials change, as TOML.
+    """
+    # The config first: where there are settings, the config is whole.
     folder.write(BASE, base)
     folder.write_json(SETTINGS, asdict(settings))
 
 
-def read_settings(path: Path) -> Settings:
-    """Return what a search was asked for; raises RecordError when its folder does not tell."""
+def read_settings(path: Path) -> SearchSettings:
+    """Return what a search was asked for; raises RecordError when it cannot be read."""
     table = _json(path / SETTINGS)
     try:
-        return Settings(**{**table, "objectives": tuple(table["objectives"])})
+        # JSON has lists for tuples.
+        table = {**table, "objectives": tuple(table["objectives"])}
+        return SearchSettings(**table)
     except (TypeError, KeyError) as error:
-        raise RecordError(
-            f"{path / SETTINGS} is not what this version of fedlearn writes ({error}); start anew"
-        ) from None
+        raise _of_another_version(path / SETTINGS, error) from None
 
 
 def write_trials(folder: RunFolder, trials: Sequence[Trial]) -> None:
-    """Write the trials."""
+    """Write the trials; raises RecordError."""
     folder.write_json(TRIALS, {"trials": [asdict(trial) for trial in trials]})
 
 
 def read_trials(path: Path) -> list[Trial]:
-    """Return the trials of a search, none when it was killed before the first; raises RecordError when they cannot be read."""
+    """Return the trials of a search; none when it was killed before the first.
+
+    Raises RecordError when they cannot be read.
+    """
     if not (path / TRIALS).exists():
         return []
     try:
         return [_trial(table) for table in _json(path / TRIALS)["trials"]]
     except (TypeError, KeyError, ValueError) as error:
-        raise RecordError(
-            f"{path / TRIALS} is not what this version of fedlearn writes ({error}); start anew"
-        ) from None
+        raise _of_another_version(path / TRIALS, error) from None
 
 
 def _trial(table: Mapping[str, Any]) -> Trial:
-    told = table["figures"]
-    curve = tuple((int(round), float(accuracy)) for round, accuracy in table["curve"])
-    return Trial(
-        **{**table, "figures": Figures(**told) if told else None, "curve": curve}
+    """Return a trial from JSON."""
+    fields = dict(table)
+    fields["curve"] = tuple(
+        (int(number), float(accuracy)) for number, accuracy in table["curve"]
     )
+    fields["figures"] = None
+    if table["figures"]:
+        fields["figures"] = TrialFigures(**table["figures"])
+    return Trial(**fields)
 
 
 def _json(path: Path) -> Any:
+    """Return the content of a JSON file; raises RecordError."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RecordError(f"cannot read {path}: {error}") from None
+
+
+def _of_another_version(path: Path, error: Exception) -> RecordError:
+    """Return the error of a file whose keys are not those of this version."""
+    return RecordError(
+        f"{path} is not what this version of fedlearn writes ({error}); start anew"
+    )

@@ -1,9 +1,11 @@
-"""Which values a trial gets: asked of Optuna, as a function of the trials that ended and of the seed.
+"""Which values a trial gets: Optuna's choice, from the trials that ended and the seed.
 
-Nothing is kept between two questions. Optuna's study is made anew from the trials each time, and its sampler is seeded by
-(seed, number of the trial): a search that was killed goes on with the values that it would have had.
+Nothing lasts from one question to the next. Optuna's study is made anew from the trials
+each time, and its sampler is seeded by (seed, number of the trial): a search that was
+killed goes on with the values that it would have had.
 
-Akiba, Sano, Yanase, Ohta, Koyama, "Optuna", KDD 2019; TPE: Bergstra et al., NeurIPS 2011; NSGA-II: Deb et al., 2002.
+Akiba, Sano, Yanase, Ohta, Koyama, "Optuna", KDD 2019; TPE: Bergstra et al., NeurIPS 2011;
+NSGA-II: Deb et al., 2002.
 """
 
 from __future__ import annotations
@@ -25,16 +27,18 @@ if TYPE_CHECKING:
 
 SAMPLERS = ("random", "tpe", "nsga2")
 
+# Trials of one generation of NSGA-II. Optuna's 50 is for thousands of trials; here a
+# search has tens.
 GENERATION = 10
-"""Trials of one generation of NSGA-II. Optuna's 50 is for thousands of trials; here a search has tens."""
 
 
 @dataclass(frozen=True)
-class Told:
-    """A trial as a sampler sees it. state: "complete", "pruned", "failed", or "running" of one of the same batch.
+class SampledTrial:
+    """A trial as a sampler sees it.
 
-    scores: one per objective, of a complete trial. pruned: (round, best accuracy) at which it was given up. memory: what the
-    sampler keeps with a trial.
+    state: "complete", "pruned", "failed", or "running" of one of the same batch. scores:
+    one per objective, of a complete trial. pruned: (round, best accuracy) at which it was
+    given up. memory: what the sampler keeps with a trial.
     """
 
     values: Values
@@ -50,7 +54,8 @@ def require_optuna(sampler: str) -> None:
         import optuna  # noqa: F401
     except ImportError:
         raise ConfigError(
-            f"--sampler {sampler} needs Optuna: pip install 'fedlearn[tune]'; --grid works without it"
+            f"--sampler {sampler} needs Optuna: pip install 'fedlearn[tune]'; "
+            "--grid works without it"
         ) from None
 
 
@@ -58,87 +63,105 @@ def propose(
     sampler: str,
     space: Space,
     objectives: Objectives,
-    told: Sequence[Told],
+    trials: Sequence[SampledTrial],
     seed: int,
     number: int,
 ) -> tuple[Values, dict[str, Any]]:
-    """Return the values of a trial, and what the sampler keeps with it. told: those before it, in order."""
+    """Return the values of trial ``number``, and what the sampler keeps with it.
+
+    trials: those before it, in order.
+    """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     distributions = {axis.key: _distribution(axis) for axis in space}
     study = optuna.create_study(
         directions=objectives.directions,
+        # Optuna's samplers take seeds of 32 bits.
         sampler=_sampler(sampler, derive(seed, "tune", number) % 2**32),
     )
     study.add_trials(
-        [_frozen(trial, space, distributions, objectives) for trial in told]
+        [_frozen(trial, space, distributions, objectives) for trial in trials]
     )
-    asked = study.ask(distributions)
-    memory = json.loads(
-        json.dumps(study.get_trials(deepcopy=False)[-1].system_attrs)
-    )  # as a search that is resumed reads it
-    return {axis.key: _value(axis, asked.params[axis.key]) for axis in space}, memory
+    parameters = study.ask(distributions).params
+    values = {axis.key: _value(axis, parameters[axis.key]) for axis in space}
+    attributes = study.get_trials(deepcopy=False)[-1].system_attrs
+    # Through JSON: as a search that is resumed reads it.
+    return values, json.loads(json.dumps(attributes))
 
 
 def _sampler(name: str, seed: int) -> BaseSampler:
+    """Return Optuna's sampler of a name of `SAMPLERS`."""
     from optuna import samplers
 
     if name == "nsga2":
         return samplers.NSGAIISampler(population_size=GENERATION, seed=seed)
-    return (
-        samplers.TPESampler(seed=seed)
-        if name == "tpe"
-        else samplers.RandomSampler(seed=seed)
-    )
+    if name == "tpe":
+        return samplers.TPESampler(seed=seed)
+    return samplers.RandomSampler(seed=seed)
 
 
 def _distribution(axis: Range) -> BaseDistribution:
-    from optuna import distributions as kinds
+    """Return a range as Optuna has it."""
+    from optuna import distributions
 
-    if axis.kind == "choice":  # by position: a list in a config is no value of Optuna's
-        return kinds.CategoricalDistribution(range(len(axis.choices)))
+    if axis.kind == "choice":
+        # By position: a list in a config is no value of Optuna's.
+        return distributions.CategoricalDistribution(range(len(axis.choices)))
     if axis.kind == "int":
-        return kinds.IntDistribution(int(axis.low), int(axis.top), step=int(axis.step))
-    return kinds.FloatDistribution(
-        axis.low, axis.top, log=axis.kind == "log", step=axis.step or None
+        return distributions.IntDistribution(
+            low=int(axis.low), high=int(axis.top), step=int(axis.step)
+        )
+    return distributions.FloatDistribution(
+        low=axis.low,
+        high=axis.top,
+        log=axis.kind == "log",
+        # Optuna's word for any number is None.
+        step=axis.step or None,
     )
 
 
-def _value(axis: Range, param: Any) -> Value:
-    return axis.choices[param] if axis.choices else axis.rounded(param)
+def _value(axis: Range, parameter: Any) -> Value:
+    """Return the value of a key for Optuna's parameter."""
+    return axis.choices[parameter] if axis.choices else axis.rounded(parameter)
+
+
+def _parameter(axis: Range, trial: SampledTrial) -> Any:
+    """Return Optuna's parameter for a trial's value of a key."""
+    value = trial.values[axis.key]
+    return axis.choices.index(value) if axis.choices else value
 
 
 def _frozen(
-    trial: Told,
+    trial: SampledTrial,
     space: Space,
     distributions: dict[str, BaseDistribution],
     objectives: Objectives,
 ) -> FrozenTrial:
+    """Return a trial as Optuna's studies have it."""
     from optuna.trial import TrialState, create_trial
 
-    values = {axis.key: trial.values[axis.key] for axis in space}
-    params = {
-        axis.key: axis.choices.index(values[axis.key])
-        if axis.choices
-        else values[axis.key]
-        for axis in space
-    }
     states = {
         "complete": TrialState.COMPLETE,
         "running": TrialState.RUNNING,
         "pruned": TrialState.PRUNED,
-        # As if given up before its first round: TPE ignores failures, and would look there again. (It knows that of one objective only.)
-        "failed": TrialState.PRUNED if len(objectives.names) == 1 else TrialState.FAIL,
+        "failed": TrialState.FAIL,
     }
-    sign = 1 if objectives.directions[0] == "maximize" else -1
+    if len(objectives.names) == 1:
+        # As if given up before its first round: TPE ignores failures, and would look
+        # there again. Optuna knows pruned trials of one objective only.
+        states["failed"] = TrialState.PRUNED
+    intermediate: dict[int, float] = {}
+    if trial.pruned:
+        number, accuracy = trial.pruned
+        # Where less is better, as of rounds, a low accuracy has to count as high.
+        maximised = objectives.directions[0] == "maximize"
+        intermediate[number] = accuracy if maximised else -accuracy
     return create_trial(
         state=states[trial.state],
         values=list(trial.scores) if trial.scores else None,
-        params=params,
+        params={axis.key: _parameter(axis, trial) for axis in space},
         distributions=distributions,
-        intermediate_values={trial.pruned[0]: sign * trial.pruned[1]}
-        if trial.pruned
-        else {},
+        intermediate_values=intermediate,
         system_attrs=trial.memory,
     )

@@ -7,7 +7,7 @@ import pytest
 
 from fedlearn import config
 from fedlearn.claims import jobs, runs
-from fedlearn.claims.runs import Wanted
+from fedlearn.claims.runs import PlannedRun
 from fedlearn.errors import RecordError, UserError
 from fedlearn.records.writing import RunFolder
 from tests.runfolder import write_run
@@ -19,18 +19,21 @@ class Silent:
     def __init__(self, then=lambda: None) -> None:
         self.then, self.most = then, 0
 
-    def begun(self, run: Wanted, resumed: bool) -> None: ...
+    def begun(self, run: PlannedRun, resumed: bool) -> None: ...
 
-    def look(self, runs: Iterable[Wanted]) -> None:
+    def look(self, runs: Iterable[PlannedRun]) -> None:
         self.most = max(self.most, len(list(runs)))
         self.then()
 
-    def ended(self, run: Wanted, error: str | None) -> None: ...
+    def ended(self, run: PlannedRun, error: str | None) -> None: ...
 
 
 @pytest.fixture
 def started(monkeypatch):
-    """Return the commands that are started; each ends at once with ``code``, and with its run finished where that is 0."""
+    """Return the commands that are started.
+
+    Each ends at once with ``code``, and with its run finished where that is 0.
+    """
     commands: list[list[str]] = []
 
     class Ended:
@@ -54,8 +57,8 @@ def started(monkeypatch):
     return commands, Ended
 
 
-def wanted(tmp_path: Path, name: str, agents: int = 0) -> Wanted:
-    return Wanted(name, config.read("default"), agents, tmp_path / name)
+def wanted(tmp_path: Path, name: str, agents: int = 0) -> PlannedRun:
+    return PlannedRun(name, config.read("default"), agents, tmp_path / name)
 
 
 def test_what_is_finished_is_not_started_and_the_rest_share_the_processors(

@@ -195,11 +195,17 @@ def test_every_shipped_file_is_valid():
 
 
 def test_a_base_with_claims_lends_its_config_alone(tmp_path):
-    first = '[reproduce]\nabout = "a"\nbase = "default"\n[seeds]\nci = [7]\n[experiment]\nrounds = 3\n[variant.x]\ncodec.up = "f16"\n'
+    first = (
+        '[reproduce]\nabout = "a"\nbase = "default"\n[seeds]\nci = [7]\n'
+        '[experiment]\nrounds = 3\n[variant.x]\ncodec.up = "f16"\n'
+    )
     (tmp_path / "first.toml").write_text(
         f'{first}[[claim]]\nwhat = "accuracy"\nof = "x"\nat_least = 0.5\n'
     )
-    second = '[reproduce]\nabout = "b"\nbase = "first.toml"\n[seeds]\nci = [1]\n[[claim]]\nwhat = "accuracy"\nat_least = 0.6\n'
+    second = (
+        '[reproduce]\nabout = "b"\nbase = "first.toml"\n[seeds]\nci = [1]\n'
+        '[[claim]]\nwhat = "accuracy"\nat_least = 0.6\n'
+    )
     (tmp_path / "second.toml").write_text(second)
     made = reading.read(str(tmp_path / "second.toml"))
     assert made.variants["plain"].experiment.experiment.rounds == 3
@@ -211,6 +217,7 @@ def test_a_base_with_claims_lends_its_config_alone(tmp_path):
     (tmp_path / "first.toml").write_text(first.replace('"default"', '"second.toml"'))
     with pytest.raises(
         ConfigError,
-        match=r"base: 'second.toml' stands on this file itself|base: 'first.toml' stands on this file itself",
+        match=r"base: 'second.toml' stands on this file itself"
+        r"|base: 'first.toml' stands on this file itself",
     ):
         reading.read(str(tmp_path / "second.toml"))

@@ -61,11 +61,11 @@ def result_of(
         judge(claim, {key: run for key, (_, run) in made.items()}, seeds, {})
         for claim in reproduction.claims
     ]
-    return results.result(reproduction, tier, seeds, judged, made)
+    return results.result_of(reproduction, tier, seeds, judged, made)
 
 
 def test_results_are_one_table_with_why_and_where(reproduction, tmp_path):
-    assert results.keep(tmp_path, result_of(reproduction, "nightly", tmp_path))
+    assert results.store(tmp_path, result_of(reproduction, "nightly", tmp_path))
     text = results.write_results(tmp_path).read_text()
     assert "| rounds to 60 % | ≤ 9 | 5 | 3.5 (3.5 … 3.5) | 0, 1 | holds |" in text
     assert (
@@ -75,8 +75,8 @@ def test_results_are_one_table_with_why_and_where(reproduction, tmp_path):
     )
     assert "a \\| b — A paper" in text
     assert (
-        "`fedlearn reproduce mine --tier nightly`: 32 s of rounds on x86_64, - cores; fedlearn 0.1.0, python 3.11.2"
-        in text
+        "`fedlearn reproduce mine --tier nightly`: 32 s of rounds on x86_64, - cores; "
+        "fedlearn 0.1.0, python 3.11.2" in text
     )
 
 
@@ -86,21 +86,21 @@ def test_a_shorter_tier_does_not_replace_a_longer_one_of_the_same_claims(
     long, short = (
         result_of(reproduction, tier, tmp_path) for tier in ("nightly", "ci")
     )
-    assert results.keep(tmp_path, short) and results.keep(tmp_path, long)
-    assert not results.keep(tmp_path, short)
-    assert results.kept(tmp_path) == [json.loads(json.dumps(long))]
-    assert results.keep(tmp_path, {**short, "definition": "another"})
-    assert results.kept(tmp_path)[0]["tier"] == "ci"
+    assert results.store(tmp_path, short) and results.store(tmp_path, long)
+    assert not results.store(tmp_path, short)
+    assert results.read_all(tmp_path) == [json.loads(json.dumps(long))]
+    assert results.store(tmp_path, {**short, "definition": "another"})
+    assert results.read_all(tmp_path)[0]["tier"] == "ci"
 
 
 def test_a_damaged_result_is_left_out(reproduction, tmp_path):
-    results.keep(tmp_path, result_of(reproduction, "ci", tmp_path))
+    results.store(tmp_path, result_of(reproduction, "ci", tmp_path))
     (tmp_path / "results" / "torn.json").write_text('{"name": "to')
-    assert [found["name"] for found in results.kept(tmp_path)] == ["mine"]
+    assert [found["name"] for found in results.read_all(tmp_path)] == ["mine"]
 
 
 def test_the_page_holds_all_and_asks_for_nothing(reproduction, tmp_path, capsys):
-    results.keep(tmp_path, result_of(reproduction, "nightly", tmp_path))
+    results.store(tmp_path, result_of(reproduction, "nightly", tmp_path))
     assert (
         report.main(
             [
@@ -188,6 +188,20 @@ def test_what_computes_is_told_from_what_is_written_about_it(tmp_path):
     assert len(source.source()) == 64 and source.source() == source.source()
 
 
+def test_every_part_of_fedlearn_is_listed_as_computing_or_not():
+    listed = (*source.COMPUTES, *source.COMPUTES_NOTHING)
+    assert len(set(listed)) == len(listed)
+    # A folder that stands in neither list has each of its files in one of them.
+    split = {part.partition("/")[0] for part in listed if "/" in part}
+    parts = set()
+    for path in source.PACKAGE.iterdir():
+        if path.name in split:
+            parts |= {f"{path.name}/{file.name}" for file in path.glob("*.py")}
+        elif path.suffix == ".py" or (path / "__init__.py").exists():
+            parts.add(path.name)
+    assert parts == set(listed)
+
+
 def test_the_runs_that_took_longest_come_first(reproduction, tmp_path):
     found = json.loads(json.dumps(result_of(reproduction, "ci", tmp_path)))
     plan = runs.planned([(reproduction, (0, 1))], tmp_path / "runs")
@@ -195,10 +209,10 @@ def test_the_runs_that_took_longest_come_first(reproduction, tmp_path):
     for one, (first, second) in {"half": (half, plain), "plain": (plain, half)}.items():
         for run in found["runs"]:
             run["seconds"] = 9.0 if run["variant"] == one else 3.0
-        results.keep(tmp_path, found)
+        results.store(tmp_path, found)
         ordered = results.longest_first(plan, tmp_path)
         assert len(ordered) == 4
         assert ordered.index(first) < 2 <= ordered.index(second)
     found["runs"] = [run for run in found["runs"] if run["variant"] == "plain"]
-    results.keep(tmp_path, found)
+    results.store(tmp_path, found)
     assert results.longest_first(plan, tmp_path)[0] == half  # nothing is known of it

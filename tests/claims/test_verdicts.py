@@ -1,4 +1,7 @@
-"""Verdicts on runs written by hand: see `tests.runfolder` for the usual one, which crosses 0.6 at round 3.5."""
+"""Verdicts on runs written by hand.
+
+`tests.runfolder` has the usual one, which crosses 0.6 at round 3.5.
+"""
 
 import json
 import math
@@ -6,15 +9,18 @@ from typing import Any
 
 import pytest
 
-from fedlearn.claims.reading import Claim
-from fedlearn.claims.verdicts import Judged, judge
+from fedlearn.claims.sections import Claim
+from fedlearn.claims.verdicts import Judgement, judge
 from fedlearn.records.reading import read
 from tests.runfolder import line, round_zero, write_run
 
 
 @pytest.fixture
 def runs(tmp_path):
-    """Three runs that end at 0.8, 0.7 and 0.5 after crossing lines from 0.4 at round 1: (plain, seed) and a twin of each."""
+    """Return (plain, seed) → run, and a twin of each.
+
+    The three end at 0.8, 0.7 and 0.5 after crossing lines from 0.4 at round 1.
+    """
 
     def lines(last: float, bytes_up: int = 1000):
         return (
@@ -35,7 +41,7 @@ def runs(tmp_path):
     return made
 
 
-def judged(runs, failed=None, **claim) -> Judged:
+def judged(runs, failed=None, **claim) -> Judgement:
     return judge(Claim(**claim), runs, (0, 1, 2), failed or {})
 
 

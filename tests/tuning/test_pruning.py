@@ -1,20 +1,24 @@
 """When a trial is given up, on curves that can be checked by hand."""
 
-from fedlearn.tuning.pruning import RULES, Past, at, halving, median
+from fedlearn.tuning.pruning import RULES, PastTrial, accuracy_by, halving, median
 
 
 def straight(slope: float, rounds: int = 9) -> tuple[tuple[int, float], ...]:
     return tuple((r, slope * r) for r in range(rounds + 1))
 
 
-PAST = tuple(Past(straight(slope), True) for slope in (0.01, 0.02, 0.03, 0.04, 0.05))
+PAST = tuple(
+    PastTrial(straight(slope), True) for slope in (0.01, 0.02, 0.03, 0.04, 0.05)
+)
 
 
 def test_a_trial_that_ended_keeps_its_best_and_one_given_up_has_none_later():
-    assert at(Past(straight(0.1, 3), True), 5) == 0.1 * 3  # it had reached its target
-    assert at(Past(straight(0.1, 3), False), 5) is None
-    assert at(Past(straight(0.1, 3), False), 2) == 0.2
-    assert at(Past(((0, 0.1), (4, 0.5)), True), 3) == 0.1  # round 3 was not evaluated
+    # It had reached its target.
+    assert accuracy_by(PastTrial(straight(0.1, 3), True), 5) == 0.1 * 3
+    assert accuracy_by(PastTrial(straight(0.1, 3), False), 5) is None
+    assert accuracy_by(PastTrial(straight(0.1, 3), False), 2) == 0.2
+    # Round 3 was not evaluated.
+    assert accuracy_by(PastTrial(((0, 0.1), (4, 0.5)), True), 3) == 0.1
 
 
 def test_median_gives_up_what_is_behind_half():
@@ -26,7 +30,8 @@ def test_median_gives_up_what_is_behind_half():
     assert median(straight(0.02, 2), PAST, 9) == "", "before a quarter of the rounds"
     assert median(straight(0.02, 3), PAST[:4], 9) == "", "four trials are too few"
     assert (
-        median(straight(0.02, 3), (*PAST[:4], Past(straight(0.05, 2), False)), 9) == ""
+        median(straight(0.02, 3), (*PAST[:4], PastTrial(straight(0.05, 2), False)), 9)
+        == ""
     ), "the fifth did not come as far"
 
 

@@ -7,15 +7,15 @@ import pytest
 
 from fedlearn import config
 from fedlearn.tuning.objectives import Objectives
-from fedlearn.tuning.sampling import SAMPLERS, Told, propose
-from fedlearn.tuning.space import Space, space
+from fedlearn.tuning.sampling import SAMPLERS, SampledTrial, propose
+from fedlearn.tuning.space import Space, parse_space
 
 pytest.importorskip(
     "optuna", reason="Optuna is not installed: pip install 'fedlearn[tune]'"
 )
 
 BASE = config.validate({}, "test")
-AXES = space(
+AXES = parse_space(
     BASE,
     [
         "train.lr=log:0.001:10",
@@ -34,9 +34,9 @@ def search(
     seed: int = 0,
     axes: Space = AXES,
     flawless: bool = False,
-) -> list[Told]:
+) -> list[SampledTrial]:
     """Search for lr = 0.1; unless flawless, every fifth trial fails and every seventh is pruned."""
-    told: list[Told] = []
+    told: list[SampledTrial] = []
     for number in range(1, trials + 1):
         values, memory = propose(sampler, axes, asked, told, seed, number)
         good = 1 / (1 + abs(math.log10(float(values["train.lr"]) / 0.1)))  # type: ignore[arg-type]
@@ -47,11 +47,11 @@ def search(
             not (flawless or number % 7) and asked is ONE,
         )
         if fails:
-            told.append(Told(values, "failed", None, None, memory))
+            told.append(SampledTrial(values, "failed", None, None, memory))
         elif pruned:
-            told.append(Told(values, "pruned", None, (3, good), memory))
+            told.append(SampledTrial(values, "pruned", None, (3, good), memory))
         else:
-            told.append(Told(values, "complete", scores, None, memory))
+            told.append(SampledTrial(values, "complete", scores, None, memory))
     return told
 
 
@@ -78,7 +78,10 @@ def test_the_same_seed_gives_the_same_trials_and_all_lie_in_their_ranges(
 
 
 def distance(sampler: str) -> float:
-    """Return the median distance of late trials from lr = 0.1, in powers of ten, over eight seeds."""
+    """Return the median distance of late trials from lr = 0.1, over eight seeds.
+
+    In powers of ten.
+    """
     late = [
         trial
         for seed in range(8)
@@ -93,15 +96,15 @@ def test_tpe_learns_where_random_search_does_not():
 
 
 def test_tpe_leaves_a_region_where_everything_fails():
-    (axis,) = space(BASE, ["train.lr=log:0.001:10"])
-    told: list[Told] = []
+    (axis,) = parse_space(BASE, ["train.lr=log:0.001:10"])
+    told: list[SampledTrial] = []
     for number in range(1, 31):
         values, memory = propose("tpe", (axis,), ONE, told, 0, number)
         lr = float(values["train.lr"])  # type: ignore[arg-type]
         told.append(
-            Told(values, "failed", None, None, memory)
+            SampledTrial(values, "failed", None, None, memory)
             if lr > 0.1
-            else Told(values, "complete", [lr], None, memory)
+            else SampledTrial(values, "complete", [lr], None, memory)
         )
     assert sum(trial.state == "failed" for trial in told[:10]) >= 3
     assert sum(trial.state == "failed" for trial in told[20:]) <= 5
@@ -112,7 +115,7 @@ def test_trials_of_a_batch_differ(sampler):
     told = search(sampler, ONE, 15, flawless=True)
     for number in range(16, 20):
         values, memory = propose(sampler, AXES, ONE, told, 0, number)
-        told.append(Told(values, "running", None, None, memory))
+        told.append(SampledTrial(values, "running", None, None, memory))
     assert len({trial.values["train.lr"] for trial in told[15:]}) >= (
         2 if sampler == "nsga2" else 4
     )

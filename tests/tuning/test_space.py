@@ -5,7 +5,7 @@ import tomllib
 
 from fedlearn import config
 from fedlearn.errors import ConfigError
-from fedlearn.tuning.space import grid, parse, shown, space, with_values
+from fedlearn.tuning.space import grid, parse, parse_space, value_text, with_values
 
 BASE = config.validate({"train": {"lr": 0.2}, "expect": {"accuracy": 0.5}}, "test")
 
@@ -40,7 +40,7 @@ def test_a_comma_in_brackets_or_quotes_separates_nothing():
 
 
 def test_a_grid_has_every_point():
-    axes = space(BASE, ["train.epochs=int:1:2", "codec.up=choice:raw32,q8,q4"])
+    axes = parse_space(BASE, ["train.epochs=int:1:2", "codec.up=choice:raw32,q8,q4"])
     assert [tuple(point.values()) for point in grid(axes)] == [
         (1, "raw32"),
         (1, "q8"),
@@ -84,7 +84,7 @@ def test_a_grid_has_every_point():
 )
 def test_what_cannot_be_searched_is_an_error_that_names_it(given, told):
     with pytest.raises(ConfigError) as error:
-        space(BASE, [given])
+        parse_space(BASE, [given])
     assert given.partition("=")[2] in str(error.value) and told in str(error.value)
 
 
@@ -93,18 +93,22 @@ def test_a_linear_range_without_a_step_has_no_grid():
         ConfigError,
         match=r"train\.momentum = lin:0:0\.9 has no step; write lin:LOW:HIGH:STEP",
     ):
-        grid(space(BASE, ["train.momentum=lin:0:0.9"]))
+        grid(parse_space(BASE, ["train.momentum=lin:0:0.9"]))
 
 
 def test_a_grid_too_large_is_refused():
     with pytest.raises(ConfigError, match="more than 10,000"):
-        grid(space(BASE, ["train.epochs=int:1:200", "train.batch_size=int:1:200"]))
+        grid(
+            parse_space(BASE, ["train.epochs=int:1:200", "train.batch_size=int:1:200"])
+        )
 
 
 def test_the_config_has_ranges_that_the_command_line_changes():
     text = '[tune.search]\ntrain.lr = "log:0.1:1"\ncodec.up = "choice:raw32,q8"\n'
     base = config.validate(tomllib.loads(text), "test")
-    assert {axis.key: axis.text for axis in space(base, ["train.lr=log:0.2:2"])} == {
+    assert {
+        axis.key: axis.text for axis in parse_space(base, ["train.lr=log:0.2:2"])
+    } == {
         "train.lr": "log:0.2:2",
         "codec.up": "choice:raw32,q8",
     }
@@ -112,11 +116,13 @@ def test_the_config_has_ranges_that_the_command_line_changes():
     with pytest.raises(
         ConfigError, match=r"\[tune.search\] train.lr: a range is a text"
     ):
-        space(config.validate({"tune": {"search": {"train": {"lr": 0.1}}}}, "test"), [])
+        parse_space(
+            config.validate({"tune": {"search": {"train": {"lr": 0.1}}}}, "test"), []
+        )
 
 
 def test_without_ranges_it_is_the_learning_rate():
-    (axis,) = space(BASE, [])
+    (axis,) = parse_space(BASE, [])
     assert (axis.key, axis.low, axis.high, axis.kind) == ("train.lr", 0.02, 2.0, "log")
 
 
@@ -134,7 +140,7 @@ def test_a_trial_has_the_values_and_nothing_that_is_said_of_the_configs_own_run(
 
 
 def test_values_are_shown_as_people_write_them():
-    assert [shown(v) for v in (0.1, 2.0, 3, "q8", True)] == [
+    assert [value_text(v) for v in (0.1, 2.0, 3, "q8", True)] == [
         "0.1",
         "2",
         "3",

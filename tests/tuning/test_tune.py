@@ -96,7 +96,8 @@ def test_without_optuna_the_error_names_the_install_line(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert tune() == 2
     assert capsys.readouterr().err == (
-        "fedlearn: --sampler tpe needs Optuna: pip install 'fedlearn[tune]'; --grid works without it\n"
+        "fedlearn: --sampler tpe needs Optuna: pip install 'fedlearn[tune]'; "
+        "--grid works without it\n"
     )
     assert not Path("out").exists()
 
@@ -194,7 +195,10 @@ def test_trials_at_a_time_are_the_same_trials():
 
 
 def test_a_process_that_dies_is_a_failed_trial(tmp_path):
-    """Batches of one sample kill the process that trains; with the engine "serial" that is the trial's own."""
+    """Batches of one sample kill the process that trains.
+
+    With the engine "serial" that is the trial's own.
+    """
     dies = (
         "--set",
         "model.name=tests.faults:Kills",
