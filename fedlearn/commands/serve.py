@@ -124,8 +124,8 @@ def _serve(
     given: argparse.Namespace, experiment: Any, folder: Any, display: Any, resume: bool
 ) -> dict[str, Any]:
     from fedlearn.runs.serving import default_pki, serve
+    from fedlearn.server.listening import Address
     from fedlearn.server.observe import Log
-    from fedlearn.server.service import Address
 
     pki = None if given.insecure else given.pki or default_pki(folder.path)
     address = Address(given.host, given.port, given.enrol_port, pki)

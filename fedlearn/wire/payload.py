@@ -24,9 +24,9 @@ from fedlearn.arrays import Change, Layout, Sparse, State, magnitude
 from fedlearn.codec import ZERO, Context, canonical
 from fedlearn.codec import codec as find_codec
 from fedlearn.codec.bits import Reader
-from fedlearn.codec.bits import number as varint
 from fedlearn.errors import FormatError, PayloadError, SchemaError
 from fedlearn.system.checksum import crc32
+from fedlearn.system.varint import varint
 from fedlearn.wire import payload_pb2
 
 FORMAT = 1
