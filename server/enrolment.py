@@ -15,7 +15,7 @@ import grpc
 from fedlearn.errors import FedlearnError
 from fedlearn.exchange.exchange_pb2 import EnrolReply, EnrolRequest
 from fedlearn.exchange.methods import CallContext, enrol_handler
-from fedlearn.server import identity, tokens
+from fedlearn.server import authority, identity, tokens
 from fedlearn.server.identity import IdentityError
 
 # Before a refusal is answered, so that guessing is slow.
@@ -29,7 +29,7 @@ def enrol(pki: Path, secret: str, request: bytes) -> EnrolReply:
     IdentityError.
     """
     identity.public_key_of(request)
-    with identity.locked(pki):
+    with authority.locked(pki):
         client = tokens.take(pki, secret)
         certificate = identity.issue(pki, client, request)
     return EnrolReply(

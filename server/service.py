@@ -10,12 +10,10 @@ import asyncio
 import contextlib
 import queue
 import resource
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -36,9 +34,10 @@ from fedlearn.server.gate import Caller, Gate
 from fedlearn.server.identity import expiry
 from fedlearn.server.journal import Journal
 from fedlearn.server.listening import Address, Listeners
+from fedlearn.server.looping import LoopThread
 from fedlearn.server.observe import Log
 from fedlearn.server.rounds import Rounds
-from fedlearn.server.streams import AgentStream
+from fedlearn.server.streams import AgentStream, AgentStreams
 from fedlearn.server.witness import Witness
 from fedlearn.server.work import ModelMissing, WorkOrder, WorkResult, journal_key
 from fedlearn.system.failpoints import reach
@@ -58,8 +57,6 @@ RETURN_S = (0.5, 3.0)
 
 # How long `next` waits at a time: without a timeout Ctrl-C would wait for an answer.
 NEXT_S = 0.5
-
-T = TypeVar("T")
 
 
 class Service:
@@ -83,11 +80,11 @@ class Service:
         self._witness = Witness(self.log, rounds)
         self._listeners = Listeners(address)
         self._gate: Gate
-        self._streams: dict[int, AgentStream] = {}
+        self._streams = AgentStreams()
         self._session_count = 0
         self._alarm: asyncio.TimerHandle | None = None
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._live, name="exchange", daemon=True)
+        self._thread = LoopThread("exchange")
+        self._loop = self._thread.loop
 
     @property
     def port(self) -> int:
@@ -113,7 +110,7 @@ class Service:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
         self._thread.start()
-        self._call(self._open()).result()
+        self._thread.call(self._open()).result()
 
     def ask(
         self, orders: Sequence[WorkOrder], deadline_s: float, enough: int | None
@@ -160,7 +157,7 @@ class Service:
 
     def attending(self) -> list[int]:
         """Return the clients that are connected, sorted."""
-        return sorted(self._call(self._attending()).result())
+        return sorted(self._thread.call(self._attending()).result())
 
     def figures(self) -> ExchangeFigures:
         """Return what the service counts.
@@ -169,7 +166,7 @@ class Service:
         """
         if self._thread.is_alive():
             with contextlib.suppress(TimeoutError):
-                return self._call(self._figures()).result(FIGURES_S)
+                return self._thread.call(self._figures()).result(FIGURES_S)
         raise RunError("the exchange does not answer")
 
     def stop(self, over: bool) -> None:
@@ -177,18 +174,10 @@ class Service:
         if not self._thread.is_alive():
             return
         with contextlib.suppress(Exception):
-            self._call(self._close(over)).result(streams.DRAIN_S + 5)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+            self._thread.call(self._close(over)).result(streams.DRAIN_S + 5)
+        self._thread.stop()
 
     # In the service's thread
-
-    def _live(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
-
-    def _call(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def _soon(self, event: Callable[[], Sequence[Action]]) -> None:
         self._loop.call_soon_threadsafe(self._guarded, event)
@@ -236,11 +225,7 @@ class Service:
             reason = "the run is over"
         self.log("drain", text=reason, attending=len(self.rounds.attending))
         self._perform(self.rounds.drain(None if over else RETURN_S))
-        end = time.monotonic() + streams.DRAIN_S
-        while time.monotonic() < end:
-            if not any(stream.is_writing for stream in self._streams.values()):
-                break
-            await asyncio.sleep(0.01)
+        await self._streams.drain()
         await self._listeners.stop()
 
     async def _watch(self, revocations: tokens.Revocations) -> None:
@@ -275,7 +260,7 @@ class Service:
         present = {
             client
             for client, limit in limits.items()
-            if client in attending and self._streams[attending[client]].serial <= limit
+            if client in attending and self._streams.serial(attending[client]) <= limit
         }
         return shut_out | present
 
@@ -291,14 +276,14 @@ class Service:
         session = self._session_count
         caller = await self._gate.caller(context)
         stream = AgentStream(context, reader, caller.serial)
-        self._streams[session] = stream
+        self._streams.add(session, stream)
         try:
             await self._listen(session, caller, context)
         except asyncio.CancelledError:
             if not stream.dropped:
                 raise
         finally:
-            self._streams.pop(session, None)
+            self._streams.remove(session)
             self._perform(self.rounds.gone(session))
             self._witness.ended(session)
             if not stream.dropped:
@@ -354,11 +339,12 @@ class Service:
             self._witness.saw(action)
             match action:
                 case SendToAgent():
-                    self._send(action)
+                    if not self._streams.push(action):
+                        self.rounds.counters["unread"] += 1
                 case StoreAnswer():
                     self._store(action)
                 case DropSession():
-                    self._drop(action.session)
+                    self._streams.drop(action.session)
                 case DeviceFacts():
                     self._note_facts(action)
                 case WorkResult() | ModelMissing():
@@ -389,13 +375,6 @@ class Service:
     def _forget(self, before: int) -> list[Action]:
         self.rounds.forget(before)
         return []
-
-    def _send(self, send: SendToAgent) -> None:
-        stream = self._streams.get(send.session)
-        if stream is None or stream.push(send) or stream.dropped:
-            return
-        self.rounds.counters["unread"] += 1
-        self._drop(send.session)
 
     def _store(self, store: StoreAnswer) -> None:
         meta = {
@@ -430,9 +409,3 @@ class Service:
             facts["down_mbps"] = round(pace.mbps, 2)
         if len(facts) <= FACTS:
             self.devices[device.client] = facts
-
-    def _drop(self, session: int) -> None:
-        stream = self._streams.get(session)
-        if stream is not None and not stream.dropped:
-            stream.dropped = True
-            self._ending = self._loop.create_task(stream.end())

@@ -1,9 +1,10 @@
-"""The frames that wait for one agent, and the task that writes them."""
+"""The frames that wait for agents, and the tasks that write them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,6 +80,58 @@ class AgentStream:
         # The connection is gone: its reader notices.
         except Exception:
             self._waiting.clear()
+
+
+class AgentStreams:
+    """The streams of all agents, by the numbers of their connections."""
+
+    def __init__(self) -> None:
+        """Begin without streams."""
+        self._by_session: dict[int, AgentStream] = {}
+        # A task that nobody refers to may be collected before it ends.
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._by_session)
+
+    def add(self, session: int, stream: AgentStream) -> None:
+        """Take the stream of a new connection."""
+        self._by_session[session] = stream
+
+    def remove(self, session: int) -> None:
+        """Forget the stream of a connection that ended."""
+        self._by_session.pop(session, None)
+
+    def serial(self, session: int) -> int:
+        """Return the serial number of a connection's certificate."""
+        return self._by_session[session].serial
+
+    def push(self, send: SendToAgent) -> bool:
+        """Have a frame written; False: its agent does not read, and is dropped now."""
+        stream = self._by_session.get(send.session)
+        if stream is None or stream.push(send) or stream.dropped:
+            return True
+        self.drop(send.session)
+        return False
+
+    def drop(self, session: int) -> None:
+        """End a connection once its last frames have left."""
+        stream = self._by_session.get(session)
+        if stream is None or stream.dropped:
+            return
+        stream.dropped = True
+        ending = asyncio.get_running_loop().create_task(stream.end())
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+
+    async def drain(self) -> None:
+        """Wait until all frames have left, but not longer than DRAIN_S."""
+        end = time.monotonic() + DRAIN_S
+        while time.monotonic() < end:
+            if not any(stream.is_writing for stream in self._by_session.values()):
+                break
+            await asyncio.sleep(0.01)
 
 
 def _cost(send: SendToAgent) -> int:
