@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -43,6 +42,7 @@ from fedlearn.clients.build import arrive, local_of
 from fedlearn.clients.train import train
 from fedlearn.errors import ClientError, ConfigError, FedlearnError, PayloadError
 from fedlearn.exchange.exchange_pb2 import Task
+from fedlearn.exchange.keys import of, residual_name
 from fedlearn.flower import ERROR_CODE, EXAMPLES, to_record, to_state
 from fedlearn.plan import Plan
 from fedlearn.wire import Header, decode_model, digest
@@ -240,9 +240,7 @@ class _Bench:
             lost,
         )
         if made.residual is not None:
-            name = struct.pack(
-                "<II", task.key.round, task.key.turn + 1
-            )  # as the ServerApp names it when it wants it
+            name = residual_name(of(task.key))
             memory.keep("residuals", name, made.residual)
         return _reply(message, made.payload)
 

@@ -1,4 +1,7 @@
-"""The enrolment service: a token and a certificate request in, a certificate out. Its port shows only the server's TLS."""
+"""The enrolment service: a token and a certificate request in, a certificate out.
+
+Its port shows only the server's TLS: an agent has no certificate yet.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,27 @@ import asyncio
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import grpc
 
 from fedlearn.errors import FedlearnError
 from fedlearn.exchange.exchange_pb2 import EnrolReply, EnrolRequest
-from fedlearn.exchange.methods import enrol_handler
-from fedlearn.server import identity, tokens
+from fedlearn.exchange.methods import CallContext, enrol_handler
+from fedlearn.server import authority, identity, tokens
 from fedlearn.server.identity import IdentityError
 
+# Before a refusal is answered, so that guessing is slow.
 PAUSE_S = 0.2
 
 
 def enrol(pki: Path, secret: str, request: bytes) -> EnrolReply:
-    """Redeem a token and sign the request under one lock, so that no revocation falls between them.
+    """Redeem a token and sign the request under one lock: no revocation falls between.
 
-    The request is looked at first: a bad one leaves the token as it is. Raises IdentityError.
+    The request is looked at first: a bad one leaves the token as it is. Raises
+    IdentityError.
     """
     identity.public_key_of(request)
-    with identity.locked(pki):
+    with authority.locked(pki):
         client = tokens.take(pki, secret)
         certificate = identity.issue(pki, client, request)
     return EnrolReply(
@@ -34,37 +38,37 @@ def enrol(pki: Path, secret: str, request: bytes) -> EnrolReply:
 
 
 class Enrolment:
-    """The service, for a `grpc.aio` server. ``counts`` says how many enrolled, and how many were refused for which reason."""
+    """The service, for a `grpc.aio` server.
+
+    ``counts`` says how many enrolled, and how many were refused for which reason.
+    """
 
     def __init__(self, pki: Path, pause_s: float = PAUSE_S) -> None:
-        """Serve an authority's folder; a refusal is answered after ``pause_s`` seconds."""
+        """Serve an authority's folder; a refusal is answered after ``pause_s``."""
         self.counts: Counter[str] = Counter()
         self._pki = pki
         self._pause_s = pause_s
-        self._thread = ThreadPoolExecutor(
-            1, "enrolment"
-        )  # one at a time: a flood of guesses costs no more than this
+        # One at a time: a flood of guesses costs no more than this thread.
+        self._thread = ThreadPoolExecutor(1, "enrolment")
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what the server adds."""
         return enrol_handler(self._answer)
 
-    async def _answer(self, request: EnrolRequest, context: Any) -> EnrolReply:
+    async def _answer(self, request: EnrolRequest, context: CallContext) -> EnrolReply:
         try:
-            loop = asyncio.get_running_loop()
-            reply = await loop.run_in_executor(
+            reply = await asyncio.get_running_loop().run_in_executor(
                 self._thread, enrol, self._pki, request.secret, request.request
             )
         except IdentityError as error:
             self.counts[error.reason] += 1
             await asyncio.sleep(self._pause_s)
-            code = (
-                grpc.StatusCode.INVALID_ARGUMENT
-                if error.reason == "request"
-                else grpc.StatusCode.PERMISSION_DENIED
-            )
+            code = grpc.StatusCode.PERMISSION_DENIED
+            if error.reason == "request":
+                code = grpc.StatusCode.INVALID_ARGUMENT
             await context.abort(code, str(error))
-        except FedlearnError as error:  # the disk is full, or the folder was taken away
+        # The disk is full, or the folder was taken away.
+        except FedlearnError as error:
             self.counts["failed"] += 1
             await context.abort(grpc.StatusCode.INTERNAL, str(error))
         self.counts["enrolled"] += 1

@@ -1,8 +1,9 @@
-"""Who may come in and who may not come back: one-time tokens for enrolment, and revocations.
+"""Who may come in and who may not come back: tokens for enrolment, and revocations.
 
-A token carries the authority's certificate, so that an agent can trust the coordinator at its first contact. Of its
-secret only a SHA-256 is kept. A revocation refuses every serial number that a client's certificates have had so far:
-numbers only grow, so one limit per client says it all, and a new token lets the client back in.
+A token works once. It carries the authority's certificate, so that an agent can trust the
+coordinator at its first contact. Of its secret only a SHA-256 is kept. A revocation refuses
+every serial number that a client's certificates have had so far: numbers only grow, so one
+limit per client says it all, and a new token lets the client back in.
 """
 
 from __future__ import annotations
@@ -21,97 +22,103 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn.errors import RecordError, UserError
-from fedlearn.server import identity
+from fedlearn.server import authority, identity
 from fedlearn.server.identity import IdentityError
 
 TOKEN_VERSION = 1
+
+# How long a token can be used: by default, and at most.
 HOURS = 24.0
 LONGEST_HOURS = 24.0 * 365
-REMEMBERED_S = 7 * 86400.0  # a token that expired longer ago than this is unknown
+
+# A token that expired longer ago than this is unknown.
+REMEMBERED_S = 7 * 86400.0
 
 
 @dataclass(frozen=True)
 class Revoked:
-    """What a revocation refuses from now on."""
+    """What a revocation refuses from now on.
+
+    certificates: that would still be valid. tokens: that were not used yet.
+    """
 
     client: int
-    certificates: int  # that would still be valid
-    tokens: int  # that were not used yet
+    certificates: int
+    tokens: int
 
 
 def new_token(pki: Path, client: int, hours: float = HOURS) -> str:
-    """Return a token (one word of base64url) with which this client can enrol once within ``hours``.
+    """Return a token with which this client can enrol once within ``hours``.
 
-    Raises UserError for an id or hours out of range or a folder that is no authority's, RecordError for a failed write.
+    It is one word of base64url. Raises UserError for an id or hours out of range or a
+    folder that is no authority's, RecordError for a failed write.
     """
     identity.check_client(client)
     if not (math.isfinite(hours) and 0 < hours <= LONGEST_HOURS):
         raise UserError(
-            f"a token valid for {hours:g} hours is out of range; give more than 0 and at most {LONGEST_HOURS:g}"
+            f"a token valid for {hours:g} hours is out of range; "
+            f"give more than 0 and at most {LONGEST_HOURS:g}"
         )
     secret = secrets.token_urlsafe(32)
-    with identity.locked(pki):
+    expires = time.time() + hours * 3600
+    with authority.locked(pki):
         ca = ssl.PEM_cert_to_DER_cert((pki / "ca.pem").read_text())
-        tokens = _kept(pki)
-        tokens[_digest(secret)] = {
-            "client": client,
-            "expires": time.time() + hours * 3600,
-            "used": None,
-        }
-        identity.write_json(pki / "tokens.json", tokens)
+        tokens = _remembered(pki)
+        tokens[_digest(secret)] = {"client": client, "expires": expires, "used": None}
+        authority.write_json(pki / "tokens.json", tokens)
     content = {
         "v": TOKEN_VERSION,
         "client": client,
         "secret": secret,
         "ca": base64.b64encode(ca).decode(),
     }
-    return (
-        base64.urlsafe_b64encode(json.dumps(content, separators=(",", ":")).encode())
-        .decode()
-        .rstrip("=")
-    )
+    text = json.dumps(content, separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def redeem(pki: Path, secret: str) -> int:
-    """Return the client whose token has this secret; the token is marked as used, on disk, before this returns.
+    """Return the client whose token has this secret.
 
-    Raises IdentityError with the reason unknown, used or expired.
+    The token is marked as used, on disk, before this returns. Raises IdentityError with the
+    reason unknown, used or expired.
     """
-    with identity.locked(pki):
+    with authority.locked(pki):
         return take(pki, secret)
 
 
 def take(pki: Path, secret: str) -> int:
-    """Do what `redeem` does, for a caller that holds the lock."""
-    tokens = _kept(pki)
+    """Do what `redeem` does, for a caller that holds the lock; raises what it raises."""
+    tokens = _remembered(pki)
     digest = _digest(secret)
-    found = None
-    for known, token in tokens.items():  # every one is compared, in constant time
-        if hmac.compare_digest(known, digest):
-            found = token
-    if found is None:
+    token = None
+    # Every one is compared, in constant time: how long it takes says nothing.
+    for known_digest, candidate in tokens.items():
+        if hmac.compare_digest(known_digest, digest):
+            token = candidate
+    if token is None:
         raise IdentityError(
             "unknown",
-            "the token is not known here, or was withdrawn; ask for a new one (fedlearn token)",
+            "the token is not known here, or was withdrawn; "
+            "ask for a new one (fedlearn token)",
         )
-    client = int(found["client"])
+    client = int(token["client"])
     fix = f"ask for a new one (fedlearn token --client {client})"
-    if found["used"] is not None:
+    if token["used"] is not None:
         raise IdentityError("used", f"the token was used already; {fix}")
-    if found["expires"] <= time.time():
+    if token["expires"] <= time.time():
         raise IdentityError("expired", f"the token has expired; {fix}")
-    found["used"] = time.time()
-    identity.write_json(pki / "tokens.json", tokens)
+    token["used"] = time.time()
+    authority.write_json(pki / "tokens.json", tokens)
     return client
 
 
 def renew(pki: Path, client: int, serial: int, request: bytes) -> bytes:
-    """Return a new certificate (PEM) for a client that shows the one with this serial number, if it is not refused.
+    """Return a new certificate (PEM) for a client whose present one is not refused.
 
-    The lock spans both, so that a client cannot renew its way past a revocation. Raises IdentityError for a revoked
-    certificate or a bad request.
+    serial: of the present one. The lock spans both, so that a client cannot renew its way
+    past a revocation. Raises IdentityError for a revoked certificate or a bad request.
     """
-    with identity.locked(pki):
+    with authority.locked(pki):
         if serial <= _limits(pki).get(client, 0):
             raise IdentityError(
                 "revoked", f"the certificate {serial} of client {client} is revoked"
@@ -122,103 +129,119 @@ def renew(pki: Path, client: int, serial: int, request: bytes) -> bytes:
 def revoke(pki: Path, client: int) -> Revoked:
     """Refuse every certificate that the client has got so far, and its unused tokens.
 
-    Raises UserError for a client to whom neither a certificate nor a token was given: most likely a mistyped id.
+    Raises UserError for a client to whom neither a certificate nor a token was given: most
+    likely a mistyped id. RecordError for a folder that is damaged or cannot be written.
     """
     identity.check_client(client)
-    with identity.locked(pki):
-        tokens, now = _kept(pki), time.time()
+    with authority.locked(pki):
+        tokens = _remembered(pki)
         limits = _limits(pki)
-        issued = identity.read_json(pki / "issued.json")
+        issued = authority.read_json(pki / "issued.json")
+        limit = limits.get(client, 0)
         valid = [
-            n
-            for n, entry in issued["certificates"].items()
-            if entry["client"] == client and int(n) > limits.get(client, 0)
+            number
+            for number, entry in issued["certificates"].items()
+            if entry["client"] == client and int(number) > limit
         ]
-        waiting = [
-            d
-            for d, t in tokens.items()
-            if t["client"] == client and t["used"] is None and t["expires"] > now
-        ]
-        if not valid and not waiting and client not in limits:
+        unused = _unused(tokens, client)
+        if not valid and not unused and client not in limits:
             raise UserError(
-                f"client {client} has neither a certificate nor a token from '{pki}'; nothing was changed"
+                f"client {client} has neither a certificate nor a token from '{pki}'; "
+                "nothing was changed"
             )
+        for digest in unused:
+            del tokens[digest]
         limits[client] = int(issued["next"]) - 1
-        identity.write_json(
-            pki / "tokens.json", {d: t for d, t in tokens.items() if d not in waiting}
-        )
-        identity.write_json(
-            pki / "revoked.json",
-            {str(known): limit for known, limit in sorted(limits.items())},
-        )
-    return Revoked(client, len(valid), len(waiting))
+        limits_json = {str(number): limits[number] for number in sorted(limits)}
+        authority.write_json(pki / "tokens.json", tokens)
+        authority.write_json(pki / "revoked.json", limits_json)
+    return Revoked(client, len(valid), len(unused))
 
 
 class Revocations:
-    """The revoked certificates, as a running coordinator asks for them: the file is read again when it has changed."""
+    """The revoked certificates, as a running coordinator asks for them.
+
+    The file is read again when it has changed.
+    """
 
     def __init__(self, pki: Path) -> None:
-        """Read the file; raises UserError for no authority, RecordError for a damaged file."""
+        """Read the file.
+
+        Raises UserError for no authority, RecordError for a damaged file.
+        """
         self._pki = pki
-        self._seen: tuple[int, int, int] | None = None
+        # Of the file as it was read: inode, time of its change, size.
+        self._version: tuple[int, int, int] | None = None
         self._limits: dict[int, int] = {}
         self.current()
 
     def current(self) -> Mapping[int, int]:
-        """Return the largest refused serial number of each revoked client: for a poll over many streams.
+        """Return the largest refused serial number of each revoked client.
 
-        Costs one stat. Raises RecordError for a file that is gone or damaged: then nobody should be let in.
+        For a poll over many streams: it costs one stat. Raises RecordError for a file that
+        is gone or damaged: then nobody should be let in.
         """
         path = self._pki / "revoked.json"
         try:
-            found = path.stat()
+            status = path.stat()
         except OSError as error:
-            raise RecordError(
-                f"cannot read '{path}': {error.strerror or error}"
-            ) from error
-        seen = (found.st_ino, found.st_mtime_ns, found.st_size)
-        if (
-            seen != self._seen
-        ):  # the stat comes before the reading: a change between them is found the next time
-            self._limits, self._seen = _limits(self._pki), seen
+            reason = error.strerror or error
+            raise RecordError(f"cannot read '{path}': {reason}") from error
+        version = (status.st_ino, status.st_mtime_ns, status.st_size)
+        # The stat comes before the reading: a change between them is seen the next time.
+        if version != self._version:
+            self._limits = _limits(self._pki)
+            self._version = version
         return self._limits
 
     def refused(self, client: int, serial: int) -> bool:
-        """Tell whether a client's certificate with this serial number is revoked."""
+        """Tell whether a client's certificate is revoked; raises RecordError."""
         return serial <= self.current().get(client, 0)
 
     def shut_out(self, clients: Iterable[int]) -> set[int]:
-        """Return those of some revoked clients who have got no certificate since; raises RecordError."""
-        limits, found = self.current(), set(clients)
-        issued = identity.read_json(self._pki / "issued.json")["certificates"]
-        return found - {
+        """Return those of some revoked clients who have got no certificate since.
+
+        Raises RecordError.
+        """
+        limits = self.current()
+        issued = authority.read_json(self._pki / "issued.json")
+        readmitted = {
             entry["client"]
-            for number, entry in issued.items()
+            for number, entry in issued["certificates"].items()
             if int(number) > limits.get(entry["client"], 0)
         }
+        return set(clients) - readmitted
 
 
 def _limits(pki: Path) -> dict[int, int]:
+    """Return the largest refused serial number of each revoked client."""
     path = pki / "revoked.json"
+    content = authority.read_json(path)
     try:
-        return {
-            int(client): int(limit)
-            for client, limit in identity.read_json(path).items()
-        }
+        return {int(client): int(limit) for client, limit in content.items()}
     except (TypeError, ValueError):
-        raise RecordError(
-            f"'{path}' is damaged; restore the folder from a copy"
-        ) from None
+        raise authority.list_damaged(path) from None
 
 
-def _kept(pki: Path) -> dict[str, Any]:
+def _remembered(pki: Path) -> dict[str, Any]:
     """Return the tokens by their digests, without those that expired long ago."""
     oldest = time.time() - REMEMBERED_S
+    tokens = authority.read_json(pki / "tokens.json")
     return {
-        digest: token
-        for digest, token in identity.read_json(pki / "tokens.json").items()
-        if token["expires"] > oldest
+        digest: token for digest, token in tokens.items() if token["expires"] > oldest
     }
+
+
+def _unused(tokens: Mapping[str, Any], client: int) -> list[str]:
+    """Return the digests of a client's tokens that can still be used."""
+    now = time.time()
+    return [
+        digest
+        for digest, token in tokens.items()
+        if token["client"] == client
+        and token["used"] is None
+        and token["expires"] > now
+    ]
 
 
 def _digest(secret: str) -> str:

@@ -35,7 +35,9 @@ from fedlearn.errors import PayloadError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import proto
 from fedlearn.plan import Plan
-from fedlearn.server import rounds
+from fedlearn.server.actions import Action, SendToAgent, StoreAnswer
+from fedlearn.server.rounds import Rounds
+from fedlearn.server.work import ModelMissing, WorkOrder, WorkResult
 from fedlearn.strategies.aggregate import check_range
 from tests.wire.corpus import SMALL, Case, case
 from tests.wire.mutate import INTERESTING, MUTATIONS, WORDS, bomb_streams
@@ -171,7 +173,7 @@ class Coordinator:
     def __init__(self, draw: random.Random, cases: Sequence[Case]) -> None:
         """Ask client 1 for something, behind a greeted connection."""
         self.case = draw.choice(cases)
-        self.machine = rounds.Rounds(b"r" * 16, "{}", CLIENTS, LIMIT)
+        self.machine = Rounds(b"r" * 16, "{}", CLIENTS, LIMIT)
         plan: Any = SimpleNamespace(codec=self.case.codec)
         header = wire.read_header(self.case.payload)
         runner: Any = SimpleNamespace(initial=self.case.base)
@@ -199,9 +201,9 @@ class Coordinator:
             )
         for kind in ("train", "evaluate"):
             key = (1, kind, 0)
-            if key not in self.machine.open.get(1, {}):
+            if key not in self.machine.book.open_work.get(1, {}):
                 task = pb.Task(key=proto(key), plan=PLAN.to_json())
-                work = rounds.Work(
+                work = WorkOrder(
                     1,
                     key,
                     task,
@@ -223,14 +225,14 @@ class Coordinator:
         self.act(self.machine.tick(self.now))
         self.keep()
 
-    def act(self, actions: Sequence[rounds.Action]) -> None:
+    def act(self, actions: Sequence[Action]) -> None:
         for action in actions:
-            if isinstance(action, rounds.Send):
+            if isinstance(action, SendToAgent):
                 action.frame.SerializeToString()
-            elif isinstance(action, rounds.Store):
+            elif isinstance(action, StoreAnswer):
                 assert len(action.data) <= LIMIT
                 self.act(self.machine.stored(action.client, action.key))
-            elif isinstance(action, rounds.Lacking):
+            elif isinstance(action, ModelMissing):
                 self.act(
                     self.machine.repair(
                         action.client,
@@ -240,7 +242,7 @@ class Coordinator:
                         self.now,
                     )
                 )
-            elif isinstance(action, rounds.Answer):
+            elif isinstance(action, WorkResult):
                 assert (action.data is None) != (action.failure is None)
                 if action.data is not None and action.key[1] == "train":
                     self.decode(action.data)

@@ -1,6 +1,7 @@
 """Imports go one way, the agent's side stays light, and a user's environment gets one top-level name."""
 
 import ast
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,10 @@ LAYERS = [
     {"errors", "seeds", "arrays", "plan", "brief", "config", "names", "system"},
     {"models", "data", "codec", "records", "devices", "bundling"},
     {"wire", "exchange", "reporting"},
+    {"server"},
     {"claims"},
     {"flower"},
     {"clients", "strategies"},
-    {"server"},
     {"memory"},
     {"engine"},
     {"runs"},
@@ -29,7 +30,9 @@ LAYERS = [
 ]
 ROOT_FOLDERS = ("clients", "server", "strategies", "experiments")
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
-SIBLINGS = {("clients", "strategies"), ("strategies", "clients"), ("server", "clients")}
+SIBLINGS = {
+    *itertools.permutations(("clients", "strategies", "server"), 2),
+}
 AGENT = {
     *("clients", "codec", "wire", "exchange", "models", "data"),
     *("arrays", "plan", "brief", "seeds", "errors", "names", "system", "text"),
@@ -43,6 +46,8 @@ PACKAGES = {
     "grpc",
     "isal",
 }  # google: of protobuf; isal: used where it is installed
+# What the coordinator's library imports besides the standard library and lower layers.
+SERVER_PACKAGES = {"google", "grpc", "cryptography"}
 FLOWERS = {"clients/app.py"}
 """Files of the agent's side that are made for Flower, and import it: the ClientApp."""
 
@@ -206,6 +211,35 @@ def test_no_command_imports_another():
         if name in commands
     }
     assert borrowed == set()
+
+
+def test_the_server_imports_nothing_but_its_few_packages():
+    """It is a pure library: any run, or none of ours, can be driven by it."""
+    standard = sys.stdlib_module_names | {"fedlearn"}
+    imported_by = {
+        str(path.relative_to(ROOT)): {name.split(".")[0] for name in imports(path)}
+        for path in sources(("server",))
+    }
+    assert len(imported_by) > 10
+    assert set().union(*imported_by.values()) <= standard | SERVER_PACKAGES
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        (
+            "import fedlearn.server.service",
+            {"flwr", "torch", "numpy", "pydantic", "rich", "matplotlib"},
+        ),
+        # The state machine and what a run asks of clients need no network either.
+        (
+            "import fedlearn.server.rounds, fedlearn.server.work",
+            {"flwr", "torch", "numpy", "grpc", "cryptography"},
+        ),
+    ],
+)
+def test_the_server_loads_no_heavy_package(statement, absent):
+    assert loaded_by(statement) & absent == set()
 
 
 def foreign(source: str) -> set[str]:

@@ -17,7 +17,7 @@ from itertools import accumulate
 from fedlearn.exchange import NEWEST, OLDEST
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key, of, proto
-from fedlearn.exchange.transfer import Data, Pace, Received, Transfer
+from fedlearn.exchange.transfer import ChunkBuffer, Data, Pace, Transfer
 from fedlearn.system.checksum import crc32
 
 PAYLOAD_BYTES = 1 << 30
@@ -111,7 +111,7 @@ class _Coming:
     task: pb.Task
     text: bytes  # as it was sent
     total: int  # bytes of all payloads
-    received: Received = field(default_factory=Received)
+    received: ChunkBuffer = field(default_factory=ChunkBuffer)
 
     def payloads(self) -> tuple[bytes, ...]:
         """Return the payloads, once all bytes are here."""

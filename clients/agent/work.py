@@ -19,7 +19,6 @@ import json
 import math
 import os
 import signal
-import struct
 import sys
 import threading
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ from fedlearn.clients.build import arrive, local_of
 from fedlearn.clients.micro import NoRoom, ran_out
 from fedlearn.errors import ClientError, ConfigError, FedlearnError
 from fedlearn.exchange.exchange_pb2 import Task
+from fedlearn.exchange.keys import of, residual_name
 from fedlearn.plan import Plan
 from fedlearn.system.failpoints import reach
 from fedlearn.wire import Header, decode_model, digest
@@ -111,9 +111,7 @@ class Desk:
             reach("agent.training")
             answer = self.local.train(self.client, plan, header, state, lost, halvings)
         if answer.residual is not None:
-            name = struct.pack(
-                "<II", task.key.round, task.key.turn + 1
-            )  # so the coordinator names it when it wants it
+            name = residual_name(of(task.key))
             self._keep("residuals", answer.residual, name)
             reach("agent.residual-kept")
         self.spent = {

@@ -34,10 +34,13 @@ from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import RunError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.experiments.benchmarks import crowd
-from fedlearn.server import identity, rounds
+from fedlearn.server import identity, sessions
+from fedlearn.server.actions import Action as RoundsAction
 from fedlearn.server.journal import Journal
-from fedlearn.server.rounds import Answer, Rounds, Work
-from fedlearn.server.service import Address, Service
+from fedlearn.server.listening import Address
+from fedlearn.server.rounds import Rounds
+from fedlearn.server.service import Service
+from fedlearn.server.work import WorkOrder, WorkResult
 
 SIZES = ((2, 4_000), (2, 6_653_480), (20, 66_000))
 """Agents and bytes of a payload: a small model, McMahan's CNN as float32, twenty compressed updates."""
@@ -137,7 +140,7 @@ def rounds_ms(place: Place, count: int, size: int) -> tuple[float, float]:
             task = pb.Task(key=pb.Key(round=number, kind="train"), sizes=[size])
             service.ask(
                 [
-                    Work(client, (number, "train", 0), task, (payload,))
+                    WorkOrder(client, (number, "train", 0), task, (payload,))
                     for client in range(count)
                 ],
                 60.0,
@@ -145,7 +148,9 @@ def rounds_ms(place: Place, count: int, size: int) -> tuple[float, float]:
             )
             answers = [service.next() for _ in range(count)]
             taken.append(1e3 * (time.perf_counter() - begun))
-            if not all(isinstance(a, Answer) and a.data == payload for a in answers):
+            if not all(
+                isinstance(a, WorkResult) and a.data == payload for a in answers
+            ):
                 raise RunError("an answer is not what was sent")
         return statistics.median(taken[3:]), max(taken[3:])
     finally:
@@ -203,7 +208,7 @@ class Counted(Rounds):
 
     def heard(
         self, session: int, frame: pb.AgentFrame, now: float
-    ) -> list[rounds.Action]:
+    ) -> list[RoundsAction]:
         """Take a frame."""
         self.frames += 1
         return super().heard(session, frame, now)
@@ -227,7 +232,7 @@ def coordinate(
     of the agents, 99 % and all attended, for "figures" its `Figures`. Until it is asked it does nothing beside its service.
     """
     crowd.open_files()
-    rounds.IDLE_S = interval_s
+    sessions.IDLE_S = interval_s
     counted = Counted(RUN, "{}", clients, LIMIT)
     service = Place(Path(path)).service(clients, port, counted)
     asked.send((service.port, time.monotonic()))
@@ -353,7 +358,7 @@ def release(place: Place) -> None:
             time.sleep(0.02)
         # A task whose payload never comes whole keeps the agent busy.
         task = pb.Task(key=pb.Key(round=1, kind="train"), sizes=[10])
-        service.ask([Work(0, (1, "train", 0), task, (b"12345",))], 3600.0, None)
+        service.ask([WorkOrder(0, (1, "train", 0), task, (b"12345",))], 3600.0, None)
         time.sleep(2)
         os.kill(process.pid, signal.SIGSTOP)
         time.sleep(2)
@@ -377,7 +382,7 @@ def release(place: Place) -> None:
 
 
 def _coordinator(
-    place: Place, count: int, port: int, interval_s: float = rounds.IDLE_S
+    place: Place, count: int, port: int, interval_s: float = sessions.IDLE_S
 ) -> tuple[Any, Any]:
     ours, theirs = multiprocessing.Pipe()
     return _process(coordinate, str(place.path), count, port, interval_s, theirs), ours
@@ -437,14 +442,14 @@ def parser() -> Parser:
     made.add_argument(
         "--interval",
         type=float,
-        default=rounds.IDLE_S,
+        default=sessions.IDLE_S,
         metavar="S",
         help="of idle: between heartbeats; default: the real one",
     )
     made.add_argument(
         "--watch",
         type=float,
-        default=rounds.IDLE_S,
+        default=sessions.IDLE_S,
         metavar="S",
         help="of idle: how long; default: one interval",
     )

@@ -26,8 +26,10 @@ from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.experiments.benchmarks.exchange import Echo, Place, place
 from fedlearn.server import identity
 from fedlearn.server.journal import Journal
-from fedlearn.server.rounds import Answer, Rounds, Work
-from fedlearn.server.service import Address, Service
+from fedlearn.server.listening import Address
+from fedlearn.server.rounds import Rounds
+from fedlearn.server.service import Service
+from fedlearn.server.work import WorkOrder, WorkResult
 
 HERE, THERE = "10.213.7.1", "10.213.7.2"
 NAMESPACE, OURS, THEIRS = "fedlearn-link", "fedlearn0", "fedlearn1"
@@ -133,11 +135,11 @@ def measure(here: Place, given: argparse.Namespace) -> None:
         outages = Outages(given.every, given.outage)
         begun = time.perf_counter()
         task = pb.Task(key=pb.Key(round=1, kind="train"), sizes=[len(payload)])
-        service.ask([Work(0, (1, "train", 0), task, (payload,))], 3600.0, None)
+        service.ask([WorkOrder(0, (1, "train", 0), task, (payload,))], 3600.0, None)
         answer = service.next()
         taken = time.perf_counter() - begun
         outages.end()
-        if not isinstance(answer, Answer) or answer.data != payload:
+        if not isinstance(answer, WorkResult) or answer.data != payload:
             raise RunError("the answer is not what was sent")
         up_s = taken - outages.down_s
         goodput = 2 * 8 * len(payload) / 1e6 / up_s / given.mbps

@@ -22,7 +22,9 @@ from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange import transfer
 from fedlearn.exchange.keys import Key, of
 from fedlearn.experiments.benchmarks.nursery import start_with_pipes
-from fedlearn.server import rounds
+from fedlearn.server.actions import Action as RoundsAction
+from fedlearn.server.actions import SendToAgent
+from fedlearn.server.rounds import Rounds
 from fedlearn.system import failpoints
 
 VARIABLE = "FEDLEARN_UNRULY"
@@ -68,7 +70,7 @@ class Settings:
 
 
 def _is_chunk(action: Any) -> bool:
-    return isinstance(action, attendance.Send | rounds.Send) and action.frame.HasField(
+    return isinstance(action, attendance.Send | SendToAgent) and action.frame.HasField(
         "chunk"
     )
 
@@ -124,14 +126,14 @@ class Unruly(Attendance):
         return self.settings.swap(done)
 
 
-class UnrulyRounds(rounds.Rounds):
+class UnrulyRounds(Rounds):
     """The coordinator's machine; the chunks of payloads change places."""
 
     settings: Settings
 
     def heard(
         self, session: int, frame: pb.AgentFrame, now: float
-    ) -> list[rounds.Action]:
+    ) -> list[RoundsAction]:
         """Take a frame."""
         return self.settings.swap(super().heard(session, frame, now))
 

@@ -50,7 +50,7 @@ class Reader:
         return self.take(self.left)
 
     def number(self, most: int) -> int:
-        """Return a number written by `number`, at most ``most``."""
+        """Return a number written by `fedlearn.system.varint`, at most ``most``."""
         value = shift = 0
         while True:
             if self._at >= len(self._data):
@@ -67,16 +67,6 @@ class Reader:
                 return value
             if shift > 63:
                 raise FormatError("a number in the payload does not end")
-
-
-def number(value: int) -> bytes:
-    """Return a whole number as bytes, seven bits in each, the lowest first; the last one is below 128."""
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def pack_bits(values: NDArray[np.int64], width: int) -> bytes:

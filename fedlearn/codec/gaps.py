@@ -11,8 +11,9 @@ import lzma as xz
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.codec.bits import Reader, deflate, inflate, number, pack_bits, unpack_bits
+from fedlearn.codec.bits import Reader, deflate, inflate, pack_bits, unpack_bits
 from fedlearn.errors import FormatError
+from fedlearn.system.varint import varint
 
 Positions = NDArray[np.int64]
 
@@ -52,7 +53,7 @@ def write_rice(at: Positions, size: int) -> bytes:
     return b"".join(
         [
             bytes([width]),
-            number(len(unary)),
+            varint(len(unary)),
             unary,
             pack_bits(gaps & (2**width - 1), width),
         ]
@@ -82,7 +83,7 @@ def read_rice(source: Reader, count: int, size: int) -> Positions:
 def write_gapz(at: Positions, size: int) -> bytes:
     """Return the gaps as bytes, deflated."""
     data = deflate(_gap_bytes(at, size))
-    return number(len(data)) + data
+    return varint(len(data)) + data
 
 
 def read_gapz(source: Reader, count: int, size: int) -> Positions:
@@ -95,7 +96,7 @@ def read_gapz(source: Reader, count: int, size: int) -> Positions:
 def write_lzma(at: Positions, size: int) -> bytes:
     """Return the gaps as bytes through raw LZMA1: its adaptive binary range coder follows the local density."""
     data = xz.compress(_gap_bytes(at, size), xz.FORMAT_RAW, filters=_FILTERS)
-    return number(len(data)) + data
+    return varint(len(data)) + data
 
 
 def read_lzma(source: Reader, count: int, size: int) -> Positions:

@@ -19,9 +19,10 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.codec.bits import Reader, deflate, inflate, number
+from fedlearn.codec.bits import Reader, deflate, inflate
 from fedlearn.codec.gaps import Positions, read_rice, write_rice
 from fedlearn.errors import FormatError
+from fedlearn.system.varint import varint
 
 Classes = NDArray[np.uint8]
 
@@ -106,10 +107,10 @@ def write_grid(at: Positions, shapes: tuple[tuple[int, ...], ...]) -> bytes:
         for i, (part, place) in enumerate(zip(parts, places, strict=True))
     ]
     line = np.sort(np.concatenate([np.empty(0, np.int64), *lines]))
-    out, cuts = [number(len(classes)), classes], _groups(blocks)
+    out, cuts = [varint(len(classes)), classes], _groups(blocks)
     for begin, end in pairwise(cuts):
         group = line[np.searchsorted(line, begin) : np.searchsorted(line, end)] - begin
-        out += [number(group.size), write_rice(group, end - begin)]
+        out += [varint(group.size), write_rice(group, end - begin)]
     return b"".join(out)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedlearn.codec import Context
-from fedlearn.codec.bits import Reader, deflate, inflate, number
+from fedlearn.codec.bits import Reader, deflate, inflate
 from fedlearn.codec.gaps import (
     Positions,
     read_gapz,
@@ -23,6 +23,7 @@ from fedlearn.codec.gaps import (
 )
 from fedlearn.codec.grid import read_grid, write_grid
 from fedlearn.errors import FormatError
+from fedlearn.system.varint import varint
 
 RICE, GAPZ, LZMA, GRID = range(4)
 _DEFLATED = 16
@@ -52,7 +53,7 @@ class Pack:
         return b"".join(
             [
                 bytes([mode]),
-                number(at.size),
+                varint(at.size),
                 places,
                 small if len(small) < len(body) else body,
             ]

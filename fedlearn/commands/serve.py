@@ -182,8 +182,8 @@ def _serve(
     resume: bool,
 ) -> dict[str, Any]:
     from fedlearn.runs.serving import default_pki, serve
+    from fedlearn.server.listening import Address
     from fedlearn.server.observe import Log
-    from fedlearn.server.service import Address
 
     pki = None
     if not arguments.insecure:

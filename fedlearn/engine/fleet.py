@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -30,12 +29,17 @@ from fedlearn.engine.runner import Runner
 from fedlearn.engine.task import Held, Outcome, Task, with_download
 from fedlearn.errors import PayloadError, RecordError
 from fedlearn.exchange import exchange_pb2 as pb
-from fedlearn.exchange.keys import Key, proto
+from fedlearn.exchange.keys import Key, proto, residual_name
 from fedlearn.memory.downlink import Downlink
 from fedlearn.memory.slots import COPIES, RESIDUALS
 from fedlearn.server.journal import Journal
-from fedlearn.server.rounds import Answer, Lacking, Work
-from fedlearn.server.service import Service, journal_key
+from fedlearn.server.work import (
+    ModelMissing,
+    WorkOrder,
+    WorkResult,
+    WorkService,
+    journal_key,
+)
 from fedlearn.system.failpoints import reach
 from fedlearn.wire import GRADIENT, UPDATE, digest, encode_model, read_header
 
@@ -63,7 +67,7 @@ class Fleet:
         self,
         runner: Runner,
         inner: Engine,
-        service: Service | None,
+        service: WorkService | None,
         journal: Journal,
         downlink: Downlink,
         section: FleetSection = _DEFAULT,
@@ -141,7 +145,7 @@ class Fleet:
             asked_for = waiting.get((event.client, event.key))
             if asked_for is None:
                 continue
-            if isinstance(event, Lacking):
+            if isinstance(event, ModelMissing):
                 self._repair(asked_for, payload)
                 continue
             del waiting[event.client, event.key]
@@ -250,8 +254,8 @@ class Fleet:
             message.residual = int.from_bytes(residual.digest, "little")
         return Asked(task, key, held, message, payloads)
 
-    def _work(self, asked: Asked) -> Work:
-        return Work(
+    def _work(self, asked: Asked) -> WorkOrder:
+        return WorkOrder(
             asked.task.client,
             asked.key,
             asked.message,
@@ -312,7 +316,7 @@ class Fleet:
         data = self.journal.read(entry)
         return data if self._fault(asked, data) is None else None
 
-    def _answered(self, asked: Asked, event: Answer, counted: list[int]) -> Outcome:
+    def _answered(self, asked: Asked, event: WorkResult, counted: list[int]) -> Outcome:
         if event.data is None:
             return self._without(asked, event.failure or "no answer")
         counted.append(asked.task.client)
@@ -327,7 +331,7 @@ class Fleet:
         kept = {}
         if RESIDUALS in asked.task.slots:
             # It lies with the agent, under the name of the work that made it.
-            kept[RESIDUALS] = struct.pack("<II", asked.key[0], asked.key[2] + 1)
+            kept[RESIDUALS] = residual_name(asked.key)
         outcome = Outcome(asked.task.client, **told, kept=kept)
         return with_download(outcome, asked.held)
 
@@ -341,7 +345,7 @@ class Fleet:
         return None if entry is None else set(json.loads(self.journal.read(entry)))
 
     def _close(self, round: int, kind: str, counted: list[int]) -> None:
-        """Write down whose answers count, and for `fedlearn.server.observe.took_part` why others do not."""
+        """Write down whose answers count, and for `fedlearn.server.witness.took_part` why others do not."""
         meta = {"kind": "closed", "key": self._name(round, kind), **self._unused}
         reach("coordinator.before-closed")
         self.journal.append(meta, json.dumps(sorted(counted)).encode()).result()

@@ -1,12 +1,13 @@
 """The two gRPC services of `exchange.proto`, for callers and for servers.
 
-Written by hand in place of `exchange_pb2_grpc.py`: what the compiler generates refuses every grpcio older than its own, and a
-Jetson has what it has.
+Written by hand in place of `exchange_pb2_grpc.py`: what the compiler generates refuses
+every grpcio older than its own, and a Jetson has what it has.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, NoReturn, Protocol
 
 import grpc
 
@@ -15,14 +16,42 @@ from fedlearn.exchange import exchange_pb2 as pb
 EXCHANGE, ENROLMENT = "fedlearn.exchange.Exchange", "fedlearn.exchange.Enrolment"
 
 
-def _bytes(frame: Any) -> bytes:
-    """Return a frame's bytes; those with a chunk are bytes already (see `fedlearn.exchange.transfer.packed`)."""
-    made: bytes = frame if isinstance(frame, bytes) else frame.SerializeToString()
-    return made
+class CallContext(Protocol):
+    """What a server's methods use of `grpc.aio.ServicerContext`."""
+
+    def auth_context(self) -> Mapping[str, Sequence[bytes]]:
+        """Return what TLS knows of the caller."""
+
+    async def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
+        """End the call with an error."""
+
+
+class AttendContext(CallContext, Protocol):
+    """The stream of one agent, as its server sees it."""
+
+    async def read(self) -> pb.AgentFrame | object:
+        """Return the next frame, or `grpc.aio.EOF`."""
+
+    async def write(self, frame: pb.CoordinatorFrame | bytes) -> None:
+        """Send a frame; see `fedlearn.exchange.transfer.packed` for bytes."""
+
+
+Attend = Callable[[AsyncIterator[pb.AgentFrame], AttendContext], Awaitable[None]]
+Enrol = Callable[[pb.EnrolRequest, CallContext], Awaitable[pb.EnrolReply]]
+
+
+def _bytes(frame: pb.AgentFrame | pb.CoordinatorFrame | bytes) -> bytes:
+    """Return a frame's bytes; those with a chunk are bytes already (see `packed`)."""
+    if isinstance(frame, bytes):
+        return frame
+    return bytes(frame.SerializeToString())
 
 
 def attend(channel: Any) -> Any:
-    """Return the call ``Exchange.Attend`` of a channel (sync or aio): AgentFrames out, CoordinatorFrames in."""
+    """Return the call ``Exchange.Attend`` of a channel (sync or aio).
+
+    AgentFrames go out, CoordinatorFrames come in.
+    """
     return channel.stream_stream(
         f"/{EXCHANGE}/Attend",
         request_serializer=_bytes,
@@ -31,7 +60,10 @@ def attend(channel: Any) -> Any:
 
 
 def enrol(channel: Any) -> Any:
-    """Return the call ``Enrolment.Enrol`` of a channel (sync or aio): an EnrolRequest out, an EnrolReply in."""
+    """Return the call ``Enrolment.Enrol`` of a channel (sync or aio).
+
+    An EnrolRequest goes out, an EnrolReply comes in.
+    """
     return channel.unary_unary(
         f"/{ENROLMENT}/Enrol",
         request_serializer=pb.EnrolRequest.SerializeToString,
@@ -39,8 +71,8 @@ def enrol(channel: Any) -> Any:
     )
 
 
-def attend_handler(answer: Any) -> grpc.GenericRpcHandler:
-    """Return what a server adds to serve ``Exchange.Attend`` by ``answer(request_iterator, context)``."""
+def attend_handler(answer: Attend) -> grpc.GenericRpcHandler:
+    """Return what a server adds to serve ``Exchange.Attend`` by ``answer``."""
     handler = grpc.stream_stream_rpc_method_handler(
         answer,
         request_deserializer=pb.AgentFrame.FromString,
@@ -49,8 +81,8 @@ def attend_handler(answer: Any) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler(EXCHANGE, {"Attend": handler})
 
 
-def enrol_handler(answer: Any) -> grpc.GenericRpcHandler:
-    """Return what a server adds to serve ``Enrolment.Enrol`` by ``answer(request, context)``."""
+def enrol_handler(answer: Enrol) -> grpc.GenericRpcHandler:
+    """Return what a server adds to serve ``Enrolment.Enrol`` by ``answer``."""
     handler = grpc.unary_unary_rpc_method_handler(
         answer,
         request_deserializer=pb.EnrolRequest.FromString,

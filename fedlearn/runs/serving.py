@@ -33,11 +33,14 @@ from fedlearn.runs.fleets import modules, with_fleet
 from fedlearn.runs.layers import Site, Stack
 from fedlearn.runs.simulation import simulate
 from fedlearn.server import identity
-from fedlearn.server.figures import LOOPBACK, Lines, Pages
+from fedlearn.server.figures import Lines
 from fedlearn.server.journal import Journal
-from fedlearn.server.observe import Log, took_part
+from fedlearn.server.listening import Address
+from fedlearn.server.observe import Log
+from fedlearn.server.pages import LOOPBACK, Pages
 from fedlearn.server.rounds import Rounds
-from fedlearn.server.service import Address, Service
+from fedlearn.server.service import Service
+from fedlearn.server.witness import took_part
 
 LEAST_ROOM = 1 << 20
 """Bytes that an answer may have beyond twice its model's: as a payload's own margin."""

@@ -28,10 +28,16 @@ from fedlearn.reporting.progress import Progress
 from fedlearn.runs.fleets import with_fleet
 from fedlearn.runs.layers import Site, Stack
 from fedlearn.runs.simulation import simulate
+from fedlearn.server.book import REPAIRS
 from fedlearn.server.journal import Journal
-from fedlearn.server.observe import Log, outcome, took_part
-from fedlearn.server.rounds import REPAIRS, Answer, Lacking, Work
-from fedlearn.server.service import journal_key
+from fedlearn.server.observe import Log
+from fedlearn.server.witness import outcome, took_part
+from fedlearn.server.work import (
+    ModelMissing,
+    WorkOrder,
+    WorkResult,
+    journal_key,
+)
 
 POLL_S = 0.25
 """How often replies are looked for; a SuperNode looks for messages every 3 s (flwr 1.41)."""
@@ -41,7 +47,7 @@ WHO_S = 60.0
 
 
 class SuperLink:
-    """Asks SuperNodes; the methods are those of `fedlearn.server.service.Service` that a `Fleet` calls."""
+    """Asks SuperNodes; a `fedlearn.server.work.WorkService`."""
 
     def __init__(self, grid: Grid, experiment: str, journal: Journal, log: Log) -> None:
         """Take the parts. experiment: what a client has to know to build model and data, JSON."""
@@ -53,10 +59,10 @@ class SuperLink:
         )
         self.nodes: dict[int, int] = {}  # client → SuperNode
         self.unused: dict[int, str] = {}  # SuperNode → why it serves nobody
-        self._open: dict[str, Work] = {}  # by the id of the message that asks
-        self._lacking: dict[tuple[int, Key], Work] = {}
+        self._open: dict[str, WorkOrder] = {}  # by the id of the message that asks
+        self._lacking: dict[tuple[int, Key], WorkOrder] = {}
         self._repairs: Counter[tuple[int, Key]] = Counter()
-        self._events: deque[Answer | Lacking] = deque()
+        self._events: deque[WorkResult | ModelMissing] = deque()
         self._due = self._deadline_s = 0.0
         self._missing = 0  # answers until the batch ends
 
@@ -76,7 +82,7 @@ class SuperLink:
                 self._introduce(asked.pop(reply.metadata.reply_to_message_id), reply)
         return sorted(self.nodes)
 
-    def ask(self, works: Sequence[Work], deadline_s: float, enough: int) -> None:
+    def ask(self, orders: Sequence[WorkOrder], deadline_s: float, enough: int) -> None:
         """Open a batch; its answers come by `next`. It ends after deadline_s, or when ``enough`` have answered."""
         here = self.attending()
         self._deadline_s, self._due, self._missing = (
@@ -85,15 +91,15 @@ class SuperLink:
             enough,
         )
         self._repairs.clear()
-        for work in works:
+        for work in orders:
             if work.client not in here:
                 self._fail(
                     work,
                     f"no SuperNode serves it: start one with --node-config 'partition-id={work.client}'",
                 )
-        self._send([work for work in works if work.client in here])
+        self._send([work for work in orders if work.client in here])
 
-    def next(self) -> Answer | Lacking:
+    def next(self) -> WorkResult | ModelMissing:
         """Return what comes next; raises RecordError when the journal cannot be written."""
         while not self._events:
             for reply in self._pull(self._open):
@@ -105,10 +111,10 @@ class SuperLink:
     def repair(
         self, client: int, key: Key, task: pb.Task, payloads: tuple[bytes, ...]
     ) -> None:
-        """Answer `Lacking`."""
+        """Answer `ModelMissing`."""
         work = self._lacking.pop((client, key), None)
         if work is not None:
-            self._send([Work(client, key, task, payloads, work.check)])
+            self._send([WorkOrder(client, key, task, payloads, work.check)])
 
     def refuse(self, client: int, key: Key, reason: str) -> None:
         """Note that an answer is not used; the client is not told, Flower has no way to."""
@@ -138,7 +144,7 @@ class SuperLink:
         self.nodes[client] = node
         self.log("attended", client, attending=len(self.nodes))
 
-    def _send(self, works: Sequence[Work]) -> None:
+    def _send(self, works: Sequence[WorkOrder]) -> None:
         by_node = {self.nodes[work.client]: work for work in works}
         contents = {
             node: question(self.experiment, work.task, work.payloads)
@@ -179,7 +185,7 @@ class SuperLink:
             time.sleep(POLL_S)
         return replies
 
-    def _take(self, work: Work, reply: Message) -> None:
+    def _take(self, work: WorkOrder, reply: Message) -> None:
         """Take a reply: on disk first, counted then."""
         try:
             if reply.has_error():
@@ -203,12 +209,12 @@ class SuperLink:
         }
         self.journal.append(meta, data).result()
         self.log("answered", work.client, work.key, bytes=len(data))
-        self._events.append(Answer(work.client, work.key, data))
+        self._events.append(WorkResult(work.client, work.key, data))
         self._missing -= 1
         if not self._missing:
             self._end("enough others answered before")
 
-    def _lack(self, work: Work) -> None:
+    def _lack(self, work: WorkOrder) -> None:
         """Have a client sent the model that it lacks."""
         place = (work.client, work.key)
         self._repairs[place] += 1
@@ -225,7 +231,7 @@ class SuperLink:
             "the model that the difference starts from; it is sent",
         )
         self._lacking[place] = work
-        self._events.append(Lacking(work.client, work.key))
+        self._events.append(ModelMissing(work.client, work.key))
 
     def _end(self, reason: str) -> None:
         """End the batch: what comes later is left with the SuperLink."""
@@ -233,9 +239,9 @@ class SuperLink:
             self._fail(work, f"late: {reason}")
         self._open, self._lacking = {}, {}
 
-    def _fail(self, work: Work, reason: str) -> None:
+    def _fail(self, work: WorkOrder, reason: str) -> None:
         self.log(outcome(reason), work.client, work.key, reason)
-        self._events.append(Answer(work.client, work.key, failure=reason))
+        self._events.append(WorkResult(work.client, work.key, failure=reason))
 
 
 @dataclass
@@ -253,13 +259,11 @@ class OnFlower:
         clients = site.settled.clients
         brief = site.settled.brief.to_json()
         link = SuperLink(self.grid, brief, self.journal, self.log)
-        # A Fleet's service, as far as a Fleet calls it.
-        service: Any = link
         wanted = section.min_agents or (clients if section.cohort == "all" else 1)
         fleet = Fleet(
             site.runner,
             stack.engine,
-            service,
+            link,
             self.journal,
             site.memory.downlink,
             section,

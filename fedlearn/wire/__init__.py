@@ -1,6 +1,7 @@
 """The one format of models and updates: the same bytes in simulation and on the wire."""
 
-from fedlearn.wire.payload import (
+from fedlearn.wire.hashing import digest
+from fedlearn.wire.header import (
     CARRIED,
     DIFFERENCE,
     FRESH,
@@ -8,13 +9,14 @@ from fedlearn.wire.payload import (
     NO_FEEDBACK,
     SNAPSHOT,
     UPDATE,
-    Bytes,
     Header,
     Metric,
+)
+from fedlearn.wire.message import Bytes
+from fedlearn.wire.payload import (
     decode,
     decode_difference,
     decode_model,
-    digest,
     encode,
     encode_difference,
     encode_model,

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from fedlearn.codec import Context
-from fedlearn.codec.bits import Reader, deflate, inflate, number, pack_bits, unpack_bits
+from fedlearn.codec.bits import Reader, deflate, inflate, pack_bits, unpack_bits
 from fedlearn.codec.gaps import read_rice, write_rice
 from fedlearn.codec.grid import read_grid, write_grid
 from fedlearn.codec.pack import AUTO, Pack, gapz, grid, lzma_range, rice
 from fedlearn.errors import FormatError
+from fedlearn.system.varint import varint
 
 RANDOM = np.random.default_rng(11)
 PACKS = {
@@ -68,10 +69,10 @@ def test_bits_come_back_and_are_as_few_as_documented(width, count):
 
 def test_numbers_come_back():
     for value in (0, 1, 127, 128, 16_383, 16_384, 2**40):
-        source = Reader(number(value) + b"x")
+        source = Reader(varint(value) + b"x")
         assert source.number(2**41) == value and source.rest() == b"x"
     with pytest.raises(FormatError, match="at most 5"):
-        Reader(number(6)).number(5)
+        Reader(varint(6)).number(5)
     with pytest.raises(FormatError, match="does not end"):
         Reader(b"\x80" * 50).number(5)
     with pytest.raises(FormatError, match="ends early"):
@@ -100,7 +101,7 @@ def rice_twin(at, width):
         bytes(int(t[i : i + 8][::-1], 2) for i in range(0, len(t), 8))
         for t in (unary, low)
     ]
-    return bytes([width]) + number(len(parts[0])) + parts[0] + parts[1]
+    return bytes([width]) + varint(len(parts[0])) + parts[0] + parts[1]
 
 
 @pytest.mark.parametrize("name", ["first", "few", "some", "periodic", "clustered"])
@@ -206,7 +207,7 @@ def test_classes_of_more_places_than_cells_are_refused():
         with pytest.raises(
             FormatError, match="missing" if fine else "more positions than cells"
         ):
-            read_grid(Reader(number(len(sent)) + sent + bytes(50)), 4, shapes)
+            read_grid(Reader(varint(len(sent)) + sent + bytes(50)), 4, shapes)
     assert read_grid(
         Reader(write_grid(np.array([3, 40]), shapes)), 2, shapes
     ).tolist() == [3, 40]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from importlib import metadata
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,9 @@ from fedlearn.commands import doctor
 from fedlearn.exchange.link import LARGEST_BYTES, measure
 from fedlearn.exchange.link_pb2 import Echo, Probe
 from fedlearn.server import identity, tokens
-from fedlearn.server.link import Link
+from fedlearn.server.gate import Gate
+from fedlearn.server.link import LinkService
+from fedlearn.server.observe import Log
 
 YEAR_S = 365 * 86400.0
 WAIT_S = 20.0
@@ -69,7 +72,8 @@ def coordinator(pki, answers=True, host="127.0.0.1"):
         nonlocal server, port
         server = grpc.aio.server()
         if answers:
-            server.add_generic_rpc_handlers((Link(pki).handler(),))
+            gate = Gate(pki, Counter(), Log(None, "nothing"))
+            server.add_generic_rpc_handlers((LinkService(gate).handler(),))
         if pki is None:
             port = server.add_insecure_port(f"{host}:0")
         else:

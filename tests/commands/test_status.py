@@ -15,8 +15,9 @@ from fedlearn.errors import UserError
 from fedlearn.records.names import LOG_FILE
 from fedlearn.records.writing import RunFolder
 from fedlearn.runs.status import of_coordinator, of_folder
-from fedlearn.server.figures import Figures, Lines, Pages
+from fedlearn.server.figures import ExchangeFigures, Lines
 from fedlearn.server.observe import Log
+from fedlearn.server.pages import Pages
 
 ROOT = Path(__file__).parents[2]
 
@@ -196,7 +197,9 @@ def test_damaged_files_are_as_good_as_none(folder):
 
 
 def test_what_a_coordinator_tells_over_http(folder):
-    figures = Figures(3, 2, {"late": 5, "attended": 7, "left": 0}, 10, 2_000, 30)
+    figures = ExchangeFigures(
+        3, 2, {"late": 5, "attended": 7, "left": 0}, 10, 2_000, 30
+    )
     pages = Pages(0, lambda: figures, Lines(folder / "metrics.jsonl"), 9)
     with contextlib.closing(pages):
         for url in (
@@ -306,7 +309,9 @@ def test_figures_of_another_are_refused(tmp_path):
         def _metrics(self):
             return 200, "node_cpu_seconds_total 3\nfedlearn_rounds_done NaN\n"
 
-    pages = Other(0, lambda: Figures(0, 0, {}, 0, 0, 0), Lines(tmp_path / "m"), 1)
+    pages = Other(
+        0, lambda: ExchangeFigures(0, 0, {}, 0, 0, 0), Lines(tmp_path / "m"), 1
+    )
     with (
         contextlib.closing(pages),
         pytest.raises(Exception, match="not the figures of fedlearn serve"),
@@ -327,7 +332,9 @@ def test_the_newest_run_is_meant(folder, tmp_path, monkeypatch, capsys):
 
 def test_a_port_that_is_taken_is_one_line(folder, tmp_path):
     """In a process of its own, where gRPC's log would stand on standard error too."""
-    pages = Pages(0, lambda: Figures(0, 0, {}, 0, 0, 0), Lines(tmp_path / "m"), 1)
+    pages = Pages(
+        0, lambda: ExchangeFigures(0, 0, {}, 0, 0, 0), Lines(tmp_path / "m"), 1
+    )
     config = (
         '[data]\nname = "digits"\n[data.partition]\nkind = "iid"\nclients = 1\n'
         '[model]\nname = "logistic"\n[engine]\nkind = "serial"\n'

@@ -10,7 +10,9 @@ from fedlearn.clients.agent import attendance
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import of
 from fedlearn.exchange.transfer import packed
-from fedlearn.server import rounds
+from fedlearn.server.actions import DeviceFacts, SendToAgent, StoreAnswer
+from fedlearn.server.rounds import Rounds
+from fedlearn.server.work import ModelMissing, WorkResult
 
 RUN, LIMIT = b"run", 6000
 END = b""
@@ -353,9 +355,7 @@ class Coordinator(Party):
 
     def __init__(self, world):
         super().__init__(world)
-        self.machine = rounds.Rounds(
-            RUN, "{}", world.clients, LIMIT, world.random.random
-        )
+        self.machine = Rounds(RUN, "{}", world.clients, LIMIT)
         self.ahead = world.random.choice([0.0, world.random.random() * 1e6])
         self.links, self.round, self.step, self.turn = (
             {},
@@ -554,17 +554,17 @@ class Coordinator(Party):
                 world.fired["coordinator_killed_at_action"] += 1
                 return self.crash()
             world.tell("coordinator", action)
-            if isinstance(action, rounds.Send):
+            if isinstance(action, SendToAgent):
                 self.send(action)
-            elif isinstance(action, rounds.Store):
+            elif isinstance(action, StoreAnswer):
                 self.store(action)
-            elif isinstance(action, rounds.Answer):
+            elif isinstance(action, WorkResult):
                 self.answered(action)
-            elif isinstance(action, rounds.Lacking):
+            elif isinstance(action, ModelMissing):
                 wait = world.random.random() * world.repair_s
                 world.fired["slow_repair"] += wait > 5
                 world.at(wait, self.repair, action)
-            elif isinstance(action, rounds.Told):
+            elif isinstance(action, DeviceFacts):
                 world.fired["facts"] += 1
             elif action.session in self.links:
                 world.close(self.links.pop(action.session), "down")
@@ -594,7 +594,9 @@ class Coordinator(Party):
         if (
             kind == "chunk"
             and frame.chunk.offset
-            and not self.machine.open[link.peer.client][of(frame.chunk.key)].down._known
+            and not self.machine.book.open_work[link.peer.client][
+                of(frame.chunk.key)
+            ].down._known
         ):
             world.fired["download_resumed"] += 1
         world.send(
@@ -697,9 +699,13 @@ class Coordinator(Party):
             ),
             "attending",
         )
-        open = {(client, key) for client, keys in machine.open.items() for key in keys}
+        open = {
+            (client, key)
+            for client, keys in machine.book.open_work.items()
+            for key in keys
+        }
         holds(open == self.waiting, "open work", open, self.waiting)
-        for client, keys in machine.open.items():
+        for client, keys in machine.book.open_work.items():
             holds(
                 all(
                     work.received.length <= work.total <= LIMIT
@@ -710,7 +716,7 @@ class Coordinator(Party):
             session = machine.sessions.get(machine.attending.get(client, -1))
             if (
                 session
-                and not all(work.lacking for work in keys.values())
+                and not all(work.is_repairing for work in keys.values())
                 and self.armed > self.world.now
             ):
                 holds(
@@ -719,16 +725,21 @@ class Coordinator(Party):
                     client,
                 )
         holds(
-            all(machine.open.values()) and all(machine.done.values()),
+            all(machine.book.open_work.values())
+            and all(machine.book.answered.values()),
             "empty entries stay",
         )
         self.most = max(self.most, len(machine.sessions))
         holds(
-            len(machine._alarms) <= 2 * self.most + 101,
+            len(machine._table._alarms) <= 2 * self.most + 101,
             "alarms grow",
-            len(machine._alarms),
+            len(machine._table._alarms),
         )
         holds(
-            all(key[0] >= self.round for told in machine.done.values() for key in told),
+            all(
+                key[0] >= self.round
+                for told in machine.book.answered.values()
+                for key in told
+            ),
             "answers of earlier rounds",
         )

@@ -7,7 +7,9 @@ import pytest
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange import transfer
 from fedlearn.exchange.keys import of, proto
-from fedlearn.server.rounds import Answer, Drop, Lacking, Rounds, Send, Store, Work
+from fedlearn.server.actions import DropSession, SendToAgent, StoreAnswer
+from fedlearn.server.rounds import Rounds
+from fedlearn.server.work import ModelMissing, WorkOrder, WorkResult
 
 KEY, LATER = (1, "train", 0), (2, "train", 0)
 RUN = b"run"
@@ -42,7 +44,7 @@ def failure(reason, text="", key=KEY):
 
 
 def work(client=0, key=KEY, check=lambda data: None):
-    return Work(client, key, pb.Task(key=proto(key), sizes=[2]), (b"ab",), check)
+    return WorkOrder(client, key, pb.Task(key=proto(key), sizes=[2]), (b"ab",), check)
 
 
 def attending(machine, session=1, client=0, now=0.0):
@@ -61,7 +63,7 @@ def asked(**changes):
 def kinds(actions):
     return [
         action.frame.WhichOneof("frame")
-        if isinstance(action, Send)
+        if isinstance(action, SendToAgent)
         else type(action).__name__
         for action in actions
     ]
@@ -72,7 +74,7 @@ def ack(actions):
     (found,) = [
         a.frame.ack
         for a in actions
-        if isinstance(a, Send) and a.frame.WhichOneof("frame") == "ack"
+        if isinstance(a, SendToAgent) and a.frame.WhichOneof("frame") == "ack"
     ]
     return found.offset, found.stored
 
@@ -83,7 +85,7 @@ def reason(actions):
 
 
 def answers(actions):
-    return [(a.client, a.data, a.failure) for a in actions if isinstance(a, Answer)]
+    return [(a.client, a.data, a.failure) for a in actions if isinstance(a, WorkResult)]
 
 
 # Who may come
@@ -126,7 +128,7 @@ def test_who_may_not_come_is_told_why_and_dropped(frame, counter, words):
     machine = rounds()
     machine.connected(1, 0, 0.0)
     actions = machine.heard(1, frame, 0.0)
-    assert kinds(actions) == ["goodbye", "Drop"]
+    assert kinds(actions) == ["goodbye", "DropSession"]
     assert words in reason(actions) and machine.counters[counter] == 1
     assert (
         not actions[0].frame.goodbye.again_max_ms and not actions[0].frame.goodbye.done
@@ -158,7 +160,7 @@ def test_a_second_hello_and_a_frame_of_a_later_version_end_a_connection():
         (pb.AgentFrame(), "unknown_frame"),
     ):
         machine = asked()
-        assert kinds(machine.heard(1, frame, 0.0)) == ["goodbye", "Drop"]
+        assert kinds(machine.heard(1, frame, 0.0)) == ["goodbye", "DropSession"]
         assert machine.counters[counter] == 1 and not machine.attending
 
 
@@ -167,9 +169,13 @@ def test_a_new_connection_replaces_the_old_one_and_gets_its_work():
     machine.heard(1, chunk(b"abc", whole=b"abcde"), 0.0)
     machine.connected(2, 0, 1.0)
     actions = machine.heard(2, hello(), 1.0)
-    assert kinds(actions) == ["goodbye", "Drop", "welcome", "task", "chunk"] and [
-        a.session for a in actions[:2]
-    ] == [1, 1]
+    assert kinds(actions) == [
+        "goodbye",
+        "DropSession",
+        "welcome",
+        "task",
+        "chunk",
+    ] and [a.session for a in actions[:2]] == [1, 1]
     assert (
         actions[0].frame.goodbye.again_min_ms,
         actions[0].frame.goodbye.again_max_ms,
@@ -194,7 +200,7 @@ def parts(actions):
     return [
         (a.frame.chunk.offset, bytes(a.data))
         for a in actions
-        if isinstance(a, Send) and a.frame.WhichOneof("frame") == "chunk"
+        if isinstance(a, SendToAgent) and a.frame.WhichOneof("frame") == "chunk"
     ]
 
 
@@ -206,7 +212,7 @@ def four(monkeypatch):
 
 
 def large(*payloads, key=KEY):
-    return Work(
+    return WorkOrder(
         0,
         key,
         pb.Task(key=proto(key), sizes=[len(data) for data in payloads]),
@@ -285,23 +291,23 @@ def test_an_upload_goes_on_at_the_acknowledged_offset_of_the_last_connection():
         False,
     )  # a gap is not filled
     (store,) = machine.heard(2, chunk(b"ghij", 6, b"abcdefghij"), 0.0)
-    assert store == Store(0, KEY, b"abcdefghij", zlib.crc32(b"abcdefghij"))
+    assert store == StoreAnswer(0, KEY, b"abcdefghij", zlib.crc32(b"abcdefghij"))
 
 
 def test_an_answer_is_acknowledged_and_counted_when_it_is_stored():
     machine = asked()
-    assert kinds(machine.heard(1, chunk(b"data"), 0.0)) == ["Store"]
+    assert kinds(machine.heard(1, chunk(b"data"), 0.0)) == ["StoreAnswer"]
     assert (
         machine.heard(1, chunk(b"data"), 0.0) == []
     )  # the same again, while the disk writes
     actions = machine.stored(0, KEY)
     assert answers(actions) == [(0, b"data", None)] and ack(actions) == (4, True)
-    assert not machine.open
+    assert not machine.book.open_work
 
 
 def test_an_empty_answer_is_an_answer():
     machine = asked()
-    assert machine.heard(1, chunk(b""), 0.0) == [Store(0, KEY, b"", 0)]
+    assert machine.heard(1, chunk(b""), 0.0) == [StoreAnswer(0, KEY, b"", 0)]
     assert ack(machine.stored(0, KEY)) == (0, True)
 
 
@@ -322,7 +328,7 @@ def test_another_answer_before_the_first_is_whole_begins_anew():
     machine.heard(1, chunk(b"ab", 0, b"abcd"), 0.0)
     assert ack(machine.heard(1, chunk(b"wx", 0, b"wxyz"), 0.0)) == (2, False)
     assert machine.heard(1, chunk(b"yz", 2, b"wxyz"), 0.0) == [
-        Store(0, KEY, b"wxyz", zlib.crc32(b"wxyz"))
+        StoreAnswer(0, KEY, b"wxyz", zlib.crc32(b"wxyz"))
     ]
 
 
@@ -330,7 +336,7 @@ def test_a_damaged_answer_is_sent_again_from_the_beginning():
     machine = asked()
     assert ack(machine.heard(1, chunk(b"data", checksum=1), 0.0)) == (0, False)
     assert machine.counters["damaged"] == 1
-    assert kinds(machine.heard(1, chunk(b"data"), 0.0)) == ["Store"]
+    assert kinds(machine.heard(1, chunk(b"data"), 0.0)) == ["StoreAnswer"]
 
 
 @pytest.mark.parametrize(
@@ -349,10 +355,10 @@ def test_more_bytes_than_an_answer_may_have_end_the_work(wrong):
     machine = asked()
     actions = machine.heard(1, wrong, 0.0)
     assert (
-        kinds(actions) == ["refusal", "Answer"]
+        kinds(actions) == ["refusal", "WorkResult"]
         and "at most 100 are taken" in answers(actions)[0][2]
     )
-    assert machine.counters["oversized"] == 1 and not machine.open
+    assert machine.counters["oversized"] == 1 and not machine.book.open_work
 
 
 def test_an_answer_that_its_check_refuses_ends_the_work():
@@ -372,9 +378,9 @@ def test_an_answer_from_before_a_restart_is_acknowledged_without_asking():
     assert ack(machine.heard(1, chunk(b"data"), 0.0)) == (4, True)
     assert ack(machine.recall(0, LATER, b"da")) == (2, True)
     machine.forget(2)
-    assert machine.done == {0: {LATER: (2, zlib.crc32(b"da"))}}
+    assert machine.book.answered == {0: {LATER: (2, zlib.crc32(b"da"))}}
     machine.ask([work(key=LATER)], 0.0)  # asked in spite of that: it is wanted again
-    assert kinds(machine.heard(1, chunk(b"new", key=LATER), 0.0)) == ["Store"]
+    assert kinds(machine.heard(1, chunk(b"new", key=LATER), 0.0)) == ["StoreAnswer"]
 
 
 # What else may come of work
@@ -392,14 +398,14 @@ def test_failures_carry_their_reason_cut_to_500_characters():
     ):
         machine = asked()
         assert answers(machine.heard(1, told, 0.0)) == [(0, None, expected)]
-        assert machine.counters[counter] == 1 and not machine.open
+        assert machine.counters[counter] == 1 and not machine.book.open_work
         assert machine.heard(1, told, 0.0) == []
 
 
 def test_a_client_that_lacks_its_model_is_sent_it_and_may_wait_for_it():
     machine = asked()
     lacking = failure(pb.Failure.LACKING)
-    assert machine.heard(1, lacking, 1.0) == [Lacking(0, KEY)]
+    assert machine.heard(1, lacking, 1.0) == [ModelMissing(0, KEY)]
     assert machine.heard(1, lacking, 1.0) == []  # one of a task that came twice
     assert (
         machine.tick(60.0) == []
@@ -413,13 +419,15 @@ def test_a_client_that_lacks_its_model_is_sent_it_and_may_wait_for_it():
         0, KEY, pb.Task(key=proto(KEY), sizes=[5], repair=True), (b"model",), 61.0
     )
     assert sent.frame.task.repair and chunk.data == b"model"
-    assert kinds(machine.tick(65.6)) == ["Drop"]
+    assert kinds(machine.tick(65.6)) == ["DropSession"]
 
 
 def test_a_client_that_lacks_its_model_a_fourth_time_has_failed():
     machine = asked()
     for _ in range(3):
-        assert machine.heard(1, failure(pb.Failure.LACKING), 0.0) == [Lacking(0, KEY)]
+        assert machine.heard(1, failure(pb.Failure.LACKING), 0.0) == [
+            ModelMissing(0, KEY)
+        ]
         machine.repair(0, KEY, pb.Task(key=proto(KEY)), (), 0.0)
     assert answers(machine.heard(1, failure(pb.Failure.LACKING, "no model"), 0.0)) == [
         (0, None, "no model")
@@ -439,7 +447,7 @@ def test_a_batch_ends_at_its_deadline_and_late_answers_are_refused():
         (1, None, "late: no answer in time"),
         (2, None, "late: no answer in time"),
     ]
-    assert [a.session for a in actions if isinstance(a, Send)] == [
+    assert [a.session for a in actions if isinstance(a, SendToAgent)] == [
         2
     ]  # client 2 is not here; client 0 is done
     assert (
@@ -463,14 +471,18 @@ def test_a_batch_ends_when_enough_have_answered():
         (1, None, "late: enough others answered before"),
     ]
     assert machine.stored(1, KEY) == []  # it is on disk, and does not count
-    assert not machine.open
+    assert not machine.book.open_work
 
 
 # Silence
 
 
 def silent(machine, now):
-    return [action.session for action in machine.tick(now) if isinstance(action, Drop)]
+    return [
+        action.session
+        for action in machine.tick(now)
+        if isinstance(action, DropSession)
+    ]
 
 
 def test_a_busy_agent_is_released_four_and_a_half_seconds_after_it_was_heard_last():
@@ -480,7 +492,7 @@ def test_a_busy_agent_is_released_four_and_a_half_seconds_after_it_was_heard_las
         assert silent(machine, float(second)) == []
     assert machine.next_alarm() <= 14.5
     assert silent(machine, 14.49) == [] and silent(machine, 14.5) == [1]
-    assert machine.open[0] and not machine.attending  # its work waits for it
+    assert machine.book.open_work[0] and not machine.attending  # its work waits for it
 
 
 def test_a_stall_of_two_seconds_releases_nobody():
@@ -533,7 +545,7 @@ def test_alarms_do_not_pile_up():
         machine.heard(
             session, failure(pb.Failure.FAILED, key=(session, "train", 0)), 0.0
         )
-    assert len(machine.sessions) == 1 and len(machine._alarms) <= 103
+    assert len(machine.sessions) == 1 and len(machine._table._alarms) <= 103
 
 
 # The end
@@ -550,7 +562,9 @@ def test_a_drain_sends_everybody_away_and_tells_latecomers_the_same():
     )
     machine.connected(2, 1, 0.0)
     late = machine.heard(2, hello(1), 0.0)
-    assert kinds(late) == ["goodbye", "Drop"] and late[0].frame.goodbye == goodbye
+    assert (
+        kinds(late) == ["goodbye", "DropSession"] and late[0].frame.goodbye == goodbye
+    )
     (sent,) = machine.drain(None)
     assert (sent.frame.goodbye.again_max_ms, sent.frame.goodbye.done) == (0, True)
     (sent,) = machine.drain((0.0, 0.0))
@@ -563,7 +577,7 @@ def test_a_revoked_client_is_dropped_with_its_work_and_before_its_hello():
     attending(machine, 3, 1)
     machine.ask([work(2)], 0.0)
     actions = machine.revoke([0, 2])
-    assert [a.session for a in actions if isinstance(a, Drop)] == [
+    assert [a.session for a in actions if isinstance(a, DropSession)] == [
         1,
         2,
     ] and machine.sessions.keys() == {3}
@@ -571,7 +585,7 @@ def test_a_revoked_client_is_dropped_with_its_work_and_before_its_hello():
         (0, None, "its certificate is revoked"),
         (2, None, "its certificate is revoked"),
     ]
-    assert machine.counters["revoked"] == 2 and not machine.open
+    assert machine.counters["revoked"] == 2 and not machine.book.open_work
 
 
 def test_a_stored_answer_that_cannot_be_used_is_refused():

@@ -6,7 +6,7 @@ from itertools import permutations
 import pytest
 
 from fedlearn.exchange import exchange_pb2 as pb
-from fedlearn.exchange.transfer import Received, packed
+from fedlearn.exchange.transfer import ChunkBuffer, packed
 
 
 @pytest.mark.parametrize("kind", [pb.AgentFrame, pb.CoordinatorFrame])
@@ -24,7 +24,7 @@ def test_a_packed_frame_is_read_as_the_frame_with_its_data(kind, size):
 
 def test_two_chunks_that_change_places_are_one_text():
     for order in permutations([(0, b"ab"), (2, b"cd")]):
-        found = Received()
+        found = ChunkBuffer()
         for offset, data in order:
             found.add(offset, data)
         assert (found.whole(), found.length, found.checksum) == (
@@ -35,7 +35,7 @@ def test_two_chunks_that_change_places_are_one_text():
 
 
 def test_what_came_before_is_told_and_skipped():
-    found = Received()
+    found = ChunkBuffer()
     assert [
         found.add(0, b"abc"),
         found.add(1, b"bcd"),

@@ -22,7 +22,7 @@ from typing import Any
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange import transfer
 from fedlearn.exchange.keys import proto
-from fedlearn.server import rounds
+from fedlearn.server.work import WorkOrder
 from tests.exchange.parties import END, LIMIT, Agent, Coordinator, Link, Stranger, holds
 
 FAULTS = (
@@ -236,7 +236,7 @@ class World:
             sizes=[len(data) for data in payloads],
             repair=repair,
         )
-        return rounds.Work(
+        return WorkOrder(
             client,
             key,
             task,
@@ -652,7 +652,12 @@ class World:
         for link in list(self.coordinator.links.values()):
             machine.gone(link.number)
         holds(
-            not (machine.open or machine.done or machine.sessions or machine.attending),
+            not (
+                machine.book.open_work
+                or machine.book.answered
+                or machine.sessions
+                or machine.attending
+            ),
             "the coordinator keeps something",
         )
         for agent in self.agents:

@@ -22,11 +22,16 @@ from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import proto
 from fedlearn.records.names import LOG_FILE, OLD_LOG_FILE
 from fedlearn.server import identity, observe
-from fedlearn.server.figures import Figures, Lines, Pages, exposition
+from fedlearn.server.actions import StoreAnswer
+from fedlearn.server.figures import ExchangeFigures, Lines, exposition
 from fedlearn.server.journal import Journal
-from fedlearn.server.observe import Log, Witness, read, took_part
-from fedlearn.server.rounds import Rounds, Store, Work
-from fedlearn.server.service import Address, Service
+from fedlearn.server.listening import Address
+from fedlearn.server.observe import Log, read
+from fedlearn.server.pages import Pages
+from fedlearn.server.rounds import Rounds
+from fedlearn.server.service import Service
+from fedlearn.server.witness import Witness, took_part
+from fedlearn.server.work import WorkOrder
 from tests.jobs import run
 
 ROOT = Path(__file__).parents[2]
@@ -195,7 +200,8 @@ def test_a_round_as_the_log_tells_it(told):
         do(rounds.connected(10 + client, None, 0.0))
         do(rounds.heard(10 + client, hello(client), 0.0))
     works = [
-        Work(client, KEY, pb.Task(key=proto(KEY)), (b"12345",)) for client in range(3)
+        WorkOrder(client, KEY, pb.Task(key=proto(KEY)), (b"12345",))
+        for client in range(3)
     ]
     do(rounds.ask(works, 0.0, deadline_s=5.0))
     do(rounds.heard(10, answer(KEY, b"abc", zlib.crc32(b"abc")), 1.0))
@@ -260,10 +266,10 @@ def test_an_answer_refused_behind_the_clients_back_is_told_once(told):
     do(rounds.connected(1, None, 0.0))
     do(rounds.heard(1, hello(1), 0.0))
     for client in (1, 2):
-        do(
-            rounds.refuse(client, KEY, "not finite")
-            or witness.refused(client, KEY, "not finite")
-        )
+        actions = rounds.refuse(client, KEY, "not finite")
+        do(actions)
+        if not actions:
+            witness.refused(client, KEY, "not finite")
     assert events()[1:] == [
         ("refused", 1, "3/train/0", "not finite"),
         ("refused", 2, "3/train/0", "not finite"),
@@ -323,7 +329,7 @@ def test_who_took_part_is_in_the_journal(tmp_path):
     }
 
 
-FIGURES = Figures(
+FIGURES = ExchangeFigures(
     attending=3,
     open=2,
     counters={"left": 4},
@@ -394,7 +400,7 @@ def get(port, page):
 
 
 def test_health_tells_what_is_wrong(tmp_path):
-    state: dict[str, Figures | None] = {"now": FIGURES}
+    state: dict[str, ExchangeFigures | None] = {"now": FIGURES}
 
     def figures():
         if state["now"] is None:
@@ -405,7 +411,7 @@ def test_health_tells_what_is_wrong(tmp_path):
     with contextlib.closing(pages):
         assert get(pages.port, "/healthz") == (200, "ok\n")
         assert "fedlearn_healthy 1\n" in get(pages.port, "/metrics")[1]
-        state["now"] = Figures(
+        state["now"] = ExchangeFigures(
             0, 0, {}, 0, 0, 0, trouble="cannot write 'journal': no space left on device"
         )
         assert get(pages.port, "/healthz") == (
@@ -445,12 +451,14 @@ def test_a_service_tells_its_figures_until_it_is_over(tmp_path):
         service.figures().open,
         service.figures().trouble,
     ) == (0, 0, None)
-    work = Work(1, KEY, pb.Task(key=proto(KEY)), (b"12345",))
+    work = WorkOrder(1, KEY, pb.Task(key=proto(KEY)), (b"12345",))
     service.ask([work], 1000.0, 1)
     assert service.figures().open == 1
     journal.close()  # as a disk that fails: it takes no more
     for _ in range(2):
-        service._loop.call_soon_threadsafe(service._store, Store(1, KEY, b"abc", 0))
+        service._loop.call_soon_threadsafe(
+            service._store, StoreAnswer(1, KEY, b"abc", 0)
+        )
         with pytest.raises(RecordError, match="is closed"):
             service.next()
     assert "is closed" in (service.figures().trouble or "")

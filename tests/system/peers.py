@@ -21,8 +21,10 @@ from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key, proto
 from fedlearn.server import identity
 from fedlearn.server.journal import Journal
-from fedlearn.server.rounds import Rounds, Work
-from fedlearn.server.service import Address, Service
+from fedlearn.server.listening import Address
+from fedlearn.server.rounds import Rounds
+from fedlearn.server.service import Service
+from fedlearn.server.work import WorkOrder
 
 KEY: Key = (1, "train", 0)
 LIMIT = 1 << 20
@@ -200,7 +202,7 @@ class Door:
         """Have the coordinator ask a client for something."""
         task = pb.Task(key=proto(key), plan="{}", sizes=[len(payload)])
         self.service.ask(
-            [Work(client, key, task, (payload,), check)], float("inf"), None
+            [WorkOrder(client, key, task, (payload,), check)], float("inf"), None
         )
 
 

@@ -33,8 +33,9 @@ from fedlearn.runs.serving import LEAST_ROOM
 from fedlearn.runs.simulation import simulate
 from fedlearn.server import journal
 from fedlearn.server.journal import Journal
+from fedlearn.server.listening import Address
 from fedlearn.server.rounds import Rounds
-from fedlearn.server.service import Address, Service
+from fedlearn.server.service import Service
 from fedlearn.system.failpoints import Failpoints
 from fedlearn.wire import UPDATE, Header, decode_model, encode, payload_pb2
 from tests.system.peers import Crowd, chunks, failure, keys

@@ -12,7 +12,7 @@ import pytest
 from fedlearn.clients.agent.agent import Agent, Settings
 from fedlearn.clients.device.rules import Rules
 from fedlearn.exchange import exchange_pb2 as pb
-from fedlearn.server import rounds
+from fedlearn.server.work import WorkOrder, WorkResult
 from tests.clients.device import boards
 from tests.system.peers import Door, door
 
@@ -55,12 +55,12 @@ def plain(tmp_path) -> Iterator[Door]:
         yield made
 
 
-def asked(plain: Door, round: int) -> rounds.Answer:
+def asked(plain: Door, round: int) -> WorkResult:
     """Ask client 3 for something, and return what comes of it."""
     key = (round, "train", 0)
     plain.service.ask(
         [
-            rounds.Work(
+            WorkOrder(
                 3,
                 key,
                 pb.Task(key=pb.Key(round=round, kind="train"), sizes=[2]),
@@ -71,7 +71,7 @@ def asked(plain: Door, round: int) -> rounds.Answer:
         1,
     )
     found = plain.service.next()
-    assert isinstance(found, rounds.Answer)
+    assert isinstance(found, WorkResult)
     return found
 
 

@@ -26,7 +26,8 @@ from fedlearn.errors import RunError, UserError
 from fedlearn.exchange import FRAME_BYTES, methods
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import proto
-from fedlearn.server import rounds, service, tokens
+from fedlearn.server import listening, service, sessions, streams, tokens
+from fedlearn.server.work import WorkOrder, WorkResult
 from tests.system.peers import (
     KEY,
     WAIT_S,
@@ -78,7 +79,7 @@ def answers(door: Door, client: int, data: bytes = b"sound") -> None:
     peer.hear("task")
     peer.say(*chunks(KEY, data))
     assert peer.hear("ack").stored
-    assert door.service.next() == rounds.Answer(client, KEY, data)
+    assert door.service.next() == WorkResult(client, KEY, data)
 
 
 # 6 and 15: what is said out of turn
@@ -233,7 +234,7 @@ def test_a_revoked_client_is_sent_away_and_stays_away(guarded, monkeypatch):
     guarded.ask(5)
     tokens.revoke(guarded.keys.pki, 5)
     assert peer.hear("goodbye").reason == "the certificate is revoked"
-    assert guarded.service.next() == rounds.Answer(
+    assert guarded.service.next() == WorkResult(
         5, KEY, failure="its certificate is revoked"
     )
     with stranger(guarded, credentials) as again:
@@ -249,13 +250,13 @@ def test_a_revoked_client_that_is_away_is_not_waited_for(guarded, monkeypatch):
     guarded.keys.of(5, anew=True)
     tokens.revoke(guarded.keys.pki, 5)
     guarded.ask(5)
-    assert guarded.service.next() == rounds.Answer(
+    assert guarded.service.next() == WorkResult(
         5, KEY, failure="its certificate is revoked"
     )
     guarded.keys.of(5, anew=True)  # a certificate that is not revoked
     guarded.ask(5)
     time.sleep(0.2)  # ten looks
-    assert 5 in guarded.service.rounds.open
+    assert 5 in guarded.service.rounds.book.open_work
 
 
 def test_a_client_that_connects_anew_takes_its_own_place(guarded):
@@ -285,8 +286,8 @@ def test_a_frame_beyond_grpcs_limit_is_refused_before_it_is_read(plain):
 
 
 def test_an_agent_that_does_not_read_is_dropped(plain, monkeypatch):
-    monkeypatch.setattr(service, "UNREAD_BYTES", 1 << 20)
-    monkeypatch.setattr(service, "DRAIN_S", 0.1)
+    monkeypatch.setattr(streams, "UNREAD_BYTES", 1 << 20)
+    monkeypatch.setattr(streams, "DRAIN_S", 0.1)
     deaf = plain.connect(3)
     deaf.call.cancel()  # the test's own connection, which reads
     refused = pb.AgentFrame(
@@ -301,7 +302,7 @@ def test_an_agent_that_does_not_read_is_dropped(plain, monkeypatch):
 
 
 def test_a_connection_that_says_nothing_ends(plain, monkeypatch):
-    monkeypatch.setattr(rounds, "HELLO_S", 0.1)
+    monkeypatch.setattr(sessions, "HELLO_S", 0.1)
     silent = [plain.connect(3) for _ in range(3)]
     for peer in silent:
         peer.ended()
@@ -311,11 +312,11 @@ def test_a_connection_that_says_nothing_ends(plain, monkeypatch):
 
 
 def test_one_connection_has_few_calls(plain, monkeypatch):
-    monkeypatch.setattr(rounds, "HELLO_S", WAIT_S)
+    monkeypatch.setattr(sessions, "HELLO_S", WAIT_S)
     peer = plain.connect(0)
     calls = [methods.attend(peer.channel)(iter([])) for _ in range(50)]
     until(lambda: plain.service.rounds.sessions)
-    assert len(plain.service.rounds.sessions) <= service.STREAMS
+    assert len(plain.service.rounds.sessions) <= listening.STREAMS
     for call in calls:
         call.cancel()
 
@@ -331,7 +332,7 @@ def test_one_connection_has_few_calls(plain, monkeypatch):
 )
 @pytest.mark.parametrize("tls", [True, False])
 def test_a_socket_that_never_speaks_is_closed(first, tls, pki, tmp_path, monkeypatch):
-    monkeypatch.setattr(service, "HANDSHAKE_S", 0.3)
+    monkeypatch.setattr(listening, "HANDSHAKE_S", 0.3)
     with door(tmp_path, pki if tls else None) as made:
         open = [
             socket.create_connection(("127.0.0.1", made.service.port), timeout=WAIT_S)
@@ -390,7 +391,7 @@ def test_a_check_that_breaks_does_not_end_the_run(plain):
     peer.ended()
     other = plain.attend(4)
     other.say(*chunks((1, "train", 1), b"sound"))
-    assert plain.service.next() == rounds.Answer(4, (1, "train", 1), b"sound")
+    assert plain.service.next() == WorkResult(4, (1, "train", 1), b"sound")
 
 
 # 9 and 10: agents that stop and agents that die
@@ -420,7 +421,7 @@ def busy(plain, tmp_path):
     until(lambda: plain.service.rounds.attending)
     task = pb.Task(key=proto(KEY), plan="{}", sizes=[1000])
     plain.service.ask(
-        [rounds.Work(3, KEY, task, (b"not all of it",))], float("inf"), None
+        [WorkOrder(3, KEY, task, (b"not all of it",))], float("inf"), None
     )
     yield made
     made.kill()
@@ -475,7 +476,7 @@ def test_who_is_sent_away_for_a_while_comes_back_spread_over_a_window(plain):
 def test_an_agent_that_comes_while_the_coordinator_drains_is_sent_away_too(
     plain, monkeypatch
 ):
-    monkeypatch.setattr(service, "DRAIN_S", 0.1)
+    monkeypatch.setattr(streams, "DRAIN_S", 0.1)
     plain.service._soon(lambda: plain.service.rounds.drain((0.5, 3.0)))
     peer = plain.connect(3)
     peer.say(hello(3))
@@ -485,6 +486,6 @@ def test_an_agent_that_comes_while_the_coordinator_drains_is_sent_away_too(
 
 def test_a_fault_of_the_service_itself_ends_the_run(plain):
     plain.service.repair(3, KEY, pb.Task(), ())
-    plain.service._soon(lambda: plain.service.rounds.open[99])
+    plain.service._soon(lambda: plain.service.rounds.book.open_work[99])
     with pytest.raises(RunError, match="the exchange failed: KeyError: 99"):
         plain.service.next()

@@ -63,6 +63,6 @@ def test_zeros_of_another_sign_are_another_model():
 def test_another_codec_than_the_one_asked_for_is_refused_before_its_body_is_decoded():
     header = Header(UPDATE, 3, bytes(8), "raw32", 0, examples=5)
     data = encode(LAYOUT, header, State(np.ones(6, np.float32), np.empty(0, np.int64)))
-    assert decode(LAYOUT, data, (UPDATE,), asked="raw32")[0].examples == 5
+    assert decode(LAYOUT, data, (UPDATE,), expected_codec="raw32")[0].examples == 5
     with pytest.raises(FormatError, match="encoded by raw32, not by eden1 as asked"):
-        decode(LAYOUT, data, (UPDATE,), asked="eden1")
+        decode(LAYOUT, data, (UPDATE,), expected_codec="eden1")

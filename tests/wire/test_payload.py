@@ -11,7 +11,7 @@ from fedlearn.arrays import Entry, Layout, State
 from fedlearn.codec import CODECS
 from fedlearn.errors import FormatError, PayloadError, SchemaError
 from fedlearn.wire import payload_pb2
-from fedlearn.wire.payload import FORMAT
+from fedlearn.wire.message import FORMAT
 
 LAYOUT = Layout((Entry("w", (300,), "float32", True), Entry("n", (2,), "int64", False)))
 OTHER = Layout((Entry("v", (300,), "float32", True), Entry("n", (2,), "int64", False)))

@@ -1,0 +1,118 @@
+"""What a payload says of itself besides its values, and its place in the message."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fedlearn.codec import canonical
+from fedlearn.errors import FormatError
+from fedlearn.wire import payload_pb2
+
+SNAPSHOT = payload_pb2.Payload.SNAPSHOT
+UPDATE = payload_pb2.Payload.UPDATE
+GRADIENT = payload_pb2.Payload.GRADIENT
+DIFFERENCE = payload_pb2.Payload.DIFFERENCE
+
+NO_FEEDBACK = payload_pb2.Payload.NO_FEEDBACK
+FRESH = payload_pb2.Payload.FRESH
+CARRIED = payload_pb2.Payload.CARRIED
+
+# What a client may report under a name: a number or a list of numbers.
+Metric = int | float | list[int] | list[float]
+
+# The most metrics in a payload.
+METRICS = 1000
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a payload says of itself; `payload.proto` explains each field.
+
+    round: of a model: rounds done; of an update: the round of the model that it started
+    from. The wire calls it `version`. digest, base_digest: 8 bytes, see `digest`.
+    """
+
+    kind: int
+    round: int
+    digest: bytes
+    codec: str
+    seed: int = 0
+    examples: int = 0
+    train_loss: float | None = None
+    base_digest: bytes = bytes(8)
+    residual: int = NO_FEEDBACK
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+
+    def fill(self, message: payload_pb2.Payload) -> None:
+        """Set the fields of a message that this header says."""
+        # The generated enums are ints at run time.
+        message.kind = self.kind  # type: ignore[assignment]
+        message.residual = self.residual  # type: ignore[assignment]
+        message.version = self.round
+        message.digest = int.from_bytes(self.digest, "little")
+        message.base_digest = int.from_bytes(self.base_digest, "little")
+        message.codec = self.codec
+        message.seed = self.seed
+        message.examples = self.examples
+        if self.train_loss is not None:
+            message.train_loss = self.train_loss
+        for name, value in self.metrics.items():
+            message.metrics.append(_to_metric(name, value))
+
+    @classmethod
+    def of(cls, message: payload_pb2.Payload) -> Header:
+        """Return what a message says; raises FormatError for metrics that are none."""
+        loss = message.train_loss if message.HasField("train_loss") else None
+        return cls(
+            kind=message.kind,
+            round=message.version,
+            digest=message.digest.to_bytes(8, "little"),
+            codec=message.codec,
+            seed=message.seed,
+            examples=message.examples,
+            train_loss=loss,
+            metrics={metric.name: _of_metric(metric) for metric in message.metrics},
+            base_digest=message.base_digest.to_bytes(8, "little"),
+            residual=message.residual,
+        )
+
+
+def check_header(message: payload_pb2.Payload) -> None:
+    """Raise FormatError for what no sender of this format writes."""
+    states = (NO_FEEDBACK, FRESH, CARRIED)
+    if len(message.metrics) > METRICS or message.residual not in states:
+        raise FormatError(
+            f"{len(message.metrics)} metrics (at most {METRICS}), "
+            f"state {message.residual} of the residual (0 to 2)"
+        )
+    if not math.isfinite(message.train_loss):
+        raise FormatError("the training loss is NaN or infinite")
+    text = canonical(message.codec)
+    if text != message.codec:
+        raise FormatError(
+            f"the codec '{message.codec}' is not written as payloads write it: {text}"
+        )
+
+
+def _to_metric(name: str, value: Metric) -> payload_pb2.Payload.Metric:
+    values = value if isinstance(value, list) else [value]
+    return payload_pb2.Payload.Metric(
+        name=name,
+        values=values,
+        whole=all(isinstance(number, int) for number in values),
+        list=isinstance(value, list),
+    )
+
+
+def _of_metric(metric: payload_pb2.Payload.Metric) -> Metric:
+    values: list[int] | list[float] = list(metric.values)
+    if not metric.list and len(values) != 1:
+        flaw = "finite" if values else "a number"
+        raise FormatError(f"the metric '{metric.name}' is not {flaw}")
+    if not all(map(math.isfinite, values)):
+        raise FormatError(f"the metric '{metric.name}' is not finite")
+    if metric.whole:
+        values = [int(number) for number in values]
+    return values if metric.list else values[0]

@@ -1,0 +1,66 @@
+"""The coordinator's frames, made from plain values; see `exchange.proto`."""
+
+from __future__ import annotations
+
+from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.exchange.keys import Key, proto
+
+
+def heartbeat() -> pb.CoordinatorFrame:
+    """Return the answer to an agent's heartbeat."""
+    return pb.CoordinatorFrame(heartbeat=pb.Heartbeat())
+
+
+def task(message: pb.Task) -> pb.CoordinatorFrame:
+    """Return the frame that asks for a piece of work."""
+    return pb.CoordinatorFrame(task=message)
+
+
+def chunk(key: pb.Key, offset: int, total: int) -> pb.CoordinatorFrame:
+    """Return the head of a chunk of a task's payloads; its data travel beside it."""
+    return pb.CoordinatorFrame(chunk=pb.Chunk(key=key, offset=offset, total=total))
+
+
+def ack(key: Key, offset: int, stored: bool) -> pb.CoordinatorFrame:
+    """Return an acknowledgement of an answer's first ``offset`` bytes."""
+    return pb.CoordinatorFrame(ack=pb.Ack(key=proto(key), offset=offset, stored=stored))
+
+
+def refusal(key: Key, reason: str) -> pb.CoordinatorFrame:
+    """Return the refusal of an answer."""
+    return pb.CoordinatorFrame(refusal=pb.Refusal(key=proto(key), reason=reason))
+
+
+def cancel(key: Key, reason: str) -> pb.CoordinatorFrame:
+    """Return word that a piece of work is not wanted any more."""
+    return pb.CoordinatorFrame(cancel=pb.Cancel(key=proto(key), reason=reason))
+
+
+def goodbye(reason: str) -> pb.CoordinatorFrame:
+    """Return a goodbye to an agent that should not come back as it is."""
+    return pb.CoordinatorFrame(goodbye=pb.Goodbye(reason=reason))
+
+
+def goodbye_for_good() -> pb.CoordinatorFrame:
+    """Return the goodbye of a run that is over."""
+    return pb.CoordinatorFrame(goodbye=pb.Goodbye(reason="the run is over", done=True))
+
+
+def goodbye_until(reason: str, again_s: tuple[float, float]) -> pb.CoordinatorFrame:
+    """Return a goodbye to an agent that is to come back within a span of seconds."""
+    least_s, most_s = again_s
+    return pb.CoordinatorFrame(
+        goodbye=pb.Goodbye(
+            reason=reason,
+            again_min_ms=round(1000 * least_s),
+            # 0 would mean never.
+            again_max_ms=max(1, round(1000 * most_s)),
+        )
+    )
+
+
+def certificate(pem: bytes, expires: int) -> pb.CoordinatorFrame:
+    """Return a renewed certificate; expires: seconds since 1970."""
+    return pb.CoordinatorFrame(
+        certificate=pb.Certificate(certificate=pem, expires=expires)
+    )

@@ -1,0 +1,52 @@
+"""Who may call: the certificate that TLS has verified, checked against revocations."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from fedlearn.errors import FedlearnError
+from fedlearn.exchange.methods import CallContext
+from fedlearn.server.identity import IdentityError, identity_of
+from fedlearn.server.tokens import Revocations
+from fedlearn.server.work import EventLog
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who calls. client: None without TLS. serial: of the certificate."""
+
+    client: int | None = None
+    serial: int = 0
+
+
+class Gate:
+    """Lets callers in by their certificates; without an authority it lets everybody in."""
+
+    def __init__(self, pki: Path | None, counters: Counter[str], log: EventLog) -> None:
+        """Take the authority's folder, and where refusals are counted and noted.
+
+        Raises UserError for a folder that is no authority's, RecordError for a damaged one.
+        """
+        self.revocations = None if pki is None else Revocations(pki)
+        self._counters = counters
+        self._log = log
+
+    async def caller(self, context: CallContext) -> Caller:
+        """Return who calls; the call of one who may not is ended."""
+        if self.revocations is None:
+            return Caller()
+        client: int | None = None
+        try:
+            certificate = context.auth_context()["x509_pem_cert"][0]
+            client, serial = identity_of(certificate)
+            if self.revocations.refused(client, serial):
+                raise IdentityError("revoked", "the certificate is revoked")
+        except (FedlearnError, KeyError, IndexError) as error:
+            self._counters["wrong_certificate"] += 1
+            self._log("turned away", client, text=str(error))
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+        return Caller(client, serial)

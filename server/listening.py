@@ -1,0 +1,124 @@
+"""The coordinator's two ports: one where agents attend, one where they enrol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from fedlearn.errors import RunError
+from fedlearn.exchange import CHANNEL, methods
+from fedlearn.server.enrolment import Enrolment
+from fedlearn.server.gate import Gate
+from fedlearn.server.identity import server_credentials
+from fedlearn.server.link import LinkService
+
+# How long a connection may take until it speaks TLS and HTTP/2.
+HANDSHAKE_S = 10.0
+
+# Calls of one connection at a time: an agent has one, and for a moment the one before.
+STREAMS = 4
+
+# Enrolments at a time; they are signed one after another.
+ENROLLING = 16
+
+# Seconds that calls are given to end when a server stops.
+GRACE_S = 0.2
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the coordinator listens; port 0: any that is free.
+
+    pki: the authority's folder, None: without TLS.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    enrol_port: int = 0
+    pki: Path | None = None
+
+
+class Listeners:
+    """The gRPC servers of one coordinator; the ports are 0 before `start`."""
+
+    def __init__(self, address: Address) -> None:
+        """Take where to listen."""
+        self.address = address
+        self.port = 0
+        self.enrol_port = 0
+        self._servers: list[grpc.aio.Server] = []
+        self._enrolment: Enrolment | None = None
+
+    async def start(self, attend: methods.Attend, gate: Gate) -> None:
+        """Serve streams by ``attend``, and probes of the link to whom a gate lets in.
+
+        Raises RunError when a port cannot be used, UserError for a folder without keys.
+        """
+        pki = self.address.pki
+        server = self._server()
+        handlers = (methods.attend_handler(attend), LinkService(gate).handler())
+        server.add_generic_rpc_handlers(handlers)
+        if pki is None:
+            self.port = self._bind(server, self.address.port, None)
+        else:
+            keys = server_credentials(pki)
+            pair = [(keys.key, keys.certificate)]
+            mutual = grpc.ssl_server_credentials(
+                pair, keys.ca, require_client_auth=True
+            )
+            self.port = self._bind(server, self.address.port, mutual)
+            self._open_enrolment(pki, grpc.ssl_server_credentials(pair))
+        for each_server in self._servers:
+            await each_server.start()
+
+    async def stop(self) -> None:
+        """Close the ports, and end the calls that are under way."""
+        for server in self._servers:
+            await server.stop(GRACE_S)
+
+    def enrolments(self) -> dict[str, int]:
+        """Return how many enrolled, and how many were refused for which reason."""
+        return dict(self._enrolment.counts) if self._enrolment else {}
+
+    def _open_enrolment(self, pki: Path, credentials: grpc.ServerCredentials) -> None:
+        self._enrolment = Enrolment(pki)
+        server = self._server(maximum_concurrent_rpcs=ENROLLING)
+        server.add_generic_rpc_handlers((self._enrolment.handler(),))
+        self.enrol_port = self._bind(server, self.address.enrol_port, credentials)
+
+    def _server(self, **limits: int) -> grpc.aio.Server:
+        options = (
+            *CHANNEL,
+            ("grpc.server_handshake_timeout_ms", round(1000 * HANDSHAKE_S)),
+            ("grpc.max_concurrent_streams", STREAMS),
+            # Without it two coordinators could share a port, and each miss half the agents.
+            ("grpc.so_reuseport", 0),
+        )
+        server = grpc.aio.server(options=options, **limits)
+        self._servers.append(server)
+        return server
+
+    def _bind(
+        self,
+        server: grpc.aio.Server,
+        port: int,
+        credentials: grpc.ServerCredentials | None,
+    ) -> int:
+        """Return the port that a server got; raises RunError when it gets none."""
+        place = f"{self.address.host}:{port}"
+        bound = 0
+        try:
+            if credentials is None:
+                bound = server.add_insecure_port(place)
+            else:
+                bound = server.add_secure_port(place, credentials)
+        except RuntimeError:
+            pass
+        if not bound:
+            raise RunError(
+                f"cannot listen on {place}: the port is taken, or the address is not "
+                "of this machine; give another --port"
+            )
+        return bound

@@ -1,0 +1,140 @@
+"""The frames that wait for agents, and the tasks that write them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedlearn.exchange.methods import AttendContext
+from fedlearn.exchange.transfer import packed
+from fedlearn.server.actions import SendToAgent
+
+# Unsent bytes that are kept for an agent which does not read: every frame of an agent is
+# answered, so an unbounded queue would be an attack.
+UNREAD_BYTES = 8 << 20
+
+# Bytes of memory that a waiting frame takes beyond its own.
+FRAME_COST = 512
+
+# How long a stream that ends waits for its last frames to leave.
+DRAIN_S = 2.0
+
+
+@dataclass
+class AgentStream:
+    """One agent's connection. reader: the task that reads. serial: of its certificate."""
+
+    context: AttendContext
+    reader: asyncio.Task[Any]
+    serial: int = 0
+    dropped: bool = False
+    _waiting: deque[SendToAgent] = field(default_factory=deque)
+    _unread_bytes: int = 0
+    _writer: asyncio.Task[None] | None = None
+
+    @property
+    def is_writing(self) -> bool:
+        """Tell whether frames are still to leave."""
+        writing = self._writer is not None and not self._writer.done()
+        return bool(self._waiting) or writing
+
+    def push(self, send: SendToAgent) -> bool:
+        """Have a frame written; False: too much waits already, so it is dropped."""
+        cost = _cost(send)
+        if self._unread_bytes + cost > UNREAD_BYTES:
+            return False
+        self._waiting.append(send)
+        self._unread_bytes += cost
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.get_running_loop().create_task(self._write())
+        return True
+
+    async def settle(self) -> None:
+        """Let the last frames leave.
+
+        gRPC cannot end a call that is writing, and its agent would wait for the end for
+        ever.
+        """
+        if self._writer is not None:
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(asyncio.shield(self._writer), DRAIN_S)
+
+    async def end(self) -> None:
+        """Let the last frames leave, and end the connection."""
+        await self.settle()
+        self.reader.cancel()
+
+    async def _write(self) -> None:
+        try:
+            while self._waiting:
+                send = self._waiting.popleft()
+                self._unread_bytes -= _cost(send)
+                if send.data:
+                    await self.context.write(packed(send.frame, send.data))
+                else:
+                    await self.context.write(send.frame)
+        # The connection is gone: its reader notices.
+        except Exception:
+            self._waiting.clear()
+
+
+class AgentStreams:
+    """The streams of all agents, by the numbers of their connections."""
+
+    def __init__(self) -> None:
+        """Begin without streams."""
+        self._by_session: dict[int, AgentStream] = {}
+        # A task that nobody refers to may be collected before it ends.
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._by_session)
+
+    def add(self, session: int, stream: AgentStream) -> None:
+        """Take the stream of a new connection."""
+        self._by_session[session] = stream
+
+    def remove(self, session: int) -> None:
+        """Forget the stream of a connection that ended."""
+        self._by_session.pop(session, None)
+
+    def serial(self, session: int) -> int:
+        """Return the serial number of a connection's certificate."""
+        return self._by_session[session].serial
+
+    def push(self, send: SendToAgent) -> bool:
+        """Have a frame written; False: its agent does not read, and is dropped now."""
+        stream = self._by_session.get(send.session)
+        if stream is None or stream.push(send) or stream.dropped:
+            return True
+        self.drop(send.session)
+        return False
+
+    def drop(self, session: int) -> None:
+        """End a connection once its last frames have left."""
+        stream = self._by_session.get(session)
+        if stream is None or stream.dropped:
+            return
+        stream.dropped = True
+        ending = asyncio.get_running_loop().create_task(stream.end())
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+
+    async def drain(self) -> None:
+        """Wait until all frames have left, but not longer than DRAIN_S."""
+        end = time.monotonic() + DRAIN_S
+        while time.monotonic() < end:
+            if not any(stream.is_writing for stream in self._by_session.values()):
+                break
+            await asyncio.sleep(0.01)
+
+
+def _cost(send: SendToAgent) -> int:
+    """Return the memory that a waiting frame takes, bytes."""
+    frame_bytes: int = send.frame.ByteSize()
+    return frame_bytes + len(send.data) + FRAME_COST
