@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,39 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
+# The module of names that stand for Python objects which a program handed over to a run.
+HANDED = "python"
+
+# Those objects by their names, such as "python:Net", for as long as the run goes on.
+_handed: dict[str, Any] = {}
+
+
+@contextlib.contextmanager
+def handed_over(objects: Mapping[str, Any]) -> Iterator[None]:
+    """Let names of the module ``python`` lead to these objects, inside the block."""
+    before = dict(_handed)
+    _handed.update(objects)
+    try:
+        yield
+    finally:
+        _handed.clear()
+        _handed.update(before)
+
+
+def handed(what: str, name: str) -> Any:
+    """Return the object that was handed over under a name.
+
+    Raises ConfigError that says how to hand it over again.
+    """
+    if name in _handed:
+        return _handed[name]
+    own_name = name.partition(":")[2]
+    raise ConfigError(
+        f"{what} '{own_name}' was a Python object, which no config can name; hand it over "
+        f"again, as fedlearn.run(…, {what.split()[0]}={own_name})"
+    )
+
+
 def find(what: str, name: str, registry: Mapping[str, Named]) -> Any:
     """Return the object that a config names: registered, or ``module:attribute``.
 
@@ -63,6 +97,8 @@ def import_path(what: str, path: str) -> Any:
     module_name, _, attributes = path.partition(":")
     if not module_name.strip(".") or module_name.startswith(".") or not attributes:
         raise ConfigError(f"{what} '{path}' is no import path; {_AN_IMPORT_PATH}")
+    if module_name == HANDED:
+        return handed(what, path)
     value = _module(what, path, module_name)
     for attribute in attributes.split("."):
         if not hasattr(value, attribute):

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from fedlearn.commands.arguments import Parser, add_old_spelling, ended, interrupt
 from fedlearn.commands.run_arguments import run_parser
 from fedlearn.errors import ConfigError
-from fedlearn.records.names import LOG_FILE
 from fedlearn.runs.start import run_in_folder
 
 if TYPE_CHECKING:
     from fedlearn.config import Experiment
     from fedlearn.records.writing import RunFolder
     from fedlearn.reporting.progress import Progress
+    from fedlearn.runs.serving import ServeOptions
 
 # Each local agent is a process; beyond this it is a mistake.
 MOST_LOCAL_AGENTS = 1000
@@ -118,10 +118,12 @@ def _run(arguments: argparse.Namespace) -> None:
     # The agents learn that the coordinator ends, and the run can go on.
     signal.signal(signal.SIGTERM, interrupt)
 
+    # gRPC and the authority are imported only once the config is known to be sound.
     def execute(
         experiment: Experiment, folder: RunFolder, display: Progress, resume: bool
     ) -> dict[str, Any]:
-        return _serve(arguments, experiment, folder, display, resume)
+        options = _options(arguments)
+        return options.execute(experiment, folder, display, resume)
 
     run_in_folder(
         execute,
@@ -174,30 +176,18 @@ def _again(arguments: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-def _serve(
-    arguments: argparse.Namespace,
-    experiment: Experiment,
-    folder: RunFolder,
-    display: Progress,
-    resume: bool,
-) -> dict[str, Any]:
-    from fedlearn.runs.serving import default_pki, serve
-    from fedlearn.server.listening import Address
-    from fedlearn.server.observe import Log
+def _options(arguments: argparse.Namespace) -> ServeOptions:
+    from fedlearn.runs.serving import ServeOptions
 
-    pki = None
-    if not arguments.insecure:
-        pki = arguments.pki or default_pki(folder.path)
-    shown = arguments.log or ("nothing" if arguments.quiet else "notes")
-    return serve(
-        experiment,
-        folder,
-        display,
-        resume,
-        Address(arguments.host, arguments.port, arguments.enroll_port, pki),
-        Log(folder.path / LOG_FILE, shown),
-        arguments.local_agents,
-        arguments.metrics_port,
+    return ServeOptions(
+        host=arguments.host,
+        port=arguments.port,
+        enroll_port=arguments.enroll_port,
+        pki=arguments.pki,
+        insecure=arguments.insecure,
+        local_agents=arguments.local_agents,
+        metrics_port=arguments.metrics_port,
+        shown=arguments.log or ("nothing" if arguments.quiet else "notes"),
     )
 
 

@@ -7,6 +7,9 @@ it is built.
 
 from fedlearn.config.reading import (
     SHIPPED,
+    ConfigSource,
+    Experiment,
+    Overrides,
     Source,
     checked,
     load,
@@ -24,7 +27,6 @@ from fedlearn.config.schema import (
     EngineSection,
     EvaluateSection,
     ExpectSection,
-    Experiment,
     ExperimentSection,
     FleetSection,
     ModelSection,
@@ -43,6 +45,7 @@ __all__ = [
     "SHIPPED",
     "ClientSection",
     "CodecSection",
+    "ConfigSource",
     "DataSection",
     "DevicesSection",
     "EngineSection",
@@ -53,6 +56,7 @@ __all__ = [
     "FleetSection",
     "ModelSection",
     "OpenSection",
+    "Overrides",
     "PartitionSection",
     "ProfileSection",
     "Section",

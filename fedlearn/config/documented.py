@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from fedlearn.config import schema
-from fedlearn.config.schema import Experiment, Section
+from fedlearn.config.schema import Section, Tables
 from fedlearn.config.writing import toml_value
 from fedlearn.errors import UserError
 
@@ -26,7 +26,7 @@ def tables() -> str:
     """Return a heading, an introduction and a table of keys for each table of the config."""
     descriptions = key_descriptions()
     parts = []
-    for title, section in _sections((), Experiment):
+    for title, section in _sections((), Tables):
         introduction = _linked(" ".join((section.__doc__ or "").split()))
         rows = _rows(section, descriptions[section.__name__])
         parts += [f"### `[{title}]`", "", introduction, ""]

@@ -15,7 +15,7 @@ from typing import Any, get_args, get_origin
 import tomllib
 from pydantic import ValidationError
 
-from fedlearn.config.schema import FORMER_WORDS, Experiment, Section
+from fedlearn.config.schema import FORMER_WORDS, Section, Tables
 from fedlearn.errors import ConfigError
 from fedlearn.names import nearest
 
@@ -48,13 +48,47 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SHIPPED.glob("*.toml"))}
 
 
-def read(config: str | None, overrides: Sequence[str] = ()) -> Experiment:
-    """Return the experiment of a file or a shipped name; None: the default's.
+Overrides = Sequence[str] | Mapping[str, Any]
+"""Changes of single keys: texts ``section.key=value``, or a mapping of keys to values."""
 
-    overrides: texts ``section.key=value`` that change single keys.
-    Raises ConfigError naming the file, the line and the nearest valid key.
+
+class Experiment(Tables):
+    """A whole config, checked; it never changes after reading."""
+
+    @classmethod
+    def read(cls, config: ConfigSource = None, changes: Overrides = ()) -> Experiment:
+        """Return the experiment of a file, a shipped name or a dict of tables.
+
+        None: the default's. changes: of single keys, such as {"train.lr": 0.05}. Raises
+        ConfigError naming the place and the nearest valid key.
+        """
+        return read(config, changes)
+
+    def changed(self, changes: Overrides) -> Experiment:
+        """Return the experiment with some keys changed. Raises ConfigError."""
+        return read(self, changes)
+
+
+ConfigSource = str | Path | Mapping[str, Any] | Experiment | None
+"""What an experiment is read from; see `Experiment.read`."""
+
+
+def read(config: ConfigSource, overrides: Overrides = ()) -> Experiment:
+    """Return the experiment of a file, a shipped name, a dict or another experiment.
+
+    None: the default's. overrides: changes of single keys.
+    Raises ConfigError naming the place and the nearest valid key.
     """
-    source = load(config)
+    if isinstance(config, Experiment):
+        config = config.model_dump()
+    if isinstance(config, Mapping):
+        return checked(config, "the config", "", overrides)
+    if config is not None and not isinstance(config, str | Path):
+        raise ConfigError(
+            f"a {type(config).__name__} is no config; give a name, a path, a dict of "
+            "tables or an Experiment"
+        )
+    source = load(None if config is None else str(config))
     return checked(source.table, str(source.path), source.text, overrides)
 
 
@@ -80,16 +114,21 @@ def load(config: str | None) -> Source:
 
 
 def checked(
-    table: Mapping[str, Any], name: str, text: str, overrides: Sequence[str]
+    table: Mapping[str, Any], name: str, text: str, overrides: Overrides
 ) -> Experiment:
-    """Return the experiment of a parsed table with ``section.key=value`` overrides.
+    """Return the experiment of a parsed table with changes of single keys.
 
     name, text: the file's, which locate errors in it. Raises ConfigError.
     """
     changed = copy.deepcopy(dict(table))
     places: dict[KeyPath, str] = {}
-    for override in overrides:
-        _override(changed, override, places)
+    if isinstance(overrides, Mapping):
+        for dotted_key, value in overrides.items():
+            shown = f"changes {{{dotted_key!r}: {_shortened(repr(value))}}}"
+            _set(changed, str(dotted_key).split("."), value, shown, places)
+    else:
+        for override in overrides:
+            _override(changed, override, places)
     return validate(changed, name, text, places)
 
 
@@ -120,7 +159,7 @@ def place(
     for changed_key, override in places.items():
         # Either may be the longer one: a table that is wrong holds the changed key.
         if changed_key[: len(key)] == tuple(key[: len(changed_key)]):
-            return f"--set {_shortened(override)}"
+            return override
     line = _line(key, text)
     return f"{name}:{line}" if line else name
 
@@ -155,14 +194,28 @@ def _override(table: dict[str, Any], override: str, places: dict[KeyPath, str]) 
         raise ConfigError(
             f"--set {override}: write section.key=value, for example train.lr=0.05"
         )
+    shown = f"--set {_shortened(override)}"
+    _set(table, key, _parsed(value), shown, places)
+
+
+def _set(
+    table: dict[str, Any],
+    key: Sequence[str],
+    value: Any,
+    shown: str,
+    places: dict[KeyPath, str],
+) -> None:
+    """Set one key of a table. shown: where it was given, for messages."""
+    if len(key) < 2 or not all(key):
+        raise ConfigError(f"{shown}: name a key by section.key, such as train.lr")
     section = table
     for part in key[:-1]:
         subsection = section.setdefault(part, {})
         if not isinstance(subsection, dict):
-            raise ConfigError(f"--set {override}: '{part}' is a value, not a table")
+            raise ConfigError(f"{shown}: '{part}' is a value, not a table")
         section = subsection
-    section[key[-1]] = _parsed(value)
-    places[tuple(key)] = override
+    section[key[-1]] = value
+    places[tuple(key)] = shown
 
 
 def _parsed(value: str) -> Any:

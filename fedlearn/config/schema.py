@@ -443,8 +443,8 @@ class TuneSection(Section):
     """ranges by key, such as `train.lr = "log:0.01:1"`"""
 
 
-class Experiment(Section):
-    """A whole config. Every table has defaults, so an empty file is an experiment."""
+class Tables(Section):
+    """All tables of a config. Each has defaults, so an empty file is an experiment."""
 
     experiment: ExperimentSection = ExperimentSection()
     data: DataSection = DataSection()

@@ -7,13 +7,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from fedlearn.config.schema import Experiment
+from fedlearn.config.schema import Tables
 
 # Tables below this depth are written inline: [data.partition] is the deepest header.
 _HEADER_DEPTH = 2
 
 
-def to_toml(experiment: Experiment) -> str:
+def to_toml(experiment: Tables) -> str:
     """Return the experiment as TOML with every default written out.
 
     Reading the text gives the same experiment.

@@ -37,7 +37,7 @@ class NotebookDisplay:
         """Show what the run is, and an empty table."""
         from IPython.display import HTML, display
 
-        self._html = HTML
+        self._html: Any = HTML
         self._tally = tally
         self._title = f"fedlearn: {facts.get('name', '')}"
         self._facts = [f"{key} {value}" for key, value in facts_text(facts)]
@@ -45,7 +45,9 @@ class NotebookDisplay:
         self._notes: list[str] = []
         self._started_s = time.monotonic()
         self._drawn_s = 0.0
-        self._handle = display(self._page(), display_id=True)
+        self._handle: Any = display(  # type: ignore[no-untyped-call]
+            self._page(), display_id=True
+        )
 
     def moved(self, round_ended: bool) -> None:
         """Redraw the table, if it is time."""

@@ -18,6 +18,7 @@ from fedlearn.records.line import Line
 from fedlearn.records.names import PAGE_FILE, PLOTS_FOLDER
 from fedlearn.records.reading import number
 from fedlearn.reporting.results import expectations_of
+from fedlearn.reporting.notebook import NotebookDisplay, in_notebook
 from fedlearn.reporting.tally import RunTally
 from fedlearn.reporting.units import (
     against_raw,
@@ -116,7 +117,9 @@ class Progress:
 
 
 def _display_for(stream: TextIO, facts: Mapping[str, Any], tally: RunTally) -> _Display:
-    """Return the live display where the stream can show it, else plain lines."""
+    """Return a table in a notebook, the live display on a terminal, else plain lines."""
+    if in_notebook():
+        return NotebookDisplay(facts, tally)
     if _can_be_redrawn(stream):
         try:
             from fedlearn.reporting.live import LiveDisplay

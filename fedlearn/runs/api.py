@@ -10,24 +10,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedlearn.config import Experiment
+from fedlearn.config import ConfigSource
 from fedlearn.data.own import dataset as _dataset
 from fedlearn.data.samples import Dataset
-from fedlearn.errors import ConfigError, UserError
+from fedlearn.errors import UserError
 from fedlearn.names import handed_over
 from fedlearn.runs.callbacks import Callback
 from fedlearn.runs.handed import named
 from fedlearn.runs.result import Comparison, Run
 from fedlearn.runs.start import run_in_folder
 
-Config = str | Path | Mapping[str, Any] | Experiment | None
-
 # The accuracy that a comparison counts rounds and bytes to, as `fedlearn report` does.
 _TARGET = 0.8
 
 
 def run(
-    config: Config = None,
+    config: ConfigSource = None,
     changes: Mapping[str, Any] | None = None,
     *,
     out: str | Path | None = None,
@@ -81,7 +79,7 @@ def run(
 
 
 def serve(
-    config: Config = None,
+    config: ConfigSource = None,
     changes: Mapping[str, Any] | None = None,
     *,
     out: str | Path | None = None,
@@ -106,22 +104,32 @@ def serve(
 
     Raises what `run` raises.
     """
-    from fedlearn.runs.serving import serve_in_folder
+    from fedlearn.runs.serving import ServeOptions
 
-    result = serve_in_folder(
-        config=config,
-        changes=dict(changes or {}),
-        out=out,
-        resume=resume,
-        callbacks=tuple(callbacks),
-        quiet=quiet,
-        local_agents=local_agents,
+    if not (pki or insecure or local_agents):
+        raise UserError(
+            "agents are known by certificates: give pki, the folder of an authority made "
+            "with 'fedlearn pki init', or local_agents for a try"
+        )
+    options = ServeOptions(
         host=host,
         port=port,
         enroll_port=enroll_port,
         pki=Path(pki) if pki else None,
         insecure=insecure,
+        local_agents=local_agents,
         metrics_port=metrics_port,
+        shown="nothing" if quiet else "notes",
+    )
+    result = run_in_folder(
+        partial(options.execute, callbacks=tuple(callbacks)),
+        config=config,
+        changes=changes or {},
+        out=out,
+        resume=resume,
+        quiet=quiet,
+        resume_command="fedlearn.serve(out='{out}', resume=True)",
+        check_expected=False,
     )
     return Run(result.path)
 
@@ -161,12 +169,3 @@ def dataset(
     None: ``[data.partition]`` divides them. Raises DataError.
     """
     return _dataset(name, x, y, x_test, y_test, clients)
-
-
-def check_config(config: Config) -> None:
-    """Raise ConfigError for a config of a type that `run` does not take."""
-    if config is not None and not isinstance(config, str | Path | Mapping | Experiment):
-        raise ConfigError(
-            f"config is a {type(config).__name__}; give a name, a path, a dict of tables "
-            "or an Experiment"
-        )

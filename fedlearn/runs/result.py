@@ -156,7 +156,8 @@ class Run:
         scores: NDArray[np.float32] = np.concatenate(outputs)
         if probabilities:
             return scores
-        return scores.argmax(-1)
+        classes: NDArray[np.int64] = scores.argmax(-1)
+        return classes
 
     def plot(self) -> Figure:
         """Return a figure of accuracy over rounds and over bytes, and of the loss."""

@@ -1,21 +1,19 @@
-"""A whole experiment over real agents: the simulation's run with agents in the place of its clients."""
+"""A whole experiment over real agents: the simulation's run with agents as its clients."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import subprocess
-import sys
 import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedlearn.clients.agent import identity as agent_identity
 from fedlearn.config import Experiment
 from fedlearn.engine.fleet import Fleet
-from fedlearn.errors import ConfigError, FedlearnError, RunError
+from fedlearn.errors import ConfigError, FedlearnError
 from fedlearn.records.names import (
     ADDRESS_FILE,
     AGENTS_FOLDER,
@@ -23,14 +21,17 @@ from fedlearn.records.names import (
     DEVICES_FILE,
     JOURNAL_FOLDER,
     LINES_FILE,
+    LOG_FILE,
     PKI_FOLDER,
     RUN_ID_FILE,
     SUMMARY_FILE,
 )
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.progress import Progress
+from fedlearn.runs.callbacks import Callback
 from fedlearn.runs.fleets import modules, with_fleet
 from fedlearn.runs.layers import Site, Stack
+from fedlearn.runs.local_agents import LocalAgents
 from fedlearn.runs.simulation import simulate
 from fedlearn.server import identity
 from fedlearn.server.figures import Lines
@@ -42,23 +43,93 @@ from fedlearn.server.rounds import Rounds
 from fedlearn.server.service import Service
 from fedlearn.server.witness import took_part
 
+# Bytes that an answer may have beyond twice its model's, as a payload's own margin.
 LEAST_ROOM = 1 << 20
-"""Bytes that an answer may have beyond twice its model's: as a payload's own margin."""
+
+# How often we look whether enough agents attend.
+_POLL_S = 0.05
 
 
-@dataclass
-class Serving:
-    """What a run over agents holds besides the run: its service, journal, log, figures and local agents."""
+@dataclass(frozen=True)
+class ServeOptions:
+    """Where and how a run over agents is served.
 
-    folder: RunFolder
-    address: Address
-    log: Log
+    host, port, enroll_port: where agents attend and enroll; port 0: any that is free, or
+    the run's former one. pki: the authority's folder; None: one of the run's own, unless
+    ``insecure``, which is without TLS. local_agents: started here. metrics_port: of
+    Prometheus' figures, 0: any that is free, None: without. shown: which events are
+    printed, see `Log`.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    enroll_port: int = 0
+    pki: Path | None = None
+    insecure: bool = False
     local_agents: int = 0
     metrics_port: int | None = None
-    pages: Pages | None = None
-    service: Service | None = None
-    journal: Journal | None = None
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    shown: str = "notes"
+
+    def execute(
+        self,
+        experiment: Experiment,
+        folder: RunFolder,
+        display: Progress,
+        resume: bool,
+        callbacks: Sequence[Callback] = (),
+    ) -> dict[str, Any]:
+        """Run an experiment over agents, or go on with one, and return its summary.
+
+        Raises what `simulate` raises.
+        """
+        pki = None
+        if not self.insecure:
+            pki = self.pki or own_pki(folder.path)
+        address = Address(self.host, self.port, self.enroll_port, pki)
+        log = Log(folder.path / LOG_FILE, self.shown)
+        serving = Serving(folder, address, log, self.local_agents, self.metrics_port)
+        over = False
+        try:
+            summary = simulate(
+                experiment, folder, display, resume, serving.layer, None, callbacks
+            )
+            summary["engine"] = "fleet"
+            folder.write_json(SUMMARY_FILE, summary)
+            over = True
+        finally:
+            serving.close(over)
+        return summary
+
+
+def own_pki(folder: Path) -> Path:
+    """Return the authority of a run that only local agents attend, made at its first start."""
+    path = folder / PKI_FOLDER
+    if not (path / "ca.pem").exists():
+        identity.make(path, ["localhost", "127.0.0.1"])
+    return path
+
+
+class Serving:
+    """What a run over agents holds besides the run: service, journal, log, local agents."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        address: Address,
+        log: Log,
+        local_agents: int = 0,
+        metrics_port: int | None = None,
+    ) -> None:
+        """Take the parts; nothing is started before `layer`, and `close` ends the log."""
+        self.folder = folder
+        self.address = address
+        self.log = log
+        self.local_agents = local_agents
+        self.metrics_port = metrics_port
+        self.agents = LocalAgents(folder.path / AGENTS_FOLDER, address.pki)
+        self.pages: Pages | None = None
+        self.service: Service | None = None
+        self.journal: Journal | None = None
 
     def layer(self, stack: Stack, site: Site) -> Stack:
         """Return a stack that asks agents: listen, and start the local ones.
@@ -68,34 +139,35 @@ class Serving:
         experiment = site.settled.experiment
         clients = site.settled.clients
         self._check(experiment, clients)
-        most_bytes = 2 * site.parts.layout.raw_bytes + LEAST_ROOM
-        brief = site.settled.brief.to_json()
-        rounds = Rounds(run_id(self.folder), brief, clients, most_bytes)
-        self.journal = Journal(self.folder.path / JOURNAL_FOLDER)
-        self.service = Service(rounds, self.journal, self._where(), self.log)
-        self.service.devices = self._known_devices()
-        self.service.start()
-        if self.metrics_port is not None:
-            lines = Lines(self.folder.path / LINES_FILE)
-            self.pages = Pages(
-                self.metrics_port,
-                self.service.figures,
-                lines,
-                experiment.experiment.rounds,
-            )
-        self._announce()
-        self._start_agents(modules(experiment))
+        service = self._listen(site)
+        place = self._announce(service)
+        self.agents.start(place, self.local_agents, modules(experiment))
         wanted = experiment.fleet.min_agents or self.local_agents or 1
+        assert self.journal is not None
         fleet = Fleet(
             site.runner,
             stack.engine,
-            self.service,
+            service,
             self.journal,
             site.memory.downlink,
             experiment.fleet,
-            ready=lambda: self._wait(min(clients, wanted)),
+            ready=lambda: self._wait(service, min(clients, wanted)),
         )
         return with_fleet(stack, site, fleet)
+
+    def close(self, over: bool) -> None:
+        """Send the agents away, and end what was started. over: the run is."""
+        if self.service:
+            self.service.stop(over)
+        if self.pages:
+            self.pages.close()
+        if self.journal:
+            self.journal.close()
+            self._write_clients(self.journal)
+        if self.service and self.service.devices:
+            self._write_devices(self.service.devices)
+        self.agents.close(over)
+        self.log.close()
 
     def _check(self, experiment: Experiment, clients: int) -> None:
         """Refuse local agents that are too many, or that would wait for others for ever."""
@@ -114,165 +186,111 @@ class Serving:
                 "attend: --set fleet.cohort=available"
             )
 
-    def close(self, over: bool) -> None:
-        """Send the agents away and end what was started."""
-        if self.service:
-            self.service.stop(over)
-        if self.pages:
-            self.pages.close()
-        if self.journal:
-            self.journal.close()
-            self._tell_who(self.journal)
-        if self.service and self.service.devices:
-            with contextlib.suppress(FedlearnError):  # a full disk has been told of
-                self.folder.write_json(
-                    DEVICES_FILE,
-                    {
-                        str(client): told
-                        for client, told in sorted(self.service.devices.items())
-                    },
-                )
-        for process in self.processes:
-            try:
-                if not over and process.stdin:
-                    process.stdin.close()
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self.log.close()
+    def _listen(self, site: Site) -> Service:
+        """Open the journal and the ports, and return the service that answers there."""
+        settled = site.settled
+        most_bytes = 2 * site.parts.layout.raw_bytes + LEAST_ROOM
+        brief = settled.brief.to_json()
+        rounds = Rounds(run_id(self.folder), brief, settled.clients, most_bytes)
+        self.journal = Journal(self.folder.path / JOURNAL_FOLDER)
+        self.service = Service(rounds, self.journal, self._listening_at(), self.log)
+        self.service.devices = self._devices_before()
+        self.service.start()
+        if self.metrics_port is not None:
+            lines = Lines(self.folder.path / LINES_FILE)
+            total = settled.experiment.experiment.rounds
+            figures = self.service.figures
+            self.pages = Pages(self.metrics_port, figures, lines, total)
+        return self.service
 
-    def _tell_who(self, journal: Journal) -> None:
-        """Write what each client was asked and what came of it, and note what did not come."""
-        try:
-            table = took_part(journal)
-            if not table:
-                return
-            self.folder.write_json(CLIENTS_FILE, table)
-        except (
-            FedlearnError
-        ) as error:  # why the run ends is told already, or it has ended well
-            self.log.note(f"{CLIENTS_FILE} is not written: {error}")
-            return
-        every = [counts for kinds in table.values() for counts in kinds.values()]
-        lost = {
-            name: sum(counts[name] for counts in every)
-            for name in ("failed", "declined", "late", "refused")
-        }
-        if any(lost.values()):
-            told = ", ".join(f"{count} {name}" for name, count in lost.items() if count)
-            self.log.note(
-                f"of {sum(counts['asked'] for counts in every)} pieces of work {told}; {self.folder.path}/{CLIENTS_FILE} tells whose"
-            )
-
-    def _known_devices(self) -> dict[int, dict[str, str | float]]:
-        """Return what agents told of their devices before a restart."""
-        try:
-            return {
-                int(client): dict(told)
-                for client, told in json.loads(
-                    (self.folder.path / DEVICES_FILE).read_text()
-                ).items()
-            }
-        except (OSError, ValueError, AttributeError, TypeError):
-            return {}
-
-    def _where(self) -> Address:
-        """Return where to listen: where agents know the run from before, if no port is asked for."""
+    def _listening_at(self) -> Address:
+        """Return where to listen: where agents know the run, if no port is asked for."""
         try:
             before = json.loads((self.folder.path / ADDRESS_FILE).read_text())
         except (OSError, ValueError):
             return self.address
-        asked = self.address
         return replace(
-            asked,
-            port=asked.port or before["port"],
-            enrol_port=asked.enrol_port or before["enrol"],
+            self.address,
+            port=self.address.port or before["port"],
+            enrol_port=self.address.enrol_port or before["enrol"],
         )
 
-    def _announce(self) -> None:
-        service = self.service
-        assert service is not None
+    def _announce(self, service: Service) -> str:
+        """Write down where agents attend, note it, and return it as ``HOST:PORT``."""
         place = f"{self.address.host}:{service.port}"
         metrics = self.pages.port if self.pages else None
-        told = {
+        ports = {
             "host": self.address.host,
             "port": service.port,
             "enrol": service.enrol_port,
             "metrics": metrics,
         }
-        self.folder.write_json(ADDRESS_FILE, told)
+        self.folder.write_json(ADDRESS_FILE, ports)
         if metrics:
             self.log.note(f"figures at http://{LOOPBACK}:{metrics}/metrics")
         if self.address.pki is None:
             self.log.note(
-                f"WITHOUT TLS: whoever reaches {place} can take part and read everything; agents need --insecure"
+                f"WITHOUT TLS: whoever reaches {place} can take part and read everything; "
+                "agents need --insecure"
             )
         else:
             self.log.note(
-                f"agents attend at {place}, and enrol at port {service.enrol_port}"
+                f"agents attend at {place}, and enroll at port {service.enrol_port}"
             )
+        return place
 
-    def _start_agents(self, allowed: list[str]) -> None:
-        assert self.service is not None
-        place = f"{self.address.host}:{self.service.port}"
-        for client in range(self.local_agents):
-            state = self.folder.path / AGENTS_FOLDER / str(client)
-            command = [
-                sys.executable,
-                "-m",
-                "fedlearn.agent",
-                "--coordinator",
-                place,
-                "--client",
-                str(client),
-                "--state",
-                str(state),
-            ]
-            if self.address.pki is None:
-                command.append("--insecure")
-            elif agent_identity.read_identity(state) is None:
-                request = agent_identity.make_key_and_csr(state)
-                made = identity.sign(self.address.pki, client, request)
-                authority = identity.server_credentials(self.address.pki).ca
-                agent_identity.store(
-                    state, client, made, authority, identity.expiry(made)
-                )
-            state.mkdir(parents=True, exist_ok=True)
-            for module in allowed:  # of the user who runs this, on this machine
-                command += ["--allow", module]
-            command.append(
-                "--end-with-input"
-            )  # it ends when we do, even if we are killed
-            with open(
-                state / "agent.log", "ab"
-            ) as log:  # a session of its own: Ctrl-C is ours to pass on
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
-            self.processes.append(process)
-
-    def _wait(self, wanted: int) -> None:
-        """Wait until so many agents attend; raises RunError when a local one ends before."""
-        assert self.service is not None
-        told = -1
-        while (here := len(self.service.attending())) < wanted:
-            if here != told:
+    def _wait(self, service: Service, wanted: int) -> None:
+        """Wait until so many agents attend. Raises RunError when a local one ends before."""
+        noted = -1
+        while (attending := len(service.attending())) < wanted:
+            if attending != noted:
                 self.log.note(
-                    f"{here} of {wanted} agents attend; waiting for the others"
+                    f"{attending} of {wanted} agents attend; waiting for the others"
                 )
-                told = here
-            for client, process in enumerate(self.processes):
-                if process.poll() is not None:
-                    raise RunError(
-                        f"local agent {client} ended with code {process.returncode}; see {self.folder.path}/agents/{client}/agent.log"
-                    )
-            time.sleep(0.05)
-        self.log.note(f"{here} agents attend")
+                noted = attending
+            self.agents.check()
+            time.sleep(_POLL_S)
+        self.log.note(f"{attending} agents attend")
+
+    def _devices_before(self) -> dict[int, dict[str, str | float]]:
+        """Return what agents said of their devices before a restart."""
+        try:
+            text = (self.folder.path / DEVICES_FILE).read_text()
+            return {
+                int(client): dict(facts) for client, facts in json.loads(text).items()
+            }
+        except (OSError, ValueError, AttributeError, TypeError):
+            return {}
+
+    def _write_devices(self, devices: dict[int, dict[str, str | float]]) -> None:
+        by_client = {str(client): facts for client, facts in sorted(devices.items())}
+        # A full disk has been told of by whoever met it first.
+        with contextlib.suppress(FedlearnError):
+            self.folder.write_json(DEVICES_FILE, by_client)
+
+    def _write_clients(self, journal: Journal) -> None:
+        """Write what each client was asked and what came of it; note what did not come."""
+        try:
+            table = took_part(journal)
+            if not table:
+                return
+            self.folder.write_json(CLIENTS_FILE, table)
+        except FedlearnError as error:
+            # Why the run ends is said already, or it has ended well.
+            self.log.note(f"{CLIENTS_FILE} is not written: {error}")
+            return
+        counts = [count for kinds in table.values() for count in kinds.values()]
+        missed = []
+        for reason in ("failed", "declined", "late", "refused"):
+            total = sum(count[reason] for count in counts)
+            if total:
+                missed.append(f"{total} {reason}")
+        if missed:
+            asked_total = sum(count["asked"] for count in counts)
+            self.log.note(
+                f"of {asked_total} pieces of work {', '.join(missed)}; "
+                f"{self.folder.path}/{CLIENTS_FILE} says whose"
+            )
 
 
 def run_id(folder: RunFolder) -> bytes:
@@ -281,37 +299,3 @@ def run_id(folder: RunFolder) -> bytes:
     if not path.exists():
         folder.write(RUN_ID_FILE, os.urandom(16).hex())
     return bytes.fromhex(path.read_text())
-
-
-def serve(
-    experiment: Experiment,
-    folder: RunFolder,
-    display: Progress,
-    resume: bool,
-    address: Address,
-    log: Log,
-    local_agents: int = 0,
-    metrics_port: int | None = None,
-) -> dict[str, Any]:
-    """Run an experiment over agents, or go on with one, and return its summary; raises what `simulate` raises.
-
-    log: where events go; closed at the end. metrics_port: of Prometheus' figures, 0: any that is free, None: without.
-    """
-    serving = Serving(folder, address, log, local_agents, metrics_port)
-    over = False
-    try:
-        summary = simulate(experiment, folder, display, resume, serving.layer)
-        summary["engine"] = "fleet"
-        folder.write_json(SUMMARY_FILE, summary)
-        over = True
-    finally:
-        serving.close(over)
-    return summary
-
-
-def default_pki(folder: Path) -> Path:
-    """Return the authority of a run that only local agents attend, made at its first start."""
-    path = folder / PKI_FOLDER
-    if not (path / "ca.pem").exists():
-        identity.make(path, ["localhost", "127.0.0.1"])
-    return path

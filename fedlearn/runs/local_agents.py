@@ -1,0 +1,90 @@
+"""Agents as processes of this machine, for a try of a fleet: `fedlearn serve --local-agents`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from fedlearn.clients.agent import identity as agent_identity
+from fedlearn.errors import RunError
+from fedlearn.server import identity
+
+# How long an agent may take to end by itself.
+_PATIENCE_S = 5.0
+
+
+class LocalAgents:
+    """The agents 0 to N-1 of one run; each has a folder with its state and its log."""
+
+    def __init__(self, folder: Path, pki: Path | None) -> None:
+        """Take the folder for theirs. pki: the authority's folder; None: without TLS."""
+        self.folder = folder
+        self.pki = pki
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, coordinator: str, count: int, allowed: list[str]) -> None:
+        """Start the agents. allowed: the modules that they may import for the run.
+
+        The user who runs this gave those modules, on this machine.
+        """
+        for client in range(count):
+            state = self.folder / str(client)
+            if self.pki is not None:
+                self._enroll(client, state, self.pki)
+            state.mkdir(parents=True, exist_ok=True)
+            command = self._command(coordinator, client, state, allowed)
+            with open(state / "agent.log", "ab") as log:
+                # In a session of its own, because Ctrl-C is ours to pass on.
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            self._processes.append(process)
+
+    def check(self) -> None:
+        """Raise RunError when an agent has ended."""
+        for client, process in enumerate(self._processes):
+            if process.poll() is not None:
+                raise RunError(
+                    f"local agent {client} ended with code {process.returncode}; "
+                    f"see {self.folder}/{client}/agent.log"
+                )
+
+    def close(self, over: bool) -> None:
+        """Wait for the agents to end. over: the run is; otherwise they are told to."""
+        for process in self._processes:
+            try:
+                if not over and process.stdin:
+                    process.stdin.close()
+                process.wait(_PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _command(
+        self, coordinator: str, client: int, state: Path, allowed: list[str]
+    ) -> list[str]:
+        command = [sys.executable, "-m", "fedlearn.agent"]
+        command += ["--coordinator", coordinator]
+        command += ["--client", str(client), "--state", str(state)]
+        if self.pki is None:
+            command.append("--insecure")
+        for module in allowed:
+            command += ["--allow", module]
+        # It ends when we do, even if we are killed.
+        command.append("--end-with-input")
+        return command
+
+    def _enroll(self, client: int, state: Path, pki: Path) -> None:
+        """Give an agent its certificate, unless it has one from an earlier start."""
+        if agent_identity.read_identity(state) is not None:
+            return
+        request = agent_identity.make_key_and_csr(state)
+        certificate = identity.sign(pki, client, request)
+        authority = identity.server_credentials(pki).ca
+        expiry = identity.expiry(certificate)
+        agent_identity.store(state, client, certificate, authority, expiry)
