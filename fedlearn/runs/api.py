@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def run(
         "down": down,
     }
     names, at_hand = named(objects)
-    with handed_over(at_hand):
+    with handed_over(at_hand), _own_threads():
         result = run_in_folder(
             partial(simulate, callbacks=tuple(callbacks)),
             config=config,
@@ -76,6 +77,18 @@ def run(
             check_expected=False,
         )
         return Run(result.path, at_hand)
+
+
+@contextlib.contextmanager
+def _own_threads() -> Iterator[None]:
+    """Give the program its torch threads back: a run keeps torch on one."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def serve(
@@ -121,16 +134,17 @@ def serve(
         metrics_port=metrics_port,
         shown="nothing" if quiet else "notes",
     )
-    result = run_in_folder(
-        partial(options.execute, callbacks=tuple(callbacks)),
-        config=config,
-        changes=changes or {},
-        out=out,
-        resume=resume,
-        quiet=quiet,
-        resume_command="fedlearn.serve(out='{out}', resume=True)",
-        check_expected=False,
-    )
+    with _own_threads():
+        result = run_in_folder(
+            partial(options.execute, callbacks=tuple(callbacks)),
+            config=config,
+            changes=changes or {},
+            out=out,
+            resume=resume,
+            quiet=quiet,
+            resume_command="fedlearn.serve(out='{out}', resume=True)",
+            check_expected=False,
+        )
     return Run(result.path)
 
 

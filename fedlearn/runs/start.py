@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -132,12 +132,26 @@ def _execute_and_report(
             elif getattr(error, "exit_code", 3) == 3:
                 display.note(f"to go on: {resume_command}")
             raise
-        # No window is opened, so a backend that is not installed must not matter.
-        os.environ["MPLBACKEND"] = "agg"
-        draw(path)
-        write_page(path)
+        with _without_window():
+            draw(path)
+            write_page(path)
         display.finish(summary, path)
     return summary
+
+
+@contextlib.contextmanager
+def _without_window() -> Iterator[None]:
+    """Draw without a window, so that a backend that is not installed does not matter."""
+    before = os.environ.get("MPLBACKEND")
+    os.environ["MPLBACKEND"] = "agg"
+    try:
+        yield
+    finally:
+        # The program that called us may have pictures of its own to show.
+        if before is None:
+            del os.environ["MPLBACKEND"]
+        else:
+            os.environ["MPLBACKEND"] = before
 
 
 def require_extra() -> None:
