@@ -195,3 +195,8 @@ def finite(table: Mapping[str, Any], key: str) -> float | None:
     if value is None or not math.isfinite(value):
         return None
     return value
+
+
+def amount(table: Mapping[str, Any], key: str) -> float:
+    """Return the number under a key, 0 where `finite` has none: for sums over lines."""
+    return finite(table, key) or 0

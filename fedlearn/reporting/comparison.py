@@ -17,7 +17,7 @@ from fedlearn.reporting.html import (
     table,
     write_document,
 )
-from fedlearn.reporting.results import Curve, accuracy_curve, labels
+from fedlearn.reporting.results import AccuracyCurve, accuracy_curve, labels
 from fedlearn.reporting.table import Value, cells, differences
 from fedlearn.reporting.units import percent_text
 
@@ -90,7 +90,7 @@ def overlays(
 def _overlay(
     path: Path,
     title: str,
-    curves: Mapping[str, Curve],
+    curves: Mapping[str, AccuracyCurve],
     target: float,
     over: Literal["rounds", "bytes"],
 ) -> None:

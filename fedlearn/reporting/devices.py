@@ -12,7 +12,14 @@ from fedlearn.records.reading import RunRecord, finite, section
 from fedlearn.reporting import style
 from fedlearn.reporting.html import Html, element, section_of, table
 from fedlearn.reporting.results import crossing
-from fedlearn.reporting.units import bytes_text, count_text, percent_text, time_text
+from fedlearn.reporting.units import (
+    bytes_text,
+    count_text,
+    percent_text,
+    time_text,
+    joules_text,
+    short_time_text,
+)
 
 PARTS = {
     "down": "download",
@@ -168,10 +175,10 @@ def _inference(run: RunRecord) -> Html:
             rows.append(
                 [
                     name,
-                    short_time(edge),
-                    short_time(trans),
-                    short_time(cloud),
-                    short_time(away),
+                    short_time_text(edge),
+                    short_time_text(trans),
+                    short_time_text(cloud),
+                    short_time_text(away),
                     str(found.get("where", "")),
                 ]
             )
@@ -190,23 +197,6 @@ def _inference(run: RunRecord) -> Html:
     return Html(
         element("p", about, class_="note") + table(heading, rows, text_columns=(0, 5))
     )
-
-
-def joules_text(value: float | None) -> str:
-    """Return an energy with three digits: "820 J", "12.3 kJ", "4.56 MJ"; "-" when it is not known."""
-    if value is None:
-        return "-"
-    for factor, unit in ((1e6, "MJ"), (1e3, "kJ")):
-        if value >= 0.9995 * factor:
-            return f"{value / factor:.3g} {unit}"
-    return f"{value:.3g} J"
-
-
-def short_time(seconds: float | None) -> str:
-    """Return a duration of less than seconds as well: "0.31 ms", "42 ms", "1.2 s"."""
-    if seconds is None or seconds >= 0.9995:
-        return time_text(seconds)
-    return f"{1000 * seconds:.3g} ms"
 
 
 def plot_time(run: RunRecord, path: Path) -> bool:

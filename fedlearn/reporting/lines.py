@@ -1,4 +1,7 @@
-"""The progress display where there is no terminal: one aligned line per round, thinned out in long runs."""
+"""The progress display where there is no terminal: one aligned line per round.
+
+Long runs print only some of their rounds.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,33 @@ from fedlearn.reporting.units import (
     time_text,
 )
 
-EVERY_ROUND_UP_TO = 20
-LATEST_AFTER_S = 5.0
+# Runs of at most so many rounds print each; longer ones print about so many, and the latest round
+# whenever nothing was printed for a while, so that a log shows that the run is alive.
+ROUNDS_PRINTED = 20
+SILENCE_S = 5.0
+
+# Heading and width of each column, in characters.
 COLUMNS = (
-    ("round", 11), ("accuracy", 9), ("best", 9), ("loss", 8), ("clients", 7), ("failed", 6), ("up", 8), ("down", 8),
-    ("vs float32", 10), ("time", 12), ("left", 12),
-)  # fmt: skip
+    ("round", 11),
+    ("accuracy", 9),
+    ("best", 9),
+    ("loss", 8),
+    ("clients", 7),
+    ("failed", 6),
+    ("up", 8),
+    ("down", 8),
+    ("vs float32", 10),
+    ("time", 12),
+    ("left", 12),
+)
 
 
 class LineDisplay:
     """Plain lines, flushed one by one.
 
-    Runs of up to 20 rounds print every round. Longer ones print the first and the last, every twentieth part of the
-    rounds (5 %), and otherwise whenever nothing was printed for 5 seconds. Bytes are sums over all rounds so far.
+    Runs of up to 20 rounds print every round. Longer ones print the first and the last, every
+    twentieth part of the rounds (5 %), and a round whenever nothing was printed for 5 seconds.
+    Bytes are sums over all rounds so far.
     """
 
     def __init__(
@@ -37,10 +54,12 @@ class LineDisplay:
         """Print what the run is, and the headings."""
         self._stream: TextIO | None = stream
         self._tally = tally
-        self._every = (
-            max(1, -(-tally.rounds // 20)) if tally.rounds > EVERY_ROUND_UP_TO else 1
-        )
-        self._started_s = self._printed_s = time.monotonic()
+        # Every so many rounds one is printed: the twentieth part, rounded up.
+        self._every = 1
+        if tally.rounds > ROUNDS_PRINTED:
+            self._every = -(-tally.rounds // ROUNDS_PRINTED)
+        self._started_s = time.monotonic()
+        self._printed_s = self._started_s
         self._first = True
         self._print(": ".join(["fedlearn", str(facts.get("name", ""))]))
         for key, value in facts_text(facts):
@@ -49,25 +68,29 @@ class LineDisplay:
 
     def moved(self, round_ended: bool) -> None:
         """Print the round that has just ended, if it is one to print."""
-        tally, now_s = self._tally, time.monotonic()
-        due = (
-            self._first or tally.round % self._every == 0 or tally.round >= tally.rounds
+        now_s = time.monotonic()
+        if not round_ended or not self._due(now_s):
+            return
+        self._first = False
+        self._printed_s = now_s
+        texts = zip(self._cells(), COLUMNS, strict=True)
+        self._print("  ".join(text.rjust(width) for text, (_, width) in texts))
+
+    def _due(self, now_s: float) -> bool:
+        tally = self._tally
+        return (
+            self._first
+            or tally.round % self._every == 0
+            or tally.round >= tally.rounds
+            or now_s - self._printed_s >= SILENCE_S
         )
-        if round_ended and (due or now_s - self._printed_s >= LATEST_AFTER_S):
-            self._first, self._printed_s = False, now_s
-            self._print(
-                "  ".join(
-                    text.rjust(width)
-                    for text, (_, width) in zip(self._cells(), COLUMNS, strict=True)
-                )
-            )
 
     def note(self, text: str) -> None:
         """Print a warning line."""
         self._print(f"warning: {text}")
 
     def finish(self, rows: list[tuple[str, str]], title: str, good: bool) -> None:
-        """Print the closing figures, one per line; good or not, the title says it."""
+        """Print the closing figures, one per line; whether the end is good, the title says."""
         self._print(title)
         width = max(len(key) for key, _ in rows)
         for key, value in rows:
@@ -88,7 +111,7 @@ class LineDisplay:
             str(line.get("failed", "-")),
             bytes_text(tally.bytes_up),
             bytes_text(tally.bytes_down),
-            ratio_text(tally.bytes_raw, tally.bytes_up + tally.bytes_down),
+            ratio_text(tally.bytes_raw, tally.bytes_total),
             time_text(time.monotonic() - self._started_s),
             time_text(tally.seconds_left()),
         ]
@@ -97,8 +120,10 @@ class LineDisplay:
         if self._stream is None:
             return
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        encodable = text.encode(encoding, "replace").decode(encoding)
         try:
-            self._stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+            self._stream.write(f"{encodable}\n")
             self._stream.flush()
-        except OSError:  # a closed pipe or a full disk behind stdout must not end a run that can go on
+        except OSError:
+            # A closed pipe or a full disk behind stdout must not end a run that can go on.
             self._stream = None

@@ -1,7 +1,7 @@
 """The progress display on a terminal, drawn by rich and redrawn on events only.
 
-There is no refreshing thread: worker processes are forked while the display is up, and a lock that another thread
-holds at that moment would stay locked in the child for ever.
+There is no refreshing thread: worker processes are forked while the display is up, and a lock that
+another thread holds at that moment would stay locked in the child for ever.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 from fedlearn.records.line import Line
-from fedlearn.records.reading import finite, number
+from fedlearn.records.reading import amount, finite, number
 from fedlearn.reporting.tally import RunTally, facts_text
 from fedlearn.reporting.units import (
+    MISSING,
     bytes_text,
     number_text,
     percent_text,
@@ -29,9 +30,28 @@ from fedlearn.reporting.units import (
     time_text,
 )
 
-INTERVAL_S = 0.1
+# Redrawing takes at most this share of the time: the interval grows where a redraw is slow.
 COST_SHARE = 0.02
-"""Redrawing takes at most this share of the time: the interval grows where a redraw is slow."""
+INTERVAL_S = 0.1
+
+# Lines of the terminal that the table of rounds must leave: header, bar, figures, the cursor's.
+LINES_BESIDE_TABLE = 12
+
+# The sparkline's most characters, and the width that the figures beside it take.
+SPARKLINE_WIDTH = 40
+FIGURES_WIDTH = 50
+
+LATEST_HEADINGS = (
+    "round",
+    "accuracy",
+    "loss",
+    "train loss",
+    "clients",
+    "failed",
+    "up",
+    "down",
+    "time",
+)
 
 
 class LiveDisplay:
@@ -42,11 +62,12 @@ class LiveDisplay:
     ) -> None:
         """Draw the first frame on the stream, which is a terminal."""
         self._console = Console(file=stream, highlight=False)
-        self._facts, self._tally = facts, tally
+        self._facts = facts
+        self._tally = tally
         self._started_s = time.monotonic()
-        self._next_s = 0.0
+        self._redraw_at_s = 0.0
         self._process = os.getpid()
-        # Redirection is off: a forked worker would inherit it and redraw this frame from its own process.
+        # Redirection is off: a forked worker would inherit it and redraw this frame.
         self._live = Live(
             self._frame(),
             console=self._console,
@@ -59,39 +80,47 @@ class LiveDisplay:
     def moved(self, round_ended: bool) -> None:
         """Redraw the frame, unless it was redrawn just before."""
         before_s = time.monotonic()
-        if before_s < self._next_s or os.getpid() != self._process:
+        if before_s < self._redraw_at_s or os.getpid() != self._process:
             return
         self._live.update(self._frame(), refresh=True)
         after_s = time.monotonic()
-        self._next_s = after_s + max(INTERVAL_S, (after_s - before_s) / COST_SHARE)
+        pause_s = max(INTERVAL_S, (after_s - before_s) / COST_SHARE)
+        self._redraw_at_s = after_s + pause_s
 
     def note(self, text: str) -> None:
         """Print a warning above the frame."""
         self._console.print(Text("warning: ", style="bold yellow") + Text(text))
 
     def finish(self, rows: list[tuple[str, str]], title: str, good: bool) -> None:
-        """Leave the last frame and print the closing panel below it, in green or, when not good, in yellow."""
+        """Leave the last frame and print the closing panel below it.
+
+        The panel is green or, when the end is not good, yellow.
+        """
         self.stop()
         colour = "green" if good else "yellow"
         table = Table.grid(padding=(0, 2))
         table.add_column(style="dim", no_wrap=True)
         table.add_column(overflow="fold")
         for key, value in rows:
-            table.add_row(key, Text(value, style="bold" if key == "accuracy" else ""))
+            style = "bold" if key == "accuracy" else ""
+            table.add_row(key, Text(value, style=style))
         heading = Text(title, style=f"bold {colour}")
         self._console.print(
             Panel(table, title=heading, title_align="left", border_style=colour)
         )
 
     def stop(self) -> None:
-        """Draw the last frame, leave it on the screen and give the terminal back; in a forked worker do nothing."""
+        """Draw the last frame, leave it on the screen and give the terminal back.
+
+        In a forked worker do nothing.
+        """
         if self._live.is_started and os.getpid() == self._process:
             self._live.update(self._frame())
             self._live.stop()
 
     def _frame(self) -> RenderableType:
         parts: list[RenderableType] = [self._header(), self._bar(), self._figures()]
-        room = self._console.height - 12  # header, bar, figures, a line for the cursor
+        room = self._console.height - LINES_BESIDE_TABLE
         if self._tally.latest and room > 0:
             parts.append(self._latest(room))
         return Group(*parts)
@@ -112,64 +141,68 @@ class LiveDisplay:
         grid.add_column(no_wrap=True)
         grid.add_column(ratio=1)
         grid.add_column(justify="right", no_wrap=True)
-        share = tally.clients_done / tally.clients_total if tally.clients_total else 0.0
+        # Clients have answered of the round after the last finished one.
         running = min(tally.round + (tally.clients_total > 0), tally.rounds)
-        left = tally.seconds_left()
-        times = (
-            f"{time_text(time.monotonic() - self._started_s)}, {time_text(left)} left"
-            if left is not None
-            else ""
+        bar = ProgressBar(
+            total=max(tally.rounds, 1), completed=tally.round + tally.share_done()
         )
-        bar = ProgressBar(total=max(tally.rounds, 1), completed=tally.round + share)
         grid.add_row(
             Text(f"round {running}/{tally.rounds}", style="bold"),
             bar,
-            Text(times, style="cyan"),
+            Text(self._times(), style="cyan"),
         )
         return grid
+
+    def _times(self) -> str:
+        left_s = self._tally.seconds_left()
+        if left_s is None:
+            return ""
+        passed_s = time.monotonic() - self._started_s
+        return f"{time_text(passed_s)}, {time_text(left_s)} left"
 
     def _figures(self) -> RenderableType:
         tally = self._tally
         grid = Table.grid(padding=(0, 3))
-        best = (
-            f"{percent_text(tally.best)} (round {tally.best_round})"
-            if tally.best is not None
-            else "-"
-        )
-        accuracy = _pair("accuracy", percent_text(tally.accuracy))
         grid.add_row(
-            accuracy, _pair("best", best), _pair("loss", number_text(tally.loss))
+            _pair("accuracy", percent_text(tally.accuracy)),
+            _pair("best", self._best()),
+            _pair("loss", number_text(tally.loss)),
         )
-        ratio = ratio_text(tally.bytes_raw, tally.bytes_up + tally.bytes_down)
-        saved = _pair("bytes", f"{ratio} fewer than float32" if ratio != "-" else "-")
         grid.add_row(
             _pair("up", bytes_text(tally.bytes_up)),
             _pair("down", bytes_text(tally.bytes_down)),
-            saved,
+            _pair("bytes", self._ratio()),
         )
-        clients = (
-            f"{tally.clients_done}/{tally.clients_total}"
-            if tally.clients_total
-            else "-"
+        width = min(SPARKLINE_WIDTH, self._console.width - FIGURES_WIDTH)
+        grid.add_row(
+            _pair("clients", self._clients()),
+            _pair("failed", str(tally.failed), "bold red" if tally.failed else ""),
+            Text(tally.sparkline(width), style="cyan"),
         )
-        failed = _pair("failed", str(tally.failed), "bold red" if tally.failed else "")
-        line = tally.sparkline(min(40, self._console.width - 50))
-        grid.add_row(_pair("clients", clients), failed, Text(line, style="cyan"))
         return grid
 
+    def _best(self) -> str:
+        tally = self._tally
+        if tally.best is None:
+            return MISSING
+        return f"{percent_text(tally.best)} (round {tally.best_round})"
+
+    def _ratio(self) -> str:
+        ratio = ratio_text(self._tally.bytes_raw, self._tally.bytes_total)
+        if ratio == MISSING:
+            return MISSING
+        return f"{ratio} fewer than float32"
+
+    def _clients(self) -> str:
+        tally = self._tally
+        if not tally.clients_total:
+            return MISSING
+        return f"{tally.clients_done}/{tally.clients_total}"
+
     def _latest(self, room: int) -> RenderableType:
+        """Return the table of the latest rounds, at most ``room`` of them."""
         table = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
-        for heading in (
-            "round",
-            "accuracy",
-            "loss",
-            "train loss",
-            "clients",
-            "failed",
-            "up",
-            "down",
-            "time",
-        ):
+        for heading in LATEST_HEADINGS:
             table.add_column(heading, justify="right", no_wrap=True)
         for line in list(self._tally.latest)[-room:]:
             table.add_row(*_cells(line, self._tally.best))
@@ -182,16 +215,14 @@ def _pair(key: str, value: str, style: str = "bold") -> Text:
 
 def _cells(line: Line, best: float | None) -> list[Text]:
     accuracy = finite(line, "accuracy")
-    failed = int(finite(line, "failed") or 0)
+    is_best = accuracy is not None and accuracy == best
+    failed = int(amount(line, "failed"))
     return [
         Text(str(line.get("round"))),
-        Text(
-            percent_text(accuracy),
-            style="green" if accuracy is not None and accuracy == best else "",
-        ),
+        Text(percent_text(accuracy), style="green" if is_best else ""),
         Text(number_text(number(line, "loss"))),
         Text(number_text(number(line, "train_loss"))),
-        Text(str(line.get("clients", "-"))),
+        Text(str(line.get("clients", MISSING))),
         Text(str(failed), style="red" if failed else "dim"),
         Text(bytes_text(finite(line, "bytes_up"))),
         Text(bytes_text(finite(line, "bytes_down"))),

@@ -17,7 +17,7 @@ from fedlearn.reporting import style
 from fedlearn.reporting.devices import plot_joules, plot_profiles, plot_time
 from fedlearn.reporting.label_plot import plot_label_mix
 from fedlearn.reporting.profile_plot import plot_profile
-from fedlearn.reporting.results import Curve, accuracy_curve
+from fedlearn.reporting.results import AccuracyCurve, accuracy_curve
 from fedlearn.reporting.units import percent_text
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def plot_accuracy_rounds(run: RunRecord, path: Path) -> bool:
     return True
 
 
-def _mark_best(axes: Axes, curve: Curve) -> None:
+def _mark_best(axes: Axes, curve: AccuracyCurve) -> None:
     best = max(range(len(curve.rounds)), key=lambda i: curve.accuracy[i])
     x, y = curve.rounds[best], curve.accuracy[best]
     axes.plot(

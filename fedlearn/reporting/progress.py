@@ -1,7 +1,7 @@
-"""What a person watches while a run goes on: a live display on a terminal, plain lines elsewhere, or nothing.
+"""What a person watches while a run goes on: a live display on a terminal, plain lines elsewhere.
 
-A terminal without rich, with TERM=dumb, or with an encoding other than UTF-8 gets plain lines too; NO_COLOR takes the
-colours away and leaves the display.
+A terminal without rich, with TERM=dumb, or with an encoding other than UTF-8 gets plain lines too;
+NO_COLOR takes the colours away and leaves the display.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
+from typing import Any, Protocol, Self, TextIO
 
 from fedlearn.records.line import Line
 from fedlearn.records.names import PAGE_FILE, PLOTS_FOLDER
 from fedlearn.records.reading import number
+from fedlearn.reporting.results import expectations_of
 from fedlearn.reporting.tally import RunTally
 from fedlearn.reporting.units import (
     against_raw,
@@ -25,9 +26,6 @@ from fedlearn.reporting.units import (
     percent_text,
     time_text,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class _Display(Protocol):
@@ -67,22 +65,22 @@ class Progress:
     def start(self, facts: Mapping[str, Any]) -> None:
         """Show what is run.
 
-        facts: ``name`` and ``rounds`` (int); ``data``, ``model``, ``strategy``, ``codec``, ``engine`` as one line of
-        text each, where known; ``lines``: the metrics lines that a resumed run already has.
+        facts: ``name`` and ``rounds`` (int); ``data``, ``model``, ``strategy``, ``codec``,
+        ``engine`` as one line of text each, where known; ``lines``: the metrics lines that a
+        resumed run already has.
         """
         stream = self._stream or sys.stdout
-        if (
-            self._quiet or stream is None
-        ):  # a program started without standard output has None there
+        # A program started without standard output has None there.
+        if self._quiet or stream is None:
             return
-        self._tally = RunTally(
-            int(facts.get("rounds", 0)), tuple(facts.get("lines", ()))
-        )
-        self._display = _display(stream, facts, self._tally)
+        lines = tuple(facts.get("lines", ()))
+        self._tally = RunTally(int(facts.get("rounds", 0)), lines)
+        self._display = _display_for(stream, facts, self._tally)
 
     def client_done(self, done: int, total: int) -> None:
         """Show how many clients of the running round have answered, failed ones included."""
-        self._tally.clients_done, self._tally.clients_total = done, total
+        self._tally.clients_done = done
+        self._tally.clients_total = total
         if self._display:
             self._display.moved(round_ended=False)
 
@@ -99,36 +97,31 @@ class Progress:
 
     def finish(self, summary: Mapping[str, Any], folder: Path) -> None:
         """Show the results: the summary of the run, and where its folder is."""
-        if self._display:
-            name = summary.get("name")
-            self._display.finish(
-                closing_rows(summary, folder),
-                f"{name} finished" if name else "finished",
-                True,
-            )
+        if not self._display:
+            return
+        name = summary.get("name")
+        title = f"{name} finished" if name else "finished"
+        self._display.finish(closing_rows(summary, folder), title, True)
 
     def interrupted(self, folder: Path, command: str) -> None:
         """Say that the run was stopped, where it is, and the command that continues it."""
-        if self._display:
-            rows = [
-                ("rounds done", f"{self._tally.round} of {self._tally.rounds}"),
-                ("run folder", str(folder)),
-            ]
-            self._display.finish(
-                [*rows, ("continue with", command)], "interrupted", False
-            )
+        if not self._display:
+            return
+        rows = [
+            ("rounds done", f"{self._tally.round} of {self._tally.rounds}"),
+            ("run folder", str(folder)),
+            ("continue with", command),
+        ]
+        self._display.finish(rows, "interrupted", False)
 
 
-def _display(stream: TextIO, facts: Mapping[str, Any], tally: RunTally) -> _Display:
-    utf8 = (getattr(stream, "encoding", None) or "").lower().replace("-", "") == "utf8"
-    if (
-        stream.isatty()
-        and utf8
-        and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
-    ):
+def _display_for(stream: TextIO, facts: Mapping[str, Any], tally: RunTally) -> _Display:
+    """Return the live display where the stream can show it, else plain lines."""
+    if _can_be_redrawn(stream):
         try:
             from fedlearn.reporting.live import LiveDisplay
         except ImportError:
+            # Without rich, plain lines.
             pass
         else:
             return LiveDisplay(stream, facts, tally)
@@ -137,46 +130,60 @@ def _display(stream: TextIO, facts: Mapping[str, Any], tally: RunTally) -> _Disp
     return LineDisplay(stream, facts, tally)
 
 
+def _can_be_redrawn(stream: TextIO) -> bool:
+    encoding = getattr(stream, "encoding", None) or ""
+    if encoding.lower().replace("-", "") != "utf8":
+        return False
+    terminal = os.environ.get("TERM", "").lower()
+    return stream.isatty() and terminal not in ("dumb", "unknown")
+
+
 def closing_rows(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
-    """Return what the end of a run shows, as (name, text): figures, expectations, files, and what to do next."""
-    up, down = number(summary, "bytes_up") or 0, number(summary, "bytes_down") or 0
-    beside = against_raw(number(summary, "bytes_raw"), up + down)
-    training = time_text(number(summary, "seconds_training"))
-    best = percent_text(number(summary, "best_accuracy"))
-    accuracy = percent_text(number(summary, "accuracy"))
-    sent = f"{bytes_text(up)} up, {bytes_text(down)} down"
+    """Return what the end of a run shows, as (name, text).
+
+    These are its figures, its expectations, its files, and what to do next.
+    """
     rows = [
-        (
-            "accuracy",
-            f"{accuracy}, best {best}, loss {number_text(number(summary, 'loss'))}",
-        ),
-        ("bytes", f"{sent}, {beside}" if beside else sent),
-        (
-            "time",
-            f"{time_text(number(summary, 'seconds'))}, of which training {training}",
-        ),
+        ("accuracy", _accuracy_text(summary)),
+        ("bytes", _exchange_text(summary)),
+        ("time", _time_text(summary)),
         ("model hash", str(summary.get("model_sha256") or "-")),
-        *(("expected", _expectation(found)) for found in _expectations(summary)),
-        ("run folder", str(folder)),
     ]
+    for expectation in expectations_of(summary):
+        rows.append(("expected", _expectation_text(expectation)))
+    rows.append(("run folder", str(folder)))
     plots = sorted(path.stem for path in (folder / PLOTS_FOLDER).glob("*.png"))
     if plots:
         rows.append(("plots", ", ".join(plots)))
-    if (folder / PAGE_FILE).exists():
-        rows.append(("page", str(folder / PAGE_FILE)))
+    page = folder / PAGE_FILE
+    if page.exists():
+        rows.append(("page", str(page)))
     rows.append(("compare", f"fedlearn report {shlex.quote(str(folder))} OTHER_RUN"))
     return rows
 
 
-def _expectations(summary: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    found = summary.get("expectations")
-    return (
-        [item for item in found if isinstance(item, Mapping)]
-        if isinstance(found, list)
-        else []
-    )
+def _accuracy_text(summary: Mapping[str, Any]) -> str:
+    accuracy = percent_text(number(summary, "accuracy"))
+    best = percent_text(number(summary, "best_accuracy"))
+    return f"{accuracy}, best {best}, loss {number_text(number(summary, 'loss'))}"
 
 
-def _expectation(found: Mapping[str, Any]) -> str:
-    verdict = "met" if found.get("met") else "NOT MET"
-    return f"{found.get('what')}: wanted {found.get('wanted')}, got {found.get('got')}, {verdict}"
+def _exchange_text(summary: Mapping[str, Any]) -> str:
+    up = number(summary, "bytes_up") or 0
+    down = number(summary, "bytes_down") or 0
+    text = f"{bytes_text(up)} up, {bytes_text(down)} down"
+    comparison = against_raw(number(summary, "bytes_raw"), up + down)
+    return f"{text}, {comparison}" if comparison else text
+
+
+def _time_text(summary: Mapping[str, Any]) -> str:
+    total = time_text(number(summary, "seconds"))
+    training = time_text(number(summary, "seconds_training"))
+    return f"{total}, of which training {training}"
+
+
+def _expectation_text(expectation: Mapping[str, Any]) -> str:
+    verdict = "met" if expectation.get("met") else "NOT MET"
+    wanted = expectation.get("wanted")
+    reached = expectation.get("got")
+    return f"{expectation.get('what')}: wanted {wanted}, got {reached}, {verdict}"

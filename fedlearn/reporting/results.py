@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fedlearn.records.line import Line
-from fedlearn.records.reading import RunRecord, finite, number, section
+from fedlearn.records.reading import RunRecord, amount, finite, number, section
 
 
 @dataclass(frozen=True)
 class Results:
-    """The key figures of one run. Bytes are sums over all rounds; seconds are wall-clock; None: not known."""
+    """The key figures of one run; None: not known.
+
+    Bytes are sums over all rounds, ``bytes_raw`` those of the same exchange as float32. Seconds are
+    wall time. Accuracies are shares of 1.
+    """
 
     rounds: int
     accuracy: float | None
@@ -34,81 +39,115 @@ class Results:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """The evaluated rounds of a run. Bytes are of both directions and all rounds so far; raw: as float32."""
+class AccuracyCurve:
+    """The evaluated rounds of a run, in order.
+
+    Bytes are of both directions and all rounds so far, ``bytes_raw`` the same as float32.
+    """
 
     rounds: tuple[int, ...]
     bytes_total: tuple[float, ...]
     bytes_raw: tuple[float, ...]
     accuracy: tuple[float, ...]
 
+    @property
+    def best(self) -> int | None:
+        """Return the position of the first round with the best accuracy; None without any."""
+        positions = range(len(self.rounds))
+        return max(positions, key=lambda i: self.accuracy[i], default=None)
+
 
 def results(run: RunRecord) -> Results:
     """Return the key figures; whatever the summary lacks is computed from the rounds."""
     curve = accuracy_curve(run.lines)
-    best = max(range(len(curve.rounds)), key=lambda i: curve.accuracy[i], default=None)
-    losses = [line for line in run.lines if number(line, "loss") is not None]
+    best_accuracy = None
+    best_round = None
+    if curve.best is not None:
+        best_accuracy = curve.accuracy[curve.best]
+        best_round = curve.rounds[curve.best]
+    last_accuracy = curve.accuracy[-1] if curve.rounds else None
     return Results(
         rounds=run.lines[-1]["round"],
-        accuracy=_either(run, "accuracy", curve.accuracy[-1] if curve.rounds else None),
-        best_accuracy=_either(
-            run, "best_accuracy", None if best is None else curve.accuracy[best]
-        ),
-        best_round=None if best is None else curve.rounds[best],
-        loss=_either(run, "loss", number(losses[-1], "loss") if losses else None),
+        accuracy=_recorded(run, "accuracy", last_accuracy),
+        best_accuracy=_recorded(run, "best_accuracy", best_accuracy),
+        best_round=best_round,
+        loss=_recorded(run, "loss", _last_loss(run.lines)),
         bytes_up=_sum(run, "bytes_up"),
         bytes_down=_sum(run, "bytes_down"),
         bytes_raw=_sum(run, "bytes_raw"),
         seconds=_sum(run, "seconds"),
         seconds_training=_sum(run, "seconds_training"),
-        failed=int(sum(finite(line, "failed") or 0 for line in run.lines)),
+        failed=int(sum(amount(line, "failed") for line in run.lines)),
         engine=engine_text(run),
         model_sha256=str(run.summary.get("model_sha256") or ""),
     )
 
 
-def _either(run: RunRecord, key: str, computed: float | None) -> float | None:
+def _recorded(run: RunRecord, key: str, computed: float | None) -> float | None:
+    """Return a figure of the summary, or where it has none the one computed from the rounds."""
     recorded = number(run.summary, key)
     return computed if recorded is None else recorded
 
 
+def _last_loss(lines: Sequence[Line]) -> float | None:
+    losses = [number(line, "loss") for line in lines]
+    return next((loss for loss in reversed(losses) if loss is not None), None)
+
+
 def _sum(run: RunRecord, key: str) -> float:
     recorded = finite(run.summary, key)
-    return (
-        recorded
-        if recorded is not None
-        else sum(finite(line, key) or 0 for line in run.lines)
-    )
+    if recorded is not None:
+        return recorded
+    return sum(amount(line, key) for line in run.lines)
+
+
+def exchanged_bytes(line: Line) -> float:
+    """Return the bytes of a round in both directions, as encoded."""
+    return amount(line, "bytes_up") + amount(line, "bytes_down")
 
 
 def engine_text(run: RunRecord) -> str:
     """Return the engine in words, e.g. "pool, 2 workers"; "" when it is not recorded."""
     engine = section(run.manifest, "engine") or section(run.config, "engine")
-    workers = finite(engine, "workers")
     kind = str(engine.get("kind") or "")
     if not kind:
         return str(run.summary.get("engine") or "")
-    return (
-        f"{kind}, {workers:.0f} worker{'' if workers == 1 else 's'}"
-        if workers
-        else kind
-    )
+    workers = finite(engine, "workers")
+    if not workers:
+        return kind
+    plural = "" if workers == 1 else "s"
+    return f"{kind}, {workers:.0f} worker{plural}"
 
 
-def accuracy_curve(lines: Sequence[Line]) -> Curve:
+def expectations_of(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what the config expected, one entry each: ``what``, ``wanted``, ``got``, ``met``.
+
+    Empty when it expected nothing, or the summary is damaged.
+    """
+    entries = summary.get("expectations")
+    if not isinstance(entries, list):
+        return []
+    return [entry for entry in entries if isinstance(entry, Mapping)]
+
+
+def accuracy_curve(lines: Sequence[Line]) -> AccuracyCurve:
     """Return the rounds that were evaluated, with the bytes exchanged up to and including each."""
-    points: list[tuple[int, float, float, float]] = []
-    total = raw = 0.0
+    rounds: list[int] = []
+    totals: list[float] = []
+    raws: list[float] = []
+    accuracies: list[float] = []
+    total = 0.0
+    raw = 0.0
     for line in lines:
-        total += (finite(line, "bytes_up") or 0) + (finite(line, "bytes_down") or 0)
-        raw += finite(line, "bytes_raw") or 0
+        total += exchanged_bytes(line)
+        raw += amount(line, "bytes_raw")
         accuracy = finite(line, "accuracy")
         if accuracy is not None:
-            points.append((line["round"], total, raw, accuracy))
-    rounds, totals, raws, accuracies = (
-        zip(*points, strict=True) if points else ((), (), (), ())
-    )
-    return Curve(rounds, totals, raws, accuracies)
+            rounds.append(line["round"])
+            totals.append(total)
+            raws.append(raw)
+            accuracies.append(accuracy)
+    return AccuracyCurve(tuple(rounds), tuple(totals), tuple(raws), tuple(accuracies))
 
 
 def crossing(
@@ -116,15 +155,17 @@ def crossing(
 ) -> float | None:
     """Return where the best accuracy so far first reaches the target; None when it never does.
 
-    x: rounds or bytes, ascending, as long as ``accuracy``. The curve is made monotone by the best value of all points
-    before, then crossed with linear interpolation between its points: McMahan, Moore, Ramage, Hampson, Agüera y Arcas,
-    "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017, section 3.
-    A first point that already reaches the target counts as it is.
+    x: rounds or bytes, ascending, as long as ``accuracy``. The curve is made monotone by the best
+    value of all points before, then crossed with linear interpolation between its points: McMahan,
+    Moore, Ramage, Hampson, Agüera y Arcas, "Communication-Efficient Learning of Deep Networks from
+    Decentralized Data", AISTATS 2017, section 3. A first point that already reaches the target
+    counts as it is.
     """
-    best = previous = None
+    best: float | None = None
+    previous = 0.0
     for position, value in zip(x, accuracy, strict=True):
         if value >= target:
-            if best is None or previous is None:
+            if best is None:
                 return float(position)
             return previous + (position - previous) * (target - best) / (value - best)
         best = value if best is None else max(best, value)
@@ -135,16 +176,12 @@ def crossing(
 def labels(runs: Sequence[RunRecord]) -> list[str]:
     """Return one distinct label per run: its name, with the folder added where names repeat."""
     names = [run.name for run in runs]
-    for places in (
-        [run.folder.resolve().name for run in runs],
-        [str(run.folder) for run in runs],
-    ):
+    folder_names = [run.folder.resolve().name for run in runs]
+    paths = [str(run.folder) for run in runs]
+    # The folder's name may repeat too; its path as it was given does not.
+    for places in (folder_names, paths):
         repeated = [names.count(name) > 1 for name in names]
-        full = [
-            f"{run.name} ({place})" for run, place in zip(runs, places, strict=True)
-        ]
-        names = [
-            new if again else old
-            for old, new, again in zip(names, full, repeated, strict=True)
-        ]
+        for position, run in enumerate(runs):
+            if repeated[position]:
+                names[position] = f"{run.name} ({places[position]})"
     return names

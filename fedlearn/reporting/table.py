@@ -1,4 +1,4 @@
-"""Several runs side by side: for a terminal, as aligned text, as CSV, and which config keys differ."""
+"""Several runs side by side: for a terminal, as text, as CSV, and the config keys that differ."""
 
 from __future__ import annotations
 
@@ -9,14 +9,9 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from fedlearn.records.reading import RunRecord
-from fedlearn.reporting.results import (
-    Results,
-    accuracy_curve,
-    crossing,
-    labels,
-    results,
-)
+from fedlearn.reporting.results import accuracy_curve, crossing, labels, results
 from fedlearn.reporting.units import (
+    MISSING,
     bytes_text,
     count_text,
     number_text,
@@ -37,85 +32,111 @@ class Column:
     text: Callable[[Any], str] = str
 
 
+def _one_decimal(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.1f}"
+
+
+def _ratio(value: float | None) -> str:
+    return ratio_text(value, 1)
+
+
+def _text(value: str) -> str:
+    return value or MISSING
+
+
+def _short_hash(value: str) -> str:
+    return value[:12] or MISSING
+
+
 COLUMNS = (
     Column("name", "run"),
     Column("accuracy", "accuracy", percent_text),
     Column("best_accuracy", "best", percent_text),
     Column("loss", "loss", number_text),
     Column("rounds", "rounds", count_text),
-    Column(
-        "rounds_to_target",
-        "rounds to target",
-        lambda value: "-" if value is None else f"{value:.1f}",
-    ),
+    Column("rounds_to_target", "rounds to target", _one_decimal),
     Column("bytes_to_target", "bytes to target", bytes_text),
     Column("bytes_up", "up", bytes_text),
     Column("bytes_down", "down", bytes_text),
     Column("bytes_total", "total", bytes_text),
-    Column("ratio_to_raw", "vs float32", lambda value: ratio_text(value, 1)),
+    Column("ratio_to_raw", "vs float32", _ratio),
     Column("seconds", "time", time_text),
     Column("seconds_training", "training", time_text),
-    Column("engine", "engine", lambda value: value or "-"),
-    Column("model_sha256", "model hash", lambda value: value[:12] or "-"),
+    Column("engine", "engine", _text),
+    Column("model_sha256", "model hash", _short_hash),
 )
 
 
 def row(run: RunRecord, label: str, target: float) -> dict[str, Value]:
-    """Return the values of one run by column key. Shares are of 1, bytes and seconds plain numbers."""
-    found: Results = results(run)
+    """Return the values of one run by column key.
+
+    Shares and ``target``, an accuracy, are of 1; bytes and seconds are plain numbers.
+    """
+    figures = results(run)
     curve = accuracy_curve(run.lines)
+    ratio_to_raw = None
+    if figures.bytes_total:
+        ratio_to_raw = figures.bytes_raw / figures.bytes_total
     return {
         "name": label if run.finished else f"{label} (unfinished)",
-        "accuracy": found.accuracy,
-        "best_accuracy": found.best_accuracy,
-        "loss": found.loss,
-        "rounds": found.rounds,
+        "accuracy": figures.accuracy,
+        "best_accuracy": figures.best_accuracy,
+        "loss": figures.loss,
+        "rounds": figures.rounds,
         "rounds_to_target": crossing(curve.rounds, curve.accuracy, target),
         "bytes_to_target": crossing(curve.bytes_total, curve.accuracy, target),
-        "bytes_up": found.bytes_up,
-        "bytes_down": found.bytes_down,
-        "bytes_total": found.bytes_total,
-        "ratio_to_raw": found.bytes_raw / found.bytes_total
-        if found.bytes_total
-        else None,
-        "seconds": found.seconds,
-        "seconds_training": found.seconds_training,
-        "engine": found.engine,
-        "model_sha256": found.model_sha256,
+        "bytes_up": figures.bytes_up,
+        "bytes_down": figures.bytes_down,
+        "bytes_total": figures.bytes_total,
+        "ratio_to_raw": ratio_to_raw,
+        "seconds": figures.seconds,
+        "seconds_training": figures.seconds_training,
+        "engine": figures.engine,
+        "model_sha256": figures.model_sha256,
     }
 
 
 def rows(runs: Sequence[RunRecord], target: float) -> list[dict[str, Value]]:
-    """Return one row per run, in the order given."""
-    return [
-        row(run, label, target) for run, label in zip(runs, labels(runs), strict=True)
-    ]
+    """Return one `row` per run, in the order of the runs."""
+    labelled = zip(runs, labels(runs), strict=True)
+    return [row(run, label, target) for run, label in labelled]
 
 
-def cells(found: Sequence[Mapping[str, Value]]) -> list[list[str]]:
+def cells(table_rows: Sequence[Mapping[str, Value]]) -> list[list[str]]:
     """Return the texts of the table: a line of headings, then one line per run."""
-    return [
-        [c.heading for c in COLUMNS],
-        *([c.text(values[c.key]) for c in COLUMNS] for values in found),
-    ]
+    lines = [[column.heading for column in COLUMNS]]
+    for values in table_rows:
+        lines.append([column.text(values[column.key]) for column in COLUMNS])
+    return lines
 
 
 def plain(lines: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Return the lines aligned with spaces: so many columns to the left, all others to the right."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    made = []
-    for line in lines:
-        padded = [
-            text.ljust(width) if i < left else text.rjust(width)
-            for i, (text, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        made.append("  ".join(padded).rstrip() + "\n")
-    return "".join(made)
+    """Return the lines aligned with spaces.
+
+    left: how many columns stand to the left; all others, of numbers, stand to the right.
+    """
+    columns = zip(*lines, strict=True)
+    widths = [max(map(len, column)) for column in columns]
+    aligned = [_aligned(line, widths, left) for line in lines]
+    return "".join(f"{text}\n" for text in aligned)
 
 
-def print_table(found: Sequence[Mapping[str, Value]], stream: TextIO) -> None:
-    """Print the table: drawn by rich on a terminal (turned on its side where it is too wide), else aligned text."""
-    lines = cells(found)
+def _aligned(line: Sequence[str], widths: Sequence[int], left: int) -> str:
+    padded: list[str] = []
+    for position, (text, width) in enumerate(zip(line, widths, strict=True)):
+        if position < left:
+            padded.append(text.ljust(width))
+        else:
+            padded.append(text.rjust(width))
+    return "  ".join(padded).rstrip()
+
+
+def print_table(table_rows: Sequence[Mapping[str, Value]], stream: TextIO) -> None:
+    """Print the table: drawn by rich on a terminal, else as aligned text.
+
+    On a terminal where it is too wide, it is turned on its side: one column per run.
+    """
+    lines = cells(table_rows)
     if not stream.isatty():
         stream.write(plain(lines))
         return
@@ -127,7 +148,8 @@ def print_table(found: Sequence[Mapping[str, Value]], stream: TextIO) -> None:
         stream.write(plain(lines))
         return
     console = Console(file=stream)
-    if len(plain(lines).splitlines()[0]) + len(COLUMNS) > console.width:
+    first_line = plain(lines).splitlines()[0]
+    if len(first_line) + len(COLUMNS) > console.width:
         lines = [list(line) for line in zip(*lines, strict=True)]
     table = Table(box=None, header_style="bold", pad_edge=False)
     for position, heading in enumerate(lines[0]):
@@ -135,23 +157,26 @@ def print_table(found: Sequence[Mapping[str, Value]], stream: TextIO) -> None:
             Text(heading), justify="right" if position else "left", overflow="fold"
         )
     for line in lines[1:]:
-        table.add_row(*map(Text, line))  # as Text: names are no markup
+        # As Text, so that brackets in a run's name are no markup.
+        table.add_row(*map(Text, line))
     console.print(table)
 
 
-def csv_text(found: Sequence[Mapping[str, Value]]) -> str:
-    """Return the table as CSV with full precision: shares of 1, bytes and seconds as numbers, empty when unknown."""
-    out = io.StringIO()
-    writer = csv.DictWriter(
-        out, [column.key for column in COLUMNS], lineterminator="\n"
-    )
+def csv_text(table_rows: Sequence[Mapping[str, Value]]) -> str:
+    """Return the table as CSV with full precision.
+
+    Shares are of 1, bytes and seconds plain numbers; what is not known is empty.
+    """
+    text = io.StringIO()
+    keys = [column.key for column in COLUMNS]
+    writer = csv.DictWriter(text, keys, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(found)
-    return out.getvalue()
+    writer.writerows(table_rows)
+    return text.getvalue()
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested tables as one, keys joined by dots: {"train": {"lr": 1}} gives {"train.lr": 1}."""
+    """Return nested tables as one, keys joined by dots: {"a": {"b": 1}} gives {"a.b": 1}."""
     flat: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, Mapping):
@@ -162,16 +187,17 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Return the config keys that differ between runs, with each run's value (None: not set); names are left out."""
-    flat = [flatten(config) for config in configs]
-    keys = dict.fromkeys(key for config in flat for key in config)
-    found = {
-        key: [config.get(key) for config in flat]
-        for key in keys
-        if key != "experiment.name"
-    }
-    return {
-        key: values
-        for key, values in found.items()
-        if any(value != values[0] for value in values)
-    }
+    """Return the config keys that differ between runs, with each run's value (None: not set).
+
+    Names are left out: they differ in any case.
+    """
+    flat_configs = [flatten(config) for config in configs]
+    # A dict keeps the order of the configs, which a set would not.
+    keys = dict.fromkeys(key for config in flat_configs for key in config)
+    keys.pop("experiment.name", None)
+    differing: dict[str, list[Any]] = {}
+    for key in keys:
+        values = [config.get(key) for config in flat_configs]
+        if any(value != values[0] for value in values):
+            differing[key] = values
+    return differing

@@ -1,4 +1,8 @@
-"""Numbers as people read them: bytes, times, shares and ratios. A number that is missing reads "-"."""
+"""Numbers as people read them: bytes, times, energies, shares and ratios.
+
+A number that is missing reads "-". The limits such as 999.5 are where rounding to the digits shown
+would reach the next unit.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,10 @@ MISSING = "-"
 
 
 def bytes_text(count: float | None) -> str:
-    """Return a number of bytes with three digits and a decimal unit (1 MB = 1,000,000 bytes): "12.3 MB"."""
+    """Return a number of bytes with three digits and a decimal unit: "12.3 MB".
+
+    1 MB is 1,000,000 bytes.
+    """
     if count is None or not math.isfinite(count):
         return MISSING
     if count < 999.5:
@@ -17,64 +24,96 @@ def bytes_text(count: float | None) -> str:
         count /= 1000
         if count < 999.5 or unit == "TB":
             break
-    decimals = 2 if count < 9.995 else 1 if count < 99.95 else 0
-    return f"{count:.{decimals}f} {unit}"
+    if count < 9.995:
+        return f"{count:.2f} {unit}"
+    if count < 99.95:
+        return f"{count:.1f} {unit}"
+    return f"{count:.0f} {unit}"
 
 
 def time_text(seconds: float | None) -> str:
-    """Return a duration in the two units that matter: "0.42 s", "42 s", "5 min 03 s", "2 h 05 min"."""
+    """Return a duration in two units: "0.42 s", "42 s", "5 min 03 s", "2 h 05 min"."""
     if seconds is None or not math.isfinite(seconds):
         return MISSING
+    if seconds < 0.995:
+        return f"{seconds:.2f} s"
     if seconds < 9.95:
-        return f"{seconds:.2f} s" if seconds < 0.995 else f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
+        return f"{seconds:.1f} s"
+    full_seconds = round(seconds)
+    if full_seconds < 60:
+        return f"{full_seconds} s"
+    if full_seconds < 3600:
+        return f"{full_seconds // 60} min {full_seconds % 60:02d} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def short_time_text(seconds: float | None) -> str:
+    """Return a duration as `time_text` does, below one second in milliseconds: "0.31 ms"."""
+    if seconds is None or seconds >= 0.9995:
+        return time_text(seconds)
+    return f"{1000 * seconds:.3g} ms"
+
+
+def joules_text(joules: float | None) -> str:
+    """Return an energy with three digits: "820 J", "12.3 kJ", "4.56 MJ"."""
+    if joules is None:
+        return MISSING
+    for factor, unit in ((1e6, "MJ"), (1e3, "kJ")):
+        if joules >= 0.9995 * factor:
+            return f"{joules / factor:.3g} {unit}"
+    return f"{joules:.3g} J"
+
+
 def percent_text(share: float | None) -> str:
     """Return a share of 1 as a percentage with two decimals: 0.8123 reads "81.23 %"."""
-    return (
-        MISSING if share is None or not math.isfinite(share) else f"{100 * share:.2f} %"
-    )
+    if share is None or not math.isfinite(share):
+        return MISSING
+    return f"{100 * share:.2f} %"
 
 
 def number_text(value: float | None, digits: int = 4) -> str:
-    """Return a number with so many significant digits; not a number reads "nan", absent reads "-"."""
+    """Return a number with ``digits`` significant digits; NaN reads "nan"."""
     if value is None:
         return MISSING
     if not math.isfinite(value):
         return str(value)
-    return (
-        f"{value:.{digits}g}"
-        if value and not 1e-3 <= abs(value) < 1e5
-        else f"{value:.{max(digits - 1, 0)}f}"
-    )
+    if value and not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.{digits}g}"
+    return f"{value:.{max(digits - 1, 0)}f}"
 
 
 def count_text(value: float | None) -> str:
     """Return a whole number with thousands separated: "1,663,370"."""
-    return MISSING if value is None or not math.isfinite(value) else f"{value:,.0f}"
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{value:,.0f}"
 
 
-def against_raw(raw: float | None, sent: float | None) -> str:
-    """Return what the bytes sent are beside the raw exchange: "31.7× fewer than float32"; "" when nothing was sent."""
-    ratio = ratio_text(raw, sent)
+def ratio_text(raw_bytes: float | None, sent_bytes: float | None) -> str:
+    """Return how many times fewer bytes were sent than the raw exchange: "31.7×".
+
+    "-" when nothing was sent.
+    """
+    if not raw_bytes or not sent_bytes:
+        return MISSING
+    ratio = raw_bytes / sent_bytes
+    if not math.isfinite(ratio):
+        return MISSING
+    if ratio < 999.5:
+        return f"{ratio:.3g}×"
+    return f"{ratio:,.0f}×"
+
+
+def against_raw(raw_bytes: float | None, sent_bytes: float | None) -> str:
+    """Return how the bytes sent compare with the raw exchange: "31.7× fewer than float32".
+
+    "" when nothing was sent.
+    """
+    ratio = ratio_text(raw_bytes, sent_bytes)
     if ratio == MISSING:
         return ""
-    return (
-        "as plain float32"
-        if raw and sent and raw / sent < 1.05
-        else f"{ratio} fewer than float32"
-    )
-
-
-def ratio_text(raw: float | None, sent: float | None) -> str:
-    """Return how many times fewer bytes were sent than the raw exchange: "31.7×"; "-" when nothing was sent."""
-    if not raw or not sent or not math.isfinite(raw / sent):
-        return MISSING
-    return f"{raw / sent:.3g}×" if raw / sent < 999.5 else f"{raw / sent:,.0f}×"
+    # Headers alone make a few per cent: that is no compression.
+    if raw_bytes and sent_bytes and raw_bytes / sent_bytes < 1.05:
+        return "as plain float32"
+    return f"{ratio} fewer than float32"
