@@ -50,7 +50,8 @@ class RunFolder:
                 "wait for it or choose another --out"
             ) from None
 
-        # A worker that outlives a killed parent must not hold its lock: --resume may follow at once.
+        # A worker that outlives a killed parent must not hold its lock, for --resume may follow
+        # at once.
         os.register_at_fork(after_in_child=self._lock.close)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The page of several runs: their curves in one picture, the table, and what their configs differ in."""
+"""The page of several runs: their curves in one picture, the table, and where configs differ."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ from fedlearn.reporting.units import percent_text
 
 MISSING_KEY = "not set"
 
+# Inches of a picture, and of each line of its legend, which holds two names.
+PICTURE_HEIGHT = 4.4
+LEGEND_LINE_HEIGHT = 0.22
+
 
 def write_comparison(
     runs: Sequence[RunRecord],
@@ -32,59 +36,73 @@ def write_comparison(
 ) -> Path:
     """Write one page that compares runs, and return its path.
 
-    rows: the table's rows (see `fedlearn.reporting.table.rows`). target: the accuracy, a share of 1, drawn as a line.
-    Raises RecordError when the page cannot be written.
+    rows: the table's rows (see `fedlearn.reporting.table.rows`). target: the accuracy, a share of
+    1, drawn as a line. Raises RecordError when the page cannot be written.
     """
     names = labels(runs)
-    with tempfile.TemporaryDirectory() as drawn:
-        plots = overlays(runs, names, target, Path(drawn))
-        figures = element(
-            "div", *(picture(path, caption) for path, caption in plots), class_="plots"
-        )
-    lead = element(
-        "p", Html(", ".join(element("b", name) for name in names)), class_="lead"
+    with tempfile.TemporaryDirectory() as folder:
+        plots = overlays(runs, names, target, Path(folder))
+        figures = [picture(path, caption) for path, caption in plots]
+    curves = Html("")
+    if figures:
+        curves = section_of("Curves", element("div", *figures, class_="plots"))
+    foot = (
+        "Written by fedlearn. Bytes are payloads as encoded; 1 MB is 1,000,000 bytes."
     )
-    kind = element("p", "fedlearn comparison", class_="kind")
-    head = element("header", kind, element("h1", f"{len(runs)} runs"), lead)
-    problems = [
+    return write_document(
+        out,
+        f"{len(runs)} runs – fedlearn",
+        _header(names),
+        *_problems(runs, names),
+        curves,
+        figures_table(rows, target),
+        config_table(runs, names),
+        element("footer", foot),
+    )
+
+
+def _header(names: Sequence[str]) -> Html:
+    bold_names = ", ".join(element("b", name) for name in names)
+    return element(
+        "header",
+        element("p", "fedlearn comparison", class_="kind"),
+        element("h1", f"{len(names)} runs"),
+        element("p", Html(bold_names), class_="lead"),
+    )
+
+
+def _problems(runs: Sequence[RunRecord], names: Sequence[str]) -> list[Html]:
+    """Return a warning for each thing that could not be read."""
+    return [
         element("p", f"{name}: {problem}", class_="warning")
         for name, run in zip(names, runs, strict=True)
         for problem in run.problems
     ]
-    return write_document(
-        out,
-        f"{len(runs)} runs – fedlearn",
-        head,
-        *problems,
-        section_of("Curves", figures) if plots else "",
-        figures_table(rows, target),
-        config_table(runs, names),
-        element(
-            "footer",
-            "Written by fedlearn. Bytes are payloads as encoded; 1 MB is 1,000,000 bytes.",
-        ),
-    )
 
 
 def overlays(
     runs: Sequence[RunRecord], names: Sequence[str], target: float, folder: Path
 ) -> list[tuple[Path, str]]:
-    """Draw the accuracy of all runs over rounds and over bytes; return each picture with its caption."""
+    """Draw the accuracy of all runs over rounds and over bytes; return each with its caption.
+
+    None where no run was evaluated. Raises RecordError when a picture cannot be written.
+    """
     curves = {
-        name: accuracy_curve(run.lines) for name, run in zip(names, runs, strict=True)
+        name: curve
+        for name, run in zip(names, runs, strict=True)
+        if (curve := accuracy_curve(run.lines)).rounds
     }
-    curves = {name: curve for name, curve in curves.items() if curve.rounds}
     if not curves:
         return []
-    by_round, by_bytes = folder / "rounds.png", folder / "bytes.png"
-    line = f"The grey line is the target, {percent_text(target)}."
+    by_round = folder / "rounds.png"
+    by_bytes = folder / "bytes.png"
     _overlay(by_round, "Accuracy over rounds", curves, target, "rounds")
     _overlay(by_bytes, "Accuracy over bytes exchanged", curves, target, "bytes")
-    captions = (
-        "Accuracy on held-out data over rounds.",
-        "The same accuracy over the bytes of both directions.",
-    )
-    return [(by_round, f"{captions[0]} {line}"), (by_bytes, f"{captions[1]} {line}")]
+    line = f"The grey line is the target, {percent_text(target)}."
+    return [
+        (by_round, f"Accuracy on held-out data over rounds. {line}"),
+        (by_bytes, f"The same accuracy over the bytes of both directions. {line}"),
+    ]
 
 
 def _overlay(
@@ -94,58 +112,52 @@ def _overlay(
     target: float,
     over: Literal["rounds", "bytes"],
 ) -> None:
-    rows = -(-len(curves) // 2)
-    with style.canvas(path, title, height=4.4 + 0.22 * rows) as (figure, axes):
+    legend_lines = -(-len(curves) // 2)
+    height = PICTURE_HEIGHT + LEGEND_LINE_HEIGHT * legend_lines
+    with style.canvas(path, title, height=height) as (figure, axes):
         for position, (name, curve) in enumerate(curves.items()):
             x = curve.rounds if over == "rounds" else curve.bytes_total
-            axes.plot(
-                x,
-                curve.accuracy,
-                label=style.literal(name),
-                **style.line_style(position, len(curve.rounds)),
-            )
-        axes.axhline(target, color="#9ca3af", linewidth=1, zorder=1)
+            look = style.line_style(position, len(curve.rounds))
+            axes.plot(x, curve.accuracy, label=style.literal(name), **look)
+        axes.axhline(target, color=style.GREY, linewidth=1, zorder=1)
         if over == "rounds":
             style.round_axis(axes)
         else:
-            style.bytes_axis(
-                axes,
-                [value for curve in curves.values() for value in curve.bytes_total],
-            )
+            totals = [total for curve in curves.values() for total in curve.bytes_total]
+            style.bytes_axis(axes, totals)
         style.percent_axis(axes)
         figure.legend(loc="outside lower left", ncols=2)
 
 
 def figures_table(rows: Sequence[Mapping[str, Value]], target: float) -> Html:
-    """Return the table turned on its side: one column per run, so that few runs fit any screen."""
+    """Return the table on its side, one column per run, so that few runs fit any screen."""
     heading, *lines = [list(line) for line in zip(*cells(rows), strict=True)]
     note = (
-        f"Target: {percent_text(target)}. Rounds and bytes to target: where the best accuracy so far crosses it, with "
-        "linear interpolation between evaluated rounds (McMahan et al., AISTATS 2017). Bytes are of both directions."
+        f"Target: {percent_text(target)}. Rounds and bytes to target: where the best accuracy so "
+        "far crosses it, with linear interpolation between evaluated rounds (McMahan et al., "
+        "AISTATS 2017). Bytes are of both directions."
     )
     return section_of("Figures", table(heading, lines), note=note)
 
 
 def config_table(runs: Sequence[RunRecord], names: Sequence[str]) -> Html:
     """Return the config keys in which the runs differ, one column per run."""
-    found = differences([run.config for run in runs])
-    if not found:
-        return section_of(
-            "Config",
-            element("p", "The configs are equal but for their names.", class_="note"),
-        )
+    differing = differences([run.config for run in runs])
+    if not differing:
+        text = "The configs are equal but for their names."
+        return section_of("Config", element("p", text, class_="note"))
     rows = [
-        [element("code", key), *map(_shown, values)] for key, values in found.items()
+        [element("code", key), *map(_config_value, values)]
+        for key, values in differing.items()
     ]
     note = "Only the keys that differ; everything else is equal in all runs."
     return section_of("Config", table(["key", *names], rows), note=note)
 
 
-def _shown(value: Any) -> object:
-    return (
-        MISSING_KEY
-        if value is None
-        else str(value).lower()
-        if isinstance(value, bool)
-        else value
-    )
+def _config_value(value: Any) -> object:
+    """Return a value as TOML has it."""
+    if value is None:
+        return MISSING_KEY
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value

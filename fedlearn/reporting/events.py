@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn.errors import RecordError, UserError
-from fedlearn.records.reading import RunRecord, finite, number, section
+from fedlearn.records.line import Line
+from fedlearn.records.reading import RunRecord, amount, number, section
+from fedlearn.reporting.results import exchanged_bytes
 
+# The keys of a line that are written as they are.
 KEYS = (
     "accuracy",
     "loss",
@@ -24,19 +27,22 @@ KEYS = (
     "bytes_down",
 )
 
+# Tables of a line: key → the prefix of its entries.
+TABLES = {"clients_evaluation": "clients", "seconds_by_phase": "phase"}
+
 
 def write_events(run: RunRecord, label: str, directory: Path) -> Path:
-    """Write the scalars of a run, one step per round, into a new folder of that label, and return the folder.
+    """Write the scalars of a run, one step per round, and return the new folder of that label.
 
-    Written are the numbers of each metrics line, ``bytes_total`` (both directions, all rounds so far), the clients'
-    evaluation as ``clients/…`` and the seconds of each phase as ``phase/…``. Wall times are the run's own.
-    Raises UserError without the extra, or when the folder has events already; RecordError when it cannot be written.
+    Written are the numbers of each metrics line, ``bytes_total`` (both directions, all rounds so
+    far), the clients' evaluation as ``clients/…`` and the seconds of each phase as ``phase/…``.
+    Wall times are the run's own.
+
+    Raises UserError without the extra, or when the folder has events already; RecordError when it
+    cannot be written.
     """
     writers, summaries, events = _tensorboard()
-    folder = directory / (
-        "".join(c if c.isalnum() or c in "-_." else "_" for c in label).lstrip(".")
-        or "run"
-    )
+    folder = directory / _folder_name(label)
     if any(folder.glob("events.out.tfevents.*")):
         raise UserError(
             f"'{folder}' holds events already; give --tensorboard another folder"
@@ -47,26 +53,32 @@ def write_events(run: RunRecord, label: str, directory: Path) -> Path:
         raise RecordError(
             f"cannot write events into '{folder}': {error.strerror}"
         ) from error
-    at_s, total = _started_s(run), 0.0
+    moment_s = _started_s(run)
+    bytes_total = 0.0
     for line in run.lines:
-        at_s += finite(line, "seconds") or 0
-        total += (finite(line, "bytes_up") or 0) + (finite(line, "bytes_down") or 0)
+        moment_s += amount(line, "seconds")
+        bytes_total += exchanged_bytes(line)
         values = [
             summaries.Summary.Value(tag=tag, simple_value=value)
-            for tag, value in _scalars(line, total).items()
+            for tag, value in _scalars(line, bytes_total).items()
         ]
-        writer.add_event(
-            events.Event(
-                wall_time=at_s,
-                step=line["round"],
-                summary=summaries.Summary(value=values),
-            )
-        )
+        summary = summaries.Summary(value=values)
+        event = events.Event(wall_time=moment_s, step=line["round"], summary=summary)
+        writer.add_event(event)
     writer.close()
     return folder
 
 
+def _folder_name(label: str) -> str:
+    """Return a label as the name of a folder: no separators, not hidden, not empty."""
+    name = "".join(
+        letter if letter.isalnum() or letter in "-_." else "_" for letter in label
+    )
+    return name.lstrip(".") or "run"
+
+
 def _tensorboard() -> list[Any]:
+    """Return the three modules of TensorBoard that write events."""
     names = (
         "summary.writer.event_file_writer",
         "compat.proto.summary_pb2",
@@ -80,23 +92,24 @@ def _tensorboard() -> list[Any]:
         ) from error
 
 
-def _scalars(line: Any, total: float) -> dict[str, float]:
-    found = {key: number(line, key) for key in KEYS} | {"bytes_total": total}
-    for name, table in (
-        ("clients", "clients_evaluation"),
-        ("phase", "seconds_by_phase"),
-    ):
-        inside = section(line, table)
-        found |= {f"{name}/{key}": number(inside, key) for key in inside}
+def _scalars(line: Line, bytes_total: float) -> dict[str, float]:
+    """Return a line's numbers by tag; NaN stays, for TensorBoard shows it."""
+    values = {key: number(line, key) for key in KEYS}
+    values["bytes_total"] = bytes_total
+    for key, prefix in TABLES.items():
+        entries = section(line, key)
+        for entry in entries:
+            values[f"{prefix}/{entry}"] = number(entries, entry)
     return {
-        key: value
-        for key, value in found.items()
+        tag: value
+        for tag, value in values.items()
         if value is not None and not math.isinf(value)
     }
 
 
 def _started_s(run: RunRecord) -> float:
+    """Return when the run started, in seconds since 1970; where unknown, as if it ended now."""
     try:
         return datetime.fromisoformat(str(run.manifest.get("started"))).timestamp()
     except ValueError:
-        return time.time() - sum(finite(line, "seconds") or 0 for line in run.lines)
+        return time.time() - sum(amount(line, "seconds") for line in run.lines)

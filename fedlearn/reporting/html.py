@@ -1,4 +1,4 @@
-"""Pieces of a page: every text that goes in is escaped here, and a page asks nothing of any network."""
+"""Pieces of a page: every text that goes in is escaped here, and a page asks no network."""
 
 from __future__ import annotations
 
@@ -21,18 +21,22 @@ class Html(str):
 
 def safe(value: object) -> Html:
     """Return a value as HTML: escaped, unless it is `Html` already."""
-    return (
-        value if isinstance(value, Html) else Html(html.escape(str(value), quote=True))
-    )
+    if isinstance(value, Html):
+        return value
+    return Html(html.escape(str(value), quote=True))
 
 
 def element(tag: str, *children: object, **attributes: str) -> Html:
-    """Return an element; ``class_`` and the like lose their underscore, "_" inside a name becomes "-"."""
-    names = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{safe(value)}"'
-        for key, value in attributes.items()
-    )
-    return Html(f"<{tag}{names}>{''.join(safe(child) for child in children)}</{tag}>")
+    """Return an element.
+
+    ``class_`` and the like lose their underscore, "_" inside a name becomes "-".
+    """
+    parts = [tag]
+    for key, value in attributes.items():
+        name = key.rstrip("_").replace("_", "-")
+        parts.append(f'{name}="{safe(value)}"')
+    inside = "".join(safe(child) for child in children)
+    return Html(f"<{' '.join(parts)}>{inside}</{tag}>")
 
 
 def table(
@@ -41,17 +45,22 @@ def table(
     text_columns: Sequence[int] = (0,),
 ) -> Html:
     """Return a table; columns other than ``text_columns`` are numbers and stand to the right."""
+    parts: list[Html] = []
+    if heading:
+        parts.append(element("thead", _table_row("th", heading, text_columns)))
+    lines = [_table_row("td", values, text_columns) for values in rows]
+    parts.append(element("tbody", *lines))
+    return element("div", element("table", *parts), class_="scroll")
 
-    def cells(tag: str, values: Sequence[object]) -> Html:
-        made = (
-            element(tag, v) if i in text_columns else element(tag, v, class_="n")
-            for i, v in enumerate(values)
-        )
-        return element("tr", *made)
 
-    head = [element("thead", cells("th", heading))] if heading else []
-    body = element("tbody", *(cells("td", values) for values in rows))
-    return element("div", element("table", *head, body), class_="scroll")
+def _table_row(tag: str, values: Sequence[object], text_columns: Sequence[int]) -> Html:
+    cells: list[Html] = []
+    for position, value in enumerate(values):
+        if position in text_columns:
+            cells.append(element(tag, value))
+        else:
+            cells.append(element(tag, value, class_="n"))
+    return element("tr", *cells)
 
 
 def section_of(title: str, *children: object, note: str = "") -> Html:
@@ -62,14 +71,14 @@ def section_of(title: str, *children: object, note: str = "") -> Html:
 
 def folded(title: object, *children: object, unfolded: bool = False) -> Html:
     """Return something that opens on a click, without any script."""
+    state = " open" if unfolded else ""
+    summary = element("summary", title)
     inside = element("div", *children, class_="inside")
-    return Html(
-        f"<details{' open' if unfolded else ''}>{element('summary', title)}{inside}</details>"
-    )
+    return Html(f"<details{state}>{summary}{inside}</details>")
 
 
 def picture(path: Path, caption: str) -> Html:
-    """Return a PNG as part of the page itself (base64), with its caption."""
+    """Return a PNG as part of the page itself (base64), with its caption. Raises OSError."""
     data = base64.b64encode(path.read_bytes()).decode()
     image = f'<img alt="{safe(caption)}" src="data:image/png;base64,{data}">'
     return element("figure", Html(image), element("figcaption", caption))
@@ -86,14 +95,22 @@ def tile(name: str, value: str, below: object = "") -> Html:
 
 
 def write_document(path: Path, title: str, *body: object) -> Path:
-    """Write a whole page, in one step, so that a reader never finds half of one; raises RecordError when it cannot."""
+    """Write a page in one step, so that a reader never finds half of one, and return its path.
+
+    Raises RecordError when it cannot be written.
+    """
     head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><meta name="color-scheme" content="light dark">'
+        '<meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="color-scheme" content="light dark">'
         f"<title>{safe(title)}</title><style>{CSS}</style>"
     )
     main = element("main", *body)
-    page = f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{main}</body></html>\n'
+    page = (
+        "<!doctype html>\n"
+        f'<html lang="en"><head>{head}</head><body>{main}</body></html>\n'
+    )
     try:
         # Whoever the user's umask lets read it may: a page is for others too.
         files.replace(path, page.encode("utf-8", "replace"), 0o666)

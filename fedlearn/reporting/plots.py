@@ -1,23 +1,27 @@
-"""The pictures of one run, drawn from its folder. matplotlib is imported when the first one is drawn.
+"""The pictures of one run, drawn from its folder. matplotlib is imported when the first is drawn.
 
-Each `plot_*` takes the run and a path, writes one PNG and returns True, or False where there is nothing to draw.
+Each `plot_*` takes the run and a path, writes one PNG and returns True, or False where there is
+nothing to draw. Each raises RecordError when the picture cannot be written.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlearn.records.line import Line
 from fedlearn.records.names import PLOTS_FOLDER
-from fedlearn.records.reading import RunRecord, finite, number, read, section
+from fedlearn.records.reading import RunRecord, amount, finite, number, read, section
 from fedlearn.reporting import style
-from fedlearn.reporting.devices import plot_joules, plot_profiles, plot_time
+from fedlearn.reporting.devices_plot import plot_joules, plot_profiles, plot_time
 from fedlearn.reporting.label_plot import plot_label_mix
+from fedlearn.reporting.profile import OTHER
 from fedlearn.reporting.profile_plot import plot_profile
 from fedlearn.reporting.results import AccuracyCurve, accuracy_curve
+from fedlearn.reporting.stacks import StackedBars, bar_look, grouped
 from fedlearn.reporting.units import percent_text
 
 if TYPE_CHECKING:
@@ -25,11 +29,27 @@ if TYPE_CHECKING:
 
 Plot = Callable[[RunRecord, Path], bool]
 
+# (round, value)
+Point = tuple[int, float]
+
+# Fills of phases in their order on a line; neighbours differ in grey too.
+PHASE_FILLS = (
+    ("#374151", ""),
+    ("#56A3D9", ""),
+    ("#F0B73A", "///"),
+    ("#D55E00", ""),
+    ("#B7DFCF", "..."),
+    ("#CC79A7", "xxx"),
+    ("#9ca3af", ""),
+    ("#e5e7eb", "--"),
+)
+
 
 def draw(folder: Path, into: Path | None = None) -> list[Path]:
     """Draw all pictures of a run folder and return those there was something to draw for.
 
-    into: where to put them; ``plots`` in the run folder when None. Raises UserError when it is not a run folder.
+    into: where to put them; ``plots`` in the run folder when None. Raises UserError when it is not
+    a run folder, RecordError when a file cannot be read or written.
     """
     run = read(folder)
     target = into or folder / PLOTS_FOLDER
@@ -39,21 +59,20 @@ def draw(folder: Path, into: Path | None = None) -> list[Path]:
 def plot_accuracy_rounds(run: RunRecord, path: Path) -> bool:
     """Draw accuracy over rounds, with the best round marked."""
     curve = accuracy_curve(run.lines)
-    if not curve.rounds:
+    if curve.best is None:
         return False
     with style.canvas(path, "Accuracy over rounds") as (_, axes):
-        axes.plot(
-            curve.rounds, curve.accuracy, **style.line_style(0, len(curve.rounds))
-        )
-        _mark_best(axes, curve)
+        look = style.line_style(0, len(curve.rounds))
+        axes.plot(curve.rounds, curve.accuracy, **look)
+        _mark_best(axes, curve, curve.best)
         style.round_axis(axes)
         style.percent_axis(axes, "accuracy on held-out data")
     return True
 
 
-def _mark_best(axes: Axes, curve: AccuracyCurve) -> None:
-    best = max(range(len(curve.rounds)), key=lambda i: curve.accuracy[i])
-    x, y = curve.rounds[best], curve.accuracy[best]
+def _mark_best(axes: Axes, curve: AccuracyCurve, best: int) -> None:
+    x = curve.rounds[best]
+    y = curve.accuracy[best]
     axes.plot(
         [x],
         [y],
@@ -63,10 +82,10 @@ def _mark_best(axes: Axes, curve: AccuracyCurve) -> None:
         linestyle="none",
         zorder=5,
     )
-    text = f"best {percent_text(y)}, round {x}"
+    # In the right half the text stands to the left of its star, or the picture would cut it.
     late = x > (curve.rounds[0] + curve.rounds[-1]) / 2
     axes.annotate(
-        text,
+        f"best {percent_text(y)}, round {x}",
         (x, y),
         xytext=(-6 if late else 6, 9),
         textcoords="offset points",
@@ -76,32 +95,33 @@ def _mark_best(axes: Axes, curve: AccuracyCurve) -> None:
 
 
 def plot_accuracy_bytes(run: RunRecord, path: Path) -> bool:
-    """Draw accuracy over the bytes exchanged, and beside it the same run as plain float32 would have been."""
+    """Draw accuracy over the bytes exchanged, beside what plain float32 would have taken."""
     curve = accuracy_curve(run.lines)
     if not curve.rounds or curve.bytes_total[-1] <= 0:
         return False
     with style.canvas(path, "Accuracy over bytes exchanged") as (_, axes):
-        axes.plot(
-            curve.bytes_total,
-            curve.accuracy,
-            label="as sent",
-            **style.line_style(0, len(curve.rounds)),
-        )
+        look = style.line_style(0, len(curve.rounds))
+        axes.plot(curve.bytes_total, curve.accuracy, label="as sent", **look)
         values = list(curve.bytes_total)
+        # Headers alone differ by less than 2 %: then both curves would be one.
         if curve.bytes_raw[-1] > 1.02 * curve.bytes_total[-1]:
-            axes.plot(
-                curve.bytes_raw,
-                curve.accuracy,
-                label="as plain float32",
-                color="#9ca3af",
-                linestyle="--",
-                linewidth=1.5,
-            )
+            _plot_raw(axes, curve)
             values += curve.bytes_raw
         style.bytes_axis(axes, values)
         style.percent_axis(axes)
         axes.legend(loc="lower right")
     return True
+
+
+def _plot_raw(axes: Axes, curve: AccuracyCurve) -> None:
+    axes.plot(
+        curve.bytes_raw,
+        curve.accuracy,
+        label="as plain float32",
+        color=style.GREY,
+        linestyle="--",
+        linewidth=1.5,
+    )
 
 
 def plot_loss(run: RunRecord, path: Path) -> bool:
@@ -110,25 +130,18 @@ def plot_loss(run: RunRecord, path: Path) -> bool:
         "held-out data": _series(run.lines, "loss"),
         "training, mean of clients": _series(run.lines, "train_loss"),
     }
-    shown = [
+    losses = [
         value
         for points in series.values()
         for _, value in points
         if math.isfinite(value)
     ]
-    if not shown:
+    if not losses:
         return False
     with style.canvas(path, "Loss") as (_, axes):
         for position, (label, points) in enumerate(series.items()):
-            if any(math.isfinite(value) for _, value in points):
-                lost = sum(not math.isfinite(value) for _, value in points)
-                label += f" ({lost} rounds not finite)" if lost else ""
-                axes.plot(
-                    *zip(*points, strict=True),
-                    label=label,
-                    **style.line_style(position, len(points)),
-                )
-        if min(shown) > 0 and max(shown) / min(shown) > 30:
+            _plot_loss_series(axes, position, label, points)
+        if min(losses) > 0 and max(losses) / min(losses) > 30:
             axes.set_yscale("log")
         style.round_axis(axes)
         axes.set_ylabel("loss")
@@ -136,120 +149,117 @@ def plot_loss(run: RunRecord, path: Path) -> bool:
     return True
 
 
-def _series(lines: tuple[Line, ...], key: str) -> list[tuple[int, float]]:
-    found = [(line["round"], number(line, key)) for line in lines]
-    return [
-        (position, value if math.isfinite(value) else math.nan)
-        for position, value in found
-        if value is not None
-    ]
+def _series(lines: Sequence[Line], key: str) -> list[Point]:
+    """Return the recorded values of a key by round; those that are not finite as NaN, a gap."""
+    points: list[Point] = []
+    for line in lines:
+        value = number(line, key)
+        if value is not None:
+            points.append((line["round"], value if math.isfinite(value) else math.nan))
+    return points
+
+
+def _plot_loss_series(
+    axes: Axes, position: int, label: str, points: Sequence[Point]
+) -> None:
+    gaps = sum(not math.isfinite(value) for _, value in points)
+    if gaps == len(points):
+        return
+    if gaps:
+        label += f" ({gaps} rounds not finite)"
+    look = style.line_style(position, len(points))
+    axes.plot(*zip(*points, strict=True), label=label, **look)
 
 
 def plot_time_per_phase(run: RunRecord, path: Path) -> bool:
-    """Draw what the seconds of a round went to, as stacked bars; long runs show means of up to 60 groups of rounds."""
+    """Draw what the seconds of a round went to, as stacked bars.
+
+    Long runs show means of up to 60 groups of rounds.
+    """
     lines = run.trained
     phases = list(dict.fromkeys(phase for line in lines for phase in _phases(line)))
-    if not any(sum(_phases(line).values()) > 0 for line in lines):
+    total_s = sum(sum(_phases(line).values()) for line in lines)
+    if total_s <= 0:
         return False
-    size = -(-len(lines) // 60)
-    groups = [lines[i : i + size] for i in range(0, len(lines), size)]
-    title = "Time per round" if size == 1 else f"Time per round, means of {size} rounds"
-    with style.canvas(path, title) as (_, axes):
-        floor = [0.0] * len(groups)
-        x = [sum(line["round"] for line in group) / len(group) for group in groups]
-        total = sum(sum(_phases(line).values()) for line in lines)
+    rounds = grouped(lines)
+    with style.canvas(path, f"Time per round{rounds.note}") as (_, axes):
+        bars = StackedBars(axes, rounds)
         for position, phase in enumerate(phases):
-            heights = [
-                sum(_phases(line).get(phase, 0.0) for line in group) / len(group)
-                for group in groups
-            ]
-            share = sum(_phases(line).get(phase, 0.0) for line in lines) / total
-            width = size * (1.0 if len(groups) > 25 else 0.8)
-            axes.bar(
-                x,
-                heights,
-                width,
-                bottom=floor,
-                label=f"{style.literal(phase)}  {100 * share:.1f} %",
-                **_fill(position),
-            )
-            floor = [low + height for low, height in zip(floor, heights, strict=True)]
+            seconds = partial(_phase_seconds, phase)
+            share = sum(map(seconds, lines)) / total_s
+            fill = PHASE_FILLS[position % len(PHASE_FILLS)]
+            bars.add(phase, share, rounds.means(seconds), bar_look(*fill))
         style.round_axis(axes)
-        axes.set_ylabel("seconds")
-        axes.set_xlim(x[0] - size, max(x[-1], x[0] + 6) + size)
-        axes.grid(axis="x", visible=False)
-        handles, names = axes.get_legend_handles_labels()
-        axes.legend(
-            handles[::-1], names[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5)
-        )
+        bars.finish("seconds")
     return True
 
 
+def _phase_seconds(phase: str, line: Line) -> float:
+    return _phases(line).get(phase, 0.0)
+
+
 def _phases(line: Line) -> Mapping[str, float]:
+    """Return a round's phases → seconds, with `OTHER` where they leave more than 1 % of it."""
     recorded = section(line, "seconds_by_phase")
-    phases = {key: max(finite(recorded, key) or 0.0, 0.0) for key in recorded}
+    phases = {key: max(0.0, amount(recorded, key)) for key in recorded}
     if not phases:
-        phases = {"train": finite(line, "seconds_training") or 0.0}
-    rest = (finite(line, "seconds") or 0.0) - sum(phases.values())
-    return phases | ({"other": rest} if rest > 0.01 * sum(phases.values()) else {})
-
-
-def _fill(position: int) -> dict[str, Any]:
-    colours = (
-        "#374151",
-        "#56A3D9",
-        "#F0B73A",
-        "#D55E00",
-        "#B7DFCF",
-        "#CC79A7",
-        "#9ca3af",
-        "#e5e7eb",
-    )
-    hatches = ("", "", "///", "", "...", "xxx", "", "--")
-    return {
-        "facecolor": colours[position % 8],
-        "hatch": hatches[position % 8],
-        "edgecolor": "white",
-        "linewidth": 0,
-    }
+        phases = {"train": amount(line, "seconds_training")}
+    rest_s = amount(line, "seconds") - sum(phases.values())
+    if rest_s > 0.01 * sum(phases.values()):
+        phases[OTHER] = rest_s
+    return phases
 
 
 def plot_clients(run: RunRecord, path: Path) -> bool:
-    """Draw the clients' own accuracy where it was evaluated: mean, mean ± spread, and the mean of the worst 10 %."""
-    found = [(line["round"], section(line, "clients_evaluation")) for line in run.lines]
-    points = [
-        (position, table)
-        for position, table in found
-        if finite(table, "accuracy") is not None
-    ]
-    if not points:
+    """Draw the clients' own accuracy where it was evaluated.
+
+    Shown are the mean, the mean ± spread, and the mean of the worst 10 % of the clients.
+    """
+    evaluations = {
+        line["round"]: section(line, "clients_evaluation") for line in run.lines
+    }
+    evaluated = {
+        round_number: evaluation
+        for round_number, evaluation in evaluations.items()
+        if finite(evaluation, "accuracy") is not None
+    }
+    if not evaluated:
         return False
-    rounds = [position for position, _ in points]
-    mean = [finite(table, "accuracy") or 0.0 for _, table in points]
-    spread = [finite(table, "spread") or 0.0 for _, table in points]
-    worst = [(position, finite(table, "worst10")) for position, table in points]
-    low = [max(m - s, 0.0) for m, s in zip(mean, spread, strict=True)]
-    high = [min(m + s, 1.0) for m, s in zip(mean, spread, strict=True)]
     with style.canvas(path, "Accuracy on the clients' own data") as (_, axes):
-        axes.fill_between(
-            rounds, low, high, color="#c7dcec", linewidth=0, label="mean ± spread"
-        )
-        if len(rounds) == 1:  # a band of one point is invisible
-            axes.errorbar(rounds, mean, yerr=spread, color="#7fa8c9", capsize=6)
-        axes.plot(
-            rounds, mean, label="mean of clients", **style.line_style(0, len(rounds))
-        )
-        known = [(position, value) for position, value in worst if value is not None]
-        if known:
+        _plot_spread(axes, evaluated)
+        worst = [
+            (round_number, value)
+            for round_number, evaluation in evaluated.items()
+            if (value := finite(evaluation, "worst10")) is not None
+        ]
+        if worst:
             axes.plot(
-                *zip(*known, strict=True),
+                *zip(*worst, strict=True),
                 label="worst 10 % of clients",
-                **style.line_style(1, len(known)),
+                **style.line_style(1, len(worst)),
             )
         style.round_axis(axes)
         style.percent_axis(axes)
         axes.legend(loc="lower right")
     return True
+
+
+def _plot_spread(axes: Axes, evaluated: Mapping[int, Mapping[str, Any]]) -> None:
+    """Draw the clients' mean accuracy and a band of one standard deviation around it."""
+    rounds = list(evaluated)
+    means = [amount(evaluation, "accuracy") for evaluation in evaluated.values()]
+    spreads = [amount(evaluation, "spread") for evaluation in evaluated.values()]
+    bands = list(zip(means, spreads, strict=True))
+    low = [max(mean - spread, 0.0) for mean, spread in bands]
+    high = [min(mean + spread, 1.0) for mean, spread in bands]
+    axes.fill_between(
+        rounds, low, high, color="#c7dcec", linewidth=0, label="mean ± spread"
+    )
+    # A band of one point is invisible.
+    if len(rounds) == 1:
+        axes.errorbar(rounds, means, yerr=spreads, color="#7fa8c9", capsize=6)
+    look = style.line_style(0, len(rounds))
+    axes.plot(rounds, means, label="mean of clients", **look)
 
 
 PLOTS: dict[str, Plot] = {

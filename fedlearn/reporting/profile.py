@@ -1,6 +1,8 @@
-"""Where the time of a run's rounds goes: phases, the share of the machine's peak, the slowest round and client.
+"""Where the time of a run's rounds goes.
 
-The phases are those of metrics.jsonl. What only a run with ``--profile`` knows, it leaves in profile.json.
+That is: its phases, the share of the machine's peak, the slowest round and the slowest client.
+The phases are those of metrics.jsonl. What only a run with ``--profile`` knows, it leaves in
+profile.json.
 """
 
 from __future__ import annotations
@@ -14,217 +16,267 @@ from typing import Any
 
 from fedlearn.records.line import Line
 from fedlearn.records.names import PROFILE_FILE
-from fedlearn.records.reading import RunRecord, finite, section
+from fedlearn.records.reading import RunRecord, amount, finite, section
 
-OTHER = "other"
+# The phases that we know, in the order of a round. `OTHER` is what none of them accounts for.
 PHASES = ("prepare", "train", "encode", "aggregate", "evaluate", "record")
-"""In the order of a round. `OTHER` is what none of them accounts for."""
+OTHER = "other"
 
 
 @dataclass(frozen=True)
 class RoundTraining:
-    """What was seen of a round's local training; seconds are wall-clock, summed over its clients and attempts."""
+    """What was measured of a round's local training.
+
+    Seconds are wall time, summed over the round's clients and attempts; ``workers`` processes
+    shared them. ``flops`` is None where clients run code of their own, whose steps are not known.
+    """
 
     round: int
-    workers: int  # that shared the clients
+    workers: int
     training_s: float = 0.0
-    flops: float | None = (
-        None  # None: the clients run code of their own, whose steps are not known
-    )
+    flops: float | None = None
     slowest_client: int | None = None
     slowest_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class TrainingMeasurements:
-    """What profile.json tells beyond metrics.jsonl. peak: the fields of `fedlearn.devices.peak.Peak`, where it was measured."""
+    """What profile.json has beyond metrics.jsonl.
+
+    peak: the fields of `fedlearn.devices.peak.Peak`, where it was measured.
+    """
 
     rounds: tuple[RoundTraining, ...] = ()
     peak: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
-class Phase:
-    """One phase over all rounds. Seconds that clients spend are summed over them and divided by the workers."""
+class PhaseTime:
+    """One phase over all rounds.
+
+    Seconds that clients spend are summed over them and divided by the workers. ``share`` is of the
+    rounds' wall time; ``median_s`` and ``worst_s`` are of one round.
+    """
 
     name: str
     seconds: float
-    share: float  # of the rounds' wall time
-    median_s: float  # of a round
+    share: float
+    median_s: float
     worst_s: float
     worst_round: int
 
 
 @dataclass(frozen=True)
-class Training:
-    """Local training against the peak; rates in GFLOP/s of all workers in use together."""
+class TrainingRates:
+    """Local training against the peak; rates in GFLOP/s of all workers in use together.
 
-    rounds: int  # of which the operations are known
+    rounds: those of which the operations are known. ``gflops`` is the rate while clients train,
+    ``rounds_gflops`` over whole rounds; ``peak_gflops`` is what as many processes reach.
+    """
+
+    rounds: int
     flops: float
-    gflops: float  # while clients train
-    rounds_gflops: float  # over the whole rounds
-    peak_gflops: float | None  # of as many processes as there are workers in use
+    gflops: float
+    rounds_gflops: float
+    peak_gflops: float | None
     peak_share: float | None
     rounds_peak_share: float | None
 
 
 @dataclass(frozen=True)
 class RunProfile:
-    """Where a run's time went. overlap_s: by how much the phases exceed the rounds, where they go on at the same time."""
+    """Where a run's time went.
+
+    ``seconds`` are of the rounds, without the first model's evaluation. ``phases`` stand in the
+    order of a round, `OTHER` last. ``overlap_s`` is by how much the phases exceed the rounds, where
+    some go on at the same time. ``slowest`` is the round with the slowest client.
+    """
 
     rounds: int
-    seconds: float  # of the rounds, without the first model's evaluation
-    phases: tuple[Phase, ...]  # in the order of a round, OTHER last
+    seconds: float
+    phases: tuple[PhaseTime, ...]
     overlap_s: float
     slowest_round: int
     slowest_round_s: float
-    slowest: RoundTraining | None  # the round with the slowest client
+    slowest: RoundTraining | None
     workers: int | None
-    training: Training | None
+    training: TrainingRates | None
     measured: TrainingMeasurements
 
     def share(self, phase: str) -> float:
-        """Return a phase's share of the rounds' wall time."""
-        return next((p.share for p in self.phases if p.name == phase), 0.0)
+        """Return a phase's share of the rounds' wall time, 0 for one that there is not."""
+        return next((time.share for time in self.phases if time.name == phase), 0.0)
 
     def plain(self) -> dict[str, Any]:
-        """Return profile.json; docs/report.md has its keys."""
-        told = asdict(self)
-        measured = told.pop("measured")
-        slowest = told.pop("slowest")
-        told["slowest_client"] = slowest and {
+        """Return what profile.json holds; docs/report.md has its keys."""
+        table = asdict(self)
+        measured = table.pop("measured")
+        slowest = table.pop("slowest")
+        # Null where there is none; its key stands before the last two.
+        table["slowest_client"] = slowest and {
             "client": slowest["slowest_client"],
             "round": slowest["round"],
             "seconds": slowest["slowest_s"],
         }
-        return told | {"peak": measured["peak"], "by_round": list(measured["rounds"])}
+        table["peak"] = measured["peak"]
+        table["by_round"] = list(measured["rounds"])
+        return table
 
 
 def profile_of(run: RunRecord, measured: TrainingMeasurements) -> RunProfile | None:
     """Return the profile of a run, finished or not; None where no round has been trained."""
-    lines = [line for line in run.trained if (finite(line, "seconds") or 0.0) > 0]
+    lines = timed_lines(run)
     if not lines:
         return None
-    wall = [finite(line, "seconds") or 0.0 for line in lines]
-    slow = max(range(len(lines)), key=lambda i: wall[i])
-    rounds = {line["round"] for line in lines}
-    seen = [row for row in measured.rounds if row.round in rounds]
-    configured = finite(section(run.manifest, "engine"), "workers")
-    workers = (
-        seen[-1].workers if seen else None if configured is None else int(configured)
-    )
-    spent = [phases(line) for line in lines]
+    wall_s = {line["round"]: amount(line, "seconds") for line in lines}
+    slowest_round = max(wall_s, key=lambda number: wall_s[number])
+    # A resumed run may have measured rounds that were repeated since, or dropped.
+    trainings = [training for training in measured.rounds if training.round in wall_s]
+    workers = _workers(run, trainings)
     return RunProfile(
         rounds=len(lines),
-        seconds=sum(wall),
-        phases=tuple(_phase(name, spent, lines, sum(wall)) for name in order(spent)),
-        overlap_s=sum(
-            max(0.0, sum(each.values()) - total)
-            for each, total in zip(spent, wall, strict=True)
-        ),
-        slowest_round=lines[slow]["round"],
-        slowest_round_s=wall[slow],
-        slowest=max(
-            (row for row in seen if row.slowest_client is not None),
-            key=lambda row: row.slowest_s,
-            default=None,
-        ),
+        seconds=sum(wall_s.values()),
+        phases=_phase_times(lines),
+        overlap_s=sum(_overlap_s(line) for line in lines),
+        slowest_round=slowest_round,
+        slowest_round_s=wall_s[slowest_round],
+        slowest=_slowest(trainings),
         workers=workers,
-        training=_training(
-            seen,
-            dict(zip((line["round"] for line in lines), wall, strict=True)),
-            measured.peak,
-            workers or 1,
-        ),
-        measured=TrainingMeasurements(tuple(seen), measured.peak),
+        training=_training_rates(trainings, wall_s, measured.peak, workers or 1),
+        measured=TrainingMeasurements(tuple(trainings), measured.peak),
     )
+
+
+def timed_lines(run: RunRecord) -> list[Line]:
+    """Return the lines of trained rounds whose wall time is known."""
+    return [line for line in run.trained if amount(line, "seconds") > 0]
+
+
+def _workers(run: RunRecord, trainings: Sequence[RoundTraining]) -> int | None:
+    """Return the workers in use: as measured in the last round, else as configured."""
+    if trainings:
+        return trainings[-1].workers
+    configured = finite(section(run.manifest, "engine"), "workers")
+    return None if configured is None else int(configured)
+
+
+def _slowest(trainings: Sequence[RoundTraining]) -> RoundTraining | None:
+    with_client = [
+        training for training in trainings if training.slowest_client is not None
+    ]
+    return max(with_client, key=lambda training: training.slowest_s, default=None)
+
+
+def _overlap_s(line: Line) -> float:
+    """Return by how many seconds a round's phases exceed its wall time."""
+    return max(0.0, sum(phases(line).values()) - amount(line, "seconds"))
 
 
 def phases(line: Line) -> dict[str, float]:
     """Return the seconds of a round's phases, with `OTHER`: the wall time that they leave."""
     recorded = section(line, "seconds_by_phase")
-    found = {name: max(finite(recorded, name) or 0.0, 0.0) for name in recorded}
-    if not found:
-        found = {"train": finite(line, "seconds_training") or 0.0}
-    return found | {
-        OTHER: max(0.0, (finite(line, "seconds") or 0.0) - sum(found.values()))
-    }
+    seconds = {name: max(0.0, amount(recorded, name)) for name in recorded}
+    if not seconds:
+        seconds = {"train": max(0.0, amount(line, "seconds_training"))}
+    rest_s = amount(line, "seconds") - sum(seconds.values())
+    return seconds | {OTHER: max(0.0, rest_s)}
 
 
-def order(spent: Iterable[Mapping[str, float]]) -> list[str]:
-    """Return the names of all phases: in the order of a round, then those we do not know, `OTHER` last."""
-    found = {name for each in spent for name in each} - {OTHER}
-    return [
-        *(name for name in PHASES if name in found),
-        *sorted(found - set(PHASES)),
-        OTHER,
-    ]
+def order(rounds: Iterable[Mapping[str, float]]) -> list[str]:
+    """Return the names of all phases in some rounds' `phases`.
+
+    They stand in the order of a round, then those that we do not know, `OTHER` last.
+    """
+    names = {name for seconds in rounds for name in seconds} - {OTHER}
+    known_names = [name for name in PHASES if name in names]
+    return [*known_names, *sorted(names - set(PHASES)), OTHER]
 
 
-def _phase(
-    name: str, spent: Sequence[Mapping[str, float]], lines: Sequence[Line], wall: float
-) -> Phase:
-    each = [found.get(name, 0.0) for found in spent]
-    worst = max(range(len(each)), key=lambda i: each[i])
-    return Phase(
-        name,
-        sum(each),
-        sum(each) / wall,
-        statistics.median(each),
-        each[worst],
-        lines[worst]["round"],
-    )
+def _phase_times(lines: Sequence[Line]) -> tuple[PhaseTime, ...]:
+    rounds = [phases(line) for line in lines]
+    numbers = [line["round"] for line in lines]
+    wall_s = sum(amount(line, "seconds") for line in lines)
+    times: list[PhaseTime] = []
+    for name in order(rounds):
+        seconds = [round_phases.get(name, 0.0) for round_phases in rounds]
+        total_s = sum(seconds)
+        worst_s = max(seconds)
+        worst_round = numbers[seconds.index(worst_s)]
+        median_s = statistics.median(seconds)
+        share = total_s / wall_s
+        times.append(PhaseTime(name, total_s, share, median_s, worst_s, worst_round))
+    return tuple(times)
 
 
-def _training(
-    seen: Sequence[RoundTraining],
-    wall: Mapping[int, float],
+def _training_rates(
+    trainings: Sequence[RoundTraining],
+    wall_s: Mapping[int, float],
     peak: Mapping[str, Any] | None,
     workers: int,
-) -> Training | None:
-    known = [row for row in seen if row.flops and row.training_s > 0]
-    flops, busy = (
-        sum(row.flops or 0.0 for row in known),
-        sum(row.training_s / row.workers for row in known),
-    )
+) -> TrainingRates | None:
+    """Return the rates over the rounds whose operations are known; None without any."""
+    known = [training for training in trainings if training_gflops(training)]
     if not known:
         return None
-    rates = 1e-9 * flops / busy, 1e-9 * flops / sum(wall[row.round] for row in known)
-    top = _peak_of(peak or {}, workers)
-    shares = (rates[0] / top, rates[1] / top) if top else (None, None)
-    return Training(len(known), flops, *rates, top, *shares)
+    flops = sum(training.flops or 0.0 for training in known)
+    busy_s = sum(training.training_s / training.workers for training in known)
+    rounds_s = sum(wall_s[training.round] for training in known)
+    gflops = 1e-9 * flops / busy_s
+    rounds_gflops = 1e-9 * flops / rounds_s
+    peak_gflops = _peak_of(peak or {}, workers)
+    return TrainingRates(
+        rounds=len(known),
+        flops=flops,
+        gflops=gflops,
+        rounds_gflops=rounds_gflops,
+        peak_gflops=peak_gflops,
+        peak_share=gflops / peak_gflops if peak_gflops else None,
+        rounds_peak_share=rounds_gflops / peak_gflops if peak_gflops else None,
+    )
+
+
+def training_gflops(training: RoundTraining) -> float | None:
+    """Return a round's rate in GFLOP/s of all its workers; None where it is not known."""
+    if not training.flops or training.training_s <= 0:
+        return None
+    return 1e-9 * training.flops * training.workers / training.training_s
 
 
 def _peak_of(peak: Mapping[str, Any], workers: int) -> float | None:
-    """Return the peak of so many workers: more of them than processes measured share the same cores."""
-    processes, together = finite(peak, "processes"), finite(peak, "all_gflops")
+    """Return the peak of so many workers in GFLOP/s; None where it was not measured.
+
+    More workers than processes were measured with share the same cores.
+    """
+    processes = finite(peak, "processes")
+    together = finite(peak, "all_gflops")
     if not processes or not together:
         return None
-    return (
-        finite(peak, "one_gflops")
-        if workers == 1
-        else together * min(1.0, workers / processes)
-    )
+    if workers == 1:
+        return finite(peak, "one_gflops")
+    return together * min(1.0, workers / processes)
 
 
 def read_measurements(folder: Path) -> TrainingMeasurements:
-    """Return what a run folder's profile.json holds; nothing where there is none, or it cannot be read."""
+    """Return what a run folder's profile.json holds.
+
+    Nothing where there is none, or it cannot be read.
+    """
     try:
-        found = json.loads((folder / PROFILE_FILE).read_text(encoding="utf-8"))
-        peak = found["peak"]
-        rows = tuple(_seen(row) for row in found["by_round"])
+        table = json.loads((folder / PROFILE_FILE).read_text(encoding="utf-8"))
+        peak = table["peak"]
+        rounds = tuple(_round_training(row) for row in table["by_round"])
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return TrainingMeasurements()
-    return TrainingMeasurements(rows, peak if isinstance(peak, Mapping) else None)
+    return TrainingMeasurements(rounds, peak if isinstance(peak, Mapping) else None)
 
 
-def _seen(row: Mapping[str, Any]) -> RoundTraining:
+def _round_training(row: Mapping[str, Any]) -> RoundTraining:
     client = finite(row, "slowest_client")
     return RoundTraining(
-        int(row["round"]),
-        max(1, int(row["workers"])),
-        finite(row, "training_s") or 0.0,
-        finite(row, "flops"),
-        None if client is None else int(client),
-        finite(row, "slowest_s") or 0.0,
+        round=int(row["round"]),
+        workers=max(1, int(row["workers"])),
+        training_s=finite(row, "training_s") or 0.0,
+        flops=finite(row, "flops"),
+        slowest_client=None if client is None else int(client),
+        slowest_s=finite(row, "slowest_s") or 0.0,
     )

@@ -6,164 +6,213 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedlearn.errors import UserError
-from fedlearn.records.reading import RunRecord, finite, section
+from fedlearn.records.reading import RunRecord, amount, finite, section
 from fedlearn.reporting.profile import OTHER, RunProfile, profile_of, read_measurements
 from fedlearn.reporting.table import plain
 from fedlearn.reporting.units import time_text
 
+# Share of the rounds' time below which a cost is not worth a word.
 MATTERS = 0.05
-"""Share of the rounds' time below which a cost is not worth a word."""
 
+# Share of the rounds' time above which one client holds up its round.
 STRAGGLER = 0.6
-"""Share of the rounds' time above which one client holds up its round."""
+
+# Overlap of phases, as a share of the rounds' time, that chance and clocks make.
+NO_OVERLAP = 0.01
+
+# How many times more seldom a step is advised to be done.
+LESS_OFTEN = 10
 
 
 def of_run(run: RunRecord) -> str:
     """Return a run's profile as text; raises UserError when no round has been trained."""
-    found = profile_of(run, read_measurements(run.folder))
-    if found is None:
+    profile = profile_of(run, read_measurements(run.folder))
+    if profile is None:
         raise UserError(
-            f"'{run.folder}' has no trained round, and so nothing to profile; let the run go on first"
+            f"'{run.folder}' has no trained round, and so nothing to profile; "
+            "let the run go on first"
         )
-    return text(found, run)
+    return text(profile, run)
 
 
-def text(found: RunProfile, run: RunRecord) -> str:
+def text(profile: RunProfile, run: RunRecord) -> str:
     """Return the profile as a table and a few sentences, each line with its end."""
+    plural = "s" if profile.rounds > 1 else ""
+    title = (
+        f"Where the time goes: {profile.rounds} round{plural}, "
+        f"{time_text(profile.seconds)}"
+    )
+    sentences = (
+        _other_text(profile),
+        _overlap_text(profile),
+        _training_text(profile),
+        _slowest_text(profile),
+        _broken(advice(profile, run)),
+    )
+    shown = "".join(f"{sentence}\n" for sentence in sentences if sentence)
+    return f"{title}\n\n{_table(profile)}\n{shown}"
+
+
+def _table(profile: RunProfile) -> str:
     rows = [["phase", "seconds", "share", "median ms", "worst ms", "in round"]]
-    for p in found.phases:
+    for phase in profile.phases:
         rows.append(
             [
-                p.name,
-                f"{p.seconds:.2f}",
-                f"{100 * p.share:.1f} %",
-                _ms(p.median_s),
-                _ms(p.worst_s),
-                str(p.worst_round),
+                phase.name,
+                f"{phase.seconds:.2f}",
+                f"{100 * phase.share:.1f} %",
+                f"{1000 * phase.median_s:.1f}",
+                f"{1000 * phase.worst_s:.1f}",
+                str(phase.worst_round),
             ]
         )
-    said = [
-        line
-        for line in (
-            _shared(found),
-            _overlap(found),
-            _training(found),
-            _slowest(found),
-            _broken(advice(found, run)),
-        )
-        if line
-    ]
-    title = f"Where the time goes: {found.rounds} round{'s' * (found.rounds > 1)}, {time_text(found.seconds)}"
-    return f"{title}\n\n{plain(rows)}\n" + "".join(f"{line}\n" for line in said)
+    return plain(rows)
 
 
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.1f}"
-
-
-def _broken(sentence: str | None) -> str | None:
+def _broken(sentence: str | None) -> str:
     """Return a sentence on two lines: it is long."""
-    return sentence and sentence.replace("; ", ";\n  ", 1)
+    return (sentence or "").replace("; ", ";\n  ", 1)
 
 
-def _shared(found: RunProfile) -> str:
-    if not found.workers or found.workers == 1:
-        return "other: what no phase accounts for, such as messages and the strategy's own work"
+def _other_text(profile: RunProfile) -> str:
+    if not profile.workers or profile.workers == 1:
+        return (
+            "other: what no phase accounts for, "
+            "such as messages and the strategy's own work"
+        )
     return (
-        f"train, encode: summed over clients, divided by {found.workers} workers; other: what no phase accounts for, such as workers "
-        "that wait"
+        f"train, encode: summed over clients, divided by {profile.workers} workers; "
+        "other: what no phase accounts for, such as workers that wait"
     )
 
 
-def _overlap(found: RunProfile) -> str:
-    if found.overlap_s < 0.01 * found.seconds:
+def _overlap_text(profile: RunProfile) -> str:
+    if profile.overlap_s < NO_OVERLAP * profile.seconds:
         return ""
-    return f"phases that go on at the same time count twice: {time_text(found.overlap_s)} in all"
+    overlap = time_text(profile.overlap_s)
+    return f"phases that go on at the same time count twice: {overlap} in all"
 
 
-def _training(found: RunProfile) -> str:
-    training = found.training
+def _training_text(profile: RunProfile) -> str:
+    training = profile.training
     if training is None:
         return ""
-    said = f"local training: {training.gflops:.3g} GFLOP/s while clients train, {training.rounds_gflops:.3g} over whole rounds"
-    if training.rounds < found.rounds:
-        said += f" (of {training.rounds} rounds)"
-    if (
-        training.peak_gflops is None
-        or training.peak_share is None
-        or training.rounds_peak_share is None
-    ):
-        return said
-    of = (
+    rates = (
+        f"local training: {training.gflops:.3g} GFLOP/s while clients train, "
+        f"{training.rounds_gflops:.3g} over whole rounds"
+    )
+    if training.rounds < profile.rounds:
+        rates += f" (of {training.rounds} rounds)"
+    peak = training.peak_gflops
+    share = training.peak_share
+    rounds_share = training.rounds_peak_share
+    if peak is None or share is None or rounds_share is None:
+        return rates
+    processes = (
         "one process reaches"
-        if found.workers == 1
-        else f"{found.workers} processes reach"
+        if profile.workers == 1
+        else f"{profile.workers} processes reach"
     )
-    shares = f"{100 * training.peak_share:.1f} % and {100 * training.rounds_peak_share:.1f} %"
-    return f"{said};\n  {shares} of the {training.peak_gflops:.3g} GFLOP/s that {of} in products of matrices"
+    shares = f"{100 * share:.1f} % and {100 * rounds_share:.1f} %"
+    reach = f"the {peak:.3g} GFLOP/s that {processes} in products of matrices"
+    return f"{rates};\n  {shares} of {reach}"
 
 
-def _slowest(found: RunProfile) -> str:
-    said = f"slowest round: {found.slowest_round}, {time_text(found.slowest_round_s)}"
-    slow = found.slowest
+def _slowest_text(profile: RunProfile) -> str:
+    sentence = (
+        f"slowest round: {profile.slowest_round}, {time_text(profile.slowest_round_s)}"
+    )
+    training = profile.slowest
+    if training is None:
+        return sentence
     return (
-        f"{said}; slowest client: {slow.slowest_client} in round {slow.round}, {time_text(slow.slowest_s)}"
-        if slow
-        else said
+        f"{sentence}; slowest client: {training.slowest_client} "
+        f"in round {training.round}, {time_text(training.slowest_s)}"
     )
 
 
-def advice(found: RunProfile, run: RunRecord) -> str | None:
-    """Return one sentence on the largest cost outside training that a user can do something about; None: there is none."""
-    for phase in sorted(found.phases, key=lambda p: -p.share):
-        change = _change(phase.name, found, run) if phase.share >= MATTERS else None
+def advice(profile: RunProfile, run: RunRecord) -> str | None:
+    """Return one sentence on the largest cost outside training that a user can do something about.
+
+    None: there is none.
+    """
+    by_share = sorted(profile.phases, key=lambda phase: -phase.share)
+    for phase in by_share:
+        if phase.share < MATTERS:
+            break
+        change = _change(phase.name, profile, run)
         if change:
-            return f"largest cost outside training that you can change: {phase.name}, {100 * phase.share:.1f} %; {change}"
-    cores = finite(found.measured.peak or {}, "cores")
-    if (
-        found.workers
-        and cores
-        and found.workers < cores
-        and _clients(run) > found.workers
-    ):
-        return f'{found.workers} of {cores:.0f} cores train; engine.kind = "pool" with engine.workers = 0 takes all, for the same result'
-    return None
+            return (
+                "largest cost outside training that you can change: "
+                f"{phase.name}, {100 * phase.share:.1f} %; {change}"
+            )
+    return _more_workers(profile, run)
 
 
-def _change(phase: str, found: RunProfile, run: RunRecord) -> str | None:
-    settings, codec = section(run.config, "experiment"), section(run.manifest, "codec")
+def _more_workers(profile: RunProfile, run: RunRecord) -> str | None:
+    """Return the advice to train on all cores, where clients wait for some and cores are free."""
+    workers = profile.workers
+    cores = finite(profile.measured.peak or {}, "cores")
+    if not workers or not cores or workers >= cores:
+        return None
+    most_clients = max((amount(line, "clients") for line in run.trained), default=0.0)
+    if most_clients <= workers:
+        return None
+    return (
+        f'{workers} of {cores:.0f} cores train; engine.kind = "pool" '
+        "with engine.workers = 0 takes all, for the same result"
+    )
+
+
+def _change(phase: str, profile: RunProfile, run: RunRecord) -> str | None:
+    """Return what a user can change about a phase; None: nothing."""
+    settings = section(run.config, "experiment")
     if phase == "evaluate":
         if section(run.config, "evaluate").get("clients"):
             return "[evaluate] max_clients asks fewer of them"
         return _less_often("evaluate_every", settings, "scores the model less often")
     if phase == "record":
-        return _less_often(
-            "checkpoint_every",
-            settings,
-            "writes fewer checkpoints, and a kill costs more rounds",
+        effect = "writes fewer checkpoints, and a kill costs more rounds"
+        return _less_often("checkpoint_every", settings, effect)
+    if phase in ("encode", "aggregate"):
+        return _plainer_codec("up", run)
+    if phase == "prepare":
+        return _plainer_codec("down", run)
+    if phase == OTHER and _waits_for_slowest(profile):
+        return (
+            "rounds wait for their slowest client; train.steps gives all clients "
+            "the same work, which is another algorithm"
         )
-    if phase in ("encode", "aggregate") and codec.get("up") not in (None, "raw32"):
-        return f'a plainer codec.up than "{codec["up"]}", such as "f16" or "raw32", takes less time and more bytes'
-    if phase == "prepare" and codec.get("down") not in (None, "raw32"):
-        return f'a plainer codec.down than "{codec["down"]}", such as "f16" or "raw32", takes less time and more bytes'
-    if phase == OTHER and _held_up(found) >= STRAGGLER and (found.workers or 1) > 1:
-        return "rounds wait for their slowest client; train.steps gives all clients the same work, which is another algorithm"
     return None
 
 
-def _less_often(key: str, settings: Mapping[str, Any], what: str) -> str | None:
-    now, rounds = finite(settings, key), finite(settings, "rounds")
-    if now is None or not rounds or max(1, now) >= rounds:
+def _plainer_codec(direction: str, run: RunRecord) -> str | None:
+    codec = section(run.manifest, "codec").get(direction)
+    if codec in (None, "raw32"):
         return None
-    now = max(1, now)  # 0 is each round
-    return f"experiment.{key} = {min(10 * now, rounds):.0f} (now {now:.0f}) {what}"
+    return (
+        f'a plainer codec.{direction} than "{codec}", such as "f16" or "raw32", '
+        "takes less time and more bytes"
+    )
 
 
-def _held_up(found: RunProfile) -> float:
-    """Return the share of the rounds' time for which the slowest client of each trained."""
-    seen = found.measured.rounds
-    return sum(row.slowest_s for row in seen) / found.seconds if seen else 0.0
+def _less_often(key: str, settings: Mapping[str, Any], effect: str) -> str | None:
+    """Return the advice to do something every ten times as many rounds, where there are more."""
+    configured = finite(settings, key)
+    rounds = finite(settings, "rounds")
+    if configured is None or not rounds:
+        return None
+    # 0 is each round.
+    every = max(1, configured)
+    if every >= rounds:
+        return None
+    less_often = min(LESS_OFTEN * every, rounds)
+    return f"experiment.{key} = {less_often:.0f} (now {every:.0f}) {effect}"
 
 
-def _clients(run: RunRecord) -> float:
-    return max((finite(line, "clients") or 0.0 for line in run.trained), default=0.0)
+def _waits_for_slowest(profile: RunProfile) -> bool:
+    """Return whether the slowest client of each round holds up several workers."""
+    if (profile.workers or 1) <= 1:
+        return False
+    slowest_s = sum(training.slowest_s for training in profile.measured.rounds)
+    return slowest_s / profile.seconds >= STRAGGLER

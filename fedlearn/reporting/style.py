@@ -1,4 +1,4 @@
-"""How plots look: one style, colours that also differ as greys, and lines that differ without colour."""
+"""How plots look: one style, colours that differ as greys too, lines that differ without colour."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours ("Color Universal Design", 2008), ordered so that neighbours differ in lightness too.
+# Okabe and Ito's colours ("Color Universal Design", 2008), ordered so that neighbours differ in
+# lightness too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#B8860B", "#000000")
 DASHES: tuple[Any, ...] = (
     "-",
@@ -26,7 +27,10 @@ DASHES: tuple[Any, ...] = (
     (0, (4, 1, 1, 1, 1, 1)),
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-INK, FAINT = "#1f2937", "#6b7280"
+INK = "#1f2937"
+FAINT = "#6b7280"
+# Lines beside the subject: a target, a comparison.
+GREY = "#9ca3af"
 
 SETTINGS: Any = {
     "font.family": "DejaVu Sans",
@@ -36,7 +40,7 @@ SETTINGS: Any = {
     "axes.titlelocation": "left",
     "axes.titlepad": 12,
     "axes.labelcolor": INK,
-    "axes.edgecolor": "#9ca3af",
+    "axes.edgecolor": GREY,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -51,27 +55,40 @@ SETTINGS: Any = {
     "legend.frameon": False,
     "hatch.linewidth": 0.7,
     "figure.constrained_layout.use": True,
-    "figure.constrained_layout.w_pad": 0.12,  # inches around the axes
+    # Inches around the axes.
+    "figure.constrained_layout.w_pad": 0.12,
     "figure.constrained_layout.h_pad": 0.12,
 }
+
+
+# Inches, and dots per inch: a picture is 1,080 dots wide.
+WIDTH = 7.2
+DPI = 150
+
+# Curves of many points have markers on about so many of them.
+MARKERS_SHOWN = 20
+
+# Letters of a name in a legend, at most.
+LONGEST_NAME = 34
 
 
 @contextmanager
 def canvas(
     path: Path, title: str, height: float = 4.2, rows: int = 1, **grid: Any
 ) -> Iterator[tuple[Figure, Any]]:
-    """Give a figure and its axes in the house style, and write it to a PNG file (150 dots per inch) at the end.
-    Raises RecordError when it cannot be written.
+    """Give a figure and its axes in the house style, and write it to a PNG file at the end.
 
-    height: inches; the width is always 7.2. grid: further arguments of ``Figure.subplots``. Nothing global is changed.
+    height: inches; the width is always 7.2. grid: further arguments of ``Figure.subplots``. Nothing
+    global is changed. Raises RecordError when the file cannot be written.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(SETTINGS):
-        figure = Figure(figsize=(7.2, height), dpi=150, facecolor="white")
+        figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
         axes = figure.subplots(rows, 1, **grid)
-        (axes if rows == 1 else axes[0]).set_title(title)
+        top = axes if rows == 1 else axes[0]
+        top.set_title(title)
         yield figure, axes
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,12 +100,15 @@ def canvas(
 
 
 def line_style(position: int, points: int) -> dict[str, Any]:
-    """Return colour, dashes and markers of the line at a position; about twenty markers however many points."""
+    """Return colour, dashes and markers of the line at a position.
+
+    points: how many the line has; about twenty get a marker.
+    """
     return {
         "color": COLOURS[position % len(COLOURS)],
         "linestyle": DASHES[position % len(DASHES)],
         "marker": MARKERS[position % len(MARKERS)],
-        "markevery": max(1, points // 20),
+        "markevery": max(1, points // MARKERS_SHOWN),
         "markerfacecolor": "white",
         "markeredgewidth": 1.4,
     }
@@ -105,20 +125,28 @@ def round_axis(axes: Axes) -> None:
 
 
 def bytes_axis(axes: Axes, values: list[float]) -> None:
-    """Label the horizontal axis with bytes, logarithmic when the positive values span more than two decades."""
+    """Label the horizontal axis with bytes.
+
+    It is logarithmic when the positive values span more than two decades.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     positive = [value for value in values if value > 0]
-    if positive and max(positive) / min(positive) > 100:
-        axes.set_xscale("log", nonpositive="mask")
-        axes.xaxis.set_major_locator(
-            LogLocator(subs=(1, 2, 5) if max(positive) / min(positive) < 1000 else (1,))
-        )
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: re.sub(r"\.0+ ", " ", bytes_text(value)))
-    )
+    if positive:
+        span = max(positive) / min(positive)
+        if span > 100:
+            # Below three decades, powers of ten alone would be too few ticks.
+            steps = (1, 2, 5) if span < 1000 else (1,)
+            axes.set_xscale("log", nonpositive="mask")
+            axes.xaxis.set_major_locator(LogLocator(subs=steps))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(FuncFormatter(_bytes_tick))
     axes.set_xlabel("bytes exchanged so far, up and down")
+
+
+def _bytes_tick(value: float, _: object) -> str:
+    """Return a tick's text without zeros after the point: "2 MB" for "2.00 MB"."""
+    return re.sub(r"\.0+ ", " ", bytes_text(value))
 
 
 def percent_axis(axes: Axes, label: str = "accuracy") -> None:
@@ -131,7 +159,20 @@ def percent_axis(axes: Axes, label: str = "accuracy") -> None:
     axes.set_ylabel(label)
 
 
-def literal(text: str, most: int = 34) -> str:
-    """Return a text that matplotlib shows as it is: no formulas between dollars, not hidden by a leading "_"."""
-    shown = (text if len(text) <= most else text[: most - 1] + "…").replace("$", r"\$")
+def legend_beside(axes: Axes, upside_down: bool = False) -> None:
+    """Put the legend to the right of the axes. upside_down: in the order of stacked bars."""
+    handles, names = axes.get_legend_handles_labels()
+    if upside_down:
+        handles, names = handles[::-1], names[::-1]
+    axes.legend(handles, names, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def literal(text: str, limit: int = LONGEST_NAME) -> str:
+    """Return a text that matplotlib shows as it is, of at most ``limit`` letters.
+
+    Dollars would begin a formula, and a leading "_" would hide it.
+    """
+    if len(text) > limit:
+        text = text[: limit - 1] + "…"
+    shown = text.replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
