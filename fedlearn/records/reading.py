@@ -42,6 +42,7 @@ class RunRecord:
     @property
     def name(self) -> str:
         """Return the experiment's name, or the folder's where none is recorded."""
+        # The summary comes last, the config first: an unfinished run has a name too.
         recorded = (
             self.summary.get("name")
             or self.manifest.get("name")
@@ -57,8 +58,11 @@ class RunRecord:
     @property
     def planned_rounds(self) -> int | None:
         """Return how many rounds the config asks for, None when it does not say."""
-        planned = number(section(self.config, "experiment"), "rounds")
-        return None if planned is None else int(planned)
+        experiment = section(self.config, "experiment")
+        planned = number(experiment, "rounds")
+        if planned is None:
+            return None
+        return int(planned)
 
     @property
     def trained(self) -> tuple[Line, ...]:
@@ -66,7 +70,8 @@ class RunRecord:
 
         Round 0 is left out: it is the initial model's evaluation.
         """
-        return tuple(line for line in self.lines if line["round"] > 0)
+        trained = [line for line in self.lines if line["round"] > 0]
+        return tuple(trained)
 
 
 def read(folder: Path) -> RunRecord:
@@ -93,6 +98,7 @@ def _read(folder: Path) -> RunRecord:
     try:
         config = tomllib.loads(config_text)
     except (ValueError, RecursionError) as error:
+        # The figures can be shown without the config.
         config = {}
         problems.append(f"{CONFIG_FILE} cannot be read ({error})")
     lines = _read_lines(folder / LINES_FILE, problems)
@@ -140,7 +146,9 @@ def _read_lines(path: Path, problems: list[str]) -> tuple[Line, ...]:
     for position, text in enumerate(texts, start=1):
         line = _parse_line(text)
         if line is not None:
+            # A resumed run repeats rounds: the last line is the one that its model is of.
             by_round[line["round"]] = line
+        # The last line may be torn: so a run that goes on, or was killed, looks.
         elif text.strip() and position < len(texts):
             damaged.append(position)
     if damaged:

@@ -39,7 +39,7 @@ class RunFolder:
         self.path = path
         with _errors_named(path, "choose another --out"):
             path.mkdir(parents=True, exist_ok=True)
-            # Open, and so locked, as long as the run.
+            # Open, and so locked, as long as the run; whatever ends the process frees it.
             self._lock = open(path / LOCK_FILE, "w")  # noqa: SIM115
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,15 +68,17 @@ class RunFolder:
 
         name: relative to the folder; one folder on the way is made. Raises RecordError.
         """
-        data = content.encode() if isinstance(content, str) else content
+        if isinstance(content, str):
+            content = content.encode()
         path = self.path / name
         with _errors_named(path):
             path.parent.mkdir(exist_ok=True)
-            files.replace(path, data, _MODE)
+            files.replace(path, content, _MODE)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Replace a JSON file whole; NaN and infinities become null. Raises RecordError."""
-        self.write(name, json.dumps(_json_value(value), indent=2) + "\n")
+        text = json.dumps(_json_value(value), indent=2)
+        self.write(name, f"{text}\n")
 
     def append(self, line: Line) -> None:
         """Add a line to ``metrics.jsonl`` and hand it to the operating system.
@@ -84,12 +86,15 @@ class RunFolder:
         It is on disk after `sync_lines`. Raises RecordError.
         """
         path = self.path / LINES_FILE
+        data = json.dumps(_json_value(line)).encode()
         with _errors_named(path), open(path, "ab") as file:
-            file.write(json.dumps(_json_value(line)).encode() + b"\n")
+            # One write, so that a kill leaves at most one torn line, the last.
+            file.write(data + b"\n")
 
     def sync_lines(self) -> None:
         """Bring the lines to disk, since a checkpoint must not outlive them. Raises RecordError."""
         path = self.path / LINES_FILE
+        # To append opens the file as it is; a sync reaches what other descriptors wrote to it.
         with _errors_named(path), open(path, "ab") as file:
             os.fsync(file.fileno())
 
@@ -103,13 +108,15 @@ class RunFolder:
         Raises RecordError when the file cannot be written, OSError when it cannot be read.
         """
         lines = [line for line in self.lines() if line["round"] <= last_round]
-        self.write(LINES_FILE, "".join(json.dumps(line) + "\n" for line in lines))
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        self.write(LINES_FILE, text)
         return lines
 
 
 def owned(path: Path) -> bool:
     """Return whether a living process owns a run folder: the lock goes with its process."""
     try:
+        # A shared lock is refused while the owner has its own, and is gone when the file closes.
         with (path / LOCK_FILE).open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -124,8 +131,10 @@ def read_lines(path: Path) -> Iterator[Line]:
     try:
         text = (path / LINES_FILE).read_bytes()
     except FileNotFoundError:
+        # A run that was killed while it started has none yet.
         return
     for raw in text.split(b"\n"):
+        # A torn line is no JSON, and a damaged disk may hold anything.
         with contextlib.suppress(ValueError, RecursionError):
             line = json.loads(raw)
             if isinstance(line, dict) and isinstance(line.get("round"), int):

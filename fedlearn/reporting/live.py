@@ -80,6 +80,7 @@ class LiveDisplay:
     def moved(self, round_ended: bool) -> None:
         """Redraw the frame, unless it was redrawn just before."""
         before_s = time.monotonic()
+        # A forked worker has a copy of this display, and must not draw it.
         if before_s < self._redraw_at_s or os.getpid() != self._process:
             return
         self._live.update(self._frame(), refresh=True)
@@ -89,7 +90,9 @@ class LiveDisplay:
 
     def note(self, text: str) -> None:
         """Print a warning above the frame."""
-        self._console.print(Text("warning: ", style="bold yellow") + Text(text))
+        label = Text("warning: ", style="bold yellow")
+        # As Text, so that brackets in it are no markup.
+        self._console.print(label + Text(text))
 
     def finish(self, rows: list[tuple[str, str]], title: str, good: bool) -> None:
         """Leave the last frame and print the closing panel below it.
@@ -115,11 +118,13 @@ class LiveDisplay:
         In a forked worker do nothing.
         """
         if self._live.is_started and os.getpid() == self._process:
+            # What happened since the last redraw is shown too.
             self._live.update(self._frame())
             self._live.stop()
 
     def _frame(self) -> RenderableType:
         parts: list[RenderableType] = [self._header(), self._bar(), self._figures()]
+        # A frame higher than the terminal would scroll with each redraw.
         room = self._console.height - LINES_BESIDE_TABLE
         if self._tally.latest and room > 0:
             parts.append(self._latest(room))
@@ -130,10 +135,12 @@ class LiveDisplay:
         grid.add_column(ratio=1)
         grid.add_column(ratio=1)
         pairs = [_pair(key, value, "") for key, value in facts_text(self._facts)]
+        # Two facts a line: with five there are three lines, the last one half.
         for position in range(0, len(pairs), 2):
             grid.add_row(*pairs[position : position + 2])
-        name = Text(str(self._facts.get("name", "fedlearn")), style="bold")
-        return Panel(grid, title=name, title_align="left", border_style="cyan")
+        name = str(self._facts.get("name", "fedlearn"))
+        title = Text(name, style="bold")
+        return Panel(grid, title=title, title_align="left", border_style="cyan")
 
     def _bar(self) -> RenderableType:
         tally = self._tally
@@ -174,9 +181,10 @@ class LiveDisplay:
             _pair("bytes", self._ratio()),
         )
         width = min(SPARKLINE_WIDTH, self._console.width - FIGURES_WIDTH)
+        failed_style = "bold red" if tally.failed else ""
         grid.add_row(
             _pair("clients", self._clients()),
-            _pair("failed", str(tally.failed), "bold red" if tally.failed else ""),
+            _pair("failed", str(tally.failed), failed_style),
             Text(tally.sparkline(width), style="cyan"),
         )
         return grid
@@ -204,26 +212,31 @@ class LiveDisplay:
         table = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
         for heading in LATEST_HEADINGS:
             table.add_column(heading, justify="right", no_wrap=True)
-        for line in list(self._tally.latest)[-room:]:
+        # The newest at the bottom, as in a log.
+        lines = list(self._tally.latest)[-room:]
+        for line in lines:
             table.add_row(*_cells(line, self._tally.best))
         return table
 
 
 def _pair(key: str, value: str, style: str = "bold") -> Text:
-    return Text(f"{key} ", style="dim") + Text(value, style=style)
+    label = Text(f"{key} ", style="dim")
+    return label + Text(value, style=style)
 
 
 def _cells(line: Line, best: float | None) -> list[Text]:
     accuracy = finite(line, "accuracy")
     is_best = accuracy is not None and accuracy == best
     failed = int(amount(line, "failed"))
+    accuracy_style = "green" if is_best else ""
+    failed_style = "red" if failed else "dim"
     return [
         Text(str(line.get("round"))),
-        Text(percent_text(accuracy), style="green" if is_best else ""),
+        Text(percent_text(accuracy), style=accuracy_style),
         Text(number_text(number(line, "loss"))),
         Text(number_text(number(line, "train_loss"))),
         Text(str(line.get("clients", MISSING))),
-        Text(str(failed), style="red" if failed else "dim"),
+        Text(str(failed), style=failed_style),
         Text(bytes_text(finite(line, "bytes_up"))),
         Text(bytes_text(finite(line, "bytes_down"))),
         Text(time_text(finite(line, "seconds"))),

@@ -134,8 +134,9 @@ def header(run: RunRecord, figures: Results) -> Html:
 def _state_chip(run: RunRecord, figures: Results) -> Html:
     if run.finished:
         return element("span", "finished", class_="chip good")
-    planned = f" of {run.planned_rounds}" if run.planned_rounds else ""
-    text = f"unfinished: round {figures.rounds}{planned}"
+    text = f"unfinished: round {figures.rounds}"
+    if run.planned_rounds:
+        text += f" of {run.planned_rounds}"
     return element("span", text, class_="chip wait")
 
 
@@ -170,9 +171,13 @@ def _named(name: object, count: float | None, unit: str) -> str:
 
 
 def _codec(run: RunRecord) -> str:
+    # The manifest says what "auto" chose.
     codec = section(run.manifest, "codec") or section(run.config, "codec")
-    directions = [direction for direction in ("up", "down") if codec.get(direction)]
-    return ", ".join(f"{direction} {codec[direction]}" for direction in directions)
+    texts: list[str] = []
+    for direction in ("up", "down"):
+        if codec.get(direction):
+            texts.append(f"{direction} {codec[direction]}")
+    return ", ".join(texts)
 
 
 def tiles(run: RunRecord, figures: Results) -> Html:
@@ -207,14 +212,16 @@ def tiles(run: RunRecord, figures: Results) -> Html:
 def _training_share(figures: Results) -> str:
     if not figures.seconds:
         return f"training {MISSING}"
-    return f"training {percent_text(figures.seconds_training / figures.seconds)}"
+    share = figures.seconds_training / figures.seconds
+    return f"training {percent_text(share)}"
 
 
 def _updates(run: RunRecord, figures: Results) -> str:
-    asked = sum(int(amount(line, "clients")) for line in run.trained)
-    # A repeated round counts its failures more than once.
-    updates = max(asked - figures.failed, 0)
-    return f"{count_text(updates)} client updates, {count_text(figures.failed)} failed"
+    cohorts = sum(int(amount(line, "clients")) for line in run.trained)
+    # Never below 0, even where a damaged line lacks its cohort.
+    updates = max(cohorts - figures.failed, 0)
+    failed = count_text(figures.failed)
+    return f"{count_text(updates)} client updates, {failed} failed"
 
 
 def _parameters(run: RunRecord) -> float | None:
@@ -264,6 +271,7 @@ def pictures(plots: Path) -> Html:
     """Return the plots that are there, as part of the page."""
     figures: list[Html] = []
     for name, caption in CAPTIONS.items():
+        # A picture that had nothing to show was not drawn.
         path = plots / f"{name}.png"
         if path.is_file():
             figures.append(picture(path, caption))
@@ -280,6 +288,7 @@ def settings(run: RunRecord) -> Html:
     config_title = f"{CONFIG_FILE}, every key as it was used"
     texts = [folded(config_title, element("pre", run.config_text), unfolded=True)]
     manifest: dict[str, Any] = dict(run.manifest)
+    # Thousands of numbers, which nobody reads.
     data = dict(section(run.manifest, "data"))
     data.pop("label_counts", None)
     if data:
@@ -293,6 +302,7 @@ def settings(run: RunRecord) -> Html:
 
 def reproduce(run: RunRecord, figures: Results) -> Html:
     """Return the commands that run the same again and compare, to be typed in the run folder."""
+    # Resolved, since the folder may be given as "." or "..".
     again = shlex.quote(f"../{run.folder.resolve().name}-again")
     commands = [
         shlex.join(["pip", "install", *_requirements(run)]),
@@ -303,12 +313,11 @@ def reproduce(run: RunRecord, figures: Results) -> Html:
     if figures.model_sha256:
         code = element("code", figures.model_sha256)
         digest = Html(f"The model hash to compare: {code}.")
+    note = "In this run's folder. "
     version = section(run.manifest, "versions").get("python")
-    python = f"Python {version}. " if version else ""
-    note = (
-        f"In this run's folder. {python}"
-        "The same versions on the same platform give the same model, bit for bit."
-    )
+    if version:
+        note += f"Python {version}. "
+    note += "The same versions on the same platform give the same model, bit for bit."
     return section_of(
         "Run it again",
         element("pre", "\n".join(commands)),

@@ -100,10 +100,10 @@ def _codec_row(run: RunRecord, direction: str) -> list[str]:
     direction_bytes = sum(amount(line, f"bytes_{direction}") for line in run.trained)
     message_bytes = direction_bytes / messages
     times: list[str] = []
+    tables = [section(line, "seconds_codec") for line in run.trained]
     for key in CODEC_TIMES[direction]:
-        tables = [section(line, "seconds_codec") for line in run.trained]
-        seconds = sum(amount(codec_table, key) for codec_table in tables) / messages
-        times.append(f"{1000 * seconds:.2f}")
+        seconds = sum(amount(times_table, key) for times_table in tables)
+        times.append(f"{1000 * (seconds / messages):.2f}")
     # One time for both ends: the encoder decodes too.
     if len(times) == 1:
         times.append("with it")
@@ -151,7 +151,9 @@ def failures(run: RunRecord) -> Html:
 
 def _went_wrong(line: Line) -> bool:
     """Return whether a client failed in a round, or the round was repeated."""
-    return amount(line, "failed") != 0 or amount(line, "attempts") > 1
+    if amount(line, "failed"):
+        return True
+    return amount(line, "attempts") > 1
 
 
 def _reasons(line: Line) -> Html:
@@ -161,6 +163,7 @@ def _reasons(line: Line) -> Html:
         clients.setdefault(str(reason), []).append(client)
     texts: list[Html] = []
     for reason, ids in clients.items():
+        # The reason may be a stranger's text; `element` escapes it.
         names = element("b", first_few(ids, CLIENTS_NAMED))
         texts.append(element("div", names, ": ", reason))
     return Html("".join(texts))
@@ -190,6 +193,7 @@ def rounds_table(run: RunRecord) -> Html:
 def _every(lines: Sequence[Line], step: int) -> list[Line]:
     """Return one line in ``step``, and the last one in any case."""
     shown = list(lines[::step])
+    # The end of a run is what a reader looks for.
     if shown[-1] != lines[-1]:
         shown.append(lines[-1])
     return shown

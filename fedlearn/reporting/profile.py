@@ -105,7 +105,10 @@ class RunProfile:
 
     def share(self, phase: str) -> float:
         """Return a phase's share of the rounds' wall time, 0 for one that there is not."""
-        return next((time.share for time in self.phases if time.name == phase), 0.0)
+        for time in self.phases:
+            if time.name == phase:
+                return time.share
+        return 0.0
 
     def plain(self) -> dict[str, Any]:
         """Return what profile.json holds; docs/report.md has its keys."""
@@ -169,14 +172,18 @@ def _slowest(trainings: Sequence[RoundTraining]) -> RoundTraining | None:
 
 def _overlap_s(line: Line) -> float:
     """Return by how many seconds a round's phases exceed its wall time."""
-    return max(0.0, sum(phases(line).values()) - amount(line, "seconds"))
+    phases_s = sum(phases(line).values())
+    wall_s = amount(line, "seconds")
+    return max(0.0, phases_s - wall_s)
 
 
 def phases(line: Line) -> dict[str, float]:
     """Return the seconds of a round's phases, with `OTHER`: the wall time that they leave."""
     recorded = section(line, "seconds_by_phase")
+    # A clock that is set back may have made a phase negative.
     seconds = {name: max(0.0, amount(recorded, name)) for name in recorded}
     if not seconds:
+        # A run of a version that recorded no phases.
         seconds = {"train": max(0.0, amount(line, "seconds_training"))}
     rest_s = amount(line, "seconds") - sum(seconds.values())
     return seconds | {OTHER: max(0.0, rest_s)}
@@ -187,9 +194,14 @@ def order(rounds: Iterable[Mapping[str, float]]) -> list[str]:
 
     They stand in the order of a round, then those that we do not know, `OTHER` last.
     """
-    names = {name for seconds in rounds for name in seconds} - {OTHER}
-    known_names = [name for name in PHASES if name in names]
-    return [*known_names, *sorted(names - set(PHASES)), OTHER]
+    names: set[str] = set()
+    for seconds in rounds:
+        names.update(seconds)
+    names.discard(OTHER)
+    in_order = [name for name in PHASES if name in names]
+    # Another version of fedlearn may have had phases of its own.
+    unknown = sorted(names - set(PHASES))
+    return [*in_order, *unknown, OTHER]
 
 
 def _phase_times(lines: Sequence[Line]) -> tuple[PhaseTime, ...]:
@@ -198,13 +210,21 @@ def _phase_times(lines: Sequence[Line]) -> tuple[PhaseTime, ...]:
     wall_s = sum(amount(line, "seconds") for line in lines)
     times: list[PhaseTime] = []
     for name in order(rounds):
+        # A round without the phase counts: its share is of all rounds.
         seconds = [round_phases.get(name, 0.0) for round_phases in rounds]
         total_s = sum(seconds)
         worst_s = max(seconds)
+        # Of equally slow rounds, the first.
         worst_round = numbers[seconds.index(worst_s)]
-        median_s = statistics.median(seconds)
-        share = total_s / wall_s
-        times.append(PhaseTime(name, total_s, share, median_s, worst_s, worst_round))
+        time = PhaseTime(
+            name=name,
+            seconds=total_s,
+            share=total_s / wall_s,
+            median_s=statistics.median(seconds),
+            worst_s=worst_s,
+            worst_round=worst_round,
+        )
+        times.append(time)
     return tuple(times)
 
 
@@ -215,31 +235,40 @@ def _training_rates(
     workers: int,
 ) -> TrainingRates | None:
     """Return the rates over the rounds whose operations are known; None without any."""
-    known = [training for training in trainings if training_gflops(training)]
-    if not known:
+    counted = [training for training in trainings if training_gflops(training)]
+    if not counted:
         return None
-    flops = sum(training.flops or 0.0 for training in known)
-    busy_s = sum(training.training_s / training.workers for training in known)
-    rounds_s = sum(wall_s[training.round] for training in known)
+    flops = sum(training.flops or 0.0 for training in counted)
+    # Seconds are summed over clients; divided by the workers they are wall time.
+    busy_s = sum(training.training_s / training.workers for training in counted)
+    rounds_s = sum(wall_s[training.round] for training in counted)
     gflops = 1e-9 * flops / busy_s
     rounds_gflops = 1e-9 * flops / rounds_s
     peak_gflops = _peak_of(peak or {}, workers)
     return TrainingRates(
-        rounds=len(known),
+        rounds=len(counted),
         flops=flops,
         gflops=gflops,
         rounds_gflops=rounds_gflops,
         peak_gflops=peak_gflops,
-        peak_share=gflops / peak_gflops if peak_gflops else None,
-        rounds_peak_share=rounds_gflops / peak_gflops if peak_gflops else None,
+        peak_share=_share(gflops, peak_gflops),
+        rounds_peak_share=_share(rounds_gflops, peak_gflops),
     )
+
+
+def _share(gflops: float, peak_gflops: float | None) -> float | None:
+    if not peak_gflops:
+        return None
+    return gflops / peak_gflops
 
 
 def training_gflops(training: RoundTraining) -> float | None:
     """Return a round's rate in GFLOP/s of all its workers; None where it is not known."""
     if not training.flops or training.training_s <= 0:
         return None
-    return 1e-9 * training.flops * training.workers / training.training_s
+    # The seconds of all clients are summed, and as many of them pass at once as there are workers.
+    gflop = 1e-9 * training.flops
+    return gflop * training.workers / training.training_s
 
 
 def _peak_of(peak: Mapping[str, Any], workers: int) -> float | None:
@@ -266,8 +295,11 @@ def read_measurements(folder: Path) -> TrainingMeasurements:
         peak = table["peak"]
         rounds = tuple(_round_training(row) for row in table["by_round"])
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        # The file is an extra of --profile: without it the phases are still known.
         return TrainingMeasurements()
-    return TrainingMeasurements(rounds, peak if isinstance(peak, Mapping) else None)
+    if not isinstance(peak, Mapping):
+        peak = None
+    return TrainingMeasurements(rounds, peak)
 
 
 def _round_training(row: Mapping[str, Any]) -> RoundTraining:

@@ -53,8 +53,9 @@ class AccuracyCurve:
     @property
     def best(self) -> int | None:
         """Return the position of the first round with the best accuracy; None without any."""
-        positions = range(len(self.rounds))
-        return max(positions, key=lambda i: self.accuracy[i], default=None)
+        if not self.accuracy:
+            return None
+        return self.accuracy.index(max(self.accuracy))
 
 
 def results(run: RunRecord) -> Results:
@@ -66,6 +67,7 @@ def results(run: RunRecord) -> Results:
         best_accuracy = curve.accuracy[curve.best]
         best_round = curve.rounds[curve.best]
     last_accuracy = curve.accuracy[-1] if curve.rounds else None
+    # A summary's figures come first: they are of the whole run, also where lines are lost.
     return Results(
         rounds=run.lines[-1]["round"],
         accuracy=_recorded(run, "accuracy", last_accuracy),
@@ -86,12 +88,18 @@ def results(run: RunRecord) -> Results:
 def _recorded(run: RunRecord, key: str, computed: float | None) -> float | None:
     """Return a figure of the summary, or where it has none the one computed from the rounds."""
     recorded = number(run.summary, key)
-    return computed if recorded is None else recorded
+    if recorded is None:
+        return computed
+    return recorded
 
 
 def _last_loss(lines: Sequence[Line]) -> float | None:
-    losses = [number(line, "loss") for line in lines]
-    return next((loss for loss in reversed(losses) if loss is not None), None)
+    for line in reversed(lines):
+        loss = number(line, "loss")
+        # Only evaluated rounds have one.
+        if loss is not None:
+            return loss
+    return None
 
 
 def _sum(run: RunRecord, key: str) -> float:
@@ -103,7 +111,9 @@ def _sum(run: RunRecord, key: str) -> float:
 
 def exchanged_bytes(line: Line) -> float:
     """Return the bytes of a round in both directions, as encoded."""
-    return amount(line, "bytes_up") + amount(line, "bytes_down")
+    up = amount(line, "bytes_up")
+    down = amount(line, "bytes_down")
+    return up + down
 
 
 def engine_text(run: RunRecord) -> str:
@@ -113,10 +123,12 @@ def engine_text(run: RunRecord) -> str:
     if not kind:
         return str(run.summary.get("engine") or "")
     workers = finite(engine, "workers")
+    # The config's 0 means all cores: how many, only the manifest says.
     if not workers:
         return kind
-    plural = "" if workers == 1 else "s"
-    return f"{kind}, {workers:.0f} worker{plural}"
+    if workers == 1:
+        return f"{kind}, 1 worker"
+    return f"{kind}, {workers:.0f} workers"
 
 
 def expectations_of(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -139,6 +151,7 @@ def accuracy_curve(lines: Sequence[Line]) -> AccuracyCurve:
     total = 0.0
     raw = 0.0
     for line in lines:
+        # Rounds that were not evaluated cost bytes too.
         total += exchanged_bytes(line)
         raw += amount(line, "bytes_raw")
         accuracy = finite(line, "accuracy")
@@ -167,7 +180,9 @@ def crossing(
         if value >= target:
             if best is None:
                 return float(position)
-            return previous + (position - previous) * (target - best) / (value - best)
+            # best < target <= value, so the divisor is positive.
+            step = position - previous
+            return previous + step * (target - best) / (value - best)
         best = value if best is None else max(best, value)
         previous = position
     return None

@@ -29,25 +29,36 @@ class RoundGroups:
     @property
     def centres(self) -> list[float]:
         """Return the mean round of each group."""
-        return [
-            sum(line["round"] for line in group) / len(group) for group in self.groups
-        ]
+        return self.means(_round_of)
 
     def means(self, value: Callable[[Line], float]) -> list[float]:
         """Return the mean of a value over each group."""
-        return [sum(map(value, group)) / len(group) for group in self.groups]
+        means: list[float] = []
+        for group in self.groups:
+            total = sum(map(value, group))
+            # The last group may be shorter: each is divided by its own length.
+            means.append(total / len(group))
+        return means
 
     @property
     def note(self) -> str:
         """Return what a title says of groups: "" when each round has a bar of its own."""
-        return f", means of {self.size} rounds" if self.size > 1 else ""
+        if self.size == 1:
+            return ""
+        return f", means of {self.size} rounds"
+
+
+def _round_of(line: Line) -> int:
+    return line["round"]
 
 
 def grouped(lines: Sequence[Line]) -> RoundGroups:
     """Return the rounds in at most `MOST_BARS` groups of neighbours."""
+    # Rounded up, so that there are never more groups than bars.
     size = -(-len(lines) // MOST_BARS)
     starts = range(0, len(lines), size)
-    return RoundGroups(size, tuple(lines[start : start + size] for start in starts))
+    groups = tuple(lines[start : start + size] for start in starts)
+    return RoundGroups(size, groups)
 
 
 class StackedBars:
@@ -58,9 +69,12 @@ class StackedBars:
         self._axes = axes
         self._centres = rounds.centres
         self._size = rounds.size
+        # Where the next layer begins, for each bar.
         self._floor = [0.0] * len(rounds.groups)
-        share = 1.0 if len(rounds.groups) > TOUCHING_BARS else 0.8
-        self._width = rounds.size * share
+        # In rounds, the unit of the axis.
+        self._width = 0.8 * rounds.size
+        if len(rounds.groups) > TOUCHING_BARS:
+            self._width = 1.0 * rounds.size
 
     def add(
         self, name: str, share: float, heights: Sequence[float], look: dict[str, Any]
@@ -74,9 +88,8 @@ class StackedBars:
             label=f"{style.literal(name)}  {100 * share:.1f} %",
             **look,
         )
-        self._floor = [
-            low + height for low, height in zip(self._floor, heights, strict=True)
-        ]
+        layer = zip(self._floor, heights, strict=True)
+        self._floor = [low + height for low, height in layer]
 
     def finish(self, label: str) -> None:
         """Name the vertical axis and put the legend beside the bars, in their order."""
@@ -91,4 +104,10 @@ class StackedBars:
 
 def bar_look(colour: str, hatch: str) -> dict[str, Any]:
     """Return how a bar is filled."""
-    return {"facecolor": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+    return {
+        "facecolor": colour,
+        # matplotlib draws a hatch in the colour of the edge, which itself has no width.
+        "hatch": hatch,
+        "edgecolor": "white",
+        "linewidth": 0,
+    }

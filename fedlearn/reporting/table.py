@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from fedlearn.records.reading import RunRecord
 from fedlearn.reporting.results import accuracy_curve, crossing, labels, results
@@ -33,7 +33,9 @@ class Column:
 
 
 def _one_decimal(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.1f}"
+    if value is None:
+        return MISSING
+    return f"{value:.1f}"
 
 
 def _ratio(value: float | None) -> str:
@@ -98,8 +100,10 @@ def row(run: RunRecord, label: str, target: float) -> dict[str, Value]:
 
 def rows(runs: Sequence[RunRecord], target: float) -> list[dict[str, Value]]:
     """Return one `row` per run, in the order of the runs."""
-    labelled = zip(runs, labels(runs), strict=True)
-    return [row(run, label, target) for run, label in labelled]
+    table_rows: list[dict[str, Value]] = []
+    for run, label in zip(runs, labels(runs), strict=True):
+        table_rows.append(row(run, label, target))
+    return table_rows
 
 
 def cells(table_rows: Sequence[Mapping[str, Value]]) -> list[list[str]]:
@@ -115,10 +119,11 @@ def plain(lines: Sequence[Sequence[str]], left: int = 1) -> str:
 
     left: how many columns stand to the left; all others, of numbers, stand to the right.
     """
-    columns = zip(*lines, strict=True)
-    widths = [max(map(len, column)) for column in columns]
+    widths: list[int] = []
+    for column in zip(*lines, strict=True):
+        widths.append(max(map(len, column)))
     aligned = [_aligned(line, widths, left) for line in lines]
-    return "".join(f"{text}\n" for text in aligned)
+    return "\n".join([*aligned, ""])
 
 
 def _aligned(line: Sequence[str], widths: Sequence[int], left: int) -> str:
@@ -128,6 +133,7 @@ def _aligned(line: Sequence[str], widths: Sequence[int], left: int) -> str:
             padded.append(text.ljust(width))
         else:
             padded.append(text.rjust(width))
+    # A last column to the left would end in spaces.
     return "  ".join(padded).rstrip()
 
 
@@ -148,14 +154,15 @@ def print_table(table_rows: Sequence[Mapping[str, Value]], stream: TextIO) -> No
         stream.write(plain(lines))
         return
     console = Console(file=stream)
+    # rich needs one more column than aligned text beside each column.
     first_line = plain(lines).splitlines()[0]
     if len(first_line) + len(COLUMNS) > console.width:
         lines = [list(line) for line in zip(*lines, strict=True)]
     table = Table(box=None, header_style="bold", pad_edge=False)
     for position, heading in enumerate(lines[0]):
-        table.add_column(
-            Text(heading), justify="right" if position else "left", overflow="fold"
-        )
+        # Names stand to the left, numbers to the right.
+        side: Literal["left", "right"] = "right" if position else "left"
+        table.add_column(Text(heading), justify=side, overflow="fold")
     for line in lines[1:]:
         # As Text, so that brackets in a run's name are no markup.
         table.add_row(*map(Text, line))
@@ -197,6 +204,7 @@ def differences(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     keys.pop("experiment.name", None)
     differing: dict[str, list[Any]] = {}
     for key in keys:
+        # None stands for a key that a config does not have: TOML has no null.
         values = [config.get(key) for config in flat_configs]
         if any(value != values[0] for value in values):
             differing[key] = values

@@ -60,10 +60,13 @@ class RunTally:
         self.failed += int(amount(line, "failed"))
         self.clients_done = 0
         self.clients_total = 0
+        # Round 0 trains nobody: its time says nothing of the others'.
         if self.round > 0:
             self._recent_s.append(amount(line, "seconds"))
-        if number(line, "loss") is not None:
-            self.loss = number(line, "loss")
+        # NaN stays: a display has to show that training diverged.
+        loss = number(line, "loss")
+        if loss is not None:
+            self.loss = loss
         accuracy = finite(line, "accuracy")
         if accuracy is not None:
             self._add_accuracy(accuracy)
@@ -88,6 +91,7 @@ class RunTally:
         """
         if not self._recent_s:
             return None
+        # The answered share of the running round is done; a resumed run may be past its end.
         rounds_left = max(self.rounds - self.round - self.share_done(), 0)
         return rounds_left * sum(self._recent_s) / len(self._recent_s)
 
@@ -105,11 +109,18 @@ class RunTally:
         low = min(picked)
         # All alike are lowest: a range of 1 keeps the division defined.
         span = (max(picked) - low) or 1
-        levels = [round((value - low) / span * (len(BLOCKS) - 1)) for value in picked]
-        return "".join(BLOCKS[level] for level in levels)
+        highest_block = len(BLOCKS) - 1
+        blocks: list[str] = []
+        for value in picked:
+            level = round((value - low) / span * highest_block)
+            blocks.append(BLOCKS[level])
+        return "".join(blocks)
 
 
 def facts_text(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the facts that a header shows as (key, text), in order, without those missing."""
-    keys = ("data", "model", "strategy", "codec", "engine")
-    return [(key, str(facts[key])) for key in keys if facts.get(key)]
+    texts: list[tuple[str, str]] = []
+    for key in ("data", "model", "strategy", "codec", "engine"):
+        if facts.get(key):
+            texts.append((key, str(facts[key])))
+    return texts
