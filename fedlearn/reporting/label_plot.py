@@ -29,7 +29,7 @@ def plot_label_mix(run: RunRecord, path: Path) -> bool:
     data = section(run.manifest, "data")
     counts = _counts(section(data, "label_counts").get("counts"))
     if counts is None:
-        sizes = data.get("sizes")
+        sizes: Any = data.get("sizes")
         if not _is_range(sizes):
             return False
         _plot_range(sizes, path)
