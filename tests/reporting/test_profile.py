@@ -1,4 +1,4 @@
-"""Where a run's time goes: its figures, by hand; its table, its sentence, its picture, the option."""
+"""Where a run's time goes: its figures, by hand; its table, sentence, picture and option."""
 
 import json
 
