@@ -24,7 +24,10 @@ lr = 0.1
 
 
 def line(round: int, accuracy: float | None, **more: Any) -> dict[str, Any]:
-    """Return one metrics line: 1,000 bytes up, 3,000 down, 16,000 raw (ratio 4), 2 s of which 1.5 s training."""
+    """Return one metrics line.
+
+    1,000 bytes up, 3,000 down, 16,000 raw (ratio 4); 2 s, of which 1.5 s training.
+    """
     return {
         "round": round,
         "loss": None if accuracy is None else 2.0 - accuracy,
@@ -68,7 +71,7 @@ LINES = (round_zero(0.1), line(1, 0.4), line(2, None), line(3, 0.3), line(4, 0.8
 
 
 def manifest(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a manifest of six clients with three labels; data: what to change in its data table."""
+    """Return a manifest of six clients with three labels; data: changes of its data table."""
     counts = [[4, 0, 0], [0, 5, 1], [2, 2, 2], [0, 0, 9], [1, 0, 7], [3, 3, 0]]
     return {
         "name": name,

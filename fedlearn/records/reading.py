@@ -24,19 +24,19 @@ from fedlearn.text import first_few
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What the files of one run folder hold.
-
-    lines: one per round in ascending order; of a round that a resumed run repeated, the last line.
-    summary: empty while the run is unfinished. problems: one sentence for each thing that could
-    not be read.
-    """
+    """What the files of one run folder hold."""
 
     folder: Path
+    # As it stands in the file, and what it means; the latter is empty where it is damaged.
     config_text: str
     config: Mapping[str, Any]
+    # Empty where it is missing or damaged.
     manifest: Mapping[str, Any]
+    # Empty while the run is unfinished.
     summary: Mapping[str, Any]
+    # One per round in ascending order; of a round that a resumed run repeated, the last line.
     lines: tuple[Line, ...]
+    # One sentence for each thing that could not be read.
     problems: tuple[str, ...] = ()
 
     @property

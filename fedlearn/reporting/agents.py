@@ -58,6 +58,7 @@ def agents(run: RunRecord) -> Html:
         for name in names
     ]
     work = table(heading, rows, text_columns=(0, 7, 8))
+    # Why work was declined, late or failed, in the agents' own words.
     reasons = [
         row for name in names for row in _reason_rows(name, section(clients, name))
     ]
@@ -89,7 +90,11 @@ def _device_cells(device: Mapping[str, Any]) -> list[str]:
     cells = [board, str(device.get("torch", MISSING))]
     for _, key, text, factor in DEVICE_FIGURES:
         value = finite(device, key)
-        cells.append(MISSING if value is None else text.format(value * factor))
+        if value is None:
+            # An agent tells only what its device lets it measure.
+            cells.append(MISSING)
+        else:
+            cells.append(text.format(value * factor))
     return cells
 
 
@@ -105,5 +110,6 @@ def _reasons_table(reasons: list[list[str]]) -> Html:
     if not reasons:
         return Html("")
     heading = ["client", "work", "reason", "times"]
+    # Folded, for a fleet of thousands may have thousands.
     reasons_table = table(heading, reasons, text_columns=(0, 1, 2))
     return folded(f"Why: {len(reasons)} reasons", reasons_table)

@@ -21,6 +21,7 @@ from fedlearn.reporting.results import AccuracyCurve, accuracy_curve, labels
 from fedlearn.reporting.table import Value, cells, differences
 from fedlearn.reporting.units import percent_text
 
+# How a key reads that a run's config does not have: TOML has no null.
 MISSING_KEY = "not set"
 
 # Inches of a picture, and of each line of its legend, which holds two names.
@@ -87,11 +88,12 @@ def overlays(
 
     None where no run was evaluated. Raises RecordError when a picture cannot be written.
     """
-    curves = {
-        name: curve
-        for name, run in zip(names, runs, strict=True)
-        if (curve := accuracy_curve(run.lines)).rounds
-    }
+    curves: dict[str, AccuracyCurve] = {}
+    for name, run in zip(names, runs, strict=True):
+        curve = accuracy_curve(run.lines)
+        # A run that was never evaluated has no curve, and is in the table all the same.
+        if curve.rounds:
+            curves[name] = curve
     if not curves:
         return []
     by_round = folder / "rounds.png"
@@ -116,7 +118,9 @@ def _overlay(
     height = PICTURE_HEIGHT + LEGEND_LINE_HEIGHT * legend_lines
     with style.canvas(path, title, height=height) as (figure, axes):
         for position, (name, curve) in enumerate(curves.items()):
-            x = curve.rounds if over == "rounds" else curve.bytes_total
+            x: Sequence[float] = curve.bytes_total
+            if over == "rounds":
+                x = curve.rounds
             look = style.line_style(position, len(curve.rounds))
             axes.plot(x, curve.accuracy, label=style.literal(name), **look)
         axes.axhline(target, color=style.GREY, linewidth=1, zorder=1)
@@ -131,6 +135,7 @@ def _overlay(
 
 def figures_table(rows: Sequence[Mapping[str, Value]], target: float) -> Html:
     """Return the table on its side, one column per run, so that few runs fit any screen."""
+    # The first column holds the headings, each other one a run.
     heading, *lines = [list(line) for line in zip(*cells(rows), strict=True)]
     note = (
         f"Target: {percent_text(target)}. Rounds and bytes to target: where the best accuracy so "

@@ -26,14 +26,15 @@ DEFAULT_TARGET = 0.8
 
 @dataclass
 class CostCurve:
-    """What each evaluated round had cost so far, and the accuracy that it reached (of 1).
+    """What each evaluated round had cost so far, and the accuracy that it reached."""
 
-    Seconds are virtual, bytes are of both directions, joules above what idle devices take.
-    """
-
+    # Virtual time: what the round would take on the devices.
     seconds: list[float] = field(default_factory=list)
+    # Of both directions, as encoded.
     bytes: list[float] = field(default_factory=list)
+    # Of all clients, above what their devices take when idle.
     joules: list[float] = field(default_factory=list)
+    # A share of 1.
     accuracy: list[float] = field(default_factory=list)
 
 
@@ -66,6 +67,7 @@ def totals(lines: Sequence[Line], target: float) -> dict[str, Any]:
     """
     curve = cost_curve(lines)
     devices = [section(line, "devices") for line in lines]
+    # fsum rounds once: over thousands of rounds, a plain sum would gather errors.
     return {
         "seconds": fsum(amount(table, "seconds") for table in devices),
         "joules": fsum(amount(table, "joules") for table in devices),
@@ -99,4 +101,5 @@ def by_profile(lines: Sequence[Line]) -> dict[str, dict[str, float]]:
 
 def target_of(run: RunRecord) -> float:
     """Return the accuracy (of 1) that a run's costs are told of."""
-    return finite(section(run.config, "devices"), "target") or DEFAULT_TARGET
+    devices = section(run.config, "devices")
+    return finite(devices, "target") or DEFAULT_TARGET

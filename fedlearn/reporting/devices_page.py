@@ -44,6 +44,7 @@ def devices(run: RunRecord) -> Html:
 def _costs(run: RunRecord) -> Html:
     """Return the time, bytes and energy of the run, and of the rounds up to the target."""
     figures = totals(run.lines, target_of(run))
+    # Rounds after the last evaluation cost too: these sums are not the curve's last values.
     run_bytes = fsum(exchanged_bytes(line) for line in run.lines)
     complete_row = [
         "the whole run",
@@ -82,14 +83,15 @@ def _times(run: RunRecord, profiles: Mapping[str, Any]) -> Html:
 def _times_row(
     name: str, profile: Mapping[str, Any], sums: Mapping[str, float]
 ) -> list[str]:
-    asked = sums.get("clients", 0)
+    rounds = sums.get("clients", 0)
+    # A profile whose clients were never asked has no means.
     means = [MISSING] * len(PARTS)
-    if asked:
-        means = [time_text(sums[part] / asked) for part in PARTS]
+    if rounds:
+        means = [time_text(sums[part] / rounds) for part in PARTS]
     return [
         name,
         count_text(finite(profile, "clients")),
-        count_text(asked),
+        count_text(rounds),
         count_text(sums.get("late", 0)),
         *means,
         joules_text(sums.get("joules", 0)),
@@ -128,6 +130,7 @@ def _inference(run: RunRecord) -> Html:
 def _inference_row(name: str, delay: Mapping[str, Any]) -> list[str]:
     send_s = finite(delay, "trans_s")
     cloud_s = finite(delay, "cloud_s")
+    # The input has to arrive before the cloud can begin.
     away_s = None
     if send_s is not None and cloud_s is not None:
         away_s = send_s + cloud_s

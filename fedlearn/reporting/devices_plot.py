@@ -33,10 +33,12 @@ PART_FILLS = {
 
 @dataclass(frozen=True)
 class CostAxis:
-    """An axis of costs. units: size → label, the largest first; text: a value for people."""
+    """An axis of costs."""
 
     title: str
+    # The size of a unit in seconds or joules → label; the largest comes first.
     units: Mapping[float, str]
+    # How a cost reads.
     text: Callable[[float | None], str]
 
 
@@ -56,13 +58,15 @@ ENERGY_AXIS = CostAxis(
 def plot_time(run: RunRecord, path: Path) -> bool:
     """Draw accuracy over the simulated time."""
     curve = cost_curve(run.lines)
-    return _plot_cost(run, path, curve.seconds, curve.accuracy, TIME_AXIS)
+    costs = curve.seconds
+    return _plot_cost(run, path, costs, curve.accuracy, TIME_AXIS)
 
 
 def plot_joules(run: RunRecord, path: Path) -> bool:
     """Draw accuracy over the energy of the devices."""
     curve = cost_curve(run.lines)
-    return _plot_cost(run, path, curve.joules, curve.accuracy, ENERGY_AXIS)
+    costs = curve.joules
+    return _plot_cost(run, path, costs, curve.accuracy, ENERGY_AXIS)
 
 
 def _plot_cost(
@@ -73,8 +77,10 @@ def _plot_cost(
     axis: CostAxis,
 ) -> bool:
     """Draw accuracy over a cost, in the largest unit of which there are at least two."""
+    # Without simulated devices all costs are 0.
     if not costs or costs[-1] <= 0:
         return False
+    # "1.2 hours" say less than "72 minutes".
     unit = next((size for size in axis.units if costs[-1] >= 2 * size), 1.0)
     target = target_of(run)
     with style.canvas(path, f"Accuracy over {axis.title}") as (_, axes):
@@ -122,13 +128,14 @@ def _shares_by_profile(run: RunRecord) -> dict[str, dict[str, float]]:
     sums = by_profile(run.lines)
     planned = section(section(run.manifest, "devices"), "profiles")
     names = [name for name in planned if name in sums]
+    # A resumed run may have lines of a profile that its config has no more.
     names += [name for name in sums if name not in planned]
     shares: dict[str, dict[str, float]] = {}
     for name in names:
         seconds = {part: sums[name][part] for part in PARTS}
-        total = sum(seconds.values())
-        if total > 0:
-            shares[name] = {part: value / total for part, value in seconds.items()}
+        total_s = sum(seconds.values())
+        if total_s > 0:
+            shares[name] = {part: part_s / total_s for part, part_s in seconds.items()}
     return shares
 
 
@@ -137,11 +144,13 @@ def _plot_parts(
 ) -> None:
     """Draw one bar per profile; parts that took nobody any time are left out of the legend."""
     shown_names = [style.literal(name) for name in names]
-    left = [0.0] * len(names)
+    # Where each profile's next part begins, as a share of its time.
+    starts = [0.0] * len(names)
     for part, label in PARTS.items():
         widths = [shares[name][part] for name in names]
         if not any(widths):
             continue
         look = bar_look(*PART_FILLS[part])
-        axes.barh(shown_names, widths, left=left, label=label, **look)
-        left = [start + width for start, width in zip(left, widths, strict=True)]
+        axes.barh(shown_names, widths, left=starts, label=label, **look)
+        ends = zip(starts, widths, strict=True)
+        starts = [start + width for start, width in ends]

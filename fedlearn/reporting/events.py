@@ -43,6 +43,7 @@ def write_events(run: RunRecord, label: str, directory: Path) -> Path:
     """
     writers, summaries, events = _tensorboard()
     folder = directory / _folder_name(label)
+    # TensorBoard would draw both runs as one curve that jumps back.
     if any(folder.glob("events.out.tfevents.*")):
         raise UserError(
             f"'{folder}' holds events already; give --tensorboard another folder"
@@ -56,6 +57,7 @@ def write_events(run: RunRecord, label: str, directory: Path) -> Path:
     moment_s = _started_s(run)
     bytes_total = 0.0
     for line in run.lines:
+        # A round's event is at its end.
         moment_s += amount(line, "seconds")
         bytes_total += exchanged_bytes(line)
         values = [
@@ -71,9 +73,9 @@ def write_events(run: RunRecord, label: str, directory: Path) -> Path:
 
 def _folder_name(label: str) -> str:
     """Return a label as the name of a folder: no separators, not hidden, not empty."""
-    name = "".join(
-        letter if letter.isalnum() or letter in "-_." else "_" for letter in label
-    )
+    name = ""
+    for letter in label:
+        name += letter if letter.isalnum() or letter in "-_." else "_"
     return name.lstrip(".") or "run"
 
 
@@ -110,6 +112,8 @@ def _scalars(line: Line, bytes_total: float) -> dict[str, float]:
 def _started_s(run: RunRecord) -> float:
     """Return when the run started, in seconds since 1970; where unknown, as if it ended now."""
     try:
-        return datetime.fromisoformat(str(run.manifest.get("started"))).timestamp()
+        started = datetime.fromisoformat(str(run.manifest.get("started")))
     except ValueError:
-        return time.time() - sum(amount(line, "seconds") for line in run.lines)
+        seconds = sum(amount(line, "seconds") for line in run.lines)
+        return time.time() - seconds
+    return started.timestamp()

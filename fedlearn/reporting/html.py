@@ -33,6 +33,7 @@ def element(tag: str, *children: object, **attributes: str) -> Html:
     """
     parts = [tag]
     for key, value in attributes.items():
+        # Python's words, such as class, cannot be names of arguments.
         name = key.rstrip("_").replace("_", "-")
         parts.append(f'{name}="{safe(value)}"')
     inside = "".join(safe(child) for child in children)
@@ -50,6 +51,7 @@ def table(
         parts.append(element("thead", _table_row("th", heading, text_columns)))
     lines = [_table_row("td", values, text_columns) for values in rows]
     parts.append(element("tbody", *lines))
+    # On a narrow screen the table scrolls, not the page.
     return element("div", element("table", *parts), class_="scroll")
 
 
@@ -58,6 +60,7 @@ def _table_row(tag: str, values: Sequence[object], text_columns: Sequence[int]) 
     for position, value in enumerate(values):
         if position in text_columns:
             cells.append(element(tag, value))
+        # n for number: the style sheet sets its digits to the right.
         else:
             cells.append(element(tag, value, class_="n"))
     return element("tr", *cells)
@@ -65,12 +68,15 @@ def _table_row(tag: str, values: Sequence[object], text_columns: Sequence[int]) 
 
 def section_of(title: str, *children: object, note: str = "") -> Html:
     """Return a section with a heading and, below it, one line that says what it shows."""
-    about = [element("p", note, class_="note")] if note else []
-    return element("section", element("h2", title), *about, *children)
+    parts: list[object] = [element("h2", title)]
+    if note:
+        parts.append(element("p", note, class_="note"))
+    return element("section", *parts, *children)
 
 
 def folded(title: object, *children: object, unfolded: bool = False) -> Html:
     """Return something that opens on a click, without any script."""
+    # An attribute without a value, which `element` does not have.
     state = " open" if unfolded else ""
     summary = element("summary", title)
     inside = element("div", *children, class_="inside")
@@ -80,6 +86,7 @@ def folded(title: object, *children: object, unfolded: bool = False) -> Html:
 def picture(path: Path, caption: str) -> Html:
     """Return a PNG as part of the page itself (base64), with its caption. Raises OSError."""
     data = base64.b64encode(path.read_bytes()).decode()
+    # <img> has no end tag, so it is no `element`.
     image = f'<img alt="{safe(caption)}" src="data:image/png;base64,{data}">'
     return element("figure", Html(image), element("figcaption", caption))
 
@@ -111,9 +118,11 @@ def write_document(path: Path, title: str, *body: object) -> Path:
         "<!doctype html>\n"
         f'<html lang="en"><head>{head}</head><body>{main}</body></html>\n'
     )
+    # What UTF-8 cannot hold, half of a pair of surrogates, becomes a question mark.
+    data = page.encode("utf-8", "replace")
     try:
         # Whoever the user's umask lets read it may: a page is for others too.
-        files.replace(path, page.encode("utf-8", "replace"), 0o666)
+        files.replace(path, data, 0o666)
     except OSError as error:
         raise RecordError(
             f"cannot write the page '{path}': {error.strerror}"

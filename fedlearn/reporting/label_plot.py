@@ -29,7 +29,7 @@ def plot_label_mix(run: RunRecord, path: Path) -> bool:
     data = section(run.manifest, "data")
     counts = _counts(section(data, "label_counts").get("counts"))
     if counts is None:
-        sizes = data.get("sizes")
+        sizes: Any = data.get("sizes")
         if not _is_range(sizes):
             return False
         _plot_range(sizes, path)
@@ -45,6 +45,7 @@ def _counts(recorded: Any) -> NDArray[np.float64] | None:
     try:
         counts = np.asarray(recorded, dtype=np.float64)
     except (TypeError, ValueError):
+        # Not numbers, or rows of different lengths.
         return None
     if counts.ndim != 2 or not counts.size:
         return None
@@ -55,6 +56,7 @@ def _is_range(sizes: Any) -> bool:
     """Return whether a manifest's sizes are those of the smallest, median and largest client."""
     if not isinstance(sizes, list) or len(sizes) != 3:
         return False
+    # A manifest may be damaged, or written by hand.
     return all(isinstance(size, int | float) for size in sizes)
 
 
@@ -67,14 +69,17 @@ def _plot_mix(counts: NDArray[np.float64], path: Path) -> None:
     # A client without samples would divide by zero.
     shares = counts / np.maximum(sizes, 1)[:, None]
     main_labels = shares.argmax(axis=1)
+    # The last key counts most: by label, and within a label the purest clients first.
     order = np.lexsort((-shares.max(axis=1), main_labels))
     title = f"Labels of {count_text(len(counts))} clients"
+    # Inches: each label has a line of its own, up to eighteen of them.
     height = 3.0 + min(0.22 * counts.shape[1], 4)
     grid: dict[str, Any] = {"sharex": True, "height_ratios": [1, 0.8 * height - 1]}
     with style.canvas(path, title, height, rows=2, **grid) as (figure, (top, bottom)):
         _plot_sizes(top, sizes[order])
         image = _plot_shares(bottom, shares[order])
         _client_ticks(bottom, order)
+        # Beside both: one of them alone would become narrower than the other.
         figure.colorbar(
             image,
             ax=[top, bottom],
@@ -85,8 +90,10 @@ def _plot_mix(counts: NDArray[np.float64], path: Path) -> None:
 
 
 def _plot_sizes(axes: Any, sizes: NDArray[np.float64]) -> None:
+    # Bars of many clients touch: gaps would only flicker.
     width = 0.85 if len(sizes) <= GAPS_UP_TO else 1.0
-    axes.bar(np.arange(len(sizes)), sizes, width=width, color="#4b5563")
+    positions = np.arange(len(sizes))
+    axes.bar(positions, sizes, width=width, color="#4b5563")
     axes.set_ylabel("samples")
     axes.grid(axis="x", visible=False)
 
@@ -116,7 +123,8 @@ def _label_ticks(axes: Any, labels: int) -> None:
 
 def _client_ticks(axes: Any, order: NDArray[np.int64]) -> None:
     if len(order) <= IDS_UP_TO:
-        axes.set_xticks(range(len(order)), [str(client) for client in order])
+        ids = [str(client) for client in order]
+        axes.set_xticks(range(len(order)), ids)
     else:
         axes.set_xticks([])
 
@@ -143,8 +151,11 @@ def _plot_range(sizes: list[float], path: Path) -> None:
     colours = [style.GREY, style.COLOURS[0], style.GREY]
     with style.canvas(path, "Samples of a client", height=2.4) as (_, axes):
         bars = axes.barh(names, sizes, color=colours, height=0.6)
-        axes.bar_label(bars, [count_text(size) for size in sizes], padding=4)
+        texts = [count_text(size) for size in sizes]
+        axes.bar_label(bars, texts, padding=4)
+        # The smallest on top: the axis counts from below.
         axes.invert_yaxis()
+        # Room for the text beside the longest bar.
         axes.margins(x=0.15)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("samples")

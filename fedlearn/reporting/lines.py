@@ -64,7 +64,8 @@ class LineDisplay:
         self._print(": ".join(["fedlearn", str(facts.get("name", ""))]))
         for key, value in facts_text(facts):
             self._print(f"  {key:<9} {value}")
-        self._print("  ".join(heading.rjust(width) for heading, width in COLUMNS))
+        headings = [heading.rjust(width) for heading, width in COLUMNS]
+        self._print("  ".join(headings))
 
     def moved(self, round_ended: bool) -> None:
         """Print the round that has just ended, if it is one to print."""
@@ -73,8 +74,10 @@ class LineDisplay:
             return
         self._first = False
         self._printed_s = now_s
-        texts = zip(self._cells(), COLUMNS, strict=True)
-        self._print("  ".join(text.rjust(width) for text, (_, width) in texts))
+        cells: list[str] = []
+        for text, (_, width) in zip(self._cells(), COLUMNS, strict=True):
+            cells.append(text.rjust(width))
+        self._print("  ".join(cells))
 
     def _due(self, now_s: float) -> bool:
         tally = self._tally
@@ -92,7 +95,8 @@ class LineDisplay:
     def finish(self, rows: list[tuple[str, str]], title: str, good: bool) -> None:
         """Print the closing figures, one per line; whether the end is good, the title says."""
         self._print(title)
-        width = max(len(key) for key, _ in rows)
+        keys = [key for key, _ in rows]
+        width = max(map(len, keys))
         for key, value in rows:
             self._print(f"  {key.ljust(width)}  {value}")
 
@@ -120,9 +124,11 @@ class LineDisplay:
         if self._stream is None:
             return
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        # A name of a run may have letters that a terminal of this encoding lacks.
         encodable = text.encode(encoding, "replace").decode(encoding)
         try:
             self._stream.write(f"{encodable}\n")
+            # Into a pipe or a file, lines would otherwise wait for a full buffer.
             self._stream.flush()
         except OSError:
             # A closed pipe or a full disk behind stdout must not end a run that can go on.

@@ -95,6 +95,7 @@ def _codec_row(run: RunRecord, direction: str) -> list[str]:
     """Return the means over a direction's messages; empty where there were none."""
     parameters = finite(section(run.manifest, "model"), "floats")
     messages = sum(amount(line, f"messages_{direction}") for line in run.trained)
+    # A run of a version that did not count messages has no such row.
     if not messages or not parameters:
         return []
     direction_bytes = sum(amount(line, f"bytes_{direction}") for line in run.trained)

@@ -27,6 +27,7 @@ from fedlearn.reporting.units import percent_text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# Draws a run to a path; False: there was nothing to draw.
 Plot = Callable[[RunRecord, Path], bool]
 
 # (round, value)
@@ -53,7 +54,12 @@ def draw(folder: Path, into: Path | None = None) -> list[Path]:
     """
     run = read(folder)
     target = into or folder / PLOTS_FOLDER
-    return [target / name for name, plot in PLOTS.items() if plot(run, target / name)]
+    paths: list[Path] = []
+    for name, plot in PLOTS.items():
+        path = target / name
+        if plot(run, path):
+            paths.append(path)
+    return paths
 
 
 def plot_accuracy_rounds(run: RunRecord, path: Path) -> bool:
@@ -91,6 +97,7 @@ def _mark_best(axes: Axes, curve: AccuracyCurve, best: int) -> None:
         textcoords="offset points",
         ha="right" if late else "left",
     )
+    # Room for the text above the star.
     axes.margins(y=0.14)
 
 
@@ -141,6 +148,7 @@ def plot_loss(run: RunRecord, path: Path) -> bool:
     with style.canvas(path, "Loss") as (_, axes):
         for position, (label, points) in enumerate(series.items()):
             _plot_loss_series(axes, position, label, points)
+        # A loss that falls by a factor of 30 would lie on the axis for most of the run.
         if min(losses) > 0 and max(losses) / min(losses) > 30:
             axes.set_yscale("log")
         style.round_axis(axes)
@@ -154,15 +162,19 @@ def _series(lines: Sequence[Line], key: str) -> list[Point]:
     points: list[Point] = []
     for line in lines:
         value = number(line, key)
-        if value is not None:
-            points.append((line["round"], value if math.isfinite(value) else math.nan))
+        if value is None:
+            continue
+        # A line of matplotlib has a gap at NaN; at infinity the axis would be spoilt.
+        if not math.isfinite(value):
+            value = math.nan
+        points.append((line["round"], value))
     return points
 
 
 def _plot_loss_series(
     axes: Axes, position: int, label: str, points: Sequence[Point]
 ) -> None:
-    gaps = sum(not math.isfinite(value) for _, value in points)
+    gaps = sum(math.isnan(value) for _, value in points)
     if gaps == len(points):
         return
     if gaps:
@@ -177,6 +189,7 @@ def plot_time_per_phase(run: RunRecord, path: Path) -> bool:
     Long runs show means of up to 60 groups of rounds.
     """
     lines = run.trained
+    # A dict keeps the order of the phases in a line, which is that of a round.
     phases = list(dict.fromkeys(phase for line in lines for phase in _phases(line)))
     total_s = sum(sum(_phases(line).values()) for line in lines)
     if total_s <= 0:
@@ -204,8 +217,9 @@ def _phases(line: Line) -> Mapping[str, float]:
     phases = {key: max(0.0, amount(recorded, key)) for key in recorded}
     if not phases:
         phases = {"train": amount(line, "seconds_training")}
-    rest_s = amount(line, "seconds") - sum(phases.values())
-    if rest_s > 0.01 * sum(phases.values()):
+    phases_s = sum(phases.values())
+    rest_s = amount(line, "seconds") - phases_s
+    if rest_s > 0.01 * phases_s:
         phases[OTHER] = rest_s
     return phases
 
@@ -249,6 +263,7 @@ def _plot_spread(axes: Axes, evaluated: Mapping[int, Mapping[str, Any]]) -> None
     rounds = list(evaluated)
     means = [amount(evaluation, "accuracy") for evaluation in evaluated.values()]
     spreads = [amount(evaluation, "spread") for evaluation in evaluated.values()]
+    # Accuracies are shares: the band ends at 0 and at 1.
     bands = list(zip(means, spreads, strict=True))
     low = [max(mean - spread, 0.0) for mean, spread in bands]
     high = [min(mean + spread, 1.0) for mean, spread in bands]
@@ -262,6 +277,7 @@ def _plot_spread(axes: Axes, evaluated: Mapping[int, Mapping[str, Any]]) -> None
     axes.plot(rounds, means, label="mean of clients", **look)
 
 
+# In the order of a page and of a listing: first how good the model is, then what it cost.
 PLOTS: dict[str, Plot] = {
     "accuracy_rounds.png": plot_accuracy_rounds,
     "accuracy_bytes.png": plot_accuracy_bytes,

@@ -25,28 +25,26 @@ OTHER = "other"
 
 @dataclass(frozen=True)
 class RoundTraining:
-    """What was measured of a round's local training.
-
-    Seconds are wall time, summed over the round's clients and attempts; ``workers`` processes
-    shared them. ``flops`` is None where clients run code of their own, whose steps are not known.
-    """
+    """What was measured of a round's local training."""
 
     round: int
+    # Processes that shared the clients.
     workers: int
+    # Wall time, summed over the round's clients and attempts.
     training_s: float = 0.0
+    # None where clients run code of their own, whose steps are not known.
     flops: float | None = None
+    # The client that trained longest, and its wall time.
     slowest_client: int | None = None
     slowest_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class TrainingMeasurements:
-    """What profile.json has beyond metrics.jsonl.
-
-    peak: the fields of `fedlearn.devices.peak.Peak`, where it was measured.
-    """
+    """What profile.json has beyond metrics.jsonl."""
 
     rounds: tuple[RoundTraining, ...] = ()
+    # The fields of `fedlearn.devices.peak.Peak`, where it was measured.
     peak: Mapping[str, Any] | None = None
 
 
@@ -54,13 +52,14 @@ class TrainingMeasurements:
 class PhaseTime:
     """One phase over all rounds.
 
-    Seconds that clients spend are summed over them and divided by the workers. ``share`` is of the
-    rounds' wall time; ``median_s`` and ``worst_s`` are of one round.
+    Seconds that clients spend are summed over them and divided by the workers.
     """
 
     name: str
     seconds: float
+    # Of the rounds' wall time; a share of 1.
     share: float
+    # Of one round: in the middle of all rounds, and in the slowest.
     median_s: float
     worst_s: float
     worst_round: int
@@ -68,37 +67,37 @@ class PhaseTime:
 
 @dataclass(frozen=True)
 class TrainingRates:
-    """Local training against the peak; rates in GFLOP/s of all workers in use together.
+    """Local training against the peak; rates in GFLOP/s of all workers in use together."""
 
-    rounds: those of which the operations are known. ``gflops`` is the rate while clients train,
-    ``rounds_gflops`` over whole rounds; ``peak_gflops`` is what as many processes reach.
-    """
-
+    # Those of which the operations are known, and all their operations.
     rounds: int
     flops: float
+    # While clients train, and over whole rounds.
     gflops: float
     rounds_gflops: float
+    # What as many processes reach in products of matrices; None: not measured.
     peak_gflops: float | None
+    # Of the peak, the shares (of 1) that the two rates are.
     peak_share: float | None
     rounds_peak_share: float | None
 
 
 @dataclass(frozen=True)
 class RunProfile:
-    """Where a run's time went.
-
-    ``seconds`` are of the rounds, without the first model's evaluation. ``phases`` stand in the
-    order of a round, `OTHER` last. ``overlap_s`` is by how much the phases exceed the rounds, where
-    some go on at the same time. ``slowest`` is the round with the slowest client.
-    """
+    """Where a run's time went; docs/report.md says how each figure is told."""
 
     rounds: int
+    # Wall time of the rounds, without the first model's evaluation.
     seconds: float
+    # In the order of a round, `OTHER` last.
     phases: tuple[PhaseTime, ...]
+    # By how much the phases exceed the rounds, where some go on at the same time.
     overlap_s: float
     slowest_round: int
     slowest_round_s: float
+    # The round with the slowest client.
     slowest: RoundTraining | None
+    # Processes in use.
     workers: int | None
     training: TrainingRates | None
     measured: TrainingMeasurements

@@ -71,7 +71,8 @@ def _plot_phases(
 ) -> None:
     bars = StackedBars(axes, rounds)
     for name in order(phases(line) for line in lines):
-        heights = [1000 * seconds for seconds in rounds.means(partial(_seconds, name))]
+        means_s = rounds.means(partial(_seconds, name))
+        heights = [1000 * mean_s for mean_s in means_s]
         fill = PHASE_FILLS.get(name, UNKNOWN_FILL)
         bars.add(name, profile.share(name), heights, bar_look(*fill))
     bars.finish("ms of a round")
@@ -83,18 +84,18 @@ def _seconds(phase: str, line: Line) -> float:
 
 def _plot_rates(axes: Axes, profile: RunProfile) -> None:
     """Draw what training reached in each round, and the peak where that was measured."""
-    rates = {
-        training.round: gflops
-        for training in profile.measured.rounds
-        if (gflops := training_gflops(training)) is not None
-    }
+    rates: dict[int, float] = {}
+    for training in profile.measured.rounds:
+        gflops = training_gflops(training)
+        if gflops is not None:
+            rates[training.round] = gflops
     peak = profile.training.peak_gflops if profile.training else None
     look = style.line_style(0, len(rates))
     axes.plot(list(rates), list(rates.values()), label="local training", **look)
     if peak:
-        processes = (
-            "one process" if profile.workers == 1 else f"{profile.workers} processes"
-        )
+        processes = f"{profile.workers} processes"
+        if profile.workers == 1:
+            processes = "one process"
         axes.axhline(
             peak,
             color=style.INK,

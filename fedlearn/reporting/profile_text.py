@@ -71,7 +71,9 @@ def _table(profile: RunProfile) -> str:
 
 def _broken(sentence: str | None) -> str:
     """Return a sentence on two lines: it is long."""
-    return (sentence or "").replace("; ", ";\n  ", 1)
+    if sentence is None:
+        return ""
+    return sentence.replace("; ", ";\n  ", 1)
 
 
 def _other_text(profile: RunProfile) -> str:
@@ -108,11 +110,9 @@ def _training_text(profile: RunProfile) -> str:
     rounds_share = training.rounds_peak_share
     if peak is None or share is None or rounds_share is None:
         return rates
-    processes = (
-        "one process reaches"
-        if profile.workers == 1
-        else f"{profile.workers} processes reach"
-    )
+    processes = f"{profile.workers} processes reach"
+    if profile.workers == 1:
+        processes = "one process reaches"
     shares = f"{100 * share:.1f} % and {100 * rounds_share:.1f} %"
     reach = f"the {peak:.3g} GFLOP/s that {processes} in products of matrices"
     return f"{rates};\n  {shares} of {reach}"
@@ -174,8 +174,10 @@ def _change(phase: str, profile: RunProfile, run: RunRecord) -> str | None:
     if phase == "record":
         effect = "writes fewer checkpoints, and a kill costs more rounds"
         return _less_often("checkpoint_every", settings, effect)
+    # Clients encode what goes up, and to aggregate is to decode it.
     if phase in ("encode", "aggregate"):
         return _plainer_codec("up", run)
+    # To prepare a round is to encode what goes down.
     if phase == "prepare":
         return _plainer_codec("down", run)
     if phase == OTHER and _waits_for_slowest(profile):
@@ -214,5 +216,6 @@ def _waits_for_slowest(profile: RunProfile) -> bool:
     """Return whether the slowest client of each round holds up several workers."""
     if (profile.workers or 1) <= 1:
         return False
-    slowest_s = sum(training.slowest_s for training in profile.measured.rounds)
+    trainings = profile.measured.rounds
+    slowest_s = sum(training.slowest_s for training in trainings)
     return slowest_s / profile.seconds >= STRAGGLER

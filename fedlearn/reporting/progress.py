@@ -30,6 +30,7 @@ from fedlearn.reporting.units import (
 
 
 class _Display(Protocol):
+    # Something of the tally has changed.
     def moved(self, round_ended: bool) -> None: ...
     def note(self, text: str) -> None: ...
     def finish(self, rows: list[tuple[str, str]], title: str, good: bool) -> None: ...
@@ -100,8 +101,9 @@ class Progress:
         """Show the results: the summary of the run, and where its folder is."""
         if not self._display:
             return
-        name = summary.get("name")
-        title = f"{name} finished" if name else "finished"
+        title = "finished"
+        if summary.get("name"):
+            title = f"{summary['name']} finished"
         self._display.finish(closing_rows(summary, folder), title, True)
 
     def interrupted(self, folder: Path, command: str) -> None:
@@ -124,7 +126,7 @@ def _display_for(stream: TextIO, facts: Mapping[str, Any], tally: RunTally) -> _
         try:
             from fedlearn.reporting.live import LiveDisplay
         except ImportError:
-            # Without rich, plain lines.
+            # rich comes with the extra "sim", and not everybody has it.
             pass
         else:
             return LiveDisplay(stream, facts, tally)
@@ -134,6 +136,7 @@ def _display_for(stream: TextIO, facts: Mapping[str, Any], tally: RunTally) -> _
 
 
 def _can_be_redrawn(stream: TextIO) -> bool:
+    # The display draws with characters that only UTF-8 has.
     encoding = getattr(stream, "encoding", None) or ""
     if encoding.lower().replace("-", "") != "utf8":
         return False
@@ -168,7 +171,8 @@ def closing_rows(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, st
 def _accuracy_text(summary: Mapping[str, Any]) -> str:
     accuracy = percent_text(number(summary, "accuracy"))
     best = percent_text(number(summary, "best_accuracy"))
-    return f"{accuracy}, best {best}, loss {number_text(number(summary, 'loss'))}"
+    loss = number_text(number(summary, "loss"))
+    return f"{accuracy}, best {best}, loss {loss}"
 
 
 def _exchange_text(summary: Mapping[str, Any]) -> str:
@@ -176,7 +180,9 @@ def _exchange_text(summary: Mapping[str, Any]) -> str:
     down = number(summary, "bytes_down") or 0
     text = f"{bytes_text(up)} up, {bytes_text(down)} down"
     comparison = against_raw(number(summary, "bytes_raw"), up + down)
-    return f"{text}, {comparison}" if comparison else text
+    if comparison:
+        text += f", {comparison}"
+    return text
 
 
 def _time_text(summary: Mapping[str, Any]) -> str:
@@ -186,7 +192,9 @@ def _time_text(summary: Mapping[str, Any]) -> str:
 
 
 def _expectation_text(expectation: Mapping[str, Any]) -> str:
-    verdict = "met" if expectation.get("met") else "NOT MET"
-    wanted = expectation.get("wanted")
+    name = expectation.get("what")
+    bound = expectation.get("wanted")
     reached = expectation.get("got")
-    return f"{expectation.get('what')}: wanted {wanted}, got {reached}, {verdict}"
+    # Loud: in a long log nobody should overlook it.
+    verdict = "met" if expectation.get("met") else "NOT MET"
+    return f"{name}: wanted {bound}, got {reached}, {verdict}"

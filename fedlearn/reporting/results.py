@@ -12,24 +12,26 @@ from fedlearn.records.reading import RunRecord, amount, finite, number, section
 
 @dataclass(frozen=True)
 class Results:
-    """The key figures of one run; None: not known.
-
-    Bytes are sums over all rounds, ``bytes_raw`` those of the same exchange as float32. Seconds are
-    wall time. Accuracies are shares of 1.
-    """
+    """The key figures of one run; None: not known."""
 
     rounds: int
+    # Shares of 1, on held-out samples: after the last evaluated round, and the best one.
     accuracy: float | None
     best_accuracy: float | None
     best_round: int | None
+    # On held-out samples, of the last evaluated round; it may be NaN.
     loss: float | None
+    # Sums over all rounds, as encoded; raw: of the same exchange in plain float32.
     bytes_up: float
     bytes_down: float
     bytes_raw: float
+    # Wall time of all rounds, and of local training in them.
     seconds: float
     seconds_training: float
+    # Clients that failed, each once for each round.
     failed: int
     engine: str
+    # "" while the run is unfinished.
     model_sha256: str
 
     @property
@@ -40,14 +42,13 @@ class Results:
 
 @dataclass(frozen=True)
 class AccuracyCurve:
-    """The evaluated rounds of a run, in order.
-
-    Bytes are of both directions and all rounds so far, ``bytes_raw`` the same as float32.
-    """
+    """The evaluated rounds of a run, in order."""
 
     rounds: tuple[int, ...]
+    # Of both directions and all rounds so far: as encoded, and as plain float32.
     bytes_total: tuple[float, ...]
     bytes_raw: tuple[float, ...]
+    # Shares of 1, on held-out samples.
     accuracy: tuple[float, ...]
 
     @property

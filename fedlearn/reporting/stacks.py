@@ -21,8 +21,9 @@ TOUCHING_BARS = 25
 
 @dataclass(frozen=True)
 class RoundGroups:
-    """The rounds of a run in groups of ``size`` neighbours, the last one perhaps shorter."""
+    """The rounds of a run in groups of neighbours, each of which gets one bar."""
 
+    # Rounds of a group; the last one may be shorter.
     size: int
     groups: tuple[Sequence[Line], ...]
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours ("Color Universal Design", 2008), ordered so that neighbours differ in
 # lightness too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#B8860B", "#000000")
+# Lengths of strokes and gaps in widths of the line, so that a grey print tells lines apart.
 DASHES: tuple[Any, ...] = (
     "-",
     (0, (6, 2)),
@@ -33,6 +34,7 @@ FAINT = "#6b7280"
 GREY = "#9ca3af"
 
 SETTINGS: Any = {
+    # It comes with matplotlib: pictures look alike on every machine.
     "font.family": "DejaVu Sans",
     "font.size": 11,
     "axes.titlesize": 13,
@@ -44,6 +46,7 @@ SETTINGS: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    # The grid lies behind bars and curves.
     "axes.axisbelow": True,
     "grid.color": "#e5e7eb",
     "grid.linewidth": 0.8,
@@ -84,12 +87,14 @@ def canvas(
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
+    # pyplot would keep state, and a figure of its own needs none.
     with rc_context(SETTINGS):
         figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
         axes = figure.subplots(rows, 1, **grid)
         top = axes if rows == 1 else axes[0]
         top.set_title(title)
         yield figure, axes
+        # Not reached where drawing failed: half a picture would be worse than none.
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path)
@@ -163,7 +168,9 @@ def legend_beside(axes: Axes, upside_down: bool = False) -> None:
     """Put the legend to the right of the axes. upside_down: in the order of stacked bars."""
     handles, names = axes.get_legend_handles_labels()
     if upside_down:
-        handles, names = handles[::-1], names[::-1]
+        handles.reverse()
+        names.reverse()
+    # The anchor is in shares of the axes: the middle of their right side.
     axes.legend(handles, names, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
@@ -175,4 +182,6 @@ def literal(text: str, limit: int = LONGEST_NAME) -> str:
     if len(text) > limit:
         text = text[: limit - 1] + "…"
     shown = text.replace("$", r"\$")
-    return f" {shown}" if shown.startswith("_") else shown
+    if shown.startswith("_"):
+        return f" {shown}"
+    return shown

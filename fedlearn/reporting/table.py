@@ -20,15 +20,19 @@ from fedlearn.reporting.units import (
     time_text,
 )
 
+# A cell, before it is text; None: not known, or never reached.
 Value = float | str | None
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its key in CSV, its heading for people, and how a value reads."""
+    """One column of the table."""
 
+    # In CSV, and in the rows that `row` makes.
     key: str
+    # For people.
     heading: str
+    # How a value reads.
     text: Callable[[Any], str] = str
 
 
@@ -76,6 +80,7 @@ def row(run: RunRecord, label: str, target: float) -> dict[str, Value]:
     """
     figures = results(run)
     curve = accuracy_curve(run.lines)
+    # A run that sent nothing has no ratio.
     ratio_to_raw = None
     if figures.bytes_total:
         ratio_to_raw = figures.bytes_raw / figures.bytes_total
@@ -154,7 +159,7 @@ def print_table(table_rows: Sequence[Mapping[str, Value]], stream: TextIO) -> No
         stream.write(plain(lines))
         return
     console = Console(file=stream)
-    # rich needs one more column than aligned text beside each column.
+    # rich pads each column by one space more than aligned text does.
     first_line = plain(lines).splitlines()[0]
     if len(first_line) + len(COLUMNS) > console.width:
         lines = [list(line) for line in zip(*lines, strict=True)]

@@ -19,26 +19,27 @@ PACE_ROUNDS = 10
 
 
 class RunTally:
-    """Sums over the rounds of one run, with the latest lines for a table.
-
-    Bytes are of all rounds together. ``clients_done`` of ``clients_total`` clients of the running
-    round have answered; both are 0 between two rounds.
-    """
+    """Sums over the rounds of one run, with the latest lines for a table."""
 
     def __init__(self, rounds: int, lines: tuple[Line, ...] = ()) -> None:
         """Start a run of so many rounds; lines: those that a resumed run already has."""
+        # Planned, and the last one that is finished.
         self.rounds = rounds
         self.round = 0
+        # Of all rounds together, as encoded; raw: as plain float32.
         self.bytes_up = 0.0
         self.bytes_down = 0.0
         self.bytes_raw = 0.0
         self.failed = 0
+        # Of the last evaluated round, on held-out samples.
         self.accuracy: float | None = None
         self.loss: float | None = None
+        # The best accuracy, and the first round that reached it.
         self.best: float | None = None
         self.best_round = 0
         self.accuracies: list[float] = []
         self.latest: deque[Line] = deque(maxlen=LATEST_ROUNDS)
+        # Of the running round: clients that have answered, of how many; 0 between rounds.
         self.clients_done = 0
         self.clients_total = 0
         self._recent_s: deque[float] = deque(maxlen=PACE_ROUNDS)

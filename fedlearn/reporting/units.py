@@ -20,6 +20,7 @@ def bytes_text(count: float | None) -> str:
         return MISSING
     if count < 999.5:
         return f"{count:.0f} B"
+    # Bytes beyond the last unit stay in it.
     for unit in ("kB", "MB", "GB", "TB"):
         count /= 1000
         if count < 999.5 or unit == "TB":
@@ -39,6 +40,7 @@ def time_text(seconds: float | None) -> str:
         return f"{seconds:.2f} s"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
+    # Rounded before it is split, or 119.6 s would read "1 min 60 s".
     full_seconds = round(seconds)
     if full_seconds < 60:
         return f"{full_seconds} s"
@@ -78,6 +80,7 @@ def number_text(value: float | None, digits: int = 4) -> str:
         return MISSING
     if not math.isfinite(value):
         return str(value)
+    # Very small and very large numbers with an exponent; 0 is neither.
     if value and not 1e-3 <= abs(value) < 1e5:
         return f"{value:.{digits}g}"
     return f"{value:.{max(digits - 1, 0)}f}"
@@ -98,6 +101,7 @@ def ratio_text(raw_bytes: float | None, sent_bytes: float | None) -> str:
     if not raw_bytes or not sent_bytes:
         return MISSING
     ratio = raw_bytes / sent_bytes
+    # A damaged file may hold NaN.
     if not math.isfinite(ratio):
         return MISSING
     if ratio < 999.5:

@@ -1,4 +1,4 @@
-"""Where a run's time goes: figures that can be checked by hand, the table, the sentence, the picture and the report's option."""
+"""Where a run's time goes: its figures, by hand; its table, sentence, picture and option."""
 
 import json
 
@@ -25,8 +25,8 @@ PEAK = {
     "cores": 2,
     "by": "torch.mm",
 }
+# Two of four rounds: their clients train 3 s, on 2 workers 1.5 s of the round's 2 s, for 3 GFLOP.
 SEEN = (RoundTraining(1, 2, 3.0, 3e9, 4, 1.0), RoundTraining(2, 2, 3.0, 3e9, 0, 1.25))
-"""Two of four rounds: their clients train 3 s, on 2 workers 1.5 s of the round's 2 s, for 3 GFLOP."""
 
 
 def profiled(folder, seen=SEEN, peak=PEAK):
@@ -170,7 +170,8 @@ def test_the_table(write):
         "evaluate     0.80  10.0 %      200.0     200.0         1\n"
         "other        0.00   0.0 %        0.0       0.0         1\n"
         "\n"
-        "train, encode: summed over clients, divided by 2 workers; other: what no phase accounts for, such as workers that wait\n"
+        "train, encode: summed over clients, divided by 2 workers; "
+        "other: what no phase accounts for, such as workers that wait\n"
         "local training: 2 GFLOP/s while clients train, 1.5 over whole rounds (of 2 rounds);\n"
         "  25.0 % and 18.8 % of the 8 GFLOP/s that 2 processes reach in products of matrices\n"
         "slowest round: 1, 2.0 s; slowest client: 0 in round 2, 1.2 s\n"

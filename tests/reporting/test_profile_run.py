@@ -12,8 +12,9 @@ from fedlearn.reporting.progress import Progress
 from fedlearn.runs import profiling
 from tests.jobs import CONFIG, run
 
+# Of one sample: 64 inputs, 10 outputs, an addition and a multiplication each, forward and for the
+# weights' gradient.
 TRAINING_FLOPS = 2 * 2 * 64 * 10
-"""Of one sample: 64 inputs, 10 outputs, an addition and a multiplication each, forward and for the weights' gradient."""
 
 
 @pytest.fixture(autouse=True)

@@ -114,7 +114,8 @@ def test_equal_configs_are_said_to_be_equal(write, tmp_path):
         (["nowhere"], "there is no run folder 'nowhere'"),
         (
             ["."],
-            "'.' is not a run folder: it has no config.toml and no metrics.jsonl. Did you mean 'tiny'?",
+            "'.' is not a run folder: it has no config.toml and no metrics.jsonl. "
+            "Did you mean 'tiny'?",
         ),
         (["tiny", "--target", "80"], "--target 80: give a share of 1, such as 0.8"),
         (["tiny", "--target", "nan"], "--target nan: give a share"),
@@ -196,7 +197,8 @@ def test_help_loads_nothing_heavy():
         "import sys, fedlearn.commands.report, fedlearn.reporting.progress\n"
         "try: fedlearn.commands.report.main(['--help'])\n"
         "except SystemExit as end: assert end.code == 0\n"
-        "heavy = {'matplotlib', 'rich', 'torch', 'numpy', 'flwr', 'tensorboard'} & set(sys.modules)\n"
+        "names = {'matplotlib', 'rich', 'torch', 'numpy', 'flwr', 'tensorboard'}\n"
+        "heavy = names & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     home = Path(fedlearn.__file__).parents[1]

@@ -1,4 +1,4 @@
-"""The page's section of real agents: what is known of their devices, and what came of their work."""
+"""The page's section of real agents: their devices, and what came of their work."""
 
 import json
 

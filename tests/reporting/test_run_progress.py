@@ -1,4 +1,7 @@
-"""The progress of a run: plain lines, the live display, silence, and what a broken terminal does to a run (nothing)."""
+"""The progress of a run: plain lines, the live display, silence.
+
+A broken terminal does nothing to a run.
+"""
 
 import io
 import json

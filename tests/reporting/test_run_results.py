@@ -1,4 +1,7 @@
-"""Figures of a run. The usual one: accuracy 0.1, 0.4, -, 0.3, 0.8 in rounds 0 to 4, 4,000 bytes in each from 1 on."""
+"""Figures of a run.
+
+The usual one: accuracy 0.1, 0.4, -, 0.3, 0.8 in rounds 0 to 4, 4,000 bytes in each from 1 on.
+"""
 
 import pytest
 
@@ -66,7 +69,8 @@ def test_rounds_and_bytes_to_target_by_hand(lines):
     # 0.25 lies half-way between 0.1 (round 0) and 0.4 (round 1)
     assert crossing(curve.rounds, curve.accuracy, 0.25) == pytest.approx(0.5)
     assert crossing(curve.bytes_total, curve.accuracy, 0.25) == pytest.approx(2000)
-    # 0.6 lies half-way between the best so far at round 3, which is 0.4 and not 0.3, and 0.8 at round 4
+    # 0.6 lies half-way between the best so far at round 3, which is 0.4 and not 0.3, and 0.8 at
+    # round 4
     assert crossing(curve.rounds, curve.accuracy, 0.6) == pytest.approx(3.5)
     assert crossing(curve.bytes_total, curve.accuracy, 0.6) == pytest.approx(14000)
     assert crossing(curve.rounds, curve.accuracy, 0.8) == pytest.approx(4)
