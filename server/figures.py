@@ -44,7 +44,7 @@ class Figures:
     down_bytes: int
     journal_bytes: int
     lines_lost: int = 0  # of the log
-    enrolments: Mapping[str, int] = field(default_factory=dict)
+    enrollments: Mapping[str, int] = field(default_factory=dict)
     trouble: str | None = None  # why the coordinator is not well
 
 
@@ -153,8 +153,8 @@ def exposition(figures: Figures, lines: Lines, rounds: int) -> str:
     tell(
         "enrolments_total",
         "counter",
-        "Enrolments by result",
-        each("result", figures.enrolments),
+        "Enrollments by result",
+        each("result", figures.enrollments),
     )
     tell(
         "log_lines_lost_total",

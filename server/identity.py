@@ -357,7 +357,7 @@ def _authority(pki: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
         )
     if ca.not_valid_after_utc.timestamp() <= time.time():
         raise UserError(
-            f"the authority in '{pki}' has expired; make another with fedlearn pki init, and enrol the agents anew"
+            f"the authority in '{pki}' has expired; make another with fedlearn pki init, and enroll the agents anew"
         )
     return ca, key
 

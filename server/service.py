@@ -28,7 +28,7 @@ from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key
 from fedlearn.exchange.transfer import packed
 from fedlearn.server import rounds, tokens
-from fedlearn.server.enrolment import Enrolment
+from fedlearn.server.enrollment import Enrollment
 from fedlearn.server.figures import Figures
 from fedlearn.server.identity import expiry, identity_of, server_credentials
 from fedlearn.server.journal import Journal
@@ -96,7 +96,7 @@ class Address:
 
     host: str = "127.0.0.1"
     port: int = 0
-    enrol_port: int = 0
+    enroll_port: int = 0
     pki: Path | None = None
 
 
@@ -115,14 +115,14 @@ class Service:
         self.trouble: str | None = None  # why the journal takes no more answers
         self._witness = Witness(self.log, rounds)
         self.events: queue.Queue[Event] = queue.Queue()
-        self.port = self.enrol_port = 0
+        self.port = self.enroll_port = 0
         self._streams: dict[int, _Stream] = {}
         self._count = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._live, name="exchange", daemon=True)
         self._alarm: asyncio.TimerHandle | None = None
         self._servers: list[Any] = []
-        self._enrolment: Enrolment | None = None
+        self._enrollment: Enrollment | None = None
 
     # From the run's thread
 
@@ -243,14 +243,14 @@ class Service:
                 address.port,
                 grpc.ssl_server_credentials(pair, keys.ca, require_client_auth=True),
             )
-            self._enrolment = Enrolment(address.pki)
+            self._enrollment = Enrollment(address.pki)
             second = grpc.aio.server(
                 options=[*CHANNEL, *limits], maximum_concurrent_rpcs=16
             )
-            second.add_generic_rpc_handlers((self._enrolment.handler(),))
+            second.add_generic_rpc_handlers((self._enrollment.handler(),))
             self._servers.append(second)
-            self.enrol_port = self._bind(
-                second, address.enrol_port, grpc.ssl_server_credentials(pair)
+            self.enroll_port = self._bind(
+                second, address.enroll_port, grpc.ssl_server_credentials(pair)
             )
             self._revocations = tokens.Revocations(address.pki)
             self._loop.create_task(self._watch())
@@ -287,7 +287,7 @@ class Service:
                 path.stat().st_size for path in self.journal.folder.glob("*.log")
             ),
             lines_lost=self.log.lost,
-            enrolments=dict(self._enrolment.counts) if self._enrolment else {},
+            enrollments=dict(self._enrollment.counts) if self._enrollment else {},
             trouble=self.trouble or ("draining" if self.rounds.farewell else None),
         )
 

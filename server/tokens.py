@@ -1,4 +1,4 @@
-"""Who may come in and who may not come back: one-time tokens for enrolment, and revocations.
+"""Who may come in and who may not come back: one-time tokens for enrollment, and revocations.
 
 A token carries the authority's certificate, so that an agent can trust the coordinator at its first contact. Of its
 secret only a SHA-256 is kept. A revocation refuses every serial number that a client's certificates have had so far:
@@ -40,7 +40,7 @@ class Revoked:
 
 
 def new_token(pki: Path, client: int, hours: float = HOURS) -> str:
-    """Return a token (one word of base64url) with which this client can enrol once within ``hours``.
+    """Return a token (one word of base64url) with which this client can enroll once within ``hours``.
 
     Raises UserError for an id or hours out of range or a folder that is no authority's, RecordError for a failed write.
     """

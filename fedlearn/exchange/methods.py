@@ -12,7 +12,7 @@ import grpc
 
 from fedlearn.exchange import exchange_pb2 as pb
 
-EXCHANGE, ENROLMENT = "fedlearn.exchange.Exchange", "fedlearn.exchange.Enrolment"
+EXCHANGE, ENROLLMENT = "fedlearn.exchange.Exchange", "fedlearn.exchange.Enrolment"
 
 
 def _bytes(frame: Any) -> bytes:
@@ -30,10 +30,10 @@ def attend(channel: Any) -> Any:
     )
 
 
-def enrol(channel: Any) -> Any:
+def enroll(channel: Any) -> Any:
     """Return the call ``Enrolment.Enrol`` of a channel (sync or aio): an EnrolRequest out, an EnrolReply in."""
     return channel.unary_unary(
-        f"/{ENROLMENT}/Enrol",
+        f"/{ENROLLMENT}/Enrol",
         request_serializer=pb.EnrolRequest.SerializeToString,
         response_deserializer=pb.EnrolReply.FromString,
     )
@@ -49,11 +49,11 @@ def attend_handler(answer: Any) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler(EXCHANGE, {"Attend": handler})
 
 
-def enrol_handler(answer: Any) -> grpc.GenericRpcHandler:
+def enroll_handler(answer: Any) -> grpc.GenericRpcHandler:
     """Return what a server adds to serve ``Enrolment.Enrol`` by ``answer(request, context)``."""
     handler = grpc.unary_unary_rpc_method_handler(
         answer,
         request_deserializer=pb.EnrolRequest.FromString,
         response_serializer=pb.EnrolReply.SerializeToString,
     )
-    return grpc.method_handlers_generic_handler(ENROLMENT, {"Enrol": handler})
+    return grpc.method_handlers_generic_handler(ENROLLMENT, {"Enrol": handler})

@@ -184,7 +184,7 @@ class Serving:
         return replace(
             asked,
             port=asked.port or before["port"],
-            enrol_port=asked.enrol_port or before["enrol"],
+            enroll_port=asked.enroll_port or before["enrol"],
         )
 
     def _announce(self) -> None:
@@ -195,7 +195,7 @@ class Serving:
         told = {
             "host": self.address.host,
             "port": service.port,
-            "enrol": service.enrol_port,
+            "enrol": service.enroll_port,
             "metrics": metrics,
         }
         self.folder.write_json(ADDRESS_FILE, told)
@@ -207,7 +207,7 @@ class Serving:
             )
         else:
             self.log.note(
-                f"agents attend at {place}, and enrol at port {service.enrol_port}"
+                f"agents attend at {place}, and enroll at port {service.enroll_port}"
             )
 
     def _start_agents(self, allowed: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The enrolment service: a token and a certificate request in, a certificate out. Its port shows only the server's TLS."""
+"""The enrollment service: a token and a certificate request in, a certificate out. Its port shows only the server's TLS."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import grpc
 
 from fedlearn.errors import FedlearnError
 from fedlearn.exchange.exchange_pb2 import EnrolReply, EnrolRequest
-from fedlearn.exchange.methods import enrol_handler
+from fedlearn.exchange.methods import enroll_handler
 from fedlearn.server import identity, tokens
 from fedlearn.server.identity import IdentityError
 
 PAUSE_S = 0.2
 
 
-def enrol(pki: Path, secret: str, request: bytes) -> EnrolReply:
+def enroll(pki: Path, secret: str, request: bytes) -> EnrolReply:
     """Redeem a token and sign the request under one lock, so that no revocation falls between them.
 
     The request is looked at first: a bad one leaves the token as it is. Raises IdentityError.
@@ -33,7 +33,7 @@ def enrol(pki: Path, secret: str, request: bytes) -> EnrolReply:
     )
 
 
-class Enrolment:
+class Enrollment:
     """The service, for a `grpc.aio` server. ``counts`` says how many enrolled, and how many were refused for which reason."""
 
     def __init__(self, pki: Path, pause_s: float = PAUSE_S) -> None:
@@ -42,18 +42,18 @@ class Enrolment:
         self._pki = pki
         self._pause_s = pause_s
         self._thread = ThreadPoolExecutor(
-            1, "enrolment"
+            1, "enrollment"
         )  # one at a time: a flood of guesses costs no more than this
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what the server adds."""
-        return enrol_handler(self._answer)
+        return enroll_handler(self._answer)
 
     async def _answer(self, request: EnrolRequest, context: Any) -> EnrolReply:
         try:
             loop = asyncio.get_running_loop()
             reply = await loop.run_in_executor(
-                self._thread, enrol, self._pki, request.secret, request.request
+                self._thread, enroll, self._pki, request.secret, request.request
             )
         except IdentityError as error:
             self.counts[error.reason] += 1
