@@ -39,7 +39,7 @@ class ExchangeFigures:
     down_bytes: int
     journal_bytes: int
     lines_lost: int = 0
-    enrolments: Mapping[str, int] = field(default_factory=dict)
+    enrollments: Mapping[str, int] = field(default_factory=dict)
     trouble: str | None = None
 
 
@@ -177,7 +177,7 @@ def _add_exchange(out: _Exposition, figures: ExchangeFigures) -> None:
     )
     out.gauge("journal_bytes", "Bytes of the journal", figures.journal_bytes)
     out.counters(
-        "enrolments_total", "Enrolments by result", "result", figures.enrolments
+        "enrolments_total", "Enrollments by result", "result", figures.enrollments
     )
     out.counter(
         "log_lines_lost_total", "Lines that fleet.log lacks", figures.lines_lost

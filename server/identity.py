@@ -341,7 +341,7 @@ def _authority(pki: Path) -> Authority:
     if ca.expires <= time.time():
         raise UserError(
             f"the authority in '{pki}' has expired; "
-            "make another with fedlearn pki init, and enrol the agents anew"
+            "make another with fedlearn pki init, and enroll the agents anew"
         )
     return ca
 

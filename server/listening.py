@@ -1,4 +1,4 @@
-"""The coordinator's two ports: one where agents attend, one where they enrol."""
+"""The coordinator's two ports: one where agents attend, one where they enroll."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import grpc
 
 from fedlearn.errors import RunError
 from fedlearn.exchange import CHANNEL, methods
-from fedlearn.server.enrolment import Enrolment
+from fedlearn.server.enrollment import Enrollment
 from fedlearn.server.gate import Gate
 from fedlearn.server.identity import server_credentials
 from fedlearn.server.link import LinkService
@@ -20,7 +20,7 @@ HANDSHAKE_S = 10.0
 # Calls of one connection at a time: an agent has one, and for a moment the one before.
 STREAMS = 4
 
-# Enrolments at a time; they are signed one after another.
+# Enrollments at a time; they are signed one after another.
 ENROLLING = 16
 
 # Seconds that calls are given to end when a server stops.
@@ -36,7 +36,7 @@ class Address:
 
     host: str = "127.0.0.1"
     port: int = 0
-    enrol_port: int = 0
+    enroll_port: int = 0
     pki: Path | None = None
 
 
@@ -47,9 +47,9 @@ class Listeners:
         """Take where to listen."""
         self.address = address
         self.port = 0
-        self.enrol_port = 0
+        self.enroll_port = 0
         self._servers: list[grpc.aio.Server] = []
-        self._enrolment: Enrolment | None = None
+        self._enrollment: Enrollment | None = None
 
     async def start(self, attend: methods.Attend, gate: Gate) -> None:
         """Serve streams by ``attend``, and probes of the link to whom a gate lets in.
@@ -69,7 +69,7 @@ class Listeners:
                 pair, keys.ca, require_client_auth=True
             )
             self.port = self._bind(server, self.address.port, mutual)
-            self._open_enrolment(pki, grpc.ssl_server_credentials(pair))
+            self._open_enrollment(pki, grpc.ssl_server_credentials(pair))
         for each_server in self._servers:
             await each_server.start()
 
@@ -78,15 +78,15 @@ class Listeners:
         for server in self._servers:
             await server.stop(GRACE_S)
 
-    def enrolments(self) -> dict[str, int]:
+    def enrollments(self) -> dict[str, int]:
         """Return how many enrolled, and how many were refused for which reason."""
-        return dict(self._enrolment.counts) if self._enrolment else {}
+        return dict(self._enrollment.counts) if self._enrollment else {}
 
-    def _open_enrolment(self, pki: Path, credentials: grpc.ServerCredentials) -> None:
-        self._enrolment = Enrolment(pki)
+    def _open_enrollment(self, pki: Path, credentials: grpc.ServerCredentials) -> None:
+        self._enrollment = Enrollment(pki)
         server = self._server(maximum_concurrent_rpcs=ENROLLING)
-        server.add_generic_rpc_handlers((self._enrolment.handler(),))
-        self.enrol_port = self._bind(server, self.address.enrol_port, credentials)
+        server.add_generic_rpc_handlers((self._enrollment.handler(),))
+        self.enroll_port = self._bind(server, self.address.enroll_port, credentials)
 
     def _server(self, **limits: int) -> grpc.aio.Server:
         options = (

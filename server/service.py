@@ -92,9 +92,9 @@ class Service:
         return self._listeners.port
 
     @property
-    def enrol_port(self) -> int:
-        """Return the port at which agents enrol; 0 without TLS."""
-        return self._listeners.enrol_port
+    def enroll_port(self) -> int:
+        """Return the port at which agents enroll; 0 without TLS."""
+        return self._listeners.enroll_port
 
     # From the run's thread
 
@@ -214,7 +214,7 @@ class Service:
             down_bytes=self._witness.down_bytes,
             journal_bytes=sum(path.stat().st_size for path in segments),
             lines_lost=self.log.lost,
-            enrolments=self._listeners.enrolments(),
+            enrollments=self._listeners.enrollments(),
             trouble=self.trouble or draining,
         )
 

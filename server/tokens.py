@@ -1,4 +1,4 @@
-"""Who may come in and who may not come back: tokens for enrolment, and revocations.
+"""Who may come in and who may not come back: tokens for enrollment, and revocations.
 
 A token works once. It carries the authority's certificate, so that an agent can trust the
 coordinator at its first contact. Of its secret only a SHA-256 is kept. A revocation refuses
@@ -48,7 +48,7 @@ class Revoked:
 
 
 def new_token(pki: Path, client: int, hours: float = HOURS) -> str:
-    """Return a token with which this client can enrol once within ``hours``.
+    """Return a token with which this client can enroll once within ``hours``.
 
     It is one word of base64url. Raises UserError for an id or hours out of range or a
     folder that is no authority's, RecordError for a failed write.

@@ -50,7 +50,7 @@ def test_every_name_is_there_and_documented():
 
 def test_another_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="runn"):
-        fl.runn  # type: ignore[attr-defined]  # noqa: B018
+        fl.runn  # noqa: B018
 
 
 def test_nothing_heavy_is_imported_before_it_is_used():

@@ -190,7 +190,7 @@ def read_identity(folder: Path) -> Identity | None:
         raise RecordError(f"cannot read '{path}': {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError):
         raise RecordError(
-            f"'{path}' is damaged; remove it and enrol again with a new token"
+            f"'{path}' is damaged; remove it and enroll again with a new token"
         ) from None
     return made
 
@@ -201,10 +201,10 @@ def due(identity: Identity, now: float) -> bool:
     return validity <= 0 or identity.not_after - now <= validity / 3
 
 
-def enrol(
+def enroll(
     coordinator: str, token: Token, folder: Path, timeout_s: float = TIMEOUT_S
 ) -> Identity:
-    """Exchange a token for a certificate at the coordinator's enrolment port (HOST:PORT), and keep it in the folder.
+    """Exchange a token for a certificate at the coordinator's enrollment port (HOST:PORT), and keep it in the folder.
 
     The coordinator must show a certificate of the token's authority before the secret leaves this machine. Raises
     UserError for a token or address that is refused, RunError when the coordinator cannot be reached or fails.
@@ -220,7 +220,7 @@ def enrol(
         coordinator, grpc.ssl_channel_credentials(token.ca), CHANNEL
     ) as channel:
         try:
-            reply = methods.enrol(channel)(
+            reply = methods.enroll(channel)(
                 EnrolRequest(secret=token.secret, request=request), timeout=timeout_s
             )
         except grpc.RpcError as error:
@@ -261,7 +261,7 @@ def _told(coordinator: str, error: Any) -> UserError | RunError:
         return UserError(f"{coordinator} refuses: {details}")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return UserError(
-            f"{coordinator} does not enrol agents; give the coordinator's enrolment port"
+            f"{coordinator} does not enroll agents; give the coordinator's enrollment port"
         )
     if code is grpc.StatusCode.UNAVAILABLE:
         reason = details.lower()
@@ -277,7 +277,7 @@ def _told(coordinator: str, error: Any) -> UserError | RunError:
                 f"device's clock ({today}). The token was not sent ({details[:300]})"
             )
         return RunError(
-            f"{coordinator} cannot be reached, or is not an enrolment port ({details[:300]})"
+            f"{coordinator} cannot be reached, or is not an enrollment port ({details[:300]})"
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return RunError(

@@ -137,20 +137,20 @@ def disk(state: Path) -> Finding:
 def certificate(state: Path, now: float) -> tuple[Finding, identity.Identity | None]:
     """Look at the agent's identity: whether it is there, whose it is, how long it lasts, who can read the key."""
     name = "certificate"
-    enrol = f"fedlearn enroll --coordinator HOST:PORT --token T --state {state}"
+    enroll = f"fedlearn enroll --coordinator HOST:PORT --token T --state {state}"
     try:
         found = identity.read_identity(state)
     except RecordError as error:
-        fix = f"run this as the user that the agent runs as; if the file is damaged: rm {state / 'identity.json'}, then {enrol}"
+        fix = f"run this as the user that the agent runs as; if the file is damaged: rm {state / 'identity.json'}, then {enroll}"
         return Finding(name, FAILS, str(error), fix), None
     if found is None:
-        fix = f"on the coordinator: fedlearn token --client ID; then here: {enrol}"
+        fix = f"on the coordinator: fedlearn token --client ID; then here: {enroll}"
         return Finding(name, FAILS, f"there is none in '{state}'", fix), None
     figures = {"client": found.client, "not_after": found.not_after}
     text = f"client {found.client}, until {day(found.not_after)}"
     mode = stat.S_IMODE((state / "identity.json").stat().st_mode)
     if mode & 0o077:
-        fix = f"chmod 600 {state / 'identity.json'}; if others use this device, also enrol anew with another token"
+        fix = f"chmod 600 {state / 'identity.json'}; if others use this device, also enroll anew with another token"
         return Finding(
             name,
             FAILS,
@@ -159,7 +159,7 @@ def certificate(state: Path, now: float) -> tuple[Finding, identity.Identity | N
             figures,
         ), found
     if now >= found.not_after:
-        fix = f"if this device's clock is right ({day(now)}), it was away too long: enrol anew with a new token ({enrol})"
+        fix = f"if this device's clock is right ({day(now)}), it was away too long: enroll anew with a new token ({enroll})"
         return Finding(
             name,
             FAILS,

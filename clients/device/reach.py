@@ -69,7 +69,7 @@ class Measured:
 def reach(
     coordinator: str, identity: Identity | None, insecure: bool = False
 ) -> list[Finding]:
-    """Go to a coordinator (HOST:PORT) step by step, as far as it goes. identity: None before enrolment."""
+    """Go to a coordinator (HOST:PORT) step by step, as far as it goes. identity: None before enrollment."""
     host, _, port = coordinator.rpartition(":")
     host = host.strip("[]")
     found = [_name(host, int(port))]
@@ -169,8 +169,8 @@ def _tls(host: str, port: int, identity: Identity | None) -> list[Finding]:
             )
         ]
     if identity is None:
-        text = f"{place} speaks {version}; whether it is the coordinator is not checked before enrolment"
-        return [Finding("tls", NOTE, text, "enrol this device (see certificate)")]
+        text = f"{place} speaks {version}; whether it is the coordinator is not checked before enrollment"
+        return [Finding("tls", NOTE, text, "enroll this device (see certificate)")]
     return [
         Finding(
             "tls",
@@ -227,7 +227,7 @@ def _unverified(
         return [
             _fails_tls(
                 text,
-                "check the address; if the coordinator has a new authority, enrol anew with a new token",
+                "check the address; if the coordinator has a new authority, enroll anew with a new token",
             )
         ]
     try:
@@ -260,7 +260,7 @@ def _unverified(
     return [
         _fails_tls(
             f"{place}: {error.verify_message}: the authority itself has ended",
-            "make a new authority, and enrol anew",
+            "make a new authority, and enroll anew",
         )
     ]
 
@@ -305,7 +305,7 @@ def _first_word(connection: ssl.SSLSocket, place: str) -> Finding | None:
 
 
 def _not_taken(text: str) -> Finding:
-    fix = "was it enrolled at another coordinator, has that one a new authority, or is its clock wrong? Enrol anew with a new token"
+    fix = "was it enrolled at another coordinator, has that one a new authority, or is its clock wrong? Enroll anew with a new token"
     return _fails_tls(text, fix)
 
 
@@ -407,14 +407,16 @@ def _not_measured(error: Any) -> Finding:
     code, details = error.code(), (error.details() or "")[:200]
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return Finding(
-            "link", SKIPPED, "not measured: an older coordinator, or its enrolment port"
+            "link",
+            SKIPPED,
+            "not measured: an older coordinator, or its enrollment port",
         )
     if code is grpc.StatusCode.PERMISSION_DENIED:
         return Finding(
             "link",
             FAILS,
             f"the coordinator refuses this device: {details}",
-            "ask its owner for a new token, and enrol anew",
+            "ask its owner for a new token, and enroll anew",
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Finding(

@@ -159,7 +159,7 @@ class Chaos:
         """Return the run's summary; raises RunError when the run fails or hangs."""
         self.folder.mkdir(parents=True)
         port = _free_port()
-        states = self._enrol()
+        states = self._enroll()
         self.proxy = Proxy(port)
         server = await self.proxy.start()
         tasks = [
@@ -203,7 +203,7 @@ class Chaos:
             "failpoints": dict(sorted(self.struck().items())),
         }
 
-    def _enrol(self) -> dict[int, Path]:
+    def _enroll(self) -> dict[int, Path]:
         from fedlearn.clients.agent import identity as agents
         from fedlearn.server import identity
 

@@ -31,7 +31,7 @@ from fedlearn.errors import RunError
 from fedlearn.exchange import methods
 
 
-def enrol(folder: Path, clients: int) -> None:
+def enroll(folder: Path, clients: int) -> None:
     """Write ``crowd.json``: a key and a certificate for each client, signed by the folder's authority, in one go."""
     ca = x509.load_pem_x509_certificate((folder / "pki" / "ca.pem").read_bytes())
     signer = serialization.load_pem_private_key(

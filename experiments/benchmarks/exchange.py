@@ -87,7 +87,7 @@ class Place:
         service.start()
         return service
 
-    def enrol(self, client: int) -> Path:
+    def enroll(self, client: int) -> Path:
         """Return the folder of an agent with an identity."""
         state = self.path / str(client)
         request = agents.make_key_and_csr(state)
@@ -128,7 +128,7 @@ def rounds_ms(place: Place, count: int, size: int) -> tuple[float, float]:
     """Return the median and the largest time of a round with ``count`` agents, milliseconds."""
     service = place.service(count)
     processes = [
-        _process(attend, service.port, client, str(place.enrol(client)))
+        _process(attend, service.port, client, str(place.enroll(client)))
         for client in range(count)
     ]
     try:
@@ -283,7 +283,7 @@ class Fleet:
 
 def idle(place: Place, count: int, interval_s: float, watch_s: float) -> None:
     """Print what ``count`` idle agents cost a coordinator; interval_s: between an agent's heartbeats, watch_s: how long it is watched."""
-    crowd.enrol(place.path, count)
+    crowd.enroll(place.path, count)
     coordinator, pipe = _coordinator(place, count, 0, interval_s)
     port, opened = pipe.recv()
     empty_mb = _memory_mb(coordinator.pid, "VmRSS")
@@ -321,7 +321,7 @@ def idle(place: Place, count: int, interval_s: float, watch_s: float) -> None:
 
 def back(place: Place, count: int, kills: int) -> None:
     """Print how soon ``count`` idle agents are back after a kill of their coordinator."""
-    crowd.enrol(place.path, count)
+    crowd.enroll(place.path, count)
     coordinator, pipe = _coordinator(place, count, 0)
     port, _ = pipe.recv()
     fleet = Fleet(coordinator, pipe, _crowds(place, port, count))
@@ -352,7 +352,7 @@ def back(place: Place, count: int, kills: int) -> None:
 def release(place: Place) -> None:
     """Print how soon a stopped agent with work is released, and that one that stalls for two seconds is not."""
     service = place.service(1)
-    process = _process(attend, service.port, 0, str(place.enrol(0)))
+    process = _process(attend, service.port, 0, str(place.enroll(0)))
     try:
         while not service.attending():
             time.sleep(0.02)

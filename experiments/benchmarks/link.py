@@ -122,7 +122,7 @@ def measure(here: Place, given: argparse.Namespace) -> None:
         rounds, Journal(here.path / "journal"), Address(HERE, pki=here.pki)
     )
     service.start()
-    state = here.enrol(0)
+    state = here.enroll(0)
     program = f"from fedlearn.experiments.benchmarks.link import agent; agent({f'{HERE}:{service.port}'!r}, {str(state)!r})"
     process = subprocess.Popen(
         ["ip", "netns", "exec", NAMESPACE, sys.executable, "-c", program]

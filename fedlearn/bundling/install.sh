@@ -4,7 +4,7 @@
 #   PYTHON=python3.X sh install.sh    with this Python
 set -eu
 target=@TARGET@ machine=@MACHINE@ version=@PYTHON@ advice=@ADVICE@
-coordinator=@COORDINATOR@ enrolment=@ENROLMENT@ settings=@SETTINGS@
+coordinator=@COORDINATOR@ enrollment=@ENROLLMENT@ settings=@SETTINGS@
 
 fail() { echo "install: $1" >&2; exit 1; }
 here=$(cd "$(dirname "$0")" && pwd)
@@ -48,5 +48,5 @@ fi
 
 if [ -e "$here/token" ]; then token="--token-file $here/token"; else token="--token TOKEN"; fi
 echo "installed: $folder/bin/fedlearn. Next:"
-echo "  sudo $folder/bin/fedlearn enroll --coordinator ${enrolment:-HOST:PORT} $token --state /var/lib/fedlearn"
+echo "  sudo $folder/bin/fedlearn enroll --coordinator ${enrollment:-HOST:PORT} $token --state /var/lib/fedlearn"
 echo "  sudo $folder/bin/fedlearn agent install --coordinator ${coordinator:-HOST:PORT}${settings:+ --settings $settings}"

@@ -176,7 +176,7 @@ def _installer_values(
         "PYTHON": target.python,
         "ADVICE": target.advice,
         "COORDINATOR": arguments.coordinator,
-        "ENROLMENT": arguments.enroll,
+        "ENROLLMENT": arguments.enroll,
         "SETTINGS": SETTINGS if arguments.settings else "",
     }
 

@@ -60,11 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     # Set before grpc is imported, whose own log would repeat our one line.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from fedlearn.clients.agent.identity import check_address, enrol, read_token
+    from fedlearn.clients.agent.identity import check_address, enroll, read_token
 
     check_address(arguments.coordinator)
     token = read_token(_token(arguments))
-    identity = enrol(arguments.coordinator, token, arguments.state)
+    identity = enroll(arguments.coordinator, token, arguments.state)
     until = time.strftime("%Y-%m-%d", time.gmtime(identity.not_after))
     print(
         f"this device is client {identity.client}; its identity is in "

@@ -13,7 +13,7 @@ import grpc
 
 from fedlearn.exchange import exchange_pb2 as pb
 
-EXCHANGE, ENROLMENT = "fedlearn.exchange.Exchange", "fedlearn.exchange.Enrolment"
+EXCHANGE, ENROLLMENT = "fedlearn.exchange.Exchange", "fedlearn.exchange.Enrolment"
 
 
 class CallContext(Protocol):
@@ -37,7 +37,7 @@ class AttendContext(CallContext, Protocol):
 
 
 Attend = Callable[[AsyncIterator[pb.AgentFrame], AttendContext], Awaitable[None]]
-Enrol = Callable[[pb.EnrolRequest, CallContext], Awaitable[pb.EnrolReply]]
+Enroll = Callable[[pb.EnrolRequest, CallContext], Awaitable[pb.EnrolReply]]
 
 
 def _bytes(frame: pb.AgentFrame | pb.CoordinatorFrame | bytes) -> bytes:
@@ -59,13 +59,13 @@ def attend(channel: Any) -> Any:
     )
 
 
-def enrol(channel: Any) -> Any:
+def enroll(channel: Any) -> Any:
     """Return the call ``Enrolment.Enrol`` of a channel (sync or aio).
 
     An EnrolRequest goes out, an EnrolReply comes in.
     """
     return channel.unary_unary(
-        f"/{ENROLMENT}/Enrol",
+        f"/{ENROLLMENT}/Enrol",
         request_serializer=pb.EnrolRequest.SerializeToString,
         response_deserializer=pb.EnrolReply.FromString,
     )
@@ -81,11 +81,11 @@ def attend_handler(answer: Attend) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler(EXCHANGE, {"Attend": handler})
 
 
-def enrol_handler(answer: Enrol) -> grpc.GenericRpcHandler:
+def enroll_handler(answer: Enroll) -> grpc.GenericRpcHandler:
     """Return what a server adds to serve ``Enrolment.Enrol`` by ``answer``."""
     handler = grpc.unary_unary_rpc_method_handler(
         answer,
         request_deserializer=pb.EnrolRequest.FromString,
         response_serializer=pb.EnrolReply.SerializeToString,
     )
-    return grpc.method_handlers_generic_handler(ENROLMENT, {"Enrol": handler})
+    return grpc.method_handlers_generic_handler(ENROLLMENT, {"Enrol": handler})

@@ -17,8 +17,8 @@ from typing import Any, Protocol, Self, TextIO
 from fedlearn.records.line import Line
 from fedlearn.records.names import PAGE_FILE, PLOTS_FOLDER
 from fedlearn.records.reading import number
-from fedlearn.reporting.results import expectations_of
 from fedlearn.reporting.notebook import NotebookDisplay, in_notebook
+from fedlearn.reporting.results import expectations_of
 from fedlearn.reporting.tally import RunTally
 from fedlearn.reporting.units import (
     against_raw,

@@ -212,7 +212,7 @@ class Serving:
         return replace(
             self.address,
             port=self.address.port or before["port"],
-            enrol_port=self.address.enrol_port or before["enrol"],
+            enroll_port=self.address.enroll_port or before["enrol"],
         )
 
     def _announce(self, service: Service) -> str:
@@ -222,7 +222,7 @@ class Serving:
         ports = {
             "host": self.address.host,
             "port": service.port,
-            "enrol": service.enrol_port,
+            "enrol": service.enroll_port,
             "metrics": metrics,
         }
         self.folder.write_json(ADDRESS_FILE, ports)
@@ -235,7 +235,7 @@ class Serving:
             )
         else:
             self.log.note(
-                f"agents attend at {place}, and enroll at port {service.enrol_port}"
+                f"agents attend at {place}, and enroll at port {service.enroll_port}"
             )
         return place
 

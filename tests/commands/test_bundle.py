@@ -4,6 +4,7 @@ In between: our own wheel, and other machines' wheels.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,13 +16,14 @@ import pytest
 
 from fedlearn.bundling import archive, commands, own
 from fedlearn.bundling.wheels import TARGETS, download, lock, resolve
+from fedlearn.commands import bundle, serve
 from fedlearn.commands.bundle import main
 from fedlearn.errors import RunError, UserError
 
 ROOT = Path(__file__).parents[2]
 EDGE = ["numpy>=1.24", "grpcio>=1.60", "protobuf>=6.31.1,<8"]
 VALUES = dict.fromkeys(
-    ("TARGET", "MACHINE", "PYTHON", "ADVICE", "COORDINATOR", "ENROLMENT", "SETTINGS"),
+    ("TARGET", "MACHINE", "PYTHON", "ADVICE", "COORDINATOR", "ENROLLMENT", "SETTINGS"),
     "",
 )
 pytestmark = pytest.mark.timeout(900)  # downloads, on a busy machine
@@ -267,3 +269,14 @@ def install(
     return subprocess.run(
         command, env={**os.environ, "PYTHON": python}, capture_output=True, text=True
     )
+
+
+def test_former_spellings_are_accepted_and_not_shown():
+    for options, name, former, value in (
+        (serve.parser(), "enroll_port", "--enrol-port", "7401"),
+        (bundle.parser(), "enroll", "--enrol", "h.example:7401"),
+    ):
+        required = [] if options.prog.endswith("serve") else ["--target", "jp6"]
+        arguments = options.parse_args([*required, former, value])
+        assert str(getattr(arguments, name)) == value
+        assert former not in re.findall(r"--[a-z-]+", options.format_help())

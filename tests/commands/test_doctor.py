@@ -137,7 +137,7 @@ def test_a_coordinator_that_does_not_measure(pki, tmp_path):
     assert (states(found)["tls"], states(found)["link"]) == (WELL, SKIPPED)
 
 
-def test_before_enrolment_nobody_is_believed(pki):
+def test_before_enrollment_nobody_is_believed(pki):
     with coordinator(pki) as port:
         found = reach.reach(f"127.0.0.1:{port}", None)
     assert states(found)["tls"] == NOTE

@@ -160,7 +160,7 @@ def check(folder: Path, kind: str) -> None:
         assert apart <= WITHIN
 
 
-def test_a_cnn_with_a_kill_between_enrolment_and_the_end(arm, started, tmp_path):
+def test_a_cnn_with_a_kill_between_enrollment_and_the_end(arm, started, tmp_path):
     other = serve(started, tmp_path / "x86", "cnn", "--local-agents", 1)
     pki, state = tmp_path / "pki", tmp_path / "state"
     ours = [sys.executable, "-m"]
@@ -176,20 +176,20 @@ def test_a_cnn_with_a_kill_between_enrolment_and_the_end(arm, started, tmp_path)
         text=True,
     ).strip()
     coordinator = serve(started, tmp_path / "arm", "cnn", "--pki", pki)
-    enrolment = address(tmp_path / "arm", coordinator, "enrol")
-    enrol = [
+    enrollment = address(tmp_path / "arm", coordinator, "enrol")
+    enroll = [
         arm.python,
         "-m",
         "fedlearn.commands.enroll",
         "--coordinator",
-        enrolment,
+        enrollment,
         "--token",
         token,
         "--state",
         state,
     ]
     subprocess.run(
-        enrol, cwd=ROOT, check=True, env=arm.environment(), stdout=subprocess.DEVNULL
+        enroll, cwd=ROOT, check=True, env=arm.environment(), stdout=subprocess.DEVNULL
     )
 
     attend = (

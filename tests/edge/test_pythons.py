@@ -27,7 +27,7 @@ __all__ = ["started"]
 
 
 @pytest.mark.parametrize("python", PYTHONS or [""])
-def test_an_agent_enrols_trains_is_killed_and_goes_on(python, started, tmp_path):
+def test_an_agent_enrolls_trains_is_killed_and_goes_on(python, started, tmp_path):
     # Away from the sources: what is not in the wheel is not there.
     environment = {
         name: value

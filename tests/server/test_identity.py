@@ -24,7 +24,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from fedlearn.errors import RecordError, UserError
 from fedlearn.exchange import methods
 from fedlearn.exchange.exchange_pb2 import EnrolRequest
-from fedlearn.server import enrolment, identity, tokens
+from fedlearn.server import enrollment, identity, tokens
 from fedlearn.server.identity import IdentityError
 
 DAY_S = 86400
@@ -125,9 +125,9 @@ def served(*handlers, key, certificate, ca=None, host="127.0.0.1"):
 
 @contextlib.contextmanager
 def enrolling(pki, service=None, host="127.0.0.1"):
-    """Serve the enrolment of an authority and give the port."""
+    """Serve the enrollment of an authority and give the port."""
     own = identity.server_credentials(pki)
-    handler = (service or enrolment.Enrolment(pki, 0)).handler()
+    handler = (service or enrollment.Enrollment(pki, 0)).handler()
     with served(handler, key=own.key, certificate=own.certificate, host=host) as port:
         yield port
 
@@ -626,14 +626,14 @@ def test_a_damaged_list_of_revocations_lets_nobody_in(content, pki):
             running.refused(7, 3)
 
 
-# The enrolment service
+# The enrollment service
 
 
 def ask(port, ca, secret, data):
     with grpc.secure_channel(
         f"127.0.0.1:{port}", grpc.ssl_channel_credentials(ca)
     ) as channel:
-        return methods.enrol(channel)(
+        return methods.enroll(channel)(
             EnrolRequest(secret=secret, request=data), timeout=20
         )
 
@@ -644,7 +644,7 @@ def test_the_service_answers_refuses_and_counts(pki, monkeypatch):
         secret_of(tokens.new_token(pki, 7)),
         secret_of(tokens.new_token(pki, 8, hours=1)),
     )
-    service = enrolment.Enrolment(pki, 0)
+    service = enrollment.Enrollment(pki, 0)
     refused = []
     with enrolling(pki, service) as port:
 
@@ -686,7 +686,7 @@ def test_a_revocation_cannot_fall_between_token_and_certificate(pki, monkeypatch
 
     monkeypatch.setattr(identity, "issue", slow)
     revoking.start()
-    reply = enrolment.enrol(pki, secret, request())
+    reply = enrollment.enroll(pki, secret, request())
     revoking.join()
     assert tokens.Revocations(pki).refused(*identity.identity_of(reply.certificate))
 

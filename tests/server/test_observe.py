@@ -336,7 +336,7 @@ FIGURES = ExchangeFigures(
     up_bytes=10,
     down_bytes=20,
     journal_bytes=30,
-    enrolments={"used": 1},
+    enrollments={"used": 1},
 )
 
 

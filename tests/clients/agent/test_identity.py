@@ -179,7 +179,7 @@ def test_no_identity_and_a_damaged_one(tmp_path):
         '{"client": "x", "key": "", "certificate": "", "ca": "", "since": 0, "not_after": 0}',
     ):
         (tmp_path / "identity.json").write_text(content)
-        with pytest.raises(RecordError, match="enrol again"):
+        with pytest.raises(RecordError, match="enroll again"):
             agent.read_identity(tmp_path)
 
 
@@ -234,7 +234,7 @@ def test_renewal_is_due_in_the_last_third(share, expected, pki, tmp_path):
     assert agent.due(made, 1000 + share * 3000) is expected
 
 
-def test_a_wrong_clock_at_enrolment_renews_early(pki, tmp_path):
+def test_a_wrong_clock_at_enrollment_renews_early(pki, tmp_path):
     made = stored(pki, tmp_path)
     assert agent.due(
         dataclasses.replace(made, since=0.0), time.time()
@@ -243,20 +243,20 @@ def test_a_wrong_clock_at_enrolment_renews_early(pki, tmp_path):
     assert not agent.due(made, time.time())
 
 
-# Enrolment
+# Enrollment
 
 
-def test_enrolment_and_what_is_kept(pki, port, token, tmp_path):
-    made = agent.enrol(f"127.0.0.1:{port}", token, tmp_path)
+def test_enrollment_and_what_is_kept(pki, port, token, tmp_path):
+    made = agent.enroll(f"127.0.0.1:{port}", token, tmp_path)
     assert made == agent.read_identity(tmp_path)
     assert (made.client, made.ca) == (7, (pki / "ca.pem").read_bytes())
     assert identity.identity_of(made.certificate)[
         0
     ] == 7 and made.not_after == identity.expiry(made.certificate)
     with pytest.raises(UserError, match="used already; ask for a new one"):
-        agent.enrol(f"127.0.0.1:{port}", token, tmp_path)
+        agent.enroll(f"127.0.0.1:{port}", token, tmp_path)
     assert agent.read_identity(tmp_path) == made
-    again = agent.enrol(
+    again = agent.enroll(
         f"localhost:{port}", agent.read_token(tokens.new_token(pki, 7)), tmp_path
     )
     assert again.key != made.key and again.client == 7
@@ -269,7 +269,7 @@ def test_a_folder_belongs_to_one_client(pki, port, tmp_path):
         UserError,
         match="belongs to client 3, the token is for client 7; choose another --state",
     ):
-        agent.enrol(f"127.0.0.1:{port}", agent.read_token(word), tmp_path)
+        agent.enroll(f"127.0.0.1:{port}", agent.read_token(word), tmp_path)
     assert tokens.redeem(pki, agent.read_token(word).secret) == 7
 
 
@@ -278,7 +278,7 @@ def test_the_secret_goes_to_the_tokens_coordinator_only(pki, port, token, tmp_pa
     identity.make(tmp_path / "other")
     for_other = agent.read_token(tokens.new_token(tmp_path / "other", 7))
     with pytest.raises(UserError, match=r"could not prove .* The token was not sent"):
-        agent.enrol(f"127.0.0.1:{port}", for_other, tmp_path / "agent")
+        agent.enroll(f"127.0.0.1:{port}", for_other, tmp_path / "agent")
     assert tokens.redeem(tmp_path / "other", for_other.secret) == 7
 
     key = new_key()
@@ -288,7 +288,7 @@ def test_the_secret_goes_to_the_tokens_coordinator_only(pki, port, token, tmp_pa
         ) as impostor,
         pytest.raises(UserError, match="could not prove"),
     ):
-        agent.enrol(f"127.0.0.1:{impostor}", token, tmp_path / "agent")
+        agent.enroll(f"127.0.0.1:{impostor}", token, tmp_path / "agent")
     assert tokens.redeem(pki, token.secret) == 7
 
 
@@ -300,7 +300,7 @@ def test_a_name_that_the_certificate_lacks(pki, token, tmp_path):
             match=r"not for the name 127\.0\.0\.2; .*fedlearn pki server --name 127",
         ),
     ):
-        agent.enrol(f"127.0.0.2:{port}", token, tmp_path)
+        agent.enroll(f"127.0.0.2:{port}", token, tmp_path)
 
 
 def test_an_answer_for_another_client_is_not_kept(pki, token, tmp_path):
@@ -312,11 +312,11 @@ def test_an_answer_for_another_client_is_not_kept(pki, token, tmp_path):
     own = identity.server_credentials(pki)
     with (
         served(
-            methods.enrol_handler(answer), key=own.key, certificate=own.certificate
+            methods.enroll_handler(answer), key=own.key, certificate=own.certificate
         ) as port,
         pytest.raises(RunError, match="for client 8"),
     ):
-        agent.enrol(f"127.0.0.1:{port}", token, tmp_path)
+        agent.enroll(f"127.0.0.1:{port}", token, tmp_path)
     assert agent.read_identity(tmp_path) is None
 
 
@@ -327,27 +327,27 @@ def test_a_coordinator_that_never_answers(pki, token, tmp_path):
     own = identity.server_credentials(pki)
     with (
         served(
-            methods.enrol_handler(answer), key=own.key, certificate=own.certificate
+            methods.enroll_handler(answer), key=own.key, certificate=own.certificate
         ) as port,
         pytest.raises(RunError, match="in time"),
     ):
-        agent.enrol(f"127.0.0.1:{port}", token, tmp_path, timeout_s=0.5)
+        agent.enroll(f"127.0.0.1:{port}", token, tmp_path, timeout_s=0.5)
 
 
 def test_the_wrong_port_and_no_port(pki, token, tmp_path):
     own = identity.server_credentials(pki)
     with (
         served(key=own.key, certificate=own.certificate, ca=own.ca) as exchange,
-        pytest.raises(RunError, match="not an enrolment port"),
+        pytest.raises(RunError, match="not an enrollment port"),
     ):
-        agent.enrol(f"127.0.0.1:{exchange}", token, tmp_path)
+        agent.enroll(f"127.0.0.1:{exchange}", token, tmp_path)
     with (
         served(key=own.key, certificate=own.certificate) as empty,
-        pytest.raises(UserError, match="does not enrol agents"),
+        pytest.raises(UserError, match="does not enroll agents"),
     ):
-        agent.enrol(f"127.0.0.1:{empty}", token, tmp_path)
+        agent.enroll(f"127.0.0.1:{empty}", token, tmp_path)
     with pytest.raises(RunError, match="cannot be reached"):
-        agent.enrol("127.0.0.1:1", token, tmp_path)
+        agent.enroll("127.0.0.1:1", token, tmp_path)
     assert agent.read_identity(tmp_path) is None
 
 

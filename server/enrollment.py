@@ -1,4 +1,4 @@
-"""The enrolment service: a token and a certificate request in, a certificate out.
+"""The enrollment service: a token and a certificate request in, a certificate out.
 
 Its port shows only the server's TLS: an agent has no certificate yet.
 """
@@ -14,7 +14,7 @@ import grpc
 
 from fedlearn.errors import FedlearnError
 from fedlearn.exchange.exchange_pb2 import EnrolReply, EnrolRequest
-from fedlearn.exchange.methods import CallContext, enrol_handler
+from fedlearn.exchange.methods import CallContext, enroll_handler
 from fedlearn.server import authority, identity, tokens
 from fedlearn.server.identity import IdentityError
 
@@ -22,7 +22,7 @@ from fedlearn.server.identity import IdentityError
 PAUSE_S = 0.2
 
 
-def enrol(pki: Path, secret: str, request: bytes) -> EnrolReply:
+def enroll(pki: Path, secret: str, request: bytes) -> EnrolReply:
     """Redeem a token and sign the request under one lock: no revocation falls between.
 
     The request is looked at first: a bad one leaves the token as it is. Raises
@@ -37,7 +37,7 @@ def enrol(pki: Path, secret: str, request: bytes) -> EnrolReply:
     )
 
 
-class Enrolment:
+class Enrollment:
     """The service, for a `grpc.aio` server.
 
     ``counts`` says how many enrolled, and how many were refused for which reason.
@@ -49,16 +49,16 @@ class Enrolment:
         self._pki = pki
         self._pause_s = pause_s
         # One at a time: a flood of guesses costs no more than this thread.
-        self._thread = ThreadPoolExecutor(1, "enrolment")
+        self._thread = ThreadPoolExecutor(1, "enrollment")
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what the server adds."""
-        return enrol_handler(self._answer)
+        return enroll_handler(self._answer)
 
     async def _answer(self, request: EnrolRequest, context: CallContext) -> EnrolReply:
         try:
             reply = await asyncio.get_running_loop().run_in_executor(
-                self._thread, enrol, self._pki, request.secret, request.request
+                self._thread, enroll, self._pki, request.secret, request.request
             )
         except IdentityError as error:
             self.counts[error.reason] += 1
