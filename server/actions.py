@@ -57,6 +57,7 @@ Action = (
 
 def parse_facts(text: str) -> dict[str, str | float] | None:
     """Return the facts of an agent's JSON; None for anything but a flat, finite object."""
+    # Before it is parsed: nested JSON takes far more memory than its text.
     if len(text) > FACTS_CHARACTERS:
         return None
     try:

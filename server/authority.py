@@ -86,7 +86,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Replace one of the folder's lists; raises OSError."""
-    write(path, json.dumps(content).encode() + b"\n")
+    text = json.dumps(content) + "\n"
+    write(path, text.encode())
 
 
 def list_damaged(path: Path) -> RecordError:

@@ -94,6 +94,7 @@ class OpenWork:
     def complete(self) -> bytes | None:
         """Return the whole answer and forget its chunks; None when it is damaged."""
         received = self.received
+        # Its memory is given back, whatever the answer is worth.
         self.received = ChunkBuffer()
         if received.checksum != self.checksum:
             return None
@@ -137,7 +138,9 @@ class WorkBook:
 
     def is_busy(self, client: int) -> bool:
         """Tell whether a client has work to do."""
-        return any(not work.is_repairing for work in self.of(client))
+        # One that waits for its missing model has nothing to do, and may be silent.
+        works = self.of(client)
+        return any(not work.is_repairing for work in works)
 
     def break_off(self, client: int) -> None:
         """Note that a client left while its payloads were on their way."""
@@ -159,6 +162,7 @@ class WorkBook:
         """Open a piece of work; an answer that counted before does not any more."""
         work = OpenWork(order, batch, self._transfer(order))
         self.open_work.setdefault(order.client, {})[order.key] = work
+        # Asked anew, it is wanted again: the answer of before would be acknowledged.
         self.forget(order.client, order.key)
         return work
 
@@ -172,8 +176,10 @@ class WorkBook:
 
     def close(self, work: OpenWork) -> None:
         """Take a piece of work out of the book and out of its batch."""
-        client, key = work.order.client, work.order.key
+        client = work.order.client
+        key = work.order.key
         del self.open_work[client][key]
+        # An empty entry would keep a client that left for the rest of the run.
         if not self.open_work[client]:
             del self.open_work[client]
         work.batch.pieces.discard((client, key))
@@ -202,8 +208,11 @@ class WorkBook:
 
     def next_deadline(self) -> float:
         """Return when `overdue` is due."""
-        return self._deadlines[0][0] if self._deadlines else float("inf")
+        if not self._deadlines:
+            return float("inf")
+        return self._deadlines[0][0]
 
     def _transfer(self, order: WorkOrder) -> Transfer:
+        # Of the client and not of its work: a slow link stays slow.
         pace = self.paces.setdefault(order.client, Pace())
         return Transfer(order.payloads, pace)

@@ -63,6 +63,7 @@ class Authority:
         now: float,
     ) -> x509.Certificate:
         """Return a coordinator's certificate; names: under which it is reached."""
+        # No certificate outlives its authority: it could not be verified.
         builder = _builder(
             _common_name("fedlearn coordinator"),
             public,
@@ -157,7 +158,8 @@ def _builder(
 
 
 def _common_name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+    attribute = x509.NameAttribute(NameOID.COMMON_NAME, text)
+    return x509.Name([attribute])
 
 
 def _usage(
@@ -177,4 +179,6 @@ def _usage(
 
 
 def _moment(seconds: float) -> datetime.datetime:
-    return datetime.datetime.fromtimestamp(int(seconds), datetime.timezone.utc)
+    # X.509 knows whole seconds.
+    whole_seconds = int(seconds)
+    return datetime.datetime.fromtimestamp(whole_seconds, datetime.timezone.utc)

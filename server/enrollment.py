@@ -28,6 +28,7 @@ def enroll(pki: Path, secret: str, request: bytes) -> EnrolReply:
     The request is looked at first: a bad one leaves the token as it is. Raises
     IdentityError.
     """
+    # For its errors: nothing is changed yet.
     identity.public_key_of(request)
     with authority.locked(pki):
         client = tokens.take(pki, secret)

@@ -78,9 +78,11 @@ class Lines:
         """Return the lines that are whole and were not returned before."""
         try:
             with self.path.open("rb") as file:
+                # A resumed run cuts the lines that its checkpoint does not know.
                 if file.seek(0, 2) < self._offset:
                     self._offset = 0
                 file.seek(self._offset)
+                # A line without its end is still being written.
                 text = file.read().rpartition(b"\n")[0]
         except OSError:
             return []

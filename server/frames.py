@@ -18,22 +18,26 @@ def task(message: pb.Task) -> pb.CoordinatorFrame:
 
 def chunk(key: pb.Key, offset: int, total: int) -> pb.CoordinatorFrame:
     """Return the head of a chunk of a task's payloads; its data travel beside it."""
-    return pb.CoordinatorFrame(chunk=pb.Chunk(key=key, offset=offset, total=total))
+    head = pb.Chunk(key=key, offset=offset, total=total)
+    return pb.CoordinatorFrame(chunk=head)
 
 
 def ack(key: Key, offset: int, stored: bool) -> pb.CoordinatorFrame:
     """Return an acknowledgement of an answer's first ``offset`` bytes."""
-    return pb.CoordinatorFrame(ack=pb.Ack(key=proto(key), offset=offset, stored=stored))
+    message = pb.Ack(key=proto(key), offset=offset, stored=stored)
+    return pb.CoordinatorFrame(ack=message)
 
 
 def refusal(key: Key, reason: str) -> pb.CoordinatorFrame:
     """Return the refusal of an answer."""
-    return pb.CoordinatorFrame(refusal=pb.Refusal(key=proto(key), reason=reason))
+    message = pb.Refusal(key=proto(key), reason=reason)
+    return pb.CoordinatorFrame(refusal=message)
 
 
 def cancel(key: Key, reason: str) -> pb.CoordinatorFrame:
     """Return word that a piece of work is not wanted any more."""
-    return pb.CoordinatorFrame(cancel=pb.Cancel(key=proto(key), reason=reason))
+    message = pb.Cancel(key=proto(key), reason=reason)
+    return pb.CoordinatorFrame(cancel=message)
 
 
 def goodbye(reason: str) -> pb.CoordinatorFrame:
@@ -43,7 +47,8 @@ def goodbye(reason: str) -> pb.CoordinatorFrame:
 
 def goodbye_for_good() -> pb.CoordinatorFrame:
     """Return the goodbye of a run that is over."""
-    return pb.CoordinatorFrame(goodbye=pb.Goodbye(reason="the run is over", done=True))
+    message = pb.Goodbye(reason="the run is over", done=True)
+    return pb.CoordinatorFrame(goodbye=message)
 
 
 def goodbye_until(reason: str, again_s: tuple[float, float]) -> pb.CoordinatorFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,12 +36,42 @@ class Gate:
         self._counters = counters
         self._log = log
 
+    def shut_out(
+        self,
+        attending: Mapping[int, int],
+        waited_for: Container[int],
+        serial: Callable[[int], int],
+    ) -> set[int]:
+        """Return the revoked clients that still attend or are waited for.
+
+        attending: client → its connection. waited_for: clients with open work. serial: of
+        a connection's certificate. Raises RecordError.
+        """
+        if self.revocations is None:
+            return set()
+        limits = self.revocations.current()
+        absent = [
+            client
+            for client in limits
+            if client in waited_for and client not in attending
+        ]
+        clients = set[int]()
+        # Asked only then: it reads the list of all issued certificates.
+        if absent:
+            clients = self.revocations.shut_out(absent)
+        for client, limit in limits.items():
+            # A client that was let in again has a newer certificate.
+            if client in attending and serial(attending[client]) <= limit:
+                clients.add(client)
+        return clients
+
     async def caller(self, context: CallContext) -> Caller:
         """Return who calls; the call of one who may not is ended."""
         if self.revocations is None:
             return Caller()
         client: int | None = None
         try:
+            # TLS has verified it against the authority; what it says is looked at here.
             certificate = context.auth_context()["x509_pem_cert"][0]
             client, serial = identity_of(certificate)
             if self.revocations.refused(client, serial):

@@ -115,7 +115,7 @@ def make(
     issued = {"next": 3, "days": days, "certificates": {}}
     with authority.writing(pki):
         pki.parent.mkdir(parents=True, exist_ok=True)
-        # Only its owner may look inside.
+        # Only its owner may look inside, and it is renamed when it is whole.
         part = Path(tempfile.mkdtemp(prefix=f".{pki.name}.", dir=pki.parent))
         try:
             authority.write(part / "ca.key", private_pem(ca.key))
@@ -206,6 +206,7 @@ def issue(pki: Path, client: int, request: bytes, days: int | None = None) -> by
         days = int(authority.read_json(pki / "issued.json")["days"])
     now = time.time()
     expires = min(int(now) + days * DAY_S, int(ca.expires))
+    # On disk before the certificate exists, so that a crash wastes a number and no more.
     serial = _next_serial(pki, client, expires)
     return pem(ca.client_certificate(public, serial, client, days, now))
 

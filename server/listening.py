@@ -65,6 +65,7 @@ class Listeners:
         else:
             keys = server_credentials(pki)
             pair = [(keys.key, keys.certificate)]
+            # Both sides show certificates; at the other port only the server does.
             mutual = grpc.ssl_server_credentials(
                 pair, keys.ca, require_client_auth=True
             )
@@ -80,7 +81,9 @@ class Listeners:
 
     def enrollments(self) -> dict[str, int]:
         """Return how many enrolled, and how many were refused for which reason."""
-        return dict(self._enrollment.counts) if self._enrollment else {}
+        if self._enrollment is None:
+            return {}
+        return dict(self._enrollment.counts)
 
     def _open_enrollment(self, pki: Path, credentials: grpc.ServerCredentials) -> None:
         self._enrollment = Enrollment(pki)
@@ -108,6 +111,7 @@ class Listeners:
     ) -> int:
         """Return the port that a server got; raises RunError when it gets none."""
         place = f"{self.address.host}:{port}"
+        # Some versions of grpc return 0 for a port that is taken, others raise.
         bound = 0
         try:
             if credentials is None:

@@ -91,6 +91,7 @@ class Log:
         """Note an event: of a client, of a piece of its work, with a reason, figures."""
         if self._off:
             return
+        # Dropped, not waited for: the caller is the exchange itself.
         if self._queue.qsize() >= WAITING:
             self.lost += 1
             return
@@ -120,6 +121,7 @@ class Log:
             batch = self._next_batch()
             going = None not in batch
             entries = [entry for entry in batch if entry is not None]
+            # Read once: other threads may lose more meanwhile.
             lost = self.lost
             if lost > self._lost_noted:
                 entries.append(_lines_lost(lost - self._lost_noted))
@@ -154,6 +156,7 @@ class Log:
         if self._file < 0:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._file = os.open(self.path, flags, 0o644)
+        # A half line is ended, so that it spoils no whole one.
         if self._torn and os.fstat(self._file).st_size:
             data = b"\n" + data
         self._torn = True
@@ -186,7 +189,8 @@ class Log:
 
 def _lines_lost(count: int) -> dict[str, Any]:
     """Return the event that says how many events are missing."""
-    return {"time": time.time(), "event": "lost", "text": f"{count} lines of this log"}
+    words = f"{count} lines of this log"
+    return {"time": time.time(), "event": "lost", "text": words}
 
 
 def line(entry: Mapping[str, Any]) -> str:

@@ -36,6 +36,7 @@ class Pages:
         self._figures = figures
         self._lines = lines
         self._rounds = rounds
+        # Each request has a thread of its own.
         self._looking = threading.Lock()
         pages = {"/metrics": self._metrics, "/healthz": self._health}
         try:

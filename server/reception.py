@@ -71,6 +71,7 @@ class Reception:
         if objection is not None:
             reason, counter = objection
             return self.part(connection.number, reason, counter)
+        # After the objections: who may not attend is not told to come back.
         if self.farewell is not None:
             self.counters["draining"] += 1
             reason = self.farewell.goodbye.reason
@@ -108,7 +109,9 @@ class Reception:
     def to_client(self, client: int, frame: pb.CoordinatorFrame) -> list[Action]:
         """Send a frame to a client, if it attends."""
         session = self.table.of(client)
-        return [] if session is None else [SendToAgent(session, frame)]
+        if session is None:
+            return []
+        return [SendToAgent(session, frame)]
 
     def _objection(
         self, connection: Session, hello: pb.Hello
@@ -121,6 +124,8 @@ class Reception:
                 f"the coordinator {OLDEST} to {NEWEST}: upgrade the {older}"
             )
             return reason, "wrong_version"
+        # The certificate decides who it is, and the hello must agree: otherwise an agent
+        # with another's folder would work for the wrong client.
         owner = connection.client
         if owner is not None and owner != hello.client:
             reason = f"the certificate is client {owner}'s, not client {hello.client}'s"
@@ -150,5 +155,6 @@ class Reception:
     def _drop(
         self, session: int, goodbye: pb.CoordinatorFrame, reason: str
     ) -> list[Action]:
+        # Before the service says so: what else this connection says is of nobody.
         self.gone(session)
         return [SendToAgent(session, goodbye), DropSession(session, reason)]

@@ -94,10 +94,12 @@ class Rounds:
         connection = self._table.by_number.get(session)
         if connection is None:
             return []
+        # Whatever it says, it is alive.
         connection.heard = now
         kind = frame.WhichOneof("frame")
         if kind == "hello":
             return self._hello(connection, frame.hello, now)
+        # Nothing counts before the hello, which says whose it is.
         if not connection.greeted or connection.client is None:
             return self._reception.part(session, "say hello first", "no_hello")
         client = connection.client
@@ -124,7 +126,9 @@ class Rounds:
 
     def next_alarm(self) -> float:
         """Return when `tick` is due."""
-        return min(self._table.next_alarm(), self.book.next_deadline())
+        silence = self._table.next_alarm()
+        deadline = self.book.next_deadline()
+        return min(silence, deadline)
 
     # What the run asks
 
@@ -181,6 +185,7 @@ class Rounds:
         actions: list[Action] = [WorkResult(client, key, work.answer)]
         batch = work.batch
         batch.answered += 1
+        # Equal, not at least: it ends once.
         if batch.answered == batch.enough:
             actions += self._end(batch, "enough others answered before")
         return [*actions, *self._acknowledge(client, key, length, stored=True)]
@@ -190,11 +195,13 @@ class Rounds:
 
         Its client is acknowledged it again.
         """
-        self.book.count(client, key, len(data), crc32(data))
-        return self._acknowledge(client, key, len(data), stored=True)
+        length = len(data)
+        self.book.count(client, key, length, crc32(data))
+        return self._acknowledge(client, key, length, stored=True)
 
     def forget(self, before: int) -> None:
         """Forget the answers of the rounds before one: they are in a checkpoint."""
+        # A repeated round does not call answers back that were forgotten.
         self._oldest_round = max(self._oldest_round, before)
         self.book.forget_before(before)
 
@@ -217,6 +224,7 @@ class Rounds:
         """
         revoked = set(clients)
         actions: list[Action] = []
+        # A copy, because each end changes the table.
         for connection in list(self.sessions.values()):
             if connection.client in revoked:
                 reason = "the certificate is revoked"
@@ -250,6 +258,7 @@ class Rounds:
         key = of(chunk.key)
         stored = self.book.answer_of(client, key)
         if stored is not None:
+            # The same again: its acknowledgement was lost on the way.
             if stored == (chunk.total, chunk.checksum):
                 self.counters["again"] += 1
                 return self._acknowledge(client, key, chunk.total, stored=True)
@@ -259,6 +268,7 @@ class Rounds:
         if work is None:
             reason = "the round is over, or never asked for this"
             return self._refuse(session, key, reason, "late")
+        # The same again, while the disk writes: `stored` acknowledges it.
         if work.stage is WorkStage.STORING:
             return []
         end = chunk.offset + len(chunk.data)
@@ -281,8 +291,10 @@ class Rounds:
 
     def _whole(self, session: int, work: OpenWork) -> list[Action]:
         """Check an answer that is whole, and have it stored."""
-        client, key = work.order.client, work.order.key
+        client = work.order.client
+        key = work.order.key
         data = work.complete()
+        # Which chunk is damaged cannot be told, so all are asked for again.
         if data is None:
             self.counters["damaged"] += 1
             return self._acknowledge(client, key, 0, stored=False)
@@ -298,6 +310,8 @@ class Rounds:
         """Take word that a client cannot do its work, at all or without a model."""
         key = of(failure.key)
         work = self.book.find(client, key)
+        # A whole answer counts. A lack that is being mended is known already: an agent that
+        # was sent a task twice says so twice.
         if work is None or work.stage is not WorkStage.ASKED:
             return []
         if failure.reason == pb.Failure.LACKING and work.repairs < REPAIRS:
@@ -327,6 +341,7 @@ class Rounds:
 
     def _send(self, session: int, work: OpenWork, now: float) -> list[Action]:
         """Send a task, and the first of its payloads that the client does not have."""
+        # Until now it was idle, and needed to be heard only seldom.
         self._table.renew_lease(session, now)
         task = SendToAgent(session, frames.task(work.order.task))
         if not work.down.total:
@@ -362,6 +377,7 @@ class Rounds:
     def _end(self, batch: Batch, reason: str) -> list[Action]:
         """End all that is open of a batch."""
         actions: list[Action] = []
+        # Sorted, because a set's order differs between processes.
         for client, key in sorted(batch.pieces):
             self.counters["late"] += 1
             actions += self._reception.to_client(client, frames.cancel(key, reason))

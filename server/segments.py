@@ -77,8 +77,11 @@ def segment_head(mark: bytes) -> bytes:
 
 def record_head(mark: bytes, group: int, meta: bytes, length: int, crc: int) -> bytes:
     """Return a record's header; length, crc: of its data."""
-    fields = _RECORD.pack(mark, group, len(meta), length, crc, 0)[:-4]
-    return fields + _crc_bytes(crc32(meta, crc32(fields)))
+    packed = _RECORD.pack(mark, group, len(meta), length, crc, 0)
+    # The last field covers the others and the meta, so it is written over.
+    fields = packed[:-4]
+    checksum = crc32(meta, crc32(fields))
+    return fields + _crc_bytes(checksum)
 
 
 def _crc_bytes(crc: int) -> bytes:
@@ -127,6 +130,7 @@ def read_whole_record(
     record = read_record(file, segment, mark, offset, size)
     if record is None:
         return None
+    # In pieces, so that memory stays flat.
     crc = 0
     unread = record.entry.length
     while unread:
@@ -163,6 +167,7 @@ def write_all(file: int, parts: list[bytes]) -> None:
         while index < len(views) and written >= len(views[index]):
             written -= len(views[index])
             index += 1
+        # A short write, as of a disk that is nearly full: the rest is tried again.
         if written:
             views[index] = views[index][written:]
 

@@ -82,6 +82,7 @@ class Service:
         self._gate: Gate
         self._streams = AgentStreams()
         self._session_count = 0
+        # Rings when `Rounds.tick` is due.
         self._alarm: asyncio.TimerHandle | None = None
         self._thread = LoopThread("exchange")
         self._loop = self._thread.loop
@@ -99,11 +100,7 @@ class Service:
     # From the run's thread
 
     def start(self) -> None:
-        """Listen.
-
-        Raises RunError when the address cannot be used, UserError for a folder without
-        keys.
-        """
+        """Listen; raises RunError for no address, UserError for a folder without keys."""
         keep_pages()
         # A connection is a file, and 1024 is the usual first limit.
         _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -171,8 +168,10 @@ class Service:
 
     def stop(self, over: bool) -> None:
         """Send everybody away, for good where the run is over, and close."""
+        # Not started, or stopped already.
         if not self._thread.is_alive():
             return
+        # A goodbye that does not leave is no reason not to end.
         with contextlib.suppress(Exception):
             self._thread.call(self._close(over)).result(streams.DRAIN_S + 5)
         self._thread.stop()
@@ -196,9 +195,8 @@ class Service:
     async def _open(self) -> None:
         self._gate = Gate(self.address.pki, self.rounds.counters, self.log)
         await self._listeners.start(self._attend, self._gate)
-        if self._gate.revocations is not None:
-            watch = self._watch(self._gate.revocations)
-            self._watching = self._loop.create_task(watch)
+        if self.address.pki is not None:
+            self._watching = self._loop.create_task(self._watch())
 
     async def _attending(self) -> list[int]:
         return list(self.rounds.attending)
@@ -228,12 +226,17 @@ class Service:
         await self._streams.drain()
         await self._listeners.stop()
 
-    async def _watch(self, revocations: tokens.Revocations) -> None:
+    async def _watch(self) -> None:
         """End the connections of revoked certificates, for ever."""
         while True:
             await asyncio.sleep(POLL_S)
             try:
-                revoked = self._revoked(revocations)
+                revoked = self._gate.shut_out(
+                    self.rounds.attending,
+                    self.rounds.book.open_work.keys(),
+                    self._streams.serial,
+                )
+            # Nobody new is let in while the list is unreadable; those here may go on.
             except FedlearnError as error:
                 self.log.note(str(error))
                 continue
@@ -243,27 +246,6 @@ class Service:
             if revoked:
                 self._perform(self.rounds.revoke(revoked))
 
-    def _revoked(self, revocations: tokens.Revocations) -> set[int]:
-        """Return the clients to end: those shut out with open work, or here in spite of it.
-
-        Raises RecordError.
-        """
-        limits = revocations.current()
-        attending = self.rounds.attending
-        absent = [
-            client
-            for client in limits
-            if client in self.rounds.book.open_work and client not in attending
-        ]
-        # Asked only then: it reads the list of all issued certificates.
-        shut_out = revocations.shut_out(absent) if absent else set[int]()
-        present = {
-            client
-            for client, limit in limits.items()
-            if client in attending and self._streams.serial(attending[client]) <= limit
-        }
-        return shut_out | present
-
     # One connection
 
     async def _attend(
@@ -272,6 +254,7 @@ class Service:
         """Serve one connection until it ends."""
         reader = asyncio.current_task()
         assert reader is not None
+        # Before the gate waits: numbers follow the order of arrival.
         self._session_count += 1
         session = self._session_count
         caller = await self._gate.caller(context)
@@ -279,6 +262,7 @@ class Service:
         self._streams.add(session, stream)
         try:
             await self._listen(session, caller, context)
+        # Dropped by us, a stream is cancelled after its last frames have left.
         except asyncio.CancelledError:
             if not stream.dropped:
                 raise
@@ -384,6 +368,7 @@ class Service:
             "work": list(store.key),
         }
         future = self.journal.append(meta, store.data, store.checksum)
+        # The callback runs in the journal's thread, and must not touch the state here.
         future.add_done_callback(
             lambda done: self._loop.call_soon_threadsafe(self._stored, store, done)
         )
@@ -392,8 +377,10 @@ class Service:
         error = written.exception()
         if error is None:
             reach("coordinator.stored")
+            # Only now: an acknowledgement promises that no crash loses the answer.
             self._guarded(lambda: self.rounds.stored(store.client, store.key))
             return
+        # Noted once: every later answer fails for the same reason.
         if self.trouble is None:
             self.trouble = str(error)
             self.log("journal failed", text=self.trouble)
@@ -405,6 +392,7 @@ class Service:
         """Keep what is known of a client's device, as long as it is not too much."""
         facts = self.devices.get(device.client, {}) | device.facts
         pace = self.rounds.book.paces.get(device.client)
+        # What the agent cannot know: how fast it was reached.
         if pace is not None and pace.mbps:
             facts["down_mbps"] = round(pace.mbps, 2)
         if len(facts) <= FACTS:

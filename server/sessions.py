@@ -78,6 +78,7 @@ class SessionTable:
     def renew_lease(self, number: int, now: float) -> None:
         """Count silence from now: an agent cannot know of work before it is sent."""
         session = self.by_number[number]
+        # A frame may have been heard after the time of this event.
         session.heard = max(session.heard, now)
         self._set_alarm(session)
 
@@ -99,7 +100,9 @@ class SessionTable:
 
     def next_alarm(self) -> float:
         """Return when `silent` is due."""
-        return self._alarms[0][0] if self._alarms else NEVER
+        if not self._alarms:
+            return NEVER
+        return self._alarms[0][0]
 
     def _silence_limit(self, session: Session) -> float:
         """Return the seconds of silence that end a connection."""

@@ -39,8 +39,9 @@ class AgentStream:
     @property
     def is_writing(self) -> bool:
         """Tell whether frames are still to leave."""
-        writing = self._writer is not None and not self._writer.done()
-        return bool(self._waiting) or writing
+        if self._waiting:
+            return True
+        return self._writer is not None and not self._writer.done()
 
     def push(self, send: SendToAgent) -> bool:
         """Have a frame written; False: too much waits already, so it is dropped."""
@@ -61,6 +62,7 @@ class AgentStream:
         """
         if self._writer is not None:
             with contextlib.suppress(Exception):
+                # Shielded: the limit must not cancel the write itself.
                 await asyncio.wait_for(asyncio.shield(self._writer), DRAIN_S)
 
     async def end(self) -> None:
@@ -77,7 +79,7 @@ class AgentStream:
                     await self.context.write(packed(send.frame, send.data))
                 else:
                     await self.context.write(send.frame)
-        # The connection is gone: its reader notices.
+        # The connection is gone: its reader notices, and nothing is left to say.
         except Exception:
             self._waiting.clear()
 

@@ -107,6 +107,7 @@ def take(pki: Path, secret: str) -> int:
         raise IdentityError("used", f"the token was used already; {fix}")
     if token["expires"] <= time.time():
         raise IdentityError("expired", f"the token has expired; {fix}")
+    # Kept, not deleted: a second try is told that it is the second.
     token["used"] = time.time()
     authority.write_json(pki / "tokens.json", tokens)
     return client
@@ -149,8 +150,10 @@ def revoke(pki: Path, client: int) -> Revoked:
                 f"client {client} has neither a certificate nor a token from '{pki}'; "
                 "nothing was changed"
             )
+        # Or one that is not used yet would let the client back in.
         for digest in unused:
             del tokens[digest]
+        # All numbers so far, of whatever client: only this client's are compared with it.
         limits[client] = int(issued["next"]) - 1
         limits_json = {str(number): limits[number] for number in sorted(limits)}
         authority.write_json(pki / "tokens.json", tokens)
@@ -196,7 +199,8 @@ class Revocations:
 
     def refused(self, client: int, serial: int) -> bool:
         """Tell whether a client's certificate is revoked; raises RecordError."""
-        return serial <= self.current().get(client, 0)
+        limit = self.current().get(client, 0)
+        return serial <= limit
 
     def shut_out(self, clients: Iterable[int]) -> set[int]:
         """Return those of some revoked clients who have got no certificate since.
@@ -245,4 +249,6 @@ def _unused(tokens: Mapping[str, Any], client: int) -> list[str]:
 
 
 def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
+    # A secret comes from outside, and may hold what is no Unicode.
+    data = secret.encode(errors="surrogatepass")
+    return hashlib.sha256(data).hexdigest()

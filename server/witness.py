@@ -110,6 +110,7 @@ def took_part(journal: Journal) -> dict[str, dict[str, Any]]:
     counts: dict[int, dict[str, Counter[str]]] = {}
     reasons: dict[tuple[int, str], Counter[str]] = {}
     for meta, entry in journal.records():
+        # Answers alone do not tell which of them counted.
         if meta.get("kind") != "closed":
             continue
         kind = str(meta["key"]).split("/")[2]
@@ -134,6 +135,7 @@ def _outcomes(meta: dict[str, Any], data: bytes) -> dict[int, tuple[str, str]]:
 
     data: JSON, the clients whose answers were counted. A refusal comes after the count.
     """
+    # JSON's keys are texts.
     outcomes = {int(client): ("answered", "") for client in json.loads(data)}
     for client, reason in meta.get("refused", {}).items():
         outcomes[int(client)] = ("refused", reason)

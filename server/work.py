@@ -94,4 +94,5 @@ class WorkService(Protocol):
 
 def journal_key(client: int, key: Key) -> str:
     """Return the name of an answer in the journal."""
-    return f"{client}/{key[0]}/{key[1]}/{key[2]}"
+    work_round, kind, turn = key
+    return f"{client}/{work_round}/{kind}/{turn}"

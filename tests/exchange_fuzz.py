@@ -1,9 +1,12 @@
-"""The mutation fuzzer of the exchange: ``python -m tests.exchange_fuzz [--count N] [--seed N] [--first N]``.
+"""The mutation fuzzer of the exchange: ``python -m tests.exchange_fuzz [--count N]
+[--seed N] [--first N]``.
 
-Sound frames of both directions are damaged and go the way that they go in a run. An agent's: parsed, heard by `Rounds`, checked
-as `Fleet` checks answers, stored, and decoded as the Grid decodes them. A coordinator's: parsed, heard by `Attendance`, its plan
-read and its payloads decoded. What comes of each must be an answer that is whole and finite, or a refusal; nothing may be raised,
-take long, or stay in memory. Frames go in blocks that begin with fresh machines, so a failure repeats with its block.
+Sound frames of both directions are damaged and go the way that they go in a run. An
+agent's: parsed, heard by `Rounds`, checked as `Fleet` checks answers, stored, and decoded
+as the Grid decodes them. A coordinator's: parsed, heard by `Attendance`, its plan read
+and its payloads decoded. What comes of each must be an answer that is whole and finite,
+or a refusal; nothing may be raised, take long, or stay in memory. Frames go in blocks
+that begin with fresh machines, so a failure repeats with its block.
 """
 
 from __future__ import annotations
@@ -314,7 +317,9 @@ def mutated(
     cases: Sequence[Case],
     other: bytes,
 ) -> bytes:
-    """Return a sound frame with damage: of its payload (whose checksum may be mended), its fields, or its bytes."""
+    """Return a sound frame with damage: of its payload (whose checksum may be mended),
+    its fields, or its bytes.
+    """
     way = draw.randrange(10)
     made = type(frame).FromString(frame.SerializeToString())
     kind = made.WhichOneof("frame")
@@ -407,7 +412,9 @@ def _change(draw: random.Random, message: Any) -> None:
 
 @dataclass
 class Findings:
-    """What a run found: each sort of failure with the block that has it; the slowest frame, and the memory that stayed."""
+    """What a run found: each sort of failure with the block that has it; the slowest
+    frame, and the memory that stayed.
+    """
 
     failures: dict[str, str] = field(default_factory=dict)
     counters: Counter[str] = field(default_factory=Counter)
@@ -418,7 +425,9 @@ class Findings:
 
 
 def fuzz(seed: int, first: int, count: int) -> Findings:
-    """Return what ``count`` mutated frames from number ``first`` on find; first: a multiple of `BLOCK`."""
+    """Return what ``count`` mutated frames from number ``first`` on find; first: a
+    multiple of `BLOCK`.
+    """
     cases = {Coordinator: updates(), Agent: models()}
     found = Findings()
     before = signal.signal(signal.SIGPROF, _too_long)
@@ -475,7 +484,8 @@ def _block(
             sort = f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}"
             found.failures.setdefault(
                 sort,
-                f"{error}; again: --first {begin} --count {BLOCK}; frame {number}: {data[:200].hex()}",
+                f"{error}; again: --first {begin} --count {BLOCK}; "
+                f"frame {number}: {data[:200].hex()}",
             )
             party = kind(draw, known)
         signal.setitimer(signal.ITIMER_PROF, 0)
@@ -516,10 +526,14 @@ def main() -> int:
     found = fuzz(given.seed, given.first, given.count)
     seconds = time.perf_counter() - begun
     print(
-        f"{found.tried:,} frames in {seconds:.0f} s ({found.tried / seconds:,.0f} a second); {found.taken:,} sound answers or models"
+        f"{found.tried:,} frames in {seconds:.0f} s "
+        f"({found.tried / seconds:,.0f} a second); "
+        f"{found.taken:,} sound answers or models"
     )
     print(
-        f"slowest {1e3 * found.slowest_s:.1f} ms; memory grew by {found.grown_bytes / 1e6:.1f} MB; {dict(sorted(found.counters.items()))}"
+        f"slowest {1e3 * found.slowest_s:.1f} ms; "
+        f"memory grew by {found.grown_bytes / 1e6:.1f} MB; "
+        f"{dict(sorted(found.counters.items()))}"
     )
     for sort, told in found.failures.items():
         print(f"FAILED: {sort}\n  {told}")

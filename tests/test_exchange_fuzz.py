@@ -1,4 +1,6 @@
-"""A short run of the exchange's fuzzer, proofs that it would notice, and the frames that every version must read."""
+"""A short run of the exchange's fuzzer, proofs that it would notice, and the frames that
+every version must read.
+"""
 
 import json
 from pathlib import Path
@@ -70,7 +72,9 @@ def test_old_frames_are_read_as_they_were_meant():
 
 
 def test_every_frame_of_today_has_a_golden():
-    """A frame that changes gets a new name here, and its old bytes stay: agents of every version are answered."""
+    """A frame that changes gets a new name here, and its old bytes stay: agents of every
+    version are answered.
+    """
     kept = json.loads(GOLDENS.read_text())
     for side, frames in sound().items():
         assert {

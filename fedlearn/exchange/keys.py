@@ -12,7 +12,8 @@ Key = tuple[int, str, int]
 
 def proto(key: Key) -> pb.Key:
     """Return a key as frames carry it."""
-    return pb.Key(round=key[0], kind=key[1], turn=key[2])
+    work_round, kind, turn = key
+    return pb.Key(round=work_round, kind=kind, turn=turn)
 
 
 def of(key: pb.Key) -> Key:
@@ -23,8 +24,8 @@ def of(key: pb.Key) -> Key:
 def residual_name(key: Key) -> bytes:
     """Return the 8 bytes that name the residual which a piece of work left behind.
 
-    The residual stays with the agent; the coordinator names it when it is to be used. The
-    turn counts from 1 here, so that no name is eight zero bytes, which mean "none".
+    The residual stays with the agent; the coordinator names it when it is to be used. In
+    the name, turns count from 1.
     """
     work_round, _, turn = key
     return struct.pack("<II", work_round, turn + 1)

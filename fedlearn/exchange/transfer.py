@@ -55,7 +55,8 @@ class Pace:
 
     def slower(self) -> None:
         """Halve the chunks."""
-        self.bytes = max(SMALLEST, self.bytes // 2)
+        half = self.bytes // 2
+        self.bytes = max(SMALLEST, half)
 
 
 class Transfer:
@@ -104,6 +105,7 @@ class Transfer:
             return []
         ends = [end for end, _, _ in self.under_way]
         if offset in ends:
+            # An acknowledgement covers every chunk before it.
             index = ends.index(offset)
             _, size, when = self.under_way[index]
             self.under_way = self.under_way[index + 1 :]

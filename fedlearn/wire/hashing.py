@@ -28,6 +28,7 @@ def digest(floats: NDArray[np.float32]) -> bytes:
     flat = np.ascontiguousarray(floats, "<f4")
     cut = flat.size - flat.size % (2 * _ROW)
     words = flat[:cut].view("<u8").reshape(-1, _ROW)
+    # Sums of 64-bit words wrap around, which is the modulo.
     rows = np.einsum("ij,j->i", words, _multipliers())
     sha = hashlib.sha256(rows.astype("<u8").tobytes())
     sha.update(flat[cut:].data)
@@ -38,4 +39,6 @@ def digest(floats: NDArray[np.float32]) -> bytes:
 @lru_cache(maxsize=1)
 def _multipliers() -> NDArray[np.uint64]:
     """Return the multipliers of `digest` (1024,): fixed odd numbers."""
-    return np.random.PCG64(_SEED).random_raw(_ROW) | np.uint64(1)
+    words = np.random.PCG64(_SEED).random_raw(_ROW)
+    # Odd numbers have an inverse modulo 2**64: a change of one word changes the sum.
+    return words | np.uint64(1)

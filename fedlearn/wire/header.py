@@ -89,6 +89,7 @@ def check_header(message: payload_pb2.Payload) -> None:
         )
     if not math.isfinite(message.train_loss):
         raise FormatError("the training loss is NaN or infinite")
+    # One way to write each codec, so that the same payload has the same bytes.
     text = canonical(message.codec)
     if text != message.codec:
         raise FormatError(

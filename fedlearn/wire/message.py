@@ -44,12 +44,14 @@ _TAIL_BYTES = 5
 
 def sealed_length(head_bytes: int, body_bytes: int) -> int:
     """Return the bytes of a payload whose message without body has ``head_bytes``."""
-    body_head = len(_BODY_TAG) + len(varint(body_bytes))
+    length = varint(body_bytes)
+    body_head = len(_BODY_TAG) + len(length)
     return head_bytes + body_head + body_bytes + _TAIL_BYTES
 
 
 def seal(message: payload_pb2.Payload, body: Bytes) -> bytes:
     """Return the payload of a message that has neither body nor checksum yet."""
+    # Deterministic: the same header gives the same bytes in every process.
     head = message.SerializeToString(deterministic=True)
     parts = [head, _BODY_TAG, varint(len(body)), body]
     checksum = 0
@@ -64,6 +66,7 @@ def unseal(data: Bytes) -> tuple[payload_pb2.Payload, Bytes]:
         raise FormatError("not a payload: it does not end with a checksum")
     if crc32(memoryview(data)[:-5]) != struct.unpack("<I", data[-4:])[0]:
         raise FormatError("the payload is damaged: its checksum differs")
+    # After the checksum: only bytes that arrived as they were sent are parsed.
     start, begin, end = _body_place(data)
     head = b"".join((data[:start], data[end:]))
     try:

@@ -75,6 +75,7 @@ def encode_model(
     _check_finite(state.floats)
     header = Header(SNAPSHOT, rounds_done, bytes(8), canonical(codec), seed)
     body = _encode_body(layout, header, state.floats, None)
+    # Decoded here as receivers do: the digest is of what they will hold.
     buffers = state.floats[layout.buffers_at]
     floats = _decode_floats(layout, header, body, buffers, None)
     if isinstance(floats, Sparse):
@@ -103,6 +104,7 @@ def encode_difference(
     Raises PayloadError as `encode` does.
     """
     _check_finite(target.floats)
+    # An overflow is found by the check that follows.
     with np.errstate(over="ignore"):
         change = target.floats - base.floats
     _check_finite(change)
@@ -219,11 +221,13 @@ class _Opened:
 
 def _open(layout: Layout, data: Bytes, kinds: tuple[int, ...]) -> _Opened:
     """Return the parts of a payload of this layout; raises FormatError, SchemaError."""
+    # Before a byte is looked at: what is longer is an attack on the memory.
     if len(data) > 2 * layout.raw_bytes + MARGIN:
         raise FormatError(
             f"a payload of {len(data)} bytes where the model has {layout.raw_bytes}"
         )
     message, body = unseal(data)
+    # From here on each size is compared with the layout's before anything is made of it.
     if message.kind not in kinds:
         raise FormatError(
             f"a payload of kind {message.kind} came where {kinds} is expected"
@@ -292,6 +296,7 @@ def _decode_floats(
     if isinstance(trained, Sparse):
         indices = np.concatenate([places[trained.indices], layout.buffers_at])
         values = np.concatenate([trained.values, buffers])
+        # `Sparse` wants increasing indices.
         order = np.argsort(indices, kind="stable")
         return Sparse(indices[order], values[order], layout.floats)
     floats = np.empty(layout.floats, np.float32)
@@ -324,6 +329,7 @@ def _arrive(
         raise FormatError(_NOT_FINITE)
     with np.errstate(over="ignore", invalid="ignore"):
         arrived = change.after(base)
+    # Buffers travel as values, which replace those held.
     arrived[layout.buffers_at] = buffers
     if not np.isfinite(arrived).all():
         raise FormatError("the difference leads to values that are NaN or infinite")

@@ -1,4 +1,6 @@
-"""The parties of a simulated world: agents, strangers, and the coordinator with its run; around the real machines."""
+"""The parties of a simulated world: agents, strangers, and the coordinator with its run;
+around the real machines.
+"""
 
 from __future__ import annotations
 
@@ -324,7 +326,9 @@ class Agent(Party):
 
 
 class Stranger:
-    """A peer that says anything: with a certificate of its own, of nobody, or of a client that attends already."""
+    """A peer that says anything: with a certificate of its own, of nobody, or of a client
+    that attends already.
+    """
 
     alive = True
 
@@ -351,7 +355,9 @@ class Stranger:
 
 
 class Coordinator(Party):
-    """One life of the coordinator: it begins with what the disk has, and ends with a crash, a restart or the run."""
+    """One life of the coordinator: it begins with what the disk has, and ends with a
+    crash, a restart or the run.
+    """
 
     def __init__(self, world):
         super().__init__(world)

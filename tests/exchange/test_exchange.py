@@ -1,4 +1,6 @@
-"""A thousand worlds in which everything goes wrong that can, and both ends come to the one right result."""
+"""A thousand worlds in which everything goes wrong that can, and both ends come to the
+one right result.
+"""
 
 from collections import Counter
 

@@ -1,8 +1,11 @@
-"""Both ends of the exchange in a world that one integer makes: its network, clocks, disks and everything that goes wrong.
+"""Both ends of the exchange in a world that one integer makes: its network, clocks, disks
+and everything that goes wrong.
 
-`python -m tests.exchange.world 100000` runs that many seeds (two numbers: from, to), `--seed N --trace` tells one of them.
-The machines are the real ones. Of the rest stands here what can be observed of it: a connection keeps the order of its frames
-and loses what is under way when it breaks, a record is durable once it is synced, a process forgets all but its disk.
+`python -m tests.exchange.world 100000` runs that many seeds (two numbers: from, to),
+`--seed N --trace` tells one of them. The machines are the real ones. Of the rest stands
+here what can be observed of it: a connection keeps the order of its frames and loses what
+is under way when it breaks, a record is durable once it is synced, a process forgets all
+but its disk.
 """
 
 from __future__ import annotations
@@ -86,7 +89,9 @@ SOMETIMES = (
         "slow_repair",
     ),
 )
-"""What has to happen at least once in a thousand worlds, and the machine's counters that have to count."""
+"""What has to happen at least once in a thousand worlds, and the machine's counters that
+have to count.
+"""
 
 COUNTERS = (
     *(
@@ -297,7 +302,9 @@ class World:
         self.send(link, way, END)
 
     def cut(self, link, way=None):
-        """Break a connection and lose what is under way; each end may notice, or not until its lease is over."""
+        """Break a connection and lose what is under way; each end may notice, or not
+        until its lease is over.
+        """
         link.broken = True
         for party, its_way in ((link.life, "down"), (link.peer, "up")):
             if its_way != way and self.random.random() < 0.6:
@@ -419,7 +426,9 @@ class World:
             self.coordinator.perform(self.coordinator.machine.revoke(self.refused))
 
     def any_frame(self, client):
-        """Return a frame that fits nothing; client: the only one that a hello may name, None: any."""
+        """Return a frame that fits nothing; client: the only one that a hello may name,
+        None: any.
+        """
         draw = self.random
         name = draw.choice(["train", "evaluate", "", "x" * 99])
         key = pb.Key(

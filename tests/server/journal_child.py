@@ -1,4 +1,6 @@
-"""Append records until killed, and tell each acknowledged key at once: python -m tests.server.journal_child FOLDER FIRST."""
+"""Append records until killed, and tell each acknowledged key at once: python -m
+tests.server.journal_child FOLDER FIRST.
+"""
 
 import hashlib
 import os

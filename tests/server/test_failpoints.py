@@ -31,7 +31,7 @@ def points_of(source: str):
                     yield str(part.value)
 
 
-def test_every_point_that_is_named_is_reached_in_the_code_and_every_point_that_is_reached_is_named():
+def test_the_points_that_are_named_are_those_that_the_code_reaches():
     reached = set()
     for folder in ("fedlearn", "clients", "server", "strategies"):
         for path in (ROOT / folder).rglob("*.py"):
@@ -52,7 +52,8 @@ def child(code, **environment):
 
 
 def test_a_strike_is_written_down_before_it_kills(tmp_path):
-    code = "from fedlearn.system.failpoints import reach\nfor _ in range(5): reach('here'); print('on', flush=True)"
+    code = "from fedlearn.system.failpoints import reach\n"
+    code += "for _ in range(5): reach('here'); print('on', flush=True)"
     ended = child(
         code,
         **{
@@ -65,7 +66,8 @@ def test_a_strike_is_written_down_before_it_kills(tmp_path):
 
 
 def test_what_is_imported_after_the_first_arming_can_be_armed_again():
-    code = "from fedlearn.system import failpoints\nfailpoints.arm('')\nfrom fedlearn.system.failpoints import reach\nreach('here')\n"
+    code = "from fedlearn.system import failpoints\nfailpoints.arm('')\n"
+    code += "from fedlearn.system.failpoints import reach\nreach('here')\n"
     code += "failpoints.arm('here=kill')\nprint('on', flush=True)\nreach('here')\nprint('never')"
     ended = child(code)
     assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, "on\n")

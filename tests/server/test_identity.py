@@ -96,7 +96,9 @@ def at(monkeypatch, seconds):
 
 @contextlib.contextmanager
 def served(*handlers, key, certificate, ca=None, host="127.0.0.1"):
-    """Serve over TLS on loopback, in a thread of its own, and give the port; with ``ca``, clients must show a certificate."""
+    """Serve over TLS on loopback, in a thread of its own, and give the port; with ``ca``,
+    clients must show a certificate.
+    """
     ready, stop, port = threading.Event(), asyncio.Event(), []
 
     async def serve():
@@ -345,8 +347,9 @@ ISSUE = """
 import sys
 from pathlib import Path
 from fedlearn.server import identity
+pki, client, request = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3].encode()
 for _ in range(15):
-    print(identity.identity_of(identity.sign(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3].encode()))[1])
+    print(identity.identity_of(identity.sign(pki, client, request))[1])
 """
 
 
@@ -378,7 +381,8 @@ def unsigned():
     )
     der[-1] ^= 1
     body = base64.encodebytes(bytes(der)).decode()
-    return f"-----BEGIN CERTIFICATE REQUEST-----\n{body}-----END CERTIFICATE REQUEST-----\n".encode()
+    kind = "CERTIFICATE REQUEST"
+    return f"-----BEGIN {kind}-----\n{body}-----END {kind}-----\n".encode()
 
 
 BAD_REQUESTS = {
@@ -674,7 +678,9 @@ def test_the_service_answers_refuses_and_counts(pki, monkeypatch):
 
 
 def test_a_revocation_cannot_fall_between_token_and_certificate(pki, monkeypatch):
-    """While a certificate is issued for a token, a revocation waits, and then covers the new number."""
+    """While a certificate is issued for a token, a revocation waits, and then covers the
+    new number.
+    """
     secret = secret_of(tokens.new_token(pki, 7))
     issue, begun = identity.issue, threading.Event()
     revoking = threading.Thread(target=lambda: begun.wait(20) and tokens.revoke(pki, 7))
@@ -696,7 +702,9 @@ def test_a_revocation_cannot_fall_between_token_and_certificate(pki, monkeypatch
 
 @pytest.fixture(scope="module")
 def guarded(shared):
-    """A real mTLS server; gives a function that calls it with a certificate, and the list of those it let in."""
+    """A real mTLS server; gives a function that calls it with a certificate, and the list
+    of those it let in.
+    """
     seen = []
 
     async def who(data, context):
@@ -732,7 +740,9 @@ def no_certificate(pki, patch):
 
 
 def foreign_authority(pki, patch):
-    """Return a client of another authority with the same name, the same URI and a number that was issued here."""
+    """Return a client of another authority with the same name, the same URI and a number
+    that was issued here.
+    """
     key, other = new_key(), pki.with_name("foreign")
     if not other.exists():
         identity.make(other)

@@ -1,4 +1,6 @@
-"""The journal: what was acknowledged is there after any crash, failure or damage, or its absence is told."""
+"""The journal: what was acknowledged is there after any crash, failure or damage, or its
+absence is told.
+"""
 
 import errno
 import os
@@ -36,7 +38,9 @@ def newest(log, key):
 
 
 def held(folder):
-    """Open a journal and return its keys in order, each record's data compared with what was appended."""
+    """Open a journal and return its keys in order, each record's data compared with what
+    was appended.
+    """
     with closing(Journal(folder)) as log:
         found = list(log.records())
         for meta, entry in found:
@@ -337,7 +341,9 @@ def test_killed_at_every_point_all_that_was_acknowledged_is_there_once(tmp_path,
 
 
 class Fails:
-    """A disk whose ``time``-th call of some functions fails; a write leaves half of its bytes first."""
+    """A disk whose ``time``-th call of some functions fails; a write leaves half of its
+    bytes first.
+    """
 
     def __init__(self, monkeypatch, time, *names):
         self.time, self.calls, self.failed = time, 0, []

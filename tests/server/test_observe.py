@@ -1,4 +1,6 @@
-"""What a coordinator tells: its log, who took part, its figures, and an end by SIGTERM after which nothing is lost."""
+"""What a coordinator tells: its log, who took part, its figures, and an end by SIGTERM
+after which nothing is lost.
+"""
 
 import contextlib
 import io
@@ -118,7 +120,9 @@ class Stuck(io.StringIO):
 
 
 def test_a_log_that_cannot_be_written_holds_nobody_up(tmp_path, monkeypatch):
-    """The callers go on while standard error is stuck; what found no room is told when it is free again."""
+    """The callers go on while standard error is stuck; what found no room is told when it
+    is free again.
+    """
     monkeypatch.setattr(observe, "WAITING", 1000)
     stuck = Stuck()
     log = Log(tmp_path / LOG_FILE, "text", stuck)
@@ -342,7 +346,8 @@ FIGURES = ExchangeFigures(
 
 def test_the_text_that_prometheus_reads(tmp_path):
     (tmp_path / "m").write_text(
-        '{"round": 1, "accuracy": 0.5, "loss": 1.5, "seconds": 2.0}\n{"round": 2, "accuracy": null, "seconds": 3.0}\n{"ro'
+        '{"round": 1, "accuracy": 0.5, "loss": 1.5, "seconds": 2.0}\n'
+        '{"round": 2, "accuracy": null, "seconds": 3.0}\n{"ro'
     )
     lines = Lines(tmp_path / "m")
     lines.look()
@@ -546,7 +551,9 @@ def until(condition, process):
 
 @pytest.mark.timeout(300)
 def test_after_sigterm_the_agents_stay_and_nothing_is_lost(tmp_path):
-    """A coordinator with agents apart from it: its figures, its end by SIGTERM in the middle of a round, and its return."""
+    """A coordinator with agents apart from it: its figures, its end by SIGTERM in the
+    middle of a round, and its return.
+    """
     folder = tmp_path / "run"
     (tmp_path / "run.toml").write_text(CONFIG)
     identity.make(tmp_path / "pki", ["127.0.0.1"])

@@ -1,6 +1,8 @@
-"""Payloads of every codec and kind, the same on every machine: what the fuzzer mutates and the goldens keep.
+"""Payloads of every codec and kind, the same on every machine: what the fuzzer mutates
+and the goldens keep.
 
-Values are whole numbers times powers of two, made of raw PCG64 output, whose stream numpy promises never to change.
+Values are whole numbers times powers of two, made of raw PCG64 output, whose stream numpy
+promises never to change.
 """
 
 from __future__ import annotations
@@ -18,12 +20,16 @@ from fedlearn.errors import PayloadError
 from fedlearn.wire import Header
 
 CHAINS = (
-    "topk(0.01)+tern", "topk(0.05)+q4c", "topk(0.05)+q4", "topk(0.02)+raw32", "topk(0.02)+tern+rice", "topk(0.02)+tern+gapz",
-    "topk(0.02)+tern+grid", "topk(0.02)+tern+range", "topk(0.6)+tern", "topk(0.9)+q8+gapz", "topk(1)+f16+range", "randk(0.05)+q8",
-    "randk(0.05)+q4+deflate", "sign", "q4c", "bf16", "q4+deflate", "q8+deflate", "uvq(0.1)", "uvq(0.5)", "cvq(0.5,0.5)", "cvq(2)",
-    "pred+cvq(0.5)", "pred+topk(0.02)+tern", "pred+q4",
+    "topk(0.01)+tern", "topk(0.05)+q4c", "topk(0.05)+q4", "topk(0.02)+raw32",
+    "topk(0.02)+tern+rice", "topk(0.02)+tern+gapz", "topk(0.02)+tern+grid",
+    "topk(0.02)+tern+range", "topk(0.6)+tern", "topk(0.9)+q8+gapz", "topk(1)+f16+range",
+    "randk(0.05)+q8", "randk(0.05)+q4+deflate", "sign", "q4c", "bf16", "q4+deflate",
+    "q8+deflate", "uvq(0.1)", "uvq(0.5)", "cvq(0.5,0.5)", "cvq(2)", "pred+cvq(0.5)",
+    "pred+topk(0.02)+tern", "pred+q4",
 )  # fmt: skip
-"""Codecs besides those of a single name; one that this version does not know is an error where it is used."""
+"""Codecs besides those of a single name; one that this version does not know is an error
+where it is used.
+"""
 
 SMALL = Layout(
     (
@@ -104,7 +110,9 @@ def texts() -> list[str]:
 
 
 def values(size: int, seed: int, scale: float = 2.0**-18) -> NDArray[np.float32]:
-    """Return (size,) float32, about normal with deviation 38,000 times ``scale``, a power of two: exact on every machine."""
+    """Return (size,) float32, about normal with deviation 38,000 times ``scale``, a power
+    of two: exact on every machine.
+    """
     quarters = (
         np.random.PCG64(seed)
         .random_raw(size)
@@ -117,14 +125,18 @@ def values(size: int, seed: int, scale: float = 2.0**-18) -> NDArray[np.float32]
 
 
 def moved(layout: Layout) -> NDArray[np.float32]:
-    """Return how far a model has moved, (P,) float32: rows unlike one another, some of them not at all."""
+    """Return how far a model has moved, (P,) float32: rows unlike one another, some of
+    them not at all.
+    """
     return values(layout.floats, 3, 2.0**-22) * (
         np.arange(layout.floats) // 11 % 5
     ).astype(np.float32)
 
 
 def case(text: str, kind: str, layout: Layout, known: bool, seed: int = 11) -> Case:
-    """Return the case of a codec; known: whether both ends know the movement. Raises PayloadError where a codec cannot."""
+    """Return the case of a codec; known: whether both ends know the movement. Raises
+    PayloadError where a codec cannot.
+    """
     base = values(layout.floats, 1)
     base[layout.buffers_at] = np.abs(base[layout.buffers_at])
     integers = np.arange(7, 7 + layout.integers, dtype=np.int64)
@@ -151,15 +163,24 @@ def case(text: str, kind: str, layout: Layout, known: bool, seed: int = 11) -> C
         )
     else:
         header = Header(
-            kind=KINDS[kind], round=4, digest=wire.digest(base), codec=text, seed=seed, examples=60, train_loss=0.5,
-            residual=wire.FRESH, metrics={"a": 1, "b": 0.25, "c": [1, 2]},
-        )  # fmt: skip
+            kind=KINDS[kind],
+            round=4,
+            digest=wire.digest(base),
+            codec=text,
+            seed=seed,
+            examples=60,
+            train_loss=0.5,
+            residual=wire.FRESH,
+            metrics={"a": 1, "b": 0.25, "c": [1, 2]},
+        )
         data = wire.encode(layout, header, State(change, integers), far)
     return Case(text, kind, layout, base, far, data)
 
 
 def cases(layouts: tuple[Layout, ...] = (SMALL, LARGE, PLAIN)) -> Iterator[Case]:
-    """Yield every codec as every kind that it carries, on each layout; with movement known where it matters."""
+    """Yield every codec as every kind that it carries, on each layout; with movement
+    known where it matters.
+    """
     for text in texts():
         for kind in KINDS:
             for layout in layouts:

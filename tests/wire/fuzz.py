@@ -1,8 +1,10 @@
-"""The mutation fuzzer of payloads: ``python -m tests.wire.fuzz [--count N] [--seed N] [--codec TEXT]``.
+"""The mutation fuzzer of payloads: ``python -m tests.wire.fuzz [--count N] [--seed N]
+[--codec TEXT]``.
 
-Real payloads of every codec and kind are damaged, and mostly given a sound checksum again. What comes of each must be a
-PayloadError, or values of exactly the model's sizes, all finite. Nothing else may be raised, warned of or allocated: the
-address space is limited, and the memory of a sample of decodes is traced.
+Real payloads of every codec and kind are damaged, and mostly given a sound checksum
+again. What comes of each must be a PayloadError, or values of exactly the model's sizes,
+all finite. Nothing else may be raised, warned of or allocated: the address space is
+limited, and the memory of a sample of decodes is traced.
 
 A mutation depends on the seed and its number alone: ``--seed S --first I --count 1`` repeats it.
 """
@@ -35,21 +37,26 @@ ROOM = 256 * 2**20
 """Bytes of address space that the whole run may add: a bomb of 10 GB cannot go off unnoticed."""
 
 MODELS = 24
-"""Times the model's bytes that one decode may hold, whatever codec a payload names: what topk(1)+raw32+grid takes, and a little.
+"""Times the model's bytes that one decode may hold, whatever codec a payload names: what
+topk(1)+raw32+grid takes, and a little.
 
-Few codecs come near: test_fuzz.py has what each holds. What torch holds is not traced: a decoder has it work on half a
-megabyte at a time, and `ROOM` bounds it.
+Few codecs come near: test_fuzz.py has what each holds. What torch holds is not traced: a
+decoder has it work on half a megabyte at a time, and `ROOM` bounds it.
 """
 
 ALLOWED = 2**20
 """Bytes that one decode may hold beyond those of models, and twice the payload."""
 
 TRACED = 50
-"""Every so many decodes, and every bomb, are run a second time with their memory traced, and compared."""
+"""Every so many decodes, and every bomb, are run a second time with their memory traced,
+and compared.
+"""
 
 
 def check(case: Case, data: bytes) -> Change | None:
-    """Return what bytes decode to, None when they are refused; raises anything else where the decoder is wrong."""
+    """Return what bytes decode to, None when they are refused; raises anything else where
+    the decoder is wrong.
+    """
     try:
         _, change = case.take(data)
     except PayloadError:
@@ -78,7 +85,8 @@ def check(case: Case, data: bytes) -> Change | None:
 
 
 def check_memory(case: Case, data: bytes, models: float = MODELS) -> None:
-    """Decode twice, the second time traced; raises AssertionError for another result or too much memory.
+    """Decode twice, the second time traced; raises AssertionError for another result or
+    too much memory.
 
     models: how many times the model's bytes it may hold beside `ALLOWED` and twice the payload.
     """
@@ -100,7 +108,9 @@ def check_memory(case: Case, data: bytes, models: float = MODELS) -> None:
 
 @dataclass
 class Findings:
-    """What a run found: one failure of each sort, with the shortest bytes; and the slowest decodes, in seconds."""
+    """What a run found: one failure of each sort, with the shortest bytes; and the
+    slowest decodes, in seconds.
+    """
 
     failures: dict[str, tuple[int, str, bytes, str]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -123,7 +133,8 @@ class Findings:
             if isinstance(error, AssertionError)
             else ""
         )
-        sort = f"{type(error).__name__} at {Path(ours[-1].filename).name}:{ours[-1].lineno} {told}".strip()
+        place = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
+        sort = f"{type(error).__name__} at {place} {told}".strip()
         self.counts[sort] = self.counts.get(sort, 0) + 1
         if sort not in self.failures or len(data) < len(self.failures[sort][2]):
             self.failures[sort] = (
@@ -203,7 +214,9 @@ def limited(room: int) -> Iterator[None]:
 def report(found: Findings, seed: int, seconds: float) -> str:
     """Return the findings in words, with what is needed to repeat each failure."""
     lines = [
-        f"{found.tried:,} payloads in {seconds:.0f} s ({found.tried / seconds:,.0f} a second), {found.taken:,} of them still sound"
+        f"{found.tried:,} payloads in {seconds:.0f} s "
+        f"({found.tried / seconds:,.0f} a second), "
+        f"{found.taken:,} of them still sound"
     ]
     for sort, slowest in found.slowest.items():
         if timed := [
@@ -218,7 +231,8 @@ def report(found: Findings, seed: int, seconds: float) -> str:
             )
     for sort, (number, what, data, told) in found.failures.items():
         lines.append(
-            f"FAILED {found.counts[sort]} times: {sort}\n  {told[:500]}\n  {what}; again: --seed {seed} --first {number} --count 1"
+            f"FAILED {found.counts[sort]} times: {sort}\n  {told[:500]}\n  {what}; "
+            f"again: --seed {seed} --first {number} --count 1"
         )
         lines.append(
             f"  {data.hex() if len(data) < 3000 else f'{len(data):,} bytes, too long to print'}"
@@ -258,7 +272,8 @@ def main() -> int:
     if not corpus:
         parser.error(f"no payloads of the codec '{arguments.codec}'")
     print(
-        f"{len(corpus)} payloads of {len({one.codec for one in corpus})} codecs: {', '.join(dict.fromkeys(one.codec for one in corpus))}",
+        f"{len(corpus)} payloads of {len({one.codec for one in corpus})} codecs: "
+        f"{', '.join(dict.fromkeys(one.codec for one in corpus))}",
         flush=True,
     )
     bomb_streams()

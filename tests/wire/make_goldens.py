@@ -1,7 +1,9 @@
-"""Keep payloads of today for the decoders of tomorrow: ``python -m tests.wire.make_goldens``.
+"""Keep payloads of today for the decoders of tomorrow: ``python -m
+tests.wire.make_goldens``.
 
-One file per codec in tests/wire/goldens, a payload for each kind. A file that is there is never written again: bytes that
-were once sent must stay readable, and to the same floats. A codec whose bytes must change gets another name.
+One file per codec in tests/wire/goldens, a payload for each kind. A file that is there is
+never written again: bytes that were once sent must stay readable, and to the same floats.
+A codec whose bytes must change gets another name.
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ BULKY = ("raw32", "f16", "bf16")
 BLOCKS = ("eden1", "uvq(0.1)", "cvq(0.5,0.5)")
 
 SAME_BYTES = ("raw32", "f16", "bf16", "q8", "q4", "zero")
-"""Codecs whose encoders give the same bytes on every machine: single IEEE operations, and no sum that a library orders.
+"""Codecs whose encoders give the same bytes on every machine: single IEEE operations, and
+no sum that a library orders.
 
-Others find scales by sums, or deflate with whatever zlib there is; their bytes may differ, what is decoded may not.
+Others find scales by sums, or deflate with whatever zlib there is; their bytes may
+differ, what is decoded may not.
 """
 
 
@@ -40,7 +44,9 @@ def sha256(change: Change) -> str:
 
 
 def layouts(text: str, kind: str) -> dict[str, Layout]:
-    """Return the models that a codec's goldens are of: small where values take many bytes, wide for blocks of 4,096."""
+    """Return the models that a codec's goldens are of: small where values take many
+    bytes, wide for blocks of 4,096.
+    """
     if text in BULKY:
         return {"small": SMALL}
     return (
@@ -51,7 +57,9 @@ def layouts(text: str, kind: str) -> dict[str, Layout]:
 
 
 def make(text: str, kind: str, name: str, known: bool) -> Case:
-    """Return the case that a golden keeps; raises PayloadError where a codec carries no such kind."""
+    """Return the case that a golden keeps; raises PayloadError where a codec carries no
+    such kind.
+    """
     return case(text, kind, LAYOUTS[name], known)
 
 

@@ -1,4 +1,6 @@
-"""Ways to damage a payload; see `fuzz`. Each takes a source of random numbers, the payload's case and all the others."""
+"""Ways to damage a payload; see `fuzz`. Each takes a source of random numbers, the
+payload's case and all the others.
+"""
 
 from __future__ import annotations
 
@@ -51,11 +53,13 @@ FLOATS = tuple(
     )
 )
 TEXTS = (
-    "", "zip", "raw", "RAW32", "raw32 ", "q8+", "+q8", "q8+q8", "q16", "topk", "topk()", "topk(nan)+tern", "topk(inf)+tern", "topk(0)+tern",
-    "topk(-1)+tern", "topk(2)+tern", "topk(1e-300)+tern", "topk(0.5)", "topk(0.5,0.5)+tern", "topk(1e400)+tern", "topk(0.01)+tern+tern",
-    "topk(0.01)+topk(0.01)+tern", "randk(1e-9)+q8", "tern+topk(0.1)", "uvq", "uvq()", "uvq(0)", "uvq(nan)", "uvq(1e9)", "uvq(0.1,1,2)",
-    "cvq(0.5,9)", "cvq(,)", "cvq(0.1", "uvq(0.1))", "os:system", "fedlearn.codec.plain:Raw32", "ef+q8", "auto", "\x00", "q8\n", "(" * 500,
-    "q8+" * 3000, "topk(" + "9" * 5000 + ")+tern", "x" * 100_000,
+    "", "zip", "raw", "RAW32", "raw32 ", "q8+", "+q8", "q8+q8", "q16", "topk", "topk()",
+    "topk(nan)+tern", "topk(inf)+tern", "topk(0)+tern", "topk(-1)+tern", "topk(2)+tern",
+    "topk(1e-300)+tern", "topk(0.5)", "topk(0.5,0.5)+tern", "topk(1e400)+tern",
+    "topk(0.01)+tern+tern", "topk(0.01)+topk(0.01)+tern", "randk(1e-9)+q8", "tern+topk(0.1)",
+    "uvq", "uvq()", "uvq(0)", "uvq(nan)", "uvq(1e9)", "uvq(0.1,1,2)", "cvq(0.5,9)", "cvq(,)",
+    "cvq(0.1", "uvq(0.1))", "os:system", "fedlearn.codec.plain:Raw32", "ef+q8", "auto", "\x00",
+    "q8\n", "(" * 500, "q8+" * 3000, "topk(" + "9" * 5000 + ")+tern", "x" * 100_000,
 )  # fmt: skip
 
 Mutation = Callable[[random.Random, Case, Sequence[Case]], bytes]
@@ -125,8 +129,9 @@ def fields(draw: random.Random, case: Case, others: Sequence[Case]) -> bytes:
     other = _message(draw.choice(others).payload)
     for _ in range(draw.choice((1, 1, 1, 2, 3))):
         name = draw.choice(
-            ("kind", "version", "codec", "codec", "seed", "parameters", "examples", "train_loss", "metrics", "integers", "body", "buffers",
-             "residual", "digest", "base_digest", "schema", "format", "unknown")
+            ("kind", "version", "codec", "codec", "seed", "parameters", "examples",
+             "train_loss", "metrics", "integers", "body", "buffers", "residual",
+             "digest", "base_digest", "schema", "format", "unknown")
         )  # fmt: skip
         if name == "codec":
             message.codec = draw.choice((*TEXTS, *CHAINS, other.codec, other.codec))
@@ -183,7 +188,9 @@ def fields(draw: random.Random, case: Case, others: Sequence[Case]) -> bytes:
 
 
 def bombs(draw: random.Random, case: Case, others: Sequence[Case]) -> bytes:
-    """A short stream that inflates to megabytes, or a claim of 10 GB, in the place of what a codec would write."""
+    """A short stream that inflates to megabytes, or a claim of 10 GB, in the place of
+    what a codec would write.
+    """
     message = payload_pb2.Payload.FromString(case.payload)
     body, (bomb, sort) = message.body, draw.choice(bomb_streams())
     found = _streams(body, sort)
@@ -224,7 +231,9 @@ MUTATIONS: tuple[tuple[Mutation, int], ...] = (
 
 
 def _damaged(draw: random.Random, data: bytes, other: bytes) -> bytes:
-    """Return bytes with one to four of: a flipped bit, another byte, a cut, a hole, an insertion, a piece of another payload."""
+    """Return bytes with one to four of: a flipped bit, another byte, a cut, a hole, an
+    insertion, a piece of another payload.
+    """
     out = bytearray(data)
     for _ in range(draw.choice((1, 1, 2, 4))):
         at, way = draw.randrange(len(out) + 1), draw.randrange(8)
@@ -252,7 +261,9 @@ def _damaged(draw: random.Random, data: bytes, other: bytes) -> bytes:
 
 
 def _unknown(draw: random.Random) -> bytes:
-    """Return bytes of fields that no version has: long ones, groups, and lengths that are not there."""
+    """Return bytes of fields that no version has: long ones, groups, and lengths that are
+    not there.
+    """
     tag = draw.choice(
         (
             _varint(18 << 3 | 2),
@@ -302,7 +313,9 @@ def bomb_streams() -> tuple[tuple[bytes, str], ...]:
 
 @lru_cache(maxsize=4096)
 def _streams(body: bytes, sort: str) -> tuple[tuple[int, int], ...]:
-    """Return where streams of a kind begin and end in a body, the longest first: whatever inflates to its own end."""
+    """Return where streams of a kind begin and end in a body, the longest first: whatever
+    inflates to its own end.
+    """
     found = []
     for begin in range(min(len(body), 600)):
         reader: Any = (

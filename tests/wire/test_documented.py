@@ -1,4 +1,6 @@
-"""Bodies decoded, and digests made, by what docs/wire.md says alone, one value at a time: the page is complete, and true."""
+"""Bodies decoded, and digests made, by what docs/wire.md says alone, one value at a time:
+the page is complete, and true.
+"""
 
 import hashlib
 from math import ceil, frexp, log2, prod

@@ -39,8 +39,9 @@ def test_bombs_are_refused_in_little_memory(corpus):
 @pytest.mark.parametrize(
     ("text", "models"),
     [
-        ("raw32", 0.15), ("f16", 1), ("q8", 2.25), ("eden1", 2.5), ("topk(0.01)+tern", 1.5), ("topk(0.5)+tern+rice", 4.25),
-        ("topk(1)+tern+gapz", 5.25), ("uvq(2)", 2.5), ("cvq(4)", 2.5), ("pred+cvq(1,1)", 2.5), ("randk(1)+raw32+deflate", 9.5),
+        ("raw32", 0.15), ("f16", 1), ("q8", 2.25), ("eden1", 2.5), ("topk(0.01)+tern", 1.5),
+        ("topk(0.5)+tern+rice", 4.25), ("topk(1)+tern+gapz", 5.25), ("uvq(2)", 2.5),
+        ("cvq(4)", 2.5), ("pred+cvq(1,1)", 2.5), ("randk(1)+raw32+deflate", 9.5),
         ("topk(1)+raw32+grid", 21.5),
     ],
 )  # fmt: skip

@@ -48,7 +48,9 @@ def test_what_is_no_message_is_refused(tail):
 
 
 def test_zeros_of_another_sign_are_another_model():
-    """Only BatchNorm's buffer differs, in the sign of a zero: the receiver must end with the sender's bits."""
+    """Only BatchNorm's buffer differs, in the sign of a zero: the receiver must end with
+    the sender's bits.
+    """
     none = np.empty(0, np.int64)
     base = State(np.array([1, 2, 3, 4, 0.0, 5], np.float32), none)
     target = State(np.array([1, 2, 3, 4, -0.0, 5], np.float32), none)
