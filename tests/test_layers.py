@@ -181,6 +181,24 @@ def test_no_files_import_each_other_in_functions_either():
     assert circles({path: files_imported(path) for path in sources()}) == []
 
 
+def test_what_a_simulation_imports_of_ours_needs_neither_grpc_nor_cryptography():
+    """Only agents need them. (Flower's own package loads both, whatever we do.)"""
+    reached: set[Path] = set()
+    waiting = {ROOT / "fedlearn" / "runs" / "simulation.py"}
+    while waiting:
+        file = waiting.pop()
+        reached.add(file)
+        waiting |= files_imported(file) - reached
+    packages = {
+        (file.relative_to(ROOT), name)
+        for file in reached
+        for name in imports(file)
+        if name.split(".")[0] in ("grpc", "cryptography")
+    }
+    assert len(reached) > 100
+    assert packages == set()
+
+
 def test_a_circle_of_three_files_is_seen():
     a, b, c, d = (ROOT / name for name in "abcd")
     assert circles({a: {b}, b: {c}, c: {a, d}, d: set()}) == [["a", "b", "c"]]

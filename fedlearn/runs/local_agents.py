@@ -57,13 +57,16 @@ class LocalAgents:
     def close(self, over: bool) -> None:
         """Wait for the agents to end. over: the run is; otherwise they are told to."""
         for process in self._processes:
+            assert process.stdin is not None
             try:
-                if not over and process.stdin:
+                # An agent ends with its input; of a run that is over, it has gone already.
+                if not over:
                     process.stdin.close()
                 process.wait(_PATIENCE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            process.stdin.close()
 
     def _command(
         self, coordinator: str, client: int, state: Path, allowed: list[str]
