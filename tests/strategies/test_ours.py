@@ -146,7 +146,7 @@ def test_minibatch_sgd_learns_with_every_noise_handler(options, tmp_path):
         ({"batches": 0}, "batches = 0"),
         ({"server_lr": 0.0}, "server_lr = 0"),
         ({"fraction_train": 2.0}, "fraction_train = 2"),
-        ({"fraction_train": "half"}, "fraction_train = 'half' is not a number"),
+        ({"fraction_train": []}, "fraction_train = [] is not a number"),
         ({"groups": 1.5}, "groups = 1.5 is not a whole number"),
         ({"sever_lr": 1.0}, "takes no option 'sever_lr'. Did you mean 'server_lr'?"),
     ],
