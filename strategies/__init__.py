@@ -4,6 +4,8 @@ from fedlearn.names import Named
 
 __all__ = ["STRATEGIES"]
 
+# The registered strategies, by the name in ``[strategy]``; further keys of the table are
+# their arguments. The classes are imported on use: naming them loads neither torch nor flwr.
 STRATEGIES = {
     "fedavg": Named(
         "fedlearn.strategies.fedavg:FedAvg",
@@ -18,4 +20,3 @@ STRATEGIES = {
         "each client sends one mini-batch gradient, the server steps",
     ),
 }
-"""The registered strategies; further keys of ``[strategy]`` are their arguments."""

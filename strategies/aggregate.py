@@ -31,23 +31,25 @@ _MAGIC_BITS = int(np.float64(_MAGIC).view(np.int64))
 _MAGIC_BELOW = 2.0**51
 
 
-def range_limit(most: int) -> float:
-    """Return the magnitude below which ``most`` weighted updates can be summed exactly.
+def range_limit(max_updates: int) -> float:
+    """Return the magnitude below which ``max_updates`` weighted updates can be summed exactly.
 
     Their sum stays below 2**62, and cannot overflow an int64.
     """
-    return 2.0**62 * UNIT / max(1, most)
+    # Half of an int64's range: the other half is for the rounding of each update.
+    whole_range = 2.0**62 * UNIT
+    return whole_range / max(1, max_updates)
 
 
-def check_range(update: State | Change, weight: int, most: int) -> float:
+def check_range(update: State | Change, weight: int, max_updates: int) -> float:
     """Return the magnitude of ``weight`` × update.
 
-    most: the largest number of updates that are summed. Raises PayloadError when that
+    max_updates: the largest number of updates that are summed. Raises PayloadError when that
     many of this magnitude could leave the range in which the sum is exact.
     """
     largest = weight * max(update.largest, magnitude(update.integers) * UNIT)
     # Not `>=`: NaN is refused too.
-    if not largest < range_limit(most):
+    if not largest < range_limit(max_updates):
         raise PayloadError(
             f"an update of magnitude {largest / weight:.3g} is beyond the exact sum's "
             "range: it diverged"
@@ -58,18 +60,18 @@ def check_range(update: State | Change, weight: int, most: int) -> float:
 class ExactSum:
     """The running sum of weight × update over one round."""
 
-    def __init__(self, floats: int, integers: int, most: int) -> None:
+    def __init__(self, floats: int, integers: int, max_updates: int) -> None:
         """Start at zero.
 
-        floats, integers: P and Q. most: the largest number of updates that will be added.
+        floats, integers: P and Q. max_updates: the largest number of updates that will be added.
         """
         self.integer_total = np.zeros(integers, np.int64)
         self.weight = 0
         self.count = 0
-        self.most = most
-        self.limit = range_limit(most)
+        self.max_updates = max_updates
+        self.limit = range_limit(max_updates)
         self._sums = np.zeros(floats, np.int64)
-        # How often `_MAGIC_BITS` are in each of the sums.
+        # How often `_MAGIC_BITS` are in each of the sums. Python's integers do not overflow.
         self._magics = 0
         self._scratch = np.empty(BLOCK, np.float64)
 
@@ -85,9 +87,10 @@ class ExactSum:
         Raises PayloadError, and adds nothing, when a value is too large to be exact.
         """
         times = 1 if summed else weight
-        largest = check_range(update, times, self.most)
+        largest = check_range(update, times, self.max_updates)
         factor = times / UNIT
         if isinstance(update.floats, Sparse):
+            # Indices are distinct, so that no value of ``+=`` is lost.
             values = update.floats.values.astype(np.float64) * factor
             self._sums[update.floats.indices] += np.rint(values).astype(np.int64)
         else:
@@ -105,6 +108,7 @@ class ExactSum:
             scaled = self._scratch[: sums.size]
             np.multiply(values, factor, out=scaled, dtype=np.float64)
             if small:
+                # In this addition the processor rounds to a whole number of `UNIT`.
                 scaled += _MAGIC
                 sums += scaled.view(np.int64)
             else:
@@ -118,7 +122,9 @@ class ExactSum:
     @property
     def _magic(self) -> np.int64:
         """Return what `_MAGIC_BITS` have added to each sum, modulo 2**64 as the sums."""
-        return np.int64((self._magics * _MAGIC_BITS + 2**63) % 2**64 - 2**63)
+        total = self._magics * _MAGIC_BITS
+        # Into the range of an int64, which begins at -2**63.
+        return np.int64((total + 2**63) % 2**64 - 2**63)
 
     def mean(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Return the weighted mean.
@@ -129,10 +135,11 @@ class ExactSum:
         scratch = self._scratch.view(np.int64)
         for start in range(0, floats.size, BLOCK):
             sums = self._sums[start : start + BLOCK]
+            mean = floats[start : start + BLOCK]
             exact = np.subtract(sums, self._magic, out=scratch[: sums.size])
-            np.multiply(exact, UNIT / self.weight, out=floats[start : start + BLOCK])
-        integers = np.rint(self.integer_total / self.weight).astype(np.int64)
-        return floats, integers
+            np.multiply(exact, UNIT / self.weight, out=mean)
+        integers = np.rint(self.integer_total / self.weight)
+        return floats, integers.astype(np.int64)
 
 
 class MedianOfMeans:
@@ -144,9 +151,14 @@ class MedianOfMeans:
     worth of memory per group.
     """
 
-    def __init__(self, floats: int, integers: int, most: int, groups: int) -> None:
+    def __init__(
+        self, floats: int, integers: int, max_updates: int, groups: int
+    ) -> None:
         """Start at zero with ``groups`` groups; see `ExactSum`."""
-        self.groups = [ExactSum(floats, integers, most) for _ in range(groups)]
+        self.groups: list[ExactSum] = []
+        for _ in range(groups):
+            # Any group may get all updates: places need not be spread evenly.
+            self.groups.append(ExactSum(floats, integers, max_updates))
 
     def add(
         self, update: State | Change, weight: int, place: int = 0, summed: bool = False
@@ -169,7 +181,10 @@ class MedianOfMeans:
 
         Floats (P,) float64, integers (Q,) int64.
         """
+        # Clients may have failed, so that a group is empty: it has no mean.
         means = [group.mean() for group in self.groups if group.weight]
-        floats = np.median(np.stack([floats for floats, _ in means]), axis=0)
-        integers = np.median(np.stack([integers for _, integers in means]), axis=0)
-        return floats, np.rint(integers).astype(np.int64)
+        all_floats = np.stack([floats for floats, _ in means])
+        all_integers = np.stack([integers for _, integers in means])
+        floats = np.median(all_floats, axis=0)
+        integers = np.rint(np.median(all_integers, axis=0))
+        return floats, integers.astype(np.int64)

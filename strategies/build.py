@@ -37,11 +37,13 @@ def build(
             "not a class or function that makes one"
         )
     for key in options:
+        # Two places for one number could disagree.
         if key in FIXED and key in offered:
             raise ConfigError(
                 f"strategy '{name}' takes {key} from the experiment: "
                 f"remove it here{FIXED[key]}"
             )
+    # Before the call: a class may take any type, and fail rounds later.
     check_types(f"strategy '{name}'", factory, options)
     arguments = {key: _argument(key, value, offered) for key, value in options.items()}
     try:
@@ -51,6 +53,7 @@ def build(
     except Exception as error:
         # A strategy checks its own arguments, with errors of its own.
         raise ConfigError(f"strategy '{name}': {error}") from error
+    # A function that makes one may return anything.
     if not isinstance(strategy, Strategy):
         raise ConfigError(
             f"strategy '{name}' made a {type(strategy).__name__}, "

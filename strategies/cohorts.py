@@ -27,6 +27,7 @@ def cohort_size(clients: int, fraction_train: float, clients_per_round: int) -> 
             f"fraction_train = {fraction_train:g}: "
             "it is a share of the clients, above 0 and at most 1"
         )
+    # A round needs a client, however small the share.
     return max(1, round(fraction_train * clients))
 
 
@@ -54,6 +55,7 @@ def cohort_of(strategy: Strategy, clients: int) -> int:
     asking = getattr(strategy, "strategy", strategy)
     cohort = getattr(asking, "cohort", None)
     if not cohort:
+        # Flower's have the share as ``fraction_train``, ours the number as ``cohort``.
         cohort = round(getattr(asking, "fraction_train", 1.0) * clients)
     at_least = getattr(asking, "min_train_nodes", 1)
     return min(clients, max(1, cohort, at_least))
@@ -77,4 +79,5 @@ def averages(strategy: Strategy) -> bool:
     if takes_payloads(strategy):
         # Above one group it is the median of the groups' means.
         return getattr(strategy, "groups", 1) == 1
+    # A subclass may do anything with an update.
     return type(strategy) in (FedAvg, FedAvgM, FedProx)

@@ -20,7 +20,7 @@ from fedlearn.strategies.streaming import Request
 class FedProx(FedAvg):
     """Federated averaging with a proximal term; see `FedAvg` for the other fields."""
 
-    # The paper's mu; 0 is FedAvg.
+    # The paper's mu, one of the values that it tunes over (0.001 to 1); 0 is FedAvg.
     proximal_mu: float = 1.0
 
     def __post_init__(self) -> None:

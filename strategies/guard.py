@@ -77,6 +77,7 @@ class Guarded(Strategy):
         experiment adds to the strategy's train config. evaluates: rounds in which clients
         may evaluate. note: called with a line about a repeated round.
         """
+        # First: `__getattr__` looks for everything else on it.
         self.inner = inner
         self.layout = layout
         self.seed = seed
@@ -145,6 +146,7 @@ class Guarded(Strategy):
         self.attempt = 0
         self._grid.begin(number)
 
+        # Another attempt has the same model and config, and another seed and cohort.
         def configure() -> Iterable[Message]:
             self._seed("configure", number)
             settings = self.settings(number)
@@ -162,6 +164,7 @@ class Guarded(Strategy):
         Raises RoundError when no attempt gives one, or when it is not finite.
         """
         number = server_round + self.offset
+        # Flower's loop would go on to the next round: attempts are made within this one.
         while True:
             self._seed("aggregate", number)
             arrays, metrics = self._aggregate(number, replies)
@@ -188,6 +191,7 @@ class Guarded(Strategy):
         """Return the strategy's own sum of the clients' evaluations; note ours too."""
         number = server_round + self.offset
         self._replies = 0
+        # A client without held-out samples has nothing to report.
         scored = [r for r in self._sound_replies(replies) if _examples(r) > 0]
         # By client: the order of arrival must not reach the strategy.
         scored.sort(key=lambda reply: reply.metadata.src_node_id)
@@ -228,6 +232,7 @@ class Guarded(Strategy):
         sound: Iterable[Message] = self._sound_replies(replies)
         if not takes_payloads(self.inner):
             usable = self._consistent(list(sound))
+            # Those of odd metrics are not usable after all.
             self._usable = len(usable)
             if self._usable < self.min_clients:
                 return None, None
@@ -249,6 +254,7 @@ class Guarded(Strategy):
         Flower's strategies fail when one differs.
         """
         names = [_metric_names(reply) for reply in replies]
+        # Of two that are equally common the later in the alphabet: not the first to arrive.
         common = max(set(names), key=lambda key: (names.count(key), key), default=())
         consistent = []
         for reply, reported in zip(replies, names, strict=True):
@@ -268,6 +274,7 @@ class Guarded(Strategy):
                 f"round {number}: {type(self.inner).__name__} made a model with NaN or "
                 "infinite values; the last checkpoint is kept"
             )
+        # Tensors that share their values may have been moved apart.
         tied = self.layout.tie(state)
         if tied is state and is_held(arrays):
             # Ours already: no copy of the model is needed.
@@ -279,6 +286,7 @@ class Guarded(Strategy):
         failures = self._grid.failures()
         if not failures:
             return f", and {type(self.inner).__name__} made no model of them"
+        # The first by number: which failed first depends on the machine.
         client, reason = min(failures.items())
         return f" (client {client}: {reason})"
 
@@ -310,7 +318,10 @@ class Guarded(Strategy):
 def _loss(metrics: MetricRecord | None) -> float | None:
     """Return the training loss among a round's metrics; None where there is none."""
     loss = metrics.get("train_loss") if metrics else None
-    return float(loss) if isinstance(loss, int | float) else None
+    # A user's strategy may report a list.
+    if not isinstance(loss, int | float):
+        return None
+    return float(loss)
 
 
 def _examples(reply: Message) -> float:
@@ -337,7 +348,8 @@ def summarise(reports: list[MetricRecord]) -> dict[str, float]:
     summary: dict[str, float] = {"clients": len(reports)}
     accuracies = np.sort(_finite(reports, "accuracy"))
     if accuracies.size:
-        worst = accuracies[: max(1, round(0.1 * accuracies.size))]
+        count = max(1, round(0.1 * accuracies.size))
+        worst = accuracies[:count]
         summary["accuracy"] = float(accuracies.mean())
         summary["worst10"] = float(worst.mean())
         summary["spread"] = float(accuracies.std())

@@ -42,6 +42,7 @@ def learning_rate(train: TrainSection, number: int, rounds: int) -> float:
     lr_min over the run (Loshchilov and Hutter, ICLR 2017); warmup_rounds rise linearly
     before either.
     """
+    # One more than warmup_rounds: the round after them is the first at the full rate.
     if number <= train.warmup_rounds:
         return train.lr * number / (train.warmup_rounds + 1)
     past = number - 1 - train.warmup_rounds
@@ -68,6 +69,7 @@ def plan(experiment: Experiment, number: int, request: Mapping[str, Any]) -> Pla
     for key, value in request.items():
         if key in ASKED:
             fields[ASKED[key]] = value
+    # After the strategy's: it may not change these.
     for name in AS_SET:
         fields[name] = getattr(train, name)
     return Plan(

@@ -41,6 +41,7 @@ def save(value: Any, arrays: Arrays) -> Any:
     """
     if isinstance(value, _PLAIN):
         return value
+    # numpy's float64 is a float too, and loses its type here: its bits are the same.
     saved = _save_arrays(value, arrays)
     if saved is None:
         saved = _save_container(value, arrays)
@@ -55,6 +56,7 @@ def _save_arrays(value: Any, arrays: Arrays) -> dict[str, Any] | None:
         if value.dtype.kind not in _NUMERIC_KINDS:
             return None
         name = _add(np.asarray(value), arrays)
+        # numpy's numbers come back as numbers, and not as arrays without dimensions.
         return {"array": name, "scalar": isinstance(value, np.generic)}
     if isinstance(value, bytes):
         return {"bytes": value.hex()}
@@ -76,6 +78,7 @@ def _save_container(value: Any, arrays: Arrays) -> dict[str, Any] | None:
         pairs = [[save(key, arrays), save(item, arrays)] for key, item in value.items()]
         return {"dict": pairs}
     if isinstance(value, list | tuple):
+        # JSON has one kind of list.
         items = [save(item, arrays) for item in value]
         return {"list": items, "tuple": isinstance(value, tuple)}
     return None
@@ -85,6 +88,7 @@ def load(saved: Any, arrays: Arrays) -> Any:
     """Return the value of JSON that `save` made."""
     if not isinstance(saved, dict):
         return saved
+    # The first key is the kind; a second one tells two kinds apart.
     kind, content = next(iter(saved.items()))
     if kind == "array":
         return arrays[content][()] if saved["scalar"] else arrays[content]
@@ -115,6 +119,7 @@ def remember(strategy: Strategy, arrays: Arrays) -> dict[str, Any]:
         try:
             saved[name] = save(value, arrays)
         except TypeError:
+            # The run said so when it began.
             continue
     return saved
 

@@ -165,7 +165,8 @@ class Streaming(Strategy):
 
     def start_sum(self) -> Sum:
         """Return the sum, at zero, that this round's updates are added to."""
-        return ExactSum(self.layout.floats, self.layout.integers, self.cohort)
+        layout = self.layout
+        return ExactSum(layout.floats, layout.integers, self.cohort)
 
     def step_size(self) -> float:
         """Return the factor of the step: server_lr."""

@@ -56,6 +56,7 @@ def draw(result: Result, folder: Path) -> list[tuple[Path, str]]:
         return []
     name = result["name"]
     targets = sorted({c["target"] for c in result["claims"] if c["target"]})
+    # JSON has lists for pairs: (round, accuracy).
     points = [claim["point"] for claim in result["claims"] if claim["point"]]
     band = ""
     seeds = len(result["seeds"])
@@ -70,8 +71,10 @@ def draw(result: Result, folder: Path) -> list[tuple[Path, str]]:
     path = folder / f"{name}-rounds.png"
     _picture(path, variants, "rounds", targets, points)
     pictures = [(path, f"Accuracy on held-out data over rounds.{band}{star}")]
+    # One variant's bytes are its rounds on another scale.
     if len(variants) > 1:
         path = folder / f"{name}-bytes.png"
+        # The papers count rounds: their figures have no place among bytes.
         _picture(path, variants, "bytes", targets, [])
         caption = "The same accuracy over the bytes of both directions, as encoded."
         pictures.append((path, f"{caption}{band}"))
@@ -153,6 +156,7 @@ def _draw_star(axes: Axes, number: float, accuracy: float) -> None:
         markersize=15,
         color=style.INK,
         linestyle="none",
+        # Above every line.
         zorder=6,
     )
     axes.annotate(

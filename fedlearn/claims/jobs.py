@@ -22,10 +22,11 @@ from fedlearn.errors import RecordError, UserError, one_line
 from fedlearn.records.names import CHECKPOINT_FOLDER
 from fedlearn.records.writing import owned
 
-# Seconds between two looks at the processes.
+# Seconds between two looks at the processes: short against a run, and no load.
 POLL_S = 0.1
 
-# Seconds in which a run that is interrupted may end its round's files.
+# Seconds in which a run that is interrupted may end its round's files. A checkpoint of a
+# large model takes some of them.
 PATIENCE_S = 30.0
 
 
@@ -75,6 +76,7 @@ def run_all(runs: Iterable[PlannedRun], jobs: int, watch: Watch) -> dict[Path, s
             while waiting and len(running) < jobs:
                 running.append(_begin(waiting.popleft(), jobs, watch))
             watch.look(job.run for job in running)
+            # Polling: one call cannot wait both for processes of ours and for others' locks.
             time.sleep(POLL_S)
             for job in [job for job in running if job.over]:
                 running.remove(job)
@@ -95,6 +97,7 @@ def _begin(run: PlannedRun, jobs: int, watch: Watch) -> _RunningJob:
     """Start a run, or go on with it; raises RecordError for a folder beyond writing."""
     resumed = run.folder.exists()
     watch.begun(run, resumed)
+    # Two writers would spoil the folder; a run that outlived us is as good as ours.
     if owned(run.folder):
         return _RunningJob(run)
     config = _beside(run.folder, "toml")
@@ -121,6 +124,7 @@ def _begin(run: PlannedRun, jobs: int, watch: Watch) -> _RunningJob:
 def _command(run: PlannedRun, config: Path, resumed: bool) -> list[str]:
     """Return the command that makes a run."""
     words = [sys.executable, "-m"]
+    # Commands, and not calls: a crash of one run leaves the others alone.
     if run.agents:
         words += [
             "fedlearn.commands.serve",
@@ -155,6 +159,7 @@ def _error(job: _RunningJob) -> str | None:
         shutil.rmtree(job.run.folder / CHECKPOINT_FOLDER, ignore_errors=True)
         return None
     error = _last_line(job.run.folder) or f"it ended with code {code}"
+    # A wrong input is wrong for the other seeds too: it ends all.
     if code == UserError.exit_code:
         raise UserError(f"{job.run.label}: {error}")
     return error
@@ -176,10 +181,12 @@ def _interrupt(running: Iterable[_RunningJob]) -> None:
     processes = [job.process for job in running if job.process and not job.over]
     for process in processes:
         process.send_signal(signal.SIGINT)
+    # Together: they end their rounds side by side.
     until = time.monotonic() + PATIENCE_S
     for process in processes:
         try:
             process.wait(max(0.1, until - time.monotonic()))
         except subprocess.TimeoutExpired:
+            # It goes on from its checkpoint another time.
             process.kill()
             process.wait()

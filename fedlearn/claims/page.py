@@ -35,7 +35,7 @@ from fedlearn.reporting.units import bytes_text, percent_text, time_text
 # Verdict → the class of its chip in the page's style.
 CHIPS = {HOLDS: "good", MISSED: "bad", KNOWN: "bad", SKIPPED: "wait"}
 
-# Columns of claims are all text.
+# All columns of claims are text, also those with figures: they have units and bands.
 _TEXT_COLUMNS = tuple(range(len(HEADINGS)))
 
 # Hex digits of a model's hash that a person compares.
@@ -86,6 +86,7 @@ def _header(results: Sequence[Result]) -> Html:
         f"{counts.total()} claims about {len(results)} experiments, "
         "run and compared by fedlearn reproduce"
     )
+    # In the order of `CHIPS`, from good to bad; a verdict that did not occur has no tile.
     tiles = [
         tile(verdict, str(counts[verdict])) for verdict in CHIPS if counts[verdict]
     ]
@@ -105,6 +106,7 @@ def _overview(results: Sequence[Result]) -> Html:
         for result in results
         for cells in rows(result)
     ]
+    # One more than a claim has: the experiment's name.
     columns = range(len(HEADINGS) + 1)
     claims = table(["experiment", *HEADINGS], lines, text_columns=columns)
     return section_of("All claims", claims, note=NOTE)
@@ -112,9 +114,11 @@ def _overview(results: Sequence[Result]) -> Html:
 
 def _with_chip(cells: Sequence[str]) -> list[object]:
     """Return a claim's cells, its verdict, the last one, in colour."""
-    verdict = cells[-1]
-    chip = element("span", verdict, class_=f"chip {CHIPS.get(verdict, 'wait')}")
-    return [*cells[:-1], chip]
+    *texts, verdict = cells
+    # A verdict of another version has no colour of its own.
+    colour = CHIPS.get(verdict, "wait")
+    chip = element("span", verdict, class_=f"chip {colour}")
+    return [*texts, chip]
 
 
 def _experiment(result: Result, folder: Path) -> Html:
@@ -144,9 +148,11 @@ def _experiment(result: Result, folder: Path) -> Html:
 def _variants(runs: Sequence[Mapping[str, Any]]) -> Html:
     """Return a table of each variant's runs: medians over the seeds."""
     by_name: dict[str, list[Mapping[str, Any]]] = {}
+    # One run for each seed.
     for run in runs:
         by_name.setdefault(run["variant"], []).append(run)
     lines = [_variant(name, of_name) for name, of_name in by_name.items()]
+    # The names and the hashes are text, the others numbers.
     return table(_VARIANT_HEADINGS, lines, text_columns=(0, 1, 6))
 
 

@@ -80,6 +80,7 @@ class Reproduction:
         They are the tier's own seeds, or those of the next shorter tier that has some.
         """
         not_longer = TIERS[: TIERS.index(tier) + 1]
+        # The tier itself first, then the next shorter one.
         for name in reversed(not_longer):
             if seeds := self.seeds.get(name):
                 return seeds
@@ -88,8 +89,9 @@ class Reproduction:
 
 def shipped() -> dict[str, Path]:
     """Return the files of claims that come with fedlearn: name → file, by name."""
-    files = sorted(SHIPPED.glob("*.toml"), key=lambda path: path.stem)
-    return {path.stem: path for path in files}
+    by_name = {path.stem: path for path in SHIPPED.glob("*.toml")}
+    # By name: as files, "a-b.toml" would go before "a.toml".
+    return dict(sorted(by_name.items()))
 
 
 def read(name: str, overrides: Sequence[str] = ()) -> Reproduction:
@@ -99,6 +101,7 @@ def read(name: str, overrides: Sequence[str] = ()) -> Reproduction:
     the place and the fix.
     """
     source = config.load(_path(name))
+    # What these leave of the table is an ordinary config.
     table = dict(source.table)
     where = str(source.path)
     about = checked_section(
@@ -154,6 +157,7 @@ def _claimed(
                 f"{where}: there is no variant '{name}'.{nearest(name, variants)} "
                 f"Known: {', '.join(variants)}"
             )
+    # Its run would cost time and show nothing.
     if unclaimed := set(changes) - set(names):
         raise ConfigError(f"{where}: [variant.{min(unclaimed)}]: no claim is about it")
     return names
@@ -180,14 +184,17 @@ def _variant(
             "of processes of this machine"
         )
     full = merged(table, change)
+    # Of the whole run: a claim may end it earlier.
     full.pop("expect", None)
     return Variant(config.checked(full, where, source.text, overrides), agents)
 
 
 def _shortened(variant: Variant, claims: Sequence[Claim]) -> Variant:
     """Return the run of a variant, ended where none of its claims needs more of it."""
+    # A claim without a target is about the end of the whole run.
     settings = variant.experiment.experiment
     targets = [claim.target for claim in claims if claim.target is not None]
+    # A config that stops by itself knows why.
     if settings.stop_at or len(targets) < len(claims):
         return variant
     settings = settings.model_copy(update={"stop_at": max(targets)})
@@ -205,6 +212,7 @@ def merged(
     tables = dict(base)
     for key, value in change.items():
         before = tables.get(key)
+        # A value takes the place of a value, and of a table.
         if not isinstance(value, Mapping) or not isinstance(before, Mapping):
             tables[key] = value
             continue
@@ -223,6 +231,7 @@ def _base(base: str, path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]
     stay with it. above: the files that stand on ``path``. Raises ConfigError for a base
     that cannot be read or that stands on itself.
     """
+    # A file beside this one goes before a shipped experiment of that name.
     beside = path.parent / base
     try:
         source = config.load(str(beside) if beside.is_file() else base)
@@ -235,6 +244,7 @@ def _base(base: str, path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]
     for key in ("seeds", "variant", "claim"):
         table.pop(key, None)
     above = (*above, path.resolve())
+    # Without this, two files that name each other would be read for ever.
     if source.path.resolve() in above:
         raise ConfigError(
             f"{path}: [reproduce] base: '{base}' stands on this file itself"

@@ -60,6 +60,7 @@ def longest_first(plan: RunPlan, folder: Path) -> list[PlannedRun]:
     by side, a long run that starts last leaves the other processors idle. Raises
     RecordError when results cannot be read.
     """
+    # (reproduction, variant) → seconds of one of its seeds: they take about the same.
     seconds = {
         (result["name"], run["variant"]): run["seconds"]
         for result in read_all(folder)
@@ -68,6 +69,7 @@ def longest_first(plan: RunPlan, folder: Path) -> list[PlannedRun]:
     ordered = sorted(
         plan.items(), key=lambda item: seconds.get(item[0][:2], math.inf), reverse=True
     )
+    # Several claims may need one run.
     by_folder = {run.folder: run for _, run in ordered}
     return list(by_folder.values())
 
@@ -128,6 +130,7 @@ def _curve(run: RunRecord) -> dict[str, list[float]]:
     count = len(curve.rounds)
     step = max(1, math.ceil(count / POINTS))
     positions = list(range(0, count, step))
+    # The last point is what most claims are about.
     if positions and positions[-1] != count - 1:
         positions.append(count - 1)
     return {
@@ -157,9 +160,11 @@ def store(folder: Path, result: Result) -> bool:
     """
     path = folder / "results" / f"{result['name']}.json"
     before = _read(path)
+    # The definition has no seeds in it: a longer tier has more of them, and says more.
     same = before and before["definition"] == result["definition"]
     if before and same and _length(before) > _length(result):
         return False
+    # Indented, so that a difference between two results is readable in git.
     text = json.dumps(result, indent=1)
     text = _NUMBERS.sub(lambda numbers: " ".join(numbers[0].split()), text)
     _write(path, f"{text}\n")
@@ -183,7 +188,8 @@ def read_all(folder: Path) -> list[Result]:
 
 def _length(result: Result) -> int:
     """Return the position of a result's tier among `TIERS`."""
-    return TIERS.index(result["tier"])
+    tier = result["tier"]
+    return TIERS.index(tier)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -197,6 +203,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     except OSError as error:
         raise RecordError(f"cannot read '{path}': {error.strerror}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
+        # Not worth an error: the next `fedlearn reproduce` of it writes it anew.
         return None
 
 
@@ -214,6 +221,7 @@ def _write(path: Path, text: str) -> None:
 
 def rows(result: Result) -> list[list[str]]:
     """Return a result's claims as rows under `HEADINGS`."""
+    # All claims of a file have the same seeds.
     seeds = ", ".join(map(str, result["seeds"]))
     return [
         [
@@ -237,6 +245,7 @@ def command(result: Result) -> str:
 def origin(result: Result) -> str:
     """Return with what and when a result's runs were made, and their rounds' time."""
     runs = result["runs"]
+    # Runs may come from several machines and days: each value once, in their order.
     hardware, versions, digests, date = (
         " / ".join(dict.fromkeys(str(run[key]) for run in runs))
         for key in ("hardware", "versions", "source", "date")
@@ -288,7 +297,9 @@ def _table(headings: Sequence[str], cells: Iterable[Sequence[str]]) -> list[str]
 
 def _plain(text: str) -> str:
     """Return a text as a cell of a table in Markdown may hold it."""
-    return text.replace("|", "\\|").replace("\n", " ")
+    # A bar or a line's end would end the cell.
+    escaped = text.replace("|", "\\|")
+    return escaped.replace("\n", " ")
 
 
 def of_other_source(result: Result) -> bool:

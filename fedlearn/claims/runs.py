@@ -18,7 +18,8 @@ from fedlearn.config import FORMER_WORDS, Experiment
 from fedlearn.devices.machine import cores
 from fedlearn.records.names import LOCK_FILE, SUMMARY_FILE
 
-# Hex digits of a config's and of a source's digest in a folder's name.
+# Hex digits of a config's and of a source's digest in a folder's name: 40 bits, so that
+# two of some thousand runs do not meet by chance.
 DIGITS = 10
 
 # Keys of a config that change nothing in what a run computes: (section, key).
@@ -67,6 +68,7 @@ def planned(
                 run_name = f"{reproduction.name}.{name}.s{seed}"
                 experiment = _seeded(variant.experiment, run_name, seed)
                 key = digest(experiment, variant.agents)
+                # A twin in another file, or in this one, is the same run.
                 if key not in by_digest:
                     label = f"{reproduction.name} {name}, seed {seed}"
                     folder = _folder(root, run_name, key, stale)
@@ -106,6 +108,7 @@ def _write_former_words(config: dict[str, Any]) -> None:
     Results on record were filed under the digests of the former words.
     """
     for (section, key), words in FORMER_WORDS.items():
+        # Reversed: of two former words of one meaning the first one counts.
         former = {word: earlier for earlier, word in reversed(words.items())}
         word = config[section][key]
         config[section][key] = former.get(word, word)
@@ -137,10 +140,12 @@ def _folder(root: Path, name: str, key: str, stale: bool) -> Path:
     The name before the digest does not matter: another reproduction may have made it.
     """
     ours = source()[:DIGITS]
+    # Every run's folder has a lock from its first moment.
     begun = sorted(path.parent for path in root.glob(f"*.{key}.{ours}/{LOCK_FILE}"))
     if begun:
         return begun[-1]
     if stale:
+        # The newest that is finished: a resume would mix two sources in one run.
         summaries = sorted(
             root.glob(f"*.{key}.*/{SUMMARY_FILE}"),
             key=lambda path: path.stat().st_mtime,
@@ -152,6 +157,7 @@ def _folder(root: Path, name: str, key: str, stale: bool) -> Path:
 
 def cores_each(jobs: int) -> int:
     """Return the worker processes of each of so many runs side by side."""
+    # More processes than cores would only take turns.
     return max(1, cores() // jobs)
 
 

@@ -80,6 +80,7 @@ def source() -> str:
     digest.update(f"{platform.python_version()} {platform.machine()}".encode())
     for name in PACKAGES:
         digest.update(f"{name} {_version(name)}\n".encode())
+    # With each file's name: a module that moves is imported as another one.
     for path in _files():
         digest.update(f"{path.relative_to(PACKAGE)}\n{_code(path)}\n".encode())
     return digest.hexdigest()
@@ -98,8 +99,10 @@ def _files() -> Iterator[Path]:
 def _code(path: Path) -> str:
     """Return a module's code without comments, layout and docstrings."""
     tree = ast.parse(path.read_bytes())
+    # What may begin with a docstring.
     holders = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     for node in ast.walk(tree):
+        # Any constant that stands alone computes nothing, wherever it stands.
         if isinstance(node, holders):
             node.body = [line for line in node.body if not _is_text(line)]
     return ast.dump(tree)

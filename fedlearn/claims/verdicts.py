@@ -72,6 +72,7 @@ def judge(
     if claim.what == "hash":
         return _judge_hash(claim, runs, seeds)
     values = [_figure(claim, runs, seed) for seed in seeds]
+    # Of "each" the median is shown, and every seed is judged.
     middle = _middle(claim.by, values)
     if claim.by == "each":
         met = all(_within(claim, value) for value in values)
@@ -99,6 +100,7 @@ def _figure(claim: Claim, runs: Runs, seed: int) -> float:
         return value - measure(claim, runs[claim.minus, seed])
     if not claim.over:
         return value
+    # A ratio to nothing is no figure.
     divisor = measure(claim, runs[claim.over, seed])
     return value / divisor if divisor else math.nan
 
@@ -118,6 +120,7 @@ def measure(claim: Claim, run: RunRecord) -> float:
     lines = [line for line in run.lines if claim.round in (None, line["round"])]
     evaluated = [number(line, claim.what) for line in lines]
     values = [float(value) for value in evaluated if value is not None]
+    # A median of fewer evaluations would be another figure than was claimed.
     if len(values) < claim.last:
         return math.nan
     return statistics.median(values[-claim.last :])
@@ -142,6 +145,7 @@ def _best_accuracy(run: RunRecord, last: int | None) -> float:
 
 def _middle(by: str, values: Sequence[float]) -> float:
     """Return the mean, or else the median, of the seeds' figures; NaN if one is NaN."""
+    # `statistics` would put NaN anywhere in the order.
     if any(map(math.isnan, values)):
         return math.nan
     if by == "mean":
@@ -152,6 +156,7 @@ def _middle(by: str, values: Sequence[float]) -> float:
 def _judge_hash(claim: Claim, runs: Runs, seeds: Sequence[int]) -> Judgement:
     """Return the judgement of a claim about the final models' hashes."""
     hashes = [results(runs[claim.of, seed]).model_sha256 for seed in seeds]
+    # The first seed stands for all: tables have room for one.
     ours = hashes[0][:_HASH_DIGITS]
     if claim.same_as:
         twins = [results(runs[claim.same_as, seed]).model_sha256 for seed in seeds]
@@ -196,7 +201,8 @@ def _judgement(
 ) -> Judgement:
     """Return a judgement, with what the claim itself says of it."""
     if verdict == KNOWN:
-        why = f"{why}; {claim.known}" if why else claim.known
+        # What was seen now, then what is known of it.
+        why = "; ".join(filter(None, (why, claim.known)))
     elif verdict == HOLDS and claim.known:
         why = "it was known as a miss, and holds: take known out of the claim"
     return Judgement(
@@ -215,6 +221,7 @@ def _judgement(
 
 def _point(claim: Claim) -> tuple[float, float] | None:
     """Return the paper's figure as a point of accuracy over rounds; None: it is none."""
+    # A difference or a ratio of two variants is no accuracy of one.
     if isinstance(claim.paper, str) or claim.minus or claim.over:
         return None
     if claim.what == "rounds" and claim.target is not None:

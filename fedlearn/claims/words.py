@@ -16,6 +16,7 @@ def claim_text(claim: Claim) -> str:
     """Return a claim in words, without its limits."""
     text = _measure_text(claim)
     compared = claim.minus or claim.over or claim.same_as
+    # The plain run needs no name while there is no other beside it.
     if claim.of == PLAIN and not compared:
         return text
     if claim.minus:
@@ -92,12 +93,14 @@ def _difference_text(measure: str, value: float) -> str:
 
 
 def _signed_bytes(value: float) -> str:
+    # `bytes_text` chooses the unit by the size, and knows no negative ones.
     sign = "-" if value < 0 else ""
     return f"{sign}{bytes_text(abs(value))}"
 
 
 def band_text(claim: Claim, values: Sequence[float], middle: float) -> str:
     """Return the figure that the limits are for, and the band of the seeds around it."""
+    # One seed has no band.
     if len(values) == 1:
         return value_text(claim, values[0])
     low = value_text(claim, min(values))

@@ -72,17 +72,26 @@ class Objectives:
     @property
     def until(self) -> str:
         """Return " to 97 %", or "" without a target."""
-        return f" to {100 * self.target:g} %" if self.target else ""
+        if not self.target:
+            return ""
+        return f" to {100 * self.target:g} %"
 
     @property
     def directions(self) -> list[Direction]:
         """Return "maximize" or "minimize" for each, Optuna's words."""
-        return ["maximize" if name == "accuracy" else "minimize" for name in self.names]
+        directions: list[Direction] = []
+        for name in self.names:
+            # Of all others less is better.
+            directions.append("maximize" if name == "accuracy" else "minimize")
+        return directions
 
     @property
     def stops(self) -> bool:
         """Tell whether a trial is known by all objectives once it reached the target."""
-        return self.target is not None and "accuracy" not in self.names
+        if self.target is None:
+            return False
+        # The best accuracy may come after the target.
+        return "accuracy" not in self.names
 
     @property
     def comparable(self) -> bool:
@@ -90,6 +99,7 @@ class Objectives:
 
         Bytes and seconds of a round differ between trials.
         """
+        # Of several objectives a trial may be best in another one.
         return self.names in (("accuracy",), ("rounds",))
 
     def scores(self, figures: TrialFigures) -> list[float]:
@@ -115,7 +125,10 @@ class Objectives:
 
 
 def _rounds_text(rounds: float | None) -> str:
-    return "-" if rounds is None else f"{rounds:.1f}"
+    if rounds is None:
+        return "-"
+    # Rounds to a target are interpolated.
+    return f"{rounds:.1f}"
 
 
 # Each objective, and how its value reads; None: the target was not reached.
@@ -137,7 +150,8 @@ def parse_objectives(text: str | None, target: float | None) -> Objectives:
             f"--target {target:g}: give a share of 1, such as 0.97 for 97 %"
         )
     if not text:
-        return Objectives(("accuracy" if target is None else "rounds",), target)
+        default = "accuracy" if target is None else "rounds"
+        return Objectives((default,), target)
     names = tuple(name.strip() for name in text.split(","))
     for name in names:
         if name not in VALUE_TEXTS:
@@ -152,6 +166,7 @@ def parse_objectives(text: str | None, target: float | None) -> Objectives:
             "--objective rounds counts the rounds to an accuracy; "
             "add --target, such as --target 0.97"
         )
+    # Without a target a model that learns nothing, and sends nothing, would be best.
     if target is None and "accuracy" not in names:
         raise ConfigError(
             f"--objective {text}: least where nothing is learned; "
@@ -208,7 +223,7 @@ def front(
     scores: trial → its number in each objective. The first is best in the first objective,
     then in the next.
     """
-    # Costs: less is better in each objective.
+    # Costs: less is better in each objective, so that one comparison serves all.
     costs: dict[int, list[float]] = {}
     for trial, numbers in scores.items():
         pairs = zip(numbers, directions, strict=True)
@@ -226,6 +241,7 @@ def front(
 
 def _beats(rival: Sequence[float], row: Sequence[float]) -> bool:
     """Tell whether a trial's costs are nowhere above another's, and somewhere below."""
+    # Equal trials do not beat each other: both stay.
     if rival == row:
         return False
     return all(cost <= limit for cost, limit in zip(rival, row, strict=True))

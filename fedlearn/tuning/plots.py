@@ -80,6 +80,7 @@ def draw_values(
     A pruned trial's accuracy is where it had come to.
     """
     name = settings.objectives[0]
+    # There is one: `draw` looks first.
     best = best_front(trials, settings)[0]
     title = f"{name.capitalize()} over what was searched"
     # Inches: a title, and each key.
@@ -92,12 +93,16 @@ def draw_values(
             axes.plot([x], [y], label=label, **_BEST)
             _key_axis(axes, axis)
             _figure_axis(axes, name, settings, "y")
+            # Beside the axes: points may lie anywhere in them.
             axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _each(grid: Any, count: int) -> list[Axes]:
     """Return the axes of a canvas of so many rows as a list."""
-    return [grid] if count == 1 else list(grid)
+    # matplotlib gives no list for one row.
+    if count == 1:
+        return [grid]
+    return list(grid)
 
 
 def _draw_points(
@@ -120,7 +125,9 @@ def _draw_points(
 
 def _point(axis: Range, trial: Trial, settings: SearchSettings) -> tuple[float, float]:
     """Return a trial's value of a key, as a position, and its first objective."""
-    return _position(axis, trial), _score(trial, settings, 0)
+    x = _position(axis, trial)
+    y = _score(trial, settings, 0)
+    return x, y
 
 
 def _score(trial: Trial, settings: SearchSettings, position: int) -> float:
@@ -171,6 +178,7 @@ def draw_curves(path: Path, trials: Sequence[Trial], settings: SearchSettings) -
 
     All trials are thin lines, the best ones lines that can be told apart.
     """
+    # Best in the first objective alone may be worst in another.
     several = len(settings.objectives) > 1
     order = best_front if several else ranked
     best = order(trials, settings)[:_LINES]
@@ -216,6 +224,7 @@ def _draw_pair(
     }
     unbeaten = {trial.number for trial in best_front(trials, settings)}
     beaten = [point for number, point in points.items() if number not in unbeaten]
+    # Without points there is nothing to unpack.
     if beaten:
         axes.plot(*zip(*beaten, strict=True), **_BEATEN)
     # As a line would go, so that the squares lie in their order.

@@ -47,7 +47,9 @@ def accuracy_by(past: PastTrial, number: int) -> float | None:
     if not until:
         return None
     last_round, _ = past.curve[-1]
-    return until[-1] if past.finished or last_round >= number else None
+    if not past.finished and last_round < number:
+        return None
+    return until[-1]
 
 
 def _accuracies_by(past: Sequence[PastTrial], number: int) -> list[float]:
@@ -77,7 +79,9 @@ def median(curve: Curve, past: Sequence[PastTrial], rounds: int) -> str:
 def halving(curve: Curve, past: Sequence[PastTrial], rounds: int) -> str:
     """Return why a trial of so many rounds is given up, "" for going on."""
     number, accuracy = curve[-1]
-    before = curve[-2][0] if len(curve) > 1 else 0
+    before = 0
+    if len(curve) > 1:
+        before, _ = curve[-2]
     rungs = (max(1, math.ceil(rounds / FACTOR**2)), math.ceil(rounds / FACTOR))
     # A rung may not be evaluated: the first evaluation after it counts.
     if not any(before < rung <= number for rung in rungs):

@@ -17,6 +17,7 @@ from fedlearn.records.writing import RunFolder
 from fedlearn.tuning.objectives import Curve, Objectives, TrialFigures
 from fedlearn.tuning.space import Values
 
+# Of the folder of a search; each trial's run has a folder of its own in it.
 SETTINGS = "tune.json"
 TRIALS = "trials.json"
 BASE = "base.toml"
@@ -75,6 +76,7 @@ class Trial:
 
     def repeats(self, earlier: Trial) -> Trial:
         """Return this trial with what an earlier one of the same values came to."""
+        # The sampler asked for this one: its memory is of this number.
         return replace(earlier, number=self.number, memory=self.memory)
 
 
@@ -106,7 +108,9 @@ def read_settings(path: Path) -> SearchSettings:
 
 def write_trials(folder: RunFolder, trials: Sequence[Trial]) -> None:
     """Write the trials; raises RecordError."""
-    folder.write_json(TRIALS, {"trials": [asdict(trial) for trial in trials]})
+    tables = [asdict(trial) for trial in trials]
+    # A table at the top: keys may be added, and a list has none.
+    folder.write_json(TRIALS, {"trials": tables})
 
 
 def read_trials(path: Path) -> list[Trial]:
@@ -124,6 +128,7 @@ def read_trials(path: Path) -> list[Trial]:
 
 def _trial(table: Mapping[str, Any]) -> Trial:
     """Return a trial from JSON."""
+    # JSON has lists for tuples, and tables for dataclasses.
     fields = dict(table)
     fields["curve"] = tuple(
         (int(number), float(accuracy)) for number, accuracy in table["curve"]

@@ -46,7 +46,9 @@ def ranked(trials: Sequence[Trial], settings: SearchSettings) -> list[Trial]:
         if trial.state == "complete" and trial.has_own_run and trial.figures:
             score = criteria.scores(trial.figures)[0]
             costs.append((sign * score, trial.number, trial))
-    return [trial for _, _, trial in sorted(costs, key=lambda cost: cost[:2])]
+    # Of equal scores the earlier trial is the better one.
+    costs.sort(key=lambda cost: cost[:2])
+    return [trial for _, _, trial in costs]
 
 
 def best_front(trials: Sequence[Trial], settings: SearchSettings) -> list[Trial]:
@@ -74,6 +76,7 @@ def table(trials: Sequence[Trial], settings: SearchSettings) -> str:
         names = " and ".join(settings.objectives)
         lines.append(f"not beaten in {names} at once:")
         lines.append(_rows(best_front(trials, settings), settings))
+    # More of them are in the CSV.
     best = ranked(trials, settings)[:TABLE_TRIALS]
     lines.append(f"best in {settings.objectives[0]}:")
     lines.append(_rows(best, settings))
@@ -116,6 +119,7 @@ def counts(trials: Sequence[Trial]) -> str:
         if number:
             parts.append(f"{number} {state}")
     text = f"{len(trials)} trials: {', '.join(parts)}"
+    # Samplers with few values to choose from ask for the same ones again.
     repeated = sum(not trial.has_own_run for trial in trials)
     if repeated:
         text += f"; {repeated} had an earlier one's values, and its result"
@@ -131,6 +135,7 @@ def line(trial: Trial, total: int) -> str:
     if trial.figures:
         parts.append(_figures_text(trial.figures))
     if trial.state != "complete":
+        # Given up or failed: the reason is what a person wants to see.
         parts.append(f"{trial.state}: {trial.reason}")
     return f"trial {trial.number} of {total}: {'; '.join(filter(None, parts))}"
 
@@ -152,13 +157,16 @@ def csv_text(trials: Sequence[Trial], settings: SearchSettings) -> str:
 
     Shares of 1, bytes and seconds as numbers; empty where a figure is not known.
     """
+    # Marked in a column: the file has the trials in their own order.
     front_numbers = {trial.number for trial in best_front(trials, settings)}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     ending = ("front", "model_sha256", "run", "reason")
     writer.writerow(["trial", *settings.search, "state", *_CSV_FIGURES, *ending])
     for trial in trials:
-        figures: dict[str, Any] = trial.figures.as_json() if trial.figures else {}
+        figures: dict[str, Any] = {}
+        if trial.figures:
+            figures = trial.figures.as_json()
         on_front = "yes" if trial.number in front_numbers else ""
         writer.writerow(
             [
@@ -187,10 +195,12 @@ def write(
     """
     folder.write(CSV, csv_text(trials, settings))
     best = best_front(trials, settings)
+    # Only complete trials are in the front, and these have figures.
     if not best or not best[0].figures:
         return
     head = _head(best[0], best[0].figures, len(trials), settings)
     rounds = base.experiment.rounds
+    # best.toml has the config's own rounds, and is to be run with them.
     if settings.rounds not in (None, rounds):
         head.append(
             f"# Trials had {settings.rounds} rounds, the config has {rounds}: "

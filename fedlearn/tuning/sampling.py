@@ -123,13 +123,18 @@ def _distribution(axis: Range) -> BaseDistribution:
 
 def _value(axis: Range, parameter: Any) -> Value:
     """Return the value of a key for Optuna's parameter."""
-    return axis.choices[parameter] if axis.choices else axis.rounded(parameter)
+    if axis.choices:
+        position: int = parameter
+        return axis.choices[position]
+    return axis.rounded(parameter)
 
 
 def _parameter(axis: Range, trial: SampledTrial) -> Any:
     """Return Optuna's parameter for a trial's value of a key."""
     value = trial.values[axis.key]
-    return axis.choices.index(value) if axis.choices else value
+    if axis.choices:
+        return axis.choices.index(value)
+    return value
 
 
 def _frozen(

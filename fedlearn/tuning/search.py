@@ -48,7 +48,9 @@ class Search:
         it is the config, and not the values. Raises RecordError when the disk or the
         system ends the search.
         """
-        points = grid(self.space) if self.settings.sampler == "grid" else None
+        points = None
+        if self.settings.sampler == "grid":
+            points = grid(self.space)
         while batch := self._batch(points):
             # Before it runs: a kill must not lose which values were decided.
             write_trials(self.folder, self.trials)
@@ -66,6 +68,7 @@ class Search:
             # The batch that a kill, or another --trials, cut short.
             room = -begun % jobs
         last = min(begun + room, self.settings.trials)
+        # Values are proposed one by one: each must know those of its own batch.
         for number in range(begun + 1, last + 1):
             self.trials.append(self._new_trial(number, points))
         return interrupted + self.trials[begun:]
@@ -90,7 +93,10 @@ class Search:
         scores = None
         if trial.state == "complete" and trial.figures:
             scores = self.settings.criteria.scores(trial.figures)
-        pruned = trial.curve[-1] if trial.state == "pruned" else None
+        # A trial is pruned at a round that was evaluated: there is a last point.
+        pruned = None
+        if trial.state == "pruned":
+            pruned = trial.curve[-1]
         memory = dict(trial.memory or {})
         return SampledTrial(trial.values, trial.state, scores, pruned, memory)
 
@@ -105,6 +111,7 @@ class Search:
                 fresh.append(trial)
             else:
                 ended.append(repeated)
+        # These take no time: they are reported before the others run.
         for trial in ended:
             self.report(trial)
         wrong: list[Trial] = []
@@ -115,6 +122,7 @@ class Search:
                 wrong.append(trial)
             else:
                 self.report(trial)
+        # Beside trials that went well a wrong one is that of its values: it failed.
         succeeded = ("complete", "pruned")
         if wrong and not any(t.state in succeeded for t in (*self.trials, *ended)):
             raise UserError(wrong[0].reason)
@@ -148,6 +156,7 @@ class Search:
         if self.settings.rounds is not None:
             changes["experiment.rounds"] = self.settings.rounds
         jobs = self.settings.jobs
+        # Side by side they share the cores: with all of them each would only take turns.
         if jobs > 1 and not self.base.engine.workers:
             cores = len(os.sched_getaffinity(0))
             changes["engine.workers"] = max(1, cores // jobs)
@@ -157,8 +166,12 @@ class Search:
         """Return a trial with what it came to; raises RecordError of the system's fault."""
         if outcome.state == "stopped":
             raise RecordError(f"trial {trial.number}: {outcome.reason}")
-        state = "failed" if outcome.state == "wrong" else outcome.state
+        state = outcome.state
+        if state == "wrong":
+            # Of values that the config does not allow: for a person, a failed trial.
+            state = "failed"
         ended = replace(trial, state=state, reason=outcome.reason)
+        # From its folder: an interrupted trial's first rounds are there too.
         lines = list(read_lines(self.folder.path / trial.run))
         if not any(line["accuracy"] is not None for line in lines):
             # It did not come to its first evaluation.

@@ -41,7 +41,7 @@ GRID_STEP = 10 ** (1 / 3)
 # Between the ends of a ``log`` range: beyond it floats overflow.
 MOST_RATIO = 1e100
 
-# A grid beyond this is a mistake: it would take weeks.
+# At a minute a trial, more than this would take over a week: a mistake.
 _MOST_POINTS = 10_000
 
 # So that 0.3 / 0.1 counts as three steps, and not as 2.9999999999999996.
@@ -71,7 +71,8 @@ class Range:
     @property
     def _steps(self) -> int:
         """Return how many steps fit into the range."""
-        return math.floor((self.high - self.low) / self.step + _SLACK)
+        width = self.high - self.low
+        return math.floor(width / self.step + _SLACK)
 
     @property
     def top(self) -> float:
@@ -87,6 +88,7 @@ class Range:
         """
         if self.choices:
             return self.choices
+        # Rounded, as a trial gets them.
         return self.rounded(self.low), self.rounded(self.top)
 
     def points(self) -> list[Value]:
@@ -118,6 +120,7 @@ class Range:
         if self.step:
             # Without the last bits that multiples of a step bring.
             return float(f"{value:.12g}")
+        # Rounding must not lead out of the range.
         return min(max(float(f"{value:.3g}"), self.low), self.high)
 
 
@@ -131,6 +134,7 @@ def parse(key: str, text: str, where: str) -> Range:
     ConfigError.
     """
     table, *keys = key.split(".")
+    # A key of the top level is a table, and ".lr" or "train." is a slip.
     if not keys or not all((table, *keys)):
         raise ConfigError(
             f"{where}: '{key}' names no key of a config; "
@@ -151,6 +155,7 @@ def parse(key: str, text: str, where: str) -> Range:
         return Range(key, text, kind, choices=choices)
     numbers = _numbers(kind, content, where)
     _check_numbers(kind, numbers, where)
+    # No step: any number will do; a whole number goes in ones.
     step = 0.0
     if len(numbers) == 3:
         step = numbers[2]
@@ -162,6 +167,7 @@ def parse(key: str, text: str, where: str) -> Range:
 def _numbers(kind: str, content: str, where: str) -> list[float]:
     """Return LOW, HIGH and, if there is one, STEP; raises ConfigError."""
     parts = content.split(":")
+    # The points of a ``log`` range have a fixed ratio: `GRID_STEP`.
     counts = (2,) if kind == "log" else (2, 3)
     if len(parts) not in counts:
         raise ConfigError(f"{where}: {_GRAMMAR}")
@@ -234,6 +240,7 @@ def parse_space(experiment: Experiment, arguments: Sequence[str]) -> Space:
     ranges: dict[str, Range] = {}
     for key, text in _flat(experiment.tune.search).items():
         ranges[key] = parse(key, text, f'[tune.search] {key} = "{text}"')
+    # The command line goes before the config, key by key.
     for argument in arguments:
         key, equals, text = argument.partition("=")
         key = key.strip()
@@ -247,6 +254,7 @@ def parse_space(experiment: Experiment, arguments: Sequence[str]) -> Space:
         text = f"log:{lr / 10:.3g}:{lr * 10:.3g}"
         where = f"train.lr = {text}, the default without --search"
         ranges["train.lr"] = parse("train.lr", text, where)
+    # Before the first trial runs: a range that reaches too far is no trial's fault.
     for axis in ranges.values():
         for value in axis.ends():
             with_values(experiment, {axis.key: value}, f"{axis.key} = {axis.text}")
@@ -285,6 +293,7 @@ def with_values(
     for path, value in values.items():
         *tables, key = path.split(".")
         table = config
+        # Options, as of a strategy, may have tables that the config does not have yet.
         for part in tables:
             table = table.setdefault(part, {})
             if not isinstance(table, dict):
@@ -299,6 +308,7 @@ def grid(space: Space) -> list[Values]:
     Raises ConfigError for a grid too large.
     """
     axes = [axis.points() for axis in space]
+    # Counted before they are made.
     points = math.prod(map(len, axes))
     if points > _MOST_POINTS:
         raise ConfigError(

@@ -86,6 +86,7 @@ class _Watch(Progress):
         if loss is None or not math.isfinite(loss):
             raise RunError(f"diverged: the loss is not finite at round {number}")
         curve = trial_curve(self._lines)
+        # This round was evaluated, so that it is the last point.
         _, best = curve[-1]
         if self._job.target is not None and best >= self._job.target:
             raise _TargetReached
@@ -101,6 +102,7 @@ def run(job: TrialJob) -> TrialOutcome:
     """
     try:
         folder = RunFolder(job.folder)
+        # A trial that a kill interrupted goes on from its last checkpoint.
         try:
             simulate(job.experiment, folder, _Watch(job), resume=folder.used)
         finally:
@@ -111,11 +113,13 @@ def run(job: TrialJob) -> TrialOutcome:
         return TrialOutcome("pruned", str(reason))
     except UserError as error:
         return TrialOutcome("wrong", one_line(error))
+    # A full disk fails every trial after this one.
     except RecordError as error:
         return TrialOutcome("stopped", one_line(error))
     except OSError as error:
         place = error.filename or "the system"
         return TrialOutcome("stopped", f"'{place}': {error.strerror or error}")
+    # Values such as a model's width may be at fault: another trial can fit.
     except MemoryError:
         return TrialOutcome("failed", "out of memory")
     except FedlearnError as error:

@@ -17,7 +17,7 @@ def update(values, integers=()) -> State:
 
 
 def test_the_weighted_mean_by_hand():
-    total = ExactSum(2, 1, most=2)
+    total = ExactSum(2, 1, max_updates=2)
     total.add(update([1, -2], [10]), 1)
     total.add(update([5, 2], [2]), 3)
     floats, integers = total.mean()
@@ -35,7 +35,7 @@ def test_any_order_gives_the_same_bits_and_they_are_those_of_exact_fractions():
     ]
     results = []
     for _ in range(5):
-        total = ExactSum(50, 0, most=40)
+        total = ExactSum(50, 0, max_updates=40)
         for i in RANDOM.permutation(40):
             total.add(*updates[i])
         results.append(total.mean()[0].tobytes())
@@ -50,7 +50,7 @@ def test_any_order_gives_the_same_bits_and_they_are_those_of_exact_fractions():
 
 def test_more_values_than_a_block():
     values = RANDOM.normal(size=100_001).astype(np.float32)
-    total = ExactSum(values.size, 0, most=1)
+    total = ExactSum(values.size, 0, max_updates=1)
     total.add(update(values), 7)
     assert np.abs(total.mean()[0] - values).max() < UNIT
 
@@ -65,23 +65,23 @@ def test_more_values_than_a_block():
     ],
 )
 def test_what_would_not_be_exact_is_refused_and_adds_nothing(bad):
-    total = ExactSum(2, bad.integers.size, most=10)
+    total = ExactSum(2, bad.integers.size, max_updates=10)
     with pytest.raises(PayloadError, match="beyond the exact sum's range"):
         total.add(bad, 600)
     assert not total.total.any() and total.count == total.weight == 0
 
 
 def test_the_largest_allowed_updates_do_not_overflow():
-    most = 10
-    total = ExactSum(1, 0, most)
+    updates = 10
+    total = ExactSum(1, 0, updates)
     value = np.nextafter(np.float32(total.limit / 600), np.float32(0))
-    for _ in range(most):
+    for _ in range(updates):
         total.add(update([value]), 600)
     assert total.mean()[0][0] == pytest.approx(value)
 
 
 def test_one_outlier_spoils_one_group_only():
-    total = MedianOfMeans(1, 1, most=6, groups=3)
+    total = MedianOfMeans(1, 1, max_updates=6, groups=3)
     for place, value in enumerate(
         [1, 2, 1e4, 3, 2, 5]
     ):  # groups: (1, 3), (2, 2), (1e4, 5)

@@ -1,4 +1,7 @@
-"""Flower's own strategies on our Grid, unchanged, and the defects of theirs that a run must not inherit."""
+"""Flower's own strategies on our Grid, unchanged.
+
+And those of their defects that a run must not inherit.
+"""
 
 import json
 from typing import Any
@@ -202,7 +205,8 @@ def test_a_strategy_that_no_checkpoint_holds_says_so_at_the_start(tmp_path, caps
 
 
 def test_ours_inside_a_wrapper_sees_what_the_wrapper_made_of_the_updates(tmp_path):
-    # A wrapper that clips must clip: our FedAvg must not go round it by reading the updates as they came.
+    # A wrapper that clips must clip: our FedAvg must not go round it by reading the
+    # updates as they came.
     name = "DifferentialPrivacyServerSideFixedClipping"
     inner = '{name = "fedavg", fraction_train = 0.7}'
     clipped = (

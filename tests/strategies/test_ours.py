@@ -81,7 +81,8 @@ def test_weights_are_examples_or_all_alike(tmp_path):
 
 
 def test_minibatch_sgd_equals_sgd_on_the_union_of_the_batches(tmp_path):
-    # Full batches, equal sizes, all clients, one step: the mean of the clients' gradients is the gradient of all data.
+    # Full batches, equal sizes, all clients, one step: the mean of the clients' gradients
+    # is the gradient of all data.
     one = (
         strategy("minibatch-sgd", fraction_train=1.0, server_momentum=0.0)
         .replace('kind = "dirichlet"', 'kind = "iid"')
@@ -145,6 +146,8 @@ def test_minibatch_sgd_learns_with_every_noise_handler(options, tmp_path):
         ({"batches": 0}, "batches = 0"),
         ({"server_lr": 0.0}, "server_lr = 0"),
         ({"fraction_train": 2.0}, "fraction_train = 2"),
+        ({"fraction_train": []}, "fraction_train = [] is not a number"),
+        ({"groups": 1.5}, "groups = 1.5 is not a whole number"),
         ({"sever_lr": 1.0}, "takes no option 'sever_lr'. Did you mean 'server_lr'?"),
     ],
 )
@@ -159,7 +162,8 @@ def test_wrong_options_are_named(options, message, tmp_path, capsys):
 
 
 def test_a_round_below_min_clients_is_repeated_with_another_cohort(tmp_path, capsys):
-    # Clients 0, 3, 6, 9 of 12 always fail; a cohort of 4 has at least 3 usable ones only now and then.
+    # Clients 0, 3, 6, 9 of 12 always fail; a cohort of 4 has at least 3 usable ones only
+    # now and then.
     config = (
         strategy("fedavg", clients_per_round=4)
         + '[client]\napp = "tests.faults:third_fails"\n'
