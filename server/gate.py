@@ -24,7 +24,7 @@ class Caller:
     serial: int = 0
 
 
-class Gate:
+class CertificateGate:
     """Lets callers in by their certificates; without an authority it lets everybody in."""
 
     def __init__(self, pki: Path | None, counters: Counter[str], log: EventLog) -> None:

@@ -14,13 +14,13 @@ import grpc
 from fedlearn.exchange.link import LARGEST_BYTES, measure_handler
 from fedlearn.exchange.link_pb2 import Echo, Probe
 from fedlearn.exchange.methods import CallContext
-from fedlearn.server.gate import Gate
+from fedlearn.server.gate import CertificateGate
 
 
 class LinkService:
     """For the exchange's own port: who may attend may ask, and nobody else."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: CertificateGate) -> None:
         """Serve those whom a gate lets in."""
         self._gate = gate
 

@@ -30,7 +30,7 @@ from fedlearn.server.actions import (
     StoreAnswer,
 )
 from fedlearn.server.figures import ExchangeFigures
-from fedlearn.server.gate import Caller, Gate
+from fedlearn.server.gate import Caller, CertificateGate
 from fedlearn.server.identity import expiry
 from fedlearn.server.journal import Journal
 from fedlearn.server.listening import Address, Listeners
@@ -79,7 +79,7 @@ class Service:
         )
         self._witness = Witness(self.log, rounds)
         self._listeners = Listeners(address)
-        self._gate: Gate
+        self._gate: CertificateGate
         self._streams = AgentStreams()
         self._session_count = 0
         # Rings when `Rounds.tick` is due.
@@ -193,7 +193,7 @@ class Service:
             self.events.put(RunError(reason))
 
     async def _open(self) -> None:
-        self._gate = Gate(self.address.pki, self.rounds.counters, self.log)
+        self._gate = CertificateGate(self.address.pki, self.rounds.counters, self.log)
         await self._listeners.start(self._attend, self._gate)
         if self.address.pki is not None:
             self._watching = self._loop.create_task(self._watch())

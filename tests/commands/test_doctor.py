@@ -24,7 +24,7 @@ from fedlearn.commands import doctor
 from fedlearn.exchange.link import LARGEST_BYTES, measure
 from fedlearn.exchange.link_pb2 import Echo, Probe
 from fedlearn.server import identity, tokens
-from fedlearn.server.gate import Gate
+from fedlearn.server.gate import CertificateGate
 from fedlearn.server.link import LinkService
 from fedlearn.server.observe import Log
 
@@ -72,7 +72,7 @@ def coordinator(pki, answers=True, host="127.0.0.1"):
         nonlocal server, port
         server = grpc.aio.server()
         if answers:
-            gate = Gate(pki, Counter(), Log(None, "nothing"))
+            gate = CertificateGate(pki, Counter(), Log(None, "nothing"))
             server.add_generic_rpc_handlers((LinkService(gate).handler(),))
         if pki is None:
             port = server.add_insecure_port(f"{host}:0")

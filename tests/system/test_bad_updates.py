@@ -31,7 +31,7 @@ from fedlearn.reporting.progress import Progress
 from fedlearn.runs.fleets import with_fleet
 from fedlearn.runs.serving import LEAST_ROOM
 from fedlearn.runs.simulation import simulate
-from fedlearn.server import journal
+from fedlearn.server import segments
 from fedlearn.server.journal import Journal
 from fedlearn.server.listening import Address
 from fedlearn.server.rounds import Rounds
@@ -404,7 +404,7 @@ def test_a_disk_that_fails_ends_the_run_and_it_goes_on(
     monkeypatch.setattr(Rounds, "stored", noted)
     with monkeypatch.context() as broken:
         broken.setattr(
-            journal, "reach", Failpoints(f"journal.after-write={action}@{time}").reach
+            segments, "reach", Failpoints(f"journal.after-write={action}@{time}").reach
         )
         with pytest.raises(
             RecordError,
