@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from fedlearn.arrays import Sparse
-from fedlearn.codec import Context
-from fedlearn.codec.chain import LONGEST, STAGES, find, parse
-from fedlearn.codec.select import drawn, kept, top
+from fedlearn.codec import STAGES, Context
+from fedlearn.codec.chain import LONGEST, find, parse
+from fedlearn.codec.select import random_positions, sent_count, top
 from fedlearn.errors import ConfigError, FormatError, PayloadError
 
 RANDOM = np.random.default_rng(7)
@@ -127,13 +127,15 @@ def test_round_trip(chain, name):
     )
     sent, size = values.copy(), values.size
     if chain.startswith("topk"):
-        at = top_twin(values, kept(float(chain[5 : chain.index(")")]), size))
+        at = top_twin(values, sent_count(float(chain[5 : chain.index(")")]), size))
         back_at = find(chain).decode(body, 3, context)
         assert isinstance(back_at, Sparse) and np.array_equal(back_at.indices, at)
         sent = np.zeros_like(values)
         sent[at] = values[at]
     elif chain.startswith("randk"):
-        at, lengths = drawn(size, kept(float(chain[6 : chain.index(")")]), size), 3)
+        at, lengths = random_positions(
+            size, sent_count(float(chain[6 : chain.index(")")]), size), 3
+        )
         sent = np.zeros_like(values)
         sent[at] = values[at] * lengths.astype(np.float32)
     assert (
@@ -168,16 +170,16 @@ def test_top_is_exact_where_the_sample_misleads():
 def test_random_places_are_even_and_known_to_both_ends():
     counts = np.zeros(10)
     for seed in range(4000):
-        at, lengths = drawn(10, 4, seed)
+        at, lengths = random_positions(10, 4, seed)
         assert lengths.tolist() == [2, 3, 2, 3]
         counts[at] += lengths
     assert np.abs(counts / 4000 - 1).max() < 5 * np.sqrt(
         2 / 4000
     )  # five standard deviations of a place of three
     assert (
-        drawn(10**6, 10**4, 5)[0].tolist()
-        == drawn(10**6, 10**4, 5)[0].tolist()
-        != drawn(10**6, 10**4, 6)[0].tolist()
+        random_positions(10**6, 10**4, 5)[0].tolist()
+        == random_positions(10**6, 10**4, 5)[0].tolist()
+        != random_positions(10**6, 10**4, 6)[0].tolist()
     )
 
 
