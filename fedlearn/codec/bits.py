@@ -19,6 +19,11 @@ _MEMORY_LEVEL = 9
 _LONG_STREAM = 2**16
 
 
+def ceil_div(count: int, size: int) -> int:
+    """Return ``count / size``, rounded up."""
+    return -(-count // size)
+
+
 class Reader:
     """The bytes of a payload, taken from the front; every refusal is a FormatError."""
 
@@ -106,14 +111,19 @@ def pack_bits(values: NDArray[np.int64], width: int) -> bytes:
         values = values >> 8
         width -= 8
     if width:
-        rows = np.zeros((-(-values.size // 8), 8), np.uint64)
+        count = ceil_div(values.size, 8)
+        rows = np.zeros((count, 8), np.uint64)
         rows.ravel()[: values.size] = values
         # Eight numbers are ``width`` bytes: one 64-bit word holds them.
-        words = np.zeros(len(rows), "<u8")
+        words = np.zeros(count, "<u8")
         for column in range(8):
-            words |= rows[:, column] << np.uint64(column * width)
-        packed = words.view(np.uint8).reshape(-1, 8)[:, :width].tobytes()
-        parts.append(packed[: -(-values.size * width // 8)])
+            shift = np.uint64(column * width)
+            words |= rows[:, column] << shift
+        word_bytes = words.view(np.uint8).reshape(-1, 8)
+        packed = word_bytes[:, :width].tobytes()
+        # Without the bytes of the numbers that only fill the last word.
+        length = ceil_div(values.size * width, 8)
+        parts.append(packed[:length])
     return b"".join(parts)
 
 
@@ -127,18 +137,27 @@ def unpack_bits(source: Reader, count: int, width: int) -> NDArray[np.int64]:
         shift += 8
         width -= 8
     if width:
-        data = np.frombuffer(source.take(-(-count * width // 8)), np.uint8)
-        words = np.zeros((-(-count // 8), 8), np.uint8)
-        padded = np.zeros(len(words) * width, np.uint8)
-        padded[: data.size] = data
-        words[:, :width] = padded.reshape(-1, width)
-        numbers = words.view("<u8")[:, 0]
-        mask = np.uint64(2**width - 1)
-        rows = np.empty((len(words), 8), np.int64)
-        for column in range(8):
-            rows[:, column] = (numbers >> np.uint64(column * width)) & mask
+        rows = _unpack_rows(source, count, width)
         values |= rows.ravel()[:count] << shift
     return values
+
+
+def _unpack_rows(source: Reader, count: int, width: int) -> NDArray[np.int64]:
+    """Return numbers of at most 8 bits, eight to a row."""
+    length = ceil_div(count * width, 8)
+    data = np.frombuffer(source.take(length), np.uint8)
+    # Eight numbers are ``width`` bytes, which the low end of a 64-bit word holds.
+    words = np.zeros((ceil_div(count, 8), 8), np.uint8)
+    padded = np.zeros(len(words) * width, np.uint8)
+    padded[: data.size] = data
+    words[:, :width] = padded.reshape(-1, width)
+    numbers = words.view("<u8")[:, 0]
+    mask = np.uint64(2**width - 1)
+    rows = np.empty((len(words), 8), np.int64)
+    for column in range(8):
+        shift = np.uint64(column * width)
+        rows[:, column] = (numbers >> shift) & mask
+    return rows
 
 
 def deflate(data: bytes) -> bytes:

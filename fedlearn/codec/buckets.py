@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedlearn.arrays import magnitude
 from fedlearn.codec import Context
+from fedlearn.codec.bits import ceil_div
 from fedlearn.errors import FormatError, PayloadError
 
 # The largest magnitude: a level times a scale stays below float32's 3.4e38.
@@ -57,8 +59,9 @@ class Buckets:
 
     def length(self, context: Context) -> int:
         """Return the bytes of P values: scales and levels."""
-        scale_bytes = 4 * -(-context.size // self.bucket)
-        return scale_bytes + -(-context.size * self.bits // 8)
+        scale_bytes = 4 * ceil_div(context.size, self.bucket)
+        level_bytes = ceil_div(context.size * self.bits, 8)
+        return scale_bytes + level_bytes
 
     def encode(self, values: NDArray[np.float32], seed: int, context: Context) -> bytes:
         """Return scales (n,) float32 and levels (P,) as bytes; raises PayloadError above 1e38.
@@ -69,25 +72,15 @@ class Buckets:
         are alike: that adds to the variance of their sum, never to the bias of one.
         """
         scales = self._scales(values)
-        zeros = np.zeros_like(scales)
-        inverses = np.divide(_INWARD, scales, out=zeros, where=scales > 0)[:, None]
         draws = np.random.Generator(np.random.PCG64(seed))
         count = min(DITHERS, scales.size * self.bucket)
-        dithers = torch.from_numpy(draws.random(count, dtype=np.float32))
+        dithers = draws.random(count, dtype=np.float32)
         # The first batch begins at 0: a small model has no more dithers than values.
         batches = values.size // TOGETHER
-        starts = [0, *draws.integers(DITHERS - TOGETHER, size=batches).tolist()]
-        levels = np.empty((scales.size, self.bucket), np.int8)
-        room = torch.empty(min(TOGETHER, dithers.numel()))
-        for first, block in self._blocks(values):
-            buckets = slice(first, first + len(block))
-            scaled = room[: block.numel()].view(block.shape)
-            start = starts[first * self.bucket // TOGETHER]
-            torch.mul(block, torch.from_numpy(inverses[buckets]), out=scaled)
-            scaled += dithers[start : start + block.numel()].view(block.shape)
-            np.copyto(levels[buckets], scaled.floor_().numpy(), casting="unsafe")
-        flat = levels.ravel()[: values.size]
-        packed = flat.data if self.bits == 8 else _pack4(flat)
+        offsets = draws.integers(DITHERS - TOGETHER, size=batches)
+        starts = [0, *offsets.tolist()]
+        levels = self._levels(values, scales, torch.from_numpy(dithers), starts)
+        packed = levels.data if self.bits == 8 else _pack4(levels)
         return b"".join([scales.astype("<f4").tobytes(), packed])
 
     def decode(self, body: bytes, seed: int, context: Context) -> NDArray[np.float32]:
@@ -101,6 +94,7 @@ class Buckets:
         levels = data if self.bits == 8 else _unpack4(data, size)
         values = np.empty(size, np.float32)
         full_size = size - size % self.bucket
+        # The last bucket may be short: it is worked on apart.
         rows = values[:full_size].reshape(-1, self.bucket)
         level_rows = levels[:full_size].reshape(rows.shape)
         step = TOGETHER // self.bucket
@@ -119,7 +113,7 @@ class Buckets:
                 f"{len(body)} bytes of q{self.bits} "
                 f"where the model needs {self.length(context)}"
             )
-        count = -(-context.size // self.bucket)
+        count = ceil_div(context.size, self.bucket)
         scales = np.frombuffer(body, "<f4", count).astype(np.float32)
         if not (np.isfinite(scales).all() and (scales >= 0).all()):
             raise FormatError(f"a scale of q{self.bits} is negative, NaN or infinite")
@@ -135,19 +129,47 @@ class Buckets:
 
         0 where its inverse would not be finite. Raises PayloadError above 1e38.
         """
-        largest = torch.empty(-(-values.size // self.bucket))
-        room = torch.empty(min(TOGETHER, largest.numel() * self.bucket))
+        count = ceil_div(values.size, self.bucket)
+        largest = torch.empty(count)
+        # One room for all batches: its pages stay in the cache.
+        room = torch.empty(min(TOGETHER, count * self.bucket))
         for first, block in self._blocks(values):
             magnitudes = room[: block.numel()].view(block.shape)
             torch.abs(block, out=magnitudes)
             torch.amax(magnitudes, 1, out=largest[first : first + len(block)])
-        if largest.numel() and float(largest.max()) > LARGEST:
+        maximum = magnitude(largest.numpy())
+        if maximum > LARGEST:
             raise PayloadError(
-                f"the value {float(largest.max()):g} does not fit q{self.bits} "
-                "(up to 1e38); use raw32"
+                f"the value {maximum:g} does not fit q{self.bits} (up to 1e38); "
+                "use raw32"
             )
         scales = largest.numpy() / np.float32(self.levels)
         return np.where(scales < SMALLEST, np.float32(0), scales)
+
+    def _levels(
+        self,
+        values: NDArray[np.float32],
+        scales: NDArray[np.float32],
+        dithers: torch.Tensor,
+        starts: list[int],
+    ) -> NDArray[np.int8]:
+        """Return the levels (P,); ``starts``: where each batch's dithers begin."""
+        zeros = np.zeros_like(scales)
+        inverses = np.divide(_INWARD, scales, out=zeros, where=scales > 0)
+        factors = torch.from_numpy(inverses[:, None])
+        levels = np.empty((scales.size, self.bucket), np.int8)
+        # One room for all batches: its pages stay in the cache.
+        room = torch.empty(min(TOGETHER, dithers.numel()))
+        for first, block in self._blocks(values):
+            end = first + len(block)
+            size = block.numel()
+            start = starts[first * self.bucket // TOGETHER]
+            scaled = room[:size].view(block.shape)
+            torch.mul(block, factors[first:end], out=scaled)
+            scaled += dithers[start : start + size].view(block.shape)
+            scaled.floor_()
+            np.copyto(levels[first:end], scaled.numpy(), casting="unsafe")
+        return levels.ravel()[: values.size]
 
     def _blocks(
         self, values: NDArray[np.float32]
@@ -156,13 +178,17 @@ class Buckets:
 
         Zeros fill the last bucket.
         """
-        flat = torch.from_numpy(np.require(values, np.float32, ["C", "W"]))
+        # torch warns of memory that it may not write, hence "W".
+        writable = np.require(values, np.float32, ["C", "W"])
+        flat = torch.from_numpy(writable)
         for first in range(0, flat.numel(), TOGETHER):
             block = flat[first : first + TOGETHER]
             missing = -block.numel() % self.bucket
             if missing:
-                block = torch.cat([block, torch.zeros(missing)])
-            yield first // self.bucket, block.view(-1, self.bucket)
+                zeros = torch.zeros(missing)
+                block = torch.cat([block, zeros])
+            number = first // self.bucket
+            yield number, block.view(-1, self.bucket)
 
 
 def q8() -> Buckets:
@@ -180,8 +206,9 @@ def q4() -> Buckets:
 
 def _pack4(levels: NDArray[np.int8]) -> bytes:
     """Return two levels a byte, the first in the low half; an odd last one is alone."""
-    padded = np.zeros(levels.size + levels.size % 2, np.uint8)
-    np.bitwise_and(levels.view(np.uint8), 15, out=padded[: levels.size])
+    size = levels.size
+    padded = np.zeros(size + size % 2, np.uint8)
+    np.bitwise_and(levels.view(np.uint8), 15, out=padded[:size])
     # As 16-bit numbers, two levels fold into their low byte in one pass.
     pairs = padded.view("<u2")
     pairs |= pairs >> 4

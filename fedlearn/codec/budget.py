@@ -38,6 +38,8 @@ def spend(
     # Error taken away per bit, for each block and each of its steps.
     worth = -np.diff(costs[grades]) / prices
     gains = np.multiply.outer(energies, worth).ravel()
+    # One sort is the greedy walk: all steps of all blocks, the most worth first. It is
+    # stable, so that equal gains give equal grades on every machine.
     falling = np.argsort(-gains, kind="stable")
     falling = falling[gains[falling] > 0]
     falling_prices = np.tile(prices, energies.size)[falling]
@@ -49,7 +51,8 @@ def spend(
     _spend_last(steps, falling[count:], prices, unspent)
     last_gain = np.inf
     if count:
-        last_gain = float(gains[falling[count - 1]])
+        last_step = falling[count - 1]
+        last_gain = float(gains[last_step])
     return np.asarray(grades)[steps], last_gain
 
 
@@ -80,6 +83,7 @@ def hull(block: int, costs: Floats) -> list[int]:
     for grade in range(1, len(GRADES)):
         if GRADES[grade].group > block:
             continue
+        # A grade above the line between its neighbours is never worth its bits.
         while len(grades) > 1:
             before = _slope(grades[-2], grades[-1], block, costs)
             after = _slope(grades[-1], grade, block, costs)
@@ -93,7 +97,8 @@ def hull(block: int, costs: Floats) -> list[int]:
 def _slope(low: int, high: int, block: int, costs: Floats) -> float:
     """Return the error that a bit takes away between two grades."""
     bits = price(high, block) - price(low, block)
-    return float((costs[low] - costs[high]) / bits)
+    error = costs[low] - costs[high]
+    return float(error / bits)
 
 
 def price(grade: int, block: int) -> int:

@@ -140,8 +140,9 @@ def parse(text: str, error: type[FedlearnError] = ConfigError) -> Chain:
 
 def split(text: str) -> tuple[bool, str]:
     """Return whether a codec's text asks for error feedback, and the codec's own text."""
-    squeezed = re.sub(" *\\+ *", "+", text.strip())
-    return squeezed.startswith(FEEDBACK), squeezed.removeprefix(FEEDBACK)
+    squeezed = re.sub(r" *\+ *", "+", text.strip())
+    feedback = squeezed.startswith(FEEDBACK)
+    return feedback, squeezed.removeprefix(FEEDBACK)
 
 
 def find(text: str, error: type[FedlearnError] = ConfigError) -> Codec:
@@ -248,10 +249,10 @@ def _check_order(stages: tuple[ChainStage, ...]) -> None:
                 "the order is select + quantise + pack"
             )
     if QUANTISE not in roles:
-        known = [name for name, stage in STAGES.items() if stage.role == QUANTISE]
+        names = [name for name, stage in STAGES.items() if stage.role == QUANTISE]
         raise ConfigError(
             "no stage says how each value is written; "
-            f"add one of {', '.join(known)} after '{stages[0]}'"
+            f"add one of {', '.join(names)} after '{stages[0]}'"
         )
     _check_partners(stages)
 

@@ -60,7 +60,9 @@ class Cvq:
 
     def gain(self, capture: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return 1 + eta (1 / capture - 1), at most 1.4."""
-        return np.minimum(1 + self.eta * (1 / capture - 1), MOST)
+        # What the unbiased scale adds to that of least squares.
+        excess = 1 / capture - 1
+        return np.minimum(1 + self.eta * excess, MOST)
 
     def encode(self, values: NDArray[np.float32], seed: int, context: Context) -> bytes:
         """Return the body (see `graded`).

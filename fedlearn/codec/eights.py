@@ -43,7 +43,9 @@ def nearest(values: NDArray[np.float32]) -> NDArray[np.uint16]:
 
     Byte g stands for the values at the places that leave g modulo B/8.
     """
-    rows = values.view(np.int32).reshape(len(values), LENGTH, -1).transpose(1, 0, 2)
+    patterns = values.view(np.int32).reshape(len(values), LENGTH, -1)
+    # (8, n, B/8): maxima over the first axis are of whole rows.
+    rows = patterns.transpose(1, 0, 2)
     # The lowest 4 bits of a magnitude give way to its sign and place, so that maxima and
     # minima bring these along. As floats the keys are the magnitudes, nearly.
     signs = rows >> 31 & _SIGN_BIT
@@ -71,8 +73,10 @@ def nearest(values: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 def vectors(symbols: NDArray[np.uint16]) -> NDArray[np.float32]:
     """Return the whole numbers (n, B) float32 that bytes (n, B/8) stand for."""
-    grouped = np.ascontiguousarray(_table()[symbols].transpose(0, 2, 1))
-    return grouped.reshape(len(symbols), -1)
+    # (n, B/8, 8); a byte's values stand B/8 apart in a block.
+    by_symbol = _table()[symbols]
+    by_place = np.ascontiguousarray(by_symbol.transpose(0, 2, 1))
+    return by_place.reshape(len(symbols), -1)
 
 
 def _extremes(keys: Integers) -> tuple[Integers, Integers, Integers]:
@@ -96,7 +100,9 @@ def _pair_code(first: Integers, second: Integers) -> Integers:
     p = np.where(swap, second, first)
     q = np.where(swap, first, second)
     sign = p >> 3 & 1
-    code: Integers = 128 | (p & _PLACE_BITS) << 4 | (q & _PLACE_BITS) << 1 | sign
+    p_bits = (p & _PLACE_BITS) << 4
+    q_bits = (q & _PLACE_BITS) << 1
+    code: Integers = 128 | p_bits | q_bits | sign
     return code
 
 

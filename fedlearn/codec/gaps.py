@@ -14,7 +14,15 @@ import lzma as xz
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.codec.bits import Reader, deflate, inflate, number, pack_bits, unpack_bits
+from fedlearn.codec.bits import (
+    Reader,
+    ceil_div,
+    deflate,
+    inflate,
+    number,
+    pack_bits,
+    unpack_bits,
+)
 from fedlearn.errors import FormatError
 
 Positions = NDArray[np.int64]
@@ -68,7 +76,8 @@ def read_rice(source: Reader, count: int, size: int) -> Positions:
     width = source.take(1)[0]
     if width > _MAX_WIDTH:
         raise FormatError(f"gaps of {width} bits in the payload")
-    longest = ((size >> width) + written + 7) // 8
+    # A one for each gap, and as many zeros as the upper parts can add up to.
+    longest = ceil_div((size >> width) + written, 8)
     unary = np.frombuffer(source.take(source.number(longest)), np.uint8)
     ends = np.flatnonzero(np.unpackbits(unary, bitorder="little").view(bool))
     if ends.size != written:
@@ -109,24 +118,26 @@ def read_lzma(source: Reader, count: int, size: int) -> Positions:
     written = _written_count(count, size)
     data = source.take(source.number(_max_bytes(written, size)))
     stream = xz.LZMADecompressor(xz.FORMAT_RAW, filters=_FILTERS)
-    most = written + size // _ESCAPE
+    limit = written + size // _ESCAPE
     try:
         # One byte more, so that a stream that is too long is seen to be.
-        gaps = stream.decompress(data, most + 1)
+        gaps = stream.decompress(data, limit + 1)
     except (xz.LZMAError, EOFError) as error:
         raise FormatError(f"a range-coded stream is damaged: {error}") from None
-    if not stream.eof or stream.unused_data or len(gaps) > most:
-        raise FormatError(f"a range-coded stream is not of {written} to {most} bytes")
+    if not stream.eof or stream.unused_data or len(gaps) > limit:
+        raise FormatError(f"a range-coded stream is not of {written} to {limit} bytes")
     return _from_gap_bytes(gaps, count, size)
 
 
 def _rice_width(gaps: Positions) -> int:
     """Return the low bits per gap that take fewest bytes, near those of the mean gap."""
-    middle = max(int(gaps.sum()) // gaps.size, 1).bit_length() - 1
+    mean_gap = int(gaps.sum()) // gaps.size
+    middle = max(mean_gap, 1).bit_length() - 1
     best_width = 0
     fewest_bits = None
     for width in range(max(middle - 1, 0), middle + 2):
-        bits = int((gaps >> width).sum()) + gaps.size * width
+        unary_bits = int((gaps >> width).sum())
+        bits = unary_bits + gaps.size * width
         if fewest_bits is None or bits < fewest_bits:
             best_width = width
             fewest_bits = bits
@@ -135,7 +146,8 @@ def _rice_width(gaps: Positions) -> int:
 
 def _max_bytes(written: int, size: int) -> int:
     """Return more bytes than any encoder needs for these gaps."""
-    return 2 * (written + size // _ESCAPE) + 64
+    gap_bytes = written + size // _ESCAPE
+    return 2 * gap_bytes + 64
 
 
 def _written_count(count: int, size: int) -> int:
@@ -145,6 +157,7 @@ def _written_count(count: int, size: int) -> int:
 
 def _gaps(positions: Positions, size: int) -> Positions:
     """Return how many positions are skipped before each written one."""
+    # The free positions are fewer: they are written in place of the taken ones.
     if 2 * positions.size > size:
         free = np.ones(size, bool)
         free[positions] = False
@@ -167,8 +180,11 @@ def _gap_bytes(positions: Positions, size: int) -> bytes:
     """Return each gap as a byte below 255, after a 255 for every 255 skipped."""
     gaps = _gaps(positions, size)
     escapes = gaps // _ESCAPE
-    data = np.full(gaps.size + int(escapes.sum()), _ESCAPE, np.uint8)
-    data[np.cumsum(escapes) + np.arange(gaps.size)] = gaps % _ESCAPE
+    length = gaps.size + int(escapes.sum())
+    data = np.full(length, _ESCAPE, np.uint8)
+    # A gap's own byte follows all escapes up to it.
+    ends = np.cumsum(escapes) + np.arange(gaps.size)
+    data[ends] = gaps % _ESCAPE
     return data.tobytes()
 
 

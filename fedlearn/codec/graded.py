@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from fedlearn.codec import Context, groups, order, rotation
 from fedlearn.codec.allocate import HEAD_BYTES, Allocation, Objective, allocate, thin
+from fedlearn.codec.bits import ceil_div
 from fedlearn.errors import FormatError
 
 # Steps of a scale in an octave.
@@ -119,7 +120,10 @@ def decode(objective: Objective, body: bytes, seed: int, context: Context) -> Fl
 
 def _flips(seed: int, block: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the signs (B,) of F₁, before all, and of F₂, between the transforms."""
-    return rotation.signs(seed)[:block], rotation.signs([seed, 2])[:block]
+    before = rotation.signs(seed)
+    # [seed, 1] is taken by the encoder's own draws.
+    between = rotation.signs([seed, 2])
+    return before[:block], between[:block]
 
 
 def _by_grade(grades: Whole, block: int) -> Iterator[tuple[int, Whole]]:
@@ -137,16 +141,12 @@ def _write(
 ) -> bytes:
     """Return the body of scales (n,) and of symbols with their widths."""
     layout = allocation.layout
-    sent_scales = scales[allocation.grades > 0]
-    # Rounded up or down at random, so that the scales are unbiased.
-    steps = np.floor(_STEPS * np.log2(sent_scales)).astype(np.int64)
-    low = np.exp2(steps / _STEPS)
-    high = np.exp2((steps + 1) / _STEPS)
-    steps += draws.random(steps.size) * (high - low) < sent_scales - low
+    steps = _steps(scales[allocation.grades > 0], draws)
     largest = int(steps.max(initial=_LOWEST))
     below = (largest - steps).clip(max=255).astype(np.uint8)
     is_ordered = layout.runs is not None
-    halves = np.zeros(2 * ((layout.count + 1) // 2), np.uint8)
+    # Two grades share a byte; an odd number of them is filled up.
+    halves = np.zeros(2 * ceil_div(layout.count, 2), np.uint8)
     halves[: layout.count] = allocation.grades
     return b"".join(
         [
@@ -158,26 +158,48 @@ def _write(
     )
 
 
+def _steps(scales: Floats, draws: np.random.Generator) -> Whole:
+    """Return scales in steps, rounded up or down at random so that they are unbiased."""
+    exact = _STEPS * np.log2(scales)
+    steps: Whole = np.floor(exact).astype(np.int64)
+    low = np.exp2(steps / _STEPS)
+    high = np.exp2((steps + 1) / _STEPS)
+    # Up with the chance that makes the mean of both the scale itself.
+    steps += draws.random(steps.size) * (high - low) < scales - low
+    return steps
+
+
 def _read(objective: Objective, body: bytes, context: Context) -> _Body:
     """Return what the bytes say; raises FormatError for those that no encoder sends."""
     name = objective.name
     largest, layout = _read_head(name, body, context)
     grades = _read_grades(name, body, layout)
-    first_scale = HEAD_BYTES + (layout.count + 1) // 2
-    first_symbol = first_scale + np.count_nonzero(grades)
+    first_scale = HEAD_BYTES + ceil_div(layout.count, 2)
+    first_symbol = first_scale + int(np.count_nonzero(grades))
     shapes = _symbol_shapes(grades, layout.block)
-    bits = sum(count * width for count, width in shapes)
-    length = first_symbol + (bits + 7) // 8
-    if len(body) != length:
-        raise FormatError(f"{len(body)} bytes of {name} where its grades need {length}")
-    if bits % 8 and body[-1] & (0xFF >> bits % 8):
-        raise FormatError(f"the bits that fill the last byte of {name} are not 0")
+    _check_length(name, body, first_symbol, shapes)
     below = np.frombuffer(body[first_scale:first_symbol], np.uint8)
     steps = largest - below.astype(np.int32)
+    # Exact: a fraction from the table, times a power of two.
+    fractions = _FRACTIONS[steps % _STEPS]
     scales = np.zeros(layout.count, np.float32)
-    scales[grades > 0] = np.ldexp(_FRACTIONS[steps % _STEPS], steps // _STEPS)
+    scales[grades > 0] = np.ldexp(fractions, steps // _STEPS)
     symbols = groups.unpack(body[first_symbol:], shapes)
     return _Body(layout, grades, scales, symbols)
+
+
+def _check_length(
+    name: str, body: bytes, first_symbol: int, shapes: list[tuple[int, int]]
+) -> None:
+    """Raise FormatError unless the body ends with these symbols, filled up by zeros."""
+    bits = sum(count * width for count, width in shapes)
+    length = first_symbol + ceil_div(bits, 8)
+    if len(body) != length:
+        raise FormatError(f"{len(body)} bytes of {name} where its grades need {length}")
+    # One body for equal symbols: no bits that a sender could choose freely.
+    filling = 0xFF >> bits % 8
+    if bits % 8 and body[-1] & filling:
+        raise FormatError(f"the bits that fill the last byte of {name} are not 0")
 
 
 def _read_head(
@@ -203,14 +225,16 @@ def _read_head(
 
 def _read_grades(name: str, body: bytes, layout: order.BlockOrder) -> Whole:
     """Return the grades (n,); raises FormatError for those that no encoder sends."""
-    count = (layout.count + 1) // 2
+    count = ceil_div(layout.count, 2)
     pairs = np.frombuffer(body[HEAD_BYTES : HEAD_BYTES + count], np.uint8)
     if pairs.size < count:
         raise FormatError(
             f"{len(body)} bytes of {name}: "
             f"too few for the grades of {layout.count} blocks"
         )
-    halves = np.stack([pairs & 15, pairs >> 4], axis=1).ravel().astype(np.int64)
+    halves = np.empty(2 * count, np.int64)
+    halves[0::2] = pairs & 15
+    halves[1::2] = pairs >> 4
     grades = halves[: layout.count]
     ends_in_zeros = not halves[layout.count :].any()
     group_sizes = [groups.GRADES[grade].group for grade in np.unique(grades)]

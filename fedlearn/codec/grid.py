@@ -77,6 +77,7 @@ class _Part:
         """Return about how many positions there are, by the rows; for one row: cells."""
         if self.rows.size == 1:
             return self.columns.size
+        # Class c stands for 2**(c - 1), class 0 for none.
         counts = 1 << self.rows.astype(np.int64) >> 1
         return int(counts.sum())
 
@@ -116,12 +117,14 @@ class _Blocks:
     @cached_property
     def ends(self) -> Positions:
         """Return where each block ends in the line."""
-        return np.cumsum(self.height * self.width)
+        sizes = self.height * self.width
+        return np.cumsum(sizes)
 
     @cached_property
     def begins(self) -> Positions:
         """Return where each block begins in the line."""
-        return self.ends - self.height * self.width
+        sizes = self.height * self.width
+        return self.ends - sizes
 
 
 def write_grid(positions: Positions, shapes: tuple[tuple[int, ...], ...]) -> bytes:
@@ -216,8 +219,11 @@ def _read_parts(source: Reader, tensors: list[_Tensor]) -> Iterator[_Part]:
 
 def _classes(counts: Positions) -> Classes:
     """Return 0 for none, 1 for one, 2 for two, 3 for up to four, and so on."""
-    exponents = np.frexp(np.maximum(counts - 1, 0).astype(np.float64))[1]
-    return np.where(counts > 0, exponents + 1, 0).astype(np.uint8)
+    below = np.maximum(counts - 1, 0)
+    # The exponent of a float64 is the number of bits of a whole number.
+    _, exponents = np.frexp(below.astype(np.float64))
+    classes = np.where(counts > 0, exponents + 1, 0)
+    return classes.astype(np.uint8)
 
 
 def _check_classes(part: _Part) -> None:
@@ -259,8 +265,9 @@ def _blocks(parts: list[_Part]) -> _Blocks:
                     int(widths[column_class]),
                 )
                 rows.append(block)
-    columns = np.array(sorted(rows), np.int64).reshape(-1, 8).T
-    return _Blocks(*columns)
+    # By density first, then in an order that both ends share.
+    table = np.array(sorted(rows), np.int64).reshape(-1, 8)
+    return _Blocks(*table.T)
 
 
 def _groups(blocks: _Blocks) -> list[int]:
@@ -277,12 +284,17 @@ def _to_line(
 ) -> Positions:
     """Return where positions of tensor ``index`` stand in the line, (k,)."""
     part_blocks = np.flatnonzero(blocks.part == index)
+    # The block of each pair of classes; pairs without one are never looked up.
     table = np.zeros((_MAX_CLASS + 1, _MAX_CLASS + 1), np.int64)
     row_classes = blocks.row_class[part_blocks]
-    table[row_classes, blocks.column_class[part_blocks]] = part_blocks
+    column_classes = blocks.column_class[part_blocks]
+    table[row_classes, column_classes] = part_blocks
     block = table[part.rows[row], part.columns[column]]
-    down = _inverse(part.row_order)[row] - blocks.row[block]
-    across = _inverse(part.column_order)[column] - blocks.column[block]
+    # Where a cell's row and column stand among those of their class.
+    row_places = _inverse(part.row_order)
+    column_places = _inverse(part.column_order)
+    down = row_places[row] - blocks.row[block]
+    across = column_places[column] - blocks.column[block]
     within = down * blocks.width[block] + across
     return np.asarray(blocks.begins[block] + within)
 
@@ -292,8 +304,9 @@ def _from_line(blocks: _Blocks, parts: list[_Part], line: Positions) -> Position
     block = np.searchsorted(blocks.ends, line, side="right")
     down, across = _cells(blocks, block, line)
     positions = np.empty(line.size, np.int64)
+    tensor = blocks.part[block]
     for index, part in enumerate(parts):
-        members = np.flatnonzero(blocks.part[block] == index)
+        members = np.flatnonzero(tensor == index)
         row = part.row_order[down[members]]
         column = part.column_order[across[members]]
         positions[members] = part.first + row * part.columns.size + column

@@ -31,6 +31,11 @@ Symbols = NDArray[np.uint16]
 Floats = NDArray[np.float32]
 
 
+# In a key of `_largest`: the magnitude without its lowest 12 bits, and the place.
+_MAGNITUDE_BITS = 0x7FFFF000
+_PLACE_BITS = 0xFFF
+
+
 @dataclass(frozen=True)
 class Grade:
     """A code for the values of a block."""
@@ -49,7 +54,8 @@ class Grade:
 
     def bits(self, block: int) -> int:
         """Return the bits of a block of B values."""
-        return block // self.group * self.width
+        group_count = block // self.group
+        return group_count * self.width
 
 
 # (mean of the largest of M half-normal values)² / M for M = 4096, 2048, … 4, by numerical
@@ -145,30 +151,35 @@ def unpack(data: bytes, parts: Sequence[tuple[int, int]]) -> list[Symbols]:
 def _to_bits(symbols: Symbols, width: int) -> NDArray[np.uint8]:
     """Return the bits (count · width,) of numbers (count,)."""
     # Numbers that fill whole bytes are joined first: several times as fast.
-    if 8 % width == 0 and symbols.size % (8 // width) == 0:
-        rows = symbols.astype(np.uint8).reshape(-1, 8 // width)
+    per_byte = 8 // width
+    if 8 % width == 0 and symbols.size % per_byte == 0:
+        rows = symbols.astype(np.uint8).reshape(-1, per_byte)
         joined = rows[:, 0]
         for column in rows.T[1:]:
             joined = joined << width | column
         return np.unpackbits(joined)
+    # Big-endian, so that the bits of a number stand last in its one or two bytes.
     kind = np.uint8 if width <= 8 else ">u2"
-    whole_bytes: NDArray[np.uint8] = symbols.astype(kind)[:, None].view(np.uint8)
-    return np.unpackbits(whole_bytes, axis=1)[:, -width:].ravel()
+    numbers = symbols.astype(kind)[:, None]
+    bits = np.unpackbits(numbers.view(np.uint8), axis=1)
+    return bits[:, -width:].ravel()
 
 
 def _from_bits(bits: NDArray[np.uint8], width: int) -> Symbols:
     """Return the numbers (count,) of bits (count · width,)."""
+    # The inverse of both ways of `_to_bits`.
     if 8 % width == 0 and bits.size % 8 == 0:
         shifts = np.arange(8 - width, -1, -width, dtype=np.uint8)
         mask = np.uint8(2**width - 1)
-        rows: NDArray[np.uint8] = np.packbits(bits)[:, None] >> shifts & mask
+        joined = np.packbits(bits)[:, None]
+        rows: NDArray[np.uint8] = joined >> shifts & mask
         return rows.astype(np.uint16).ravel()
     size = 8 if width <= 8 else 16
     filled = np.zeros((bits.size // width, size), np.uint8)
     filled[:, size - width :] = bits.reshape(-1, width)
     kind = np.uint8 if size == 8 else ">u2"
-    numbers: Symbols = np.packbits(filled).view(kind).astype(np.uint16)
-    return numbers
+    numbers = np.packbits(filled).view(kind)
+    return numbers.astype(np.uint16)
 
 
 def _choose_largest(rotated: Floats, grade: Grade) -> tuple[Symbols, Floats, Floats]:
@@ -176,7 +187,9 @@ def _choose_largest(rotated: Floats, grade: Grade) -> tuple[Symbols, Floats, Flo
     places = _largest(rotated, grade.group)
     count = places.shape[1]
     chosen = np.take_along_axis(rotated, places, axis=1)
-    symbols = (places // count * 2 + (chosen < 0)).astype(np.uint16)
+    # The place within the group, and a bit for the sign.
+    codes = places // count * 2 + (chosen < 0)
+    symbols = codes.astype(np.uint16)
     inner = np.abs(chosen).sum(axis=1)
     return symbols, inner, np.full(len(rotated), count, np.float32)
 
@@ -203,9 +216,11 @@ def _largest(rotated: Floats, group: int) -> NDArray[np.int64]:
     may be taken for one another, which costs nothing that can be measured.
     """
     block = rotated.shape[1]
-    keys = rotated.view(np.int32) & 0x7FFFF000
+    keys = rotated.view(np.int32) & _MAGNITUDE_BITS
     keys |= np.arange(block, dtype=np.int32)
-    while keys.shape[1] > block // group:
+    group_count = block // group
+    while keys.shape[1] > group_count:
         half = keys.shape[1] // 2
         keys = np.maximum(keys[:, :half], keys[:, half:])
-    return (keys & 0xFFF).astype(np.int64)
+    places = keys & _PLACE_BITS
+    return places.astype(np.int64)

@@ -42,6 +42,7 @@ class Raw32:
         They are a view of the bytes, where these are aligned for float32.
         """
         _check_length(body, self.length(context))
+        # No copy: a model's payload is hundreds of megabytes.
         values = np.frombuffer(body, "<f4").astype(np.float32, copy=False)
         if values.flags.aligned:
             return values
@@ -117,7 +118,9 @@ def _tensor(values: NDArray[np.float32]) -> torch.Tensor:
 
     It rounds to halves ten times faster than numpy.
     """
-    return torch.from_numpy(np.require(values, np.float32, ["C", "W"]))
+    # torch warns of memory that it may not write, hence "W".
+    writable = np.require(values, np.float32, ["C", "W"])
+    return torch.from_numpy(writable)
 
 
 def _halves(body: bytes, kind: str) -> NDArray[np.generic]:

@@ -51,6 +51,7 @@ class Predicted:
     def encode(self, values: NDArray[np.float32], seed: int, context: Context) -> bytes:
         """Return one byte per factor, then the codec's; raises PayloadError as it does."""
         moved = context.moved
+        # Without movement there is nothing to predict from, and no byte is sent for it.
         if moved is None or not moved.any():
             return self.codec.encode(values, seed, context)
         factors = _factors(values, moved, context)
@@ -97,7 +98,9 @@ def _rows(
         part = values[first : first + prod(shape)]
         first += part.size
         rows = _factor_count(shape)
-        yield part.reshape(rows, part.size // max(1, rows))
+        # A tensor of no rows has no values either.
+        columns = part.size // max(1, rows)
+        yield part.reshape(rows, columns)
 
 
 def _factors(
@@ -111,7 +114,9 @@ def _factors(
         energy = np.einsum("ij,ij->i", moved_rows, moved_rows)
         zeros = np.zeros_like(along)
         best = np.divide(along, energy, out=zeros, where=energy > _NO_ENERGY)
-        steps.append(np.rint(best / STEP).clip(-127, 127).astype(np.int8))
+        nearest = np.rint(best / STEP)
+        # Not -128, so that factors are as large on both sides.
+        steps.append(nearest.clip(-127, 127).astype(np.int8))
     return np.concatenate(steps)
 
 
@@ -126,7 +131,9 @@ def _prediction(
     first = 0
     pairs = zip(_rows(prediction, context), _rows(moved, context), strict=True)
     for target, moved_rows in pairs:
-        steps = factors[first : first + len(moved_rows), None]
-        np.multiply(moved_rows, steps * np.float32(STEP), out=target)
-        first += len(moved_rows)
+        end = first + len(moved_rows)
+        # Exact: a step is a power of two.
+        row_factors = factors[first:end, None] * np.float32(STEP)
+        np.multiply(moved_rows, row_factors, out=target)
+        first = end
     return prediction

@@ -34,7 +34,8 @@ class Context:
     @property
     def size(self) -> int:
         """Return P, the number of values."""
-        return sum(prod(shape) for shape in self.shapes)
+        sizes = map(prod, self.shapes)
+        return sum(sizes)
 
 
 class Codec(Protocol):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.codec import Context
+from fedlearn.codec.bits import ceil_div
 from fedlearn.errors import FormatError
 
 # Magnitudes of `Centroids`: with the sign, 4 bits.
@@ -39,12 +40,14 @@ class Signs:
     def length(self, context: Context) -> int:
         """Return the bytes of values in these tensors."""
         sizes, _ = _extents(context)
-        return 4 * sizes.size + -(-context.size // 8)
+        scale_bytes = 4 * sizes.size
+        return scale_bytes + ceil_div(context.size, 8)
 
     def encode(self, values: NDArray[np.float32], seed: int, context: Context) -> bytes:
         """Return a scale per tensor that has values, and signs."""
         sizes, starts = _extents(context)
         sums = np.empty(0)
+        # In float64, so that the mean of a large tensor does not lose small magnitudes.
         if starts.size:
             sums = np.add.reduceat(np.abs(values), starts, dtype=np.float64)
         scales = (sums / sizes).astype("<f4")
@@ -84,7 +87,8 @@ class Centroids:
 
     def length(self, context: Context) -> int:
         """Return the bytes of P values."""
-        return 4 * _BINS + -(-context.size // 2)
+        centroid_bytes = 4 * _BINS
+        return centroid_bytes + ceil_div(context.size, 2)
 
     def encode(self, values: NDArray[np.float32], seed: int, context: Context) -> bytes:
         """Return the centroids and two values a byte, the first in the low half.
@@ -93,11 +97,11 @@ class Centroids:
         """
         magnitudes = np.abs(values)
         bins = _bins(magnitudes)
-        counts = np.bincount(bins, minlength=_BINS)
-        sums = np.bincount(bins, weights=magnitudes.astype(np.float64), minlength=_BINS)
-        centroids = (sums / np.maximum(counts, 1)).astype("<f4")
-        halves = np.zeros(values.size + values.size % 2, np.uint8)
-        halves[: values.size] = bins + _BINS * (values < 0)
+        centroids = _centroids(magnitudes, bins)
+        # An odd number of values is filled up to whole bytes.
+        size = values.size
+        halves = np.zeros(size + size % 2, np.uint8)
+        halves[:size] = bins + _BINS * (values < 0)
         pairs = halves[::2] | halves[1::2] << 4
         return centroids.tobytes() + pairs.tobytes()
 
@@ -112,8 +116,10 @@ class Centroids:
         halves = np.empty((pairs.size, 2), np.uint8)
         halves[:, 0] = pairs & 15
         halves[:, 1] = pairs >> 4
+        # The high bit of a half is the sign: the second 8 are the negatives.
         table = np.concatenate([centroids, -centroids])
-        return table[halves.ravel()[: context.size]]
+        codes = halves.ravel()[: context.size]
+        return table[codes]
 
 
 def _bins(magnitudes: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -130,11 +136,23 @@ def _bins(magnitudes: NDArray[np.float32]) -> NDArray[np.uint8]:
     return bins
 
 
+def _centroids(
+    magnitudes: NDArray[np.float32], bins: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """Return the mean magnitude of each bin (8,) little-endian; 0 for an empty one."""
+    counts = np.bincount(bins, minlength=_BINS)
+    weights = magnitudes.astype(np.float64)
+    sums = np.bincount(bins, weights=weights, minlength=_BINS)
+    means = sums / np.maximum(counts, 1)
+    return means.astype("<f4")
+
+
 def _extents(context: Context) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the sizes and the first places of the tensors that have values."""
-    sizes = [prod(shape) for shape in context.shapes]
+    sizes = map(prod, context.shapes)
     nonzero = np.array([size for size in sizes if size], np.int64)
-    return nonzero, np.cumsum(nonzero) - nonzero
+    ends = np.cumsum(nonzero)
+    return nonzero, ends - nonzero
 
 
 def _scales(body: bytes, count: int, name: str) -> NDArray[np.float32]:

@@ -21,6 +21,8 @@ from math import isqrt
 import numpy as np
 import torch
 
+from fedlearn.codec.bits import ceil_div
+
 # The larger factor of a block's size: rows of 64 keep both matrix products small.
 WIDTH = 64
 
@@ -37,7 +39,8 @@ BATCH_VALUES = BATCH_BLOCKS * LARGE
 def padded(size: int) -> int:
     """Return the number of values in the blocks of a vector of ``size`` values."""
     remainder = size % LARGE
-    return size - remainder + -(-remainder // SMALL) * SMALL
+    small_blocks = ceil_div(remainder, SMALL)
+    return size - remainder + small_blocks * SMALL
 
 
 def blocks(values: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
@@ -60,15 +63,18 @@ def blocks(values: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
 
 def count(size: int) -> int:
     """Return the number of blocks of a vector of ``size`` values."""
-    return size // LARGE + -(-(size % LARGE) // SMALL)
+    remainder = size % LARGE
+    return size // LARGE + ceil_div(remainder, SMALL)
 
 
 def signs(seed: int | Sequence[int]) -> torch.Tensor:
     """Return 4,096 random signs, float32; a block uses the first of them."""
     # Raw draws: numpy promises never to change this stream.
-    words = np.random.PCG64(seed).random_raw(LARGE // 64).astype("<u8")
-    bits = np.unpackbits(words.view(np.uint8))
-    return torch.from_numpy(bits.astype(np.float32) * 2 - 1)
+    words = np.random.PCG64(seed).random_raw(LARGE // 64)
+    # Little-endian, so that the bits come in the same order on every machine.
+    word_bytes = words.astype("<u8").view(np.uint8)
+    bits = np.unpackbits(word_bytes).astype(np.float32)
+    return torch.from_numpy(bits * 2 - 1)
 
 
 def transform(block: torch.Tensor) -> torch.Tensor:
@@ -92,8 +98,11 @@ def mix(block: torch.Tensor, between: torch.Tensor) -> torch.Tensor:
     times the input. It is exact where the rows are whole numbers s with
     64 r · ‖s‖ < 2**24: no sum on the way, nor a part of it, is larger (Cauchy-Schwarz).
     """
-    scaled_flips = between * (1 / isqrt(block.shape[1]))
-    return transform(transform(block).mul_(scaled_flips))
+    # A power of two, because 64 r is a power of 4: the product is exact.
+    scale = 1 / isqrt(block.shape[1])
+    first = transform(block)
+    first *= between * scale
+    return transform(first)
 
 
 @contextmanager

@@ -23,7 +23,8 @@ def sent_count(share: float, size: int) -> int:
 
     At least one value is sent where there are any.
     """
-    return min(size, max(1, round(share * size)))
+    nearest = round(share * size)
+    return min(size, max(1, nearest))
 
 
 def top(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:
@@ -41,6 +42,7 @@ def top(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     if not k:
         return np.empty(0, np.int64)
     candidates = _above(flat, _guess(flat, k))
+    # The guess was too high; with 0 as the threshold all values are candidates.
     if candidates.size < k:
         candidates = _above(flat, np.float32(0))
     magnitudes = np.abs(flat[candidates])
@@ -67,10 +69,14 @@ def random_positions(
     Source: random-k, Stich et al., NeurIPS 2018. Departure: one in each stretch instead
     of any k, so that both ends draw k numbers and the positions come sorted.
     """
-    edges = np.arange(k + 1, dtype=np.int64) * size // max(k, 1)
+    # In whole numbers: both ends must have the same edges.
+    edges = np.arange(k + 1, dtype=np.int64)
+    edges *= size
+    edges //= max(k, 1)
     lengths = np.diff(edges)
-    offsets = (_fractions(k, seed) * lengths).astype(np.int64)
-    return np.asarray(edges[:-1] + offsets), lengths
+    offsets = _fractions(k, seed) * lengths
+    positions = edges[:-1] + offsets.astype(np.int64)
+    return positions, lengths
 
 
 def _fractions(k: int, seed: int) -> NDArray[np.float64]:
@@ -94,8 +100,8 @@ def _guess(values: NDArray[np.float32], k: int) -> np.float32:
     return np.float32(np.partition(sample, place)[place])
 
 
-def _above(values: NDArray[np.float32], least: np.float32) -> NDArray[np.int64]:
-    """Return the positions of all magnitudes of at least ``least``.
+def _above(values: NDArray[np.float32], threshold: np.float32) -> NDArray[np.int64]:
+    """Return the positions of all magnitudes of at least ``threshold``.
 
     Four times faster than numpy in one line, because few flags are set.
     """
@@ -104,9 +110,12 @@ def _above(values: NDArray[np.float32], least: np.float32) -> NDArray[np.int64]:
     for first in range(0, values.size, _BLOCK):
         block = values[first : first + _BLOCK]
         magnitudes = np.abs(block, out=room[: block.size])
-        np.greater_equal(magnitudes, least, out=flags[first : first + block.size])
+        block_flags = flags[first : first + block.size]
+        np.greater_equal(magnitudes, threshold, out=block_flags)
     # Eight flags a byte: most bytes are 0, and only the others are looked at again.
     packed = np.packbits(flags)
     nonzero = np.flatnonzero(packed.view(bool))
-    bits = np.flatnonzero(np.unpackbits(packed[nonzero]).view(bool))
-    return np.asarray((nonzero << 3)[bits >> 3] + (bits & 7))
+    unpacked = np.unpackbits(packed[nonzero])
+    bits = np.flatnonzero(unpacked.view(bool))
+    byte_starts = nonzero << 3
+    return np.asarray(byte_starts[bits >> 3] + (bits & 7))

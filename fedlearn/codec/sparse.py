@@ -50,8 +50,8 @@ class TopK:
         """Return the bytes; raises PayloadError for values that the quantiser refuses."""
         k = select.sent_count(self.share, values.size)
         positions = select.top(values, k)
-        sent = _sent_context(positions, context)
-        body = self.quantise.encode(values[positions], seed, sent)
+        sent_context = _sent_context(positions, context)
+        body = self.quantise.encode(values[positions], seed, sent_context)
         return self.pack.write(positions, body, context)
 
     def decode(self, body: bytes, seed: int, context: Context) -> Sparse:
@@ -61,9 +61,9 @@ class TopK:
         """
         k = select.sent_count(self.share, context.size)
         positions, packed = self.pack.read(body, k, context)
-        sent = _sent_context(positions, context)
-        quantised = packed.body(self.quantise.length(sent))
-        values = self.quantise.decode(quantised, seed, sent)
+        sent_context = _sent_context(positions, context)
+        quantised = packed.body(self.quantise.length(sent_context))
+        values = self.quantise.decode(quantised, seed, sent_context)
         return Sparse(positions, values, context.size)
 
 
@@ -85,6 +85,7 @@ class RandomK:
         """Return the bytes; raises PayloadError for values that the quantiser refuses."""
         k = select.sent_count(self.share, values.size)
         positions, lengths = select.random_positions(values.size, k, seed)
+        # In float64, because the factor may lead beyond float32.
         scaled = values[positions].astype(np.float64) * lengths
         largest = float(np.abs(scaled).max(initial=0))
         if largest > _LARGEST:
@@ -92,8 +93,8 @@ class RandomK:
                 f"the value {largest:g} does not fit randk({self.share:g}), "
                 "which scales by 1 / share; use raw32"
             )
-        sent = _sent_context(positions, context)
-        return self._value_codec().encode(scaled.astype(np.float32), seed, sent)
+        sent_context = _sent_context(positions, context)
+        return self._value_codec().encode(scaled.astype(np.float32), seed, sent_context)
 
     def decode(self, body: bytes, seed: int, context: Context) -> Sparse:
         """Return the k values and their positions.
@@ -102,8 +103,8 @@ class RandomK:
         """
         k = select.sent_count(self.share, context.size)
         positions, _ = select.random_positions(context.size, k, seed)
-        sent = _sent_context(positions, context)
-        values = self._value_codec().decode(body, seed, sent)
+        sent_context = _sent_context(positions, context)
+        values = self._value_codec().decode(body, seed, sent_context)
         return Sparse(positions, values, context.size)
 
     def _value_codec(self) -> Quantiser | Deflated:
@@ -141,7 +142,8 @@ class Deflated:
 
 def _sent_context(positions: NDArray[np.int64], context: Context) -> Context:
     """Return what both ends know of the sent values: how many each tensor has."""
-    sizes = [prod(shape) for shape in context.shapes]
-    edges = np.searchsorted(positions, np.cumsum([0, *sizes]))
+    sizes = map(prod, context.shapes)
+    starts = np.cumsum([0, *sizes])
+    edges = np.searchsorted(positions, starts)
     counts = np.diff(edges).tolist()
     return Context(tuple((count,) for count in counts if count))

@@ -26,9 +26,11 @@ class Argument:
 
     def __str__(self) -> str:
         """Return the name and the range, for error messages."""
+        low = f"{self.low:g}"
+        high = f"{self.high:g}"
         if self.above:
-            return f"{self.name} above {self.low:g} up to {self.high:g}"
-        return f"{self.name} from {self.low:g} to {self.high:g}"
+            return f"{self.name} above {low} up to {high}"
+        return f"{self.name} from {low} to {high}"
 
 
 @dataclass(frozen=True)
