@@ -174,6 +174,7 @@ class Layout:
 
         The others are buffers, such as BatchNorm's statistics.
         """
+        # Tied tensors too: they are trained under their first name.
         flags = [np.empty(0, bool)]
         for entry in self._float_entries():
             flags.append(np.full(entry.size, entry.is_trained))
@@ -287,6 +288,7 @@ class Layout:
                 "the arrays are not this model's; "
                 f"differing names: {', '.join(differing[:5])}"
             )
+
         for entry in self.entries:
             array = np.asarray(arrays[entry.name])
             if array.shape != entry.shape:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fedlearn.codec import Context, budget, groups, order
 from fedlearn.codec.bits import ceil_div
+from fedlearn.codec.block_order import BlockOrder, batches
 from fedlearn.errors import PayloadError
 
 # The squared norms of blocks that can be sent: squares of other values underflow or
@@ -58,7 +59,7 @@ class Objective(Protocol):
 class Allocation:
     """Values laid out in blocks, and what is to be spent on each."""
 
-    layout: order.BlockOrder
+    layout: BlockOrder
     # (n,) squared norms, after the factors.
     energies: Doubles
     # (n,)
@@ -110,23 +111,27 @@ def thin(
     bits = _symbol_bits(objective, layout)
     if _has_bits_to_spare(allocation, lowest):
         return allocation
+
     # Blocks of at least this energy always stay: q is 1 there.
     capture = groups.GRADES[lowest].capture
     threshold = capture * price * allocation.last_gain
     # Infinite where the budget holds no step: then there is nothing to thin.
     if not np.isfinite(threshold):
         return allocation
+
     chances = _chances(allocation.energies, threshold)
     # Where more blocks would stay than the budget holds.
     while price * chances.sum() > bits:
         threshold *= 2
         chances = _chances(allocation.energies, threshold)
+
     stays = draws.random(chances.size) < chances
     # Enlarged by 1 / q, so that the expectation is the block itself.
     inverses = 1 / np.where(chances > 0, chances, 1)
     factors = np.where(stays, inverses, 0)
     if (factors == 1).all():
         return allocation
+    # Graded anew: the blocks that stay have other energies, and more bits each.
     thinned = _graded(objective, layout, allocation.energies * factors**2)
     return replace(
         thinned, buffer=allocation.buffer, factors=factors.astype(np.float32)
@@ -158,10 +163,10 @@ def _plain_energies(values: Floats, block: int) -> Doubles:
     return np.concatenate(energies)
 
 
-def _layout_energies(layout: order.BlockOrder, buffer: Floats) -> Doubles:
+def _layout_energies(layout: BlockOrder, buffer: Floats) -> Doubles:
     """Return the squared norms (n,) of the blocks of a layout."""
     energies = [np.empty(0)]
-    for members in order.batches(np.arange(layout.count), layout.block):
+    for members in batches(np.arange(layout.count), layout.block):
         energies.append(_energies(layout.take(buffer, members)))
     return np.concatenate(energies)
 
@@ -174,9 +179,7 @@ def _energies(blocks: Floats) -> Doubles:
     return np.where(energies < _MIN_ENERGY, 0, energies)
 
 
-def _graded(
-    objective: Objective, layout: order.BlockOrder, energies: Doubles
-) -> Allocation:
+def _graded(objective: Objective, layout: BlockOrder, energies: Doubles) -> Allocation:
     """Return the allocation for blocks of these energies, its buffer still to be set.
 
     Raises PayloadError for a block with a norm above 1e15.
@@ -194,7 +197,7 @@ def _graded(
     return Allocation(layout, energies, grades, last_gain)
 
 
-def _symbol_bits(objective: Objective, layout: order.BlockOrder) -> int:
+def _symbol_bits(objective: Objective, layout: BlockOrder) -> int:
     """Return the bits for scales and symbols: at least what one block takes."""
     total_bits = int(objective.rate * layout.size)
     # Two grades share a byte.
@@ -203,13 +206,13 @@ def _symbol_bits(objective: Objective, layout: order.BlockOrder) -> int:
     return max(bits, _lowest_price(objective, layout))
 
 
-def _lowest_grade(objective: Objective, layout: order.BlockOrder) -> int:
+def _lowest_grade(objective: Objective, layout: BlockOrder) -> int:
     """Return the lowest grade in use besides 0."""
     grades = budget.hull(layout.block, objective.costs)
     return grades[1]
 
 
-def _lowest_price(objective: Objective, layout: order.BlockOrder) -> int:
+def _lowest_price(objective: Objective, layout: BlockOrder) -> int:
     """Return the bits of a block and its scale at the lowest grade in use."""
     grade = _lowest_grade(objective, layout)
     return budget.price(grade, layout.block)

@@ -68,6 +68,7 @@ class Reader:
         """Return a number written by `number`; raises FormatError above ``most``."""
         value = 0
         shift = 0
+        # Byte by byte, because the number's own length is not known before its end.
         while True:
             if self._at >= len(self._data):
                 raise FormatError("the payload ends early, within a number")
@@ -106,6 +107,7 @@ def pack_bits(values: NDArray[np.int64], width: int) -> bytes:
     of the width, in ⌈n · bits / 8⌉ bytes.
     """
     parts = []
+    # Whole bytes of each number need no shifting: one pass over the array each.
     while width > 8:
         parts.append((values & 255).astype(np.uint8).tobytes())
         values = values >> 8
@@ -151,6 +153,7 @@ def _unpack_rows(source: Reader, count: int, width: int) -> NDArray[np.int64]:
     padded = np.zeros(len(words) * width, np.uint8)
     padded[: data.size] = data
     words[:, :width] = padded.reshape(-1, width)
+
     numbers = words.view("<u8")[:, 0]
     mask = np.uint64(2**width - 1)
     rows = np.empty((len(words), 8), np.int64)
@@ -162,6 +165,7 @@ def _unpack_rows(source: Reader, count: int, width: int) -> NDArray[np.int64]:
 
 def deflate(data: bytes) -> bytes:
     """Return raw deflate: Huffman codes alone, or with repetitions, the smaller one."""
+    # Both are tried: repetitions pay only where neighbouring values agree.
     level = 6 if len(data) <= _LONG_STREAM else 1
     huffman = _deflate(data, level, zlib.Z_HUFFMAN_ONLY)
     repeating = _deflate(data, level, zlib.Z_DEFAULT_STRATEGY)

@@ -80,6 +80,7 @@ class Buckets:
         offsets = draws.integers(DITHERS - TOGETHER, size=batches)
         starts = [0, *offsets.tolist()]
         levels = self._levels(values, scales, torch.from_numpy(dithers), starts)
+        # 8-bit levels are bytes as they stand.
         packed = levels.data if self.bits == 8 else _pack4(levels)
         return b"".join([scales.astype("<f4").tobytes(), packed])
 
@@ -92,16 +93,20 @@ class Buckets:
         scales = self._read_scales(body, context)
         data = np.frombuffer(body, np.int8, offset=4 * scales.size)
         levels = data if self.bits == 8 else _unpack4(data, size)
+
         values = np.empty(size, np.float32)
         full_size = size - size % self.bucket
         # The last bucket may be short: it is worked on apart.
         rows = values[:full_size].reshape(-1, self.bucket)
         level_rows = levels[:full_size].reshape(rows.shape)
+
+        # Batch by batch, so that casting and scaling read the same cached values.
         step = TOGETHER // self.bucket
         for first in range(0, len(rows), step):
             block = rows[first : first + step]
             np.copyto(block, level_rows[first : first + step])
             block *= scales[first : first + len(block), None]
+
         if full_size < size:
             values[full_size:] = levels[full_size:] * scales[-1]
         return values
@@ -137,12 +142,14 @@ class Buckets:
             magnitudes = room[: block.numel()].view(block.shape)
             torch.abs(block, out=magnitudes)
             torch.amax(magnitudes, 1, out=largest[first : first + len(block)])
+
         maximum = magnitude(largest.numpy())
         if maximum > LARGEST:
             raise PayloadError(
                 f"the value {maximum:g} does not fit q{self.bits} (up to 1e38); "
                 "use raw32"
             )
+
         scales = largest.numpy() / np.float32(self.levels)
         return np.where(scales < SMALLEST, np.float32(0), scales)
 
@@ -158,6 +165,7 @@ class Buckets:
         inverses = np.divide(_INWARD, scales, out=zeros, where=scales > 0)
         factors = torch.from_numpy(inverses[:, None])
         levels = np.empty((scales.size, self.bucket), np.int8)
+
         # One room for all batches: its pages stay in the cache.
         room = torch.empty(min(TOGETHER, dithers.numel()))
         for first, block in self._blocks(values):

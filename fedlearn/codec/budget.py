@@ -35,13 +35,16 @@ def spend(
     """
     grades = hull(block, costs)
     prices = np.diff([price(grade, block) for grade in grades])
+
     # Error taken away per bit, for each block and each of its steps.
     worth = -np.diff(costs[grades]) / prices
     gains = np.multiply.outer(energies, worth).ravel()
+
     # One sort is the greedy walk: all steps of all blocks, the most worth first. It is
     # stable, so that equal gains give equal grades on every machine.
     falling = np.argsort(-gains, kind="stable")
     falling = falling[gains[falling] > 0]
+
     falling_prices = np.tile(prices, energies.size)[falling]
     totals = np.cumsum(falling_prices)
     count = int(np.searchsorted(totals, bits, side="right"))
@@ -49,6 +52,7 @@ def spend(
     steps = np.bincount(falling[:count] // len(prices), minlength=energies.size)
     unspent = bits - int(falling_prices[:count].sum())
     _spend_last(steps, falling[count:], prices, unspent)
+
     last_gain = np.inf
     if count:
         last_step = falling[count - 1]
@@ -67,6 +71,7 @@ def _spend_last(
     One step of a block may cost a tenth of a small model's budget.
     """
     for candidate in falling[:_LAST_STEPS]:
+        # Steps of a block come in order, so that its next one is the step it has reached.
         block, step = divmod(int(candidate), len(prices))
         cost = int(prices[step])
         if step == steps[block] and cost <= bits:

@@ -111,12 +111,16 @@ class Chain:
         if first.role == PREDICT:
             after = Chain(self.stages[1:])
             return first.make(after.codec())
+
+        # `parse` saw to it that each role stands at most once.
         by_role = {stage.role: stage for stage in self.stages}
         if WHOLE in by_role:
             return by_role[WHOLE].make()
+
         quantiser = by_role[QUANTISE].make()
         select = by_role.get(SELECT)
         pack = by_role.get(PACK)
+
         if select is None:
             return quantiser if pack is None else pack.make(quantiser)
         if pack is None:
@@ -164,9 +168,12 @@ def _parse(text: str) -> Chain:
         raise ConfigError(f"{len(text)} characters; at most {LONGEST} are read")
     if not text.isascii() or not text.isprintable():
         raise ConfigError("only plain ASCII characters are read")
+
     feedback, codec_text = split(text)
     tokens = [token.strip() for token in codec_text.split("+")]
     chain = Chain(tuple(map(_parse_stage, tokens)), feedback)
+
+    # What follows a prediction must be a codec by itself.
     if chain.stages[0].role == PREDICT:
         _check_order(chain.stages[1:])
     else:
@@ -184,10 +191,13 @@ def _parse_stage(token: str) -> ChainStage:
             f"'{token}' is no stage; "
             "write a name, or a name and numbers such as topk(0.01)"
         )
+
     name, inside = parts.groups()
     if name not in STAGES:
         hint = nearest(name, STAGES)
         raise ConfigError(f"unknown stage '{name}'.{hint} Known: {', '.join(STAGES)}")
+
+    # Without brackets there are no numbers; with empty ones there is an empty one.
     arguments = STAGES[name].takes
     texts = []
     if inside is not None:
@@ -195,6 +205,8 @@ def _parse_stage(token: str) -> ChainStage:
     required = [argument for argument in arguments if argument.default is None]
     if not len(required) <= len(texts) <= len(arguments):
         raise ConfigError(f"'{token}' has {len(texts)} numbers; write {_usage(name)}")
+
+    # Fewer texts than arguments: the last ones have defaults.
     numbers = []
     for argument, text in zip(arguments, texts, strict=False):
         numbers.append(_parse_number(token, argument, text))
@@ -234,6 +246,7 @@ def _check_order(stages: tuple[ChainStage, ...]) -> None:
             "'pred' needs a codec for what it does not predict; "
             "write pred+cvq(0.5), for example"
         )
+
     if WHOLE in roles:
         if len(roles) > 1:
             name = stages[roles.index(WHOLE)].name
@@ -241,6 +254,8 @@ def _check_order(stages: tuple[ChainStage, ...]) -> None:
                 f"'{name}' takes the whole vector; write it alone, or after 'pred'"
             )
         return
+
+    # Each role once, in this order, and a quantiser among them.
     order = [SELECT, QUANTISE, PACK]
     for before, after in pairwise(stages):
         if order.index(after.role) <= order.index(before.role):
@@ -265,12 +280,14 @@ def _check_partners(stages: tuple[ChainStage, ...]) -> None:
             "'tern' writes the values that a select leaves; "
             "put topk(0.01) before it, or use 'sign'"
         )
+
     biased = [name for name in names if name in _BIASED]
     if names[0] == "randk" and biased:
         raise ConfigError(
             f"'randk' enlarges what it sends to be unbiased, which '{biased[0]}' "
             "would spoil; use raw32, f16, q8 or q4 after it"
         )
+
     # `deflate` packs values alone; the other packs write the places that topk sends.
     if stages[-1].role == PACK and names[-1] == "deflate" and names[0] == "topk":
         raise ConfigError("'deflate' is for values without places; use gapz")

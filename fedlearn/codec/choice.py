@@ -83,12 +83,15 @@ def _choose(situation: Situation) -> CodecChoice:
         return CodecChoice(
             "f16", "f16", f"the link carries the whole model in {milliseconds}"
         )
+
     if parameters < TINY:
         why = f"{parameters:,} parameters: headers outweigh what coarser codecs save"
         return CodecChoice("q8", "f16", why)
+
     choice = _by_link(situation)
     if situation.averages:
         return choice
+    # An unknown strategy, such as a median, may depend on single updates.
     why = (
         f"{choice.why}; updates in 4 bits: the strategy may compare them one by one, "
         "which noise would drown"
@@ -103,6 +106,7 @@ def _by_link(situation: Situation) -> CodecChoice:
         "pred+cvq(1,1)",
         "a bit a value each way costs next to no accuracy",
     )
+    # 0 is an unknown link, which is taken for a usual one.
     mbps = situation.link_mbps
     if not 0 < mbps < SLOW_MBPS:
         return one_bit

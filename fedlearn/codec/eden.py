@@ -42,6 +42,7 @@ class Eden1:
             raise PayloadError(
                 f"the value {largest:g} does not fit eden1 (up to 1e15); use raw32"
             )
+
         flips = rotation.signs(seed)
         scales = [flips[:0]]
         bits = []
@@ -54,6 +55,7 @@ class Eden1:
             total = torch.linalg.vector_norm(rotated, 1, dim=1)
             scales.append(torch.where(total > 0, energy / total, 0.0))
             bits.append(np.packbits(rotated.numpy() >= 0).tobytes())
+
         scale_bytes = torch.cat(scales).numpy().astype("<f4").tobytes()
         return b"".join([scale_bytes, *bits])
 
@@ -67,11 +69,13 @@ class Eden1:
         scales = _read_scales(body, size)
         packed = np.frombuffer(body, np.uint8, offset=4 * scales.size)
         bits = torch.from_numpy(np.unpackbits(packed))
+
         values = torch.from_numpy(np.empty(padded, np.float32))
         flips = rotation.signs(seed)
         first = 0
         sources = rotation.blocks(bits, size)
         targets = rotation.blocks(values, size)
+
         for source, target in zip(sources, targets, strict=True):
             end = first + len(source)
             # Whole numbers, so that the transform is exact; the scale rounds once.

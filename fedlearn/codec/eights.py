@@ -51,6 +51,7 @@ def nearest(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     signs = rows >> 31 & _SIGN_BIT
     keys = rows & _MAGNITUDE_BITS | signs | _PLACES
     first, second, last = _extremes(keys)
+
     large = first.view(np.float32)
     small = second.view(np.float32)
     weakest = last.view(np.float32)
@@ -111,9 +112,12 @@ def _table() -> NDArray[np.float32]:
     """Return the vector of each byte (256, 8)."""
     table = np.zeros((256, LENGTH), np.float32)
     codes = np.arange(128)[:, None]
+
+    # Bit k of the byte is the sign of value k.
     table[:128, :7] = 1 - 2 * (codes >> np.arange(7) & 1)
     # The product of the other signs: the number of minuses is then even.
     table[:128, 7] = table[:128, :7].prod(axis=1)
+
     for code in range(128):
         p = code >> 4
         q = code >> 1 & 7

@@ -59,11 +59,13 @@ def write_rice(positions: Positions, size: int) -> bytes:
     if not gaps.size:
         return b""
     width = _rice_width(gaps)
+
     # A gap's upper part u is u zeros and a one.
     ends = np.cumsum(gaps >> width) + np.arange(gaps.size)
     marks = np.zeros(int(ends[-1]) + 1, np.uint8)
     marks[ends] = 1
     unary = np.packbits(marks, bitorder="little").tobytes()
+
     low_bits = pack_bits(gaps & (2**width - 1), width)
     return b"".join([bytes([width]), number(len(unary)), unary, low_bits])
 
@@ -73,15 +75,18 @@ def read_rice(source: Reader, count: int, size: int) -> Positions:
     written = _written_count(count, size)
     if not written:
         return _positions(np.empty(0, np.int64), count, size)
+
     width = source.take(1)[0]
     if width > _MAX_WIDTH:
         raise FormatError(f"gaps of {width} bits in the payload")
+
     # A one for each gap, and as many zeros as the upper parts can add up to.
     longest = ceil_div((size >> width) + written, 8)
     unary = np.frombuffer(source.take(source.number(longest)), np.uint8)
     ends = np.flatnonzero(np.unpackbits(unary, bitorder="little").view(bool))
     if ends.size != written:
         raise FormatError(f"{ends.size} gaps in the payload where {written} are needed")
+
     # Position j is j written ones before it, plus the gaps so far: low and upper parts.
     numbers = np.arange(written)
     positions = numbers + np.cumsum(unpack_bits(source, written, width))
@@ -119,6 +124,7 @@ def read_lzma(source: Reader, count: int, size: int) -> Positions:
     data = source.take(source.number(_max_bytes(written, size)))
     stream = xz.LZMADecompressor(xz.FORMAT_RAW, filters=_FILTERS)
     limit = written + size // _ESCAPE
+
     try:
         # One byte more, so that a stream that is too long is seen to be.
         gaps = stream.decompress(data, limit + 1)
@@ -181,6 +187,7 @@ def _gap_bytes(positions: Positions, size: int) -> bytes:
     gaps = _gaps(positions, size)
     escapes = gaps // _ESCAPE
     length = gaps.size + int(escapes.sum())
+    # All escapes; the other bytes are written over.
     data = np.full(length, _ESCAPE, np.uint8)
     # A gap's own byte follows all escapes up to it.
     ends = np.cumsum(escapes) + np.arange(gaps.size)
@@ -191,6 +198,7 @@ def _gap_bytes(positions: Positions, size: int) -> bytes:
 def _from_gap_bytes(data: bytes, count: int, size: int) -> Positions:
     """Return the positions of `_gap_bytes`; raises FormatError."""
     gaps = np.frombuffer(data, np.uint8)
+    # A byte below 255 ends a gap; escapes at the end of the data would end none.
     ends = np.flatnonzero(gaps != _ESCAPE)
     written = _written_count(count, size)
     if ends.size != written or (gaps.size and gaps[-1] == _ESCAPE):

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from fedlearn.codec import Context, groups, order, rotation
 from fedlearn.codec.allocate import HEAD_BYTES, Allocation, Objective, allocate, thin
 from fedlearn.codec.bits import ceil_div
+from fedlearn.codec.block_order import BlockOrder, batches
 from fedlearn.errors import FormatError
 
 # Steps of a scale in an octave.
@@ -57,7 +58,7 @@ Whole = NDArray[np.int64]
 class _Body:
     """What the bytes say."""
 
-    layout: order.BlockOrder
+    layout: BlockOrder
     # (n,)
     grades: Whole
     # (n,), 0 for blocks of grade 0.
@@ -78,6 +79,7 @@ def encode(objective: Objective, values: Floats, seed: int, context: Context) ->
     allocation = allocate(objective, values, context)
     if objective.thins:
         allocation = thin(objective, allocation, draws)
+
     layout = allocation.layout
     flips, between = _flips(seed, layout.block)
     scales = np.zeros(layout.count, np.float32)
@@ -88,6 +90,7 @@ def encode(objective: Objective, values: Floats, seed: int, context: Context) ->
         if allocation.factors is not None:
             blocks *= torch.from_numpy(allocation.factors[members, None])
         rotated = rotation.mix(blocks, between).numpy()
+
         symbols, inner, squares = groups.choose(rotated, code)
         # The decoder's rotation is √B too large, as is this one: hence B.
         least_squares = inner.astype(np.float64) / (squares * layout.block)
@@ -105,6 +108,8 @@ def decode(objective: Objective, body: bytes, seed: int, context: Context) -> Fl
     parsed = _read(objective, body, context)
     layout = parsed.layout
     flips, between = _flips(seed, layout.block)
+
+    # Whatever the grade, a block is written where its values belong.
     buffer = layout.buffer()
     batches = _by_grade(parsed.grades, layout.block)
     for (grade, members), flat in zip(batches, parsed.symbols, strict=True):
@@ -129,7 +134,7 @@ def _flips(seed: int, block: int) -> tuple[torch.Tensor, torch.Tensor]:
 def _by_grade(grades: Whole, block: int) -> Iterator[tuple[int, Whole]]:
     """Yield each grade in use but 0 with some of its blocks, a batch at a time."""
     for grade in range(1, len(groups.GRADES)):
-        for members in order.batches(np.flatnonzero(grades == grade), block):
+        for members in batches(np.flatnonzero(grades == grade), block):
             yield grade, members
 
 
@@ -142,9 +147,11 @@ def _write(
     """Return the body of scales (n,) and of symbols with their widths."""
     layout = allocation.layout
     steps = _steps(scales[allocation.grades > 0], draws)
+    # A byte holds 255 steps, 32 octaves; the allocation leaves out weaker blocks.
     largest = int(steps.max(initial=_LOWEST))
     below = (largest - steps).clip(max=255).astype(np.uint8)
     is_ordered = layout.runs is not None
+
     # Two grades share a byte; an odd number of them is filled up.
     halves = np.zeros(2 * ceil_div(layout.count, 2), np.uint8)
     halves[: layout.count] = allocation.grades
@@ -178,12 +185,14 @@ def _read(objective: Objective, body: bytes, context: Context) -> _Body:
     first_symbol = first_scale + int(np.count_nonzero(grades))
     shapes = _symbol_shapes(grades, layout.block)
     _check_length(name, body, first_symbol, shapes)
+
     below = np.frombuffer(body[first_scale:first_symbol], np.uint8)
     steps = largest - below.astype(np.int32)
     # Exact: a fraction from the table, times a power of two.
     fractions = _FRACTIONS[steps % _STEPS]
     scales = np.zeros(layout.count, np.float32)
     scales[grades > 0] = np.ldexp(fractions, steps // _STEPS)
+
     symbols = groups.unpack(body[first_symbol:], shapes)
     return _Body(layout, grades, scales, symbols)
 
@@ -202,9 +211,7 @@ def _check_length(
         raise FormatError(f"the bits that fill the last byte of {name} are not 0")
 
 
-def _read_head(
-    name: str, body: bytes, context: Context
-) -> tuple[int, order.BlockOrder]:
+def _read_head(name: str, body: bytes, context: Context) -> tuple[int, BlockOrder]:
     """Return the step of the largest scale, and the layout; raises FormatError."""
     if len(body) < HEAD_BYTES:
         raise FormatError(f"{len(body)} bytes of {name}: too few for its head")
@@ -214,6 +221,8 @@ def _read_head(
         raise FormatError(
             f"the largest scale of {name} is 2**({largest}/8), which no encoder sends"
         )
+
+    # Known movement does not decide: the encoder may have taken the plain order.
     if not is_ordered:
         return largest, order.as_they_are(context.size)
     if not order.is_known(context):
@@ -223,7 +232,7 @@ def _read_head(
     return largest, order.by_movement(context)
 
 
-def _read_grades(name: str, body: bytes, layout: order.BlockOrder) -> Whole:
+def _read_grades(name: str, body: bytes, layout: BlockOrder) -> Whole:
     """Return the grades (n,); raises FormatError for those that no encoder sends."""
     count = ceil_div(layout.count, 2)
     pairs = np.frombuffer(body[HEAD_BYTES : HEAD_BYTES + count], np.uint8)
@@ -236,6 +245,8 @@ def _read_grades(name: str, body: bytes, layout: order.BlockOrder) -> Whole:
     halves[0::2] = pairs & 15
     halves[1::2] = pairs >> 4
     grades = halves[: layout.count]
+
+    # A group larger than its block has no symbol at all.
     ends_in_zeros = not halves[layout.count :].any()
     group_sizes = [groups.GRADES[grade].group for grade in np.unique(grades)]
     if not ends_in_zeros or max(group_sizes, default=0) > layout.block:

@@ -141,11 +141,14 @@ def write_grid(positions: Positions, shapes: tuple[tuple[int, ...], ...]) -> byt
         column = inside % tensor.columns
         parts.append(_counted(tensor, row, column))
         cells.append((row, column))
+
+    # The same blocks that the decoder makes of the classes.
     blocks = _blocks(parts)
     lines = [np.empty(0, np.int64)]
     for index, (row, column) in enumerate(cells):
         lines.append(_to_line(blocks, index, parts[index], row, column))
     line = np.sort(np.concatenate(lines))
+
     classes = deflate(b"".join(part.classes() for part in parts))
     chunks = [number(len(classes)), classes]
     for begin, end in pairwise(_groups(blocks)):
@@ -163,6 +166,8 @@ def read_grid(
     parts = list(_read_parts(source, _tensors(shapes)))
     blocks = _blocks(parts)
     lines = [np.empty(0, np.int64)]
+
+    # Each group says how many positions it has; together they must be all.
     missing = count
     for begin, end in pairwise(_groups(blocks)):
         size = end - begin
@@ -205,6 +210,7 @@ def _read_parts(source: Reader, tensors: list[_Tensor]) -> Iterator[_Part]:
     # More bytes than deflate needs, whatever it is given.
     packed = source.take(source.number(2 * total + 64))
     data = np.frombuffer(inflate(packed, total, total), np.uint8)
+
     first = 0
     for tensor in tensors:
         classes = data[first : first + tensor.sent_classes]
@@ -244,6 +250,7 @@ def _check_classes(part: _Part) -> None:
 
 def _blocks(parts: list[_Part]) -> _Blocks:
     """Return the blocks of these tensors, sorted."""
+    # A loop costs little: at most 40 x 40 pairs of classes a tensor.
     rows = []
     for index, part in enumerate(parts):
         heights = np.bincount(part.rows)
@@ -290,6 +297,7 @@ def _to_line(
     column_classes = blocks.column_class[part_blocks]
     table[row_classes, column_classes] = part_blocks
     block = table[part.rows[row], part.columns[column]]
+
     # Where a cell's row and column stand among those of their class.
     row_places = _inverse(part.row_order)
     column_places = _inverse(part.column_order)

@@ -96,6 +96,7 @@ def choose(rotated: Floats, grade: Grade) -> tuple[Symbols, Floats, Floats]:
     """
     if grade.kind == "largest":
         return _choose_largest(rotated, grade)
+
     is_eights = grade.kind == "eights"
     symbols = eights.nearest(rotated) if is_eights else _levels(rotated, grade)
     decoded = expand(symbols, grade, rotated.shape[1])
@@ -112,6 +113,7 @@ def expand(symbols: Symbols, grade: Grade, block: int) -> Floats:
     if grade.kind == "largest":
         numbers = np.zeros((len(symbols), block), np.float32)
         count = block // grade.group
+        # Group g holds every ``count``-th value from g on.
         places = (symbols >> 1).astype(np.int64) * count + np.arange(count)
         signs = 1 - 2 * (symbols & 1).astype(np.float32)
         np.put_along_axis(numbers, places, signs, axis=1)
@@ -158,6 +160,7 @@ def _to_bits(symbols: Symbols, width: int) -> NDArray[np.uint8]:
         for column in rows.T[1:]:
             joined = joined << width | column
         return np.unpackbits(joined)
+
     # Big-endian, so that the bits of a number stand last in its one or two bytes.
     kind = np.uint8 if width <= 8 else ">u2"
     numbers = symbols.astype(kind)[:, None]
@@ -174,9 +177,11 @@ def _from_bits(bits: NDArray[np.uint8], width: int) -> Symbols:
         joined = np.packbits(bits)[:, None]
         rows: NDArray[np.uint8] = joined >> shifts & mask
         return rows.astype(np.uint16).ravel()
+
     size = 8 if width <= 8 else 16
     filled = np.zeros((bits.size // width, size), np.uint8)
     filled[:, size - width :] = bits.reshape(-1, width)
+
     kind = np.uint8 if size == 8 else ">u2"
     numbers = np.packbits(filled).view(kind)
     return numbers.astype(np.uint16)
@@ -196,6 +201,7 @@ def _choose_largest(rotated: Floats, grade: Grade) -> tuple[Symbols, Floats, Flo
 
 def _levels(rotated: Floats, grade: Grade) -> Symbols:
     """Return the number of each value's level (n, B), from 0."""
+    # The levels lie evenly on both sides of 0.
     half = 2 ** (grade.width - 1)
     mean_squares = np.einsum("ij,ij->i", rotated, rotated) / rotated.shape[1]
     steps = np.sqrt(mean_squares) * np.float32(grade.step)
@@ -218,6 +224,8 @@ def _largest(rotated: Floats, group: int) -> NDArray[np.int64]:
     block = rotated.shape[1]
     keys = rotated.view(np.int32) & _MAGNITUDE_BITS
     keys |= np.arange(block, dtype=np.int32)
+
+    # Halves meet modulo G as long as more than G keys are left.
     group_count = block // group
     while keys.shape[1] > group_count:
         half = keys.shape[1] // 2

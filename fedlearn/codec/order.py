@@ -21,8 +21,7 @@ Legend: n blocks of B values; a run is 8 values that stay side by side; a tile i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil, frexp, log2, prod
 
 import numpy as np
@@ -31,10 +30,8 @@ from numpy.typing import NDArray
 
 from fedlearn.codec import Context
 from fedlearn.codec.bits import ceil_div
+from fedlearn.codec.block_order import RUN, BlockOrder, SortedMatrix, up_to_runs
 from fedlearn.codec.rotation import BATCH_VALUES, full_precision
-
-# Values that stand side by side in a tile: the smallest piece that is moved, 32 bytes.
-RUN = 8
 
 # Values of a tile.
 TILE = RUN * RUN
@@ -52,38 +49,6 @@ Whole = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class _Matrix:
-    """A matrix in the vector of values, whose columns the buffer holds sorted."""
-
-    # Where its values start in the vector.
-    start: int
-    rows: int
-    width: int
-    # (width,) its columns by falling movement.
-    columns: Whole
-    # The place of its first run in the buffer.
-    first_run: int
-
-    @property
-    def filled(self) -> int:
-        """Return the width with zeros up to whole runs."""
-        return _up_to_runs(self.width)
-
-    def of(self, values: Floats) -> Floats:
-        """Return the matrix (rows, width) as a view of the values."""
-        end = self.start + self.rows * self.width
-        part = values[self.start : end]
-        return part.reshape(self.rows, self.width)
-
-    def within(self, buffer: Floats) -> Floats:
-        """Return its place (rows, filled) in the buffer, columns sorted."""
-        start = self.first_run * RUN
-        end = start + self.rows * self.filled
-        part = buffer[start:end]
-        return part.reshape(self.rows, self.filled)
-
-
-@dataclass(frozen=True)
 class _Tiles:
     """Tiles that are to be sorted: where their runs lie in the buffer, and their keys."""
 
@@ -95,102 +60,6 @@ class _Tiles:
     columns: Whole
     # (t,) the energy to expect, in arbitrary units.
     keys: Doubles
-
-
-@dataclass(frozen=True)
-class BlockOrder:
-    """A way to lay ``size`` values out as ``count`` blocks of ``block`` values, and back.
-
-    On the way stands a buffer of runs: the first are empty, then come the matrices with
-    their columns sorted, then the loose values, sorted. Where ``runs`` is None the values
-    stay as they are, and the buffer is the blocks.
-    """
-
-    size: int
-    block: int
-    count: int
-    matrices: tuple[_Matrix, ...] = ()
-    # Positions of the values outside the matrices, by falling movement.
-    loose: Whole = field(default_factory=lambda: np.empty(0, np.int64))
-    # Runs at the start of the buffer that hold no value.
-    empty: int = 0
-    # (count, block / 8) the run that stands at each place of the blocks.
-    runs: Whole | None = None
-
-    def spread(self, values: Floats) -> Floats:
-        """Return a buffer that holds the values (size,), to `take` blocks from."""
-        buffer = self.buffer()
-        if self.runs is None:
-            buffer[: self.size] = values
-            return buffer
-        for matrix in self.matrices:
-            source = matrix.of(values)
-            target = matrix.within(buffer)
-            # mode="clip" spares numpy the buffer that it needs to raise an error.
-            if matrix.filled == matrix.width:
-                np.take(source, matrix.columns, axis=1, out=target, mode="clip")
-            else:
-                sorted_columns = np.take(source, matrix.columns, axis=1, mode="clip")
-                target[:, : matrix.width] = sorted_columns
-        self._loose_within(buffer)[...] = values[self.loose]
-        return buffer
-
-    def take(self, buffer: Floats, members: Whole) -> Floats:
-        """Return the blocks numbered ``members`` (n,) as (n, block).
-
-        Places where there is no value hold 0.
-        """
-        if self.runs is None:
-            return buffer.reshape(self.count, self.block)[members]
-        runs = buffer.reshape(-1, RUN)
-        blocks = np.take(runs, self.runs[members], axis=0, mode="clip")
-        return blocks.reshape(-1, self.block)
-
-    def buffer(self) -> Floats:
-        """Return a buffer of zeros, to `put` blocks in."""
-        # Zeros, because what fills blocks and matrices must not be noise.
-        if self.runs is None:
-            return np.zeros(self.count * self.block, np.float32)
-        size = self.empty * RUN
-        for matrix in self.matrices:
-            size += matrix.rows * matrix.filled
-        size += _up_to_runs(self.loose.size)
-        return np.zeros(size, np.float32)
-
-    def put(self, buffer: Floats, members: Whole, blocks: torch.Tensor) -> None:
-        """Write the blocks numbered ``members`` (n,), (n, block) float32, in the buffer."""
-        if self.runs is None:
-            buffer.reshape(self.count, self.block)[members] = blocks.numpy()
-            return
-        # torch copies rows by index a fifth faster than numpy.
-        targets = torch.from_numpy(self.runs[members].ravel())
-        runs = torch.from_numpy(buffer).view(-1, RUN)
-        runs.index_copy_(0, targets, blocks.view(-1, RUN))
-
-    def collect(self, buffer: Floats) -> Floats:
-        """Return the values (size,) of a buffer: the inverse of `spread`."""
-        if self.runs is None:
-            return buffer[: self.size]
-        values = np.empty(self.size, np.float32)
-        for matrix in self.matrices:
-            inverse = np.empty(matrix.width, np.int64)
-            inverse[matrix.columns] = np.arange(matrix.width)
-            source = matrix.within(buffer)
-            np.take(source, inverse, axis=1, out=matrix.of(values), mode="clip")
-        values[self.loose] = self._loose_within(buffer)
-        return values
-
-    def _loose_within(self, buffer: Floats) -> Floats:
-        """Return the place of the loose values: the last runs, but for what fills them."""
-        start = buffer.size - _up_to_runs(self.loose.size)
-        return buffer[start : start + self.loose.size]
-
-
-def batches(members: Whole, block: int) -> Iterator[Whole]:
-    """Yield blocks' numbers, as many at a time as stay in a core's cache."""
-    step = BATCH_VALUES // block
-    for first in range(0, members.size, step):
-        yield members[first : first + step]
 
 
 def is_known(context: Context) -> bool:
@@ -222,24 +91,27 @@ def by_movement(context: Context) -> BlockOrder:
     """Return the order by falling energy of ``context.moved``, which must be known."""
     assert context.moved is not None
     empty = _empty_runs(context)
-    matrices: list[_Matrix] = []
-    tiles: list[_Tiles] = []
-    loose = [np.empty(0, np.int64)]
-    loose_keys = [np.empty(0)]
+
+    # Numbers of what came before: values, runs of the buffer, lines of tiles.
     start = 0
     first_run = empty
     line = 0
+    matrices: list[SortedMatrix] = []
+    tiles: list[_Tiles] = []
+    loose = [np.empty(0, np.int64)]
+    loose_keys = [np.empty(0)]
     for shape in context.shapes:
         size = prod(shape)
         if not size:
             continue
         part = context.moved[start : start + size].reshape(_rows(shape), -1)
         by_row, by_column, unit = _sums(part)
+
         # A product of two sums counts the tensor's whole movement once too often.
         worth = unit / max(by_row.sum(), 1.0)
         if _is_tiled(shape):
             columns = np.argsort(-by_column, kind="stable")
-            matrix = _Matrix(start, *part.shape, columns, first_run)
+            matrix = SortedMatrix(start, *part.shape, columns, first_run)
             matrices.append(matrix)
             tiles.append(_matrix_tiles(matrix, by_row, by_column, worth, line))
             first_run += matrix.rows * (matrix.filled // RUN)
@@ -248,10 +120,13 @@ def by_movement(context: Context) -> BlockOrder:
             loose.append(np.arange(start, start + size))
             loose_keys.append(np.outer(by_row, by_column).ravel() * worth)
         start += size
+
+    # The values of all other tensors are sorted together, one by one.
     keys = np.concatenate(loose_keys)
     falling = np.argsort(_coarse(keys), kind="stable")
     tiles.append(_loose_tiles(keys[falling], first_run, line))
     loose_positions = np.concatenate(loose)[falling]
+
     runs = _sorted_runs(tiles, block_size(start))
     return BlockOrder(
         size=start,
@@ -265,10 +140,10 @@ def by_movement(context: Context) -> BlockOrder:
 
 
 def _matrix_tiles(
-    matrix: _Matrix, by_row: Doubles, by_column: Doubles, worth: float, line: int
+    matrix: SortedMatrix, by_row: Doubles, by_column: Doubles, worth: float, line: int
 ) -> _Tiles:
     """Return the tiles of a matrix, rows by falling movement; ``line``: its first line."""
-    height = _up_to_runs(matrix.rows) // RUN
+    height = up_to_runs(matrix.rows) // RUN
     width = matrix.filled // RUN
     falling_rows = np.argsort(-by_row, kind="stable")
     products = np.outer(_folded(by_row), _folded(by_column)).ravel()
@@ -282,7 +157,7 @@ def _matrix_tiles(
 
 def _loose_tiles(keys: Doubles, first_run: int, line: int) -> _Tiles:
     """Return the tiles of single values, whose keys fall; each is a line of its own."""
-    starts = _starts(first_run + np.arange(_up_to_runs(keys.size) // RUN))
+    starts = _starts(first_run + np.arange(up_to_runs(keys.size) // RUN))
     return _Tiles(
         starts=starts,
         lines=np.arange(line, line + len(starts)),
@@ -298,6 +173,7 @@ def _sorted_runs(tiles: list[_Tiles], block: int) -> Whole:
     lines = np.concatenate([part.lines for part in tiles])
     columns = np.concatenate([part.columns for part in tiles])
     keys = np.concatenate([part.keys for part in tiles])
+
     falling = np.argsort(_coarse(keys), kind="stable")
     count = ceil_div(falling.size * TILE, block)
     # Places after the last tile show run 0, which is empty.
@@ -321,7 +197,7 @@ def _is_tiled(shape: tuple[int, ...]) -> bool:
     if len(shape) < 2 or not size:
         return False
     rows = shape[0]
-    filled_size = _up_to_runs(rows) * _up_to_runs(size // rows)
+    filled_size = up_to_runs(rows) * up_to_runs(size // rows)
     return filled_size <= _MAX_GROWTH * size
 
 
@@ -333,13 +209,8 @@ def _empty_runs(context: Context) -> int:
     widths = [1]
     for shape in context.shapes:
         if _is_tiled(shape):
-            widths.append(_up_to_runs(prod(shape) // shape[0]) // RUN)
+            widths.append(up_to_runs(prod(shape) // shape[0]) // RUN)
     return max(widths)
-
-
-def _up_to_runs(count: int) -> int:
-    """Return the next multiple of 8."""
-    return ceil_div(count, RUN) * RUN
 
 
 def _sums(part: Floats) -> tuple[Doubles, Doubles, float]:
@@ -351,20 +222,24 @@ def _sums(part: Floats) -> tuple[Doubles, Doubles, float]:
     rows, columns = part.shape
     low, high = torch.aminmax(moved)
     largest = max(-float(low), float(high))
+
     # Bits for each number, so that no sum passes 2**24: exact in float32.
     room = _EXACT_BITS - ceil(log2(max(rows, columns)))
     # At most 126, so that tiny movements do not ask for a factor beyond float32.
     power = min(room - frexp(largest)[1], 126)
+
     by_row = moved.new_zeros(rows)
     by_column = moved.new_zeros(columns)
     ones = moved.new_ones(max(rows, columns))
     step = max(1, BATCH_VALUES // columns)
+    # A lower precision would round the sums, each machine in its own way.
     with full_precision():
         for first in range(0, rows, step):
             scaled = moved[first : first + step] * 2.0**power
             numbers = scaled.round_().abs_()
             by_row[first : first + step] = numbers @ ones[:columns]
             by_column += ones[: len(numbers)] @ numbers
+
     row_sums = by_row.numpy().astype(np.float64)
     column_sums = by_column.numpy().astype(np.float64)
     return row_sums, column_sums, 2.0**-power
@@ -372,7 +247,7 @@ def _sums(part: Floats) -> tuple[Doubles, Doubles, float]:
 
 def _folded(sums: Doubles) -> Doubles:
     """Return the sums of each 8 of the numbers, largest first; exact for whole numbers."""
-    falling = np.zeros(_up_to_runs(sums.size))
+    falling = np.zeros(up_to_runs(sums.size))
     falling[: sums.size] = np.sort(sums)[::-1]
     eights = falling.reshape(-1, RUN)
     folded: Doubles = eights.sum(axis=1)
@@ -381,7 +256,7 @@ def _folded(sums: Doubles) -> Doubles:
 
 def _starts(rows: Whole) -> Whole:
     """Return the starts of rows, 8 to a line; rows that fill the last line start at 0."""
-    lines = np.zeros((_up_to_runs(rows.size) // RUN, RUN), np.int64)
+    lines = np.zeros((up_to_runs(rows.size) // RUN, RUN), np.int64)
     lines.ravel()[: rows.size] = rows
     return lines
 

@@ -74,6 +74,7 @@ class Pack:
         written = {way: _write(way, positions, context) for way in ways}
         # The first of equals, in the order of `ways`.
         way = min(ways, key=lambda way: len(written[way]))
+
         mode = way
         if self.shrink:
             deflated = deflate(body)
@@ -93,6 +94,7 @@ class Pack:
         mode = source.take(1)[0]
         way = mode & _WAY_BITS
         is_deflated = mode >= _DEFLATED
+        # Only what this codec's encoder may write: one payload has one meaning.
         if (
             way not in self.ways
             or mode > _DEFLATED + _WAY_BITS
@@ -101,6 +103,7 @@ class Pack:
             raise FormatError(
                 f"mode {mode} in the payload, which its codec does not use"
             )
+
         count = source.number(most)
         positions = _read(way, source, count, context)
         return positions, PackedValues(source.rest(), is_deflated)

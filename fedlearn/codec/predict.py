@@ -72,9 +72,11 @@ class Predicted:
             raise FormatError(
                 f"{len(body)} bytes where {count} factors of a prediction are expected"
             )
+
         remainder = self.codec.decode(body[count:], seed, context)
         factors = np.frombuffer(body[:count], np.int8)
         values = _prediction(factors, moved, context)
+        # In place: the prediction is a new array already.
         if isinstance(remainder, Sparse):
             values[remainder.indices] += remainder.values
         else:

@@ -67,6 +67,7 @@ class Signs:
         # As bits: setting the sign of a scale is cheaper than to multiply.
         patterns = signs.astype(np.uint32)
         patterns <<= _SIGN_SHIFT
+
         tensors = zip(starts.tolist(), sizes.tolist(), strict=True)
         for pattern, (first, size) in zip(scales.view(np.uint32), tensors, strict=True):
             patterns[first : first + size] |= pattern
@@ -98,6 +99,7 @@ class Centroids:
         magnitudes = np.abs(values)
         bins = _bins(magnitudes)
         centroids = _centroids(magnitudes, bins)
+
         # An odd number of values is filled up to whole bytes.
         size = values.size
         halves = np.zeros(size + size % 2, np.uint8)
@@ -112,6 +114,7 @@ class Centroids:
         """
         _check_length(body, self.length(context), "q4c")
         centroids = _scales(body, _BINS, "q4c")
+
         pairs = np.frombuffer(body, np.uint8, offset=4 * _BINS)
         halves = np.empty((pairs.size, 2), np.uint8)
         halves[:, 0] = pairs & 15
@@ -128,6 +131,7 @@ def _bins(magnitudes: NDArray[np.float32]) -> NDArray[np.uint8]:
     high = int(patterns.max(initial=0))
     lowest = int(patterns.min(initial=high))
     low = max(lowest, high - (_OCTAVES << _EXPONENT_SHIFT))
+    # A bin is the number of edges that a magnitude reaches: seven passes over bytes.
     bins = np.zeros(magnitudes.size, np.uint8)
     for edge in range(1, _BINS):
         # Rounded up, in whole numbers: float arithmetic could differ between machines.

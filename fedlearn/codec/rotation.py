@@ -39,6 +39,7 @@ BATCH_VALUES = BATCH_BLOCKS * LARGE
 def padded(size: int) -> int:
     """Return the number of values in the blocks of a vector of ``size`` values."""
     remainder = size % LARGE
+    # What a large block would be filled with is saved.
     small_blocks = ceil_div(remainder, SMALL)
     return size - remainder + small_blocks * SMALL
 
@@ -50,6 +51,7 @@ def blocks(values: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
     views where the vector has all of their values; a last one that it has a part of is a
     copy, padded with zeros.
     """
+    # The generator gives a few blocks at a time, so that its user works in the cache.
     cut = size - size % LARGE
     if cut:
         yield from torch.split(values[:cut].view(-1, LARGE), BATCH_BLOCKS)

@@ -41,17 +41,22 @@ def top(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     flat = np.ascontiguousarray(values)
     if not k:
         return np.empty(0, np.int64)
+
     candidates = _above(flat, _guess(flat, k))
     # The guess was too high; with 0 as the threshold all values are candidates.
     if candidates.size < k:
         candidates = _above(flat, np.float32(0))
+
+    # The k-th largest magnitude, exactly; 0 where all candidates are sent.
     magnitudes = np.abs(flat[candidates])
     threshold = 0.0
     if candidates.size > k:
         place = candidates.size - k
         threshold = float(np.partition(magnitudes, place)[place])
+
     chosen = magnitudes > threshold
     if threshold > 0:
+        # Of equal magnitudes the first: candidates are in increasing order.
         ties = np.flatnonzero(magnitudes == threshold)
         missing = k - int(np.count_nonzero(chosen))
         chosen[ties[:missing]] = True
@@ -89,6 +94,7 @@ def _fractions(k: int, seed: int) -> NDArray[np.float64]:
 
 def _guess(values: NDArray[np.float32], k: int) -> np.float32:
     """Return a magnitude that probably somewhat more than k values reach."""
+    # Every 97th value; of short vectors more, so that the sample stays large enough.
     step = max(1, min(_STRIDE, values.size // _SAMPLES))
     sample = np.abs(values[::step])
     expected = k / values.size * sample.size
@@ -112,6 +118,7 @@ def _above(values: NDArray[np.float32], threshold: np.float32) -> NDArray[np.int
         magnitudes = np.abs(block, out=room[: block.size])
         block_flags = flags[first : first + block.size]
         np.greater_equal(magnitudes, threshold, out=block_flags)
+
     # Eight flags a byte: most bytes are 0, and only the others are looked at again.
     packed = np.packbits(flags)
     nonzero = np.flatnonzero(packed.view(bool))

@@ -93,6 +93,7 @@ class RandomK:
                 f"the value {largest:g} does not fit randk({self.share:g}), "
                 "which scales by 1 / share; use raw32"
             )
+
         sent_context = _sent_context(positions, context)
         return self._value_codec().encode(scaled.astype(np.float32), seed, sent_context)
 

@@ -109,6 +109,7 @@ def build(
             f"{label} is a {kind}; "
             "name an nn.Module class or a function that returns a module"
         )
+
     shape = {"input_shape": input_shape, "classes": classes}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, "init"))

@@ -37,6 +37,7 @@ def check_fit(
             f"{label} gave a {type(module).__name__}; "
             "its factory must return a torch.nn.Module"
         )
+
     output_shape = _dry_run(label, module, input_shape, modality)
     expected_shape: tuple[int, ...] = (PROBE, classes)
     if modality == "text":
@@ -48,6 +49,7 @@ def check_fit(
             f"but the labels need {list(expected_shape)} ({classes} classes); "
             f"{_fix(output_shape, expected_shape)}"
         )
+
     if not layout(module).trained:
         raise ModelError(
             f"{label} has no parameter to train; "
@@ -62,6 +64,7 @@ def _dry_run(
     modes = [(layer, layer.training) for layer in module.modules()]
     dtype = torch.int64 if modality == "text" else torch.float32
     zeros = torch.zeros(PROBE, *input_shape, dtype=dtype)
+    # No update of BatchNorm's statistics, and no dropout.
     module.eval()
     try:
         with torch.no_grad():

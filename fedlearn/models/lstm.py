@@ -70,6 +70,7 @@ class SensorLSTM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the class scores (B, K)."""
+        # Any T: the mean does not depend on the window's length.
         hidden, _ = self.lstm(x)
         scores: Tensor = self.output(hidden.mean(dim=1))
         return scores
@@ -96,6 +97,7 @@ class RowLSTM(nn.Module):
         channels, _, columns = image("lstm-rows", input_shape)
         whole("lstm-rows", "layers", layers)
         whole("lstm-rows", "width", width)
+
         # A step of the series is one row of all channels.
         self.lstm = nn.LSTM(channels * columns, width, layers, batch_first=True)
         self.output = nn.Linear(width, classes)

@@ -80,6 +80,7 @@ class SmallMobileNet(nn.Module):
         whole("mobilenet-small", "width", width)
         whole("mobilenet-small", "expansion", expansion)
         norms.check("mobilenet-small", norm)
+
         blocks: list[nn.Module] = []
         block_in = width
         for width_at_16, stride in STAGES:
@@ -88,6 +89,7 @@ class SmallMobileNet(nn.Module):
             block = InvertedResidual(block_in, block_out, stride, block_expansion, norm)
             blocks.append(block)
             block_in = block_out
+
         # Made after the blocks: the order of making decides the first weights.
         self.stem = _conv_block(channels, width, 3, norm)
         self.blocks = nn.Sequential(*blocks)
@@ -105,5 +107,6 @@ class SmallMobileNet(nn.Module):
 
 def _conv_block(channels: int, out: int, size: int, norm: str) -> nn.Sequential:
     """Return a convolution that keeps the image's size, its normalisation and ReLU6."""
+    # Without a bias, as in the blocks.
     conv = nn.Conv2d(channels, out, size, padding=size // 2, bias=False)
     return nn.Sequential(conv, norms.normalise(norm, out), nn.ReLU6())

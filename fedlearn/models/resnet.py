@@ -77,6 +77,7 @@ class SmallResNet(nn.Module):
             norms.normalise(norm, width),
             nn.ReLU(),
         )
+
         stages: list[nn.Module] = []
         block_in = width
         for stage in range(3):
@@ -87,6 +88,7 @@ class SmallResNet(nn.Module):
                 stride = 2 if is_smaller else 1
                 stages.append(ResidualBlock(block_in, block_out, stride, norm))
                 block_in = block_out
+
         self.stages = nn.Sequential(*stages)
         self.output = nn.Linear(block_in, classes)
         channels_last(self)

@@ -29,6 +29,8 @@ def layout(module: nn.Module) -> Layout:
     """
     parameters = module.named_parameters()
     trained = {name for name, parameter in parameters if parameter.requires_grad}
+
+    # Tied weights are one memory under two names, as parameters or as buffers.
     first_names: dict[tuple[int, ...], str] = {}
     entries = []
     for name, tensor in _tensors(module).items():
@@ -38,6 +40,7 @@ def layout(module: nn.Module) -> Layout:
             # -1 stands between the shape and the strides, which may be of any length.
             identity = (tensor.data_ptr(), *tensor.shape, -1, *tensor.stride())
             first_name = first_names.setdefault(identity, name)
+
         entry = Entry(
             name=name,
             shape=tuple(tensor.shape),
@@ -65,6 +68,7 @@ def read_state(module: nn.Module, layout: Layout) -> State:
             floats.append(tensor.reshape(-1).to(torch.float32))
         else:
             integers.append(tensor.reshape(-1).to(torch.int64))
+
     # torch concatenates at least one tensor; a model may lack either kind.
     float_vector = np.empty(0, np.float32)
     if floats:
@@ -91,6 +95,8 @@ def write_state(module: nn.Module, layout: Layout, state: State) -> None:
     # To the device in one transfer each, not tensor by tensor.
     floats = _tensor(state.floats).to(device)
     integers = _tensor(state.integers).to(device)
+
+    # A tensor under two names is written once, by its first name.
     written = set()
     for (entry, start), tensor in zip(layout.starts(), tensors, strict=True):
         identity = (tensor.data_ptr(), entry.shape, tensor.stride(), entry.dtype)
@@ -133,6 +139,7 @@ def _matching(module: nn.Module, layout: Layout) -> list[torch.Tensor]:
         raise ModelError(
             f"{kind} has {len(tensors)} tensors; the layout has {len(layout.entries)}"
         )
+
     for (name, tensor), entry in zip(tensors.items(), layout.entries, strict=True):
         if (
             name != entry.name

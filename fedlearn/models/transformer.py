@@ -49,6 +49,7 @@ class Block(nn.Module):
         attended = scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         joined = attended.transpose(1, 2).reshape(batch, length, width)
         x = x + self.dropout(self.mix(joined))
+
         hidden = gelu(self.wide(self.norm2(x)))
         output: Tensor = x + self.dropout(self.narrow(hidden))
         return output
@@ -94,6 +95,7 @@ class CharTransformer(nn.Module):
                 "model 'transformer-char': 'dropout' must be a number in [0, 1), "
                 f"not {dropout!r}"
             )
+
         self.embedding = nn.Embedding(classes, width)
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
@@ -130,6 +132,7 @@ def positions(length: int, width: int) -> Tensor:
     Sines are in the first half, cosines in the second.
     """
     exponents = torch.arange(0, width, 2) * (-math.log(10_000.0) / width)
+    # 10000^(-2d/D), from its logarithm.
     rates = torch.exp(exponents)
     angles = torch.arange(length)[:, None] * rates
     return torch.cat((angles.sin(), angles.cos()), dim=1)
