@@ -1,13 +1,14 @@
 """A model's state as two flat vectors, and back.
 
-Legend: P floating-point values (parameters and float buffers), Q integer values (e.g. BatchNorm's counters), k of P.
-A `Layout` is the agreed order: what both ends of an exchange must share to read one another's payloads.
+Legend: P floating-point values (parameters and float buffers), Q integer values (e.g.
+BatchNorm's counters), k of P. A `Layout` is the agreed order: what both ends of an
+exchange must share to read one another's payloads.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -17,7 +18,10 @@ from numpy.typing import NDArray
 
 from fedlearn.errors import ModelError
 
+# The dtypes that travel as float32.
 FLOATS = ("float32", "float16", "bfloat16", "float64")
+
+# The dtypes that travel as int64.
 INTEGERS = ("int64", "int32", "int16", "int8", "uint8", "bool")
 
 
@@ -29,7 +33,8 @@ class Entry:
     shape: tuple[int, ...]
     dtype: str
     trained: bool
-    same_as: str = ""  # the name of the tensor that this one is tied to, where one tensor stands under two names
+    # The name of the tensor that this one is tied to, where one tensor has two names.
+    same_as: str = ""
 
     @property
     def size(self) -> int:
@@ -41,15 +46,26 @@ class Entry:
         """Tell whether the values travel in the float vector (P,)."""
         return self.dtype in FLOATS
 
+    @property
+    def is_trained(self) -> bool:
+        """Tell whether an optimiser trains the values, under this name or another."""
+        return self.trained or bool(self.same_as)
+
 
 def magnitude(values: NDArray[np.generic]) -> float:
     """Return the largest magnitude of some values; 0 of none, NaN where there is one."""
-    return max(float(values.max(initial=0)), -float(values.min(initial=0)))
+    # Two passes, without an array of magnitudes.
+    highest = float(values.max(initial=0))
+    lowest = float(values.min(initial=0))
+    return max(highest, -lowest)
 
 
 @dataclass(frozen=True)
 class State:
-    """A model's state: ``floats`` (P,) float32 and ``integers`` (Q,) int64, in the order of a layout."""
+    """A model's state, in the order of a layout.
+
+    ``floats`` (P,) float32 and ``integers`` (Q,) int64.
+    """
 
     floats: NDArray[np.float32]
     integers: NDArray[np.int64]
@@ -68,43 +84,49 @@ class State:
 class Sparse:
     """A vector of ``size`` values of which all but k are 0."""
 
-    indices: NDArray[np.int64]  # (k,) strictly increasing
-    values: NDArray[np.float32]  # (k,)
+    # (k,) strictly increasing.
+    indices: NDArray[np.int64]
+    # (k,)
+    values: NDArray[np.float32]
     size: int
 
     def dense(self) -> NDArray[np.float32]:
         """Return all the values (P,)."""
-        out = np.zeros(self.size, np.float32)
-        out[self.indices] = self.values
-        return out
+        dense = np.zeros(self.size, np.float32)
+        dense[self.indices] = self.values
+        return dense
 
 
 @dataclass(frozen=True)
 class Change:
-    """What an update adds to a model: ``floats`` (P,) float32, or the k that are not 0, and ``integers`` (Q,) int64."""
+    """What an update adds to a model.
+
+    ``floats`` (P,) float32, or the k that are not 0, and ``integers`` (Q,) int64.
+    """
 
     floats: NDArray[np.float32] | Sparse
     integers: NDArray[np.int64]
 
     @property
     def values(self) -> NDArray[np.float32]:
-        """Return the floats that are there: P, or k."""
-        return self.floats.values if isinstance(self.floats, Sparse) else self.floats
+        """Return the floats that are sent: P, or k."""
+        if isinstance(self.floats, Sparse):
+            return self.floats.values
+        return self.floats
 
     @cached_property
     def largest(self) -> float:
-        """Return the largest magnitude of the floats; looked for once."""
+        """Return the largest magnitude of the floats; computed once."""
         return magnitude(self.values)
 
     def dense(self) -> State:
         """Return the change as a state of differences."""
-        return State(
-            self.floats.dense() if isinstance(self.floats, Sparse) else self.floats,
-            self.integers,
-        )
+        if isinstance(self.floats, Sparse):
+            return State(self.floats.dense(), self.integers)
+        return State(self.floats, self.integers)
 
     def after(self, start: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return where the change leads from a model's floats (P,)."""
+        """Return the floats (P,) of a model after the change; ``start``: before it."""
         if not isinstance(self.floats, Sparse):
             return start + self.floats
         end = start.copy()
@@ -119,90 +141,130 @@ class Layout:
     entries: tuple[Entry, ...]
 
     def __post_init__(self) -> None:
-        """Refuse dtypes that no payload carries."""
+        """Raise ModelError for dtypes that no payload carries."""
+        dtypes = FLOATS + INTEGERS
         for entry in self.entries:
-            if entry.dtype not in FLOATS + INTEGERS:
+            if entry.dtype not in dtypes:
                 raise ModelError(
-                    f"tensor '{entry.name}' has dtype {entry.dtype}; use one of {', '.join(FLOATS + INTEGERS)}"
+                    f"tensor '{entry.name}' has dtype {entry.dtype}; "
+                    f"use one of {', '.join(dtypes)}"
                 )
+
+    def _float_entries(self) -> Iterator[Entry]:
+        return (entry for entry in self.entries if entry.is_float)
 
     @cached_property
     def floats(self) -> int:
         """Return P."""
-        return sum(e.size for e in self.entries if e.is_float)
+        return sum(entry.size for entry in self._float_entries())
 
     @cached_property
     def integers(self) -> int:
         """Return Q."""
-        return sum(e.size for e in self.entries if not e.is_float)
+        return sum(entry.size for entry in self.entries if not entry.is_float)
 
     @cached_property
     def trained(self) -> int:
-        """Return the number of values that an optimiser trains (what papers call parameters)."""
-        return sum(e.size for e in self.entries if e.trained)
+        """Return the number of trained values (what papers call parameters)."""
+        return sum(entry.size for entry in self.entries if entry.trained)
 
     @cached_property
     def is_trained(self) -> NDArray[np.bool_]:
-        """Return which of the P floats an optimiser trains; the others are buffers, such as BatchNorm's statistics."""
-        return np.concatenate(
-            [
-                np.full(e.size, e.trained or bool(e.same_as))
-                for e in self.entries
-                if e.is_float
-            ]
-            or [np.empty(0, bool)]
-        )
+        """Return which of the P floats an optimiser trains.
+
+        The others are buffers, such as BatchNorm's statistics.
+        """
+        # Tied tensors too: they are trained under their first name.
+        flags = [np.empty(0, bool)]
+        for entry in self._float_entries():
+            flags.append(np.full(entry.size, entry.is_trained))
+        return np.concatenate(flags)
 
     @cached_property
     def trained_at(self) -> NDArray[np.int64] | slice:
-        """Return where among the P floats those stand that are trained, which a codec may round; all of them: a slice."""
-        return slice(None) if self.is_trained.all() else np.flatnonzero(self.is_trained)
+        """Return where the trained ones of the P floats stand; a slice where all are.
+
+        These a codec may round.
+        """
+        # A slice gives views, which spares most models a copy of every update.
+        if self.is_trained.all():
+            return slice(None)
+        return np.flatnonzero(self.is_trained)
 
     @cached_property
     def buffers_at(self) -> NDArray[np.int64]:
-        """Return where the other floats stand: statistics such as a variance, which must not be rounded below 0."""
+        """Return where the other floats stand.
+
+        They are statistics such as a variance, which must not be rounded below 0.
+        """
         return np.flatnonzero(~self.is_trained)
 
     @cached_property
     def trained_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Return the shapes of the float tensors that are trained, in order."""
-        return tuple(
-            e.shape for e in self.entries if e.is_float and (e.trained or e.same_as)
-        )
+        floats = self._float_entries()
+        return tuple(entry.shape for entry in floats if entry.is_trained)
 
     @property
     def raw_bytes(self) -> int:
-        """Return the bytes of the whole state as plain float32 and int64: what an exchange costs uncompressed."""
+        """Return the bytes of the whole state as plain float32 and int64.
+
+        This is what an exchange costs uncompressed.
+        """
         return 4 * self.floats + 8 * self.integers
 
     @cached_property
     def schema(self) -> bytes:
-        """Return 8 bytes that name this layout: the head of a SHA-256 over names, shapes and dtypes in order."""
-        text = "\n".join(f"{e.name} {e.shape} {e.dtype}" for e in self.entries)
+        """Return 8 bytes that identify this layout.
+
+        They are the head of a SHA-256 over names, shapes and dtypes in order.
+        """
+        lines = [f"{entry.name} {entry.shape} {entry.dtype}" for entry in self.entries]
+        text = "\n".join(lines)
         return hashlib.sha256(text.encode()).digest()[:8]
 
-    def split(self, state: State) -> dict[str, NDArray[np.generic]]:
-        """Return named arrays, each of its shape, as views of the state (float32 or int64)."""
-        if state.floats.shape != (self.floats,) or state.integers.shape != (
-            self.integers,
-        ):
+    def check(self, state: State) -> None:
+        """Raise ModelError for a state with vectors of other sizes."""
+        floats = state.floats.shape
+        integers = state.integers.shape
+        if floats != (self.floats,) or integers != (self.integers,):
             raise ModelError(
-                f"a state of {state.floats.size} floats and {state.integers.size} integers "
-                f"does not fit a layout of {self.floats} and {self.integers}"
+                f"a state of {state.floats.size} floats and {state.integers.size} "
+                f"integers does not fit a layout of {self.floats} and {self.integers}"
             )
-        out: dict[str, NDArray[np.generic]] = {}
-        at = {True: 0, False: 0}
+
+    def starts(self) -> Iterator[tuple[Entry, int]]:
+        """Yield each entry, and where it starts in its vector, floats or integers."""
+        next_float = 0
+        next_integer = 0
         for entry in self.entries:
-            start, vector = (
-                at[entry.is_float],
-                state.floats if entry.is_float else state.integers,
-            )
-            out[entry.name] = vector[start : start + entry.size].reshape(entry.shape)
-            at[entry.is_float] += entry.size
-        return out
+            if entry.is_float:
+                yield entry, next_float
+                next_float += entry.size
+            else:
+                yield entry, next_integer
+                next_integer += entry.size
+
+    def split(self, state: State) -> dict[str, NDArray[np.generic]]:
+        """Return named arrays, each of its shape, as views of the state.
+
+        They are float32 or int64. Raises ModelError for a state that does not fit.
+        """
+        self.check(state)
+        arrays: dict[str, NDArray[np.generic]] = {}
+        for entry, start in self.starts():
+            vector: NDArray[np.generic] = state.integers
+            if entry.is_float:
+                vector = state.floats
+            values = vector[start : start + entry.size]
+            arrays[entry.name] = values.reshape(entry.shape)
+        return arrays
 
     def tie(self, state: State) -> State:
-        """Return the state with tied tensors alike again: lossy codecs and strategies treat each name apart."""
+        """Return the state with tied tensors made equal again, in place.
+
+        Lossy codecs and strategies treat each name apart. Raises ModelError as `split`.
+        """
         views = self.split(state)
         for entry in self.entries:
             if entry.same_as:
@@ -210,39 +272,49 @@ class Layout:
         return state
 
     def join(self, arrays: Mapping[str, NDArray[np.generic]]) -> State:
-        """Return the flat vectors of named arrays; names and shapes must be this layout's.
+        """Return the flat vectors of named arrays.
 
-        Float values are cast to float32, integers to int64 (a float array at an integer's place is rounded).
+        Float values are cast to float32, integers to int64 (a float array at an integer's
+        place is rounded). Raises ModelError unless names, their order and shapes are this
+        layout's.
         """
-        state = State(
-            np.empty(self.floats, np.float32), np.empty(self.integers, np.int64)
-        )
+        floats = np.empty(self.floats, np.float32)
+        integers = np.empty(self.integers, np.int64)
+        state = State(floats, integers)
         views = self.split(state)
         if list(arrays) != list(views):
-            odd = sorted(set(arrays) ^ set(views)) or ["(another order)"]
+            differing = sorted(set(arrays) ^ set(views)) or ["(another order)"]
             raise ModelError(
-                f"the arrays are not this model's; differing names: {', '.join(odd[:5])}"
+                "the arrays are not this model's; "
+                f"differing names: {', '.join(differing[:5])}"
             )
+
         for entry in self.entries:
             array = np.asarray(arrays[entry.name])
             if array.shape != entry.shape:
                 raise ModelError(
-                    f"tensor '{entry.name}' has shape {array.shape}; the model's is {entry.shape}"
+                    f"tensor '{entry.name}' has shape {array.shape}; "
+                    f"the model's is {entry.shape}"
                 )
-            views[entry.name][...] = (
-                array if entry.is_float or array.dtype.kind in "iub" else np.rint(array)
-            )
+            # A strategy's mean of integers is a float: a cast alone would cut it off.
+            if not entry.is_float and array.dtype.kind not in "iub":
+                array = np.rint(array)
+            views[entry.name][...] = array
         return state
 
 
 def model_sha256(layout: Layout, state: State) -> str:
-    """Return the SHA-256 of the ordered names, shapes, dtypes and little-endian bytes of a model's state.
+    """Return the SHA-256 of a model's state, as a text of hexadecimal digits.
 
-    A narrower dtype than float32 or int64 hashes as the values that the run carries (float32, int64).
+    It covers the ordered names, shapes, dtypes and little-endian bytes. A narrower dtype
+    than float32 or int64 hashes as the values that the run carries (float32, int64).
+    Raises ModelError for a state that does not fit.
     """
     digest = hashlib.sha256()
-    for entry, array in zip(layout.entries, layout.split(state).values(), strict=True):
+    arrays = layout.split(state)
+    for entry in layout.entries:
         kind = "<f4" if entry.is_float else "<i8"
+        array = np.ascontiguousarray(arrays[entry.name], dtype=kind)
         digest.update(f"{entry.name} {entry.shape} {entry.dtype}\n".encode())
-        digest.update(np.ascontiguousarray(array, dtype=kind).tobytes())
+        digest.update(array.tobytes())
     return digest.hexdigest()

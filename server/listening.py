@@ -10,7 +10,7 @@ import grpc
 from fedlearn.errors import RunError
 from fedlearn.exchange import CHANNEL, methods
 from fedlearn.server.enrollment import Enrollment
-from fedlearn.server.gate import Gate
+from fedlearn.server.gate import CertificateGate
 from fedlearn.server.identity import server_credentials
 from fedlearn.server.link import LinkService
 
@@ -51,7 +51,7 @@ class Listeners:
         self._servers: list[grpc.aio.Server] = []
         self._enrollment: Enrollment | None = None
 
-    async def start(self, attend: methods.Attend, gate: Gate) -> None:
+    async def start(self, attend: methods.Attend, gate: CertificateGate) -> None:
         """Serve streams by ``attend``, and probes of the link to whom a gate lets in.
 
         Raises RunError when a port cannot be used, UserError for a folder without keys.

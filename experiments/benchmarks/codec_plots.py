@@ -16,7 +16,8 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fedlearn.codec.chain import PACK, SELECT, parse
+from fedlearn.codec.chain import parse
+from fedlearn.codec.stages import PACK, SELECT
 from fedlearn.errors import RecordError
 from fedlearn.reporting import style
 
@@ -123,7 +124,7 @@ def families(results: Sequence[Point]) -> dict[str, list[tuple[float, float]]]:
 
 def _family(chain: str) -> tuple[str, str]:
     """Return the family of a chain and the number that tells its members apart: cvq(0.1) → "cvq,0", "0.1"."""
-    links = parse(chain).links
+    links = parse(chain).stages
     selects = any(link.role == SELECT for link in links)
     told = [link for link in links if not (selects and link.role == PACK)]
     number = next((f"{link.numbers[0]:g}" for link in told if link.numbers), "")

@@ -1,15 +1,17 @@
 """Codecs: how the floats of a model or an update become bytes, and back.
 
-A codec is named by a text: one stage, such as ``eden1``, or several, such as ``topk(0.01)+tern`` (see `chain`).
+A codec is named by a text: one stage, such as ``eden1``, or several, such as
+``topk(0.01)+tern`` (see `chain`).
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 
-from fedlearn.codec.chain import QUANTISE, STAGES, WHOLE, find, parse
+from fedlearn.codec.chain import find, parse
 from fedlearn.codec.chain import split as feedback
 from fedlearn.codec.protocol import AUTO, FEEDBACK, ZERO, Codec, Context
+from fedlearn.codec.stages import QUANTISE, STAGES, WHOLE
 from fedlearn.errors import FedlearnError, FormatError
 
 __all__ = [
@@ -25,23 +27,33 @@ __all__ = [
     "feedback",
 ]
 
+# The stages that are a codec by themselves, without a number. `tern` is left out: it
+# writes what a select leaves.
 CODECS = {
     name: stage
     for name, stage in STAGES.items()
     if stage.role in (QUANTISE, WHOLE) and not stage.takes and name != "tern"
 }
-"""The stages that are a codec by themselves, without a number."""
 
 
+# Every payload names its codec by text, and a run has few of them.
 @lru_cache(maxsize=32)
 def canonical(text: str, error: type[FedlearnError] = FormatError) -> str:
-    """Return the one way to write a codec's text, as payloads do, without error feedback; raises ``error``."""
-    return text if text == ZERO else parse(text, error).text
+    """Return a codec's text as payloads write it, without error feedback.
+
+    Raises ``error`` for a text that means no codec.
+    """
+    if text == ZERO:
+        return text
+    return parse(text, error).text
 
 
 @lru_cache(maxsize=32)
 def codec(text: str, error: type[FedlearnError] = FormatError) -> Codec:
-    """Return the codec of a text without error feedback; raises ``error`` for a text that means none."""
+    """Return the codec of a text, without error feedback.
+
+    Raises ``error`` for a text that means no codec.
+    """
     if text == ZERO:
         from fedlearn.codec.zero import Zero
 

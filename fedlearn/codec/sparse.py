@@ -1,7 +1,7 @@
-"""Codecs made of stages: `Largest` (top-k), `Drawn` (random-k) and `Deflated` (all values, deflated).
+"""Codecs of stages: `TopK`, `RandomK` (some values) and `Deflated` (all, deflated).
 
-Each takes a codec for the values that are sent, the quantiser; it sees these alone, grouped by the tensors that they
-come from. Legend: P values of the model, k of them sent.
+Each takes a codec for the values that are sent, the quantiser; it sees these alone,
+grouped by the tensors that they come from. Legend: P values of the model, k of them sent.
 """
 
 from __future__ import annotations
@@ -19,79 +19,99 @@ from fedlearn.codec.bits import deflate, inflate
 from fedlearn.codec.pack import AUTO, Pack
 from fedlearn.errors import PayloadError
 
-_FITS = float(np.finfo(np.float32).max)
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Quantiser(Codec, Protocol):
-    """A codec whose number of bytes follows from the tensors alone, and whose values come back as an array."""
+    """A codec whose number of bytes follows from the tensors alone.
+
+    Its values come back as an array.
+    """
 
     def length(self, context: Context) -> int:
         """Return the bytes of values in these tensors."""
 
     def decode(self, body: bytes, seed: int, context: Context) -> NDArray[np.float32]:
-        """Return the values (P,)."""
+        """Return the values (P,) float32; raises FormatError for other bytes."""
 
 
 @dataclass(frozen=True)
-class Largest:
+class TopK:
     """The largest ``share`` of the values, quantised; see `select.top` and `pack`."""
 
     share: float
     quantise: Quantiser
     pack: Pack = AUTO
 
-    uses_moved, for_differences = False, True
+    uses_moved = False
+    for_differences = True
 
     def encode(self, values: NDArray[np.float32], seed: int, context: Context) -> bytes:
-        """Return the bytes; raises PayloadError for values that the quantiser cannot carry."""
-        at = select.top(values, select.kept(self.share, values.size))
-        return self.pack.write(
-            at, self.quantise.encode(values[at], seed, _sent(at, context)), context
-        )
+        """Return the bytes; raises PayloadError for values that the quantiser refuses."""
+        k = select.sent_count(self.share, values.size)
+        positions = select.top(values, k)
+        sent_context = _sent_context(positions, context)
+        body = self.quantise.encode(values[positions], seed, sent_context)
+        return self.pack.write(positions, body, context)
 
     def decode(self, body: bytes, seed: int, context: Context) -> Sparse:
-        """Return the k values and their places."""
-        at, rest = self.pack.read(body, select.kept(self.share, context.size), context)
-        sent = _sent(at, context)
-        return Sparse(
-            at,
-            self.quantise.decode(rest.body(self.quantise.length(sent)), seed, sent),
-            context.size,
-        )
+        """Return the k values and their positions.
+
+        Raises FormatError for bytes that no encoder made for these tensors.
+        """
+        k = select.sent_count(self.share, context.size)
+        positions, packed = self.pack.read(body, k, context)
+        sent_context = _sent_context(positions, context)
+        quantised = packed.body(self.quantise.length(sent_context))
+        values = self.quantise.decode(quantised, seed, sent_context)
+        return Sparse(positions, values, context.size)
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A random ``share`` of the values, known to both ends by the seed and scaled to be unbiased; see `select.drawn`."""
+class RandomK:
+    """A random ``share`` of the values, scaled to be unbiased.
+
+    Both ends know the positions from the seed; see `select.random_positions`.
+    """
 
     share: float
     quantise: Quantiser
     deflated: bool = False
 
-    uses_moved, for_differences = False, True
+    uses_moved = False
+    for_differences = True
 
     def encode(self, values: NDArray[np.float32], seed: int, context: Context) -> bytes:
-        """Return the bytes; raises PayloadError for values that the quantiser cannot carry."""
-        at, lengths = select.drawn(
-            values.size, select.kept(self.share, values.size), seed
-        )
-        scaled = values[at].astype(np.float64) * lengths
-        if (largest := float(np.abs(scaled).max(initial=0))) > _FITS:
+        """Return the bytes; raises PayloadError for values that the quantiser refuses."""
+        k = select.sent_count(self.share, values.size)
+        positions, lengths = select.random_positions(values.size, k, seed)
+        # In float64, because the factor may lead beyond float32.
+        scaled = values[positions].astype(np.float64) * lengths
+        largest = float(np.abs(scaled).max(initial=0))
+        if largest > _LARGEST:
             raise PayloadError(
-                f"the value {largest:g} does not fit randk({self.share:g}), which scales by 1 / share; use raw32"
+                f"the value {largest:g} does not fit randk({self.share:g}), "
+                "which scales by 1 / share; use raw32"
             )
-        return _body(self.quantise, self.deflated).encode(
-            scaled.astype(np.float32), seed, _sent(at, context)
-        )
+
+        sent_context = _sent_context(positions, context)
+        return self._value_codec().encode(scaled.astype(np.float32), seed, sent_context)
 
     def decode(self, body: bytes, seed: int, context: Context) -> Sparse:
-        """Return the k values and their places."""
-        at, _ = select.drawn(context.size, select.kept(self.share, context.size), seed)
-        return Sparse(
-            at,
-            _body(self.quantise, self.deflated).decode(body, seed, _sent(at, context)),
-            context.size,
-        )
+        """Return the k values and their positions.
+
+        Raises FormatError for bytes that no encoder made for these tensors.
+        """
+        k = select.sent_count(self.share, context.size)
+        positions, _ = select.random_positions(context.size, k, seed)
+        sent_context = _sent_context(positions, context)
+        values = self._value_codec().decode(body, seed, sent_context)
+        return Sparse(positions, values, context.size)
+
+    def _value_codec(self) -> Quantiser | Deflated:
+        if self.deflated:
+            return Deflated(self.quantise)
+        return self.quantise
 
 
 @dataclass(frozen=True)
@@ -115,18 +135,16 @@ class Deflated:
         return deflate(self.quantise.encode(values, seed, context))
 
     def decode(self, body: bytes, seed: int, context: Context) -> NDArray[np.float32]:
-        """Return the values (P,); raises FormatError."""
+        """Return the values (P,) float32; raises FormatError for other bytes."""
+        # The length is known beforehand, so that a hostile stream cannot fill memory.
         length = self.quantise.length(context)
         return self.quantise.decode(inflate(body, length, length), seed, context)
 
 
-def _body(quantise: Quantiser, deflated: bool) -> Quantiser | Deflated:
-    return Deflated(quantise) if deflated else quantise
-
-
-def _sent(at: NDArray[np.int64], context: Context) -> Context:
-    """Return what both ends know of the values that are sent: how many come from each tensor."""
-    ends = np.searchsorted(
-        at, np.cumsum([0] + [prod(shape) for shape in context.shapes])
-    )
-    return Context(tuple((count,) for count in np.diff(ends).tolist() if count))
+def _sent_context(positions: NDArray[np.int64], context: Context) -> Context:
+    """Return what both ends know of the sent values: how many each tensor has."""
+    sizes = map(prod, context.shapes)
+    starts = np.cumsum([0, *sizes])
+    edges = np.searchsorted(positions, starts)
+    counts = np.diff(edges).tolist()
+    return Context(tuple((count,) for count in counts if count))

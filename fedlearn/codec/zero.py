@@ -1,4 +1,4 @@
-"""`Zero`: nothing to say. What a client is sent that already holds the model."""
+"""`Zero`: the codec of an empty difference, for a client that already has the model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from fedlearn.errors import FormatError, PayloadError
 class Zero:
     """No bytes: every value is 0."""
 
-    uses_moved, for_differences = False, True
+    uses_moved = False
+    for_differences = True
 
     def encode(self, values: NDArray[np.float32], seed: int, context: Context) -> bytes:
         """Return no bytes; raises PayloadError for a value that is not 0."""
@@ -22,7 +23,7 @@ class Zero:
         return b""
 
     def decode(self, body: bytes, seed: int, context: Context) -> Sparse:
-        """Return that all P values are 0; raises FormatError when there are bytes."""
+        """Return P zeros; raises FormatError where there are bytes."""
         if body:
             raise FormatError(f"{len(body)} bytes of the codec 'zero', which has none")
         return Sparse(np.empty(0, np.int64), np.empty(0, np.float32), context.size)

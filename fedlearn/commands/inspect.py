@@ -241,7 +241,7 @@ def codec_text(codec: str) -> str:
     if codec == ZERO:
         return "no bytes at all: every value is 0"
     try:
-        return "; ".join(STAGES[link.name].about for link in parse(codec).links)
+        return "; ".join(STAGES[stage.name].about for stage in parse(codec).stages)
     except ConfigError:
         return UNKNOWN
 

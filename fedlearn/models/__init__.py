@@ -1,8 +1,10 @@
 """Models by name or import path, built the same on every machine, and their state as flat vectors.
 
-Legend: B batch, C channels, H height, W width, T time steps or characters, F features, K classes.
-Inputs: images (B, C, H, W) float32 in [0, 1]; series (B, T, F) float32; features (B, F) float32; text (B, T) int64
-bytes, 0 is padding. Outputs: (B, K), and (B, T, K) for text.
+Legend: B batch, C channels, H height, W width, T time steps or characters, F features,
+K classes.
+
+Inputs: images (B, C, H, W) float32 in [0, 1]; series (B, T, F) float32; features (B, F)
+float32; text (B, T) int64 bytes, 0 is padding. Outputs: (B, K), and (B, T, K) for text.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MODELS", "build", "layout", "read_state", "write_state"]
 
+# The registered models; each factory takes ``input_shape`` (of one sample), ``classes``
+# and its own options.
 MODELS: dict[str, Named] = {
     "logistic": Named(
         "fedlearn.models.dense:Logistic",
@@ -68,7 +72,6 @@ MODELS: dict[str, Named] = {
         "inverted residuals with depthwise 3x3",
     ),
 }
-"""The registered models; each factory takes ``input_shape`` (of one sample), ``classes`` and its own options."""
 
 
 def build(
@@ -80,47 +83,49 @@ def build(
     seed: int,
     modality: Modality | None = None,
 ) -> nn.Module:
-    """Return a new model on the CPU, its weights a function of the seed alone, checked against the data.
+    """Return a new model on the CPU, checked against the data.
 
-    name: a key of `MODELS`, or ``module:attribute`` of an ``nn.Module`` subclass or of a function that returns a
-          module; ``input_shape`` and ``classes`` are given to those that take them, beside the ``options``.
-    modality: what a sample is; None reads it off the shape: 3 numbers image, 2 series, 1 text if there are 256 classes.
+    Its weights are a function of the seed alone.
 
-    torch's global generator is left as it was. Raises ConfigError for an unknown name or option and ModelError when
-    the model cannot be built, has nothing to train, or gives an output that does not fit the labels.
+    name: a key of `MODELS`, or ``module:attribute`` of an ``nn.Module`` subclass or of a
+        function that returns a module; it gets ``input_shape`` and ``classes`` where it
+        takes them, beside the ``options``.
+    modality: what a sample is; None reads it off the shape: 3 numbers are an image, 2 a
+        series, 1 a text if there are 256 classes.
+
+    torch's global generator is left as it was. Raises ConfigError for an unknown name or
+    option, and ModelError when the model cannot be built, has nothing to train, or gives
+    an output that does not fit the labels.
     """
     import torch
 
     from fedlearn.models.fit import check_fit
 
-    what = f"model '{name}'"
+    label = f"model '{name}'"
     factory = find("model", name, MODELS)
     if isinstance(factory, torch.nn.Module) or not callable(factory):
         kind = type(factory).__name__
         raise ModelError(
-            f"{what} is a {kind}; name an nn.Module class or a function that returns a module"
+            f"{label} is a {kind}; "
+            "name an nn.Module class or a function that returns a module"
         )
+
+    shape = {"input_shape": input_shape, "classes": classes}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, "init"))
         try:
-            module: nn.Module = call(
-                what, factory, options, {"input_shape": input_shape, "classes": classes}
-            )
+            module: nn.Module = call(label, factory, options, shape)
         except UserError:
             raise
-        except (
-            Exception
-        ) as error:  # the factory may be a user's, and options may be of any type
-            given = (
-                ", ".join(f"{key}={value!r}" for key, value in options.items())
-                or "no options"
-            )
+        # The factory may be a user's, and options may be of any type.
+        except Exception as error:
+            problem = reason(error)
             raise ModelError(
-                f"{what} cannot be built with {given}: {reason(error)}"
+                f"{label} cannot be built with {_described(options)}: {problem}"
             ) from error
-        # Inside the fork: the first call is what draws the weights of torch's lazy layers.
+        # Inside the fork: the first call draws the weights of torch's lazy layers.
         check_fit(
-            what,
+            label,
             module,
             input_shape=input_shape,
             classes=classes,
@@ -129,8 +134,17 @@ def build(
     return module
 
 
+def _described(options: Mapping[str, Any]) -> str:
+    """Return options as an error message shows them."""
+    if not options:
+        return "no options"
+    texts = [f"{key}={value!r}" for key, value in options.items()]
+    return ", ".join(texts)
+
+
 def _modality(input_shape: tuple[int, ...], classes: int) -> Modality:
     """Return what a sample of this shape most likely is."""
     if len(input_shape) == 1:
+        # A text's classes are its bytes.
         return "text" if classes == 256 else "features"
     return "series" if len(input_shape) == 2 else "image"

@@ -13,10 +13,11 @@ from fedlearn.models.inputs import whole
 
 
 class Logistic(nn.Module):
-    """Multinomial logistic regression: (B, …) float32 → (B, K); D·K + K parameters (7,850 on MNIST).
+    """Multinomial logistic regression: (B, …) float32 → (B, K).
 
-    The convex model of Li et al., "Federated Optimization in Heterogeneous Networks" (FedProx), MLSys 2020; its
-    synthetic data (60 features, 10 classes) gives 610 parameters.
+    D·K + K parameters, 7,850 on MNIST. The convex model of Li et al., "Federated
+    Optimization in Heterogeneous Networks" (FedProx), MLSys 2020; its synthetic data (60
+    features, 10 classes) gives 610 parameters.
     """
 
     def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
@@ -31,16 +32,17 @@ class Logistic(nn.Module):
 
 
 class TwoNN(nn.Module):
-    """The MNIST "2NN": two hidden ReLU layers of 200 units, (B, …) float32 → (B, K); 199,210 parameters on MNIST.
+    """The MNIST "2NN": two hidden ReLU layers of 200 units, (B, …) float32 → (B, K).
 
-    Source: McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017.
-    ``width``: units of each hidden layer. The paper does not give its initialisation; this is torch's default.
+    199,210 parameters on MNIST. Source: McMahan et al., "Communication-Efficient Learning
+    of Deep Networks from Decentralized Data", AISTATS 2017. ``width``: units of each
+    hidden layer. The paper does not give its initialisation; this is torch's default.
     """
 
     def __init__(
         self, input_shape: tuple[int, ...], classes: int, width: int = 200
     ) -> None:
-        """Make the layers; raises ModelError for a width that is no positive whole number."""
+        """Make the layers; raises ModelError unless the width is a whole number >= 1."""
         super().__init__()
         whole("2nn", "width", width)
         self.hidden1 = nn.Linear(prod(input_shape), width)
@@ -50,5 +52,6 @@ class TwoNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the class scores (B, K)."""
         x = self.hidden1(x.flatten(1)).relu()
-        scores: Tensor = self.output(self.hidden2(x).relu())
+        x = self.hidden2(x).relu()
+        scores: Tensor = self.output(x)
         return scores

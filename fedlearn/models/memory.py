@@ -7,9 +7,11 @@ from torch import nn
 
 
 def channels_last(module: nn.Module) -> None:
-    """Store a module's convolution weights with the channels last, in place; its activations follow them.
+    """Store a module's convolution weights with the channels last, in place.
 
-    torch pools channels-last images on a CPU several times faster, and convolves them no slower (docs/models.md).
-    Names, shapes and the order of a flat state stay as they are.
+    Its activations follow them. torch pools channels-last images on a CPU several times
+    faster, and convolves them no slower (docs/models.md). Names, shapes and the order of
+    a flat state stay as they are.
     """
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this keyword alone
+    # torch's stubs lack this keyword alone.
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -11,13 +11,17 @@ from fedlearn.names import nearest
 
 KINDS = ("group", "batch")
 
+# Groups of GroupNorm; fewer where they do not divide the channels.
+GROUPS = 8
+
 
 def check(model: str, kind: object) -> str:
     """Return ``kind``; raises ModelError unless it is one of `KINDS`."""
     if kind not in KINDS:
-        known = " or ".join(f"'{k}'" for k in KINDS)
+        names = " or ".join(f"'{name}'" for name in KINDS)
+        hint = nearest(str(kind), KINDS)
         raise ModelError(
-            f"model '{model}': 'norm' must be {known}, not {kind!r}.{nearest(str(kind), KINDS)}"
+            f"model '{model}': 'norm' must be {names}, not {kind!r}.{hint}"
         )
     return str(kind)
 
@@ -25,12 +29,12 @@ def check(model: str, kind: object) -> str:
 def normalise(kind: str, channels: int) -> nn.Module:
     """Return a normalisation of (B, C, H, W) with 2·C parameters.
 
-    "group" is GroupNorm over 8 groups (fewer where 8 does not divide C): Wu and He, "Group Normalization", ECCV 2018.
-    It has no running statistics, which clients with different labels would pull apart: Hsieh et al., "The Non-IID
-    Data Quagmire of Decentralized Machine Learning", ICML 2020. "batch" is BatchNorm: Ioffe and Szegedy, ICML 2015.
+    "group" is GroupNorm over 8 groups (fewer where 8 does not divide C): Wu and He,
+    "Group Normalization", ECCV 2018. It has no running statistics, which clients with
+    different labels would pull apart: Hsieh et al., "The Non-IID Data Quagmire of
+    Decentralized Machine Learning", ICML 2020. "batch" is BatchNorm: Ioffe and Szegedy,
+    ICML 2015.
     """
-    return (
-        nn.BatchNorm2d(channels)
-        if kind == "batch"
-        else nn.GroupNorm(gcd(8, channels), channels)
-    )
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.GroupNorm(gcd(GROUPS, channels), channels)

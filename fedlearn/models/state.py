@@ -1,6 +1,7 @@
 """A torch module's state as the flat vectors of `fedlearn.arrays`, and back.
 
-torch is imported inside the functions, so that a command line may import this file for its names alone.
+torch is imported inside the functions, so that a command line may import this file for
+its names alone.
 """
 
 from __future__ import annotations
@@ -14,117 +15,131 @@ from fedlearn.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
     from torch import nn
 
 
 def layout(module: nn.Module) -> Layout:
-    """Return the order of a module's state: names, shapes and dtypes as in its ``state_dict``.
+    """Return the order of a module's state, as in its ``state_dict``.
 
-    An entry is trained when it is a parameter that requires a gradient. A tensor that stands under two names
-    (tied weights) has two entries, as in ``state_dict``, and only its first name counts as trained.
-    Raises ModelError for a state that is no tensor (``get_extra_state``) or whose dtype no payload carries.
+    An entry is trained when it is a parameter that requires a gradient. A tensor that
+    stands under two names (tied weights) has two entries, as in ``state_dict``, and only
+    its first name counts as trained. Raises ModelError for a state that is no tensor
+    (``get_extra_state``) or whose dtype no payload carries.
     """
-    trained = {
-        name for name, parameter in module.named_parameters() if parameter.requires_grad
-    }
-    first: dict[tuple[int, ...], str] = {}
+    parameters = module.named_parameters()
+    trained = {name for name, parameter in parameters if parameter.requires_grad}
+
+    # Tied weights are one memory under two names, as parameters or as buffers.
+    first_names: dict[tuple[int, ...], str] = {}
     entries = []
     for name, tensor in _tensors(module).items():
-        identity = (tensor.data_ptr(), *tensor.shape, -1, *tensor.stride())
-        tied = first.setdefault(identity, name) if tensor.numel() else name
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        entries.append(
-            Entry(
-                name,
-                tuple(tensor.shape),
-                dtype,
-                name in trained,
-                "" if tied == name else tied,
-            )
+        first_name = name
+        # Tensors without values share no memory, though their addresses may be equal.
+        if tensor.numel():
+            # -1 stands between the shape and the strides, which may be of any length.
+            identity = (tensor.data_ptr(), *tensor.shape, -1, *tensor.stride())
+            first_name = first_names.setdefault(identity, name)
+
+        entry = Entry(
+            name=name,
+            shape=tuple(tensor.shape),
+            dtype=str(tensor.dtype).removeprefix("torch."),
+            trained=name in trained,
+            same_as="" if first_name == name else first_name,
         )
+        entries.append(entry)
     return Layout(tuple(entries))
 
 
 def read_state(module: nn.Module, layout: Layout) -> State:
-    """Return a copy of a module's state: floats (P,) float32 and integers (Q,) int64, on the CPU.
+    """Return a copy of a module's state: floats (P,) float32 and integers (Q,) int64.
 
-    Narrower and wider floats are cast to float32. Raises ModelError when the module has another layout.
+    The copy is on the CPU; narrower and wider floats are cast to float32. Raises
+    ModelError when the module has another layout.
     """
     import torch
 
+    floats = []
+    integers = []
     tensors = _matching(module, layout)
-    floats = [
-        t.reshape(-1).to(torch.float32)
-        for t, e in zip(tensors, layout.entries, strict=True)
-        if e.is_float
-    ]
-    integers = [
-        t.reshape(-1).to(torch.int64)
-        for t, e in zip(tensors, layout.entries, strict=True)
-        if not e.is_float
-    ]
-    return State(
-        torch.cat(floats).cpu().numpy() if floats else np.empty(0, np.float32),
-        torch.cat(integers).cpu().numpy() if integers else np.empty(0, np.int64),
-    )
+    for tensor, entry in zip(tensors, layout.entries, strict=True):
+        if entry.is_float:
+            floats.append(tensor.reshape(-1).to(torch.float32))
+        else:
+            integers.append(tensor.reshape(-1).to(torch.int64))
+
+    # torch concatenates at least one tensor; a model may lack either kind.
+    float_vector = np.empty(0, np.float32)
+    if floats:
+        float_vector = torch.cat(floats).cpu().numpy()
+    integer_vector = np.empty(0, np.int64)
+    if integers:
+        integer_vector = torch.cat(integers).cpu().numpy()
+    return State(float_vector, integer_vector)
 
 
 def write_state(module: nn.Module, layout: Layout, state: State) -> None:
-    """Copy a state into a module's own tensors, in place; their dtypes, devices and ties stay as they are.
+    """Copy a state into a module's own tensors, in place.
 
-    Of tied names the first one decides, so that a tie holds even where a lossy codec made the two values differ.
-    Nothing in the module refers to ``state`` afterwards. Raises ModelError when state or module do not fit the layout.
+    Their dtypes, devices and ties stay as they are. Of tied names the first one decides,
+    so that a tie holds even where a lossy codec made the two values differ. Nothing in
+    the module refers to ``state`` afterwards. Raises ModelError when state or module do
+    not fit the layout.
     """
     import torch
 
-    if state.floats.shape != (layout.floats,) or state.integers.shape != (
-        layout.integers,
-    ):
-        raise ModelError(
-            f"a state of {state.floats.size} floats and {state.integers.size} integers "
-            f"does not fit a layout of {layout.floats} and {layout.integers}"
-        )
+    layout.check(state)
     tensors = _matching(module, layout)
     device = tensors[0].device if tensors else torch.device("cpu")
-    sources = {
-        True: _tensor(state.floats).to(device),
-        False: _tensor(state.integers).to(device),
-    }
-    at = {True: 0, False: 0}
-    seen = set()
-    for entry, tensor in zip(layout.entries, tensors, strict=True):
-        start = at[entry.is_float]
-        at[entry.is_float] += entry.size
+    # To the device in one transfer each, not tensor by tensor.
+    floats = _tensor(state.floats).to(device)
+    integers = _tensor(state.integers).to(device)
+
+    # A tensor under two names is written once, by its first name.
+    written = set()
+    for (entry, start), tensor in zip(layout.starts(), tensors, strict=True):
         identity = (tensor.data_ptr(), entry.shape, tensor.stride(), entry.dtype)
-        if entry.size and identity not in seen:
-            seen.add(identity)
-            tensor.copy_(
-                sources[entry.is_float][start : start + entry.size].view(entry.shape)
-            )
+        if not entry.size or identity in written:
+            continue
+        written.add(identity)
+        vector = floats if entry.is_float else integers
+        values = vector[start : start + entry.size]
+        tensor.copy_(values.view(entry.shape))
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the named tensors of a module, detached, sharing its memory."""
+    """Return the named tensors of a module, detached, sharing its memory.
+
+    Raises ModelError for a state that is no tensor.
+    """
     import torch
 
-    # Not cached: moving a module, or a layer that rebinds a buffer, would leave a cache of stale tensors.
+    # Not cached: moving a module, or a layer that rebinds a buffer, would leave a cache
+    # of stale tensors.
     tensors = module.state_dict()
     for name, value in tensors.items():
         if not isinstance(value, torch.Tensor):
             raise ModelError(
-                f"state '{name}' of {type(module).__name__} is a {type(value).__name__}, which no payload carries; "
+                f"state '{name}' of {type(module).__name__} is a "
+                f"{type(value).__name__}, which no payload carries; "
                 "keep it in a tensor buffer instead of get_extra_state"
             )
     return tensors
 
 
 def _matching(module: nn.Module, layout: Layout) -> list[torch.Tensor]:
-    """Return a module's tensors in the order of a layout; raises ModelError at the first one that differs."""
+    """Return a module's tensors in the order of a layout.
+
+    Raises ModelError at the first one that differs.
+    """
     tensors = _tensors(module)
+    kind = type(module).__name__
     if len(tensors) != len(layout.entries):
         raise ModelError(
-            f"{type(module).__name__} has {len(tensors)} tensors; the layout has {len(layout.entries)}"
+            f"{kind} has {len(tensors)} tensors; the layout has {len(layout.entries)}"
         )
+
     for (name, tensor), entry in zip(tensors.items(), layout.entries, strict=True):
         if (
             name != entry.name
@@ -132,14 +147,18 @@ def _matching(module: nn.Module, layout: Layout) -> list[torch.Tensor]:
             or tensor.is_floating_point() != entry.is_float
         ):
             raise ModelError(
-                f"tensor '{name}' {tuple(tensor.shape)} {tensor.dtype} of {type(module).__name__} "
-                f"stands where the layout has '{entry.name}' {entry.shape} {entry.dtype}"
+                f"tensor '{name}' {tuple(tensor.shape)} {tensor.dtype} of {kind} "
+                f"stands where the layout has "
+                f"'{entry.name}' {entry.shape} {entry.dtype}"
             )
     return list(tensors.values())
 
 
-def _tensor(vector: np.ndarray[tuple[int], np.dtype[np.generic]]) -> torch.Tensor:
-    """Return a tensor that shares a vector's memory where torch can: not where the vector is read-only."""
+def _tensor(vector: NDArray[np.generic]) -> torch.Tensor:
+    """Return a tensor that shares a vector's memory where torch can."""
     import torch
 
-    return torch.from_numpy(vector if vector.flags.writeable else vector.copy())
+    # torch warns of memory that it may not write.
+    if vector.flags.writeable:
+        return torch.from_numpy(vector)
+    return torch.from_numpy(vector.copy())

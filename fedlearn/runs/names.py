@@ -94,7 +94,7 @@ def listing() -> str:
 
 def _registries() -> Iterator[tuple[str, Mapping[str, _Described]]]:
     """Yield (title, registry) in the order in which the listing shows them."""
-    from fedlearn.codec.chain import STAGES
+    from fedlearn.codec import STAGES
     from fedlearn.data import DATASETS
     from fedlearn.data.partition import KINDS
     from fedlearn.engine import ENGINES

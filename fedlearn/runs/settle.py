@@ -12,7 +12,7 @@ from typing import Any
 
 from fedlearn.brief import Brief
 from fedlearn.codec import AUTO
-from fedlearn.codec.choice import Choice, Situation, choose
+from fedlearn.codec.choice import CodecChoice, Situation, choose
 from fedlearn.config import Experiment
 from fedlearn.engine import auto, collapse
 from fedlearn.engine.runner import Runner
@@ -109,11 +109,11 @@ def _with(experiment: Experiment, section: str, **changes: Any) -> Experiment:
 
 def _codecs(
     experiment: Experiment, parts: Parts, cohort: int, manifest: Mapping[str, Any]
-) -> Choice:
+) -> CodecChoice:
     """Return the codecs up and down, and why those, where "auto" chose one."""
     section = experiment.codec
     if AUTO not in (section.up, section.down):
-        return Choice(section.up, section.down, "")
+        return CodecChoice(section.up, section.down, "")
     choice = _codecs_before(manifest)
     if choice is None:
         situation = Situation(
@@ -128,14 +128,14 @@ def _codecs(
         choice = choose(situation)
     up = choice.up if section.up == AUTO else section.up
     down = choice.down if section.down == AUTO else section.down
-    return Choice(up, down, choice.why)
+    return CodecChoice(up, down, choice.why)
 
 
-def _codecs_before(manifest: Mapping[str, Any]) -> Choice | None:
+def _codecs_before(manifest: Mapping[str, Any]) -> CodecChoice | None:
     """Return the codecs that a run began with; None: it was killed before it had any."""
     try:
         codec = manifest["codec"]
-        return Choice(str(codec["up"]), str(codec["down"]), str(codec["why"]))
+        return CodecChoice(str(codec["up"]), str(codec["down"]), str(codec["why"]))
     except (KeyError, TypeError):
         return None
 

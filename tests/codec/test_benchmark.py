@@ -66,9 +66,13 @@ def test_the_gaps_of_the_shipped_workloads_are_those_of_the_text():
             number - record_updates.copied(number, gap) for number in workload.rounds
         ]
     assert found == {
-        "2nn-iid": [1, 10, 10], "2nn-shards": [1, 10, 10], "lstm-watch": [1, 2, 2], "cnn-small": [1, 8, 10], "cnn": [1, 8, 10],
+        "2nn-iid": [1, 10, 10],
+        "2nn-shards": [1, 10, 10],
+        "lstm-watch": [1, 2, 2],
+        "cnn-small": [1, 8, 10],
+        "cnn": [1, 8, 10],
         "lstm-char": [1, 4, 8],
-    }  # fmt: skip
+    }
 
 
 def test_momentum_goes_on_in_the_direction_of_the_last_step(tmp_path):
@@ -109,8 +113,12 @@ def test_the_benchmark_leaves_figures_a_table_and_plots(recorded, tmp_path, caps
     ]
     # Round 1 has the model that its clients hold: there is no difference to send.
     assert [(r["recording"], r["direction"]) for r in results[::2]] == [
-        ("tiny-early", "up"), ("tiny-late", "up"), ("tiny-late", "down"), ("tiny-middle", "up"), ("tiny-middle", "down")
-    ]  # fmt: skip
+        ("tiny-early", "up"),
+        ("tiny-late", "up"),
+        ("tiny-late", "down"),
+        ("tiny-middle", "up"),
+        ("tiny-middle", "down"),
+    ]
     raw, eden = results[:2]
     assert (
         raw["chain"],

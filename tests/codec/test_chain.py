@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from fedlearn.arrays import Sparse
-from fedlearn.codec import Context
-from fedlearn.codec.chain import LONGEST, STAGES, find, parse
-from fedlearn.codec.select import drawn, kept, top
+from fedlearn.codec import STAGES, Context
+from fedlearn.codec.chain import LONGEST, find, parse
+from fedlearn.codec.select import random_positions, sent_count, top
 from fedlearn.errors import ConfigError, FormatError, PayloadError
 
 RANDOM = np.random.default_rng(7)
@@ -127,13 +127,15 @@ def test_round_trip(chain, name):
     )
     sent, size = values.copy(), values.size
     if chain.startswith("topk"):
-        at = top_twin(values, kept(float(chain[5 : chain.index(")")]), size))
+        at = top_twin(values, sent_count(float(chain[5 : chain.index(")")]), size))
         back_at = find(chain).decode(body, 3, context)
         assert isinstance(back_at, Sparse) and np.array_equal(back_at.indices, at)
         sent = np.zeros_like(values)
         sent[at] = values[at]
     elif chain.startswith("randk"):
-        at, lengths = drawn(size, kept(float(chain[6 : chain.index(")")]), size), 3)
+        at, lengths = random_positions(
+            size, sent_count(float(chain[6 : chain.index(")")]), size), 3
+        )
         sent = np.zeros_like(values)
         sent[at] = values[at] * lengths.astype(np.float32)
     assert (
@@ -155,7 +157,10 @@ def test_top_takes_the_same_as_a_sort(name, k):
 
 
 def test_top_is_exact_where_the_sample_misleads():
-    """The sample sees every 9th value only: too large a threshold leaves too few, too small a one too many."""
+    """The sample sees every 9th value only.
+
+    Too large a threshold leaves too few values, too small a one too many.
+    """
     size = 16_384 * 9
     for low, high in ((1.0, 100.0), (100.0, 1.0)):
         values = RANDOM.normal(size=size).astype(np.float32) * np.float32(low)
@@ -168,22 +173,25 @@ def test_top_is_exact_where_the_sample_misleads():
 def test_random_places_are_even_and_known_to_both_ends():
     counts = np.zeros(10)
     for seed in range(4000):
-        at, lengths = drawn(10, 4, seed)
+        at, lengths = random_positions(10, 4, seed)
         assert lengths.tolist() == [2, 3, 2, 3]
         counts[at] += lengths
     assert np.abs(counts / 4000 - 1).max() < 5 * np.sqrt(
         2 / 4000
     )  # five standard deviations of a place of three
     assert (
-        drawn(10**6, 10**4, 5)[0].tolist()
-        == drawn(10**6, 10**4, 5)[0].tolist()
-        != drawn(10**6, 10**4, 6)[0].tolist()
+        random_positions(10**6, 10**4, 5)[0].tolist()
+        == random_positions(10**6, 10**4, 5)[0].tolist()
+        != random_positions(10**6, 10**4, 6)[0].tolist()
     )
 
 
 @pytest.mark.parametrize("chain", ["q8", "q4", "randk(0.25)+raw32", "randk(0.5)+q8"])
 def test_unbiased(chain):
-    """The mean of n independent estimates has a squared error of 1/n of one's; a bias would stay."""
+    """The mean of n independent estimates has 1/n of the squared error of one.
+
+    A bias would stay.
+    """
     values = (RANDOM.normal(size=1500) * np.linspace(0.1, 3, 1500)).astype(np.float32)
     context, runs = Context(((30, 50),)), 600
     all_runs = np.array(
@@ -199,7 +207,10 @@ def test_unbiased(chain):
 
 
 def test_dithers_of_long_vectors_are_even_and_differ_between_stretches():
-    """Beyond the first 65,536 values dithers come again, at other places: 0.5 of a level is rounded up half of the time."""
+    """Beyond the first 65,536 values dithers come again, at other places.
+
+    0.5 of a level is rounded up half of the time.
+    """
     values = np.full(200_000, 0.5 / 127, np.float32)
     values[::1024] = 1  # the largest of its bucket: one level is 1 / 127
     back = dense(
@@ -333,7 +344,8 @@ WRONG = {
     "topk(0.01)+trn": r"unknown stage 'trn'\. Did you mean 'tern'\?",
     "": "'' is no stage",
     "topk(0.01": r"'topk\(0\.01' is no stage",
-    "topk(0.01)+rice": r"no stage says how each value is written; add one of raw32, .* after 'topk\(0\.01\)'",
+    "topk(0.01)+rice": r"no stage says how each value is written; "
+    r"add one of raw32, .* after 'topk\(0\.01\)'",
     "tern": "put topk",
     "q8+topk(0.1)": "'topk' cannot follow 'q8'; the order is select",
     "q8+q4": "'q4' cannot follow 'q8'",
@@ -351,7 +363,8 @@ WRONG = {
     "randk(0.1)+q4+grid": "'grid' packs places",
     "randk(0.1)+sign": "which 'sign' would spoil",
     "topk(0.1)+q8+deflate": "'deflate' is for values without places; use gapz",
-    "ef+randk(0.1)+q4": "'randk' is unbiased, with an error that error feedback would only let grow; leave out 'ef\\+'",
+    "ef+randk(0.1)+q4": "'randk' is unbiased, with an error that error feedback "
+    "would only let grow; leave out 'ef\\+'",
     "ef+ef+q8": "unknown stage 'ef'",
     "q8\n": "only plain ASCII",
     "q８": "only plain ASCII",
@@ -405,7 +418,10 @@ def test_an_unsound_scale_is_refused(scale):
 
 
 def sent_exactly(values, coded):
-    """Return what a topk(0.001) sent and what comes back of it, once its places are those of the largest magnitudes."""
+    """Return what a topk(0.001) sent and what comes back of it.
+
+    Its places must be those of the largest magnitudes.
+    """
     assert np.array_equal(
         coded.indices, np.sort(np.argpartition(np.abs(values), -10_000)[-10_000:])
     )
@@ -462,7 +478,10 @@ def check_eden1(values, coded):
 
 
 def check_uvq(values, coded):
-    """0.1 bits a value lie between groups of 128 and of 64, whose captures are 0.062462 and 0.105309."""
+    """0.1 bits a value lie between groups of 128 and of 64.
+
+    Their captures are 0.062462 and 0.105309.
+    """
     error, projection = error_and_projection(values, coded)
     assert 1 / 0.105309 - 1 < error < 1 / 0.062462 - 1 and projection == pytest.approx(
         1, abs=0.01
@@ -470,7 +489,10 @@ def check_uvq(values, coded):
 
 
 def check_cvq(values, coded):
-    """Groups of 8, but for what scales and grades cost: of 0.39755 a little is missing. The movement predicts nothing here."""
+    """Groups of 8, but for what scales and grades cost: of 0.39755 a little is missing.
+
+    The movement predicts nothing here.
+    """
     error, projection = error_and_projection(values, coded)
     capture = projection / 1.4
     assert 0.39 < capture < 0.398 and error == pytest.approx(

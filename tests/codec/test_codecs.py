@@ -1,4 +1,4 @@
-"""Every codec: round trip as specified, deterministic for a seed, and a decoder that trusts nothing."""
+"""Every codec: round trip as specified, deterministic for a seed, a wary decoder."""
 
 import numpy as np
 import pytest

@@ -17,7 +17,10 @@ SHAPES = ((128, 96),)
 
 
 def missing(codec, contacts, moved=None):
-    """What a copy that starts at 0 lacks of a model that stands still, after each contact, as a share of its energy."""
+    """What a copy that starts at 0 lacks of a model that stands still.
+
+    After each contact, as a share of the model's energy.
+    """
     copy, shares = np.zeros_like(MODEL), []
     for contact in range(contacts):
         context = Context(SHAPES, copy if moved is None else moved)

@@ -1,4 +1,4 @@
-"""The codes of a block: the nearest vector, the energy they promise to catch, and bits without gaps."""
+"""The codes of a block: the nearest vector, the energy they catch, bits without gaps."""
 
 import numpy as np
 import pytest

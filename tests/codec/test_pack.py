@@ -1,4 +1,4 @@
-"""How places become bytes: exact round trips, sizes beside the entropy, and decoders that trust nothing."""
+"""How places become bytes: exact round trips, sizes, and decoders that trust nothing."""
 
 import numpy as np
 import pytest
@@ -138,7 +138,10 @@ def test_random_places_cost_at_most_5_percent_more_than_their_entropy(share):
 
 
 def test_busy_rows_and_columns_make_places_cheaper():
-    """Rows and columns of log-normal activity: the grid is 20 % below the entropy, gaps alone are not."""
+    """Rows and columns of log-normal activity.
+
+    The grid is 20 % below the entropy, gaps alone are not.
+    """
     activity = np.exp(RANDOM.normal(size=(600, 1)) * 1.3) * np.exp(
         RANDOM.normal(size=(1, 500)) * 1.3
     )

@@ -1,4 +1,4 @@
-"""The prediction from movement: equal at both ends, worth its bytes, and silent where nothing moved."""
+"""The prediction from movement: equal at both ends, worth its bytes, none at rest."""
 
 import numpy as np
 import pytest

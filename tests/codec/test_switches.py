@@ -1,4 +1,7 @@
-"""Codecs give the same bits whatever a model's code asked of torch, and serve models of every size and shape."""
+"""Codecs give the same bits whatever a model's code asked of torch.
+
+They serve models of every size and shape.
+"""
 
 import numpy as np
 import pytest
@@ -67,7 +70,10 @@ def test_matrices_are_multiplied_in_full_precision():
 def test_a_tiny_model_is_sent_something(text, size):
     values = np.random.default_rng(size).normal(size=size).astype(np.float32)
     context = Context(((size,),))
-    """The unbiased codec sends a weak block now and then, enlarged; the contracting one sends something every time."""
+    """The unbiased codec sends a weak block now and then, enlarged.
+
+    The contracting one sends something every time.
+    """
     some = [np.any(sent(text, values, seed, context)) for seed in range(200)]
     assert all(some) if text.startswith("cvq") else any(some)
 
@@ -100,7 +106,10 @@ def test_empty_tensors_take_no_room(text):
 )
 @pytest.mark.parametrize("text", ["eden1", "pred+eden1"])
 def test_one_bit_a_value_has_its_error_at_every_size(text, size):
-    """π/2 − 1 = 0.57 for normal values; a last part of more than 3,584 values was once decoded in other blocks."""
+    """π/2 − 1 = 0.57 for normal values.
+
+    A last part of more than 3,584 values was once decoded in other blocks.
+    """
     random = np.random.default_rng(size)
     values, context = random.normal(size=size).astype(np.float32), Context(((size,),))
     errors = []

@@ -1,4 +1,4 @@
-"""uvq and what it shares with cvq: the rate is kept, the estimate unbiased, the decoder trusts nothing."""
+"""uvq and what it shares with cvq: the rate, an unbiased estimate, a wary decoder."""
 
 import numpy as np
 import pytest
@@ -98,7 +98,10 @@ def test_the_expectation_is_the_values_themselves():
 
 
 def test_a_spike_is_not_shrunk():
-    """The scale is that of the block as it is, not of normal values: the projection on the values is exact on average."""
+    """The scale is that of the block as it is, not of normal values.
+
+    The projection on the values is exact on average.
+    """
     values = np.zeros(2048, np.float32)
     values[5], values[1030] = 10, -3
     codec, context = Uvq(0.2), Context(((2048,),))

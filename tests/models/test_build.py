@@ -1,4 +1,4 @@
-"""Building by name and import path: the same weights for a seed, and one clear sentence for every misfit."""
+"""Building by name and path: the same weights for a seed, a sentence for each misfit."""
 
 from __future__ import annotations
 
@@ -294,7 +294,8 @@ def text_model() -> nn.Module:
             (80,),
             256,
             {},
-            r"fails on 2 text samples, a torch.int64 tensor of .*: RuntimeError: .*choose another model",
+            r"fails on 2 text samples, a torch.int64 tensor of .*: RuntimeError: "
+            r".*choose another model",
         ),
     ],
 )
