@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.arrays import Sparse
-from fedlearn.codec import Context
+from fedlearn.codec.protocol import Context
 from fedlearn.errors import FormatError, PayloadError
 
 
