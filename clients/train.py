@@ -71,12 +71,12 @@ def train(
         )
         losses = (
             _gradient(module, plan, batches, room)
-            if plan.task == "gradient"
+            if plan.answer == "gradient"
             else _descend(module, plan, batches, count, room)
         )
     end = read_state(module, layout)
     difference = State(end.floats - start.floats, end.integers - start.integers)
-    if plan.task == "gradient":
+    if plan.answer == "gradient":
         difference = with_gradients(module, layout, difference)
     loss = float(torch.stack(losses).mean())
     check_finite(client, plan, loss, difference.floats)

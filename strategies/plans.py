@@ -11,7 +11,7 @@ from fedlearn.plan import Plan
 
 ASKED = {
     "proximal-mu": "proximal_mu",  # Flower's FedProx
-    "task": "task",
+    "task": "answer",
     "accumulate": "accumulate",
     "clip_norm": "clip_norm",
     "lr": "lr",

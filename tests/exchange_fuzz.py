@@ -287,7 +287,7 @@ class Agent:
 
     def act(self, actions: Sequence[attendance.Action]) -> None:
         for action in actions:
-            if isinstance(action, attendance.Send):
+            if isinstance(action, attendance.SendFrame):
                 action.frame.SerializeToString()
             elif isinstance(action, attendance.Connect):
                 assert action.after_s >= 0

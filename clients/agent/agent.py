@@ -28,6 +28,13 @@ import grpc
 import fedlearn
 from fedlearn.clients.agent import attendance, identity, pipe, store
 from fedlearn.clients.agent.attendance import Attendance
+from fedlearn.clients.agent.pipe import (
+    Limits,
+    WorkCost,
+    WorkReply,
+    WorkRequest,
+    WorkSetup,
+)
 from fedlearn.clients.device import notify
 from fedlearn.clients.device import readings as device
 from fedlearn.clients.device.guest import Guest
@@ -61,7 +68,7 @@ RENEWAL_S = 3600.0
 
 
 @dataclass(frozen=True)
-class Settings:
+class AgentSettings:
     """What the device's owner decides."""
 
     coordinator: str  # HOST:PORT
@@ -90,7 +97,7 @@ class _Job:
 class Agent:
     """See the module; `run` is all of its life."""
 
-    settings: Settings
+    settings: AgentSettings
     say: Any = lambda text: print(text, file=sys.stderr, flush=True)
     _jobs: deque[_Job] = field(default_factory=deque)
     _process: asyncio.subprocess.Process | None = None
@@ -204,7 +211,7 @@ class Agent:
     async def _read(self) -> None:
         while (frame := await self._call.read()) is not grpc.aio.EOF:
             if frame.WhichOneof("frame") == "task":
-                self._state.declines = self._guest.ask()
+                self._state.decline_reason = self._guest.ask()
             self._perform(self._state.heard(frame, time.monotonic()))
         code = await self._call.code()
         raise RunError(f"{code.name.lower()}: {await self._call.details()}")
@@ -250,18 +257,16 @@ class Agent:
                 )
             )
 
-    def _tell_figures(self, spent: Mapping[str, float]) -> None:
+    def _tell_figures(self, cost: WorkCost) -> None:
         """Tell the coordinator what a piece of work took; not each time where rounds are short."""
         if time.monotonic() - self._figures_told >= FIGURES_S:
             self._figures_told = time.monotonic()
-            self._tell(
-                _figures(spent, self._guest.energy.joules, self._state.pace.mbps)
-            )
+            self._tell(_figures(cost, self._guest.energy.joules, self._state.pace.mbps))
 
     def _perform(self, actions: Sequence[attendance.Action]) -> None:
         """Do what the state machine asks."""
         for action in actions:
-            if isinstance(action, attendance.Send):
+            if isinstance(action, attendance.SendFrame):
                 self._send(action.frame, action.data)
             elif isinstance(action, attendance.Begin):
                 reach("agent.task")
@@ -345,57 +350,45 @@ class Agent:
         while self._jobs:
             job = self._jobs[0]
             try:
-                told, blobs = await self._done(job)
+                reply, blobs = await self._done(job)
             except (
                 asyncio.IncompleteReadError,
                 OSError,
             ):  # the process died, or was killed for a job that is not wanted
-                told, blobs = await self._died()
+                reply, blobs = await self._died(), []
                 job.deaths += 1
-                if (
-                    told["code"] == -signal.SIGKILL
-                    and device.oom_kills(self.settings.root) != self._kills
-                ):
-                    self._halvings += (
-                        1  # where memory is promised freely, this is how it runs out
-                    )
-                    told = {
-                        "result": "declined",
-                        "text": "memory: the kernel ended the work",
-                    }
                 if job.deaths < DEATHS:
                     continue
             wanted = bool(self._jobs) and self._jobs[0] is job
             if not wanted:
                 continue
             self._jobs.popleft()
-            result = told["result"]
+            result = reply.result
             if result == "answer":
-                spent = told.get("spent", {})
-                if spent.get("halvings"):
+                cost = reply.cost
+                if cost.halvings:
                     self.say(
-                        f"round {job.key[0]}: memory is short; computed 1/{2 ** spent['halvings']} of each mini-batch at a time"
+                        f"round {job.key[0]}: memory is short; "
+                        f"computed 1/{2**cost.halvings} of each mini-batch at a time"
                     )
                 reach("agent.before-send")
                 self._perform(self._state.answered(job.key, blobs[0], time.monotonic()))
-                self._tell_figures(spent)
+                self._tell_figures(cost)
             else:
                 reasons = {
                     "lacking": pb.Failure.LACKING,
                     "declined": pb.Failure.DECLINED,
                 }
-                self.say(
-                    f"round {job.key[0]}: {result} {told.get('text', '')}".rstrip()
-                )
+                self.say(f"round {job.key[0]}: {result} {reply.text}".rstrip())
                 self._perform(
                     self._state.failed(
                         job.key,
                         reasons.get(result, pb.Failure.FAILED),
-                        told.get("text", ""),
+                        reply.text,
                     )
                 )
 
-    async def _done(self, job: _Job) -> tuple[dict[str, Any], list[bytes]]:
+    async def _done(self, job: _Job) -> tuple[WorkReply, list[bytes]]:
         """Have the process do a job under the owner's rules, and return what it says, or why it was ended."""
         process = self._process or await self._spawn()
         if not self._guest.watches:
@@ -410,7 +403,7 @@ class Agent:
                 return work.result()
             if self._process is process:
                 self._end_process()
-            return {"result": "declined", "text": watch.result()}, []
+            return WorkReply("declined", watch.result()), []
         finally:
             for part in (work, watch):
                 part.cancel()
@@ -418,15 +411,15 @@ class Agent:
 
     async def _ask(
         self, process: asyncio.subprocess.Process, job: _Job
-    ) -> tuple[dict[str, Any], list[bytes]]:
+    ) -> tuple[WorkReply, list[bytes]]:
         assert process.stdin is not None and process.stdout is not None
         task = job.task.SerializeToString(deterministic=True)
-        for part in pipe.pack(
-            {"name": _name(job.key), "halvings": self._halvings}, [task, *job.payloads]
-        ):
+        request = WorkRequest(_name(job.key), self._halvings)
+        for part in pipe.pack(request.to_dict(), [task, *job.payloads]):
             process.stdin.write(part)
         await process.stdin.drain()
-        return await pipe.receive(process.stdout)
+        head, blobs = await pipe.receive(process.stdout)
+        return WorkReply.from_dict(head), blobs
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         settings = self.settings
@@ -437,32 +430,33 @@ class Agent:
             *command, stdin=PIPE, stdout=PIPE, env=environment
         )
         assert made.stdin is not None
-        told = {
-            "folder": str(self._folder),
-            "client": settings.client,
-            "experiment": self._experiment,
-            "data": settings.data,
-            "epochs": settings.epochs,
-            "steps": settings.steps,
-            "allow": settings.allow,
-        }
-        for part in pipe.pack(told):
+        setup = WorkSetup(
+            str(self._folder),
+            settings.client,
+            self._experiment,
+            settings.data,
+            Limits(settings.epochs, settings.steps, settings.allow),
+        )
+        for part in pipe.pack(setup.to_dict()):
             made.stdin.write(part)
         return made
 
-    async def _died(self) -> tuple[dict[str, Any], list[bytes]]:
+    async def _died(self) -> WorkReply:
         process, self._process = self._process, None
         code = await process.wait() if process else 0
+        killed = code == -signal.SIGKILL
+        if killed and device.oom_kills(self.settings.root) != self._kills:
+            # Where memory is promised freely, this is how it runs out.
+            self._halvings += 1
+            return WorkReply("declined", "memory: the kernel ended the work")
         hint = (
             "out of memory?"
             if code == -signal.SIGKILL
             else "the agent's log says why; fedlearn doctor looks for it"
         )
-        return {
-            "result": "failed",
-            "code": code,
-            "text": f"the working process ended with code {code} ({hint})",
-        }, []
+        return WorkReply(
+            "failed", f"the working process ended with code {code} ({hint})"
+        )
 
     async def _stop_work(self) -> None:
         if self._worker:
@@ -488,12 +482,12 @@ def _name(key: Key) -> str:
 
 
 def _figures(
-    spent: Mapping[str, float], joules: float | None, up_mbps: float
+    cost: WorkCost, joules: float | None, up_mbps: float
 ) -> dict[str, str | float]:
     """Return what a piece of training told of the device."""
     found: dict[str, str | float] = {}
-    if spent.get("steps"):
-        found["step_s"] = round(spent["train_s"] / spent["steps"], 6)
+    if cost.steps:
+        found["step_s"] = round(cost.train_s / cost.steps, 6)
         if joules is not None:
             found["joules"] = round(joules, 2)
     if up_mbps:

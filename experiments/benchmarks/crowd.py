@@ -134,7 +134,7 @@ class _Idle:
     async def perform(self, actions: Sequence[attendance.Action]) -> None:
         """Do what the state machine asks."""
         for action in actions:
-            if isinstance(action, attendance.Send):
+            if isinstance(action, attendance.SendFrame):
                 await self.call.write(action.frame)
             elif isinstance(action, attendance.Connect):
                 self.wait_s, self.anew = action.after_s, action.anew

@@ -16,8 +16,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from fedlearn.clients.agent import attendance
-from fedlearn.clients.agent.attendance import Action, Attendance, Begin, Send
+from fedlearn.clients.agent.attendance import Action, Attendance, Begin, SendFrame
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange import transfer
 from fedlearn.exchange.keys import Key, of
@@ -68,7 +67,7 @@ class Settings:
 
 
 def _is_chunk(action: Any) -> bool:
-    return isinstance(action, attendance.Send | rounds.Send) and action.frame.HasField(
+    return isinstance(action, SendFrame | rounds.Send) and action.frame.HasField(
         "chunk"
     )
 
@@ -116,7 +115,7 @@ class Unruly(Attendance):
                 self.settings.note(f"begin {_name(action.key)}")
             done.append(action)
             if (
-                isinstance(action, Send)
+                isinstance(action, SendFrame)
                 and action.frame.WhichOneof("frame") not in _FIRST
                 and self.settings.happens("twice")
             ):

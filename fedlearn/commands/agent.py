@@ -112,7 +112,7 @@ def _given(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(given: argparse.Namespace) -> None:
     from fedlearn.clients.agent import identity
-    from fedlearn.clients.agent.agent import Agent, Settings
+    from fedlearn.clients.agent.agent import Agent, AgentSettings
 
     identity.check_address(given.coordinator)
     if given.megabytes < 1:
@@ -129,7 +129,7 @@ def _run(given: argparse.Namespace) -> None:
         raise UserError(
             "--insecure needs --client ID, a number from 0: there is no certificate that says who this is"
         )
-    settings = Settings(
+    settings = AgentSettings(
         given.coordinator,
         client,
         given.state,

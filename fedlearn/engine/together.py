@@ -120,7 +120,7 @@ def summed(
     module.train()
     weights: list[torch.Tensor] = [p for p in module.parameters() if p.requires_grad]
     gradients, losses = _gradients(module, weights, plan, shares)
-    if plan.task == "update":
+    if plan.answer == "update":
         with torch.no_grad():
             # FedProx's pull is zero at the start, and momentum's first velocity is the gradient itself.
             if plan.weight_decay:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from fedlearn.clients.agent.agent import Agent, Settings
+from fedlearn.clients.agent.agent import Agent, AgentSettings
+from fedlearn.clients.agent.pipe import WorkCost, WorkReply
 from fedlearn.clients.device.rules import Rules
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.server import rounds
@@ -40,13 +41,11 @@ class Slow(Agent):
     async def _spawn(self) -> Any:
         return self.process
 
-    async def _ask(self, process: Any, job: Any) -> tuple[dict[str, Any], list[bytes]]:
+    async def _ask(self, process: Any, job: Any) -> tuple[WorkReply, list[bytes]]:
         while not self.go_on.is_set():
             await asyncio.sleep(0.005)
-        return {
-            "result": "answer",
-            "spent": {"steps": 4, "train_s": 2.0, "halvings": 0},
-        }, [b"sound"]
+        cost = WorkCost(steps=4, train_s=2.0)
+        return WorkReply("answer", cost=cost), [b"sound"]
 
 
 @pytest.fixture
@@ -79,7 +78,7 @@ def test_a_hot_board_declines_and_a_cool_one_joins_again(plain, tmp_path, monkey
     monkeypatch.setattr("fedlearn.clients.device.guest.POLL_S", 0.01)
     board = boards.orin_nano(tmp_path / "board", 95)
     agent = Slow(
-        Settings(
+        AgentSettings(
             f"127.0.0.1:{plain.service.port}",
             3,
             tmp_path / "agent",

@@ -17,8 +17,10 @@ import pytest
 from fedlearn import data, models
 from fedlearn.arrays import State
 from fedlearn.clients.agent import attendance, identity, pipe, store
-from fedlearn.clients.agent.agent import Agent, Settings, _name
-from fedlearn.clients.agent.work import Declined, Desk, Lacking, Limits
+from fedlearn.clients.agent.agent import Agent, AgentSettings, _name
+from fedlearn.clients.agent.pipe import Limits, WorkReply, WorkRequest, WorkSetup
+from fedlearn.clients.agent.work import Declined, Desk
+from fedlearn.clients.held import MissingModel
 from fedlearn.errors import ConfigError, DataError, FedlearnError, PayloadError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.transfer import Pace
@@ -93,7 +95,7 @@ def desk(
         (Limits(epochs=2), {"steps": 10**9}, "epochs"),
         (Limits(epochs=2), {"steps": 1, "accumulate": 10**9}, "epochs"),
         (Limits(epochs=2), {"steps": 3, "batch_size": 0}, "asks for 3 epochs"),
-        (Limits(epochs=2), {"task": "gradient", "accumulate": 10**9}, "epochs"),
+        (Limits(epochs=2), {"answer": "gradient", "accumulate": 10**9}, "epochs"),
         (
             Limits(steps=BATCHES),
             {"steps": BATCHES + 1},
@@ -101,7 +103,7 @@ def desk(
         ),
         (Limits(steps=BATCHES), {"epochs": 2}, f"asks for {2 * BATCHES} steps"),
         (Limits(steps=5), {"steps": 1, "accumulate": 6}, "asks for 6 steps"),
-        (Limits(steps=5), {"task": "gradient", "accumulate": 6}, "asks for 6 steps"),
+        (Limits(steps=5), {"answer": "gradient", "accumulate": 6}, "asks for 6 steps"),
         (Limits(steps=5, epochs=10**6), {"epochs": 10**6}, "steps"),
     ],
 )
@@ -117,7 +119,7 @@ def test_more_work_than_the_owner_allows_is_declined(limits, asked, told, tmp_pa
         {"epochs": 2},
         {"steps": 2 * BATCHES},
         {"steps": BATCHES, "accumulate": 2},
-        {"task": "gradient"},
+        {"answer": "gradient"},
     ],
 )
 def test_what_the_owner_allows_is_done(asked, tmp_path):
@@ -257,7 +259,7 @@ def test_payloads_that_are_none_are_refused(tmp_path):
         made.do(task, [])
     assert not (tmp_path / "canary").exists()
     task.base = 1
-    with pytest.raises(Lacking):
+    with pytest.raises(MissingModel):
         made.do(task, [payload])
     task.base = 0
     assert made.do(task, [payload])
@@ -278,7 +280,11 @@ class Working:
     """The process that works for an agent."""
 
     def __init__(
-        self, folder: Path, text: str, room: int | None = None, **changed
+        self,
+        folder: Path,
+        text: str,
+        room: int | None = None,
+        allow: tuple[str, ...] = (),
     ) -> None:
         def limit():
             if room is not None:
@@ -292,40 +298,31 @@ class Working:
             stdout=subprocess.PIPE,
             preexec_fn=limit,
         )
-        told = {
-            "folder": str(folder),
-            "client": 3,
-            "experiment": text,
-            "data": "auto",
-            "epochs": 0,
-            "steps": 0,
-            "allow": [],
-        }
-        self.say(pipe.pack(told | changed))
+        limits = Limits(allow=allow)
+        setup = WorkSetup(str(folder), 3, text, "auto", limits)
+        self.say(pipe.pack(setup.to_dict()))
 
     def ask(self, task: pb.Task, payloads: list[bytes]) -> None:
-        self.say(pipe.pack({"name": "1"}, [task.SerializeToString(), *payloads]))
+        blobs = [task.SerializeToString(), *payloads]
+        self.say(pipe.pack(WorkRequest("1").to_dict(), blobs))
 
     def say(self, parts: list[bytes]) -> None:
         assert self.process.stdin
         self.process.stdin.writelines(parts)
         self.process.stdin.flush()
 
-    def hear(self) -> tuple[dict, list[bytes]]:
+    def hear(self) -> WorkReply:
         assert self.process.stdout
-        found = pipe.read(self.process.stdout)
-        assert found
-        return found
+        message = pipe.read(self.process.stdout)
+        assert message
+        return WorkReply.from_dict(message[0])
 
 
 def test_a_full_disk_of_an_agent_is_a_failure_of_its_own(tmp_path):
     with contextlib.closing(Ending(Working(tmp_path, experiment(), room=1000))) as made:
         made.working.ask(*work(None))
-        assert made.working.hear()[0] | {"blobs": []} == {
-            "result": "failed",
-            "text": "this device's disk: File too large",
-            "blobs": [],
-        }
+        expected = WorkReply("failed", "this device's disk: File too large")
+        assert made.working.hear() == expected
     assert not list(store.answers(tmp_path / "answers"))
 
 
@@ -351,10 +348,10 @@ def test_with_its_agent_the_working_process_ends_in_the_middle_of_its_work(tmp_p
     )
     task, payloads = work(None, epochs=1000)
     task.initial = 0  # lacking is an answer too
-    first = Working(tmp_path, slow, allow=["tests.faults"])
+    first = Working(tmp_path, slow, allow=("tests.faults",))
     first.ask(task, payloads)
-    assert first.hear()[0]["result"] == "lacking"
-    second = Working(tmp_path, slow, allow=["tests.faults"])
+    assert first.hear().result == "lacking"
+    second = Working(tmp_path, slow, allow=("tests.faults",))
     second.ask(task, payloads)
     task.repair, task.sizes[:] = True, [*task.sizes] * 2
     first.ask(task, [_slow_model(), _slow_model()])
@@ -362,7 +359,7 @@ def test_with_its_agent_the_working_process_ends_in_the_middle_of_its_work(tmp_p
     assert first.process.poll() is None
     first.process.stdin.close()
     assert first.process.wait(20) == 0
-    assert second.hear()[0]["result"] == "lacking"
+    assert second.hear().result == "lacking"
     assert not list(store.answers(tmp_path / "answers"))
     for one in (first, second):
         for stream in (one.process.stdin, one.process.stdout):
@@ -395,7 +392,7 @@ def _slow_model() -> bytes:
 @pytest.mark.parametrize(("deaths", "result"), [(2, "answered"), (3, "failed")])
 def test_work_whose_process_dies_is_done_once_more(deaths, result, tmp_path):
     made: Any = Agent(
-        Settings("127.0.0.1:1", 3, tmp_path, insecure=True), say=lambda text: None
+        AgentSettings("127.0.0.1:1", 3, tmp_path, insecure=True), say=lambda text: None
     )
     key, done = (1, "train", 0), []
 
@@ -413,7 +410,7 @@ def test_work_whose_process_dies_is_done_once_more(deaths, result, tmp_path):
     async def dies(job):
         if job.deaths < deaths:
             raise asyncio.IncompleteReadError(b"", 4)
-        return {"result": "answer"}, [b"sound"]
+        return WorkReply("answer"), [b"sound"]
 
     async def live():
         made._state = State()
@@ -429,7 +426,7 @@ def test_work_whose_process_dies_is_done_once_more(deaths, result, tmp_path):
 def test_a_process_whose_work_is_not_wanted_is_given_no_other(tmp_path):
     """It may have answered already when it is killed; the next task would be lost with it."""
     made: Any = Agent(
-        Settings("127.0.0.1:1", 3, tmp_path, insecure=True), say=lambda text: None
+        AgentSettings("127.0.0.1:1", 3, tmp_path, insecure=True), say=lambda text: None
     )
     killed = []
 
@@ -455,7 +452,7 @@ def test_after_a_renewal_the_next_connection_has_the_new_certificate(
     tmp_path, monkeypatch
 ):
     made: Any = Agent(
-        Settings("127.0.0.1:1", 3, tmp_path, insecure=True), say=lambda text: None
+        AgentSettings("127.0.0.1:1", 3, tmp_path, insecure=True), say=lambda text: None
     )
     made._identity = SimpleNamespace(ca=b"")
     channels, used = [], []

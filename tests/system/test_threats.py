@@ -21,7 +21,7 @@ import grpc
 import pytest
 
 from fedlearn.clients.agent import attendance
-from fedlearn.clients.agent.agent import Agent, Settings
+from fedlearn.clients.agent.agent import Agent, AgentSettings
 from fedlearn.errors import RunError, UserError
 from fedlearn.exchange import FRAME_BYTES, methods
 from fedlearn.exchange import exchange_pb2 as pb
@@ -149,7 +149,7 @@ def test_a_newer_agent_is_told_to_wait_for_the_coordinator(
     monkeypatch.setattr(attendance, "OLDEST", 2)
     monkeypatch.setattr(attendance, "NEWEST", 2)
     agent = Agent(
-        Settings(
+        AgentSettings(
             f"127.0.0.1:{plain.service.port}", 3, tmp_path / "agent", insecure=True
         ),
         say=lambda text: None,
