@@ -30,6 +30,7 @@ from google.protobuf.message import DecodeError
 
 from fedlearn import wire
 from fedlearn.clients.agent import attendance
+from fedlearn.clients.agent.actions import Action, Begin, Connect, SendFrame
 from fedlearn.engine.fleet import Fleet
 from fedlearn.errors import PayloadError
 from fedlearn.exchange import exchange_pb2 as pb
@@ -285,16 +286,16 @@ class Agent:
         self.act(self.machine.tick(self.now))
         self.keep()
 
-    def act(self, actions: Sequence[attendance.Action]) -> None:
+    def act(self, actions: Sequence[Action]) -> None:
         for action in actions:
-            if isinstance(action, attendance.SendFrame):
+            if isinstance(action, SendFrame):
                 action.frame.SerializeToString()
-            elif isinstance(action, attendance.Connect):
+            elif isinstance(action, Connect):
                 assert action.after_s >= 0
-            elif isinstance(action, attendance.Begin):
+            elif isinstance(action, Begin):
                 self.act(self.begin(action))
 
-    def begin(self, action: attendance.Begin) -> list[attendance.Action]:
+    def begin(self, action: Begin) -> list[Action]:
         try:
             Plan.from_json(action.task.plan)
             for payload in action.payloads:

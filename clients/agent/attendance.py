@@ -4,7 +4,7 @@ Its other end is `fedlearn.server.rounds`. No socket, clock, disk or process is 
 `fedlearn.clients.agent.agent` reports events and performs the actions. Times are seconds of any
 clock that never goes back.
 
-A piece of work passes through the stages of `Stage`, one after another:
+A piece of work passes through the stages of `fedlearn.clients.agent.pieces`, one after another:
 
     stage     event                       next
     none      task with payloads          COMING
@@ -32,14 +32,24 @@ know yet what it will ask.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum
-from itertools import accumulate
 
+from fedlearn.clients.agent.actions import (
+    Action,
+    Begin,
+    Certificate,
+    Connect,
+    Discard,
+    Enter,
+    Leave,
+    Note,
+    SendFrame,
+)
+from fedlearn.clients.agent.backoff import backoff_bound_s
+from fedlearn.clients.agent.pieces import Download, Piece, Stage, Upload
 from fedlearn.exchange import NEWEST, OLDEST
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key, of, proto
-from fedlearn.exchange.transfer import Data, Pace, Received, Transfer
+from fedlearn.exchange.transfer import Data, Pace, Transfer
 from fedlearn.system.checksum import crc32
 
 # Most bytes of a task's payloads, unless the device's owner sets another limit.
@@ -48,148 +58,12 @@ PAYLOAD_BYTES = 1 << 30
 # Most payloads of a task.
 PARTS = 10_000
 
-# Waits before connecting again are drawn at random below a bound that doubles with every try
-# (full jitter: Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015). It
-# starts here …
-LEAST_WAIT_S = 0.1
-
-# … stays here for the first `SOON` tries, about seven seconds: a coordinator that was killed is
-# mostly back by then …
-SOON_S = 0.7
-SOON = 20
-
-# … and ends here.
-MOST_WAIT_S = 30.0
-
-# From the start of a try to its welcome. On a slow link, or with thousands of agents that
-# connect at once, TLS alone takes seconds.
+# From the start of a try to its welcome. On a slow link, or with thousands of agents that connect
+# at once, TLS alone takes seconds.
 WELCOME_S = 15.0
 
 # Characters of a failure's text that are sent.
 _TEXT_LENGTH = 500
-
-# Powers of two beyond this one exceed every bound above.
-_MAX_DOUBLINGS = 20
-
-
-@dataclass(frozen=True)
-class SendFrame:
-    """Send a frame; data: of its chunk, if it has one."""
-
-    frame: pb.AgentFrame
-    data: Data = b""
-
-
-@dataclass(frozen=True)
-class Begin:
-    """Work on a task whose payloads have all come."""
-
-    key: Key
-    task: pb.Task
-    payloads: tuple[bytes, ...]
-
-
-@dataclass(frozen=True)
-class Discard:
-    """Stop the work on a task, where it runs, and remove its answer: it is stored elsewhere, or
-    not wanted.
-    """
-
-    key: Key
-
-
-@dataclass(frozen=True)
-class Enter:
-    """Take part in the run of the coordinator's welcome; recall the answers of that run that
-    the disk holds.
-    """
-
-    welcome: pb.Welcome
-
-
-@dataclass(frozen=True)
-class Note:
-    """Write a line to the log."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Connect:
-    """End the connection, if there is one, and connect again after some seconds.
-
-    anew: by another socket. The old one may wait long before it sends again what was lost, as
-    TCP doubles its pause with each try.
-    """
-
-    after_s: float
-    anew: bool = False
-
-
-@dataclass(frozen=True)
-class Leave:
-    """End for good; done: the run is over, otherwise something is wrong with this agent."""
-
-    reason: str
-    done: bool
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """Use a renewed certificate (PEM); expires: seconds since 1970."""
-
-    certificate: bytes
-    expires: int
-
-
-Action = SendFrame | Begin | Discard | Enter | Note | Connect | Leave | Certificate
-
-
-class Stage(Enum):
-    """How far a piece of work is; the module has the transitions."""
-
-    COMING = "its payloads are on their way"
-    WORKING = "its payloads are here, and the agent works on it"
-    ANSWERED = "its answer is on this disk"
-
-
-@dataclass
-class _Download:
-    """The payloads of a task on their way."""
-
-    task: pb.Task
-    total: int  # bytes of all payloads
-    received: Received = field(default_factory=Received)
-
-    def payloads(self) -> tuple[bytes, ...]:
-        """Return the payloads, once all bytes are here."""
-        data = self.received.whole()
-        sizes = self.task.sizes
-        ends = accumulate(sizes)
-        return tuple(
-            data[end - size : end] for end, size in zip(ends, sizes, strict=True)
-        )
-
-
-@dataclass
-class _Upload:
-    """An answer on its way."""
-
-    transfer: Transfer
-    checksum: int
-
-
-@dataclass
-class Piece:
-    """A piece of work, from its task until its answer is stored."""
-
-    stage: Stage
-    text: bytes  # the task, as it was sent
-    requested: bool = False  # by the present connection
-    download: _Download | None = None  # in stage COMING
-    answer: bytes = b""  # in stage ANSWERED
-    # From the first request of the answer on, over all connections.
-    upload: _Upload | None = None
 
 
 class Attendance:
@@ -250,12 +124,7 @@ class Attendance:
         """
         self._close()
         self._tries += 1
-        doublings = min(self._tries, _MAX_DOUBLINGS)
-        late_doublings = min(max(0, self._tries - SOON), _MAX_DOUBLINGS)
-        bound = min(
-            LEAST_WAIT_S * 2**doublings, SOON_S * 2**late_doublings, MOST_WAIT_S
-        )
-        wait = bound * self.draw()
+        wait = backoff_bound_s(self._tries) * self.draw()
         return [
             Note(f"not connected: {reason}; again in {wait:.1f} s"),
             Connect(wait, silent),
@@ -425,7 +294,7 @@ class Attendance:
                 Note(f"round {key[0]}: declined {self.decline_reason}"),
                 _failure(key, pb.Failure.DECLINED, self.decline_reason),
             ]
-        download = _Download(task, total)
+        download = Download(task, total)
         self.pieces[key] = Piece(Stage.COMING, text, requested=True, download=download)
         return [] if total else self._begin(key, self.pieces[key], download)
 
@@ -459,7 +328,7 @@ class Attendance:
         self._spoke_s = now
         return [SendFrame(pb.AgentFrame(ack=pb.Ack(key=proto(key), offset=length)))]
 
-    def _begin(self, key: Key, piece: Piece, download: _Download) -> list[Action]:
+    def _begin(self, key: Key, piece: Piece, download: Download) -> list[Action]:
         """Have the work begin; the payloads are not held here any longer."""
         piece.stage = Stage.WORKING
         piece.download = None
@@ -477,7 +346,7 @@ class Attendance:
             )
             return [*self._drop(key), _failure(key, pb.Failure.FAILED, text)]
         if piece.upload is None:
-            piece.upload = _Upload(Transfer([answer], self.pace), crc32(answer))
+            piece.upload = Upload(Transfer([answer], self.pace), crc32(answer))
         chunks = piece.upload.transfer.begin(now)
         return self._chunks(key, piece.upload, chunks, now)
 
@@ -493,7 +362,7 @@ class Attendance:
         return self._chunks(key, piece.upload, chunks, now)
 
     def _chunks(
-        self, key: Key, upload: _Upload, chunks: list[tuple[int, Data]], now: float
+        self, key: Key, upload: Upload, chunks: list[tuple[int, Data]], now: float
     ) -> list[Action]:
         """Send chunks of an answer: offset and data of each."""
         if chunks:

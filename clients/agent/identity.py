@@ -1,8 +1,9 @@
-"""An agent's identity: a key made on the device, its certificate, and the authority that both sides trust.
+"""An agent's identity: a key made on the device, its certificate, and the authority that both
+sides trust.
 
-The key and the certificate request are made by the command ``openssl``, so that an agent needs no package for it. All
-of an identity is one file, ``identity.json``, replaced whole: a renewal that is cut off at any moment leaves the old
-identity as it was.
+The key and the certificate request are made by the command ``openssl``, so that an agent needs
+no package for it. All of an identity is one file, ``identity.json``, replaced whole: a renewal
+that is cut off at any moment leaves the old identity as it was.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ _MISSING = "the command 'openssl' is missing; install it: sudo apt-get install o
 
 @dataclass(frozen=True)
 class Token:
-    """A one-time token: which client it is for, its secret, and the authority's certificate (PEM)."""
+    """A one-time token: which client it is for, its secret, and the authority's certificate
+    (PEM).
+    """
 
     client: int
     secret: str = field(repr=False)
@@ -43,7 +46,9 @@ class Token:
 
 @dataclass(frozen=True)
 class Identity:
-    """Who an agent is; PEM, and times in seconds since 1970. ``since`` is when it was stored, by the agent's clock."""
+    """Who an agent is; PEM, and times in seconds since 1970. ``since`` is when it was stored,
+    by the agent's clock.
+    """
 
     client: int
     key: bytes = field(repr=False)
@@ -54,7 +59,9 @@ class Identity:
 
 
 def read_token(text: str) -> Token:
-    """Return what a token says; raises UserError for text that is none, or a token of a newer version."""
+    """Return what a token says; raises UserError for text that is none, or a token of a newer
+    version.
+    """
     word = "".join(text.split())  # a terminal may have broken the line
     try:
         if len(word) > LONGEST_TOKEN:
@@ -89,10 +96,11 @@ def read_token(text: str) -> Token:
 
 
 def make_key_and_csr(folder: Path) -> bytes:
-    """Make a new P-256 key, which stays in ``key.pem`` until `store`, and return a certificate request for it (PEM).
+    """Make a new P-256 key, which stays in ``key.pem`` until `store`, and return a certificate
+    request for it (PEM).
 
-    The identity in the folder, if there is one, goes on unchanged. Raises UserError when openssl is missing, RunError
-    when it fails, RecordError when the folder cannot be written.
+    The identity in the folder, if there is one, goes on unchanged. Raises UserError when
+    openssl is missing, RunError when it fails, RecordError when the folder cannot be written.
     """
     key = _openssl(
         "genpkey",
@@ -126,8 +134,8 @@ def store(
 ) -> Identity:
     """Keep a certificate for the key that `make_key_and_csr` made, and return the new identity.
 
-    The old identity is replaced in one step, and only by a certificate that fits the key. Raises RunError for one that
-    does not, RecordError when the folder cannot be written.
+    The old identity is replaced in one step, and only by a certificate that fits the key.
+    Raises RunError for one that does not, RecordError when the folder cannot be written.
     """
     with _writing(folder):
         replace(folder / "certificate.pem", certificate, 0o600)
@@ -167,7 +175,9 @@ def store(
 
 
 def read_identity(folder: Path) -> Identity | None:
-    """Return the identity in an agent's folder, or None; raises RecordError for one that is damaged."""
+    """Return the identity in an agent's folder, or None; raises RecordError for one that is
+    damaged.
+    """
     path = folder / "identity.json"
     try:
         found = json.loads(path.read_bytes())
@@ -196,7 +206,9 @@ def read_identity(folder: Path) -> Identity | None:
 
 
 def due(identity: Identity, now: float) -> bool:
-    """Tell whether to renew: in the last third of the validity, and whenever the clock was wrong as it was stored."""
+    """Tell whether to renew: in the last third of the validity, and whenever the clock was
+    wrong as it was stored.
+    """
     validity = identity.not_after - identity.since
     return validity <= 0 or identity.not_after - now <= validity / 3
 
@@ -204,10 +216,12 @@ def due(identity: Identity, now: float) -> bool:
 def enrol(
     coordinator: str, token: Token, folder: Path, timeout_s: float = TIMEOUT_S
 ) -> Identity:
-    """Exchange a token for a certificate at the coordinator's enrolment port (HOST:PORT), and keep it in the folder.
+    """Exchange a token for a certificate at the coordinator's enrolment port (HOST:PORT), and
+    keep it in the folder.
 
-    The coordinator must show a certificate of the token's authority before the secret leaves this machine. Raises
-    UserError for a token or address that is refused, RunError when the coordinator cannot be reached or fails.
+    The coordinator must show a certificate of the token's authority before the secret leaves
+    this machine. Raises UserError for a token or address that is refused, RunError when the
+    coordinator cannot be reached or fails.
     """
     check_address(coordinator)
     held = read_identity(folder)

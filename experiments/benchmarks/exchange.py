@@ -112,7 +112,13 @@ def place() -> Iterator[Place]:
 class Echo(Agent):
     """An agent that answers with what it was sent."""
 
-    async def _done(self, job: Any) -> tuple[WorkReply, list[bytes]]:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Take what an agent takes."""
+        super().__init__(*arguments, **options)
+        workshop: Any = self._workshop
+        workshop._do = self._echo
+
+    async def _echo(self, job: Any) -> tuple[WorkReply, list[bytes]]:
         return WorkReply("answer"), [job.payloads[0]]
 
 

@@ -16,7 +16,8 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from fedlearn.clients.agent.attendance import Action, Attendance, Begin, SendFrame
+from fedlearn.clients.agent.actions import Action, Begin, SendFrame
+from fedlearn.clients.agent.attendance import Attendance
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange import transfer
 from fedlearn.exchange.keys import Key, of

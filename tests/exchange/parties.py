@@ -7,7 +7,15 @@ from collections import deque
 from typing import Any
 
 from fedlearn.clients.agent import attendance
-from fedlearn.clients.agent.attendance import Stage
+from fedlearn.clients.agent.actions import (
+    Begin,
+    Connect,
+    Discard,
+    Enter,
+    Leave,
+    SendFrame,
+)
+from fedlearn.clients.agent.pieces import Stage
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import of
 from fedlearn.exchange.transfer import packed
@@ -137,18 +145,18 @@ class Agent(Party):
                 world.fired["agent_killed_at_action"] += 1
                 return self.crash()
             world.tell(f"agent {self.client}", action)
-            if isinstance(action, attendance.SendFrame):
+            if isinstance(action, SendFrame):
                 self.send(
                     pb.AgentFrame.FromString(packed(action.frame, action.data))
                     if action.data
                     else action.frame
                 )
-            elif isinstance(action, attendance.Begin):
+            elif isinstance(action, Begin):
                 self.begin(action)
-            elif isinstance(action, attendance.Discard):
+            elif isinstance(action, Discard):
                 self.jobs.pop(action.key, None)
                 self.disk.pop(action.key, None)
-            elif isinstance(action, attendance.Enter):
+            elif isinstance(action, Enter):
                 holds(action.welcome.run == RUN, "another run")
                 if not self.entered:
                     self.entered = True
@@ -157,10 +165,10 @@ class Agent(Party):
                         if self.machine.recall(key, task, answer):
                             world.fired["old_answer_discarded"] += 1
                             del self.disk[key]
-            elif isinstance(action, attendance.Connect):
+            elif isinstance(action, Connect):
                 self.close()
                 self.again(action.after_s)
-            elif isinstance(action, attendance.Leave):
+            elif isinstance(action, Leave):
                 self.close()
                 self.left = True
                 if not action.done and self.client == world.rogue:

@@ -19,7 +19,7 @@ from collections import Counter, deque
 from random import Random
 from typing import Any
 
-from fedlearn.clients.agent.attendance import Stage
+from fedlearn.clients.agent.pieces import Stage
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange import transfer
 from fedlearn.exchange.keys import proto

@@ -38,10 +38,16 @@ class Slow(Agent):
     go_on: threading.Event
     process: Any
 
-    async def _spawn(self) -> Any:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        workshop: Any = self._workshop
+        workshop._spawn = self.spawn
+        workshop._ask = self.ask
+
+    async def spawn(self) -> Any:
         return self.process
 
-    async def _ask(self, process: Any, job: Any) -> tuple[WorkReply, list[bytes]]:
+    async def ask(self, process: Any, job: Any) -> tuple[WorkReply, list[bytes]]:
         while not self.go_on.is_set():
             await asyncio.sleep(0.005)
         cost = WorkCost(steps=4, train_s=2.0)

@@ -16,8 +16,9 @@ import pytest
 
 from fedlearn import data, models
 from fedlearn.arrays import State
-from fedlearn.clients.agent import attendance, identity, pipe, store
-from fedlearn.clients.agent.agent import Agent, AgentSettings, _name
+from fedlearn.clients.agent import identity, pipe, store
+from fedlearn.clients.agent.actions import Begin, Certificate, Connect, Discard, Leave
+from fedlearn.clients.agent.agent import Agent, AgentSettings
 from fedlearn.clients.agent.pipe import Limits, WorkReply, WorkRequest, WorkSetup
 from fedlearn.clients.agent.work import Declined, Desk
 from fedlearn.clients.held import MissingModel
@@ -267,7 +268,7 @@ def test_payloads_that_are_none_are_refused(tmp_path):
 
 def test_the_coordinators_words_do_not_lead_out_of_the_agents_folder(tmp_path):
     for kind in ("../../../up", "/etc/passwd", "a/b", "..", "\0", "train"):
-        path = tmp_path / "answers" / _name((1, kind, 0))
+        path = tmp_path / "answers" / store.answer_name((1, kind, 0))
         assert path.resolve().parent == tmp_path / "answers"
         store.write_answer(path, b"task", b"answer")
     assert len(list(store.answers(tmp_path / "answers"))) == 6
@@ -414,10 +415,10 @@ def test_work_whose_process_dies_is_done_once_more(deaths, result, tmp_path):
 
     async def live():
         made._state = State()
-        made._done = dies
-        made._perform([attendance.Begin(key, pb.Task(), ())])
-        assert made._worker
-        await made._worker
+        made._workshop._do = dies
+        made._perform([Begin(key, pb.Task(), ())])
+        assert made._workshop._running
+        await made._workshop._running
 
     asyncio.run(live())
     assert [what for what, _ in done] == [result]
@@ -435,17 +436,19 @@ def test_a_process_whose_work_is_not_wanted_is_given_no_other(tmp_path):
             killed.append(self)
 
     async def live():
-        made._start = lambda: None
-        made._process = Process()
+        made._workshop._start = lambda: None
+        made._workshop.process = Process()
         made._perform(
             [
-                attendance.Begin((1, "train", 0), pb.Task(), ()),
-                attendance.Discard((1, "train", 0)),
+                Begin((1, "train", 0), pb.Task(), ()),
+                Discard((1, "train", 0)),
             ]
         )
 
     asyncio.run(live())
-    assert len(killed) == 1 and made._process is None and not made._jobs
+    assert (
+        len(killed) == 1 and made._workshop.process is None and not made._workshop.jobs
+    )
 
 
 def test_after_a_renewal_the_next_connection_has_the_new_certificate(
@@ -467,11 +470,11 @@ def test_after_a_renewal_the_next_connection_has_the_new_certificate(
 
     async def attend(channel):
         used.append(channel)
-        renewed = [attendance.Certificate(b"", 0)] if len(used) == 1 else []
+        renewed = [Certificate(b"", 0)] if len(used) == 1 else []
         made._perform(
-            [*renewed, attendance.Connect(0.0)]
+            [*renewed, Connect(0.0)]
             if len(used) < 3
-            else [attendance.Leave("the run is over", True)]
+            else [Leave("the run is over", True)]
         )
 
     monkeypatch.setattr(identity, "store", lambda *told: made._identity)

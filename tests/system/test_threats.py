@@ -21,6 +21,7 @@ import grpc
 import pytest
 
 from fedlearn.clients.agent import attendance
+from fedlearn.clients.agent.actions import Connect
 from fedlearn.clients.agent.agent import Agent, AgentSettings
 from fedlearn.errors import RunError, UserError
 from fedlearn.exchange import FRAME_BYTES, methods
@@ -467,7 +468,7 @@ def test_who_is_sent_away_for_a_while_comes_back_spread_over_a_window(plain):
         waits += [
             one.after_s
             for one in machine.heard(pb.CoordinatorFrame(goodbye=told[0]), 0.0)
-            if isinstance(one, attendance.Connect)
+            if isinstance(one, Connect)
         ]
     assert waits == [0.5, 1.75, 3.0]
 

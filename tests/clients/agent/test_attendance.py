@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from fedlearn.clients.agent import attendance
-from fedlearn.clients.agent.attendance import (
-    Attendance,
+from fedlearn.clients.agent.actions import (
     Begin,
     Certificate,
     Connect,
@@ -17,8 +16,9 @@ from fedlearn.clients.agent.attendance import (
     Leave,
     Note,
     SendFrame,
-    Stage,
 )
+from fedlearn.clients.agent.attendance import Attendance
+from fedlearn.clients.agent.pieces import Stage
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange import transfer
 from fedlearn.exchange.keys import proto
