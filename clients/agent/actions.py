@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedlearn.exchange import exchange_pb2 as pb
-from fedlearn.exchange.keys import Key
+from fedlearn.exchange.keys import Key, proto
 from fedlearn.exchange.transfer import Data
+
+# Characters of a failure's text that are sent.
+_TEXT_LENGTH = 500
 
 
 @dataclass(frozen=True)
@@ -79,3 +82,13 @@ class Certificate:
 
 
 Action = SendFrame | Begin | Discard | Enter | Note | Connect | Leave | Certificate
+
+
+def failure_of(key: Key, reason: int, text: str) -> SendFrame:
+    """Tell the coordinator that a piece of work has no answer; reason: of `pb.Failure`."""
+    failure = pb.Failure(
+        key=proto(key),
+        reason=reason,  # type: ignore[arg-type]  # the enum is an int
+        text=text[:_TEXT_LENGTH],
+    )
+    return SendFrame(pb.AgentFrame(failure=failure))

@@ -36,6 +36,7 @@ from fedlearn.clients.agent.actions import (
     SendFrame,
 )
 from fedlearn.clients.agent.attendance import Attendance
+from fedlearn.clients.agent.channel import open_channel, own_identity
 from fedlearn.clients.agent.identity import Identity
 from fedlearn.clients.agent.pipe import Limits, WorkCost, WorkReply, WorkSetup
 from fedlearn.clients.agent.workshop import Job, Workshop
@@ -43,22 +44,12 @@ from fedlearn.clients.device import notify, readings
 from fedlearn.clients.device.guest import Guest
 from fedlearn.clients.device.rules import NO_RULES, Rules
 from fedlearn.errors import RecordError, RunError, UserError
-from fedlearn.exchange import CHANNEL, methods
 from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.exchange import methods
 from fedlearn.exchange.keys import Key, of
 from fedlearn.exchange.transfer import Data, packed
 from fedlearn.system.failpoints import reach
 from fedlearn.system.malloc import keep_pages
-
-OPTIONS = (
-    *CHANNEL,
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    # Despite its name this is the connect timeout; slow links and mass reconnects need 10 s.
-    ("grpc.min_reconnect_backoff_ms", 10_000),
-    ("grpc.max_reconnect_backoff_ms", 700),
-    # So that a new channel is a new socket.
-    ("grpc.use_local_subchannel_pool", 1),
-)
 
 # The coordinator is told at most so often what work costs: rounds may be much shorter.
 FIGURES_S = 5.0
@@ -186,18 +177,9 @@ class Agent:
         """Return a channel to the coordinator; raises UserError without an identity."""
         settings = self.settings
         if settings.insecure:
-            return grpc.aio.insecure_channel(settings.coordinator, OPTIONS)
-        own = identity.read_identity(settings.state)
-        if own is None:
-            raise UserError(
-                f"there is no identity in '{settings.state}'; get a token from the "
-                "coordinator (fedlearn token --client ID), then: fedlearn enroll "
-                f"--coordinator {settings.coordinator} --token TOKEN "
-                f"--state {settings.state}"
-            )
-        self._identity = own
-        credentials = grpc.ssl_channel_credentials(own.ca, own.key, own.certificate)
-        return grpc.aio.secure_channel(settings.coordinator, credentials, OPTIONS)
+            return open_channel(settings.coordinator, None)
+        self._identity = own_identity(settings.state, settings.coordinator)
+        return open_channel(settings.coordinator, self._identity)
 
     async def _attend(self, channel: Any) -> None:
         """Live through one connection."""

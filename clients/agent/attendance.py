@@ -43,6 +43,7 @@ from fedlearn.clients.agent.actions import (
     Leave,
     Note,
     SendFrame,
+    failure_of,
 )
 from fedlearn.clients.agent.backoff import backoff_bound_s
 from fedlearn.clients.agent.pieces import Download, Piece, Stage, Upload
@@ -61,9 +62,6 @@ PARTS = 10_000
 # From the start of a try to its welcome. On a slow link, or with thousands of agents that connect
 # at once, TLS alone takes seconds.
 WELCOME_S = 15.0
-
-# Characters of a failure's text that are sent.
-_TEXT_LENGTH = 500
 
 
 class Attendance:
@@ -174,7 +172,7 @@ class Attendance:
             return []
         del self.pieces[key]
         # A connection that has not asked yet will ask for it again, if it still wants it.
-        return [_failure(key, reason, text)] if piece.requested else []
+        return [failure_of(key, reason, text)] if piece.requested else []
 
     def recall(self, key: Key, task: bytes, answer: bytes) -> list[Action]:
         """Take an answer that this disk holds from before a restart, after an `Enter`.
@@ -287,12 +285,12 @@ class Attendance:
                 f"its payloads have {total} bytes in {len(task.sizes)} parts; "
                 f"the owner of this device allows {self.most_bytes}"
             )
-            return [_failure(key, pb.Failure.DECLINED, reason)]
+            return [failure_of(key, pb.Failure.DECLINED, reason)]
         # It is declined before its payloads come: the link may be the reason.
         if self.decline_reason is not None:
             return [
                 Note(f"round {key[0]}: declined {self.decline_reason}"),
-                _failure(key, pb.Failure.DECLINED, self.decline_reason),
+                failure_of(key, pb.Failure.DECLINED, self.decline_reason),
             ]
         download = Download(task, total)
         self.pieces[key] = Piece(Stage.COMING, text, requested=True, download=download)
@@ -344,7 +342,7 @@ class Attendance:
                 f"its answer has {len(answer)} bytes; "
                 f"the coordinator takes {self.limit_bytes}"
             )
-            return [*self._drop(key), _failure(key, pb.Failure.FAILED, text)]
+            return [*self._drop(key), failure_of(key, pb.Failure.FAILED, text)]
         if piece.upload is None:
             piece.upload = Upload(Transfer([answer], self.pace), crc32(answer))
         chunks = piece.upload.transfer.begin(now)
@@ -367,16 +365,7 @@ class Attendance:
         """Send chunks of an answer: offset and data of each."""
         if chunks:
             self._spoke_s = now
-        actions: list[Action] = []
-        for offset, data in chunks:
-            chunk = pb.Chunk(
-                key=proto(key),
-                offset=offset,
-                total=upload.transfer.total,
-                checksum=upload.checksum,
-            )
-            actions.append(SendFrame(pb.AgentFrame(chunk=chunk), data))
-        return actions
+        return [*upload.frames(key, chunks)]
 
     # The end of a piece of work
 
@@ -403,16 +392,6 @@ class Attendance:
     def _drop(self, key: Key) -> list[Action]:
         """Drop a piece of work, if it is here."""
         return [] if self.pieces.pop(key, None) is None else [Discard(key)]
-
-
-def _failure(key: Key, reason: int, text: str) -> SendFrame:
-    """Tell the coordinator that a piece of work has no answer; reason: of `pb.Failure`."""
-    failure = pb.Failure(
-        key=proto(key),
-        reason=reason,  # type: ignore[arg-type]  # the enum is an int
-        text=text[:_TEXT_LENGTH],
-    )
-    return SendFrame(pb.AgentFrame(failure=failure))
 
 
 def _title(key: Key) -> str:

@@ -20,10 +20,11 @@ _MAX_DOUBLINGS = 20
 
 
 def backoff_bound_s(tries: int) -> float:
-    """Return the longest wait in seconds before the next try; tries: since the last welcome,
-    from 1.
+    """Return the longest wait in seconds before the next try.
+
+    tries: since the last welcome, counted from 1.
     """
     doublings = min(tries, _MAX_DOUBLINGS)
     late_doublings = min(max(0, tries - SOON_TRIES), _MAX_DOUBLINGS)
-    soon_s = SOON_WAIT_S * 2**late_doublings
-    return min(LEAST_WAIT_S * 2**doublings, soon_s, MOST_WAIT_S)
+    soon_s = SOON_WAIT_S * 2.0**late_doublings
+    return min(LEAST_WAIT_S * 2.0**doublings, soon_s, MOST_WAIT_S)

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import accumulate
 
+from fedlearn.clients.agent.actions import SendFrame
 from fedlearn.exchange import exchange_pb2 as pb
-from fedlearn.exchange.transfer import Received, Transfer
+from fedlearn.exchange.keys import Key, proto
+from fedlearn.exchange.transfer import Data, Received, Transfer
 
 
 class Stage(Enum):
@@ -41,7 +43,20 @@ class Upload:
     """An answer on its way."""
 
     transfer: Transfer
-    checksum: int
+    checksum: int  # CRC-32 of the answer
+
+    def frames(self, key: Key, chunks: list[tuple[int, Data]]) -> list[SendFrame]:
+        """Return frames that carry chunks, offset and data, of the answer to a piece of work."""
+        frames = []
+        for offset, data in chunks:
+            chunk = pb.Chunk(
+                key=proto(key),
+                offset=offset,
+                total=self.transfer.total,
+                checksum=self.checksum,
+            )
+            frames.append(SendFrame(pb.AgentFrame(chunk=chunk), data))
+        return frames
 
 
 @dataclass

@@ -27,7 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedlearn.clients.agent import attendance
 from fedlearn.clients.agent.actions import Action, Connect, Leave, SendFrame
-from fedlearn.clients.agent.agent import OPTIONS
+from fedlearn.clients.agent.channel import OPTIONS
 from fedlearn.errors import RunError
 from fedlearn.exchange import methods
 
