@@ -28,10 +28,11 @@ SCALE = 0.1
 
 
 def augment(kind: str, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Return a changed copy of a batch: images (B, C, H, W) or series (B, T, F), of x's shape, dtype and device.
+    """Return a changed copy of a batch: images (B, C, H, W) or series (B, T, F), of x's shape,
+    dtype and device.
 
-    kind: one of `KINDS`; of two parts joined by "-", the first is applied first. generator: on the CPU.
-    Raises ConfigError for an unknown kind.
+    kind: one of `KINDS`; of two parts joined by "-", the first is applied first. generator: on
+    the CPU. Raises ConfigError for an unknown kind.
     """
     if not any(kind in kinds for kinds in KINDS.values()):
         kinds = [name for group in KINDS.values() for name in group]
@@ -46,17 +47,20 @@ def augment(kind: str, x: Tensor, generator: torch.Generator) -> Tensor:
 def flip(x: Tensor, generator: torch.Generator) -> Tensor:
     """Return images (B, C, H, W), each mirrored left to right with probability 1/2.
 
-    Source: Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks", NeurIPS 2012.
+    Source: Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural
+    Networks", NeurIPS 2012.
     """
     mirrored = torch.rand(len(x), generator=generator).to(x.device) < 0.5
     return torch.where(mirrored[:, None, None, None], x.flip(3), x)
 
 
 def shift(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Return images (B, C, H, W), each moved by whole pixels up to the padding in both directions; zeros move in.
+    """Return images (B, C, H, W), each moved by whole pixels up to the padding in both
+    directions; zeros move in.
 
-    The same as a random crop of the zero-padded image: Krizhevsky et al., NeurIPS 2012; padding as in He et al.,
-    "Deep Residual Learning for Image Recognition", CVPR 2016: 4 pixels at 32x32. Sides up to 28 pixels take 2.
+    The same as a random crop of the zero-padded image: Krizhevsky et al., NeurIPS 2012; padding
+    as in He et al., "Deep Residual Learning for Image Recognition", CVPR 2016: 4 pixels at
+    32x32. Sides up to 28 pixels take 2.
     """
     batch, _, height, width = x.shape
     pad = 2 if max(height, width) <= 28 else 4
@@ -77,17 +81,19 @@ def shift(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def jitter(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Return series (B, T, F) with independent normal noise of standard deviation `JITTER` added to every value.
+    """Return series (B, T, F) with independent normal noise of standard deviation `JITTER`
+    added to every value.
 
-    Source: Um et al., "Data Augmentation of Wearable Sensor Data for Parkinson's Disease Monitoring using
-    Convolutional Neural Networks", ICMI 2017.
+    Source: Um et al., "Data Augmentation of Wearable Sensor Data for Parkinson's Disease
+    Monitoring using Convolutional Neural Networks", ICMI 2017.
     """
     noise = torch.randn(x.shape, generator=generator).to(x)
     return x + JITTER * noise
 
 
 def scale(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Return series (B, T, F), each channel of each sample times one normal factor around 1, deviation `SCALE`.
+    """Return series (B, T, F), each channel of each sample times one normal factor around 1,
+    deviation `SCALE`.
 
     Source: Um et al., ICMI 2017, see `jitter`.
     """

@@ -28,7 +28,9 @@ class Tensors:
         return len(self.y)
 
     def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the inputs and targets at the given positions; text is cut where its longest line ends."""
+        """Return the inputs and targets at the given positions; text is cut where its longest
+        line ends.
+        """
         x, y = self.x[indices], self.y[indices]
         if self.modality != "text":
             return x, y
@@ -37,7 +39,9 @@ class Tensors:
 
 
 def ends(targets: torch.Tensor) -> torch.Tensor:
-    """Return where the lines of targets (N, T) end (N,): after the last one that counts. LEAF's lines have no other."""
+    """Return where the lines of targets (N, T) end (N,): after the last one that counts. LEAF's
+    lines have no other.
+    """
     places = torch.arange(1, targets.shape[1] + 1, device=targets.device)
     return torch.where(targets != IGNORE, places, 0).amax(1)
 
@@ -60,9 +64,10 @@ def passes(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield mini-batches for ever, pass after pass, each pass in a new random order.
 
-    batch_size: B, 0 = all samples in one batch. The last batch of a pass may be smaller. Lines of text are
-    batched with lines of like length, the batches then in random order, so that padding costs little.
-    merge_single: a last batch of one sample joins the batch before it (BatchNorm cannot train on one).
+    batch_size: B, 0 = all samples in one batch. The last batch of a pass may be smaller. Lines
+    of text are batched with lines of like length, the batches then in random order, so that
+    padding costs little. merge_single: a last batch of one sample joins the batch before it
+    (BatchNorm cannot train on one).
     """
     for indices in places(data, batch_size, random, merge_single):
         yield data.batch(torch.from_numpy(indices).to(data.y.device))

@@ -18,7 +18,9 @@ from fedlearn.data.samples import IGNORE
 
 @dataclass(frozen=True)
 class Score:
-    """Sums over targets, so that scores of parts add up exactly: a target is a sample, or a character of text."""
+    """Sums over targets, so that scores of parts add up exactly: a target is a sample, or a
+    character of text.
+    """
 
     loss_sum: float
     correct: int

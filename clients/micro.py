@@ -1,10 +1,12 @@
-"""A mini-batch in parts, where it does not fit into memory whole: the same step, computed piece by piece.
+"""A mini-batch in parts, where it does not fit into memory whole: the same step, computed piece
+by piece.
 
-When memory runs out, the parts are halved and the step is done again, down to one sample at a time. A step's gradient is the
-mean over the batch's targets, so parts weighted by their targets add up to it; what differs is the order of float sums (below
-1e-6 in the tests) and, with several layers of dropout, which values are dropped: as many, others. A model that normalises over
-the batch is another one with smaller batches, so for that the work is declined. Whoever calls this records ``halvings``: the
-result is no longer the same bits.
+When memory runs out, the parts are halved and the step is done again, down to one sample at a
+time. A step's gradient is the mean over the batch's targets, so parts weighted by their targets
+add up to it; what differs is the order of float sums (below 1e-6 in the tests) and, with
+several layers of dropout, which values are dropped: as many, others. A model that normalises
+over the batch is another one with smaller batches, so for that the work is declined. Whoever
+calls this records ``halvings``: the result is no longer the same bits.
 
 Legend: B batch, T characters of a text line.
 """
@@ -44,7 +46,9 @@ class Room:
     def parts(
         self, x: torch.Tensor, y: torch.Tensor
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
-        """Yield the parts of a mini-batch: inputs, targets (B,) or (B, T), and each part's share of the targets."""
+        """Yield the parts of a mini-batch: inputs, targets (B,) or (B, T), and each part's
+        share of the targets.
+        """
         size = self.size(len(y))
         if size >= len(y):
             yield x, y, 1.0
@@ -73,7 +77,8 @@ class Room:
             except (MemoryError, RuntimeError) as error:
                 if not ran_out(error):
                     raise
-                # Here the error still holds every tensor of the step: it is done again below, when they are free.
+                # Here the error still holds every tensor of the step: it is done again below,
+                # when they are free.
             if self.size(max(len(y) for _, y in batches)) <= 1:
                 raise NoRoom("memory: not even one sample at a time fits")
             _check_separable(module)

@@ -34,7 +34,9 @@ HALF_SCALE = 65536.0
 
 @dataclass(frozen=True)
 class Update:
-    """What a client learned: its model minus the model it started from, floats (P,) float32, integers (Q,) int64."""
+    """What a client learned: its model minus the model it started from, floats (P,) float32,
+    integers (Q,) int64.
+    """
 
     difference: State
     examples: int
@@ -52,12 +54,14 @@ def train(
     client: int,
     halvings: int = 0,
 ) -> Update:
-    """Train ``module`` from ``start`` on one client's data as ``plan`` asks, and return the update.
+    """Train ``module`` from ``start`` on one client's data as ``plan`` asks, and return the
+    update.
 
     The result is a function of its arguments alone: batches, augmentation and dropout draw from
     (plan.seed, purpose, plan.round, client), and torch's global generator is left as it was.
-    The module's weights are overwritten. halvings: of mini-batches that are known not to fit into memory; more follow when it
-    runs out. Raises ClientError when there is no data or training diverges, and NoRoom when no halving helps.
+    The module's weights are overwritten. halvings: of mini-batches that are known not to fit
+    into memory; more follow when it runs out. Raises ClientError when there is no data or
+    training diverges, and NoRoom when no halving helps.
     """
     merge = normalises(module)
     batches = drawn(plan, data, client, merge)
@@ -84,7 +88,8 @@ def train(
 
 
 def drawn(plan: Plan, data: Tensors, client: int, merge: bool = False) -> Batches:
-    """Return the mini-batches that a client draws in a round, pass after pass; raises ClientError when it has no data.
+    """Return the mini-batches that a client draws in a round, pass after pass; raises
+    ClientError when it has no data.
 
     merge: see `passes`.
     """
@@ -100,7 +105,9 @@ def normalises(module: nn.Module) -> bool:
 
 
 def steps(plan: Plan, samples: int, merge: bool, client: int) -> int:
-    """Return the optimiser steps that a client with so many samples takes; merge: see `passes`. Raises what `turns` does."""
+    """Return the optimiser steps that a client with so many samples takes; merge: see `passes`.
+    Raises what `turns` does.
+    """
     each = (
         1
         if plan.steps
@@ -114,9 +121,10 @@ def steps(plan: Plan, samples: int, merge: bool, client: int) -> int:
 def turns(plan: Plan, client: int) -> int:
     """Return the epochs that a client takes; its steps, where the plan counts these.
 
-    One of the round's stragglers takes 1 to all of them, each as likely: Li et al., "Federated Optimization in Heterogeneous
-    Networks" (MLSys 2020), section 5.2. There a fixed number of the cohort are stragglers; here each client is one by itself
-    with that probability. Raises ClientError where its work does not count.
+    One of the round's stragglers takes 1 to all of them, each as likely: Li et al., "Federated
+    Optimization in Heterogeneous Networks" (MLSys 2020), section 5.2. There a fixed number of
+    the cohort are stragglers; here each client is one by itself with that probability. Raises
+    ClientError where its work does not count.
     """
     most = plan.steps or plan.epochs
     if plan.stragglers:
@@ -143,7 +151,9 @@ def check_finite(
 def _descend(
     module: nn.Module, plan: Plan, batches: Batches, count: int, room: Room
 ) -> list[torch.Tensor]:
-    """Take SGD steps in place; the update rule is `torch.optim.SGD`'s, without its per-step overhead."""
+    """Take SGD steps in place; the update rule is `torch.optim.SGD`'s, without its per-step
+    overhead.
+    """
     weights: list[torch.Tensor] = [p for p in module.parameters() if p.requires_grad]
     start = [w.detach().clone() for w in weights] if plan.proximal_mu else []
     velocity: list[torch.Tensor] = []
@@ -181,7 +191,9 @@ def _descend(
 def _gradient(
     module: nn.Module, plan: Plan, batches: Batches, room: Room
 ) -> list[torch.Tensor]:
-    """Leave the mean gradient over ``plan.accumulate`` batches, clipped, in each weight's ``grad``."""
+    """Leave the mean gradient over ``plan.accumulate`` batches, clipped, in each weight's
+    ``grad``.
+    """
     weights: list[torch.Tensor] = [p for p in module.parameters() if p.requires_grad]
     loss, gradients, _ = _loss_and_gradients(
         module, weights, plan, batches, HALF_SCALE, room
@@ -194,7 +206,9 @@ def _gradient(
 
 
 def with_gradients(module: nn.Module, layout: Layout, difference: State) -> State:
-    """Return the difference with minus the gradient, each weight's ``grad``, in the place of every trained weight."""
+    """Return the difference with minus the gradient, each weight's ``grad``, in the place of
+    every trained weight.
+    """
     views = layout.split(difference)
     for name, parameter in module.named_parameters(
         remove_duplicate=False
@@ -214,11 +228,13 @@ def _loss_and_gradients(
     scale: float,
     room: Room,
 ) -> tuple[torch.Tensor, list[torch.Tensor], float]:
-    """Return the mean loss and gradients over ``plan.accumulate`` batches, and the scale that carried them.
+    """Return the mean loss and gradients over ``plan.accumulate`` batches, and the scale that
+    carried them.
 
-    In float16 the loss is multiplied by ``scale`` so that small gradients do not vanish; where that overflows, the
-    same batches are tried with half of it. (Micikevicius et al., "Mixed Precision Training", ICLR 2018, skip the
-    step instead, as torch.amp.GradScaler does; a client takes too few steps for that.)
+    In float16 the loss is multiplied by ``scale`` so that small gradients do not vanish; where
+    that overflows, the same batches are tried with half of it. (Micikevicius et al., "Mixed
+    Precision Training", ICLR 2018, skip the step instead, as torch.amp.GradScaler does; a
+    client takes too few steps for that.)
     """
     drawn = [next(batches) for _ in range(plan.accumulate)]
     half = plan.precision == "float16"

@@ -22,7 +22,7 @@ import sys
 import threading
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Any
+from typing import IO
 
 import torch
 
