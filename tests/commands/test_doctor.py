@@ -424,18 +424,18 @@ def test_the_torch_that_is_here():
 def test_wrong_numbers_are_seen(monkeypatch):
     import torch
 
-    assert kernel._wrong("cpu") is None
+    assert kernel._mistake("cpu") is None
     right = torch.Tensor.__matmul__
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "__matmul__", lambda a, b: right(a, b) + 1)
-        assert "a matrix product sums to" in str(kernel._wrong("cpu"))
+        assert "a matrix product sums to" in str(kernel._mistake("cpu"))
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "__matmul__", lambda a, b: right(a.detach(), b))
-        assert kernel._wrong("cpu") == "the gradient of a matrix product"
+        assert kernel._mistake("cpu") == "the gradient of a matrix product"
     monkeypatch.setattr(
         torch.nn.functional, "conv2d", lambda x, w: torch.zeros(1, 1, 6, 6)
     )
-    assert kernel._wrong("cpu") == "a convolution of ones"
+    assert kernel._mistake("cpu") == "a convolution of ones"
 
 
 @pytest.mark.parametrize(
