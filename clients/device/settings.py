@@ -37,16 +37,16 @@ TEMPLATE = """\
 # insecure = no                    # yes: without TLS
 
 [rules]
-# hot_c = 85                       # no work from here on; default: 10 below where the kernel
-# slows the board cool_c = 75                      # work again below; default: 10 less than
-# hot_c pause_s = 300                    # work under way waits this long to cool down, then it
-# ends; 0: at once battery_percent = 50             # on battery, no work below; 0: always, 100:
-# never on battery least_watts = 0                  # no work in power modes (nvpmodel) of less
-# memory_mb = 512                  # must be free before work begins memory_low_mb = 64
-# # work ends when less is free metered = no                     # yes: work over mobile
-# networks and metered links too metered_links = usb*, wlan1      # links that are metered,
-# besides modems hours = 22:00-06:00, 12:00-13:00 # work only then, in the device's own time;
-# default: always
+# hot_c = 85                       # no work from here on; default: 10 below the throttling point
+# cool_c = 75                      # work again below; default: 10 less than hot_c
+# pause_s = 300                    # work waits this long to cool down, then it ends; 0: at once
+# battery_percent = 50             # on battery, no work below; 0: always, 100: never on battery
+# least_watts = 0                  # no work in power modes (nvpmodel) of less
+# memory_mb = 512                  # must be free before work begins
+# memory_low_mb = 64               # work ends when less is free
+# metered = no                     # yes: work over mobile networks and metered links too
+# metered_links = usb*, wlan1      # links that are metered, besides modems
+# hours = 22:00-06:00, 12:00-13:00 # work only then, in the device's own time; default: always
 """
 
 # "22:00-06:00".
