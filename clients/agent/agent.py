@@ -40,9 +40,10 @@ from fedlearn.clients.agent.channel import open_channel, own_identity
 from fedlearn.clients.agent.identity import Identity
 from fedlearn.clients.agent.pipe import Limits, WorkCost, WorkReply, WorkSetup
 from fedlearn.clients.agent.workshop import Job, Workshop
-from fedlearn.clients.device import notify, readings
+from fedlearn.clients.device import board, notify
 from fedlearn.clients.device.guest import Guest
 from fedlearn.clients.device.rules import NO_RULES, Rules
+from fedlearn.clients.device.sysfiles import ROOT
 from fedlearn.errors import RecordError, RunError, UserError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange import methods
@@ -89,7 +90,7 @@ class AgentSettings:
     end_with_input: bool = False
     most_bytes: int = attendance.PAYLOAD_BYTES
     rules: Rules = NO_RULES
-    root: Path = readings.ROOT
+    root: Path = ROOT
 
 
 def _print(text: str) -> None:
@@ -303,7 +304,7 @@ class Agent:
         settings = self.settings
         folder = settings.state / f"run-{welcome.run.hex()}"
         self.say(f"attending as client {settings.client}")
-        self._tell(readings.facts(settings.root))
+        self._tell(board.facts(settings.root))
         if folder == self._folder:
             return
         self._folder = folder

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from fedlearn.clients.device.readings import ROOT, Energy, read, watts
+from fedlearn.clients.device.readings import Energy, read, watts
 from fedlearn.clients.device.rules import NO_RULES, Course, Decision, Rules, decide
+from fedlearn.clients.device.sysfiles import ROOT
 
 # How often the device is read while there is work: a board heats up by a few degrees in that time.
 POLL_S = 2.0

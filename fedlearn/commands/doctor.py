@@ -102,16 +102,15 @@ def _run(given: argparse.Namespace) -> int:
 def examine(given: argparse.Namespace) -> Iterator[Any]:
     """Yield one finding after another, those of the device first."""
     import fedlearn
-    from fedlearn.clients.device import checks
-    from fedlearn.clients.device import readings as device
+    from fedlearn.clients.device import board, checks, readings
 
-    facts = device.facts()
-    jetson = device.l4t() is not None
+    facts = board.facts()
+    jetson = board.l4t() is not None
     yield _board(facts)
     yield checks.python()
     if not given.no_torch:
         yield checks.torch(jetson)
-    yield checks.memory(device.free_bytes(), int(facts.get("memory_mb", 0)))
+    yield checks.memory(readings.free_bytes(), int(facts.get("memory_mb", 0)))
     settings, asked = _settings(given)
     yield from settings
     state, coordinator = asked["state"], asked["coordinator"]
