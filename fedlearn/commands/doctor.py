@@ -72,7 +72,7 @@ def _run(given: argparse.Namespace) -> int:
         "GRPC_VERBOSITY", "NONE"
     )  # before grpc is imported: what goes wrong is told below
     from fedlearn.clients.agent.identity import check_address
-    from fedlearn.clients.device.checks import FAILS
+    from fedlearn.clients.device.findings import FAILS
 
     if given.coordinator:
         check_address(given.coordinator)
@@ -102,14 +102,15 @@ def _run(given: argparse.Namespace) -> int:
 def examine(given: argparse.Namespace) -> Iterator[Any]:
     """Yield one finding after another, those of the device first."""
     import fedlearn
-    from fedlearn.clients.device import board, checks, readings
+    from fedlearn.clients.device import board, checks, readings, torch_check
+    from fedlearn.clients.device.findings import SKIPPED, Finding
 
     facts = board.facts()
     jetson = board.l4t() is not None
     yield _board(facts)
     yield checks.python()
     if not given.no_torch:
-        yield checks.torch(jetson)
+        yield torch_check.torch(jetson)
     yield checks.memory(readings.free_bytes(), int(facts.get("memory_mb", 0)))
     settings, asked = _settings(given)
     yield from settings
@@ -129,15 +130,15 @@ def examine(given: argparse.Namespace) -> Iterator[Any]:
         if any(one.name == "clock" for one in way):  # it knows better
             wrong_clock = None
     else:
-        yield checks.Finding(
-            "coordinator", checks.SKIPPED, "not looked at: give --coordinator HOST:PORT"
+        yield Finding(
+            "coordinator", SKIPPED, "not looked at: give --coordinator HOST:PORT"
         )
     if wrong_clock:
         yield wrong_clock
 
 
 def _board(facts: Any) -> Any:
-    from fedlearn.clients.device.checks import NOTE, WELL, Finding
+    from fedlearn.clients.device.findings import NOTE, WELL, Finding
 
     words = [str(facts[key]) for key in ("board", "os") if key in facts] or [
         str(facts["machine"])
@@ -159,7 +160,7 @@ def _board(facts: Any) -> Any:
 def _settings(given: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
     """Return the findings about the settings file, and what is to be looked at: by the arguments, or else by the file."""
     from fedlearn.clients.device import settings
-    from fedlearn.clients.device.checks import FAILS, NOTE, WELL, Finding
+    from fedlearn.clients.device.findings import FAILS, NOTE, WELL, Finding
     from fedlearn.clients.device.guest import Guest
     from fedlearn.clients.device.unit import STATE
 
