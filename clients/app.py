@@ -1,5 +1,4 @@
-"""The clients' side of an experiment under ``flwr run``: a mod for payloads, and our training
-as a ClientApp.
+"""The clients' side under ``flwr run``: a mod for payloads, and our training as a ClientApp.
 
 `payloads` stands between Flower and a ClientApp. What arrives is a task and the payloads that
 lead to its model. The app behind the mod sees what any ClientApp sees, the model's arrays and a
@@ -133,7 +132,8 @@ def make(mods: Sequence[Any] = ()) -> ClientApp:
     def evaluate_client(message: Message, context: Context) -> Message:
         bench = _Bench.of(message.content.config_records["config"], context)
         state = to_state(bench.layout, message.content.array_records["arrays"])
-        metrics = MetricRecord(dict(bench.local.evaluate(bench.client, state)))
+        scores = bench.local.evaluate(bench.client, state)
+        metrics = MetricRecord(dict(scores))
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
     return client_app
@@ -164,9 +164,7 @@ app = make()
 
 
 def _answer(message: Message, context: Context, call_next: NextApp) -> Message:
-    """Return the answer to a message of the ServerApp: of a task, or of whom this SuperNode
-    serves.
-    """
+    """Return the answer to a task, or to the question whom this SuperNode serves."""
     record = message.content.config_records.get(RECORD)
     if record is None:
         raise ConfigError(
@@ -227,9 +225,8 @@ class _Bench:
         return _payload_reply(message, update.payload)
 
     def _content(self, message: Message, start: StartModel) -> RecordDict:
-        """Return what the app behind the mod gets: one record of each sort, as Flower's mods
-        expect.
-        """
+        """Return what the app behind the mod gets."""
+        # One record of each sort, as Flower's mods expect.
         config = ConfigRecord(
             {
                 **self.plan.to_dict(),
@@ -295,11 +292,15 @@ class RecordStorage:
     def forget(self, kind: str, newest: int) -> None:
         """Remove all vectors of a kind but the newest few."""
         arrays = list(self._arrays(kind).items())
-        self._store(kind, dict(arrays[-newest:]))
+        newest_arrays = dict(arrays[-newest:])
+        self._store(kind, newest_arrays)
 
     def _arrays(self, kind: str) -> dict[str, Array]:
+        """Return the vectors of a kind by name; a copy, since records are replaced whole."""
         record = self.state.array_records.get(f"{RECORD}.{kind}")
-        return {} if record is None else dict(record.items())
+        if record is None:
+            return {}
+        return dict(record.items())
 
     def _store(self, kind: str, arrays: dict[str, Array]) -> None:
         self.state[f"{RECORD}.{kind}"] = ArrayRecord(arrays)
@@ -341,7 +342,8 @@ def _from_record(record: ArrayRecord | None) -> list[bytes]:
 
 def _reply(message: Message, values: Mapping[str, Any]) -> Message:
     """Return a reply that carries some values and no payload."""
-    return Message(RecordDict({RECORD: ConfigRecord(dict(values))}), reply_to=message)
+    config = ConfigRecord(dict(values))
+    return Message(RecordDict({RECORD: config}), reply_to=message)
 
 
 def _payload_reply(message: Message, payload: bytes) -> Message:

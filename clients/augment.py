@@ -58,8 +58,9 @@ def flip(x: Tensor, generator: torch.Generator) -> Tensor:
     Source: Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks"
     (NeurIPS 2012).
     """
-    is_mirrored = torch.rand(len(x), generator=generator).to(x.device) < 0.5
-    return torch.where(is_mirrored[:, None, None, None], x.flip(3), x)
+    chances = torch.rand(len(x), generator=generator).to(x.device)
+    is_mirrored = (chances < 0.5)[:, None, None, None]
+    return torch.where(is_mirrored, x.flip(3), x)
 
 
 def shift(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -84,8 +85,7 @@ def shift(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def jitter(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Return series (B, T, F) with independent normal noise of deviation `JITTER` on every
-    value.
+    """Return series (B, T, F) with normal noise of deviation `JITTER` on every value.
 
     Source: Um et al., "Data Augmentation of Wearable Sensor Data for Parkinson's Disease
     Monitoring using Convolutional Neural Networks" (ICMI 2017).
@@ -99,7 +99,9 @@ def scale(x: Tensor, generator: torch.Generator) -> Tensor:
 
     The factor's deviation is `SCALE`. Source: Um et al. (ICMI 2017), see `jitter`.
     """
-    factors = 1 + SCALE * torch.randn(len(x), 1, x.shape[2], generator=generator)
+    batch, _, channels = x.shape
+    noise = torch.randn(batch, 1, channels, generator=generator)
+    factors = 1 + SCALE * noise
     return x * factors.to(x)
 
 

@@ -43,8 +43,10 @@ def ends(targets: torch.Tensor) -> torch.Tensor:
 
     The lines of LEAF have no other end.
     """
-    columns = torch.arange(1, targets.shape[1] + 1, device=targets.device)
-    return torch.where(targets != IGNORE, columns, 0).amax(1)
+    length = targets.shape[1]
+    columns = torch.arange(1, length + 1, device=targets.device)
+    last_columns = torch.where(targets != IGNORE, columns, 0)
+    return last_columns.amax(1)
 
 
 def tensors(samples: Samples, modality: Modality, device: str = "cpu") -> Tensors:
@@ -75,8 +77,9 @@ def passes(
     Lines of text are batched with lines of like length, the batches then in random order, so
     that padding costs little.
     """
-    for indices in places(data, batch_size, random, merge_single):
-        yield data.batch(torch.from_numpy(indices).to(data.y.device))
+    for positions in places(data, batch_size, random, merge_single):
+        indices = torch.from_numpy(positions)
+        yield data.batch(indices.to(data.y.device))
 
 
 def places(
@@ -93,8 +96,10 @@ def places(
 def batches_per_pass(samples: int, batch_size: int, merge_single: bool = False) -> int:
     """Return how many mini-batches one pass over the samples has; arguments as in `passes`."""
     size = batch_size or samples
-    is_merged = merge_single and samples > size and samples % size == 1
-    return -(-samples // size) - is_merged
+    batches = -(-samples // size)
+    if merge_single and samples > size and samples % size == 1:
+        batches -= 1
+    return batches
 
 
 def _one_pass(

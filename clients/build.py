@@ -1,5 +1,4 @@
-"""What a client builds from an experiment's description, and the model that its
-payloads lead to.
+"""What a client builds from its brief, and the model that its payloads lead to.
 
 Agents and SuperNodes both use this. The description is the JSON object that the
 coordinator's welcome carries.
@@ -89,8 +88,7 @@ def arrive(
     base: NDArray[np.float32],
     initial: NDArray[np.float32],
 ) -> StartModel:
-    """Return the model that payloads lead to, one after another, with the last one's
-    header.
+    """Return the model that payloads lead to, one after another, with the last header.
 
     base: (P,) where a first difference starts from; initial: (P,) the run's first
     model. Raises PayloadError.
@@ -98,6 +96,7 @@ def arrive(
     header: Header | None = None
     state = State(base, np.zeros(layout.integers, np.int64))
     for payload in payloads:
+        # The kind stands in the header: a whole model, or a difference from the state so far.
         header = read_header(payload)
         if header.kind == SNAPSHOT:
             header, state = decode_model(layout, payload)

@@ -1,8 +1,7 @@
-"""What one client holds between its rounds: vectors by kind and name, the newest few of
-each kind.
+"""What one client holds between its rounds: vectors by kind and name.
 
-Three kinds are in use. A kind is a plain name, so another vector of a client needs no
-code here.
+The newest few of each kind are held. Three kinds are in use. A kind is a plain name, so another
+vector of a client needs no code here.
 
     first        the run's first model, by its digest, where it differs from what is built here
     copies       models that a difference may start from, by their digests
@@ -52,9 +51,7 @@ class Storage(Protocol):
         ...
 
     def write(self, kind: str, name: str, vector: Vector) -> None:
-        """Store a vector as the newest of its kind, in the place of one of the same
-        name.
-        """
+        """Store a vector as the newest of its kind; one of the same name is replaced."""
         ...
 
     def forget(self, kind: str, newest: int) -> None:
@@ -80,8 +77,9 @@ class Holdings:
         self.storage.forget(kind, self.newest)
 
     def arrive(self, local: Local, task: Task, payloads: Sequence[bytes]) -> StartModel:
-        """Return the model that a task's payloads lead to, one after another; sets the
-        run's first model in ``local``.
+        """Return the model that a task's payloads lead to, one after another.
+
+        Sets the run's first model in ``local``.
 
         Raises MissingModel where a difference starts from a model that is not here, and
         PayloadError.
@@ -103,8 +101,9 @@ class Holdings:
         self.write(COPIES, digest(floats), floats)
 
     def residual(self, task: Task) -> Vector | None:
-        """Return the residual (P,) that a task names; None where it names none, or none
-        is here.
+        """Return the residual (P,) that a task names.
+
+        None where it names none, or none is here.
         """
         if not (task.feedback and task.residual):
             return None
@@ -114,14 +113,16 @@ class Holdings:
         """Hold the residual (P,) that the work on a task left."""
         # The coordinator names it so when it asks for it again: 0 stands for no
         # residual, so turns are counted from 1.
-        name = struct.pack("<II", task.key.round, task.key.turn + 1)
+        key = task.key
+        name = struct.pack("<II", key.round, key.turn + 1)
         self.write(RESIDUALS, name, residual)
 
-    def _model(self, kind: str, wanted: int, guess: Vector) -> Vector:
-        """Return the model (P,) of a digest: the guess where it is that one, or a held
-        one. Raises MissingModel.
+    def _model(self, kind: str, model_digest: int, guess: Vector) -> Vector:
+        """Return the model (P,) of a digest: the guess, or a held one.
+
+        Raises MissingModel where it is neither.
         """
-        name = wanted.to_bytes(NAME_BYTES, "little")
+        name = model_digest.to_bytes(NAME_BYTES, "little")
         if digest(guess) == name:
             return guess
         model = self.read(kind, name)
@@ -131,8 +132,9 @@ class Holdings:
 
 
 class FileStorage:
-    """Vectors as files of a folder, each written whole: KIND/NAME.f32 has the vector's
-    digest, then its values.
+    """Vectors as files of a folder, each written whole.
+
+    KIND/NAME.f32 has the vector's digest, then its values.
 
     The first model lies in first.f32, its values alone: there is one, and its name is
     its digest.

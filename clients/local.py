@@ -1,5 +1,6 @@
-"""One client's round: a model and a plan in, its encoded update out. Simulated clients
-and agents alike run this.
+"""One client's round: a model and a plan in, its encoded update out.
+
+Simulated clients and agents alike run this.
 
 Legend: P floats, Q integers of the model's layout; N samples.
 """
@@ -42,9 +43,7 @@ from fedlearn.wire import (
 
 @dataclass(frozen=True)
 class StartModel:
-    """The model that a client starts from, and the header of the payload that led to
-    it.
-    """
+    """The model that a client starts from, with the header of its last payload."""
 
     header: Header
     state: State
@@ -52,8 +51,7 @@ class StartModel:
 
 @dataclass(frozen=True)
 class Contribution:
-    """What a client adds to a round, before it is encoded: its update, and what is told
-    of it.
+    """What a client adds to a round, before it is encoded.
 
     train_loss: mean over the steps taken; None where a ClientApp tells none.
     """
@@ -66,12 +64,10 @@ class Contribution:
 
 @dataclass(frozen=True)
 class EncodedUpdate:
-    """A client's update as it travels.
-
-    residual: (P,) what the codec lost of it; None without error feedback.
-    """
+    """A client's update as it travels."""
 
     payload: bytes
+    # (P,) what the codec lost of it; None without error feedback.
     residual: NDArray[np.float32] | None
     train_s: float = 0.0
     encode_s: float = 0.0
@@ -141,17 +137,13 @@ class Local:
 
     @contextmanager
     def alone(self, kind: str, plan: Plan, client: int) -> Iterator[None]:
-        """Shield the work inside from other clients and from global random state; see
-        `isolated`.
-        """
+        """Shield the work inside from other clients and from global randomness; see `isolated`."""
         self.refresh()
         with isolated(derive(plan.seed, f"client-{kind}", plan.round, client)):
             yield
 
     def refresh(self) -> None:
-        """Reset the buffers that no state holds, so that nothing of one client reaches
-        the next.
-        """
+        """Reset the buffers that no state holds: they would carry over to the next client."""
         for owner, name, value in self._unsaved:
             owner._buffers[name] = value.clone()
 
@@ -187,8 +179,7 @@ class Local:
         )
 
     def evaluate(self, client: int, state: State) -> dict[str, float]:
-        """Return loss, accuracy and number of samples of a model on a client's held-out
-        samples.
+        """Return loss, accuracy and number of samples of a model on held-out samples.
 
         Raises ClientError where none are held out.
         """
@@ -245,8 +236,9 @@ class Local:
     def moved(
         self, start: NDArray[np.float32], codec: str
     ) -> NDArray[np.float32] | None:
-        """Return how far a model (P,) has moved from the run's first one; None for a
-        codec that does not use it.
+        """Return how far a model (P,) has moved from the run's first one.
+
+        None for a codec that does not use it.
         """
         if not find_codec(codec).uses_moved:
             return None
@@ -256,9 +248,7 @@ class Local:
 def answer_header(
     client: int, plan: Plan, start: Header, examples: int, loss: float | None
 ) -> Header:
-    """Return the header of a client's update; start: the header of the model that the
-    client started from.
-    """
+    """Return the header of a client's update; start: of the model that it started from."""
     return Header(
         kind=GRADIENT if plan.answer == "gradient" else UPDATE,
         round=start.round,
@@ -273,26 +263,28 @@ def answer_header(
 def _split_series(
     labels: NDArray[np.generic], share: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the positions of the windows to train on, and of those held out: the end
-    of each run of one label.
+    """Return the positions of the windows to train on, and of those held out.
+
+    The end of each run of one label is held out.
 
     Windows of a series overlap, so a random choice would evaluate on steps that were
     trained on. The window before each held-out part is in neither, for the same reason.
     """
-    train_parts = [np.empty(0, np.int64)]
-    test_parts = [np.empty(0, np.int64)]
+    no_rows = np.empty(0, np.int64)
+    train_parts = [no_rows]
+    test_parts = [no_rows]
     changes = np.flatnonzero(labels[1:] != labels[:-1]) + 1
     for run in np.split(np.arange(len(labels)), changes):
         cut = len(run) - round(share * len(run))
-        train_parts.append(run[: cut - 1] if cut < len(run) else run)
+        is_cut = cut < len(run)
+        # The window before the cut overlaps with both sides.
+        train_parts.append(run[: cut - 1] if is_cut else run)
         test_parts.append(run[cut:])
     return np.concatenate(train_parts), np.concatenate(test_parts)
 
 
 def _unsaved(module: nn.Module) -> list[tuple[nn.Module, str, torch.Tensor]]:
-    """Return the buffers that are not in a module's state_dict, as (owner, name, first
-    value).
-    """
+    """Return the buffers outside of a module's state_dict: owner, name, first value."""
     buffers = []
     for owner in module.modules():
         for name, buffer in owner._buffers.items():

@@ -1,5 +1,6 @@
-"""A mini-batch in parts, where it does not fit into memory whole: the same step, computed piece
-by piece.
+"""A mini-batch in parts, where it does not fit into memory whole.
+
+It is the same step, computed piece by piece.
 
 When memory runs out, the parts are halved and the step is done again, down to one sample at a
 time. A step's gradient is the mean over the batch's targets, so parts weighted by their targets
@@ -48,9 +49,7 @@ class Room:
     def parts(
         self, x: torch.Tensor, y: torch.Tensor
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
-        """Yield inputs, targets (B,) or (B, T), and share of all targets, for each part of a
-        mini-batch.
-        """
+        """Yield inputs, targets (B,) or (B, T) and share of the targets of each part."""
         size = self.size(len(y))
         if size >= len(y):
             yield x, y, 1.0

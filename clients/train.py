@@ -34,17 +34,15 @@ HALF_SCALE = 65536.0
 
 @dataclass(frozen=True)
 class Update:
-    """What a client learned.
+    """What a client learned."""
 
-    difference: its model minus the model it started from, floats (P,) float32, integers (Q,)
-    int64. train_loss: mean over the steps taken. halvings: above 0, mini-batches were computed
-    in parts for want of memory; see `fedlearn.clients.micro`.
-    """
-
+    # Its model minus the model it started from, floats (P,) float32, integers (Q,) int64.
     difference: State
     examples: int
+    # Mean over the steps taken.
     train_loss: float
     steps: int
+    # Above 0, mini-batches were computed in parts for want of memory: see `fedlearn.clients.micro`.
     halvings: int = 0
 
 
@@ -57,8 +55,7 @@ def train(
     client: int,
     halvings: int = 0,
 ) -> Update:
-    """Train ``module`` from ``start`` on one client's data as ``plan`` asks, and return the
-    update.
+    """Train ``module`` from ``start`` on one client's data as ``plan`` asks.
 
     The result is a function of its arguments alone: batches, augmentation and dropout draw from
     (plan.seed, purpose, plan.round, client), and torch's global generator is left as it was.
@@ -109,7 +106,8 @@ def mini_batches(
 
 def normalises(module: nn.Module) -> bool:
     """Tell whether a module normalises over its batches, so that none may have one sample only."""
-    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
+    batch_norm = nn.modules.batchnorm._BatchNorm
+    return any(isinstance(layer, batch_norm) for layer in module.modules())
 
 
 def steps(plan: Plan, samples: int, merge: bool, client: int) -> int:
@@ -190,9 +188,7 @@ class _Gradients:
     def _mean(
         self, batches: Sequence[Batch]
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Return the mean loss and gradients over batches, computed in as many parts as memory
-        needs.
-        """
+        """Return the mean loss and gradients over batches, in as many parts as memory needs."""
         total: list[torch.Tensor] = []
         mean_loss = torch.zeros(())
         for batch in batches:
@@ -302,9 +298,7 @@ def _leave_gradient(
 
 
 def with_gradients(module: nn.Module, layout: Layout, difference: State) -> State:
-    """Return the difference with minus each weight's ``grad`` in the place of every trained
-    weight.
-    """
+    """Return the difference with minus its ``grad`` in the place of every trained weight."""
     views = layout.split(difference)
     # A tied weight has two names.
     for name, parameter in module.named_parameters(remove_duplicate=False):

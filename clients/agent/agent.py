@@ -1,5 +1,4 @@
-"""The long-lived agent of one client: a stream to the coordinator, a disk, and a process that
-works.
+"""The long-lived agent of one client: a stream, a disk, and a process that works.
 
 It performs what `fedlearn.clients.agent.attendance` says. It imports neither torch nor numpy,
 so an agent that waits for its first task holds a few tens of megabytes.
@@ -72,24 +71,27 @@ _REASONS: Mapping[str, int] = {
 
 @dataclass(frozen=True)
 class AgentSettings:
-    """What the device's owner decides.
+    """What the device's owner decides."""
 
-    coordinator: HOST:PORT. state: the folder of identity, models and answers. data: "auto", a
-    file.npz, or an import path. epochs, steps, allow: see `Limits`. end_with_input: end when
-    standard input does. most_bytes: of a task's payloads. root: where the device is read.
-    """
-
+    # HOST:PORT.
     coordinator: str
     client: int
+    # The folder of identity, models and answers.
     state: Path
+    # "auto", a file.npz, or an import path.
     data: str = "auto"
+    # Without TLS.
     insecure: bool = False
+    # See `Limits`.
     epochs: int = 0
     steps: int = 0
     allow: tuple[str, ...] = ()
+    # End when standard input does, that is, with the process that started this agent.
     end_with_input: bool = False
+    # Of a task's payloads.
     most_bytes: int = attendance.PAYLOAD_BYTES
     rules: Rules = NO_RULES
+    # Where the device is read; a test writes a folder.
     root: Path = ROOT
 
 
@@ -142,6 +144,7 @@ class Agent:
             asyncio.get_running_loop().add_reader(0, self._input)
         try:
             while self._ending is None:
+                # What asked for the last end must not end the new connection.
                 self._hang_up.clear()
                 if self._channel_is_old:
                     await channel.close()
@@ -195,6 +198,7 @@ class Agent:
             asyncio.create_task(self._hear_hang_up()),
         ]
         try:
+            # Each part runs until the connection ends, so the first end is its end.
             await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             self._report_end(parts)
         finally:
@@ -225,6 +229,7 @@ class Agent:
     async def _read(self) -> None:
         while (frame := await self._call.read()) is not grpc.aio.EOF:
             if frame.WhichOneof("frame") == "task":
+                # The device is read only now: most frames are heartbeats.
                 self._state.decline_reason = self._guest.ask()
             self._perform(self._state.heard(frame, time.monotonic()))
         code = await self._call.code()
@@ -293,6 +298,7 @@ class Agent:
                     self._store(action)
 
     def _discard(self, key: Key) -> None:
+        # The work first: otherwise it could write the answer again.
         self._workshop.discard(key)
         with contextlib.suppress(OSError):
             reach("agent.before-discard")
@@ -305,6 +311,7 @@ class Agent:
         folder = settings.state / f"run-{welcome.run.hex()}"
         self.say(f"attending as client {settings.client}")
         self._tell(board.facts(settings.root))
+        # The same run again, after a break: the work goes on, and its answers are known.
         if folder == self._folder:
             return
         self._folder = folder
@@ -321,6 +328,7 @@ class Agent:
         answers = folder / "answers"
         with _writing(folder):
             answers.mkdir(parents=True, exist_ok=True)
+            # Nobody will ask for work of other runs.
             for run in settings.state.glob("run-*"):
                 if run != folder:
                     shutil.rmtree(run, ignore_errors=True)

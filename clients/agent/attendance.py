@@ -129,9 +129,7 @@ class Attendance:
         ]
 
     def heard(self, frame: pb.CoordinatorFrame, now: float) -> list[Action]:
-        """Take a frame of the coordinator; one of an unknown kind, of a later version, changes
-        nothing.
-        """
+        """Take a frame of the coordinator; one of a later version changes nothing."""
         if not self.connected:
             return []
         self._heard_s = now
@@ -270,6 +268,7 @@ class Attendance:
         piece = self.pieces.get(key)
         if piece is None or piece.text != text:
             return [*actions, *self._drop(key), *self._start(key, task, text)]
+        # It came before over this connection.
         if piece.requested:
             return actions
         piece.requested = True
@@ -320,9 +319,8 @@ class Attendance:
         return actions
 
     def _acknowledge(self, key: Key, length: int, now: float) -> list[Action]:
-        """Tell the coordinator how many bytes are here; this shows that the agent lives, as a
-        heartbeat does.
-        """
+        """Tell the coordinator how many bytes of a task's payloads are here."""
+        # This shows that the agent lives, as a heartbeat does.
         self._spoke_s = now
         return [SendFrame(pb.AgentFrame(ack=pb.Ack(key=proto(key), offset=length)))]
 
@@ -381,7 +379,8 @@ class Attendance:
 
     def _drop_before(self, number: int) -> list[Action]:
         """Drop all work of rounds before one."""
-        return self._drop_all([key for key in self.pieces if key[0] < number])
+        earlier = [key for key in self.pieces if key[0] < number]
+        return self._drop_all(earlier)
 
     def _drop_all(self, keys: list[Key]) -> list[Action]:
         actions: list[Action] = []
@@ -391,8 +390,11 @@ class Attendance:
 
     def _drop(self, key: Key) -> list[Action]:
         """Drop a piece of work, if it is here."""
-        return [] if self.pieces.pop(key, None) is None else [Discard(key)]
+        if self.pieces.pop(key, None) is None:
+            return []
+        return [Discard(key)]
 
 
 def _title(key: Key) -> str:
-    return f"round {key[0]} ({key[1]})"
+    number, kind, _ = key
+    return f"round {number} ({kind})"

@@ -24,19 +24,21 @@ OPTIONS = (
 
 def own_identity(state: Path, coordinator: str) -> Identity:
     """Return the identity in an agent's folder; raises UserError where there is none."""
-    own = read_identity(state)
-    if own is None:
+    identity = read_identity(state)
+    if identity is None:
         raise UserError(
             f"there is no identity in '{state}'; get a token from the coordinator "
             "(fedlearn token --client ID), then: fedlearn enroll "
             f"--coordinator {coordinator} --token TOKEN --state {state}"
         )
-    return own
+    return identity
 
 
-def open_channel(coordinator: str, own: Identity | None) -> Any:
-    """Return a channel to a coordinator (HOST:PORT); own: None for a channel without TLS."""
-    if own is None:
+def open_channel(coordinator: str, identity: Identity | None) -> Any:
+    """Return a channel to a coordinator (HOST:PORT); identity: None for a channel without TLS."""
+    if identity is None:
         return grpc.aio.insecure_channel(coordinator, OPTIONS)
-    credentials = grpc.ssl_channel_credentials(own.ca, own.key, own.certificate)
+    credentials = grpc.ssl_channel_credentials(
+        identity.ca, identity.key, identity.certificate
+    )
     return grpc.aio.secure_channel(coordinator, credentials, OPTIONS)

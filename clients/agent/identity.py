@@ -1,5 +1,4 @@
-"""An agent's identity: a key made on the device, its certificate, and the authority that both
-sides trust.
+"""An agent's identity: a key made on the device, its certificate, and the authority of both.
 
 The key and the certificate request are made by the command ``openssl``, so an agent needs no
 package for them. An identity is one file, ``identity.json``, replaced whole: a renewal that is
@@ -36,7 +35,7 @@ LONGEST_TOKEN = 16384
 # The version of tokens that this file reads, and of the identity files that it writes.
 _VERSION = 1
 
-# openssl wants a configuration, and the device's own may ask for anything.
+# openssl wants a configuration, and the device's identity may ask for anything.
 _CONFIG = b"[req]\ndistinguished_name = name\n[name]\n"
 
 _OPENSSL_TIMEOUT_S = 60.0
@@ -46,34 +45,34 @@ _KEY = "key.pem"
 _CERTIFICATE = "certificate.pem"
 _IDENTITY = "identity.json"
 
-# Only the agent's own user reads and writes a key.
+# Only the agent's identity user reads and writes a key.
 _PRIVATE = 0o600
 
 
 @dataclass(frozen=True)
 class Token:
-    """A one-time token: the client that it is for, its secret, and the authority's certificate
-    (PEM).
-    """
+    """A one-time token of a client."""
 
     client: int
+    # Never printed.
     secret: str = field(repr=False)
+    # The authority's certificate, PEM.
     ca: bytes
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Who an agent is.
-
-    key, certificate, ca: PEM. since: when it was stored, by the agent's clock. not_after: when the
-    certificate expires. Both in seconds since 1970.
-    """
+    """Who an agent is."""
 
     client: int
+    # PEM; the key is never printed.
     key: bytes = field(repr=False)
     certificate: bytes
+    # Of the authority.
     ca: bytes
+    # When it was stored, by the agent's clock, in seconds since 1970.
     since: float
+    # When the certificate expires, in seconds since 1970.
     not_after: float
 
 
@@ -150,8 +149,8 @@ def store(
     with _writing(folder):
         replace(folder / _CERTIFICATE, certificate, _PRIVATE)
         try:
-            own = _identity(folder, client, ca, not_after)
-            text = _text(own)
+            identity = _identity(folder, client, ca, not_after)
+            text = _text(identity)
         except (ssl.SSLError, FileNotFoundError, UnicodeDecodeError):
             (folder / _CERTIFICATE).unlink()
             raise RunError(
@@ -162,7 +161,7 @@ def store(
         # Both are part of the identity now.
         (folder / _KEY).unlink()
         (folder / _CERTIFICATE).unlink()
-    return own
+    return identity
 
 
 def _identity(folder: Path, client: int, ca: bytes, not_after: float) -> Identity:
@@ -177,16 +176,16 @@ def _identity(folder: Path, client: int, ca: bytes, not_after: float) -> Identit
     return Identity(client, key, certificate, ca, time.time(), not_after)
 
 
-def _text(own: Identity) -> bytes:
+def _text(identity: Identity) -> bytes:
     """Return an identity as a line of JSON; raises UnicodeDecodeError for PEM that is no text."""
     values = {
         "v": _VERSION,
-        "client": own.client,
-        "since": own.since,
-        "not_after": own.not_after,
-        "key": own.key.decode(),
-        "certificate": own.certificate.decode(),
-        "ca": own.ca.decode(),
+        "client": identity.client,
+        "since": identity.since,
+        "not_after": identity.not_after,
+        "key": identity.key.decode(),
+        "certificate": identity.certificate.decode(),
+        "ca": identity.ca.decode(),
     }
     return json.dumps(values).encode() + b"\n"
 
@@ -198,7 +197,7 @@ def read_identity(folder: Path) -> Identity | None:
     """
     path = folder / _IDENTITY
     try:
-        own = _parsed(path.read_bytes())
+        identity = _parsed(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -207,15 +206,16 @@ def read_identity(folder: Path) -> Identity | None:
         raise RecordError(
             f"'{path}' is damaged; remove it and enrol again with a new token"
         ) from None
-    return own
+    return identity
 
 
 def _parsed(text: bytes) -> Identity:
-    """Return the identity of a line of JSON; raises ValueError, KeyError or TypeError for a
-    damaged one.
+    """Return the identity of a line of JSON.
+
+    Raises ValueError, KeyError or TypeError for a damaged one.
     """
     values = json.loads(text)
-    own = Identity(
+    identity = Identity(
         values["client"],
         str(values["key"]).encode(),
         str(values["certificate"]).encode(),
@@ -223,9 +223,9 @@ def _parsed(text: bytes) -> Identity:
         float(values["since"]),
         float(values["not_after"]),
     )
-    if not _is_id(own.client):
+    if not _is_id(identity.client):
         raise ValueError
-    return own
+    return identity
 
 
 def due(identity: Identity, now: float) -> bool:
@@ -234,20 +234,20 @@ def due(identity: Identity, now: float) -> bool:
     Renew at once where the clock was wrong when the identity was stored: its validity then
     ended before it began.
     """
-    validity = identity.not_after - identity.since
-    return validity <= 0 or identity.not_after - now <= validity / 3
+    validity_s = identity.not_after - identity.since
+    left_s = identity.not_after - now
+    return validity_s <= 0 or left_s <= validity_s / 3
 
 
 def enrol(
     coordinator: str, token: Token, folder: Path, timeout_s: float = TIMEOUT_S
 ) -> Identity:
-    """Exchange a token for a certificate at the coordinator's enrolment port (HOST:PORT), and
-    keep it.
+    """Exchange a token for a certificate at the coordinator's enrolment port, and keep it.
 
-    The coordinator must show a certificate of the token's authority before the secret leaves
-    this machine. Raises UserError for a token or address that is refused, RunError when the
-    coordinator cannot be reached or fails, RecordError when the folder cannot be read or
-    written.
+    coordinator: HOST:PORT. The coordinator must show a certificate of the token's authority
+    before the secret leaves this machine. Raises UserError for a token or address that is
+    refused, RunError when the coordinator cannot be reached or fails, RecordError when the
+    folder cannot be read or written.
     """
     check_address(coordinator)
     present = read_identity(folder)
@@ -288,7 +288,9 @@ def _is_host(host: str) -> bool:
 
 def _is_port(port: str) -> bool:
     # More digits than six are never a port, and int() takes long for millions of them.
-    return port.isascii() and port.isdigit() and 0 < int(port[:6]) <= 65535
+    if not port.isascii() or not port.isdigit():
+        return False
+    return 0 < int(port[:6]) <= 65535
 
 
 def _exchange(

@@ -29,14 +29,13 @@ Result = Literal["answer", "lacking", "declined", "failed"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What the device's owner allows; 0: no limit.
+    """What the device's owner allows; 0: no limit."""
 
-    epochs: passes over the samples, also where the plan counts steps. steps: mini-batches.
-    allow: modules that models and data may be imported from.
-    """
-
+    # Passes over the samples, also where the plan counts steps.
     epochs: int = 0
+    # Mini-batches.
     steps: int = 0
+    # Modules that models and data may be imported from.
     allow: tuple[str, ...] = ()
 
 
@@ -70,12 +69,11 @@ class WorkSetup:
 
 @dataclass(frozen=True)
 class WorkRequest:
-    """Asks for the work on a task.
+    """Asks for the work on a task."""
 
-    name: of the answer's file. halvings: of mini-batches, known to be needed on this device.
-    """
-
+    # Of the answer's file.
     name: str
+    # Of mini-batches, known to be needed on this device.
     halvings: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,12 +105,14 @@ class WorkReply:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the reply as the head of a message."""
-        return {"result": self.result, "text": self.text, "spent": asdict(self.cost)}
+        cost = asdict(self.cost)
+        return {"result": self.result, "text": self.text, "spent": cost}
 
     @classmethod
     def from_dict(cls, head: Head) -> WorkReply:
         """Return the reply of a message's head."""
-        return cls(head["result"], head["text"], WorkCost(**head["spent"]))
+        cost = WorkCost(**head["spent"])
+        return cls(head["result"], head["text"], cost)
 
 
 def pack(head: Head, blobs: Sequence[bytes] = ()) -> list[bytes]:

@@ -70,21 +70,23 @@ class Desk:
     ) -> None:
         """Build what the experiment describes.
 
-        experiment: a brief as JSON. folder: of the run. data: "auto", a file.npz, or an import path. Raises UserError.
+        experiment: a brief as JSON. folder: of the run. data: "auto", a file.npz, or an import
+        path. Raises UserError.
         """
         brief = Brief.from_json(experiment)
         _check_brief(brief, data, limits)
         self.client = client
         self.limits = limits
-        # Of the last task.
+        # Of the last task; told with its answer.
         self.cost = WorkCost()
         self.local = local_of(brief, client, data)
         self.layout = self.local.layout
         self.holdings = Holdings(FileStorage(folder), NEWEST)
 
     def do(self, task: Task, payloads: list[bytes], halvings: int = 0) -> bytes:
-        """Return the answer to a task; halvings: of mini-batches that are known not to fit into
-        memory.
+        """Return the answer to a task.
+
+        halvings: of mini-batches, known to be needed for want of memory.
 
         Raises MissingModel when a difference starts from a model that is not here, ClientError
         when the work fails or is not allowed, and PayloadError for payloads that cannot be
@@ -95,6 +97,7 @@ class Desk:
         if kind == "train":
             self._check(plan)
         start = self.holdings.arrive(self.local, task, payloads)
+        # Before the work: the next task may be a difference from this model, whatever comes of it.
         if task.keep:
             self.holdings.keep_model(start.state.floats)
             reach("agent.model-kept")

@@ -43,13 +43,13 @@ def facts(root: Path = ROOT) -> dict[str, Fact]:
     It is flat, and at most 4 KB as JSON. No address, name or number of the device or its owner
     is among them.
     """
-    known: dict[str, Fact] = {}
+    facts: dict[str, Fact] = {}
     for name, value in {**_lasting(root), **_passing(root)}.items():
         if isinstance(value, str):
-            known[name] = _short(value)
+            facts[name] = _short(value)
         elif value is not None:
-            known[name] = value
-    return known
+            facts[name] = value
+    return facts
 
 
 def _lasting(root: Path) -> Mapping[str, Fact | None]:
@@ -118,7 +118,8 @@ def l4t(root: Path = ROOT) -> str | None:
 
 def jetpack(release: str) -> str | None:
     """Return the JetPack that a release of Jetson Linux belongs to: "6.2", or just "6"."""
-    return JETPACK.get(release) or FAMILY.get(release.partition(".")[0])
+    family = release.partition(".")[0]
+    return JETPACK.get(release) or FAMILY.get(family)
 
 
 def gpu(root: Path = ROOT) -> str | None:
@@ -158,4 +159,5 @@ def _cpus(root: Path) -> int | None:
 
 def _short(value: str) -> str:
     """Return the beginning of a text, with all but printable ASCII replaced."""
-    return "".join(c if " " <= c <= "~" else "?" for c in value[:LONGEST])
+    # A device's texts are not to be trusted: they may hold control sequences of a terminal.
+    return re.sub(r"[^ -~]", "?", value[:LONGEST])

@@ -78,8 +78,9 @@ def python() -> Finding:
 
 
 def memory(available: int | None, total_mb: int) -> Finding:
-    """Judge the memory that programs can still have, bytes, of all that there is (MB, 0: not
-    known).
+    """Judge the memory that programs can still have.
+
+    available: bytes. total_mb: of the device; 0: not known.
     """
     if available is None:
         return Finding("memory", SKIPPED, "the system does not tell")
@@ -155,25 +156,29 @@ def certificate(state: Path, now: float) -> tuple[Finding, Identity | None]:
     """
     enrol = f"fedlearn enroll --coordinator HOST:PORT --token T --state {state}"
     try:
-        own = identity.read_identity(state)
+        own_identity = identity.read_identity(state)
     except RecordError as error:
         fix = (
             "run this as the user that the agent runs as; if the file is damaged: "
             f"rm {state / 'identity.json'}, then {enrol}"
         )
         return Finding("certificate", FAILS, str(error), fix), None
-    if own is None:
+    if own_identity is None:
         text = f"there is none in '{state}'"
         fix = f"on the coordinator: fedlearn token --client ID; then here: {enrol}"
         return Finding("certificate", FAILS, text, fix), None
-    return _judged_identity(own, state / "identity.json", now, enrol), own
+    return _judged_identity(
+        own_identity, state / "identity.json", now, enrol
+    ), own_identity
 
 
-def _judged_identity(own: Identity, path: Path, now: float, enrol: str) -> Finding:
+def _judged_identity(
+    own_identity: Identity, path: Path, now: float, enrol: str
+) -> Finding:
     """Judge an identity in a file; enrol: the command that makes a new one."""
-    figures = {"client": own.client, "not_after": own.not_after}
-    end = day(own.not_after)
-    text = f"client {own.client}, until {end}"
+    figures = {"client": own_identity.client, "not_after": own_identity.not_after}
+    end = day(own_identity.not_after)
+    text = f"client {own_identity.client}, until {end}"
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & _OTHERS:
         text += f"; other users can read its key (mode {mode:03o})"
@@ -182,14 +187,14 @@ def _judged_identity(own: Identity, path: Path, now: float, enrol: str) -> Findi
             "also enrol anew with another token"
         )
         return Finding("certificate", FAILS, text, fix, figures)
-    if now >= own.not_after:
-        text = f"client {own.client}, expired on {end}"
+    if now >= own_identity.not_after:
+        text = f"client {own_identity.client}, expired on {end}"
         fix = (
             f"if this device's clock is right ({day(now)}), it was away too long: "
             f"enrol anew with a new token ({enrol})"
         )
         return Finding("certificate", FAILS, text, fix, figures)
-    if own.not_after - now < SOON_S:
+    if own_identity.not_after - now < SOON_S:
         fix = "the agent renews it when it reaches the coordinator: start the agent"
         return Finding("certificate", NOTE, text, fix, figures)
     return Finding("certificate", WELL, text, figures=figures)

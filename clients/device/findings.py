@@ -23,15 +23,14 @@ SET_CLOCK = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, how it is, what to do about it, and figures for machines.
-
-    fix: for all that fails.
-    """
+    """One line: what was looked at, and how it is."""
 
     name: str
     state: str
     text: str
+    # What to do about it; there is one for all that fails.
     fix: str = ""
+    # For machines.
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -56,4 +55,6 @@ def span(seconds: float) -> str:
 
 def size(count: float) -> str:
     """Return a number of bytes in words."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB"

@@ -58,8 +58,9 @@ class Guest:
         return self.decision.text
 
     async def watch(self, process: Pausable, poll_s: float | None = None) -> str:
-        """Watch over a piece of work until it is to end, and return the reason; cancel this
-        when it is done.
+        """Watch over a piece of work until it is to end, and return the reason.
+
+        Cancel this when the work is done.
 
         The process is stopped and continued as the rules say. Meanwhile ``energy`` sums up what
         the whole device draws. poll_s: seconds between readings; None: POLL_S.

@@ -1,5 +1,4 @@
-"""Whether torch works here, told by a process of its own: ``python -m
-fedlearn.clients.device.kernel``.
+"""Whether torch works here, told by ``python -m fedlearn.clients.device.kernel``.
 
 That torch can be imported proves little. A build without this GPU's architecture fails at its
 first kernel, and a broken driver may end or hang the process. Each step prints one line of

@@ -104,7 +104,8 @@ def ask(
     noise = os.urandom(LARGEST_BYTES)
 
     def send(size: int) -> None:
-        call(Probe(data=noise[:size]), timeout=TRANSFER_S)
+        probe = Probe(data=noise[:size])
+        call(probe, timeout=TRANSFER_S)
 
     def receive(size: int) -> None:
         call(Probe(want=size), timeout=TRANSFER_S)
@@ -172,7 +173,9 @@ def _bandwidth(measurement: LinkMeasurement) -> Finding:
 
 
 def _mbit(rate: float) -> str:
-    return f"{rate:.0f} Mbit/s" if rate >= 10 else f"{rate:.2g} Mbit/s"
+    if rate >= 10:
+        return f"{rate:.0f} Mbit/s"
+    return f"{rate:.2g} Mbit/s"
 
 
 def _not_measured(error: Any) -> Finding:

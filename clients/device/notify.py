@@ -1,6 +1,4 @@
-"""What a service tells systemd: that it is ready, that it lives, and how it is doing. See
-sd_notify(3).
-"""
+"""What a service tells systemd: that it is ready, that it lives, how it does; see sd_notify(3)."""
 
 from __future__ import annotations
 
@@ -33,8 +31,7 @@ def tell(**facts: str | int) -> None:
 
 
 def watchdog_s() -> float | None:
-    """Return how often to tell ``WATCHDOG=1``, in seconds; None: systemd does not watch this
-    process.
+    """Return the seconds between ``WATCHDOG=1``; None: systemd does not watch this process.
 
     It is half of the time that systemd waits, as sd_watchdog_enabled(3) recommends.
     """

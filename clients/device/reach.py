@@ -242,8 +242,7 @@ def _unverified(
 
 
 def _outside(begin: float, end: float) -> Finding | None:
-    """Return what is wrong where this device's clock is outside of a certificate's validity;
-    None: it is inside.
+    """Return what is wrong with a clock outside of a certificate's validity; None: it is inside.
 
     begin, end: of the validity, seconds since 1970.
     """

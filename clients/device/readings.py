@@ -44,51 +44,48 @@ _MOST_CELSIUS = 200
 
 @dataclass(frozen=True)
 class Zone:
-    """A sensor of temperature, °C, and where the kernel acts: it slows the board, or switches
-    it off.
-    """
+    """A sensor of temperature, °C."""
 
     name: str
     celsius: float
+    # Where the kernel slows the board, and where it switches the board off.
     slows_c: float | None = None
     stops_c: float | None = None
 
 
 @dataclass(frozen=True)
 class Battery:
-    """What feeds the device.
+    """What feeds the device."""
 
-    drawing: the battery is used up, as there is no mains. percent: charge, None where it is not
-    told.
-    """
-
+    # The battery is used up, as there is no mains.
     drawing: bool
+    # Its charge, None where it is not told.
     percent: float | None = None
 
 
 @dataclass(frozen=True)
 class PowerMode:
-    """A mode of nvpmodel; watts: what its name says, infinite for MAXN, None for other names."""
+    """A mode of nvpmodel."""
 
     number: int
     name: str
+    # What the name says, infinite for MAXN, None for other names.
     watts: float | None
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How the device is doing at one moment.
-
-    free_bytes: memory that a process here can still have. link: the interface of the default
-    route; modem: it is one of a mobile network. watts: drawn by the board.
-    """
+    """How the device is doing at one moment."""
 
     zones: tuple[Zone, ...] = ()
     battery: Battery | None = None
     power_mode: PowerMode | None = None
+    # Memory that a process here can still have.
     free_bytes: int | None = None
+    # The interface of the default route, and whether it is one of a mobile network.
     link: str | None = None
     modem: bool = False
+    # Drawn by the board.
     watts: float | None = None
 
     @property
@@ -109,9 +106,7 @@ class Energy:
     _last: tuple[float, float] | None = None
 
     def add(self, now: float, watts: float | None) -> None:
-        """Take a reading; now: seconds of a clock that never goes back. A reading that failed
-        is bridged.
-        """
+        """Take a reading; None: it failed, and is bridged. now: seconds of a steady clock."""
         if watts is None:
             return
         if self._last is not None:
@@ -205,9 +200,8 @@ def _charge(folder: Path) -> float | None:
 
 
 def power_mode(root: Path = ROOT) -> PowerMode | None:
-    """Return the mode that nvpmodel has set; it keeps the number in one file and the names in
-    another.
-    """
+    """Return the mode that nvpmodel has set."""
+    # It keeps the number in one file and the names in another.
     digits = find(root / "var/lib/nvpmodel/status", r"pmode:(\d+)")
     if digits is None:
         return None
@@ -253,20 +247,19 @@ def _group_free_bytes(folder: Path) -> int | None:
 
 
 def default_link(root: Path = ROOT) -> str | None:
-    """Return the interface that packets leave by, of IPv4 or else of IPv6; the lowest metric
-    counts.
-    """
+    """Return the interface that packets leave by, of IPv4 or else of IPv6."""
     try:
         routes = _routes_v4(root) or _routes_v6(root)
     except ValueError:
         return None
-    return min(routes)[1] if routes else None
+    if not routes:
+        return None
+    # The kernel takes the lowest metric.
+    return min(routes)[1]
 
 
 def _routes_v4(root: Path) -> list[tuple[int, str]]:
-    """Return metric and interface of each default route; raises ValueError for a metric that is
-    none.
-    """
+    """Return metric and interface of each default route; raises ValueError."""
     routes = []
     for line in text(root / "proc/net/route").splitlines()[1:]:
         fields = line.split()
@@ -277,9 +270,7 @@ def _routes_v4(root: Path) -> list[tuple[int, str]]:
 
 
 def _routes_v6(root: Path) -> list[tuple[int, str]]:
-    """Return metric and interface of each default route; raises ValueError for a metric that is
-    none.
-    """
+    """Return metric and interface of each default route; raises ValueError."""
     routes = []
     for line in text(root / "proc/net/ipv6_route").splitlines():
         fields = line.split()

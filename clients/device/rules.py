@@ -62,31 +62,33 @@ class Span:
 
 
 def _clock(minute: int) -> str:
-    return f"{minute // 60:02d}:{minute % 60:02d}"
+    hour, rest_minute = divmod(minute, 60)
+    return f"{hour:02d}:{rest_minute:02d}"
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What the owner decides; the defaults are those of a polite guest.
+    """What the owner decides; the defaults are those of a polite guest."""
 
-    hot_c, cool_c: no work above, work again below; None: by each zone's trip points, and
-    COOLER_C less. pause_s: longest pause of work, then it ends; 0: none. battery_percent: on
-    battery, no work below; 0: always work, 100: never. least_watts: no work in power modes of
-    less. memory_mb: must be free before work begins; a process with torch alone takes 300.
-    memory_low_mb: work ends when less is free. metered: work over metered links too.
-    metered_links: besides modems; names, or patterns such as "usb*". hours: work only then;
-    none: always.
-    """
-
+    # No work above; None: by each zone's trip points.
     hot_c: float | None = None
+    # Work again below; None: COOLER_C less.
     cool_c: float | None = None
+    # Longest pause of work, then it ends; 0: none.
     pause_s: float = 300.0
+    # On battery, no work below; 0: always work, 100: never.
     battery_percent: float = 50.0
+    # No work in power modes of less.
     least_watts: float = 0.0
+    # Must be free before work begins; a process with torch alone takes 300.
     memory_mb: float = 512.0
+    # Work ends when less is free.
     memory_low_mb: float = 64.0
+    # Work over metered links too.
     metered: bool = False
+    # Links that are metered, besides modems; names, or patterns such as "usb*".
     metered_links: tuple[str, ...] = ()
+    # Work only then; none: always.
     hours: tuple[Span, ...] = ()
 
 
@@ -119,7 +121,8 @@ class Decision:
     @property
     def text(self) -> str | None:
         """Return the reasons in words; None: there is work."""
-        return "; ".join(map(str, self.reasons)) or None
+        texts = [str(reason) for reason in self.reasons]
+        return "; ".join(texts) or None
 
     def holds(self, kind: str) -> bool:
         """Tell whether a rule says no."""
@@ -158,9 +161,7 @@ def decide(
 
 
 def limits(rules: Rules, zone: Zone) -> tuple[float, float]:
-    """Return the temperatures of a zone, °C: no work from the first on, work again below the
-    second.
-    """
+    """Return two temperatures of a zone, °C: no work from the first, again below the second."""
     hot = HOT_C
     if rules.hot_c is not None:
         hot = rules.hot_c
@@ -233,4 +234,5 @@ def _link(rules: Rules, reading: Reading) -> Reason | None:
 def _hours(rules: Rules, minute: int) -> Reason | None:
     if not rules.hours or any(minute in span for span in rules.hours):
         return None
-    return Reason("hours", f"joins at {', '.join(map(str, rules.hours))}")
+    hours = [str(span) for span in rules.hours]
+    return Reason("hours", f"joins at {', '.join(hours)}")

@@ -192,7 +192,7 @@ def _yes(text: str) -> bool:
     return text == "yes"
 
 
-def _between(least: float, most: float, unit: str) -> Callable[[str], float]:
+def _between(low: float, high: float, unit: str) -> Callable[[str], float]:
     """Return what reads a number from a range."""
 
     def number(text: str) -> float:
@@ -201,9 +201,9 @@ def _between(least: float, most: float, unit: str) -> Callable[[str], float]:
         except ValueError:
             value = math.nan
         # NaN lies in no range.
-        if not least <= value <= most:
+        if not low <= value <= high:
             raise _Wrong(
-                f"a number of {unit} from {least:g} to {most:g}, without its unit"
+                f"a number of {unit} from {low:g} to {high:g}, without its unit"
             )
         return value
 

@@ -21,9 +21,7 @@ def folders(folder: Path, pattern: str) -> list[Path]:
 
 
 def text(path: Path) -> str:
-    """Return a file's text without zero bytes, spaces and line ends around it; "" where there
-    is none.
-    """
+    """Return a file's text without white space and zero bytes around it; "": there is none."""
     try:
         return path.read_bytes().decode(errors="replace").strip("\0\n ")
     except (OSError, ValueError):
@@ -45,8 +43,6 @@ def number(path: Path) -> float | None:
 
 
 def thousandth(path: Path) -> float | None:
-    """Return a thousandth of a file's whole number: °C, volts or amperes of the kernel's
-    milli-units.
-    """
+    """Return a thousandth of a file's number: the kernel gives m°C, mV and mA."""
     value = number(path)
     return None if value is None else value / 1000

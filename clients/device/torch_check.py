@@ -79,7 +79,8 @@ class _Judge:
 
     def finding(self) -> Finding:
         """Return the finding; the first step that fails decides."""
-        return self._import() or self._cpu() or self._start_gpu() or self._gpu()
+        finding = self._import() or self._cpu() or self._start_gpu()
+        return finding or self._gpu()
 
     def _fails(self, text: str, fix: str) -> Finding:
         return Finding("torch", FAILS, text, fix, self.facts)

@@ -66,9 +66,7 @@ def unit(
 
 
 def sysusers(user: str = "fedlearn") -> str:
-    """Return what systemd-sysusers reads to make the user; raises UserError as `checked_user`
-    does.
-    """
+    """Return what systemd-sysusers reads to make the user; raises UserError."""
     return USER.format(user=checked_user(user), state=STATE)
 
 
