@@ -1,1 +1,4 @@
-"""What runs where the data is: torch, numpy, grpcio and protobuf only, but for `app`, a Flower ClientApp."""
+"""What runs where the data is.
+
+It needs torch, numpy, grpcio and protobuf only, but for `app`, a Flower ClientApp.
+"""

@@ -1,13 +1,14 @@
-"""The clients' side of an experiment under ``flwr run``: our local training as a ClientApp, our payloads as its mod.
+"""The clients' side under ``flwr run``: a mod for payloads, and our training as a ClientApp.
 
-`payloads` stands between Flower and a ClientApp. What arrives is a task and the payloads that lead to its model; the app
-behind the mod sees what any ClientApp sees, the model's arrays and a config, and what it answers leaves as one payload. So a
-ClientApp that you have already sends few bytes with one more mod:
+`payloads` stands between Flower and a ClientApp. What arrives is a task and the payloads that
+lead to its model. The app behind the mod sees what any ClientApp sees, the model's arrays and a
+config. What it answers leaves as one payload. So a ClientApp that you have already sends few
+bytes with one more mod:
 
     app = ClientApp(mods=[payloads])
 
-What a client holds between its rounds (the model that the next difference starts from, what its codec lost) lies in the
-context's state, which Flower keeps as long as the run lasts.
+What a client holds between its rounds (see `fedlearn.clients.held`) lies in the context's
+state, which Flower keeps as long as the run lasts.
 
 Legend: P floats of the model's layout.
 """
@@ -17,7 +18,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
@@ -38,80 +38,80 @@ from numpy.typing import NDArray
 
 from fedlearn.arrays import State
 from fedlearn.brief import Brief
-from fedlearn.clients.build import arrive, local_of
+from fedlearn.clients.build import local_of
+from fedlearn.clients.held import Holdings, MissingModel
+from fedlearn.clients.local import Contribution, StartModel
 from fedlearn.clients.train import train
 from fedlearn.errors import ClientError, ConfigError, FedlearnError, PayloadError
 from fedlearn.exchange.exchange_pb2 import Task
-from fedlearn.exchange.keys import of, residual_name
 from fedlearn.flower import ERROR_CODE, EXAMPLES, to_record, to_state
 from fedlearn.plan import Plan
-from fedlearn.wire import Header, decode_model, digest
+from fedlearn.wire import Metric
 
+# The ConfigRecord of a message with its task.
 RECORD = "fedlearn"
-"""The ConfigRecord of a message with its task, and the ArrayRecord with its payloads."""
 
-KEPT = 2
-"""Vectors of a kind that a client keeps: a round that is repeated goes back to the one before the newest."""
+# The ArrayRecord of a message with its payloads.
+PAYLOADS = "payloads"
 
-Next = Callable[[Message, Context], Message]
+# The ArrayRecord of an update from our own training. It is told from a model by its name:
+# adding it to the model and subtracting the model again would round twice.
+DIFFERENCE = "difference"
+
+# Vectors of a kind that a client holds: a round that is repeated goes back to the one before
+# the newest.
+NEWEST = 2
+
+NextApp = Callable[[Message, Context], Message]
 
 
-def question(experiment: str, task: Task | None, sent: Sequence[bytes]) -> RecordDict:
-    """Return the content of a message to a client; without a task it asks which client the SuperNode serves.
+def question(
+    experiment: str, task: Task | None, payloads: Sequence[bytes]
+) -> RecordDict:
+    """Return the content of a message to a client.
 
-    experiment: what a client has to know to build model and data, JSON. sent: the payloads, one after another.
+    experiment: JSON of what a client builds. task: None asks which client the SuperNode serves.
+    payloads: one after another.
     """
-    told = ConfigRecord({"experiment": experiment})
+    config = ConfigRecord({"experiment": experiment})
     if task is not None:
-        told["task"] = task.SerializeToString()
-    arrays = {
-        str(place): Array(np.frombuffer(payload, np.uint8))
-        for place, payload in enumerate(sent)
-    }
-    return RecordDict({RECORD: told, "payloads": ArrayRecord(arrays)})
+        config["task"] = task.SerializeToString()
+    return RecordDict({RECORD: config, PAYLOADS: _to_record(payloads)})
 
 
-def heard(reply: RecordDict) -> tuple[Mapping[str, Any], bytes | None]:
-    """Return what a client's reply says, and its payload; raises PayloadError for a reply that the mod did not make."""
+def read_reply(reply: RecordDict) -> tuple[Mapping[str, Any], bytes | None]:
+    """Return what a client's reply says, and its payload, if it has one.
+
+    Raises PayloadError for a reply that the mod did not make.
+    """
     record = reply.config_records.get(RECORD)
     if record is None:
         raise PayloadError(
-            "the ClientApp answers without a payload: give it the mod fedlearn.clients.app.payloads"
+            "the ClientApp answers without a payload: "
+            "give it the mod fedlearn.clients.app.payloads"
         )
-    return record, next(iter(_bytes(reply.array_records.get("payloads"))), None)
+    payloads = _from_record(reply.array_records.get(PAYLOADS))
+    return record, payloads[0] if payloads else None
 
 
-def payloads(message: Message, context: Context, call_next: Next) -> Message:
+def payloads(message: Message, context: Context, call_next: NextApp) -> Message:
     """Decode what arrives for the app behind this mod, and encode what it answers.
 
-    The app gets ``arrays``, the model, and ``config``, the plan of the round and ``server-round``. To "train" it answers
-    with one ArrayRecord, its model, and a MetricRecord with ``num-examples``; to "evaluate" with ``loss``, ``accuracy`` and
-    ``num-examples``. What fails in it becomes an error reply with the reason.
+    The app gets ``arrays``, the model, and ``config``, the plan of the round and
+    ``server-round``. To "train" it answers with one ArrayRecord, its model, and a MetricRecord
+    with ``num-examples``; to "evaluate" with ``loss``, ``accuracy`` and ``num-examples``. What
+    fails in it becomes an error reply with the reason.
     """
     try:
-        record = message.content.config_records.get(RECORD)
-        if record is None:
-            raise ConfigError(
-                "the mod fedlearn.clients.app.payloads needs the ServerApp fedlearn.app:app, and got a message of another"
-            )
-        if "task" not in record:
-            answer: dict[str, Any] = {"client": _client(context)}
-            return Message(RecordDict({RECORD: ConfigRecord(answer)}), reply_to=message)
-        return _Bench.of(record, context).do(
-            Task.FromString(record["task"]), message, context, call_next
-        )
-    except _Lacking:
-        return Message(
-            RecordDict({RECORD: ConfigRecord({"lacking": True})}), reply_to=message
-        )
+        return _answer(message, context, call_next)
+    except MissingModel:
+        return _reply(message, {"lacking": True})
     except FedlearnError as error:
         reason = str(error)
     except MemoryError:
         reason = "out of memory"
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # the app, the model or the data is the user's code
+    # The app, the model or the data is the user's code, which raises anything.
+    except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}"
     return Message(Error(code=ERROR_CODE, reason=reason), reply_to=message)
 
@@ -119,218 +119,235 @@ def payloads(message: Message, context: Context, call_next: Next) -> Message:
 def make(mods: Sequence[Any] = ()) -> ClientApp:
     """Return our local training as a ClientApp; mods see its updates before they are encoded.
 
-    The client-side mods of Flower's DP wrappers do not work here: they need a config of the strategy's, and a task has none.
+    The client-side mods of Flower's DP wrappers do not work here: they need a config of the
+    strategy's, and a task has none.
     """
-    made = ClientApp(mods=[payloads, *mods])
+    client_app = ClientApp(mods=[payloads, *mods])
 
-    @made.train()
+    @client_app.train()
     def train_client(message: Message, context: Context) -> Message:
-        bench = _Bench.of(message.content.config_records["config"], context)
-        start = to_state(bench.layout, message.content.array_records["arrays"])
-        update = train(
-            bench.local.module,
-            bench.layout,
-            bench.plan,
-            start,
-            bench.local.tensors(bench.client),
-            bench.client,
-        )
-        metrics = MetricRecord(
-            {EXAMPLES: update.examples, "train_loss": update.train_loss}
-        )
-        name, moved = (
-            "difference",
-            update.difference,
-        )  # exactly: adding it to the model and subtracting it again rounds twice
-        if mods:
-            name, moved = (
-                "arrays",
-                State(start.floats + moved.floats, start.integers + moved.integers),
-            )
-        return Message(
-            RecordDict({name: to_record(bench.layout, moved), "metrics": metrics}),
-            reply_to=message,
-        )
+        return _train(message, context, bool(mods))
 
-    @made.evaluate()
+    @client_app.evaluate()
     def evaluate_client(message: Message, context: Context) -> Message:
         bench = _Bench.of(message.content.config_records["config"], context)
         state = to_state(bench.layout, message.content.array_records["arrays"])
-        metrics = MetricRecord(dict(bench.local.evaluate(bench.client, state)))
+        scores = bench.local.evaluate(bench.client, state)
+        metrics = MetricRecord(dict(scores))
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
-    return made
+    return client_app
+
+
+def _train(message: Message, context: Context, for_mods: bool) -> Message:
+    """Return the reply of our training: its update, or its model, as mods expect it."""
+    bench = _Bench.of(message.content.config_records["config"], context)
+    start = to_state(bench.layout, message.content.array_records["arrays"])
+    data = bench.local.tensors(bench.client)
+    update = train(
+        bench.local.module, bench.layout, bench.plan, start, data, bench.client
+    )
+    metrics = MetricRecord({EXAMPLES: update.examples, "train_loss": update.train_loss})
+    name = DIFFERENCE
+    arrays = update.difference
+    if for_mods:
+        name = "arrays"
+        arrays = State(
+            start.floats + arrays.floats,
+            start.integers + arrays.integers,
+        )
+    records = RecordDict({name: to_record(bench.layout, arrays), "metrics": metrics})
+    return Message(records, reply_to=message)
 
 
 app = make()
 
 
-class _Lacking(Exception):
-    """The model that a difference starts from is not here."""
+def _answer(message: Message, context: Context, call_next: NextApp) -> Message:
+    """Return the answer to a task, or to the question whom this SuperNode serves."""
+    record = message.content.config_records.get(RECORD)
+    if record is None:
+        raise ConfigError(
+            "the mod fedlearn.clients.app.payloads needs the ServerApp "
+            "fedlearn.app:app, and got a message of another"
+        )
+    if "task" not in record:
+        return _reply(message, {"client": _client(context)})
+    bench = _Bench.of(record, context)
+    return bench.do(Task.FromString(record["task"]), message, context, call_next)
 
 
 class _Bench:
-    """Model and data of one client, as the experiment names them."""
+    """Model and data of one client, as the experiment describes them."""
 
     def __init__(self, experiment: str, client: int, source: str) -> None:
         """Build them. source: "auto", a file.npz, or an import path. Raises UserError."""
-        torch.set_num_threads(1)  # two would change low bits
+        # A second thread would change low bits.
+        torch.set_num_threads(1)
         self.local = local_of(Brief.from_json(experiment), client, source)
-        self.client, self.layout = client, self.local.layout
+        self.client = client
+        self.layout = self.local.layout
         self.plan = Plan(0, 0)
 
     @classmethod
     def of(cls, record: ConfigRecord, context: Context) -> _Bench:
         """Return the bench of a message's experiment and of the SuperNode's client."""
-        return _bench(
-            str(record["experiment"]),
-            _client(context),
-            str(context.node_config.get("data", "auto")),
-        )
+        source = str(context.node_config.get("data", "auto"))
+        return _bench(str(record["experiment"]), _client(context), source)
 
     def do(
-        self, task: Task, message: Message, context: Context, call_next: Next
+        self, task: Task, message: Message, context: Context, call_next: NextApp
     ) -> Message:
-        """Have the app do a task, and return its answer as a payload; raises FedlearnError and _Lacking."""
-        self.plan = plan = Plan.from_json(task.plan)
-        memory, kind = _Memory(context.state), message.metadata.message_type
-        header, state = self._arrive(
-            task, _bytes(message.content.array_records.get("payloads")), memory
-        )
+        """Have the app do a task, and return its answer as a payload.
+
+        Raises MissingModel, and FedlearnError where the task or the app's reply cannot be used.
+        """
+        plan = self.plan = Plan.from_json(task.plan)
+        kind = message.metadata.message_type
+        holdings = Holdings(RecordStorage(context.state), NEWEST)
+        received = _from_record(message.content.array_records.get(PAYLOADS))
+        start = holdings.arrive(self.local, task, received)
         if task.keep:
-            memory.keep("copies", digest(state.floats), state.floats)
-        experiment = message.content.config_records[RECORD]["experiment"]
-        asked = ConfigRecord(
-            {**asdict(plan), "server-round": plan.round, "experiment": experiment}
-        )
-        message.content = RecordDict(
-            {"arrays": to_record(self.layout, state), "config": asked}
-        )  # one of each, as mods expect
+            holdings.keep_model(start.state.floats)
+        message.content = self._content(message, start)
         with self.local.alone(kind, plan, self.client):
             reply = call_next(message, context)
         if reply.has_error():
             return reply
-        metrics = {
-            k: v
-            for record in reply.content.metric_records.values()
-            for k, v in record.items()
-        }
         if kind != "train":
-            return _reply(message, json.dumps(metrics).encode())
-        lost = (
-            memory.find("residuals", task.residual.to_bytes(8, "little"))
-            if task.feedback and task.residual
-            else None
+            return _payload_reply(message, json.dumps(_metrics(reply)).encode())
+        contribution = self._contribution(reply, start.state)
+        update = self.local.answer(
+            self.client, plan, start, contribution, holdings.residual(task)
         )
-        examples, loss = int(metrics.pop(EXAMPLES, 0)), metrics.pop("train_loss", None)  # type: ignore[arg-type]
-        told = (
-            float(loss)
-            if isinstance(loss, int | float) and math.isfinite(loss)
-            else None
+        if update.residual is not None:
+            holdings.keep_residual(task, update.residual)
+        return _payload_reply(message, update.payload)
+
+    def _content(self, message: Message, start: StartModel) -> RecordDict:
+        """Return what the app behind the mod gets."""
+        # One record of each sort, as Flower's mods expect.
+        config = ConfigRecord(
+            {
+                **self.plan.to_dict(),
+                "server-round": self.plan.round,
+                "experiment": message.content.config_records[RECORD]["experiment"],
+            }
         )
-        made = self.local.answer(
-            self.client,
-            plan,
-            header,
-            state,
-            self._learned(reply, state),
-            examples,
-            told,
-            metrics,
-            lost,
-        )
-        if made.residual is not None:
-            name = residual_name(of(task.key))
-            memory.keep("residuals", name, made.residual)
-        return _reply(message, made.payload)
+        arrays = to_record(self.layout, start.state)
+        return RecordDict({"arrays": arrays, "config": config})
 
-    def _arrive(
-        self, task: Task, sent: list[bytes], memory: _Memory
-    ) -> tuple[Header, State]:
-        """Return the model that the payloads lead to, one after another."""
-        if task.repair:
-            _, first = decode_model(self.layout, sent[0])
-            memory.keep("first", digest(first.floats), first.floats)
-            sent = sent[1:]
-        initial = self._held(self.local.initial, "first", task.initial, memory)
-        self.local.initial = initial
-        base = self._held(initial, "copies", task.base or task.initial, memory)
-        return arrive(self.layout, sent, base, initial)
+    def _contribution(self, reply: Message, start: State) -> Contribution:
+        """Return the update in the app's reply, and what its metrics tell."""
+        metrics = _metrics(reply)
+        examples = int(metrics.pop(EXAMPLES, 0))  # type: ignore[arg-type]  # the user's
+        loss = metrics.pop("train_loss", None)
+        train_loss = None
+        if isinstance(loss, int | float) and math.isfinite(loss):
+            train_loss = float(loss)
+        return Contribution(self._update(reply, start), examples, train_loss, metrics)
 
-    def _held(
-        self, guess: NDArray[np.float32], kind: str, wanted: int, memory: _Memory
-    ) -> NDArray[np.float32]:
-        """Return the model (P,) of a digest: the guess, if it is that one, or a kept one. Raises _Lacking."""
-        name = wanted.to_bytes(8, "little")
-        if digest(guess) == name:
-            return guess
-        if (found := memory.find(kind, name)) is None:
-            raise _Lacking
-        return found
-
-    def _learned(self, reply: Message, start: State) -> State:
+    def _update(self, reply: Message, start: State) -> State:
         """Return the app's model minus the one it started from."""
         records = reply.content.array_records
         if len(records) != 1:
             raise ClientError(
-                f"client {self.client} replied with {len(records)} ArrayRecords; an update is one, and its MetricRecord"
+                f"client {self.client} replied with {len(records)} ArrayRecords; "
+                "an update is one, and its MetricRecord"
             )
         ((name, record),) = records.items()
-        found = to_state(self.layout, record)
-        return (
-            found
-            if name == "difference"
-            else State(found.floats - start.floats, found.integers - start.integers)
-        )
+        state = to_state(self.layout, record)
+        if name == DIFFERENCE:
+            return state
+        return State(state.floats - start.floats, state.integers - start.integers)
 
 
-@lru_cache(maxsize=4)  # Flower's simulation serves several clients in one process
+# Flower's simulation serves several clients in one process.
+@lru_cache(maxsize=4)
 def _bench(experiment: str, client: int, source: str) -> _Bench:
     return _Bench(experiment, client, source)
 
 
-class _Memory:
-    """What a client keeps between messages, in its context's state: vectors (P,) by kind and name."""
+class RecordStorage:
+    """Vectors (P,) in a context's state: an ArrayRecord for each kind, the oldest first."""
 
     def __init__(self, state: RecordDict) -> None:
+        """Take the state."""
         self.state = state
 
-    def find(self, kind: str, name: bytes) -> NDArray[np.float32] | None:
-        """Return a vector; None: it is not here."""
-        found = self._kept(kind).get(name.hex())
-        return None if found is None else found.numpy().astype(np.float32)
+    def read(self, kind: str, name: str) -> NDArray[np.float32] | None:
+        """Return a vector; None where it is missing."""
+        array = self._arrays(kind).get(name)
+        if array is None:
+            return None
+        return array.numpy().astype(np.float32)
 
-    def keep(self, kind: str, name: bytes, vector: NDArray[np.float32]) -> None:
-        """Keep a vector as the newest of its kind, and the one before."""
-        older = [
-            (key, array) for key, array in self._kept(kind).items() if key != name.hex()
-        ]
-        self.state[f"{RECORD}.{kind}"] = ArrayRecord(
-            dict([*older[1 - KEPT :], (name.hex(), Array(vector))])
-        )
+    def write(self, kind: str, name: str, vector: NDArray[np.float32]) -> None:
+        """Store a vector as the newest of its kind."""
+        arrays = self._arrays(kind)
+        arrays.pop(name, None)
+        arrays[name] = Array(vector)
+        self._store(kind, arrays)
 
-    def _kept(self, kind: str) -> ArrayRecord:
-        return self.state.array_records.get(f"{RECORD}.{kind}") or ArrayRecord()
+    def forget(self, kind: str, newest: int) -> None:
+        """Remove all vectors of a kind but the newest few."""
+        arrays = list(self._arrays(kind).items())
+        newest_arrays = dict(arrays[-newest:])
+        self._store(kind, newest_arrays)
+
+    def _arrays(self, kind: str) -> dict[str, Array]:
+        """Return the vectors of a kind by name; a copy, since records are replaced whole."""
+        record = self.state.array_records.get(f"{RECORD}.{kind}")
+        if record is None:
+            return {}
+        return dict(record.items())
+
+    def _store(self, kind: str, arrays: dict[str, Array]) -> None:
+        self.state[f"{RECORD}.{kind}"] = ArrayRecord(arrays)
 
 
 def _client(context: Context) -> int:
     """Return the client that a SuperNode serves; raises ConfigError when its owner does not say."""
-    found = context.node_config.get("partition-id")
-    if not isinstance(found, int) or isinstance(found, bool) or found < 0:
+    client = context.node_config.get("partition-id")
+    if not isinstance(client, int) or isinstance(client, bool) or client < 0:
         raise ConfigError(
-            "this SuperNode does not say which client it serves: start it with --node-config 'partition-id=0' (or 1, 2, …)"
+            "this SuperNode does not say which client it serves: "
+            "start it with --node-config 'partition-id=0' (or 1, 2, …)"
         )
-    return found
+    return client
 
 
-def _bytes(record: ArrayRecord | None) -> list[bytes]:
+def _metrics(reply: Message) -> dict[str, Metric]:
+    """Return all metrics of a reply."""
+    metrics: dict[str, Metric] = {}
+    for record in reply.content.metric_records.values():
+        metrics.update(record)
+    return metrics
+
+
+def _to_record(payloads: Sequence[bytes]) -> ArrayRecord:
+    """Return payloads as a record of byte arrays, in order."""
+    arrays = {}
+    for place, payload in enumerate(payloads):
+        arrays[str(place)] = Array(np.frombuffer(payload, np.uint8))
+    return ArrayRecord(arrays)
+
+
+def _from_record(record: ArrayRecord | None) -> list[bytes]:
     """Return the payloads of a record, in order."""
-    return [array.numpy().tobytes() for array in (record or {}).values()]
+    if record is None:
+        return []
+    return [array.numpy().tobytes() for array in record.values()]
 
 
-def _reply(message: Message, payload: bytes) -> Message:
-    arrays = ArrayRecord({"0": Array(np.frombuffer(payload, np.uint8))})
-    return Message(
-        RecordDict({RECORD: ConfigRecord({"answer": True}), "payloads": arrays}),
-        reply_to=message,
-    )
+def _reply(message: Message, values: Mapping[str, Any]) -> Message:
+    """Return a reply that carries some values and no payload."""
+    config = ConfigRecord(dict(values))
+    return Message(RecordDict({RECORD: config}), reply_to=message)
+
+
+def _payload_reply(message: Message, payload: bytes) -> Message:
+    """Return a reply that carries a payload."""
+    config = ConfigRecord({"answer": True})
+    records = RecordDict({RECORD: config, PAYLOADS: _to_record([payload])})
+    return Message(records, reply_to=message)

@@ -28,28 +28,38 @@ class Tensors:
         return len(self.y)
 
     def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the inputs and targets at the given positions; text is cut where its longest line ends."""
-        x, y = self.x[indices], self.y[indices]
+        """Return inputs and targets at positions (B,); text is cut where its longest line ends."""
+        x = self.x[indices]
+        y = self.y[indices]
         if self.modality != "text":
             return x, y
+        # A batch of empty lines still has one column.
         longest = max(1, int(ends(y).max()))
         return x[:, :longest], y[:, :longest]
 
 
 def ends(targets: torch.Tensor) -> torch.Tensor:
-    """Return where the lines of targets (N, T) end (N,): after the last one that counts. LEAF's lines have no other."""
-    places = torch.arange(1, targets.shape[1] + 1, device=targets.device)
-    return torch.where(targets != IGNORE, places, 0).amax(1)
+    """Return where the lines of targets (N, T) end, (N,): after the last target that counts.
+
+    The lines of LEAF have no other end.
+    """
+    length = targets.shape[1]
+    columns = torch.arange(1, length + 1, device=targets.device)
+    last_columns = torch.where(targets != IGNORE, columns, 0)
+    return last_columns.amax(1)
 
 
 def tensors(samples: Samples, modality: Modality, device: str = "cpu") -> Tensors:
     """Return samples as tensors on a device; images of uint8 become float32 in [0, 1]."""
     x = torch.tensor(samples.x)
-    scale = 255.0 if modality == "image" and x.dtype == torch.uint8 else 1.0
-    x = x.long() if modality == "text" else x.float() / scale
-    return Tensors(
-        modality, x.to(device), torch.from_numpy(samples.y.astype(np.int64)).to(device)
-    )
+    y = torch.from_numpy(samples.y.astype(np.int64))
+    if modality == "text":
+        x = x.long()
+    elif modality == "image" and x.dtype == torch.uint8:
+        x = x.float() / 255.0
+    else:
+        x = x.float()
+    return Tensors(modality, x.to(device), y.to(device))
 
 
 def passes(
@@ -60,12 +70,16 @@ def passes(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield mini-batches for ever, pass after pass, each pass in a new random order.
 
-    batch_size: B, 0 = all samples in one batch. The last batch of a pass may be smaller. Lines of text are
-    batched with lines of like length, the batches then in random order, so that padding costs little.
-    merge_single: a last batch of one sample joins the batch before it (BatchNorm cannot train on one).
+    batch_size: B, 0 = all samples in one batch. The last batch of a pass may be smaller.
+    merge_single: a last batch of one sample joins the batch before it (BatchNorm cannot train
+    on one).
+
+    Lines of text are batched with lines of like length, the batches then in random order, so
+    that padding costs little.
     """
-    for indices in places(data, batch_size, random, merge_single):
-        yield data.batch(torch.from_numpy(indices).to(data.y.device))
+    for positions in places(data, batch_size, random, merge_single):
+        indices = torch.from_numpy(positions)
+        yield data.batch(indices.to(data.y.device))
 
 
 def places(
@@ -80,10 +94,12 @@ def places(
 
 
 def batches_per_pass(samples: int, batch_size: int, merge_single: bool = False) -> int:
-    """Return how many mini-batches one pass over the samples has."""
+    """Return how many mini-batches one pass over the samples has; arguments as in `passes`."""
     size = batch_size or samples
-    merged = merge_single and samples > size and samples % size == 1
-    return -(-samples // size) - merged
+    batches = -(-samples // size)
+    if merge_single and samples > size and samples % size == 1:
+        batches -= 1
+    return batches
 
 
 def _one_pass(
@@ -92,11 +108,12 @@ def _one_pass(
     order = random.permutation(len(data))
     if data.modality == "text":
         lengths = ends(data.y).cpu().numpy()
+        # Stable, so that lines of one length stay in random order.
         order = order[np.argsort(lengths[order], kind="stable")]
     cuts = list(range(size, len(order), size))
     if merge_single and cuts and len(order) - cuts[-1] == 1:
         cuts.pop()
     batches = np.split(order, cuts)
     if data.modality == "text":
-        batches = [batches[i] for i in random.permutation(len(batches))]
+        return [batches[index] for index in random.permutation(len(batches))]
     return batches

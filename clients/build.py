@@ -1,4 +1,7 @@
-"""What a client builds of an experiment as it is told, and the model that its payloads lead to: for agents and for SuperNodes.
+"""What a client builds from its brief, and the model that its payloads lead to.
+
+Agents and SuperNodes both use this. The description is the JSON object that the
+coordinator's welcome carries.
 
 Legend: P floats of the model's layout.
 """
@@ -14,7 +17,7 @@ from numpy.typing import NDArray
 
 from fedlearn.arrays import Layout, State
 from fedlearn.brief import Brief
-from fedlearn.clients.local import Local
+from fedlearn.clients.local import Local, StartModel
 from fedlearn.codec import codec as find_codec
 from fedlearn.data import population
 from fedlearn.data.own import samples_of
@@ -32,22 +35,22 @@ from fedlearn.wire import (
 
 
 @dataclass(frozen=True)
-class Own:
-    """The samples of one client, in the place of all."""
+class OneClient:
+    """The samples of one client, in the place of those of all clients."""
 
     client: int
     samples: Samples
 
     def __len__(self) -> int:
-        """Return how many clients there may be up to this one."""
+        """Return the smallest number of clients that this one can belong to."""
         return self.client + 1
 
     def size(self, client: int) -> int:
-        """Return the client's number of samples."""
+        """Return the client's number of samples; raises IndexError for another client."""
         return len(self[client])
 
     def __getitem__(self, client: int) -> Samples:
-        """Return the client's samples."""
+        """Return the client's samples; raises IndexError for another client."""
         if client != self.client:
             raise IndexError(
                 f"client {client}: only the data of client {self.client} is here"
@@ -56,9 +59,10 @@ class Own:
 
 
 def local_of(brief: Brief, client: int, source: str) -> Local:
-    """Return a client's model and data as the experiment names them.
+    """Return a client's model and data as a brief describes them.
 
-    source: "auto", the client's share of the experiment's data; a file.npz; or an import path. Raises UserError.
+    source: "auto", the client's share of the experiment's data; a file.npz; or an import path.
+    Raises UserError.
     """
     module = build(
         brief.model,
@@ -71,7 +75,8 @@ def local_of(brief: Brief, client: int, source: str) -> Local:
     model_layout = layout(module)
     if model_layout.schema.hex() != brief.schema:
         raise ConfigError(
-            f"model '{brief.model}' is another one here than at the coordinator: install the same version of its code"
+            f"model '{brief.model}' is another one here than at the coordinator: "
+            "install the same version of its code"
         )
     population = _population(brief, client, source)
     return Local(module, model_layout, population, brief.seed, brief.holdout)
@@ -82,34 +87,38 @@ def arrive(
     payloads: Sequence[bytes],
     base: NDArray[np.float32],
     initial: NDArray[np.float32],
-) -> tuple[Header, State]:
-    """Return the model that payloads lead to, one after another, and the last one's header.
+) -> StartModel:
+    """Return the model that payloads lead to, one after another, with the last header.
 
-    base: (P,) where a difference starts from; initial: (P,) the run's first model. Raises PayloadError.
+    base: (P,) where a first difference starts from; initial: (P,) the run's first
+    model. Raises PayloadError.
     """
-    header, state = None, State(base, np.zeros(layout.integers, np.int64))
+    header: Header | None = None
+    state = State(base, np.zeros(layout.integers, np.int64))
     for payload in payloads:
+        # The kind stands in the header: a whole model, or a difference from the state so far.
         header = read_header(payload)
         if header.kind == SNAPSHOT:
             header, state = decode_model(layout, payload)
-        else:
-            moved = (
-                state.floats - initial if find_codec(header.codec).uses_moved else None
-            )
-            header, state = decode_difference(
-                layout, payload, state.floats, digest(state.floats), moved
-            )
+            continue
+        moved = None
+        if find_codec(header.codec).uses_moved:
+            moved = state.floats - initial
+        header, state = decode_difference(
+            layout, payload, state.floats, digest(state.floats), moved
+        )
     if header is None:
         raise PayloadError("the task came without a payload")
-    return header, state
+    return StartModel(header, state)
 
 
 def _population(brief: Brief, client: int, source: str) -> Population:
+    """Return the experiment's clients, or the one client that has data of its own."""
     if source == "auto":
         return population(brief.data, brief.data_options, brief.partition, brief.seed)
-    shape = brief.input_shape
     modality = cast(Modality, brief.modality)
+    shape = brief.input_shape
     samples = samples_of(source, modality, brief.classes, shape)
-    none = Samples(samples.x[:0], samples.y[:0])
-    clients = Own(client, samples)
-    return Population(source, modality, brief.classes, shape, clients, none)
+    no_test = Samples(samples.x[:0], samples.y[:0])
+    clients = OneClient(client, samples)
+    return Population(source, modality, brief.classes, shape, clients, no_test)

@@ -18,7 +18,10 @@ from fedlearn.data.samples import IGNORE
 
 @dataclass(frozen=True)
 class Score:
-    """Sums over targets, so that scores of parts add up exactly: a target is a sample, or a character of text."""
+    """Sums over targets, so that scores of parts add up exactly.
+
+    A target is a sample, or a character of text.
+    """
 
     loss_sum: float
     correct: int
@@ -40,10 +43,10 @@ def add(scores: Iterable[Score]) -> Score:
     """Return the score of all parts together; exactly rounded, so their order does not matter."""
     parts = list(scores)
     return Score(
-        fsum(s.loss_sum for s in parts),
-        sum(s.correct for s in parts),
-        sum(s.targets for s in parts),
-        sum(s.samples for s in parts),
+        fsum(part.loss_sum for part in parts),
+        sum(part.correct for part in parts),
+        sum(part.targets for part in parts),
+        sum(part.samples for part in parts),
     )
 
 
@@ -53,16 +56,19 @@ def evaluate(module: nn.Module, data: Tensors, batch_size: int = 500) -> Score:
     parts = []
     with torch.no_grad():
         for start in range(0, len(data), batch_size):
-            x, y = data.batch(
-                torch.arange(
-                    start, min(start + batch_size, len(data)), device=data.y.device
-                )
-            )
-            scores = module(x).float()
-            loss = nn.functional.cross_entropy(
-                scores.flatten(0, -2), y.flatten(), ignore_index=IGNORE, reduction="sum"
-            )
-            counted = y != IGNORE
-            correct = int(((scores.argmax(-1) == y) & counted).sum())
-            parts.append(Score(float(loss), correct, int(counted.sum()), len(y)))
+            end = min(start + batch_size, len(data))
+            x, y = data.batch(torch.arange(start, end, device=data.y.device))
+            parts.append(_score(module(x).float(), y))
     return add(parts)
+
+
+def _score(scores: torch.Tensor, targets: torch.Tensor) -> Score:
+    """Return the score of scores (B, K) or (B, T, K) for targets (B,) or (B, T)."""
+    loss_sum = nn.functional.cross_entropy(
+        scores.flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="sum"
+    )
+    counts = targets != IGNORE
+    correct = (scores.argmax(-1) == targets) & counts
+    return Score(
+        float(loss_sum), int(correct.sum()), int(counts.sum()), samples=len(targets)
+    )

@@ -1,4 +1,6 @@
-"""One client at work: the model that it holds and a plan in, its encoded answer out; simulated clients and agents alike.
+"""One client's round: a model and a plan in, its encoded update out.
+
+Simulated clients and agents alike run this.
 
 Legend: P floats, Q integers of the model's layout; N samples.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -40,10 +42,32 @@ from fedlearn.wire import (
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A client's update as it travels, and what its codec lost of it: (P,), None without error feedback."""
+class StartModel:
+    """The model that a client starts from, with the header of its last payload."""
+
+    header: Header
+    state: State
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What a client adds to a round, before it is encoded.
+
+    train_loss: mean over the steps taken; None where a ClientApp tells none.
+    """
+
+    difference: State
+    examples: int
+    train_loss: float | None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EncodedUpdate:
+    """A client's update as it travels."""
 
     payload: bytes
+    # (P,) what the codec lost of it; None without error feedback.
     residual: NDArray[np.float32] | None
     train_s: float = 0.0
     encode_s: float = 0.0
@@ -63,50 +87,63 @@ class Local:
         holdout: float = 0.0,
         device: str = "cpu",
     ) -> None:
-        """Take the parts. module: the run's first model. holdout: share of a client's samples kept for its evaluation."""
+        """Take the parts.
+
+        module: the run's first model. holdout: share of a client's samples kept for its
+        evaluation.
+        """
         self.initial = read_state(module, layout).floats
-        self.module, self.layout, self.population = (
-            module.to(device),
-            layout,
-            population,
-        )
-        self.seed, self.holdout, self.device = seed, holdout, device
+        self.module = module.to(device)
+        self.layout = layout
+        self.population = population
+        self.seed = seed
+        self.holdout = holdout
+        self.device = device
         self._unsaved = _unsaved(self.module)
         if device != "cpu":
             torch.use_deterministic_algorithms(True, warn_only=True)
 
     def samples(self, client: int, held_out: bool = False) -> Samples:
-        """Return a client's samples for training, or the ones it keeps for evaluation."""
+        """Return a client's samples for training, or those held out for its evaluation.
+
+        Raises ClientError where none are held out.
+        """
         samples = self.population.clients[client]
-        if not self.holdout:
-            if held_out:
-                raise ClientError(
-                    f"client {client} keeps no samples for evaluation; set evaluate.clients = true"
-                )
-            return samples
+        if self.holdout:
+            train_rows, test_rows = self._split(client, samples)
+            return samples.take(test_rows if held_out else train_rows)
+        if held_out:
+            raise ClientError(
+                f"client {client} keeps no samples for evaluation; "
+                "set evaluate.clients = true"
+            )
+        return samples
+
+    def _split(
+        self, client: int, samples: Samples
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the positions of the samples to train on, and of those held out."""
         if self.population.modality == "series":
-            train, test = _split_series(samples.y, self.holdout)
-        else:
-            order = generator(self.seed, "holdout", client).permutation(len(samples))
-            cut = min(len(samples) - 1, round(self.holdout * len(samples)))
-            train, test = np.sort(order[cut:]), np.sort(order[:cut])
-        return samples.take(test if held_out else train)
+            return _split_series(samples.y, self.holdout)
+        order = generator(self.seed, "holdout", client).permutation(len(samples))
+        # At least one sample is left to train on.
+        cut = min(len(samples) - 1, round(self.holdout * len(samples)))
+        return np.sort(order[cut:]), np.sort(order[:cut])
 
     def tensors(self, client: int, held_out: bool = False) -> Tensors:
         """Return `samples` as the model takes them."""
-        return tensors(
-            self.samples(client, held_out), self.population.modality, self.device
-        )
+        samples = self.samples(client, held_out)
+        return tensors(samples, self.population.modality, self.device)
 
     @contextmanager
     def alone(self, kind: str, plan: Plan, client: int) -> Iterator[None]:
-        """Have nothing of another client, nor of chance, reach the work inside: see `isolated`."""
+        """Shield the work inside from other clients and from global randomness; see `isolated`."""
         self.refresh()
         with isolated(derive(plan.seed, f"client-{kind}", plan.round, client)):
             yield
 
     def refresh(self) -> None:
-        """Put back what no state holds, so that nothing of one client reaches the next."""
+        """Reset the buffers that no state holds: they would carry over to the next client."""
         for owner, name, value in self._unsaved:
             owner._buffers[name] = value.clone()
 
@@ -114,45 +151,38 @@ class Local:
         self,
         client: int,
         plan: Plan,
-        start: Header,
-        state: State,
-        lost: NDArray[np.float32] | None = None,
+        start: StartModel,
+        residual: NDArray[np.float32] | None = None,
         halvings: int = 0,
-    ) -> Answer:
-        """Return what a client answers to a plan; arguments as in `answer` and `train`. Raises ClientError when training diverges."""
+    ) -> EncodedUpdate:
+        """Train as a plan asks, and return the encoded update.
+
+        residual: as in `answer`; halvings: as in `fedlearn.clients.train.train`, whose
+        errors this raises.
+        """
         begun = time.perf_counter()
+        data = self.tensors(client)
         update = train(
-            self.module,
-            self.layout,
-            plan,
-            state,
-            self.tensors(client),
-            client,
-            halvings,
+            self.module, self.layout, plan, start.state, data, client, halvings
         )
         trained = time.perf_counter()
-        made = self.answer(
-            client,
-            plan,
-            start,
-            state,
-            update.difference,
-            update.examples,
-            update.train_loss,
-            {},
-            lost,
+        contribution = Contribution(
+            update.difference, update.examples, update.train_loss
         )
-        return Answer(
-            made.payload,
-            made.residual,
-            trained - begun,
-            time.perf_counter() - trained,
-            update.halvings,
-            update.steps,
+        encoded = self.answer(client, plan, start, contribution, residual)
+        return replace(
+            encoded,
+            train_s=trained - begun,
+            encode_s=time.perf_counter() - trained,
+            halvings=update.halvings,
+            steps=update.steps,
         )
 
     def evaluate(self, client: int, state: State) -> dict[str, float]:
-        """Return loss, accuracy and number of samples of a model on what a client keeps for its evaluation."""
+        """Return loss, accuracy and number of samples of a model on held-out samples.
+
+        Raises ClientError where none are held out.
+        """
         data = self.tensors(client, held_out=True)
         write_state(self.module, self.layout, state)
         score = evaluate(self.module, data)
@@ -166,51 +196,61 @@ class Local:
         self,
         client: int,
         plan: Plan,
-        start: Header,
-        state: State,
-        difference: State,
-        examples: int,
-        loss: float | None,
-        metrics: Mapping[str, Metric],
-        lost: NDArray[np.float32] | None = None,
-    ) -> Answer:
-        """Return an update as a client answers it.
+        start: StartModel,
+        contribution: Contribution,
+        residual: NDArray[np.float32] | None = None,
+    ) -> EncodedUpdate:
+        """Return a client's update as it travels.
 
-        start, state: of the model that it began with. lost: (P,) what the codec lost of its last update; None: nothing is
-        known of it.
+        residual: (P,) what the codec lost of the client's last update; None where that
+        is not known.
 
-        Error feedback: what the codec loses of an update is added to the client's next one. Source: Seide et al.,
-        "1-Bit Stochastic Gradient Descent" (Interspeech 2014); Karimireddy et al. (ICML 2019). Here the residual is of
-        whole updates, and lies still while the client is not asked.
+        Error feedback adds the residual to the update before encoding, and keeps what
+        is lost this time. Source: Seide et al., "1-Bit Stochastic Gradient Descent"
+        (Interspeech 2014); Karimireddy et al., "Error Feedback Fixes SignSGD and other
+        Gradient Compression Schemes" (ICML 2019). They add it in each step of an
+        optimiser. Here the residual is of whole updates, and stays as it is in rounds
+        that the client does not take part in.
         """
-        feeds, codec = feedback(plan.codec)
-        residual = NO_FEEDBACK if not feeds else FRESH if lost is None else CARRIED
-        header = replace(
-            answer_header(client, plan, start, examples, loss),
-            residual=residual,
-            metrics=metrics,
+        difference = contribution.difference
+        has_feedback, codec = feedback(plan.codec)
+        moved = self.moved(start.state.floats, codec)
+        header = answer_header(
+            client, plan, start.header, contribution.examples, contribution.train_loss
         )
-        moved = self.moved(state.floats, codec)
-        if not feeds:
-            return Answer(encode(self.layout, header, difference, moved), None)
-        floats = difference.floats if lost is None else difference.floats + lost
-        payload = encode(self.layout, header, State(floats, difference.integers), moved)
-        _, told = decode(self.layout, payload, (header.kind,), moved)
-        return Answer(payload, floats - told.dense().floats)
+        header = replace(header, metrics=contribution.metrics)
+        if not has_feedback:
+            header = replace(header, residual=NO_FEEDBACK)
+            return EncodedUpdate(encode(self.layout, header, difference, moved), None)
+        floats = difference.floats
+        if residual is None:
+            header = replace(header, residual=FRESH)
+        else:
+            header = replace(header, residual=CARRIED)
+            floats = floats + residual
+        corrected = State(floats, difference.integers)
+        payload = encode(self.layout, header, corrected, moved)
+        _, decoded = decode(self.layout, payload, (header.kind,), moved)
+        return EncodedUpdate(payload, floats - decoded.dense().floats)
 
     def moved(
         self, start: NDArray[np.float32], codec: str
     ) -> NDArray[np.float32] | None:
-        """Return how far a model has moved from the first one, for a codec that uses it."""
-        return start - self.initial if find_codec(codec).uses_moved else None
+        """Return how far a model (P,) has moved from the run's first one.
+
+        None for a codec that does not use it.
+        """
+        if not find_codec(codec).uses_moved:
+            return None
+        return start - self.initial
 
 
 def answer_header(
     client: int, plan: Plan, start: Header, examples: int, loss: float | None
 ) -> Header:
-    """Return what the payload of a client's update says of itself; start: of the model that it began with."""
+    """Return the header of a client's update; start: of the model that it started from."""
     return Header(
-        kind=GRADIENT if plan.task == "gradient" else UPDATE,
+        kind=GRADIENT if plan.answer == "gradient" else UPDATE,
         round=start.round,
         digest=start.digest,
         codec=feedback(plan.codec)[1],
@@ -221,26 +261,33 @@ def answer_header(
 
 
 def _split_series(
-    y: NDArray[np.generic], share: float
+    labels: NDArray[np.generic], share: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the samples to train on and to evaluate on: the end of each run of one label is held out.
+    """Return the positions of the windows to train on, and of those held out.
 
-    Windows of a series overlap, so a random choice would evaluate on steps that were trained on; the window before
-    each held-out part is in neither.
+    The end of each run of one label is held out.
+
+    Windows of a series overlap, so a random choice would evaluate on steps that were
+    trained on. The window before each held-out part is in neither, for the same reason.
     """
-    train, test = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for run in np.split(np.arange(len(y)), np.flatnonzero(y[1:] != y[:-1]) + 1):
+    no_rows = np.empty(0, np.int64)
+    train_parts = [no_rows]
+    test_parts = [no_rows]
+    changes = np.flatnonzero(labels[1:] != labels[:-1]) + 1
+    for run in np.split(np.arange(len(labels)), changes):
         cut = len(run) - round(share * len(run))
-        train.append(run[: cut - 1] if cut < len(run) else run)
-        test.append(run[cut:])
-    return np.concatenate(train), np.concatenate(test)
+        is_cut = cut < len(run)
+        # The window before the cut overlaps with both sides.
+        train_parts.append(run[: cut - 1] if is_cut else run)
+        test_parts.append(run[cut:])
+    return np.concatenate(train_parts), np.concatenate(test_parts)
 
 
 def _unsaved(module: nn.Module) -> list[tuple[nn.Module, str, torch.Tensor]]:
-    """Return the buffers that are not in a module's state_dict, as (owner, name, first value)."""
-    return [
-        (owner, name, buffer.clone())
-        for owner in module.modules()
-        for name, buffer in owner._buffers.items()
-        if buffer is not None and name in owner._non_persistent_buffers_set
-    ]
+    """Return the buffers outside of a module's state_dict: owner, name, first value."""
+    buffers = []
+    for owner in module.modules():
+        for name, buffer in owner._buffers.items():
+            if buffer is not None and name in owner._non_persistent_buffers_set:
+                buffers.append((owner, name, buffer.clone()))
+    return buffers

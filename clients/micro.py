@@ -1,10 +1,14 @@
-"""A mini-batch in parts, where it does not fit into memory whole: the same step, computed piece by piece.
+"""A mini-batch in parts, where it does not fit into memory whole.
 
-When memory runs out, the parts are halved and the step is done again, down to one sample at a time. A step's gradient is the
-mean over the batch's targets, so parts weighted by their targets add up to it; what differs is the order of float sums (below
-1e-6 in the tests) and, with several layers of dropout, which values are dropped: as many, others. A model that normalises over
-the batch is another one with smaller batches, so for that the work is declined. Whoever calls this records ``halvings``: the
-result is no longer the same bits.
+It is the same step, computed piece by piece.
+
+When memory runs out, the parts are halved and the step is done again, down to one sample at a
+time. A step's gradient is the mean over the batch's targets, so parts weighted by their targets
+add up to it. Two things differ: the order of float sums (below 1e-6 in the tests), and, with
+several layers of dropout, which values are dropped. So the result is no longer the same bits,
+and callers record ``halvings``.
+
+A model that normalises over the batch is another model with smaller batches; its work is declined.
 
 Legend: B batch, T characters of a text line.
 """
@@ -23,8 +27,9 @@ from fedlearn.errors import ClientError
 
 T = TypeVar("T")
 
+# How torch, its allocators, and the libraries below it say that memory ran out: mostly by a plain
+# RuntimeError.
 WORDS = ("out of memory", "can't allocate memory", "alloc_failed")
-"""How torch, its allocators, and the libraries below it say that memory ran out: mostly by a plain RuntimeError."""
 
 
 class NoRoom(ClientError):
@@ -44,15 +49,17 @@ class Room:
     def parts(
         self, x: torch.Tensor, y: torch.Tensor
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
-        """Yield the parts of a mini-batch: inputs, targets (B,) or (B, T), and each part's share of the targets."""
+        """Yield inputs, targets (B,) or (B, T) and share of the targets of each part."""
         size = self.size(len(y))
         if size >= len(y):
             yield x, y, 1.0
             return
+        # A batch of empty lines has no targets.
         targets = max(1, int((y != IGNORE).sum()))
-        for at in range(0, len(y), size):
-            part = y[at : at + size]
-            yield x[at : at + size], part, int((part != IGNORE).sum()) / targets
+        for start in range(0, len(y), size):
+            part = y[start : start + size]
+            share = int((part != IGNORE).sum()) / targets
+            yield x[start : start + size], part, share
 
     def within(
         self,
@@ -60,7 +67,7 @@ class Room:
         batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
         step: Callable[[], T],
     ) -> T:
-        """Return what ``step`` does with some mini-batches, halving their parts until it fits.
+        """Return what ``step`` returns for some mini-batches, halving their parts until it fits.
 
         Raises NoRoom where halving does not help, or would change what is learned.
         """
@@ -73,7 +80,7 @@ class Room:
             except (MemoryError, RuntimeError) as error:
                 if not ran_out(error):
                     raise
-                # Here the error still holds every tensor of the step: it is done again below, when they are free.
+            # Only here, behind the handler: inside it the error holds every tensor of the step.
             if self.size(max(len(y) for _, y in batches)) <= 1:
                 raise NoRoom("memory: not even one sample at a time fits")
             _check_separable(module)
@@ -85,21 +92,27 @@ class Room:
 
 def ran_out(error: BaseException) -> bool:
     """Tell whether an error says that memory ran out."""
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError)
-        and any(word in str(error).lower() for word in WORDS)
-    )
+    if isinstance(error, MemoryError):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    text = str(error).lower()
+    return any(word in text for word in WORDS)
 
 
 def _check_separable(module: nn.Module) -> None:
-    """Raise NoRoom for a model whose samples do not pass through it each on its own."""
+    """Raise NoRoom for a model in whose layers the samples of a batch influence each other."""
     for name, layer in module.named_modules():
-        if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.training:
-            over_batch = (
-                isinstance(layer, nn.modules.batchnorm._BatchNorm)
-                or layer.track_running_stats
+        if _normalises_over_batch(layer):
+            raise NoRoom(
+                f"memory: its batches do not fit, and layer '{name}' "
+                f"({type(layer).__name__}) needs them whole"
             )
-            if over_batch:
-                raise NoRoom(
-                    f"memory: its batches do not fit, and layer '{name}' ({type(layer).__name__}) needs them whole"
-                )
+
+
+def _normalises_over_batch(layer: nn.Module) -> bool:
+    if not isinstance(layer, nn.modules.batchnorm._NormBase) or not layer.training:
+        return False
+    # InstanceNorm looks at one sample at a time, unless it averages them for later.
+    is_batch_norm = isinstance(layer, nn.modules.batchnorm._BatchNorm)
+    return is_batch_norm or layer.track_running_stats

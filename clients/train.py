@@ -1,15 +1,14 @@
-"""Local training: one client, one plan → one update. The readable twin of every fast engine.
+"""Local training: one client and one plan give one update. The readable twin of every fast engine.
 
-Legend: P floats and Q integers of the model's layout, B batch.
+Legend: P floats and Q integers of the model's layout, B batch, K classes, T characters.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -26,21 +25,25 @@ from fedlearn.models import read_state, write_state
 from fedlearn.plan import Plan
 from fedlearn.seeds import derive, generator, torch_generator
 
-Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
+Batch = tuple[torch.Tensor, torch.Tensor]
+Batches = Iterator[Batch]
 
+# What a float16 loss is multiplied by at first: torch.amp.GradScaler's initial value.
 HALF_SCALE = 65536.0
-"""What a float16 loss is multiplied by at first."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """What a client learned: its model minus the model it started from, floats (P,) float32, integers (Q,) int64."""
+    """What a client learned."""
 
+    # Its model minus the model it started from, floats (P,) float32, integers (Q,) int64.
     difference: State
     examples: int
-    train_loss: float  # mean over the steps taken
+    # Mean over the steps taken.
+    train_loss: float
     steps: int
-    halvings: int = 0  # above 0: mini-batches were computed in parts, for want of memory (see `fedlearn.clients.micro`)
+    # Above 0, mini-batches were computed in parts for want of memory: see `fedlearn.clients.micro`.
+    halvings: int = 0
 
 
 def train(
@@ -52,215 +55,258 @@ def train(
     client: int,
     halvings: int = 0,
 ) -> Update:
-    """Train ``module`` from ``start`` on one client's data as ``plan`` asks, and return the update.
+    """Train ``module`` from ``start`` on one client's data as ``plan`` asks.
 
     The result is a function of its arguments alone: batches, augmentation and dropout draw from
     (plan.seed, purpose, plan.round, client), and torch's global generator is left as it was.
-    The module's weights are overwritten. halvings: of mini-batches that are known not to fit into memory; more follow when it
-    runs out. Raises ClientError when there is no data or training diverges, and NoRoom when no halving helps.
+    The module's weights are overwritten.
+
+    halvings: of mini-batches that are known not to fit into memory; more follow when it runs
+    out. Raises ClientError when there is no data or training diverges, and NoRoom when no
+    halving helps.
     """
     merge = normalises(module)
-    batches = drawn(plan, data, client, merge)
+    batches = mini_batches(plan, data, client, merge)
     write_state(module, layout, start)
     module.train()
-    count = steps(plan, len(data), merge, client)
-    room = Room(halvings)
+    gradients = _Gradients(module, plan, Room(halvings))
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(
-            derive(plan.seed, "dropout", plan.round, client)
-        )
-        losses = (
-            _gradient(module, plan, batches, room)
-            if plan.task == "gradient"
-            else _descend(module, plan, batches, count, room)
-        )
+        dropout_seed = derive(plan.seed, "dropout", plan.round, client)
+        torch.default_generator.manual_seed(dropout_seed)
+        if plan.answer == "gradient":
+            losses = [_leave_gradient(gradients, plan, batches)]
+        else:
+            count = steps(plan, len(data), merge, client)
+            losses = _descend(gradients, plan, batches, count)
     end = read_state(module, layout)
     difference = State(end.floats - start.floats, end.integers - start.integers)
-    if plan.task == "gradient":
+    if plan.answer == "gradient":
         difference = with_gradients(module, layout, difference)
     loss = float(torch.stack(losses).mean())
     check_finite(client, plan, loss, difference.floats)
-    return Update(difference, len(data), loss, len(losses), room.halvings)
+    return Update(difference, len(data), loss, len(losses), gradients.room.halvings)
 
 
-def drawn(plan: Plan, data: Tensors, client: int, merge: bool = False) -> Batches:
-    """Return the mini-batches that a client draws in a round, pass after pass; raises ClientError when it has no data.
+def mini_batches(
+    plan: Plan, data: Tensors, client: int, merge: bool = False
+) -> Batches:
+    """Return the mini-batches that a client draws in a round, pass after pass, augmented.
 
-    merge: see `passes`.
+    merge: see `passes`. Raises ClientError when the client has no data.
     """
     if not len(data):
         raise ClientError(f"client {client} has no samples")
     order = generator(plan.seed, "batches", plan.round, client)
-    return _augmented(passes(data, plan.batch_size, order, merge), plan, client)
+    batches = passes(data, plan.batch_size, order, merge)
+    if not plan.augment:
+        return batches
+    random = torch_generator(plan.seed, "augment", plan.round, client)
+    return ((augment(plan.augment, x, random), y) for x, y in batches)
 
 
 def normalises(module: nn.Module) -> bool:
-    """Tell whether a module normalises over its batches: those of one sample are avoided then."""
-    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
+    """Tell whether a module normalises over its batches, so that none may have one sample only."""
+    batch_norm = nn.modules.batchnorm._BatchNorm
+    return any(isinstance(layer, batch_norm) for layer in module.modules())
 
 
 def steps(plan: Plan, samples: int, merge: bool, client: int) -> int:
-    """Return the optimiser steps that a client with so many samples takes; merge: see `passes`. Raises what `turns` does."""
-    each = (
-        1
-        if plan.steps
-        else math.ceil(
-            batches_per_pass(samples, plan.batch_size, merge) / plan.accumulate
-        )
-    )
-    return turns(plan, client) * each
+    """Return the optimiser steps that a client with so many samples takes.
+
+    merge: see `passes`. Raises ClientError as `turns` does.
+    """
+    count = turns(plan, client)
+    if plan.steps:
+        return count
+    batches = batches_per_pass(samples, plan.batch_size, merge)
+    return count * math.ceil(batches / plan.accumulate)
 
 
 def turns(plan: Plan, client: int) -> int:
-    """Return the epochs that a client takes; its steps, where the plan counts these.
+    """Return the epochs that a client takes, or its steps where the plan counts these.
 
-    One of the round's stragglers takes 1 to all of them, each as likely: Li et al., "Federated Optimization in Heterogeneous
-    Networks" (MLSys 2020), section 5.2. There a fixed number of the cohort are stragglers; here each client is one by itself
-    with that probability. Raises ClientError where its work does not count.
+    A straggler of the round takes 1 to all of them, each number with the same probability: Li
+    et al., "Federated Optimization in Heterogeneous Networks" (MLSys 2020), section 5.2. There
+    a fixed number of the cohort are stragglers; here each client is one with that probability,
+    independently. Raises ClientError for a straggler whose work does not count.
     """
-    most = plan.steps or plan.epochs
-    if plan.stragglers:
-        drawn = generator(plan.seed, "straggler", plan.round, client)
-        if drawn.random() < plan.stragglers:
-            if plan.straggler_work == "none":
-                raise ClientError(
-                    f"client {client} is a straggler in round {plan.round}, and train.straggler_work is none"
-                )
-            most = int(drawn.integers(1, most + 1))
-    return most
+    count = plan.steps or plan.epochs
+    if not plan.stragglers:
+        return count
+    random = generator(plan.seed, "straggler", plan.round, client)
+    if random.random() >= plan.stragglers:
+        return count
+    if plan.straggler_work == "none":
+        raise ClientError(
+            f"client {client} is a straggler in round {plan.round}, "
+            "and train.straggler_work is none"
+        )
+    return int(random.integers(1, count + 1))
 
 
 def check_finite(
     client: int, plan: Plan, loss: float, floats: NDArray[np.float32]
 ) -> None:
-    """Raise ClientError for an update that is not finite."""
+    """Raise ClientError for an update, floats (P,), that is not finite."""
     if not (math.isfinite(loss) and np.isfinite(floats).all()):
         raise ClientError(
-            f"client {client} diverged in round {plan.round}: its loss became {loss:g}; lower train.lr or set train.clip_norm"
+            f"client {client} diverged in round {plan.round}: its loss became {loss:g}; "
+            "lower train.lr or set train.clip_norm"
         )
+
+
+class _Gradients:
+    """Losses and gradients of a module, at the weights that it has at the moment.
+
+    In float16 the loss is multiplied by a scale so that small gradients do not vanish. Where
+    that overflows, the same batches are tried with half of it, which later steps keep. Source:
+    Micikevicius et al., "Mixed Precision Training" (ICLR 2018). They skip the step instead, as
+    torch.amp.GradScaler does; a client takes too few steps for that.
+    """
+
+    def __init__(self, module: nn.Module, plan: Plan, room: Room) -> None:
+        self.module = module
+        self.plan = plan
+        self.room = room
+        self.weights: list[torch.Tensor] = [
+            p for p in module.parameters() if p.requires_grad
+        ]
+        self.scale = HALF_SCALE if plan.precision == "float16" else 1.0
+
+    def of_step(self, batches: Batches) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the mean loss and gradients over the next ``plan.accumulate`` batches."""
+        step_batches = [next(batches) for _ in range(self.plan.accumulate)]
+        while True:
+            loss, gradients = self.room.within(
+                self.module, step_batches, lambda: self._mean(step_batches)
+            )
+            # A scale of 1 is no scale: overflow is the model's own then.
+            if self.scale < 2 or all(bool(g.isfinite().all()) for g in gradients):
+                return loss, gradients
+            self.scale /= 2
+
+    def _mean(
+        self, batches: Sequence[Batch]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the mean loss and gradients over batches, in as many parts as memory needs."""
+        total: list[torch.Tensor] = []
+        mean_loss = torch.zeros(())
+        for batch in batches:
+            for x, y, share in self.room.parts(*batch):
+                loss = self._loss(x, y)
+                mean_loss = mean_loss + loss.detach().float().cpu() * share / len(
+                    batches
+                )
+                gradients = self._backward(loss * (self.scale * share / len(batches)))
+                if total:
+                    torch._foreach_add_(total, gradients)
+                else:
+                    total = gradients
+        if self.scale != 1.0:
+            torch._foreach_div_(total, self.scale)
+        return mean_loss, total
+
+    def _loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        with _autocast(self.plan.precision, x.device.type):
+            return loss_of(self.module(x), y, self.plan.label_smoothing)
+
+    def _backward(self, loss: torch.Tensor) -> list[torch.Tensor]:
+        """Return the gradient of a loss with respect to each weight."""
+        gradients = torch.autograd.grad(loss, self.weights, allow_unused=True)
+        # A weight that this batch does not reach has a zero gradient.
+        return [
+            torch.zeros_like(weight) if gradient is None else gradient
+            for gradient, weight in zip(gradients, self.weights, strict=True)
+        ]
+
+
+class _Sgd:
+    """SGD steps in place: the rule of `torch.optim.SGD`, without its overhead at each step.
+
+    With ``plan.proximal_mu`` the step also pulls towards the weights at the start (FedProx: Li
+    et al., MLSys 2020).
+    """
+
+    def __init__(self, plan: Plan, weights: list[torch.Tensor]) -> None:
+        self.plan = plan
+        self.weights = weights
+        self.velocity: list[torch.Tensor] = []
+        self.anchors: list[torch.Tensor] = []
+        if plan.proximal_mu:
+            self.anchors = [weight.detach().clone() for weight in weights]
+
+    @torch.no_grad()
+    def step(self, gradients: list[torch.Tensor]) -> None:
+        """Take one step; the gradients are overwritten."""
+        plan = self.plan
+        if plan.clip_norm:
+            _clip(gradients, plan.clip_norm)
+        if plan.weight_decay:
+            torch._foreach_add_(gradients, self.weights, alpha=plan.weight_decay)
+        if plan.proximal_mu:
+            self._pull(gradients)
+        if plan.momentum:
+            gradients = self._accelerate(gradients)
+        torch._foreach_add_(self.weights, gradients, alpha=-plan.lr)
+
+    def _pull(self, gradients: list[torch.Tensor]) -> None:
+        """Add the gradient of FedProx's proximal term."""
+        for gradient, weight, anchor in zip(
+            gradients, self.weights, self.anchors, strict=True
+        ):
+            gradient.add_(weight - anchor, alpha=self.plan.proximal_mu)
+
+    def _accelerate(self, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the direction of a step with momentum."""
+        if self.velocity:
+            torch._foreach_mul_(self.velocity, self.plan.momentum)
+            torch._foreach_add_(self.velocity, gradients)
+        else:
+            self.velocity = [gradient.clone() for gradient in gradients]
+        if not self.plan.nesterov:
+            return self.velocity
+        torch._foreach_add_(gradients, self.velocity, alpha=self.plan.momentum)
+        return gradients
 
 
 def _descend(
-    module: nn.Module, plan: Plan, batches: Batches, count: int, room: Room
+    gradients: _Gradients, plan: Plan, batches: Batches, count: int
 ) -> list[torch.Tensor]:
-    """Take SGD steps in place; the update rule is `torch.optim.SGD`'s, without its per-step overhead."""
-    weights: list[torch.Tensor] = [p for p in module.parameters() if p.requires_grad]
-    start = [w.detach().clone() for w in weights] if plan.proximal_mu else []
-    velocity: list[torch.Tensor] = []
-    scale = HALF_SCALE
+    """Take SGD steps in place, and return their losses."""
+    sgd = _Sgd(plan, gradients.weights)
     losses = []
     for _ in range(count):
-        loss, gradients, scale = _loss_and_gradients(
-            module, weights, plan, batches, scale, room
-        )
+        loss, step_gradients = gradients.of_step(batches)
         losses.append(loss)
-        with torch.no_grad():
-            if plan.clip_norm:
-                _clip(gradients, plan.clip_norm)
-            if plan.weight_decay:
-                torch._foreach_add_(gradients, weights, alpha=plan.weight_decay)
-            if plan.proximal_mu:
-                for gradient, weight, anchor in zip(
-                    gradients, weights, start, strict=True
-                ):
-                    gradient.add_(weight - anchor, alpha=plan.proximal_mu)
-            if plan.momentum:
-                if not velocity:
-                    velocity = [g.clone() for g in gradients]
-                else:
-                    torch._foreach_mul_(velocity, plan.momentum)
-                    torch._foreach_add_(velocity, gradients)
-                if plan.nesterov:
-                    torch._foreach_add_(gradients, velocity, alpha=plan.momentum)
-                else:
-                    gradients = velocity
-            torch._foreach_add_(weights, gradients, alpha=-plan.lr)
+        sgd.step(step_gradients)
     return losses
 
 
-def _gradient(
-    module: nn.Module, plan: Plan, batches: Batches, room: Room
-) -> list[torch.Tensor]:
-    """Leave the mean gradient over ``plan.accumulate`` batches, clipped, in each weight's ``grad``."""
-    weights: list[torch.Tensor] = [p for p in module.parameters() if p.requires_grad]
-    loss, gradients, _ = _loss_and_gradients(
-        module, weights, plan, batches, HALF_SCALE, room
-    )
+def _leave_gradient(
+    gradients: _Gradients, plan: Plan, batches: Batches
+) -> torch.Tensor:
+    """Leave the mean gradient over ``plan.accumulate`` batches, clipped, in each weight's ``grad``.
+
+    Returns the mean loss.
+    """
+    loss, step_gradients = gradients.of_step(batches)
     if plan.clip_norm:
-        _clip(gradients, plan.clip_norm)
-    for weight, gradient in zip(weights, gradients, strict=True):
+        _clip(step_gradients, plan.clip_norm)
+    for weight, gradient in zip(gradients.weights, step_gradients, strict=True):
         weight.grad = gradient
-    return [loss]
+    return loss
 
 
 def with_gradients(module: nn.Module, layout: Layout, difference: State) -> State:
-    """Return the difference with minus the gradient, each weight's ``grad``, in the place of every trained weight."""
+    """Return the difference with minus its ``grad`` in the place of every trained weight."""
     views = layout.split(difference)
-    for name, parameter in module.named_parameters(
-        remove_duplicate=False
-    ):  # a tied weight has two names
+    # A tied weight has two names.
+    for name, parameter in module.named_parameters(remove_duplicate=False):
         if parameter.grad is not None:
             views[name][...] = parameter.grad.neg().float().cpu().numpy()
     for parameter in module.parameters():
         parameter.grad = None
     return difference
-
-
-def _loss_and_gradients(
-    module: nn.Module,
-    weights: list[torch.Tensor],
-    plan: Plan,
-    batches: Batches,
-    scale: float,
-    room: Room,
-) -> tuple[torch.Tensor, list[torch.Tensor], float]:
-    """Return the mean loss and gradients over ``plan.accumulate`` batches, and the scale that carried them.
-
-    In float16 the loss is multiplied by ``scale`` so that small gradients do not vanish; where that overflows, the
-    same batches are tried with half of it. (Micikevicius et al., "Mixed Precision Training", ICLR 2018, skip the
-    step instead, as torch.amp.GradScaler does; a client takes too few steps for that.)
-    """
-    drawn = [next(batches) for _ in range(plan.accumulate)]
-    half = plan.precision == "float16"
-    while True:
-        summed = partial(
-            _summed, module, weights, plan, drawn, scale if half else 1.0, room
-        )
-        loss, gradients = room.within(module, drawn, summed)
-        if not half or scale < 2 or all(bool(g.isfinite().all()) for g in gradients):
-            return loss, gradients, scale
-        scale /= 2
-
-
-def _summed(
-    module: nn.Module,
-    weights: list[torch.Tensor],
-    plan: Plan,
-    drawn: list[tuple[torch.Tensor, torch.Tensor]],
-    scale: float,
-    room: Room,
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    total: list[torch.Tensor] = []
-    mean_loss = torch.zeros(())
-    for x, y, share in (part for batch in drawn for part in room.parts(*batch)):
-        with _autocast(plan.precision, x.device.type):
-            loss = loss_of(module(x), y, plan.label_smoothing)
-        mean_loss = mean_loss + loss.detach().float().cpu() * share / len(drawn)
-        # A weight that this batch does not reach has a zero gradient.
-        found = torch.autograd.grad(
-            loss * (scale * share / len(drawn)), weights, allow_unused=True
-        )
-        gradients = [
-            torch.zeros_like(w) if g is None else g
-            for g, w in zip(found, weights, strict=True)
-        ]
-        if total:
-            torch._foreach_add_(total, gradients)
-        else:
-            total = gradients
-    if scale != 1.0:
-        torch._foreach_div_(total, scale)
-    return mean_loss, total
 
 
 def loss_of(
@@ -288,15 +334,8 @@ def _clip(gradients: list[torch.Tensor], limit: float) -> None:
 
 
 def _autocast(precision: str, device: str) -> AbstractContextManager[object]:
+    """Return the context for a forward pass; precision: "float32", "bfloat16" or "float16"."""
     if precision == "float32":
         return nullcontext()
-    return torch.autocast(
-        device, torch.bfloat16 if precision == "bfloat16" else torch.float16
-    )
-
-
-def _augmented(batches: Batches, plan: Plan, client: int) -> Batches:
-    if not plan.augment:
-        return batches
-    random = torch_generator(plan.seed, "augment", plan.round, client)
-    return ((augment(plan.augment, x, random), y) for x, y in batches)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float16
+    return torch.autocast(device, dtype)

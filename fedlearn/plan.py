@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from fedlearn.errors import FormatError
 
@@ -12,13 +13,14 @@ from fedlearn.errors import FormatError
 class Plan:
     """What a client does with the model it is sent; frozen, and the same text on both ends.
 
-    task: "update" trains and answers with the difference of the models; "gradient" answers with minus the
-    gradient of the mean loss over ``accumulate`` mini-batches at the weights sent.
+    answer: "update" trains and answers with the difference of the models; "gradient" answers
+    with minus the gradient of the mean loss over ``accumulate`` mini-batches at the weights
+    sent.
     """
 
     round: int  # counted from 1
     seed: int  # of the experiment; every random number of the client derives from it
-    task: str = "update"
+    answer: str = "update"
     epochs: int = 1  # passes over the client's samples
     steps: int = 0  # optimiser steps; when above 0 it replaces epochs
     batch_size: int = 10  # samples; 0 = all of the client's
@@ -42,34 +44,62 @@ class Plan:
         "partial"  # what they answer with: that part's update, or "none"
     )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return every value by its JSON key."""
+        return {KEYS.get(name, name): value for name, value in asdict(self).items()}
+
     def to_json(self) -> str:
-        """Return the plan as one line of JSON; fields of `LATER` stand in it only where they ask for something."""
-        values = {
-            name: value
-            for name, value in asdict(self).items()
-            if name not in LATER or value != LATER[name]
-        }
+        """Return the plan as one line of JSON, without the keys of `LATER` at their values
+        there.
+        """
+        values = self.to_dict()
+        for key, default in LATER.items():
+            if values[key] == default:
+                del values[key]
         return json.dumps(values, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
         """Return the plan of a line of JSON; raises FormatError when it is not one."""
         try:
-            values = json.loads(text)
-            plan = cls(**values)
+            plan = cls(**_arguments(json.loads(text)))
         except (TypeError, ValueError) as error:
             raise FormatError(f"not a plan: {error}") from None
-        for f in fields(cls):
-            value, kind = getattr(plan, f.name), f.type
-            fits = (
-                isinstance(value, int | float)
-                if kind == "float"
-                else type(value).__name__ == kind
-            )
-            if not fits or (kind == "float" and isinstance(value, bool)):
-                raise FormatError(f"not a plan: '{f.name}' is {value!r}, not {kind}")
+        for field in fields(cls):
+            value, kind = getattr(plan, field.name), field.type
+            if not _fits(value, str(kind)):
+                key = KEYS.get(field.name, field.name)
+                raise FormatError(f"not a plan: '{key}' is {value!r}, not {kind}")
         return plan
 
 
+def _arguments(values: object) -> dict[str, Any]:
+    """Return the arguments of `Plan` that the values of a JSON text stand for; raises TypeError
+    for an unknown key.
+    """
+    if not isinstance(values, dict):
+        raise TypeError(f"it is {values!r}, not an object")
+    arguments = dict(values)
+    for name, key in KEYS.items():
+        if name in arguments:
+            raise TypeError(f"unknown key '{name}'")
+        if key in arguments:
+            arguments[name] = arguments.pop(key)
+    return arguments
+
+
+def _fits(value: object, kind: str) -> bool:
+    """Tell whether a value is of a field's kind: "int", "float", "str" or "bool"; a float may
+    be written as an integer.
+    """
+    if kind == "float":
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value).__name__ == kind
+
+
+# The JSON keys of fields that are named otherwise there: agents of the first release read "task".
+KEYS = {"answer": "task"}
+
+# Fields added since the first release, with the values that its agents assume. They are left
+# out of the JSON at these values, so that old agents can read the plan.
 LATER = {"stragglers": 0.0, "straggler_work": "partial"}
-"""Fields that the first agents do not know, and what they do anyway: a plan that asks for nothing else is one that they can read."""

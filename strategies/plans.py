@@ -13,7 +13,7 @@ from fedlearn.plan import Plan
 # FedProx writes "proximal-mu"; the others are ours.
 ASKED = {
     "proximal-mu": "proximal_mu",
-    "task": "task",
+    "task": "answer",
     "accumulate": "accumulate",
     "clip_norm": "clip_norm",
     "lr": "lr",

@@ -33,12 +33,14 @@ from google.protobuf.message import DecodeError
 
 from fedlearn import wire
 from fedlearn.clients.agent import attendance
+from fedlearn.clients.agent.actions import Action, Begin, Connect, SendFrame
 from fedlearn.engine.fleet import Fleet
 from fedlearn.errors import PayloadError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import proto
 from fedlearn.plan import Plan
-from fedlearn.server.actions import Action, SendToAgent, StoreAnswer
+from fedlearn.server.actions import Action as CoordinatorAction
+from fedlearn.server.actions import SendToAgent, StoreAnswer
 from fedlearn.server.rounds import Rounds
 from fedlearn.server.work import ModelMissing, WorkOrder, WorkResult
 from fedlearn.strategies.aggregate import check_range
@@ -228,7 +230,7 @@ class Coordinator:
         self.act(self.machine.tick(self.now))
         self.keep()
 
-    def act(self, actions: Sequence[Action]) -> None:
+    def act(self, actions: Sequence[CoordinatorAction]) -> None:
         for action in actions:
             if isinstance(action, SendToAgent):
                 action.frame.SerializeToString()
@@ -290,16 +292,16 @@ class Agent:
         self.act(self.machine.tick(self.now))
         self.keep()
 
-    def act(self, actions: Sequence[attendance.Action]) -> None:
+    def act(self, actions: Sequence[Action]) -> None:
         for action in actions:
-            if isinstance(action, attendance.Send):
+            if isinstance(action, SendFrame):
                 action.frame.SerializeToString()
-            elif isinstance(action, attendance.Connect):
+            elif isinstance(action, Connect):
                 assert action.after_s >= 0
-            elif isinstance(action, attendance.Begin):
+            elif isinstance(action, Begin):
                 self.act(self.begin(action))
 
-    def begin(self, action: attendance.Begin) -> list[attendance.Action]:
+    def begin(self, action: Begin) -> list[Action]:
         try:
             Plan.from_json(action.task.plan)
             for payload in action.payloads:

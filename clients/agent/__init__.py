@@ -1,1 +1,1 @@
-"""Attending a run: the stream to the coordinator, the tasks that come, and what is kept between them."""
+"""Attending a run: the stream to the coordinator, its tasks, and the files that outlive them."""

@@ -1,7 +1,7 @@
-"""The long-lived agent of one client: a stream to the coordinator, a disk, and a process that works.
+"""The long-lived agent of one client: a stream, a disk, and a process that works.
 
-It does what `fedlearn.clients.agent.attendance` says, and imports neither torch nor numpy: an agent that waits for its first task
-holds a few tens of megabytes.
+It performs what `fedlearn.clients.agent.attendance` says. It imports neither torch nor numpy,
+so an agent that waits for its first task holds a few tens of megabytes.
 """
 
 from __future__ import annotations
@@ -12,106 +12,121 @@ import json
 import os
 import random
 import shutil
-import signal
 import sys
 import time
-from asyncio.subprocess import PIPE
-from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import grpc
 
 import fedlearn
-from fedlearn.clients.agent import attendance, identity, pipe, store
+from fedlearn.clients.agent import attendance, identity, store
+from fedlearn.clients.agent.actions import (
+    Action,
+    Begin,
+    Certificate,
+    Connect,
+    Discard,
+    Enter,
+    Leave,
+    Note,
+    SendFrame,
+)
 from fedlearn.clients.agent.attendance import Attendance
-from fedlearn.clients.device import notify
-from fedlearn.clients.device import readings as device
+from fedlearn.clients.agent.channel import open_channel, own_identity
+from fedlearn.clients.agent.identity import Identity
+from fedlearn.clients.agent.pipe import Limits, WorkCost, WorkReply, WorkSetup
+from fedlearn.clients.agent.workshop import Job, Workshop
+from fedlearn.clients.device import board, notify
 from fedlearn.clients.device.guest import Guest
 from fedlearn.clients.device.rules import NO_RULES, Rules
+from fedlearn.clients.device.sysfiles import ROOT
 from fedlearn.errors import RecordError, RunError, UserError
-from fedlearn.exchange import CHANNEL, methods
 from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.exchange import methods
 from fedlearn.exchange.keys import Key, of
 from fedlearn.exchange.transfer import Data, packed
 from fedlearn.system.failpoints import reach
 from fedlearn.system.malloc import keep_pages
 
-OPTIONS = (
-    *CHANNEL,
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    (
-        "grpc.min_reconnect_backoff_ms",
-        10_000,
-    ),  # how long an attempt may take, whatever its name says: slow links need it, and herds
-    ("grpc.max_reconnect_backoff_ms", 700),
-    ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new socket
-)
-DEATHS = 3
-"""Processes that may die over a piece of work before it counts as failed: one may be killed for another's use of memory."""
-
+# The coordinator is told at most so often what work costs: rounds may be much shorter.
 FIGURES_S = 5.0
-"""How often the coordinator is told what work takes."""
 
+# How often an agent looks whether its certificate is to be renewed.
 RENEWAL_S = 3600.0
-"""How often an agent looks whether its certificate is to be renewed."""
+
+# Bounds of the sleep between two looks at the machine's alarms: it may set an earlier one
+# meanwhile.
+_LEAST_SLEEP_S = 0.05
+_MOST_SLEEP_S = 1.0
+
+_REASONS: Mapping[str, int] = {
+    "lacking": pb.Failure.LACKING,
+    "declined": pb.Failure.DECLINED,
+    "failed": pb.Failure.FAILED,
+}
 
 
 @dataclass(frozen=True)
-class Settings:
+class AgentSettings:
     """What the device's owner decides."""
 
-    coordinator: str  # HOST:PORT
+    # HOST:PORT.
+    coordinator: str
     client: int
+    # The folder of identity, models and answers.
     state: Path
+    # "auto", a file.npz, or an import path.
     data: str = "auto"
+    # Without TLS.
     insecure: bool = False
-    epochs: int = 0  # most of a plan that are done; 0: no limit
+    # See `Limits`.
+    epochs: int = 0
     steps: int = 0
     allow: tuple[str, ...] = ()
+    # End when standard input does, that is, with the process that started this agent.
     end_with_input: bool = False
-    most_bytes: int = attendance.PAYLOAD_BYTES  # of a task's payloads
+    # Of a task's payloads.
+    most_bytes: int = attendance.PAYLOAD_BYTES
     rules: Rules = NO_RULES
-    root: Path = device.ROOT  # where the device is read
+    # Where the device is read; a test writes a folder.
+    root: Path = ROOT
 
 
-@dataclass
-class _Job:
-    key: Key
-    task: pb.Task
-    payloads: tuple[bytes, ...]
-    deaths: int = 0  # of processes that did it
+def _print(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
-@dataclass
 class Agent:
     """See the module; `run` is all of its life."""
 
-    settings: Settings
-    say: Any = lambda text: print(text, file=sys.stderr, flush=True)
-    _jobs: deque[_Job] = field(default_factory=deque)
-    _process: asyncio.subprocess.Process | None = None
-    _worker: asyncio.Task[None] | None = None
-    _call: Any = None
-    _outbox: asyncio.Queue[tuple[pb.AgentFrame, Data]] | None = None
-    _experiment: str = ""
-    _folder: Path = Path()
-    _ending: str | None = None
-    _anew: bool = False  # the certificate is renewed since the channel was made, or the channel hangs
-    _again: asyncio.Event = field(default_factory=asyncio.Event)
-    _wait_s: float = 0.0
-    _halvings: int = 0  # of mini-batches, that this device is known to need
-    _kills: int | None = (
-        None  # of processes for want of memory, when the one that works began
-    )
-    _figures_told: float = float("-inf")
+    # Set by `run` and by the first connection.
+    _state: Attendance
+    _identity: Identity
+    _call: Any
 
-    def __post_init__(self) -> None:
-        """Read the owner's rules."""
-        self._guest = Guest(self.settings.rules, self.settings.root, self.say)
+    def __init__(
+        self, settings: AgentSettings, say: Callable[[str], None] = _print
+    ) -> None:
+        """Take the owner's decisions. say: takes a line for the log."""
+        self.settings = settings
+        self.say = say
+        self._guest = Guest(settings.rules, settings.root, say)
+        self._workshop = Workshop(self._guest, settings.root, self._report, self._broke)
+        self._outbox: asyncio.Queue[tuple[pb.AgentFrame, Data]] | None = None
+        # Of the run that the agent takes part in.
+        self._folder = Path()
+        # Why the agent ends; None: it goes on.
+        self._ending: str | None = None
+        # Set when the present connection, or the wait for the next one, is to end.
+        self._hang_up = asyncio.Event()
+        # The certificate was renewed since the channel was made, or the channel hangs.
+        self._channel_is_old = False
+        # Before the next connection.
+        self._wait_s = 0.0
+        self._figures_told_s = float("-inf")
 
     async def run(self) -> str:
         """Attend until the run is over, and return the reason.
@@ -120,55 +135,55 @@ class Agent:
         """
         keep_pages()
         settings = self.settings
-        self._state = Attendance(
-            settings.client,
-            f"fedlearn {fedlearn.__version__}",
-            random.SystemRandom().random,
-            settings.most_bytes,
-        )
+        software = f"fedlearn {fedlearn.__version__}"
+        draw = random.SystemRandom().random
+        self._state = Attendance(settings.client, software, draw, settings.most_bytes)
         channel = self._channel()
         beat = asyncio.create_task(_beat())
         if settings.end_with_input:
             asyncio.get_running_loop().add_reader(0, self._input)
         try:
             while self._ending is None:
-                self._again.clear()
-                if self._anew:
+                # What asked for the last end must not end the new connection.
+                self._hang_up.clear()
+                if self._channel_is_old:
                     await channel.close()
-                    channel, self._anew = self._channel(), False
+                    channel = self._channel()
+                    self._channel_is_old = False
                 await self._attend(channel)
-                if self._ending is None:
-                    self._again.clear()
-                    with contextlib.suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(self._again.wait(), self._wait_s)
+                await self._wait()
         finally:
             beat.cancel()
-            await self._stop_work()
+            await self._workshop.stop()
             await channel.close()
         return self._ending
 
+    async def _wait(self) -> None:
+        """Wait before the next connection, unless there is none."""
+        if self._ending is None:
+            self._hang_up.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._hang_up.wait(), self._wait_s)
+
+    def _end(self, reason: str) -> None:
+        self._ending = reason
+        self._hang_up.set()
+
     def _input(self) -> None:
-        """End when whoever started this has ended."""
+        """End when whoever started this agent has ended."""
         if not os.read(0, 4096):
             asyncio.get_running_loop().remove_reader(0)
-            self._ending = "the process that started this agent has ended"
-            self._again.set()
+            self._end("the process that started this agent has ended")
+
+    # The connection
 
     def _channel(self) -> Any:
+        """Return a channel to the coordinator; raises UserError without an identity."""
         settings = self.settings
         if settings.insecure:
-            return grpc.aio.insecure_channel(settings.coordinator, OPTIONS)
-        found = identity.read_identity(settings.state)
-        if found is None:
-            raise UserError(
-                f"there is no identity in '{settings.state}'; get a token from the coordinator (fedlearn token --client ID), then: "
-                f"fedlearn enroll --coordinator {settings.coordinator} --token TOKEN --state {settings.state}"
-            )
-        self._identity = found
-        credentials = grpc.ssl_channel_credentials(
-            found.ca, found.key, found.certificate
-        )
-        return grpc.aio.secure_channel(settings.coordinator, credentials, OPTIONS)
+            return open_channel(settings.coordinator, None)
+        self._identity = own_identity(settings.state, settings.coordinator)
+        return open_channel(settings.coordinator, self._identity)
 
     async def _attend(self, channel: Any) -> None:
         """Live through one connection."""
@@ -176,35 +191,46 @@ class Agent:
         self._call = methods.attend(channel)()
         self._perform(self._state.opened(time.monotonic()))
         parts = [
-            asyncio.create_task(part)
-            for part in (
-                self._read(),
-                self._write(),
-                self._tick(),
-                self._again.wait(),
-                self._renew(),
-            )
+            asyncio.create_task(self._read()),
+            asyncio.create_task(self._write()),
+            asyncio.create_task(self._tick()),
+            asyncio.create_task(self._renew()),
+            asyncio.create_task(self._hear_hang_up()),
         ]
         try:
+            # Each part runs until the connection ends, so the first end is its end.
             await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-            for part in parts:
-                if part.done() and not part.cancelled() and (error := part.exception()):
-                    if isinstance(error, RecordError | UserError):
-                        raise error
-                    if not self._again.is_set():
-                        self._perform(self._state.lost(_reason(error)))
-            if not self._again.is_set() and self._ending is None:
-                self._perform(self._state.lost("the coordinator ended the connection"))
+            self._report_end(parts)
         finally:
             for part in parts:
                 part.cancel()
             self._call.cancel()
             await asyncio.gather(*parts, return_exceptions=True)
 
+    def _report_end(self, parts: Sequence[asyncio.Task[None]]) -> None:
+        """Report why a connection ended, unless this agent ended it.
+
+        Raises the RecordError or UserError of a part.
+        """
+        for part in parts:
+            if not part.done() or part.cancelled():
+                continue
+            error = part.exception()
+            if isinstance(error, RecordError | UserError):
+                raise error
+            if error is not None and not self._hang_up.is_set():
+                self._perform(self._state.lost(_reason(error)))
+        if not self._hang_up.is_set() and self._ending is None:
+            self._perform(self._state.lost("the coordinator ended the connection"))
+
+    async def _hear_hang_up(self) -> None:
+        await self._hang_up.wait()
+
     async def _read(self) -> None:
         while (frame := await self._call.read()) is not grpc.aio.EOF:
             if frame.WhichOneof("frame") == "task":
-                self._state.declines = self._guest.ask()
+                # The device is read only now: most frames are heartbeats.
+                self._state.decline_reason = self._guest.ask()
             self._perform(self._state.heard(frame, time.monotonic()))
         code = await self._call.code()
         raise RunError(f"{code.name.lower()}: {await self._call.details()}")
@@ -214,25 +240,25 @@ class Agent:
         while True:
             frame, data = await self._outbox.get()
             await self._call.write(packed(frame, data) if data else frame)
-            if (chunk := frame.chunk).total:
-                reach(
-                    "agent.sent"
-                    if chunk.offset + len(data) == chunk.total
-                    else "agent.half-sent"
-                )
+            chunk = frame.chunk
+            if chunk.total:
+                is_last = chunk.offset + len(data) == chunk.total
+                reach("agent.sent" if is_last else "agent.half-sent")
 
     async def _tick(self) -> None:
         while True:
             now = time.monotonic()
-            await asyncio.sleep(min(1.0, max(0.05, self._state.next_alarm(now) - now)))
+            sleep_s = self._state.next_alarm(now) - now
+            await asyncio.sleep(min(_MOST_SLEEP_S, max(_LEAST_SLEEP_S, sleep_s)))
             self._perform(self._state.tick(time.monotonic()))
 
     async def _renew(self) -> None:
         """Ask for a new certificate when the old one nears its end."""
+        settings = self.settings
         while True:
-            if not self.settings.insecure and identity.due(self._identity, time.time()):
+            if not settings.insecure and identity.due(self._identity, time.time()):
                 request = await asyncio.to_thread(
-                    identity.make_key_and_csr, self.settings.state
+                    identity.make_key_and_csr, settings.state
                 )
                 self._send(pb.AgentFrame(renewal=pb.Renewal(request=request)))
             await asyncio.sleep(RENEWAL_S)
@@ -241,264 +267,153 @@ class Agent:
         if self._outbox is not None:
             self._outbox.put_nowait((frame, data))
 
-    def _tell(self, facts: Mapping[str, str | float]) -> None:
-        """Tell the coordinator of this device, if it is there."""
-        if facts and self._state.connected:
-            self._send(
-                pb.AgentFrame(
-                    facts=pb.Facts(json=json.dumps(facts, separators=(",", ":")))
-                )
-            )
+    # What the machine asks for
 
-    def _tell_figures(self, spent: Mapping[str, float]) -> None:
-        """Tell the coordinator what a piece of work took; not each time where rounds are short."""
-        if time.monotonic() - self._figures_told >= FIGURES_S:
-            self._figures_told = time.monotonic()
-            self._tell(
-                _figures(spent, self._guest.energy.joules, self._state.pace.mbps)
-            )
+    def _perform(self, actions: Sequence[Action]) -> None:
+        """Perform the actions of the state machine.
 
-    def _perform(self, actions: Sequence[attendance.Action]) -> None:
-        """Do what the state machine asks."""
+        Raises UserError where the coordinator refuses this agent, and RecordError when the disk
+        fails.
+        """
         for action in actions:
-            if isinstance(action, attendance.Send):
-                self._send(action.frame, action.data)
-            elif isinstance(action, attendance.Begin):
-                reach("agent.task")
-                self._jobs.append(_Job(action.key, action.task, action.payloads))
-                self._start()
-            elif isinstance(action, attendance.Discard):
-                self._discard(action.key)
-            elif isinstance(action, attendance.Enter):
-                self._enter(action.welcome)
-            elif isinstance(action, attendance.Note):
-                self.say(action.text)
-            elif isinstance(action, attendance.Connect):
-                self._wait_s, self._anew = action.after_s, self._anew or action.anew
-                self._again.set()
-            elif isinstance(action, attendance.Leave):
-                if not action.done:
-                    raise UserError(
-                        f"the coordinator at {self.settings.coordinator} refuses this agent: {action.reason}"
-                    )
-                self._ending = action.reason
-                self._again.set()
-            else:
-                self._identity = identity.store(
-                    self.settings.state,
-                    self.settings.client,
-                    action.certificate,
-                    self._identity.ca,
-                    action.expires,
-                )
-                self._anew = True
-                self.say("the certificate is renewed")
-
-    def _enter(self, welcome: pb.Welcome) -> None:
-        folder = self.settings.state / f"run-{welcome.run.hex()}"
-        self.say(f"attending as client {self.settings.client}")
-        self._tell(device.facts(self.settings.root))
-        if folder == self._folder:
-            return
-        self._folder, self._experiment = folder, welcome.experiment
-        self._end_process()  # it knows another run
-        with _writing(folder):
-            (folder / "answers").mkdir(parents=True, exist_ok=True)
-            for other in self.settings.state.glob("run-*"):
-                if other != folder:
-                    shutil.rmtree(other, ignore_errors=True)
-        for name, task, answer in store.answers(folder / "answers"):
-            del name
-            self._perform(
-                self._state.recall(of(pb.Task.FromString(task).key), task, answer)
-            )
+            match action:
+                case SendFrame():
+                    self._send(action.frame, action.data)
+                case Begin():
+                    reach("agent.task")
+                    self._workshop.begin(Job(action.key, action.task, action.payloads))
+                case Discard():
+                    self._discard(action.key)
+                case Enter():
+                    self._enter(action.welcome)
+                case Note():
+                    self.say(action.text)
+                case Connect():
+                    self._wait_s = action.after_s
+                    self._channel_is_old = self._channel_is_old or action.anew
+                    self._hang_up.set()
+                case Leave():
+                    self._leave(action)
+                case Certificate():
+                    self._store(action)
 
     def _discard(self, key: Key) -> None:
-        if self._jobs and self._jobs[0].key == key:
-            self._end_process()  # in the middle of it; the next task starts another
+        # The work first: otherwise it could write the answer again.
+        self._workshop.discard(key)
         with contextlib.suppress(OSError):
             reach("agent.before-discard")
-            (self._folder / "answers" / _name(key)).unlink()
+            (self._folder / "answers" / store.answer_name(key)).unlink()
             reach("agent.after-discard")
-        self._jobs = deque(job for job in self._jobs if job.key != key)
 
-    def _end_process(self) -> None:
-        """Kill the process that works, and forget it at once: it may have answered already, and must not be given the next task."""
-        process, self._process = self._process, None
-        if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-
-    def _start(self) -> None:
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work())
-            self._worker.add_done_callback(self._worked)
-
-    def _worked(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()):
-            self.say(f"the work stopped: {error}")
-            self._ending = self._ending or str(error)
-            self._again.set()
-
-    async def _work(self) -> None:
-        """Do the jobs one after another."""
-        while self._jobs:
-            job = self._jobs[0]
-            try:
-                told, blobs = await self._done(job)
-            except (
-                asyncio.IncompleteReadError,
-                OSError,
-            ):  # the process died, or was killed for a job that is not wanted
-                told, blobs = await self._died()
-                job.deaths += 1
-                if (
-                    told["code"] == -signal.SIGKILL
-                    and device.oom_kills(self.settings.root) != self._kills
-                ):
-                    self._halvings += (
-                        1  # where memory is promised freely, this is how it runs out
-                    )
-                    told = {
-                        "result": "declined",
-                        "text": "memory: the kernel ended the work",
-                    }
-                if job.deaths < DEATHS:
-                    continue
-            wanted = bool(self._jobs) and self._jobs[0] is job
-            if not wanted:
-                continue
-            self._jobs.popleft()
-            result = told["result"]
-            if result == "answer":
-                spent = told.get("spent", {})
-                if spent.get("halvings"):
-                    self.say(
-                        f"round {job.key[0]}: memory is short; computed 1/{2 ** spent['halvings']} of each mini-batch at a time"
-                    )
-                reach("agent.before-send")
-                self._perform(self._state.answered(job.key, blobs[0], time.monotonic()))
-                self._tell_figures(spent)
-            else:
-                reasons = {
-                    "lacking": pb.Failure.LACKING,
-                    "declined": pb.Failure.DECLINED,
-                }
-                self.say(
-                    f"round {job.key[0]}: {result} {told.get('text', '')}".rstrip()
-                )
-                self._perform(
-                    self._state.failed(
-                        job.key,
-                        reasons.get(result, pb.Failure.FAILED),
-                        told.get("text", ""),
-                    )
-                )
-
-    async def _done(self, job: _Job) -> tuple[dict[str, Any], list[bytes]]:
-        """Have the process do a job under the owner's rules, and return what it says, or why it was ended."""
-        process = self._process or await self._spawn()
-        if not self._guest.watches:
-            return await self._ask(process, job)
-        work, watch = (
-            asyncio.create_task(self._ask(process, job)),
-            asyncio.create_task(self._guest.watch(process)),
-        )
-        try:
-            await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                return work.result()
-            if self._process is process:
-                self._end_process()
-            return {"result": "declined", "text": watch.result()}, []
-        finally:
-            for part in (work, watch):
-                part.cancel()
-            await asyncio.gather(work, watch, return_exceptions=True)
-
-    async def _ask(
-        self, process: asyncio.subprocess.Process, job: _Job
-    ) -> tuple[dict[str, Any], list[bytes]]:
-        assert process.stdin is not None and process.stdout is not None
-        task = job.task.SerializeToString(deterministic=True)
-        for part in pipe.pack(
-            {"name": _name(job.key), "halvings": self._halvings}, [task, *job.payloads]
-        ):
-            process.stdin.write(part)
-        await process.stdin.drain()
-        return await pipe.receive(process.stdout)
-
-    async def _spawn(self) -> asyncio.subprocess.Process:
+    def _enter(self, welcome: pb.Welcome) -> None:
+        """Take part in a run: forget others on the disk, and recall this one's answers."""
         settings = self.settings
-        self._kills = device.oom_kills(settings.root)
-        command = [sys.executable, "-m", "fedlearn.clients.agent.work"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        made = self._process = await asyncio.create_subprocess_exec(
-            *command, stdin=PIPE, stdout=PIPE, env=environment
+        folder = settings.state / f"run-{welcome.run.hex()}"
+        self.say(f"attending as client {settings.client}")
+        self._tell(board.facts(settings.root))
+        # The same run again, after a break: the work goes on, and its answers are known.
+        if folder == self._folder:
+            return
+        self._folder = folder
+        limits = Limits(settings.epochs, settings.steps, settings.allow)
+        self._workshop.enter(
+            WorkSetup(
+                str(folder),
+                settings.client,
+                welcome.experiment,
+                settings.data,
+                limits,
+            )
         )
-        assert made.stdin is not None
-        told = {
-            "folder": str(self._folder),
-            "client": settings.client,
-            "experiment": self._experiment,
-            "data": settings.data,
-            "epochs": settings.epochs,
-            "steps": settings.steps,
-            "allow": settings.allow,
-        }
-        for part in pipe.pack(told):
-            made.stdin.write(part)
-        return made
+        answers = folder / "answers"
+        with _writing(folder):
+            answers.mkdir(parents=True, exist_ok=True)
+            # Nobody will ask for work of other runs.
+            for run in settings.state.glob("run-*"):
+                if run != folder:
+                    shutil.rmtree(run, ignore_errors=True)
+        for _, task, answer in store.answers(answers):
+            key = of(pb.Task.FromString(task).key)
+            self._perform(self._state.recall(key, task, answer))
 
-    async def _died(self) -> tuple[dict[str, Any], list[bytes]]:
-        process, self._process = self._process, None
-        code = await process.wait() if process else 0
-        hint = (
-            "out of memory?"
-            if code == -signal.SIGKILL
-            else "the agent's log says why; fedlearn doctor looks for it"
+    def _leave(self, leave: Leave) -> None:
+        if not leave.done:
+            raise UserError(
+                f"the coordinator at {self.settings.coordinator} refuses this agent: "
+                f"{leave.reason}"
+            )
+        self._end(leave.reason)
+
+    def _store(self, renewed: Certificate) -> None:
+        """Store a renewed certificate; the next connection uses it."""
+        self._identity = identity.store(
+            self.settings.state,
+            self.settings.client,
+            renewed.certificate,
+            self._identity.ca,
+            renewed.expires,
         )
-        return {
-            "result": "failed",
-            "code": code,
-            "text": f"the working process ended with code {code} ({hint})",
-        }, []
+        self._channel_is_old = True
+        self.say("the certificate is renewed")
 
-    async def _stop_work(self) -> None:
-        if self._worker:
-            self._worker.cancel()
-            await asyncio.gather(self._worker, return_exceptions=True)
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
+    # What came of work
+
+    def _report(self, key: Key, reply: WorkReply, blobs: list[bytes]) -> None:
+        """Take the outcome of a piece of work."""
+        if reply.result != "answer":
+            self.say(f"round {key[0]}: {reply.result} {reply.text}".rstrip())
+            reason = _REASONS[reply.result]
+            self._perform(self._state.failed(key, reason, reply.text))
+            return
+        if reply.cost.halvings:
+            self.say(
+                f"round {key[0]}: memory is short; "
+                f"computed 1/{2**reply.cost.halvings} of each mini-batch at a time"
+            )
+        reach("agent.before-send")
+        self._perform(self._state.answered(key, blobs[0], time.monotonic()))
+        self._tell_figures(reply.cost)
+
+    def _broke(self, error: BaseException) -> None:
+        """End because the workshop itself has failed."""
+        self.say(f"the work stopped: {error}")
+        self._end(self._ending or str(error))
+
+    def _tell(self, facts: Mapping[str, str | float]) -> None:
+        """Tell the coordinator facts about this device, if there is a connection."""
+        if facts and self._state.connected:
+            text = json.dumps(facts, separators=(",", ":"))
+            self._send(pb.AgentFrame(facts=pb.Facts(json=text)))
+
+    def _tell_figures(self, cost: WorkCost) -> None:
+        """Tell the coordinator what a piece of work took, unless it was told a moment ago."""
+        now = time.monotonic()
+        if now - self._figures_told_s >= FIGURES_S:
+            self._figures_told_s = now
+            joules = self._guest.energy.joules
+            self._tell(_figures(cost, joules, self._state.pace.mbps))
 
 
 async def _beat() -> None:
-    """Tell systemd, where it waits for that, that this agent lives."""
+    """Tell systemd that this agent lives, as often as its watchdog wants it."""
     notify.tell(READY=1)
     while (pause_s := notify.watchdog_s()) is not None:
         notify.tell(WATCHDOG=1)
         await asyncio.sleep(pause_s)
 
 
-def _name(key: Key) -> str:
-    """Return the file name of a piece of work; its kind is the coordinator's word, and must not lead out of the folder."""
-    return f"{key[0]:08d}-{quote(key[1], safe='')}-{key[2]}"
-
-
 def _figures(
-    spent: Mapping[str, float], joules: float | None, up_mbps: float
+    cost: WorkCost, joules: float | None, up_mbps: float
 ) -> dict[str, str | float]:
-    """Return what a piece of training told of the device."""
-    found: dict[str, str | float] = {}
-    if spent.get("steps"):
-        found["step_s"] = round(spent["train_s"] / spent["steps"], 6)
+    """Return what the training for an answer tells of the device; what is not known is left out."""
+    figures: dict[str, str | float] = {}
+    if cost.steps:
+        figures["step_s"] = round(cost.train_s / cost.steps, 6)
         if joules is not None:
-            found["joules"] = round(joules, 2)
+            figures["joules"] = round(joules, 2)
     if up_mbps:
-        found["up_mbps"] = round(up_mbps, 2)
-    return found
+        figures["up_mbps"] = round(up_mbps, 2)
+    return figures
 
 
 def _reason(error: BaseException) -> str:
@@ -508,7 +423,8 @@ def _reason(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Any:
+def _writing(path: Path) -> Iterator[None]:
+    """Raise RecordError for an OSError inside."""
     try:
         yield
     except OSError as error:

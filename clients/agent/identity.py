@@ -1,8 +1,8 @@
-"""An agent's identity: a key made on the device, its certificate, and the authority that both sides trust.
+"""An agent's identity: a key made on the device, its certificate, and the authority of both.
 
-The key and the certificate request are made by the command ``openssl``, so that an agent needs no package for it. All
-of an identity is one file, ``identity.json``, replaced whole: a renewal that is cut off at any moment leaves the old
-identity as it was.
+The key and the certificate request are made by the command ``openssl``, so an agent needs no
+package for them. An identity is one file, ``identity.json``, replaced whole: a renewal that is
+cut off at any moment leaves the old identity as it was.
 """
 
 from __future__ import annotations
@@ -23,63 +23,76 @@ import grpc
 
 from fedlearn.errors import RecordError, RunError, UserError
 from fedlearn.exchange import CHANNEL, methods
-from fedlearn.exchange.exchange_pb2 import EnrolRequest
+from fedlearn.exchange.exchange_pb2 import EnrolReply, EnrolRequest
 from fedlearn.system.files import replace
 
+# How long the coordinator may take to answer an enrollment.
 TIMEOUT_S = 30.0
+
+# Characters: more are not read.
 LONGEST_TOKEN = 16384
-_CONFIG = b"[req]\ndistinguished_name = name\n[name]\n"  # openssl wants one, and a device's own may ask for anything
-_MISSING = "the command 'openssl' is missing; install it: sudo apt-get install openssl"
+
+# The version of tokens that this file reads, and of the identity files that it writes.
+_VERSION = 1
+
+# openssl wants a configuration, and the device's identity may ask for anything.
+_CONFIG = b"[req]\ndistinguished_name = name\n[name]\n"
+
+_OPENSSL_TIMEOUT_S = 60.0
+
+# The files of a certificate that is being stored, beside the identity.
+_KEY = "key.pem"
+_CERTIFICATE = "certificate.pem"
+_IDENTITY = "identity.json"
+
+# Only the agent's identity user reads and writes a key.
+_PRIVATE = 0o600
 
 
 @dataclass(frozen=True)
 class Token:
-    """A one-time token: which client it is for, its secret, and the authority's certificate (PEM)."""
+    """A one-time token of a client."""
 
     client: int
+    # Never printed.
     secret: str = field(repr=False)
+    # The authority's certificate, PEM.
     ca: bytes
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Who an agent is; PEM, and times in seconds since 1970. ``since`` is when it was stored, by the agent's clock."""
+    """Who an agent is."""
 
     client: int
+    # PEM; the key is never printed.
     key: bytes = field(repr=False)
     certificate: bytes
+    # Of the authority.
     ca: bytes
+    # When it was stored, by the agent's clock, in seconds since 1970.
     since: float
+    # When the certificate expires, in seconds since 1970.
     not_after: float
 
 
 def read_token(text: str) -> Token:
-    """Return what a token says; raises UserError for text that is none, or a token of a newer version."""
-    word = "".join(text.split())  # a terminal may have broken the line
+    """Return what a token says; raises UserError for text that is none, and for a newer version."""
     try:
-        if len(word) > LONGEST_TOKEN:
-            raise ValueError
-        found = json.loads(
-            base64.b64decode(
-                word.encode("ascii") + b"=" * (-len(word) % 4),
-                altchars=b"-_",
-                validate=True,
-            )
-        )
-        version = found["v"]
-        if version == 1:
-            token = Token(
-                found["client"],
-                found["secret"],
-                _pem(base64.b64decode(found["ca"], validate=True)),
-            )
+        values = _token_values(text)
+        version = values["v"]
+        if version == _VERSION:
+            ca = _pem(base64.b64decode(values["ca"], validate=True))
+            token = Token(values["client"], values["secret"], ca)
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(
-            "not a token, or not all of it; a token is the one long word that 'fedlearn token --client ID' prints"
+            "not a token, or not all of it; a token is the one long word that "
+            "'fedlearn token --client ID' prints"
         ) from None
-    if version != 1:
+    if version != _VERSION:
         raise UserError(
-            f"the token has version {version}; this version of fedlearn reads version 1: upgrade fedlearn here"
+            f"the token has version {version}; this version of fedlearn reads "
+            f"version {_VERSION}: upgrade fedlearn here"
         )
     if not _is_id(token.client) or not isinstance(token.secret, str):
         raise UserError(
@@ -88,37 +101,41 @@ def read_token(text: str) -> Token:
     return token
 
 
-def make_key_and_csr(folder: Path) -> bytes:
-    """Make a new P-256 key, which stays in ``key.pem`` until `store`, and return a certificate request for it (PEM).
+def _token_values(text: str) -> Any:
+    """Return the JSON value in a token; raises ValueError for text that is none."""
+    # A terminal may have broken the line.
+    word = "".join(text.split())
+    if len(word) > LONGEST_TOKEN:
+        raise ValueError
+    # Tokens carry no padding.
+    padded = word.encode("ascii") + b"=" * (-len(word) % 4)
+    return json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
 
-    The identity in the folder, if there is one, goes on unchanged. Raises UserError when openssl is missing, RunError
-    when it fails, RecordError when the folder cannot be written.
+
+def make_key_and_csr(folder: Path) -> bytes:
+    """Make a new P-256 key, and return a certificate request for it (PEM).
+
+    The key stays in ``key.pem`` until `store`. The identity in the folder, if there is one,
+    goes on unchanged. Raises UserError when openssl is missing, RunError when it fails,
+    RecordError when the folder cannot be written.
     """
-    key = _openssl(
-        "genpkey",
-        "-algorithm",
-        "EC",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-pkeyopt",
-        "ec_param_enc:named_curve",
-    )
+    curve = ("-pkeyopt", "ec_paramgen_curve:P-256")
+    encoding = ("-pkeyopt", "ec_param_enc:named_curve")
+    key = _openssl("genpkey", "-algorithm", "EC", *curve, *encoding)
+    path = folder / _KEY
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        replace(folder / "key.pem", key, 0o600)
-    file = os.fspath(folder / "key.pem")
-    return _openssl(
+        replace(path, key, _PRIVATE)
+    request = (
         "req",
         "-new",
         "-sha256",
         "-key",
-        file,
+        os.fspath(path),
         "-subj",
         "/CN=fedlearn",
-        "-config",
-        "/dev/stdin",
-        given=_CONFIG,
     )
+    return _openssl(*request, "-config", "/dev/stdin", stdin=_CONFIG)
 
 
 def store(
@@ -126,64 +143,61 @@ def store(
 ) -> Identity:
     """Keep a certificate for the key that `make_key_and_csr` made, and return the new identity.
 
-    The old identity is replaced in one step, and only by a certificate that fits the key. Raises RunError for one that
-    does not, RecordError when the folder cannot be written.
+    The old identity is replaced in one step, and only by a certificate that fits the key.
+    Raises RunError for one that does not, RecordError when the folder cannot be written.
     """
     with _writing(folder):
-        replace(folder / "certificate.pem", certificate, 0o600)
+        replace(folder / _CERTIFICATE, certificate, _PRIVATE)
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(
-                folder / "certificate.pem", folder / "key.pem"
-            )
-            made = Identity(
-                client,
-                (folder / "key.pem").read_bytes(),
-                certificate,
-                ca,
-                time.time(),
-                not_after,
-            )
-            texts = {
-                "key": made.key.decode(),
-                "certificate": certificate.decode(),
-                "ca": ca.decode(),
-            }
+            identity = _identity(folder, client, ca, not_after)
+            text = _text(identity)
         except (ssl.SSLError, FileNotFoundError, UnicodeDecodeError):
-            (folder / "certificate.pem").unlink()
+            (folder / _CERTIFICATE).unlink()
             raise RunError(
-                f"the coordinator's certificate does not fit the key in '{folder}'; the identity there stays as it was"
+                "the coordinator's certificate does not fit the key in "
+                f"'{folder}'; the identity there stays as it was"
             ) from None
-        content = {
-            "v": 1,
-            "client": client,
-            "since": made.since,
-            "not_after": not_after,
-            **texts,
-        }
-        replace(folder / "identity.json", json.dumps(content).encode() + b"\n", 0o600)
-        for name in ("key.pem", "certificate.pem"):  # now part of the identity
-            (folder / name).unlink()
-    return made
+        replace(folder / _IDENTITY, text, _PRIVATE)
+        # Both are part of the identity now.
+        (folder / _KEY).unlink()
+        (folder / _CERTIFICATE).unlink()
+    return identity
+
+
+def _identity(folder: Path, client: int, ca: bytes, not_after: float) -> Identity:
+    """Return the identity of the key and the certificate in a folder.
+
+    Raises ssl.SSLError where the two do not fit, and OSError.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_cert_chain(folder / _CERTIFICATE, folder / _KEY)
+    key = (folder / _KEY).read_bytes()
+    certificate = (folder / _CERTIFICATE).read_bytes()
+    return Identity(client, key, certificate, ca, time.time(), not_after)
+
+
+def _text(identity: Identity) -> bytes:
+    """Return an identity as a line of JSON; raises UnicodeDecodeError for PEM that is no text."""
+    values = {
+        "v": _VERSION,
+        "client": identity.client,
+        "since": identity.since,
+        "not_after": identity.not_after,
+        "key": identity.key.decode(),
+        "certificate": identity.certificate.decode(),
+        "ca": identity.ca.decode(),
+    }
+    return json.dumps(values).encode() + b"\n"
 
 
 def read_identity(folder: Path) -> Identity | None:
-    """Return the identity in an agent's folder, or None; raises RecordError for one that is damaged."""
-    path = folder / "identity.json"
+    """Return the identity in an agent's folder; None: there is none.
+
+    Raises RecordError for one that is damaged, or cannot be read.
+    """
+    path = folder / _IDENTITY
     try:
-        found = json.loads(path.read_bytes())
-        key, certificate, ca = (
-            str(found[name]).encode() for name in ("key", "certificate", "ca")
-        )
-        made = Identity(
-            found["client"],
-            key,
-            certificate,
-            ca,
-            float(found["since"]),
-            float(found["not_after"]),
-        )
-        if not _is_id(made.client):
-            raise ValueError
+        identity = _parsed(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -192,42 +206,63 @@ def read_identity(folder: Path) -> Identity | None:
         raise RecordError(
             f"'{path}' is damaged; remove it and enroll again with a new token"
         ) from None
-    return made
+    return identity
+
+
+def _parsed(text: bytes) -> Identity:
+    """Return the identity of a line of JSON.
+
+    Raises ValueError, KeyError or TypeError for a damaged one.
+    """
+    values = json.loads(text)
+    identity = Identity(
+        values["client"],
+        str(values["key"]).encode(),
+        str(values["certificate"]).encode(),
+        str(values["ca"]).encode(),
+        float(values["since"]),
+        float(values["not_after"]),
+    )
+    if not _is_id(identity.client):
+        raise ValueError
+    return identity
 
 
 def due(identity: Identity, now: float) -> bool:
-    """Tell whether to renew: in the last third of the validity, and whenever the clock was wrong as it was stored."""
-    validity = identity.not_after - identity.since
-    return validity <= 0 or identity.not_after - now <= validity / 3
+    """Tell whether to renew: in the last third of the validity.
+
+    Renew at once where the clock was wrong when the identity was stored: its validity then
+    ended before it began.
+    """
+    validity_s = identity.not_after - identity.since
+    left_s = identity.not_after - now
+    return validity_s <= 0 or left_s <= validity_s / 3
 
 
 def enroll(
     coordinator: str, token: Token, folder: Path, timeout_s: float = TIMEOUT_S
 ) -> Identity:
-    """Exchange a token for a certificate at the coordinator's enrollment port (HOST:PORT), and keep it in the folder.
+    """Exchange a token for a certificate at the coordinator's enrollment port, and keep it.
 
-    The coordinator must show a certificate of the token's authority before the secret leaves this machine. Raises
-    UserError for a token or address that is refused, RunError when the coordinator cannot be reached or fails.
+    coordinator: HOST:PORT. The coordinator must show a certificate of the token's authority
+    before the secret leaves this machine. Raises UserError for a token or address that is
+    refused, RunError when the coordinator cannot be reached or fails, RecordError when the
+    folder cannot be read or written.
     """
     check_address(coordinator)
-    held = read_identity(folder)
-    if held is not None and held.client != token.client:
+    present = read_identity(folder)
+    if present is not None and present.client != token.client:
         raise UserError(
-            f"'{folder}' belongs to client {held.client}, the token is for client {token.client}; choose another --state"
+            f"'{folder}' belongs to client {present.client}, the token is for client "
+            f"{token.client}; choose another --state"
         )
-    request = make_key_and_csr(folder)
-    with grpc.secure_channel(
-        coordinator, grpc.ssl_channel_credentials(token.ca), CHANNEL
-    ) as channel:
-        try:
-            reply = methods.enroll(channel)(
-                EnrolRequest(secret=token.secret, request=request), timeout=timeout_s
-            )
-        except grpc.RpcError as error:
-            raise _told(coordinator, error) from None
+    csr = make_key_and_csr(folder)
+    request = EnrolRequest(secret=token.secret, request=csr)
+    reply = _exchange(coordinator, token.ca, request, timeout_s)
     if reply.client != token.client:
         raise RunError(
-            f"the coordinator took the token of client {token.client} for client {reply.client}; nothing was kept"
+            f"the coordinator took the token of client {token.client} "
+            f"for client {reply.client}; nothing was kept"
         )
     return store(folder, reply.client, reply.certificate, token.ca, reply.expires)
 
@@ -235,71 +270,105 @@ def enroll(
 def check_address(address: str) -> None:
     """Raise UserError for text that is not HOST:PORT; an IPv6 address stands in brackets."""
     host, colon, port = address.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    right = (
-        bare
-        and (bare != host or ":" not in bare)
-        and not set(bare) & set("/[]@ ")
-        and bare.isprintable()
-    )
-    if not (
-        colon
-        and right
-        and port.isascii()
-        and port.isdigit()
-        and 0 < int(port[:6]) <= 65535
-    ):
+    if not (colon and _is_host(host) and _is_port(port)):
         raise UserError(
-            f"'{address}' is no address; write HOST:PORT, e.g. coordinator.example.org:8444 or [::1]:8444"
+            f"'{address}' is no address; write HOST:PORT, e.g. "
+            "coordinator.example.org:8444 or [::1]:8444"
         )
 
 
-def _told(coordinator: str, error: Any) -> UserError | RunError:
+def _is_host(host: str) -> bool:
+    """Tell whether text can be a name, an IPv4 address, or an IPv6 address in brackets."""
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    bare = host[1:-1] if is_bracketed else host
+    if not bare or (":" in bare and not is_bracketed):
+        return False
+    return bare.isprintable() and not set(bare) & set("/[]@ ")
+
+
+def _is_port(port: str) -> bool:
+    # More digits than six are never a port, and int() takes long for millions of them.
+    if not port.isascii() or not port.isdigit():
+        return False
+    return 0 < int(port[:6]) <= 65535
+
+
+def _exchange(
+    coordinator: str, ca: bytes, request: EnrolRequest, timeout_s: float
+) -> EnrolReply:
+    """Return the coordinator's reply to an enrollment; raises UserError or RunError."""
+    credentials = grpc.ssl_channel_credentials(ca)
+    with grpc.secure_channel(coordinator, credentials, CHANNEL) as channel:
+        try:
+            reply: EnrolReply = methods.enroll(channel)(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise _refusal(coordinator, error) from None
+    return reply
+
+
+def _refusal(coordinator: str, error: Any) -> UserError | RunError:
     """Return our error for gRPC's."""
-    code, details = error.code(), error.details() or ""
+    code = error.code()
+    details = error.details() or ""
     if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT):
         return UserError(f"{coordinator} refuses: {details}")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return UserError(
-            f"{coordinator} does not enroll agents; give the coordinator's enrollment port"
+            f"{coordinator} does not enroll agents; "
+            "give the coordinator's enrollment port"
         )
     if code is grpc.StatusCode.UNAVAILABLE:
-        reason = details.lower()
-        if "hostname" in reason or "peer name" in reason:
-            host = coordinator.rpartition(":")[0]
-            return UserError(
-                f"the coordinator's certificate is not for the name {host}; there: fedlearn pki server --name {host}"
-            )
-        if "handshake" in reason or "ssl" in reason or "certificate" in reason:
-            today = time.strftime("%Y-%m-%d", time.gmtime())
-            return UserError(
-                f"{coordinator} could not prove that it is the coordinator of this token; check the address, the token and this "
-                f"device's clock ({today}). The token was not sent ({details[:300]})"
-            )
-        return RunError(
-            f"{coordinator} cannot be reached, or is not an enrollment port ({details[:300]})"
-        )
+        return _unavailable(coordinator, details)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return RunError(
-            f"{coordinator} did not answer in time; if the next try says that the token was used, ask for a new one"
+            f"{coordinator} did not answer in time; if the next try says that the "
+            "token was used, ask for a new one"
         )
     return RunError(f"{coordinator} failed: {details[:200]}")
 
 
-def _openssl(*arguments: str, given: bytes = b"") -> bytes:
+def _unavailable(coordinator: str, details: str) -> UserError | RunError:
+    """Return the error for a coordinator to which no connection was made.
+
+    gRPC tells the reason in words only.
+    """
+    reason = details.lower()
+    if "hostname" in reason or "peer name" in reason:
+        host = coordinator.rpartition(":")[0]
+        return UserError(
+            f"the coordinator's certificate is not for the name {host}; "
+            f"there: fedlearn pki server --name {host}"
+        )
+    if "handshake" in reason or "ssl" in reason or "certificate" in reason:
+        today = time.strftime("%Y-%m-%d", time.gmtime())
+        return UserError(
+            f"{coordinator} could not prove that it is the coordinator of this token; "
+            f"check the address, the token and this device's clock ({today}). "
+            f"The token was not sent ({details[:300]})"
+        )
+    return RunError(
+        f"{coordinator} cannot be reached, or is not an enrollment port "
+        f"({details[:300]})"
+    )
+
+
+def _openssl(*arguments: str, stdin: bytes = b"") -> bytes:
+    """Return the PEM that an openssl command prints; raises UserError or RunError."""
+    command = ["openssl", *arguments]
     try:
-        done = subprocess.run(
-            ["openssl", *arguments], input=given, capture_output=True, timeout=60
+        process = subprocess.run(
+            command, input=stdin, capture_output=True, timeout=_OPENSSL_TIMEOUT_S
         )
     except FileNotFoundError:
-        raise UserError(_MISSING) from None
+        raise UserError(
+            "the command 'openssl' is missing; install it: sudo apt-get install openssl"
+        ) from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RunError(f"openssl {arguments[0]}: {error}") from None
-    if done.returncode or not done.stdout.startswith(b"-----BEGIN "):
-        raise RunError(
-            f"openssl {arguments[0]} failed: {done.stderr.decode(errors='replace')[:300] or done.returncode}"
-        )
-    return done.stdout
+    if process.returncode or not process.stdout.startswith(b"-----BEGIN "):
+        errors = process.stderr.decode(errors="replace")[:300]
+        raise RunError(f"openssl {arguments[0]} failed: {errors or process.returncode}")
+    return process.stdout
 
 
 def _pem(der: bytes) -> bytes:
@@ -313,13 +382,14 @@ def _pem(der: bytes) -> bytes:
 
 
 def _is_id(client: object) -> bool:
-    return (
-        isinstance(client, int) and not isinstance(client, bool) and 0 <= client < 2**32
-    )
+    if not isinstance(client, int) or isinstance(client, bool):
+        return False
+    return 0 <= client < 2**32
 
 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
+    """Raise RecordError for an OSError inside."""
     try:
         yield
     except OSError as error:

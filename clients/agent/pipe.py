@@ -1,4 +1,12 @@
-"""Messages between an agent and the process that works for it: a line of JSON and byte strings, over a pipe."""
+"""What an agent and the process that works for it tell each other over a pipe.
+
+The agent sends one `WorkSetup`, and then a `WorkRequest` for each task, with the task and its
+payloads as byte strings. The process replies to each request with a `WorkReply`, with the
+answer as a byte string. Only this file knows the keys of the messages.
+
+A message is the length of its head (4 bytes, little endian), the head, which is a JSON object,
+and byte strings whose lengths the head has under "blobs".
+"""
 
 from __future__ import annotations
 
@@ -6,29 +14,125 @@ import json
 import struct
 from asyncio import StreamReader
 from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from dataclasses import asdict, dataclass
+from typing import IO, Any, Literal
 
-_HEAD = struct.Struct("<I")
+_LENGTH = struct.Struct("<I")
+
+Head = Mapping[str, Any]
+Message = tuple[dict[str, Any], list[bytes]]
+
+# "answer": the answer follows; "lacking": the model that a difference starts from is missing;
+# "declined": not now, or not on this device; "failed": the work raised an error.
+Result = Literal["answer", "lacking", "declined", "failed"]
 
 
-def pack(told: Mapping[str, Any], blobs: Sequence[bytes] = ()) -> list[bytes]:
+@dataclass(frozen=True)
+class Limits:
+    """What the device's owner allows; 0: no limit."""
+
+    # Passes over the samples, also where the plan counts steps.
+    epochs: int = 0
+    # Mini-batches.
+    steps: int = 0
+    # Modules that models and data may be imported from.
+    allow: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WorkSetup:
+    """What the process builds before its first task.
+
+    folder: of the run. experiment: the welcome's JSON. data: "auto", a file.npz, or an import path.
+    """
+
+    folder: str
+    client: int
+    experiment: str
+    data: str
+    limits: Limits
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the setup as the head of a message; the limits stand beside the other keys."""
+        head = asdict(self)
+        limits = head.pop("limits")
+        return {**head, **limits}
+
+    @classmethod
+    def from_dict(cls, head: Head) -> WorkSetup:
+        """Return the setup of a message's head."""
+        limits = Limits(head["epochs"], head["steps"], tuple(head["allow"]))
+        return cls(
+            head["folder"], head["client"], head["experiment"], head["data"], limits
+        )
+
+
+@dataclass(frozen=True)
+class WorkRequest:
+    """Asks for the work on a task."""
+
+    # Of the answer's file.
+    name: str
+    # Of mini-batches, known to be needed on this device.
+    halvings: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the request as the head of a message."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, head: Head) -> WorkRequest:
+        """Return the request of a message's head."""
+        return cls(head["name"], head.get("halvings", 0))
+
+
+@dataclass(frozen=True)
+class WorkCost:
+    """What the training for an answer took; steps is 0 after an evaluation."""
+
+    steps: int = 0
+    train_s: float = 0.0
+    halvings: int = 0
+
+
+@dataclass(frozen=True)
+class WorkReply:
+    """What came of a request; text: the reason, where there is no answer."""
+
+    result: Result
+    text: str = ""
+    cost: WorkCost = WorkCost()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the reply as the head of a message."""
+        cost = asdict(self.cost)
+        return {"result": self.result, "text": self.text, "spent": cost}
+
+    @classmethod
+    def from_dict(cls, head: Head) -> WorkReply:
+        """Return the reply of a message's head."""
+        cost = WorkCost(**head["spent"])
+        return cls(head["result"], head["text"], cost)
+
+
+def pack(head: Head, blobs: Sequence[bytes] = ()) -> list[bytes]:
     """Return a message as parts to write one after another."""
-    text = json.dumps({**told, "blobs": [len(blob) for blob in blobs]}).encode()
-    return [_HEAD.pack(len(text)), text, *blobs]
+    lengths = [len(blob) for blob in blobs]
+    text = json.dumps({**head, "blobs": lengths}).encode()
+    return [_LENGTH.pack(len(text)), text, *blobs]
 
 
-def read(stream: IO[bytes]) -> tuple[dict[str, Any], list[bytes]] | None:
-    """Return the next message; None at the end of the stream."""
-    head = stream.read(_HEAD.size)
-    if len(head) < _HEAD.size:
+def read(stream: IO[bytes]) -> Message | None:
+    """Return the next message, head and byte strings; None at the end of the stream."""
+    length = stream.read(_LENGTH.size)
+    if len(length) < _LENGTH.size:
         return None
-    told = json.loads(stream.read(_HEAD.unpack(head)[0]))
-    return told, [stream.read(size) for size in told["blobs"]]
+    head = json.loads(stream.read(*_LENGTH.unpack(length)))
+    return head, [stream.read(size) for size in head["blobs"]]
 
 
-async def receive(stream: StreamReader) -> tuple[dict[str, Any], list[bytes]]:
+async def receive(stream: StreamReader) -> Message:
     """Return the next message; raises asyncio.IncompleteReadError at the end of the stream."""
-    told = json.loads(
-        await stream.readexactly(_HEAD.unpack(await stream.readexactly(_HEAD.size))[0])
-    )
-    return told, [await stream.readexactly(size) for size in told["blobs"]]
+    length = await stream.readexactly(_LENGTH.size)
+    head = json.loads(await stream.readexactly(*_LENGTH.unpack(length)))
+    return head, [await stream.readexactly(size) for size in head["blobs"]]

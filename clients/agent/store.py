@@ -1,4 +1,4 @@
-"""Files of an agent that must be whole after a power cut, and the answers among them."""
+"""The answers on an agent's disk: each is whole or missing after a power cut."""
 
 from __future__ import annotations
 
@@ -6,40 +6,46 @@ import contextlib
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
+from fedlearn.exchange.keys import Key
 from fedlearn.system.checksum import crc32
 from fedlearn.system.failpoints import armed, reach
 from fedlearn.system.files import replace
 
-_SIZES = struct.Struct("<III")  # of the task, of the answer; CRC-32 of both
+# Bytes of the task, bytes of the answer, CRC-32 of both.
+_HEAD = struct.Struct("<III")
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Replace a file, in a folder that is made if need be; raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace(path, data)
+def answer_name(key: Key) -> str:
+    """Return the file name of the answer to a piece of work."""
+    number, kind, turn = key
+    # The kind is the coordinator's word, and must not lead out of the folder.
+    return f"{number:08d}-{quote(kind, safe='')}-{turn}"
 
 
 def write_answer(path: Path, task: bytes, answer: bytes) -> None:
     """Keep an answer beside the task that it answers; raises OSError."""
-    data = (
-        _SIZES.pack(len(task), len(answer), crc32(answer, crc32(task))) + task + answer
-    )
+    checksum = crc32(answer, crc32(task))
+    data = _HEAD.pack(len(task), len(answer), checksum) + task + answer
     reach("agent.before-answer")
     if armed("agent.half-answer"):
         (path.parent / f".{path.name}.part").write_bytes(data[: len(data) // 2])
         reach("agent.half-answer")
-    write_file(path, data)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace(path, data)
     reach("agent.after-answer")
 
 
 def answers(folder: Path) -> Iterator[tuple[str, bytes, bytes]]:
     """Yield the answers in a folder that are whole: name, task, answer."""
-    for path in sorted(folder.glob("[!.]*")):  # the others are parts of files
+    # Parts of files begin with a dot.
+    for path in sorted(folder.glob("[!.]*")):
         with contextlib.suppress(OSError, struct.error):
             data = path.read_bytes()
-            task, answer, checksum = _SIZES.unpack_from(data)
-            told = data[_SIZES.size : _SIZES.size + task]
-            body = data[_SIZES.size + task : _SIZES.size + task + answer]
-            if crc32(body, crc32(told)) == checksum and len(body) == answer:
-                yield path.name, told, body
+            task_bytes, answer_bytes, checksum = _HEAD.unpack_from(data)
+            answer_at = _HEAD.size + task_bytes
+            task = data[_HEAD.size : answer_at]
+            answer = data[answer_at : answer_at + answer_bytes]
+            if len(answer) == answer_bytes and crc32(answer, crc32(task)) == checksum:
+                yield path.name, task, answer

@@ -1,95 +1,102 @@
-"""What `fedlearn doctor` looks at on the device itself; each check is one `Finding`, and none raises for what it finds."""
+"""What `fedlearn doctor` looks at on the device itself, but for torch.
+
+Each check returns a `Finding`, and none raises for what it finds.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
 import stat
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from fedlearn.clients.agent import identity
+from fedlearn.clients.agent.identity import Identity
+from fedlearn.clients.device.findings import (
+    DAY_S,
+    FAILS,
+    NOTE,
+    SET_CLOCK,
+    SKIPPED,
+    WELL,
+    Finding,
+    day,
+    moment,
+    size,
+    span,
+)
 from fedlearn.errors import RecordError
 
-WELL, NOTE, FAILS, SKIPPED = "ok", "note", "FAILS", "-"
-"""States: all is well; works, but read this; does not work; not looked at."""
-
+# The oldest versions that an agent runs with, as in pyproject.toml.
 NEEDED = {"numpy": "1.24", "grpcio": "1.60", "protobuf": "6.31.1"}
-"""The oldest versions that an agent runs with, as in pyproject.toml."""
 
-KERNEL_S = 180.0
-"""How long torch may take to load and to run its first kernel; a Jetson reads it from an SD card."""
+# Bytes available. Importing torch alone takes 217 MB.
+LEAST_MEMORY = 400e6
+ENOUGH_MEMORY = 800e6
 
-LEAST_MEMORY, ENOUGH_MEMORY = 400e6, 800e6
-"""Bytes available. Importing torch alone takes 217 MB."""
+# Bytes free where the agent keeps models, residuals and answers.
+LEAST_DISK = 100e6
+ENOUGH_DISK = 1e9
 
-LEAST_DISK, ENOUGH_DISK = 100e6, 1e9
-"""Bytes free where the agent keeps models, residuals and answers."""
-
+# A slower sync holds up each answer.
 SLOW_SYNC_S = 1.0
-SOON_S = 7 * 86400.0
-DAY_S = 86400.0
 
+# A certificate that ends sooner is worth a note.
+SOON_S = 7 * DAY_S
 
-@dataclass(frozen=True)
-class Finding:
-    """One line: what was looked at, how it is, what to do about it (for all that fails), and figures for machines."""
+# What a disk is asked to sync: a block of the file system.
+_BLOCK = bytes(4096)
 
-    name: str
-    state: str
-    text: str
-    fix: str = ""
-    figures: Mapping[str, Any] = field(default_factory=dict)
+_OTHERS = 0o077
 
 
 def python() -> Finding:
     """Look at Python and the few packages that an agent needs."""
-    found, wrong = [platform.python_version()], []
+    python_version = platform.python_version()
+    versions = [python_version]
+    faults = []
     for name, oldest in NEEDED.items():
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
-            wrong.append(f"{name} is missing")
+            faults.append(f"{name} is missing")
             continue
-        found.append(f"{name} {version}")
+        versions.append(f"{name} {version}")
         if _numbers(version) < _numbers(oldest):
-            wrong.append(f"{name} {version} is older than {oldest}")
-    figures = {"executable": sys.executable, "version": platform.python_version()}
-    if wrong:
-        return Finding(
-            "python",
-            FAILS,
-            f"{found[0]}: {', '.join(wrong)}",
-            f"{sys.executable} -m pip install --upgrade fedlearn",
-            figures,
-        )
-    return Finding("python", WELL, ", ".join(found), figures=figures)
+            faults.append(f"{name} {version} is older than {oldest}")
+    figures = {"executable": sys.executable, "version": python_version}
+    if faults:
+        text = f"{python_version}: {', '.join(faults)}"
+        fix = f"{sys.executable} -m pip install --upgrade fedlearn"
+        return Finding("python", FAILS, text, fix, figures)
+    return Finding("python", WELL, ", ".join(versions), figures=figures)
 
 
 def memory(available: int | None, total_mb: int) -> Finding:
-    """Judge the memory that programs can still have, bytes, of all that there is (MB, 0: not known)."""
+    """Judge the memory that programs can still have.
+
+    available: bytes. total_mb: of the device; 0: not known.
+    """
     if available is None:
         return Finding("memory", SKIPPED, "the system does not tell")
-    text = f"{_size(available)} available" + (
-        f" of {_size(1048576 * total_mb)}" if total_mb else ""
-    )
+    text = f"{size(available)} available"
+    if total_mb:
+        text += f" of {size(total_mb * (1 << 20))}"
     figures = {"available_bytes": available}
-    fix = "end other programs (a desktop takes about 1 GB: sudo systemctl set-default multi-user.target), or add swap"
+    fix = (
+        "end other programs (a desktop takes about 1 GB: "
+        "sudo systemctl set-default multi-user.target), or add swap"
+    )
     if available < LEAST_MEMORY:
         return Finding("memory", FAILS, f"{text}; torch does not fit", fix, figures)
     if available < ENOUGH_MEMORY:
-        return Finding(
-            "memory", NOTE, f"{text}; a large model may not fit", fix, figures
-        )
+        text += "; a large model may not fit"
+        return Finding("memory", NOTE, text, fix, figures)
     return Finding("memory", WELL, text, figures=figures)
 
 
@@ -99,262 +106,120 @@ def disk(state: Path) -> Finding:
     try:
         folder = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(folder).free
-        began = time.monotonic()
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as file:
-            file.write(bytes(4096))
-            file.flush()
-            os.fsync(file.fileno())
-        sync_s = time.monotonic() - began
+        sync_s = _sync_s(folder)
     except PermissionError:
-        fix = f"run this as the user that the agent runs as, e.g. sudo -u fedlearn fedlearn doctor --state {state}"
-        return Finding("disk", FAILS, f"'{folder}' cannot be written by this user", fix)
-    except OSError as error:
-        fix = "mount the disk writable and see 'dmesg': a card that fails becomes read-only; or choose another --state"
-        return Finding("disk", FAILS, f"'{folder}': {error.strerror or error}", fix)
-    figures = {"folder": str(folder), "free_bytes": free, "sync_s": round(sync_s, 4)}
-    text = f"{_size(free)} free in '{folder}', written and synced in {1000 * sync_s:.0f} ms"
-    if free < LEAST_DISK:
-        return Finding(
-            "disk",
-            FAILS,
-            text,
-            "make room: an agent keeps a few copies of the model there",
-            figures,
+        text = f"'{folder}' cannot be written by this user"
+        fix = (
+            "run this as the user that the agent runs as, e.g. "
+            f"sudo -u fedlearn fedlearn doctor --state {state}"
         )
+        return Finding("disk", FAILS, text, fix)
+    except OSError as error:
+        fix = (
+            "mount the disk writable and see 'dmesg': a card that fails becomes "
+            "read-only; or choose another --state"
+        )
+        return Finding("disk", FAILS, f"'{folder}': {error.strerror or error}", fix)
+    return _judged_disk(folder, free, sync_s)
+
+
+def _sync_s(folder: Path) -> float:
+    """Return how long it takes to write and sync a small file; raises OSError."""
+    began = time.monotonic()
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as file:
+        file.write(_BLOCK)
+        file.flush()
+        os.fsync(file.fileno())
+    return time.monotonic() - began
+
+
+def _judged_disk(folder: Path, free: int, sync_s: float) -> Finding:
+    figures = {"folder": str(folder), "free_bytes": free, "sync_s": round(sync_s, 4)}
+    text = (
+        f"{size(free)} free in '{folder}', written and synced in {1000 * sync_s:.0f} ms"
+    )
+    if free < LEAST_DISK:
+        fix = "make room: an agent keeps a few copies of the model there"
+        return Finding("disk", FAILS, text, fix, figures)
     if free < ENOUGH_DISK:
         return Finding("disk", NOTE, text, "make room before long", figures)
     if sync_s > SLOW_SYNC_S:
-        return Finding(
-            "disk",
-            NOTE,
-            f"{text}: slow",
-            "each answer waits for this; a faster card or an SSD helps",
-            figures,
-        )
+        fix = "each answer waits for this; a faster card or an SSD helps"
+        return Finding("disk", NOTE, f"{text}: slow", fix, figures)
     return Finding("disk", WELL, text, figures=figures)
 
 
-def certificate(state: Path, now: float) -> tuple[Finding, identity.Identity | None]:
-    """Look at the agent's identity: whether it is there, whose it is, how long it lasts, who can read the key."""
-    name = "certificate"
+def certificate(state: Path, now: float) -> tuple[Finding, Identity | None]:
+    """Look at the agent's identity: whether it is there and for how long, and who can read the key.
+
+    now: seconds since 1970. Returns the identity too, where there is one.
+    """
     enroll = f"fedlearn enroll --coordinator HOST:PORT --token T --state {state}"
     try:
-        found = identity.read_identity(state)
+        own_identity = identity.read_identity(state)
     except RecordError as error:
-        fix = f"run this as the user that the agent runs as; if the file is damaged: rm {state / 'identity.json'}, then {enroll}"
-        return Finding(name, FAILS, str(error), fix), None
-    if found is None:
+        fix = (
+            "run this as the user that the agent runs as; if the file is damaged: "
+            f"rm {state / 'identity.json'}, then {enroll}"
+        )
+        return Finding("certificate", FAILS, str(error), fix), None
+    if own_identity is None:
+        text = f"there is none in '{state}'"
         fix = f"on the coordinator: fedlearn token --client ID; then here: {enroll}"
-        return Finding(name, FAILS, f"there is none in '{state}'", fix), None
-    figures = {"client": found.client, "not_after": found.not_after}
-    text = f"client {found.client}, until {day(found.not_after)}"
-    mode = stat.S_IMODE((state / "identity.json").stat().st_mode)
-    if mode & 0o077:
-        fix = f"chmod 600 {state / 'identity.json'}; if others use this device, also enroll anew with another token"
-        return Finding(
-            name,
-            FAILS,
-            f"{text}; other users can read its key (mode {mode:03o})",
-            fix,
-            figures,
-        ), found
-    if now >= found.not_after:
-        fix = f"if this device's clock is right ({day(now)}), it was away too long: enroll anew with a new token ({enroll})"
-        return Finding(
-            name,
-            FAILS,
-            f"client {found.client}, expired on {day(found.not_after)}",
-            fix,
-            figures,
-        ), found
-    if found.not_after - now < SOON_S:
-        return Finding(
-            name,
-            NOTE,
-            text,
-            "the agent renews it when it reaches the coordinator: start the agent",
-            figures,
-        ), found
-    return Finding(name, WELL, text, figures=figures), found
+        return Finding("certificate", FAILS, text, fix), None
+    return _judged_identity(
+        own_identity, state / "identity.json", now, enroll
+    ), own_identity
+
+
+def _judged_identity(
+    own_identity: Identity, path: Path, now: float, enroll: str
+) -> Finding:
+    """Judge an identity in a file; enroll: the command that makes a new one."""
+    figures = {"client": own_identity.client, "not_after": own_identity.not_after}
+    end = day(own_identity.not_after)
+    text = f"client {own_identity.client}, until {end}"
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & _OTHERS:
+        text += f"; other users can read its key (mode {mode:03o})"
+        fix = (
+            f"chmod 600 {path}; if others use this device, "
+            "also enroll anew with another token"
+        )
+        return Finding("certificate", FAILS, text, fix, figures)
+    if now >= own_identity.not_after:
+        text = f"client {own_identity.client}, expired on {end}"
+        fix = (
+            f"if this device's clock is right ({day(now)}), it was away too long: "
+            f"enroll anew with a new token ({enroll})"
+        )
+        return Finding("certificate", FAILS, text, fix, figures)
+    if own_identity.not_after - now < SOON_S:
+        fix = "the agent renews it when it reaches the coordinator: start the agent"
+        return Finding("certificate", NOTE, text, fix, figures)
+    return Finding("certificate", WELL, text, figures=figures)
 
 
 def clock(now: float, known: float) -> Finding | None:
-    """Return what is wrong with a clock that is before a moment that has been, both in seconds since 1970."""
+    """Return what is wrong with a clock that is before a moment that has been; None: nothing.
+
+    now: what the clock says; known: the moment; both in seconds since 1970.
+    """
+    # Archives store local times, so less than a day proves nothing.
     if now >= known - DAY_S:
         return None
-    behind = f"it is behind by {days(known - now)} or more"
-    text = f"this device's clock says {moment(now)}, but it has been {moment(known)} already: {behind}"
+    text = (
+        f"this device's clock says {moment(now)}, but it has been {moment(known)} "
+        f"already: it is behind by {span(known - now)} or more"
+    )
     return Finding("clock", FAILS, text, SET_CLOCK, {"behind_s": round(known - now)})
-
-
-def torch(
-    jetson: bool,
-    command: Sequence[str] = (sys.executable, "-m", "fedlearn.clients.device.kernel"),
-    timeout_s: float = KERNEL_S,
-) -> Finding:
-    """Have a process load torch and run kernels; see `fedlearn.clients.device.kernel`."""
-    child = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-    )
-    try:
-        told, errors = child.communicate(timeout=timeout_s)
-        ended = _ending(child.returncode)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        told, errors = child.communicate()
-        ended = f"it does not come back within {timeout_s:g} s"
-    facts: dict[str, Any] = {}
-    for line in told.decode(errors="replace").splitlines():
-        if line.startswith("{") and line.endswith(
-            "}"
-        ):  # torch and its libraries print what they like
-            facts.update(json.loads(line))
-    last = (errors.decode(errors="replace").strip().splitlines() or [""])[-1][:300]
-    return _judged(facts, ended, last, jetson)
-
-
-def _judged(
-    facts: Mapping[str, Any], ended: str | None, last: str, jetson: bool
-) -> Finding:
-    """Return the finding for what the process told, how it ended (None: well) and the last line of its errors."""
-    install = _route(jetson)
-
-    def fails(text: str, fix: str) -> Finding:
-        return Finding("torch", FAILS, text, fix, facts)
-
-    if "missing" in facts:
-        hidden = (
-            " (this environment does not see the system's packages: make it with --system-site-packages)"
-            if _is_closed()
-            else ""
-        )
-        return fails(f"no module '{facts['missing']}'{hidden}", install)
-    if "broken" in facts:
-        return fails(
-            f"torch is there but cannot be loaded: {facts['broken']}",
-            f"it was built for another system; {install}",
-        )
-    if "version" not in facts:
-        return fails(
-            f"importing torch: {ended or last or 'nothing came back'}",
-            f"python3 -X faulthandler -c 'import torch'; then {install}",
-        )
-    version = f"torch {facts['version']}"
-    if facts.get("cpu_wrong"):
-        return fails(
-            f"{version} computes wrongly on the CPU: {facts['cpu_wrong']}",
-            f"the build does not fit this processor; {install}",
-        )
-    if "cpu_wrong" not in facts:
-        return fails(
-            f"{version}: on the CPU {ended or last}",
-            f"the build does not fit this processor; {install}",
-        )
-    if "no_gpu" in facts:
-        if jetson:
-            text = f"{version} finds no GPU ({str(facts['no_gpu']).splitlines()[0]}); it trains on the CPU"
-            return Finding(
-                "torch",
-                NOTE,
-                text,
-                f"is this user in the groups video and render? If so: {install}",
-                facts,
-            )
-        return Finding("torch", WELL, f"{version}, on the CPU", figures=facts)
-    if "gpu" not in facts:
-        return fails(
-            f"{version}: looking for a GPU {ended or last}",
-            "the driver does not answer; restart the device, and see 'dmesg'",
-        )
-    place = f"{facts['gpu']} ({facts['capability']})"
-    if facts.get("gpu_wrong"):
-        return fails(
-            f"{version} computes wrongly on the {place}: {facts['gpu_wrong']}", install
-        )
-    if "gpu_s" in facts:
-        return Finding(
-            "torch",
-            WELL,
-            f"{version}, kernels run on the {place} and are right",
-            figures=facts,
-        )
-    reason = (
-        str(facts.get("gpu_error") or ended or last or "nothing came back")
-        .strip()
-        .splitlines()[0]
-    )
-    built = (
-        f"; this torch is built for {' '.join(facts['built_for'])}"
-        if facts["capability"] not in facts["built_for"]
-        else ""
-    )
-    return fails(
-        f"{version} loads, but a kernel does not run on the {place}: {reason}{built}",
-        install,
-    )
-
-
-def _route(jetson: bool) -> str:
-    if jetson:
-        return "install NVIDIA's own wheel for this JetPack (docs/jetson.md has the table); what 'pip install torch' gives has another CUDA"
-    return f"{sys.executable} -m pip install 'torch>=2.5,<2.11' (on ARM, newer ones bring gigabytes of CUDA)"
-
-
-def _is_closed() -> bool:
-    """Tell whether this is a virtual environment that does not see the system's packages."""
-    try:
-        return (
-            "include-system-site-packages = false"
-            in (Path(sys.prefix) / "pyvenv.cfg").read_text()
-        )
-    except OSError:
-        return False
-
-
-def _ending(code: int) -> str | None:
-    if code == 0:
-        return None
-    return (
-        f"it ends by signal {-code}" + (" (out of memory?)" if code == -9 else "")
-        if code < 0
-        else None
-    )
-
-
-SET_CLOCK = "set it: sudo timedatectl set-ntp true, or without a time server: sudo date -s '2030-01-31 12:00' (the right one)"
-
-
-def day(seconds: float) -> str:
-    """Return a moment (seconds since 1970) as a date, UTC."""
-    return time.strftime("%Y-%m-%d", time.gmtime(seconds))
-
-
-def moment(seconds: float) -> str:
-    """Return a moment (seconds since 1970) as date and time, UTC."""
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
-
-
-def days(span_s: float) -> str:
-    """Return a span of time in words."""
-    span_s = abs(span_s)
-    for unit, unit_s in (("days", DAY_S), ("hours", 3600.0), ("minutes", 60.0)):
-        if span_s >= 2 * unit_s:
-            return f"{span_s / unit_s:.0f} {unit}"
-    return f"{span_s:.1f} s"
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def _numbers(version: str) -> tuple[int, ...]:
     """Return the leading numbers of a version."""
-    parts = []
+    numbers = []
     for part in version.split("."):
         if not part.isdecimal():
             break
-        parts.append(int(part))
-    return tuple(parts)
+        numbers.append(int(part))
+    return tuple(numbers)

@@ -1,7 +1,8 @@
-"""Whether torch works here, told by a process of its own: ``python -m fedlearn.clients.device.kernel``.
+"""Whether torch works here, told by ``python -m fedlearn.clients.device.kernel``.
 
-That torch can be imported proves little: a build without this GPU's architecture fails at its first kernel, and a broken driver
-may end or hang the process. Each step prints one line of JSON, so that whoever started this knows where it ended.
+That torch can be imported proves little. A build without this GPU's architecture fails at its
+first kernel, and a broken driver may end or hang the process. Each step prints one line of
+JSON, so whoever started this knows how far it came.
 """
 
 from __future__ import annotations
@@ -11,78 +12,91 @@ import sys
 import time
 from typing import Any
 
+# Side of the matrices. Products of their small whole numbers are exact in float32.
 SIZE = 64
 
 
 def main() -> int:
-    """Print what is found; returns the exit code."""
+    """Print what works; returns the exit code."""
+    if _load() and _start_gpu():
+        _run_on_gpu()
+    return 0
+
+
+def _load() -> bool:
+    """Load torch, and compute on the CPU; tell whether torch is there."""
     began = time.monotonic()
     try:
         import torch
     except ModuleNotFoundError as error:
         _tell(missing=str(error.name))
-        return 0
-    except (
-        ImportError,
-        OSError,
-    ) as error:  # a library of another CUDA, or of another JetPack
+        return False
+    # A library of another CUDA, or of another JetPack.
+    except (ImportError, OSError) as error:
         _tell(broken=str(error))
-        return 0
-    _tell(
-        version=str(torch.__version__),
-        cuda=torch.version.cuda,
-        import_s=round(time.monotonic() - began, 1),
-    )
-    _tell(cpu_wrong=_wrong("cpu"))
+        return False
+    import_s = round(time.monotonic() - began, 1)
+    version = str(torch.__version__)
+    _tell(version=version, cuda=torch.version.cuda, import_s=import_s)
+    _tell(cpu_wrong=_mistake("cpu"))
+    return True
+
+
+def _start_gpu() -> bool:
+    """Start the GPU; tell whether there is one."""
+    import torch
+
     start: Any = torch.cuda.init
     try:
         start()
-    except (
-        RuntimeError,
-        AssertionError,
-    ) as error:  # no GPU, no driver, or a torch without CUDA
+    # No GPU, no driver, or a torch without CUDA.
+    except (RuntimeError, AssertionError) as error:
         _tell(no_gpu=str(error))
-        return 0
+        return False
     major, minor = torch.cuda.get_device_capability()
     _tell(
         gpu=torch.cuda.get_device_name(),
         capability=f"sm_{major}{minor}",
         built_for=torch.cuda.get_arch_list(),
     )
+    return True
+
+
+def _run_on_gpu() -> None:
     began = time.monotonic()
     try:
-        _tell(gpu_wrong=_wrong("cuda"), gpu_s=round(time.monotonic() - began, 2))
+        mistake = _mistake("cuda")
+        _tell(gpu_wrong=mistake, gpu_s=round(time.monotonic() - began, 2))
     except RuntimeError as error:
         _tell(gpu_error=str(error))
-    return 0
 
 
-def _wrong(device: str) -> str | None:
-    """Return what a device computes wrongly, or None: a matrix product, its gradient and a convolution, on small whole numbers."""
+def _mistake(device: str) -> str | None:
+    """Return what a device computes wrongly; None: nothing.
+
+    It computes a matrix product, its gradient and a convolution.
+    """
     import torch
 
     numbers = [[float((2 * i + j) % 7) for j in range(SIZE)] for i in range(SIZE)]
-    rows, columns = (
-        [sum(row) for row in numbers],
-        [sum(column) for column in zip(*numbers, strict=True)],
-    )
+    row_sums = [sum(row) for row in numbers]
+    column_sums = [sum(column) for column in zip(*numbers, strict=True)]
     matrix = torch.tensor(numbers, device=device, requires_grad=True)
     total: Any = (matrix @ matrix).sum()
     total.backward()
-    right = sum(row * column for row, column in zip(rows, columns, strict=True))
-    if total.item() != right:
-        return f"a matrix product sums to {total.item()}, not {right}"
+    pairs = zip(row_sums, column_sums, strict=True)
+    expected = sum(row * column for row, column in pairs)
+    if total.item() != expected:
+        return f"a matrix product sums to {total.item()}, not {expected}"
     assert matrix.grad is not None
-    if matrix.grad.cpu().tolist() != [
-        [columns[j] + rows[i] for i in range(SIZE)] for j in range(SIZE)
-    ]:
+    # The derivative by the element (a, b) is the sum of column a plus that of row b.
+    gradient = [[column + row for row in row_sums] for column in column_sums]
+    if matrix.grad.cpu().tolist() != gradient:
         return "the gradient of a matrix product"
-    ones = torch.nn.functional.conv2d(
-        torch.ones(1, 1, 8, 8, device=device), torch.ones(1, 1, 3, 3, device=device)
-    )
-    if not torch.allclose(
-        ones.cpu(), torch.full((1, 1, 6, 6), 9.0), rtol=1e-3
-    ):  # some algorithms round
+    image = torch.ones(1, 1, 8, 8, device=device)
+    convolved = torch.nn.functional.conv2d(image, torch.ones(1, 1, 3, 3, device=device))
+    # Some algorithms round.
+    if not torch.allclose(convolved.cpu(), torch.full((1, 1, 6, 6), 9.0), rtol=1e-3):
         return "a convolution of ones"
     return None
 

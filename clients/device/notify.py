@@ -1,4 +1,4 @@
-"""What a service tells systemd: that it is ready, that it lives, and how it is doing. See sd_notify(3)."""
+"""What a service tells systemd: that it is ready, that it lives, how it does; see sd_notify(3)."""
 
 from __future__ import annotations
 
@@ -8,35 +8,37 @@ import socket
 
 
 def tell(**facts: str | int) -> None:
-    """Send facts such as ``READY=1``, ``STATUS="attends"``; without systemd, or if it does not listen, do nothing."""
+    """Send facts such as ``READY=1``, ``STATUS="attends"``.
+
+    Nothing happens without systemd, or when it does not listen.
+    """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
-    text = "\n".join(
-        f"{name}={' '.join(str(value).split())}" for name, value in facts.items()
-    )
-    with (
-        contextlib.suppress(OSError),
-        socket.socket(
-            socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
-        ) as sender,
-    ):
-        sender.setblocking(False)  # a full queue must not hold up the agent
-        sender.sendto(
-            text.encode(), "\0" + address[1:] if address.startswith("@") else address
-        )
+    # An abstract socket's name begins with a zero byte, which the variable cannot hold.
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    lines = []
+    for name, value in facts.items():
+        # Each fact is one line.
+        words = " ".join(str(value).split())
+        lines.append(f"{name}={words}")
+    kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, kind) as sender:
+        # A full queue must not hold up the agent.
+        sender.setblocking(False)
+        sender.sendto("\n".join(lines).encode(), address)
 
 
 def watchdog_s() -> float | None:
-    """Return how often to tell ``WATCHDOG=1``, in seconds: half of what systemd waits. None: it does not watch this process."""
-    wait_us, process = (
-        os.environ.get("WATCHDOG_USEC", ""),
-        os.environ.get("WATCHDOG_PID", ""),
-    )
-    if (
-        not wait_us.isdecimal()
-        or int(wait_us) == 0
-        or process not in ("", str(os.getpid()))
-    ):
+    """Return the seconds between ``WATCHDOG=1``; None: systemd does not watch this process.
+
+    It is half of the time that systemd waits, as sd_watchdog_enabled(3) recommends.
+    """
+    wait_us = os.environ.get("WATCHDOG_USEC", "")
+    process = os.environ.get("WATCHDOG_PID", "")
+    if not wait_us.isdecimal() or int(wait_us) == 0:
         return None
-    return int(wait_us) / 2e6
+    if process not in ("", str(os.getpid())):
+        return None
+    return int(wait_us) / 1e6 / 2

@@ -1,6 +1,8 @@
-"""The agent's settings file, `/etc/fedlearn/agent.ini`: strict, so that a rule that is misspelt is an error and not no rule.
+"""The agent's settings file, `/etc/fedlearn/agent.ini`.
 
-INI, because an agent has Python 3.10, which reads no TOML, and a person who writes rules for a device wants comments.
+It is read strictly: a rule that is misspelt is an error, and not no rule. It is INI, because an
+agent has Python 3.10, which reads no TOML, and a person who writes rules for a device wants
+comments.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from fedlearn.names import nearest
 
 PLACE = Path("/etc/fedlearn/agent.ini")
 
+# All keys with their defaults or an example: what `fedlearn agent install` writes.
 TEMPLATE = """\
 # Settings of fedlearn agent. A line without '#' counts; an option of the command line counts more.
 
@@ -34,9 +37,9 @@ TEMPLATE = """\
 # insecure = no                    # yes: without TLS
 
 [rules]
-# hot_c = 85                       # no work from here on; default: 10 below where the kernel slows the board
+# hot_c = 85                       # no work from here on; default: 10 below the throttling point
 # cool_c = 75                      # work again below; default: 10 less than hot_c
-# pause_s = 300                    # work under way waits this long to cool down, then it ends; 0: at once
+# pause_s = 300                    # work waits this long to cool down, then it ends; 0: at once
 # battery_percent = 50             # on battery, no work below; 0: always, 100: never on battery
 # least_watts = 0                  # no work in power modes (nvpmodel) of less
 # memory_mb = 512                  # must be free before work begins
@@ -45,12 +48,21 @@ TEMPLATE = """\
 # metered_links = usb*, wlan1      # links that are metered, besides modems
 # hours = 22:00-06:00, 12:00-13:00 # work only then, in the device's own time; default: always
 """
-"""All keys with their defaults or an example: what `fedlearn agent install` writes."""
+
+# "22:00-06:00".
+_SPAN = re.compile(
+    r"([01]?[0-9]|2[0-3]):([0-5][0-9])\s*-\s*([01]?[0-9]|2[0-4]):([0-5][0-9])"
+)
+
+_DAY_MINUTES = 24 * 60
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a file says; agent: only what it gives, by the names of the options of `fedlearn agent`."""
+class SettingsFile:
+    """What a file says.
+
+    agent: only what the file gives, by the names of the options of `fedlearn agent`.
+    """
 
     agent: Mapping[str, Any] = field(default_factory=dict)
     rules: Rules = field(default_factory=Rules)
@@ -60,84 +72,101 @@ class _Wrong(Exception):
     """A value is not what its key takes; the text says what it takes."""
 
 
-def read(path: Path) -> Found:
+def read(path: Path) -> SettingsFile:
     """Return what a settings file says; raises ConfigError naming file, section, key and fix."""
     parser = configparser.ConfigParser(
         interpolation=None,
         delimiters=("=",),
         inline_comment_prefixes=("#",),
+        # No section may hold defaults for the others.
         default_section="\0",
         empty_lines_in_values=False,
     )
-    parser.optionxform = str  # type: ignore[assignment,method-assign]  # the documented way to keep capitals, which are wrong here
-    try:
-        parser.read_string(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read the settings '{path}': {error.strerror or error}"
-        ) from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is no text in UTF-8") from None
-    except configparser.DuplicateOptionError as error:
-        raise ConfigError(
-            f"{path}, line {error.lineno}: [{error.section}] has {error.option} twice; keep one"
-        ) from None
-    except configparser.DuplicateSectionError as error:
-        raise ConfigError(
-            f"{path}, line {error.lineno}: [{error.section}] is there twice; make them one"
-        ) from None
-    except configparser.MissingSectionHeaderError as error:
-        raise ConfigError(
-            f"{path}, line {error.lineno}: stands in no section; put [agent] or [rules] before it"
-        ) from None
-    except configparser.ParsingError as error:
-        raise ConfigError(
-            f"{path}, line {error.errors[0][0]}: is not of the form 'key = value'"
-        ) from None
+    # The documented way to keep capitals, which are wrong here.
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    _parse(parser, path)
     for section in parser.sections():
         if section not in _KEYS:
             raise ConfigError(
-                f"{path}: unknown section [{section}].{nearest(section, _KEYS)} Known: {', '.join(_KEYS)}"
+                f"{path}: unknown section [{section}].{nearest(section, _KEYS)} "
+                f"Known: {', '.join(_KEYS)}"
             )
     agent = _values(path, parser, "agent")
-    for name in ("state", "data"):  # files are meant from where the settings lie
-        if (name == "state" and name in agent) or str(agent.get(name, "")).endswith(
-            ".npz"
-        ):
-            agent[name] = type(agent[name])(path.parent.absolute() / agent[name])
+    _make_absolute(agent, path.parent.absolute())
     rules = Rules(**_values(path, parser, "rules"))
-    if (
-        rules.hot_c is not None
-        and rules.cool_c is not None
-        and rules.cool_c >= rules.hot_c
-    ):
+    _check(rules, path)
+    return SettingsFile(agent, rules)
+
+
+def _parse(parser: configparser.ConfigParser, path: Path) -> None:
+    """Have a file parsed; raises ConfigError."""
+    try:
+        parser.read_string(path.read_text(encoding="utf-8"))
+        return
+    except OSError as error:
+        fault = f"cannot read the settings '{path}': {error.strerror or error}"
+    except UnicodeDecodeError:
+        fault = f"{path} is no text in UTF-8"
+    except configparser.DuplicateOptionError as error:
+        words = f"[{error.section}] has {error.option} twice; keep one"
+        fault = f"{path}, line {error.lineno}: {words}"
+    except configparser.DuplicateSectionError as error:
+        words = f"[{error.section}] is there twice; make them one"
+        fault = f"{path}, line {error.lineno}: {words}"
+    except configparser.MissingSectionHeaderError as error:
+        words = "stands in no section; put [agent] or [rules] before it"
+        fault = f"{path}, line {error.lineno}: {words}"
+    except configparser.ParsingError as error:
+        words = "is not of the form 'key = value'"
+        fault = f"{path}, line {error.errors[0][0]}: {words}"
+    raise ConfigError(fault)
+
+
+def _make_absolute(agent: dict[str, Any], folder: Path) -> None:
+    """Read the paths among an agent's values from the folder that the settings lie in."""
+    if "state" in agent:
+        agent["state"] = folder / agent["state"]
+    # Other data are "auto" or an import path.
+    if str(agent.get("data", "")).endswith(".npz"):
+        agent["data"] = str(folder / agent["data"])
+
+
+def _check(rules: Rules, path: Path) -> None:
+    """Raise ConfigError for rules that contradict each other."""
+    hot_c = rules.hot_c
+    cool_c = rules.cool_c
+    if hot_c is not None and cool_c is not None and cool_c >= hot_c:
         raise ConfigError(
-            f"{path}: [rules] cool_c = {rules.cool_c:g} is not below hot_c = {rules.hot_c:g}"
+            f"{path}: [rules] cool_c = {cool_c:g} is not below hot_c = {hot_c:g}"
         )
     if rules.memory_low_mb > rules.memory_mb:
         raise ConfigError(
-            f"{path}: [rules] memory_low_mb = {rules.memory_low_mb:g} is above memory_mb = {rules.memory_mb:g}"
+            f"{path}: [rules] memory_low_mb = {rules.memory_low_mb:g} "
+            f"is above memory_mb = {rules.memory_mb:g}"
         )
-    return Found(agent, rules)
 
 
 def _values(
     path: Path, parser: configparser.ConfigParser, section: str
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    """Return the values of a section; raises ConfigError for an unknown key or a wrong value."""
+    values: dict[str, Any] = {}
+    if not parser.has_section(section):
+        return values
     keys = _KEYS[section]
-    for key, text in parser.items(section) if parser.has_section(section) else ():
+    for key, text in parser.items(section):
         if key not in keys:
             raise ConfigError(
-                f"{path}: [{section}] has no key '{key}'.{nearest(key, keys)} It has: {', '.join(keys)}"
+                f"{path}: [{section}] has no key '{key}'.{nearest(key, keys)} "
+                f"It has: {', '.join(keys)}"
             )
         try:
-            found[key] = keys[key](text)
+            values[key] = keys[key](text)
         except _Wrong as error:
             raise ConfigError(
                 f"{path}: [{section}] {key} = {text!r} is not {error}"
             ) from None
-    return found
+    return values
 
 
 def _text(text: str) -> str:
@@ -147,7 +176,8 @@ def _text(text: str) -> str:
 
 
 def _list(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in re.split(r"[,\n]", text) if part.strip())
+    parts = [part.strip() for part in re.split(r"[,\n]", text)]
+    return tuple(part for part in parts if part)
 
 
 def _whole(text: str) -> int:
@@ -162,15 +192,18 @@ def _yes(text: str) -> bool:
     return text == "yes"
 
 
-def _between(least: float, most: float, unit: str) -> Callable[[str], float]:
+def _between(low: float, high: float, unit: str) -> Callable[[str], float]:
+    """Return what reads a number from a range."""
+
     def number(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not least <= value <= most:
+        # NaN lies in no range.
+        if not low <= value <= high:
             raise _Wrong(
-                f"a number of {unit} from {least:g} to {most:g}, without its unit"
+                f"a number of {unit} from {low:g} to {high:g}, without its unit"
             )
         return value
 
@@ -178,21 +211,18 @@ def _between(least: float, most: float, unit: str) -> Callable[[str], float]:
 
 
 def _hours(text: str) -> tuple[Span, ...]:
-    spans = []
-    for part in _list(text):
-        told = re.fullmatch(
-            r"([01]?[0-9]|2[0-3]):([0-5][0-9])\s*-\s*([01]?[0-9]|2[0-4]):([0-5][0-9])",
-            part,
-        )
-        start, end = (
-            (int(told[1]) * 60 + int(told[2]), int(told[3]) * 60 + int(told[4]))
-            if told
-            else (0, 0)
-        )
-        if start == end or end > 24 * 60:
-            raise _Wrong("a list of times such as 22:00-06:00")
-        spans.append(Span(start, end % (24 * 60)))
-    return tuple(spans)
+    return tuple(_span(part) for part in _list(text))
+
+
+def _span(text: str) -> Span:
+    parts = _SPAN.fullmatch(text)
+    if parts is not None:
+        hour, minute, end_hour, end_minute = (int(part) for part in parts.groups())
+        start = hour * 60 + minute
+        end = end_hour * 60 + end_minute
+        if start != end and end <= _DAY_MINUTES:
+            return Span(start, end % _DAY_MINUTES)
+    raise _Wrong("a list of times such as 22:00-06:00")
 
 
 _KEYS: Mapping[str, Mapping[str, Callable[[str], Any]]] = {

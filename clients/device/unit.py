@@ -1,8 +1,12 @@
-"""The files with which systemd runs an agent: the unit, its user, and the settings; as texts, nothing is written here."""
+"""The files with which systemd runs an agent, as texts: the unit, its user, and the settings.
+
+Nothing is written here.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from fedlearn.clients.device.settings import PLACE
@@ -12,20 +16,24 @@ NAME = "fedlearn-agent.service"
 STATE = Path("/var/lib/fedlearn")
 TEMPLATE = Path(__file__).with_name("agent.service")
 
+# The systemd that knows RestartSteps: JetPack 7 has it (255), JetPack 6 has not (249).
 STEPS_SINCE = 254
-"""The systemd that knows RestartSteps: JetPack 7 has it (255), JetPack 6 has not (249)."""
 
 BACKOFF = "RestartSec=5\nRestartSteps=6\nRestartMaxDelaySec=300"
 WITHOUT_STEPS = "RestartSec=30"
 
 USER = """\
-# The user of fedlearn agent; made by `fedlearn agent install`. The groups are those of a GPU's device files.
+# The user of fedlearn agent; made by `fedlearn agent install`. The groups are those of a GPU's
+# device files.
 u {user} - "fedlearn agent" {state}
 m {user} video
 m {user} render
 """
 
+# The names that useradd(8) takes, without its final $.
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
+
+_SECTION = "[agent]"
 
 
 def unit(
@@ -33,18 +41,20 @@ def unit(
 ) -> str:
     """Return the unit's text.
 
-    python: of the environment that fedlearn is installed in. systemd: its version, 0 where it is not known. home: whether
-    the agent has to read below /home. Raises UserError for a path that a unit cannot name.
+    python: of the environment that fedlearn is installed in. systemd: its version, 0 where it
+    is not known. home: whether the agent has to read below /home. Raises UserError for a path
+    that a unit cannot name.
     """
-    if (
-        not python.is_absolute()
-        or not str(python).isprintable()
-        or set(str(python)) & set("\"'\\")
-    ):
+    path = str(python)
+    if not python.is_absolute() or not path.isprintable() or set(path) & set("\"'\\"):
         raise UserError(
-            f"{str(python)!r} cannot stand in a systemd unit; install fedlearn in a folder without quotes in its name"
+            f"{path!r} cannot stand in a systemd unit; "
+            "install fedlearn in a folder without quotes in its name"
         )
-    command = f"{quoted(str(python))} -m fedlearn.agent --state {STATE} --settings ${{CREDENTIALS_DIRECTORY}}/settings"
+    command = (
+        f"{quoted(path)} -m fedlearn.agent --state {STATE} "
+        "--settings ${CREDENTIALS_DIRECTORY}/settings"
+    )
     values = {
         "command": command,
         "settings": PLACE,
@@ -56,7 +66,7 @@ def unit(
 
 
 def sysusers(user: str = "fedlearn") -> str:
-    """Return what systemd-sysusers reads to make the user."""
+    """Return what systemd-sysusers reads to make the user; raises UserError."""
     return USER.format(user=checked_user(user), state=STATE)
 
 
@@ -64,7 +74,8 @@ def checked_user(user: str) -> str:
     """Return a user's name; raises UserError for one that Linux would not take."""
     if not _USER.fullmatch(user) or user == "root":
         raise UserError(
-            f"--user {user}: give a user of its own: lower-case letters, digits, - and _, and not root"
+            f"--user {user}: give a user of its own: "
+            "lower-case letters, digits, - and _, and not root"
         )
     return user
 
@@ -75,35 +86,40 @@ def quoted(text: str) -> str:
     return f'"{text}"' if " " in text else text
 
 
-def with_values(text: str, values: dict[str, str]) -> str:
-    """Return a settings file's text with keys of [agent] set; all other lines stay. Raises UserError for a value it cannot hold."""
+def with_values(text: str, values: Mapping[str, str]) -> str:
+    """Return a settings file's text with keys of [agent] set; all other lines stay.
+
+    Raises UserError for a value that such a file cannot hold.
+    """
     for key, value in values.items():
         if not value.isprintable() or value != value.strip() or "#" in value:
             raise UserError(
-                f"--{key} {value!r} cannot stand in a settings file: no #, no line break"
+                f"--{key} {value!r} cannot stand in a settings file: "
+                "no #, no line break"
             )
     lines = text.splitlines()
-    if "[agent]" not in [line.strip() for line in lines]:
-        lines = ["[agent]", *lines]
-    begin = (
-        next(number for number, line in enumerate(lines) if line.strip() == "[agent]")
-        + 1
-    )
+    names = [line.strip() for line in lines]
+    if _SECTION not in names:
+        lines.insert(0, _SECTION)
+        names.insert(0, _SECTION)
+    begin = names.index(_SECTION) + 1
     for key, value in values.items():
-        end = next(
-            (n for n in range(begin, len(lines)) if lines[n].startswith("[")),
-            len(lines),
-        )
-        for mark in (
-            rf"{key}\s*=",
-            rf"#\s*{key}\s*=",
-        ):  # the line itself, or the comment that explains it
-            found = next(
-                (n for n in range(begin, end) if re.match(mark, lines[n])), None
-            )
-            if found is not None:
-                lines[found] = f"{key} = {value}"
-                break
-        else:
-            lines.insert(begin, f"{key} = {value}")
+        _set(lines, begin, key, value)
     return "\n".join(lines) + "\n"
+
+
+def _set(lines: list[str], begin: int, key: str, value: str) -> None:
+    """Set a key of the section whose lines begin at a number, in place.
+
+    The key's own line is replaced, or else the comment that explains it.
+    """
+    end = begin
+    while end < len(lines) and not lines[end].startswith("["):
+        end += 1
+    line = f"{key} = {value}"
+    for pattern in (rf"{key}\s*=", rf"#\s*{key}\s*="):
+        for number in range(begin, end):
+            if re.match(pattern, lines[number]):
+                lines[number] = line
+                return
+    lines.insert(begin, line)

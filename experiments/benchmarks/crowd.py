@@ -26,7 +26,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedlearn.clients.agent import attendance
-from fedlearn.clients.agent.agent import OPTIONS
+from fedlearn.clients.agent.actions import Action, Connect, Leave, SendFrame
+from fedlearn.clients.agent.channel import OPTIONS
 from fedlearn.errors import RunError
 from fedlearn.exchange import methods
 
@@ -131,16 +132,16 @@ class _Idle:
             with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 await self.perform(self.machine.tick(now))
 
-    async def perform(self, actions: Sequence[attendance.Action]) -> None:
+    async def perform(self, actions: Sequence[Action]) -> None:
         """Do what the state machine asks."""
         for action in actions:
-            if isinstance(action, attendance.Send):
+            if isinstance(action, SendFrame):
                 await self.call.write(action.frame)
-            elif isinstance(action, attendance.Connect):
+            elif isinstance(action, Connect):
                 self.wait_s, self.anew = action.after_s, action.anew
                 if self.reader is not None:
                     self.reader.cancel()
-            elif isinstance(action, attendance.Leave):
+            elif isinstance(action, Leave):
                 raise RunError(
                     f"client {self.machine.client} is sent away: {action.reason}"
                 )

@@ -29,7 +29,8 @@ from typing import Any
 import grpc
 
 from fedlearn.clients.agent import identity as agents
-from fedlearn.clients.agent.agent import Agent, Settings
+from fedlearn.clients.agent.agent import Agent, AgentSettings
+from fedlearn.clients.agent.pipe import WorkReply
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import RunError
 from fedlearn.exchange import exchange_pb2 as pb
@@ -114,13 +115,19 @@ def place() -> Iterator[Place]:
 class Echo(Agent):
     """An agent that answers with what it was sent."""
 
-    async def _done(self, job: Any) -> tuple[dict[str, Any], list[bytes]]:
-        return {"result": "answer"}, [job.payloads[0]]
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Take what an agent takes."""
+        super().__init__(*arguments, **options)
+        workshop: Any = self._workshop
+        workshop._do = self._echo
+
+    async def _echo(self, job: Any) -> tuple[WorkReply, list[bytes]]:
+        return WorkReply("answer"), [job.payloads[0]]
 
 
 def attend(port: int, client: int, state: str) -> None:
     """Be one agent, until the coordinator ends the run."""
-    settings = Settings(f"127.0.0.1:{port}", client, Path(state))
+    settings = AgentSettings(f"127.0.0.1:{port}", client, Path(state))
     asyncio.run(Echo(settings, say=lambda text: None).run())
 
 

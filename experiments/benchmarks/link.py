@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fedlearn.clients.agent.agent import Settings
+from fedlearn.clients.agent.agent import AgentSettings
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import RunError
 from fedlearn.exchange import exchange_pb2 as pb
@@ -109,7 +109,7 @@ def agent(address: str, state: str) -> None:
 
     asyncio.run(
         Echo(
-            Settings(address, 0, Path(state)),
+            AgentSettings(address, 0, Path(state)),
             say=lambda text: print(text, file=sys.stderr, flush=True),
         ).run()
     )

@@ -16,8 +16,8 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from fedlearn.clients.agent import attendance
-from fedlearn.clients.agent.attendance import Action, Attendance, Begin, Send
+from fedlearn.clients.agent.actions import Action, Begin, SendFrame
+from fedlearn.clients.agent.attendance import Attendance
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange import transfer
 from fedlearn.exchange.keys import Key, of
@@ -70,7 +70,7 @@ class Settings:
 
 
 def _is_chunk(action: Any) -> bool:
-    return isinstance(action, attendance.Send | SendToAgent) and action.frame.HasField(
+    return isinstance(action, SendFrame | SendToAgent) and action.frame.HasField(
         "chunk"
     )
 
@@ -118,7 +118,7 @@ class Unruly(Attendance):
                 self.settings.note(f"begin {_name(action.key)}")
             done.append(action)
             if (
-                isinstance(action, Send)
+                isinstance(action, SendFrame)
                 and action.frame.WhichOneof("frame") not in _FIRST
                 and self.settings.happens("twice")
             ):

@@ -14,7 +14,7 @@ from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import UserError
 
 if TYPE_CHECKING:
-    from fedlearn.clients.agent.agent import Settings
+    from fedlearn.clients.agent.agent import AgentSettings
 
 EPILOG = (
     "fedlearn agent install: run it as a service of this device, from now on and at every "
@@ -140,10 +140,10 @@ def _run(arguments: argparse.Namespace) -> None:
     print(reason, file=sys.stderr)
 
 
-def _settings(arguments: argparse.Namespace) -> Settings:
-    from fedlearn.clients.agent.agent import Settings
+def _settings(arguments: argparse.Namespace) -> AgentSettings:
+    from fedlearn.clients.agent.agent import AgentSettings
 
-    return Settings(
+    return AgentSettings(
         coordinator=arguments.coordinator,
         client=_client(arguments),
         state=arguments.state,

@@ -18,7 +18,7 @@ from fedlearn.errors import ConfigError
 from fedlearn.text import printable
 
 if TYPE_CHECKING:
-    from fedlearn.clients.device.checks import Finding
+    from fedlearn.clients.device.findings import Finding
 
 # The exit code when something does not work: 2 and above are the commands' own errors.
 FAILED = 1
@@ -89,7 +89,7 @@ def _run(arguments: argparse.Namespace) -> int:
     # Set before grpc is imported, whose own log would repeat our lines.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from fedlearn.clients.agent.identity import check_address
-    from fedlearn.clients.device.checks import FAILS
+    from fedlearn.clients.device.findings import FAILS
 
     if arguments.coordinator:
         check_address(arguments.coordinator)
@@ -112,15 +112,14 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def examine(arguments: argparse.Namespace) -> Iterator[Finding]:
     """Yield one finding after another, those of the device first."""
-    from fedlearn.clients.device import checks
-    from fedlearn.clients.device import readings as device
+    from fedlearn.clients.device import board, checks, readings, torch_check
 
-    facts = device.facts()
+    facts = board.facts()
     yield _board(facts)
     yield checks.python()
     if not arguments.no_torch:
-        yield checks.torch(device.l4t() is not None)
-    yield checks.memory(device.free_bytes(), int(facts.get("memory_mb", 0)))
+        yield torch_check.torch(board.l4t() is not None)
+    yield checks.memory(readings.free_bytes(), int(facts.get("memory_mb", 0)))
     finding, settings = _read_settings(arguments)
     if finding is not None:
         yield finding
@@ -133,6 +132,7 @@ def _connection(subject: Subject) -> Iterator[Finding]:
     """Yield the findings about certificate, clock and the way to the coordinator."""
     import fedlearn
     from fedlearn.clients.device import checks
+    from fedlearn.clients.device.findings import SKIPPED, Finding
 
     now = time.time()
     # The clock cannot be right if it is before a moment that has been.
@@ -153,15 +153,15 @@ def _connection(subject: Subject) -> Iterator[Finding]:
         if any(finding.name == "clock" for finding in findings):
             clock = None
     else:
-        yield checks.Finding(
-            "coordinator", checks.SKIPPED, "not looked at: give --coordinator HOST:PORT"
+        yield Finding(
+            "coordinator", SKIPPED, "not looked at: give --coordinator HOST:PORT"
         )
     if clock:
         yield clock
 
 
 def _board(facts: Mapping[str, Any]) -> Finding:
-    from fedlearn.clients.device.checks import NOTE, WELL, Finding
+    from fedlearn.clients.device.findings import NOTE, WELL, Finding
 
     words = [str(facts[key]) for key in ("board", "os") if key in facts]
     if not words:
@@ -189,7 +189,7 @@ def _read_settings(
 ) -> tuple[Finding | None, Mapping[str, Any]]:
     """Return the finding about the settings file, None without one, and what it gives."""
     from fedlearn.clients.device import settings
-    from fedlearn.clients.device.checks import FAILS, NOTE, WELL, Finding
+    from fedlearn.clients.device.findings import FAILS, NOTE, WELL, Finding
     from fedlearn.clients.device.guest import Guest
 
     path = arguments.settings

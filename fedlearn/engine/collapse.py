@@ -191,7 +191,7 @@ def _asked(experiment: Experiment, strategy: Strategy, app: bool, agents: bool) 
         return "devices.deadline_s leaves out single clients: set it to 0"
     asked = plan_of(experiment, 1, _asks(strategy))
     if (
-        asked.task == "update"
+        asked.answer == "update"
         and (asked.steps or (asked.epochs if asked.batch_size == 0 else 0)) != 1
     ):
         return "clients take more than one step: set train.steps = 1, or train.epochs = 1 and train.batch_size = 0"
@@ -225,7 +225,7 @@ def _found(runner: Runner, plan: Plan) -> str:
         start, halves = read_state(runner.module, runner.layout), _halves(runner)
         if _draws(runner, halves[0]):
             return f"the model draws random numbers in training, as dropout does, and each client has its own: set dropout = 0, or {other}"
-        short = replace(plan, task="gradient", codec="raw32")
+        short = replace(plan, answer="gradient", codec="raw32")
         shares = [
             together.share(short, client, data, True)
             for client, data in enumerate(halves)

@@ -16,7 +16,7 @@ from torch import nn
 from fedlearn.arrays import Layout, State
 from fedlearn.clients.batches import tensors
 from fedlearn.clients.evaluate import Score, evaluate
-from fedlearn.clients.local import Answer, Local
+from fedlearn.clients.local import Contribution, EncodedUpdate, Local, StartModel
 from fedlearn.data.samples import Population, Samples
 from fedlearn.engine import together
 from fedlearn.engine.task import Held, Outcome, Task, failure_reason, with_download
@@ -148,12 +148,8 @@ class Runner(Local):
         answer = self.answer(
             task.client,
             task.plan,
-            held.header,
-            held.state,
-            difference,
-            examples,
-            loss,
-            metrics,
+            StartModel(held.header, held.state),
+            Contribution(difference, examples, loss, metrics),
             self._residual(task),
         )
         return answer.payload, self._keep(task, answer)
@@ -213,7 +209,7 @@ class Runner(Local):
             return None
         return residual
 
-    def _keep(self, task: Task, answer: Answer) -> dict[str, bytes]:
+    def _keep(self, task: Task, answer: EncodedUpdate) -> dict[str, bytes]:
         """Write what a client keeps of its answer, and return the digests by name."""
         slots = task.slots.get(RESIDUALS)
         residuals = self.vectors.get(RESIDUALS)
@@ -232,8 +228,8 @@ class Runner(Local):
         return Outcome(task.client, metrics=self.evaluate(task.client, held.state))
 
     def _train(self, task: Task, held: Held) -> Outcome:
-        residual = self._residual(task)
-        answer = self.train(task.client, task.plan, held.header, held.state, residual)
+        start = StartModel(held.header, held.state)
+        answer = self.train(task.client, task.plan, start, self._residual(task))
         return Outcome(
             task.client,
             answer.payload,

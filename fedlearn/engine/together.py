@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from fedlearn.arrays import Layout, State
 from fedlearn.clients.batches import Tensors
 from fedlearn.clients.local import Local, answer_header
-from fedlearn.clients.train import drawn, with_gradients
+from fedlearn.clients.train import mini_batches, with_gradients
 from fedlearn.data.samples import IGNORE
 from fedlearn.engine.task import (
     Group,
@@ -95,7 +95,7 @@ def sum_of(payload: Bytes) -> NDArray[np.float32]:
 
 def share(plan: Plan, client: int, data: Tensors, by_examples: bool) -> Share:
     """Return a client's share: the same mini-batches as in `train`. Raises ClientError when it has no data."""
-    batches = drawn(plan, data, client)
+    batches = mini_batches(plan, data, client)
     return Share(
         client,
         [next(batches) for _ in range(plan.accumulate)],
@@ -120,7 +120,7 @@ def summed(
     module.train()
     weights: list[torch.Tensor] = [p for p in module.parameters() if p.requires_grad]
     gradients, losses = _gradients(module, weights, plan, shares)
-    if plan.task == "update":
+    if plan.answer == "update":
         with torch.no_grad():
             # FedProx's pull is zero at the start, and momentum's first velocity is the gradient itself.
             if plan.weight_decay:

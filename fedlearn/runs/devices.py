@@ -50,7 +50,7 @@ class Workload:
         if kind != "train":
             return count * share
         step = plan.accumulate * min(plan.batch_size or count, count)
-        if plan.task == "gradient":
+        if plan.answer == "gradient":
             return step * share
         repeats = plan.steps or plan.epochs
         if plan.straggler_work == "partial":

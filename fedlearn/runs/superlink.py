@@ -15,7 +15,7 @@ from typing import Any
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedlearn.clients.app import heard, question
+from fedlearn.clients.app import question, read_reply
 from fedlearn.codec import feedback
 from fedlearn.config import EngineSection, Experiment
 from fedlearn.engine.fleet import Fleet
@@ -131,7 +131,7 @@ class SuperLink:
         try:
             if reply.has_error():
                 raise PayloadError(reply.error.reason)
-            client = int(heard(reply.content)[0]["client"])
+            client = int(read_reply(reply.content)[0]["client"])
         except (PayloadError, KeyError) as error:
             self.unused[node] = str(error)
             self.log("turned away", text=f"SuperNode {node}: {error}")
@@ -190,7 +190,7 @@ class SuperLink:
         try:
             if reply.has_error():
                 raise PayloadError(reply.error.reason)
-            said, data = heard(reply.content)
+            said, data = read_reply(reply.content)
             if said.get("lacking"):
                 self._lack(work)
                 return

@@ -85,7 +85,7 @@ def apart(a: Update, b: Update) -> float:
         {"batch_size": 0},
         {"label_smoothing": 0.1},
         {"clip_norm": 0.3},
-        {"task": "gradient", "accumulate": 2},
+        {"answer": "gradient", "accumulate": 2},
     ],
     ids=str,
 )

@@ -118,7 +118,7 @@ def test_equals_torchs_own_optimiser(changes):
 
 
 def test_a_gradient_is_minus_the_gradient_of_the_batches():
-    plan = replace(PLAN, task="gradient", accumulate=2, lr=99.0)
+    plan = replace(PLAN, answer="gradient", accumulate=2, lr=99.0)
     one_step = update(
         model(), replace(PLAN, steps=1, accumulate=2, lr=1.0)
     ).difference.floats

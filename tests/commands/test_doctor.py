@@ -18,8 +18,8 @@ import grpc
 import pytest
 
 from fedlearn.clients.agent import identity as own
-from fedlearn.clients.device import checks, kernel, reach
-from fedlearn.clients.device.checks import FAILS, NOTE, SKIPPED, WELL
+from fedlearn.clients.device import checks, kernel, link, reach, torch_check
+from fedlearn.clients.device.findings import FAILS, NOTE, SKIPPED, WELL
 from fedlearn.commands import doctor
 from fedlearn.exchange.link import LARGEST_BYTES, measure
 from fedlearn.exchange.link_pb2 import Echo, Probe
@@ -307,12 +307,12 @@ def test_a_measurement_by_hand():
         passed += 0.25 + len(probe.data) / 65536 + probe.want / (2 << 20)
         return Echo(time_us=round(1e6 * there))
 
-    found = reach.ask(call, lambda: passed, lambda: 1000.0 + passed)
+    found = link.ask(call, lambda: passed, lambda: 1000.0 + passed)
     assert (found.round_trip_s, found.up, found.down) == (0.25, 65536, 2 << 20)
     assert found.ahead_s == pytest.approx(90)
     assert moved[4:6] == [(32768, 0), (65536, 0)]  # the second took long enough
     assert moved[-1] == (0, LARGEST_BYTES)
-    assert reach.skew(found.ahead_s, 0.25).state == NOTE
+    assert link.skew(found.ahead_s, 0.25).state == NOTE
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_a_measurement_by_hand():
     ],
 )
 def test_two_clocks(ahead_s, state, words):
-    found = reach.skew(ahead_s, 0.1)
+    found = link.skew(ahead_s, 0.1)
     assert found.state == state
     assert words in found.text
 
@@ -340,7 +340,7 @@ def told(*lines, then="", timeout_s=WAIT_S, jetson=False):
         + "".join(f"print({json.dumps(line)!r}, flush=True)\n" for line in lines)
         + then
     )
-    return checks.torch(jetson, [sys.executable, "-c", program], timeout_s)
+    return torch_check.torch(jetson, [sys.executable, "-c", program], timeout_s)
 
 
 IMPORTED = {"version": "2.5.0a0+872d972e41.nv24.08", "cuda": "12.6"}
@@ -423,7 +423,7 @@ def test_a_jetson_that_trains_on_its_cpu_is_told():
 
 
 def test_the_torch_that_is_here():
-    found = checks.torch(jetson=False)
+    found = torch_check.torch(jetson=False)
     assert found.state == WELL
     assert found.figures["cpu_wrong"] is None
 
@@ -431,18 +431,18 @@ def test_the_torch_that_is_here():
 def test_wrong_numbers_are_seen(monkeypatch):
     import torch
 
-    assert kernel._wrong("cpu") is None
+    assert kernel._mistake("cpu") is None
     right = torch.Tensor.__matmul__
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "__matmul__", lambda a, b: right(a, b) + 1)
-        assert "a matrix product sums to" in str(kernel._wrong("cpu"))
+        assert "a matrix product sums to" in str(kernel._mistake("cpu"))
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "__matmul__", lambda a, b: right(a.detach(), b))
-        assert kernel._wrong("cpu") == "the gradient of a matrix product"
+        assert kernel._mistake("cpu") == "the gradient of a matrix product"
     monkeypatch.setattr(
         torch.nn.functional, "conv2d", lambda x, w: torch.zeros(1, 1, 6, 6)
     )
-    assert kernel._wrong("cpu") == "a convolution of ones"
+    assert kernel._mistake("cpu") == "a convolution of ones"
 
 
 @pytest.mark.parametrize(

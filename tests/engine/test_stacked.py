@@ -34,7 +34,7 @@ PLANS = {
     "steps": replace(PLAN, steps=3),
     "whole batches": replace(PLAN, batch_size=0),
     "accumulated": replace(PLAN, accumulate=2),
-    "gradient": replace(PLAN, task="gradient", accumulate=3),
+    "gradient": replace(PLAN, answer="gradient", accumulate=3),
     "augmented": replace(PLAN, augment="shift"),
     "stragglers": replace(PLAN, epochs=4, stragglers=0.7),
 }

@@ -21,7 +21,7 @@ from fedlearn.wire import GRADIENT, Header, encode, raw_length
 RANDOM = np.random.default_rng(4)
 
 STEP = Plan(round=2, seed=5, batch_size=0, lr=0.1)
-GRADIENT_PLAN = replace(STEP, task="gradient", batch_size=4)
+GRADIENT_PLAN = replace(STEP, answer="gradient", batch_size=4)
 
 PLANS = {
     "full batch": STEP,

@@ -9,6 +9,15 @@ from collections import deque
 from typing import Any
 
 from fedlearn.clients.agent import attendance
+from fedlearn.clients.agent.actions import (
+    Begin,
+    Connect,
+    Discard,
+    Enter,
+    Leave,
+    SendFrame,
+)
+from fedlearn.clients.agent.pieces import Stage
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import of
 from fedlearn.exchange.transfer import packed
@@ -122,11 +131,13 @@ class Agent(Party):
             frame = pb.CoordinatorFrame.FromString(data)
             if frame.WhichOneof("frame") == "task":
                 self.newest = max(self.newest, frame.task.key.round)
-                known = self.machine.answers.get(of(frame.task.key))
+                piece = self.machine.pieces.get(of(frame.task.key))
                 if (
-                    known and known[0] != frame.task.SerializeToString()
+                    piece
+                    and piece.stage is Stage.ANSWERED
+                    and piece.text != frame.task.SerializeToString()
                 ):  # a repaired task, and a coordinator that forgot the repair
-                    self.world.written.discard((self.client, known[0]))
+                    self.world.written.discard((self.client, piece.text))
             self.perform(self.machine.heard(frame, self.clock()))
 
     def perform(self, actions):
@@ -138,18 +149,18 @@ class Agent(Party):
                 world.fired["agent_killed_at_action"] += 1
                 return self.crash()
             world.tell(f"agent {self.client}", action)
-            if isinstance(action, attendance.Send):
+            if isinstance(action, SendFrame):
                 self.send(
                     pb.AgentFrame.FromString(packed(action.frame, action.data))
                     if action.data
                     else action.frame
                 )
-            elif isinstance(action, attendance.Begin):
+            elif isinstance(action, Begin):
                 self.begin(action)
-            elif isinstance(action, attendance.Discard):
+            elif isinstance(action, Discard):
                 self.jobs.pop(action.key, None)
                 self.disk.pop(action.key, None)
-            elif isinstance(action, attendance.Enter):
+            elif isinstance(action, Enter):
                 holds(action.welcome.run == RUN, "another run")
                 if not self.entered:
                     self.entered = True
@@ -158,10 +169,10 @@ class Agent(Party):
                         if self.machine.recall(key, task, answer):
                             world.fired["old_answer_discarded"] += 1
                             del self.disk[key]
-            elif isinstance(action, attendance.Connect):
+            elif isinstance(action, Connect):
                 self.close()
                 self.again(action.after_s)
-            elif isinstance(action, attendance.Leave):
+            elif isinstance(action, Leave):
                 self.close()
                 self.left = True
                 if not action.done and self.client == world.rogue:
@@ -177,11 +188,10 @@ class Agent(Party):
         world = self.world
         if self.link is None:
             return
-        if (
-            frame.chunk.offset
-            and not self.machine._uploads[of(frame.chunk.key)].transfer._known
-        ):
-            world.fired["upload_resumed"] += 1
+        if frame.chunk.offset:
+            upload = self.machine.pieces[of(frame.chunk.key)].upload
+            if not upload.transfer._known:
+                world.fired["upload_resumed"] += 1
         frames = [frame]
         if self.client == world.rogue and world.chaos and world.chance(0.3):
             world.fired["rogue_frame"] += 1
@@ -275,21 +285,18 @@ class Agent(Party):
 
     def check(self):
         machine = self.machine
-        keys = {*machine.working, *machine.answers, *machine._coming}
+        keys = machine.pieces.keys()
         holds(
             all(key[0] >= self.newest for key in keys),
             f"agent {self.client} keeps work of earlier rounds",
             keys,
         )
-        holds(machine._uploads.keys() <= machine.answers.keys(), "uploads")
+        holds(uploads(machine) <= at(machine, Stage.ANSWERED), "uploads")
+        working = at(machine, Stage.WORKING)
+        holds(working == self.jobs.keys(), "jobs", working, self.jobs)
         holds(
-            machine.working.keys() == self.jobs.keys(),
-            "jobs",
-            machine.working,
-            self.jobs,
-        )
-        holds(
-            machine.connected or not machine._asked, "a connection's state outlives it"
+            machine.connected or not requested(machine),
+            "a connection's state outlives it",
         )
         holds(
             machine.connected == (self.link is not None), "connected", machine.connected
@@ -318,11 +325,26 @@ class Agent(Party):
                 if c == self.client and isinstance(result, bytes)
             }
             holds(
-                not told & machine.answers.keys() or world.now - world.counted_at < 5,
+                not told & at(machine, Stage.ANSWERED)
+                or world.now - world.counted_at < 5,
                 "an agent does not learn that it is done",
                 told,
             )
-        holds(machine._asked <= keys, "asked", machine._asked)
+
+
+def at(machine, stage):
+    """Return the keys of the agent's pieces of work that are at a stage."""
+    return {key for key, piece in machine.pieces.items() if piece.stage is stage}
+
+
+def uploads(machine):
+    """Return the keys of the agent's pieces of work whose answers are on their way."""
+    return {key for key, piece in machine.pieces.items() if piece.upload}
+
+
+def requested(machine):
+    """Return the keys of the agent's pieces of work that its connection asked for."""
+    return {key for key, piece in machine.pieces.items() if piece.requested}
 
 
 class Stranger:

@@ -22,11 +22,23 @@ from collections import Counter, deque
 from random import Random
 from typing import Any
 
+from fedlearn.clients.agent.pieces import Stage
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange import transfer
 from fedlearn.exchange.keys import proto
 from fedlearn.server.work import WorkOrder
-from tests.exchange.parties import END, LIMIT, Agent, Coordinator, Link, Stranger, holds
+from tests.exchange.parties import (
+    END,
+    LIMIT,
+    Agent,
+    Coordinator,
+    Link,
+    Stranger,
+    at,
+    holds,
+    requested,
+    uploads,
+)
 
 FAULTS = (
     *(
@@ -671,13 +683,14 @@ class World:
         )
         for agent in self.agents:
             state = agent.machine
+            answered = at(state, Stage.ANSWERED)
             holds(
-                not state._asked and state._uploads.keys() <= state.answers.keys(),
+                not requested(state) and uploads(state) <= answered,
                 "an agent keeps a connection's state",
             )
             holds(
                 agent.disk.keys()
-                == state.answers.keys() | (agent.disk.keys() & state.working.keys())
+                == answered | (agent.disk.keys() & at(state, Stage.WORKING))
                 or not agent.entered,
                 "disk",
             )

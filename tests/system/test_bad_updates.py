@@ -18,7 +18,7 @@ import pytest
 
 from fedlearn import config, models
 from fedlearn.arrays import Layout, State
-from fedlearn.clients.local import Local
+from fedlearn.clients.local import Local, StartModel
 from fedlearn.engine.fleet import Fleet
 from fedlearn.engine.protocol import Layer
 from fedlearn.engine.task import Outcome
@@ -313,7 +313,7 @@ def fleet(
                 start, state = decode_model(local.layout, payloads[0])
                 plan = Plan.from_json(task.plan)
                 with local.alone("train", plan, client):
-                    made = local.train(client, plan, start, state).payload
+                    made = local.train(client, plan, StartModel(start, state)).payload
             job = Job(of(task.key), local.layout, start, state, made, folder)
             return attack(job) if client == BAD else chunks(job.key, made)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from fedlearn.clients.agent.agent import Agent, Settings
+from fedlearn.clients.agent.agent import Agent, AgentSettings
+from fedlearn.clients.agent.pipe import WorkCost, WorkReply
 from fedlearn.clients.device.rules import Rules
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.server.work import WorkOrder, WorkResult
@@ -37,16 +38,20 @@ class Slow(Agent):
     go_on: threading.Event
     process: Any
 
-    async def _spawn(self) -> Any:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        workshop: Any = self._workshop
+        workshop._spawn = self.spawn
+        workshop._ask = self.ask
+
+    async def spawn(self) -> Any:
         return self.process
 
-    async def _ask(self, process: Any, job: Any) -> tuple[dict[str, Any], list[bytes]]:
+    async def ask(self, process: Any, job: Any) -> tuple[WorkReply, list[bytes]]:
         while not self.go_on.is_set():
             await asyncio.sleep(0.005)
-        return {
-            "result": "answer",
-            "spent": {"steps": 4, "train_s": 2.0, "halvings": 0},
-        }, [b"sound"]
+        cost = WorkCost(steps=4, train_s=2.0)
+        return WorkReply("answer", cost=cost), [b"sound"]
 
 
 @pytest.fixture
@@ -79,7 +84,7 @@ def test_a_hot_board_declines_and_a_cool_one_joins_again(plain, tmp_path, monkey
     monkeypatch.setattr("fedlearn.clients.device.guest.POLL_S", 0.01)
     board = boards.orin_nano(tmp_path / "board", 95)
     agent = Slow(
-        Settings(
+        AgentSettings(
             f"127.0.0.1:{plain.service.port}",
             3,
             tmp_path / "agent",

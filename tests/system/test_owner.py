@@ -16,9 +16,12 @@ import pytest
 
 from fedlearn import data, models
 from fedlearn.arrays import State
-from fedlearn.clients.agent import attendance, identity, pipe, store
-from fedlearn.clients.agent.agent import Agent, Settings, _name
-from fedlearn.clients.agent.work import Declined, Desk, Lacking, Limits
+from fedlearn.clients.agent import identity, pipe, store
+from fedlearn.clients.agent.actions import Begin, Certificate, Connect, Discard, Leave
+from fedlearn.clients.agent.agent import Agent, AgentSettings
+from fedlearn.clients.agent.pipe import Limits, WorkReply, WorkRequest, WorkSetup
+from fedlearn.clients.agent.work import Declined, Desk
+from fedlearn.clients.held import MissingModel
 from fedlearn.errors import ConfigError, DataError, FedlearnError, PayloadError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.transfer import Pace
@@ -93,7 +96,7 @@ def desk(
         (Limits(epochs=2), {"steps": 10**9}, "epochs"),
         (Limits(epochs=2), {"steps": 1, "accumulate": 10**9}, "epochs"),
         (Limits(epochs=2), {"steps": 3, "batch_size": 0}, "asks for 3 epochs"),
-        (Limits(epochs=2), {"task": "gradient", "accumulate": 10**9}, "epochs"),
+        (Limits(epochs=2), {"answer": "gradient", "accumulate": 10**9}, "epochs"),
         (
             Limits(steps=BATCHES),
             {"steps": BATCHES + 1},
@@ -101,7 +104,7 @@ def desk(
         ),
         (Limits(steps=BATCHES), {"epochs": 2}, f"asks for {2 * BATCHES} steps"),
         (Limits(steps=5), {"steps": 1, "accumulate": 6}, "asks for 6 steps"),
-        (Limits(steps=5), {"task": "gradient", "accumulate": 6}, "asks for 6 steps"),
+        (Limits(steps=5), {"answer": "gradient", "accumulate": 6}, "asks for 6 steps"),
         (Limits(steps=5, epochs=10**6), {"epochs": 10**6}, "steps"),
     ],
 )
@@ -117,7 +120,7 @@ def test_more_work_than_the_owner_allows_is_declined(limits, asked, told, tmp_pa
         {"epochs": 2},
         {"steps": 2 * BATCHES},
         {"steps": BATCHES, "accumulate": 2},
-        {"task": "gradient"},
+        {"answer": "gradient"},
     ],
 )
 def test_what_the_owner_allows_is_done(asked, tmp_path):
@@ -257,7 +260,7 @@ def test_payloads_that_are_none_are_refused(tmp_path):
         made.do(task, [])
     assert not (tmp_path / "canary").exists()
     task.base = 1
-    with pytest.raises(Lacking):
+    with pytest.raises(MissingModel):
         made.do(task, [payload])
     task.base = 0
     assert made.do(task, [payload])
@@ -265,7 +268,7 @@ def test_payloads_that_are_none_are_refused(tmp_path):
 
 def test_the_coordinators_words_do_not_lead_out_of_the_agents_folder(tmp_path):
     for kind in ("../../../up", "/etc/passwd", "a/b", "..", "\0", "train"):
-        path = tmp_path / "answers" / _name((1, kind, 0))
+        path = tmp_path / "answers" / store.answer_name((1, kind, 0))
         assert path.resolve().parent == tmp_path / "answers"
         store.write_answer(path, b"task", b"answer")
     assert len(list(store.answers(tmp_path / "answers"))) == 6
@@ -278,7 +281,11 @@ class Working:
     """The process that works for an agent."""
 
     def __init__(
-        self, folder: Path, text: str, room: int | None = None, **changed
+        self,
+        folder: Path,
+        text: str,
+        room: int | None = None,
+        allow: tuple[str, ...] = (),
     ) -> None:
         def limit():
             if room is not None:
@@ -292,40 +299,31 @@ class Working:
             stdout=subprocess.PIPE,
             preexec_fn=limit,
         )
-        told = {
-            "folder": str(folder),
-            "client": 3,
-            "experiment": text,
-            "data": "auto",
-            "epochs": 0,
-            "steps": 0,
-            "allow": [],
-        }
-        self.say(pipe.pack(told | changed))
+        limits = Limits(allow=allow)
+        setup = WorkSetup(str(folder), 3, text, "auto", limits)
+        self.say(pipe.pack(setup.to_dict()))
 
     def ask(self, task: pb.Task, payloads: list[bytes]) -> None:
-        self.say(pipe.pack({"name": "1"}, [task.SerializeToString(), *payloads]))
+        blobs = [task.SerializeToString(), *payloads]
+        self.say(pipe.pack(WorkRequest("1").to_dict(), blobs))
 
     def say(self, parts: list[bytes]) -> None:
         assert self.process.stdin
         self.process.stdin.writelines(parts)
         self.process.stdin.flush()
 
-    def hear(self) -> tuple[dict, list[bytes]]:
+    def hear(self) -> WorkReply:
         assert self.process.stdout
-        found = pipe.read(self.process.stdout)
-        assert found
-        return found
+        message = pipe.read(self.process.stdout)
+        assert message
+        return WorkReply.from_dict(message[0])
 
 
 def test_a_full_disk_of_an_agent_is_a_failure_of_its_own(tmp_path):
     with contextlib.closing(Ending(Working(tmp_path, experiment(), room=1000))) as made:
         made.working.ask(*work(None))
-        assert made.working.hear()[0] | {"blobs": []} == {
-            "result": "failed",
-            "text": "this device's disk: File too large",
-            "blobs": [],
-        }
+        expected = WorkReply("failed", "this device's disk: File too large")
+        assert made.working.hear() == expected
     assert not list(store.answers(tmp_path / "answers"))
 
 
@@ -351,10 +349,10 @@ def test_with_its_agent_the_working_process_ends_in_the_middle_of_its_work(tmp_p
     )
     task, payloads = work(None, epochs=1000)
     task.initial = 0  # lacking is an answer too
-    first = Working(tmp_path, slow, allow=["tests.faults"])
+    first = Working(tmp_path, slow, allow=("tests.faults",))
     first.ask(task, payloads)
-    assert first.hear()[0]["result"] == "lacking"
-    second = Working(tmp_path, slow, allow=["tests.faults"])
+    assert first.hear().result == "lacking"
+    second = Working(tmp_path, slow, allow=("tests.faults",))
     second.ask(task, payloads)
     task.repair, task.sizes[:] = True, [*task.sizes] * 2
     first.ask(task, [_slow_model(), _slow_model()])
@@ -362,7 +360,7 @@ def test_with_its_agent_the_working_process_ends_in_the_middle_of_its_work(tmp_p
     assert first.process.poll() is None
     first.process.stdin.close()
     assert first.process.wait(20) == 0
-    assert second.hear()[0]["result"] == "lacking"
+    assert second.hear().result == "lacking"
     assert not list(store.answers(tmp_path / "answers"))
     for one in (first, second):
         for stream in (one.process.stdin, one.process.stdout):
@@ -395,7 +393,7 @@ def _slow_model() -> bytes:
 @pytest.mark.parametrize(("deaths", "result"), [(2, "answered"), (3, "failed")])
 def test_work_whose_process_dies_is_done_once_more(deaths, result, tmp_path):
     made: Any = Agent(
-        Settings("127.0.0.1:1", 3, tmp_path, insecure=True), say=lambda text: None
+        AgentSettings("127.0.0.1:1", 3, tmp_path, insecure=True), say=lambda text: None
     )
     key, done = (1, "train", 0), []
 
@@ -413,14 +411,14 @@ def test_work_whose_process_dies_is_done_once_more(deaths, result, tmp_path):
     async def dies(job):
         if job.deaths < deaths:
             raise asyncio.IncompleteReadError(b"", 4)
-        return {"result": "answer"}, [b"sound"]
+        return WorkReply("answer"), [b"sound"]
 
     async def live():
         made._state = State()
-        made._done = dies
-        made._perform([attendance.Begin(key, pb.Task(), ())])
-        assert made._worker
-        await made._worker
+        made._workshop._do = dies
+        made._perform([Begin(key, pb.Task(), ())])
+        assert made._workshop._running
+        await made._workshop._running
 
     asyncio.run(live())
     assert [what for what, _ in done] == [result]
@@ -429,7 +427,7 @@ def test_work_whose_process_dies_is_done_once_more(deaths, result, tmp_path):
 def test_a_process_whose_work_is_not_wanted_is_given_no_other(tmp_path):
     """It may have answered already when it is killed; the next task would be lost with it."""
     made: Any = Agent(
-        Settings("127.0.0.1:1", 3, tmp_path, insecure=True), say=lambda text: None
+        AgentSettings("127.0.0.1:1", 3, tmp_path, insecure=True), say=lambda text: None
     )
     killed = []
 
@@ -438,24 +436,26 @@ def test_a_process_whose_work_is_not_wanted_is_given_no_other(tmp_path):
             killed.append(self)
 
     async def live():
-        made._start = lambda: None
-        made._process = Process()
+        made._workshop._start = lambda: None
+        made._workshop.process = Process()
         made._perform(
             [
-                attendance.Begin((1, "train", 0), pb.Task(), ()),
-                attendance.Discard((1, "train", 0)),
+                Begin((1, "train", 0), pb.Task(), ()),
+                Discard((1, "train", 0)),
             ]
         )
 
     asyncio.run(live())
-    assert len(killed) == 1 and made._process is None and not made._jobs
+    assert (
+        len(killed) == 1 and made._workshop.process is None and not made._workshop.jobs
+    )
 
 
 def test_after_a_renewal_the_next_connection_has_the_new_certificate(
     tmp_path, monkeypatch
 ):
     made: Any = Agent(
-        Settings("127.0.0.1:1", 3, tmp_path, insecure=True), say=lambda text: None
+        AgentSettings("127.0.0.1:1", 3, tmp_path, insecure=True), say=lambda text: None
     )
     made._identity = SimpleNamespace(ca=b"")
     channels, used = [], []
@@ -470,11 +470,11 @@ def test_after_a_renewal_the_next_connection_has_the_new_certificate(
 
     async def attend(channel):
         used.append(channel)
-        renewed = [attendance.Certificate(b"", 0)] if len(used) == 1 else []
+        renewed = [Certificate(b"", 0)] if len(used) == 1 else []
         made._perform(
-            [*renewed, attendance.Connect(0.0)]
+            [*renewed, Connect(0.0)]
             if len(used) < 3
-            else [attendance.Leave("the run is over", True)]
+            else [Leave("the run is over", True)]
         )
 
     monkeypatch.setattr(identity, "store", lambda *told: made._identity)

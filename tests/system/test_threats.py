@@ -21,7 +21,8 @@ import grpc
 import pytest
 
 from fedlearn.clients.agent import attendance
-from fedlearn.clients.agent.agent import Agent, Settings
+from fedlearn.clients.agent.actions import Connect
+from fedlearn.clients.agent.agent import Agent, AgentSettings
 from fedlearn.errors import RunError, UserError
 from fedlearn.exchange import FRAME_BYTES, methods
 from fedlearn.exchange import exchange_pb2 as pb
@@ -150,7 +151,7 @@ def test_a_newer_agent_is_told_to_wait_for_the_coordinator(
     monkeypatch.setattr(attendance, "OLDEST", 2)
     monkeypatch.setattr(attendance, "NEWEST", 2)
     agent = Agent(
-        Settings(
+        AgentSettings(
             f"127.0.0.1:{plain.service.port}", 3, tmp_path / "agent", insecure=True
         ),
         say=lambda text: None,
@@ -468,7 +469,7 @@ def test_who_is_sent_away_for_a_while_comes_back_spread_over_a_window(plain):
         waits += [
             one.after_s
             for one in machine.heard(pb.CoordinatorFrame(goodbye=told[0]), 0.0)
-            if isinstance(one, attendance.Connect)
+            if isinstance(one, Connect)
         ]
     assert waits == [0.5, 1.75, 3.0]
 

@@ -110,7 +110,7 @@ def _steps(plan: Plan, client: Client, merge: bool) -> int:
     if not len(client.data):
         raise ClientError(f"client {client.number} has no samples")
     count = steps(plan, len(client.data), merge, client.number)
-    return 1 if plan.task == "gradient" else count
+    return 1 if plan.answer == "gradient" else count
 
 
 class _Training:
@@ -193,9 +193,9 @@ class _Training:
             gradients = self._gradients(step, active, drawn)
             if plan.clip_norm:
                 _clip(gradients, plan.clip_norm)
-            if plan.task != "gradient":
+            if plan.answer != "gradient":
                 self._descend(active, gradients)
-        return self._updates(gradients if plan.task == "gradient" else {})
+        return self._updates(gradients if plan.answer == "gradient" else {})
 
     def _gradients(
         self, step: int, active: int, drawn: Sequence[Sequence[NDArray[np.int64]]]
@@ -341,7 +341,7 @@ class _Training:
         if (
             not plain
             or plan.accumulate > 1
-            or plan.task == "gradient"
+            or plan.answer == "gradient"
             or plan.precision != "float32"
         ):
             return {}

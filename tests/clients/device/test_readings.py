@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from fedlearn.clients.device import board
 from fedlearn.clients.device import readings as device
 from fedlearn.clients.device.readings import Battery, Energy, PowerMode, Reading, Zone
 from tests.clients.device import boards
@@ -31,7 +32,7 @@ def test_an_orin_nano(tmp_path):
 
 
 def test_its_facts_are_flat_and_short(tmp_path):
-    found = device.facts(boards.orin_nano(tmp_path))
+    found = board.facts(boards.orin_nano(tmp_path))
     expected = {
         "board": "NVIDIA Jetson Orin Nano Developer Kit",
         "chip": "nvidia,tegra234",
@@ -53,12 +54,12 @@ def test_its_facts_are_flat_and_short(tmp_path):
 def test_a_folder_without_anything_tells_nothing(tmp_path):
     assert device.read(tmp_path) == Reading()
     assert device.oom_kills(tmp_path) is None
-    assert set(device.facts(tmp_path)) <= {"machine", "python", "torch"}
+    assert set(board.facts(tmp_path)) <= {"machine", "python", "torch"}
 
 
 def test_this_machine_can_be_read():
     assert (device.read().free_bytes or 0) > 1 << 20
-    assert len(json.dumps(device.facts())) < 4096
+    assert len(json.dumps(board.facts())) < 4096
 
 
 def test_hostile_texts_are_cut_and_escaped(tmp_path):
@@ -71,7 +72,7 @@ def test_hostile_texts_are_cut_and_escaped(tmp_path):
     boards.write(
         tmp_path, dict.fromkeys(names, long) | {"etc/os-release": f"PRETTY_NAME={long}"}
     )
-    found = device.facts(tmp_path)
+    found = board.facts(tmp_path)
     assert found["board"] == ('"?\\?' * 20)
     assert len(json.dumps(found)) < 1024
 
@@ -285,8 +286,8 @@ def test_kills_for_want_of_memory(tmp_path):
 )
 def test_releases_of_jetson_linux(tmp_path, line, release, jetpack):
     boards.write(tmp_path, {"etc/nv_tegra_release": line})
-    assert device.l4t(tmp_path) == release
-    assert device.facts(tmp_path).get("jetpack") == jetpack
+    assert board.l4t(tmp_path) == release
+    assert board.facts(tmp_path).get("jetpack") == jetpack
 
 
 def test_a_gpu_with_a_driver_of_its_own(tmp_path):
@@ -296,14 +297,14 @@ def test_a_gpu_with_a_driver_of_its_own(tmp_path):
             "proc/driver/nvidia/gpus/0000:01:00.0/information": "Model: \t\t NVIDIA T4\nIRQ: 3"
         },
     )
-    assert device.facts(tmp_path)["gpu"] == "NVIDIA T4"
+    assert board.facts(tmp_path)["gpu"] == "NVIDIA T4"
 
 
 def test_torch_is_told_and_neither_it_nor_numpy_is_loaded():
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        assert device.torch_version() == importlib.metadata.version("torch")
+        assert board.torch_version() == importlib.metadata.version("torch")
     code = (
-        "import sys; from fedlearn.clients.device import guest, settings, readings; readings.facts()\n"
+        "import sys; from fedlearn.clients.device import board, guest, settings; board.facts()\n"
         "assert not {'torch', 'numpy', 'grpc', 'importlib.metadata'} & set(sys.modules), 'too much'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from fedlearn.clients.device.rules import Rules, Span
-from fedlearn.clients.device.settings import _KEYS, TEMPLATE, Found, read
+from fedlearn.clients.device.settings import _KEYS, TEMPLATE, SettingsFile, read
 from fedlearn.commands.agent import parser
 from fedlearn.errors import ConfigError
 
 
-def parsed(folder: Path, text: str) -> Found:
+def parsed(folder: Path, text: str) -> SettingsFile:
     path = folder / "agent.ini"
     path.write_text(text)
     return read(path)
@@ -63,7 +63,7 @@ def test_everything_that_can_be_said(tmp_path):
 
 
 def test_what_is_not_said_stays_as_it_is(tmp_path):
-    assert parsed(tmp_path, "") == Found({}, Rules())
+    assert parsed(tmp_path, "") == SettingsFile({}, Rules())
     assert parsed(
         tmp_path, "[agent]\ndata = my_pkg:load\nstate = /var/lib/fedlearn\n"
     ).agent == {
@@ -73,7 +73,7 @@ def test_what_is_not_said_stays_as_it_is(tmp_path):
 
 
 def test_the_template_says_nothing_and_names_every_key_with_its_default(tmp_path):
-    assert parsed(tmp_path, TEMPLATE) == Found({}, Rules())
+    assert parsed(tmp_path, TEMPLATE) == SettingsFile({}, Rules())
     on = parsed(
         tmp_path,
         "\n".join(

@@ -1,0 +1,206 @@
+"""The pieces of work that an agent has to do, and the process that does them one after another.
+
+The process is `fedlearn.clients.agent.work`. It starts with the first piece of work, and lives
+on for the next ones. It is killed for work that is no longer wanted, and another one starts
+with the next piece.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedlearn.clients.agent import pipe, store
+from fedlearn.clients.agent.pipe import WorkReply, WorkRequest, WorkSetup
+from fedlearn.clients.device import readings
+from fedlearn.clients.device.guest import Guest
+from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.exchange.keys import Key
+
+# Processes that may die over a piece of work before it counts as failed: one may be killed
+# because another program used too much memory.
+MAX_DEATHS = 3
+
+
+@dataclass
+class Job:
+    """A piece of work to do; deaths: of processes that did it."""
+
+    key: Key
+    task: pb.Task
+    payloads: tuple[bytes, ...]
+    deaths: int = 0
+
+
+# A reply, and the answer's bytes, if it has an answer.
+Outcome = tuple[WorkReply, list[bytes]]
+
+
+class Workshop:
+    """See the module."""
+
+    def __init__(
+        self,
+        guest: Guest,
+        root: Path,
+        report: Callable[[Key, WorkReply, list[bytes]], None],
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        """Take the owner's rules.
+
+        root: where the device is read. report: takes the outcome of each piece of work. fail:
+        takes an error of the workshop itself.
+        """
+        self.guest = guest
+        self.root = root
+        self.report = report
+        self.fail = fail
+        self.setup: WorkSetup | None = None
+        self.jobs: deque[Job] = deque()
+        self.process: asyncio.subprocess.Process | None = None
+        self._running: asyncio.Task[None] | None = None
+        # Of mini-batches, known to be needed on this device.
+        self._halvings = 0
+        # Processes that the kernel had killed for want of memory when the present one started.
+        self._oom_kills: int | None = None
+
+    def enter(self, setup: WorkSetup) -> None:
+        """Take the run that work belongs to from now on."""
+        self.setup = setup
+        # The present process knows another run.
+        self.end_process()
+
+    def begin(self, job: Job) -> None:
+        """Do a piece of work, after those that wait."""
+        self.jobs.append(job)
+        self._start()
+
+    def discard(self, key: Key) -> None:
+        """Forget a piece of work; a process in the middle of it is killed."""
+        if self.jobs and self.jobs[0].key == key:
+            self.end_process()
+        self.jobs = deque(job for job in self.jobs if job.key != key)
+
+    def end_process(self) -> None:
+        """Kill the process, and forget it at once.
+
+        It may have answered already, and the next piece of work would end with it.
+        """
+        process = self.process
+        self.process = None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+
+    async def stop(self) -> None:
+        """Stop all work, and wait for the end of the process."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        process = self.process
+        if process is not None:
+            self.end_process()
+            await process.wait()
+
+    def _start(self) -> None:
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._work())
+            self._running.add_done_callback(self._stopped)
+
+    def _stopped(self, running: asyncio.Task[None]) -> None:
+        if not running.cancelled() and (error := running.exception()):
+            self.fail(error)
+
+    async def _work(self) -> None:
+        """Do the jobs one after another."""
+        while self.jobs:
+            job = self.jobs[0]
+            try:
+                reply, blobs = await self._do(job)
+            # The process died, or was killed for a job that is no longer wanted.
+            except (asyncio.IncompleteReadError, OSError):
+                reply = await self._died()
+                blobs = []
+                job.deaths += 1
+                if job.deaths < MAX_DEATHS:
+                    continue
+            if self.jobs and self.jobs[0] is job:
+                self.jobs.popleft()
+                self.report(job.key, reply, blobs)
+
+    async def _do(self, job: Job) -> Outcome:
+        """Have the process do a job under the owner's rules; the rules may end it."""
+        process = self.process or await self._spawn()
+        if not self.guest.watches:
+            return await self._ask(process, job)
+        work = asyncio.create_task(self._ask(process, job))
+        watch = asyncio.create_task(self.guest.watch(process))
+        try:
+            await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+            if self.process is process:
+                self.end_process()
+            return WorkReply("declined", watch.result()), []
+        finally:
+            work.cancel()
+            watch.cancel()
+            await asyncio.gather(work, watch, return_exceptions=True)
+
+    async def _ask(self, process: asyncio.subprocess.Process, job: Job) -> Outcome:
+        """Send a job to the process, and wait for its reply.
+
+        Raises asyncio.IncompleteReadError or OSError when the process has ended.
+        """
+        assert process.stdin is not None and process.stdout is not None
+        task = job.task.SerializeToString(deterministic=True)
+        request = WorkRequest(store.answer_name(job.key), self._halvings)
+        for part in pipe.pack(request.to_dict(), [task, *job.payloads]):
+            process.stdin.write(part)
+        await process.stdin.drain()
+        head, blobs = await pipe.receive(process.stdout)
+        return WorkReply.from_dict(head), blobs
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        """Start a process, and tell it what to build."""
+        assert self.setup is not None
+        self._oom_kills = readings.oom_kills(self.root)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "fedlearn.clients.agent.work",
+            stdin=PIPE,
+            stdout=PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        self.process = process
+        assert process.stdin is not None
+        for part in pipe.pack(self.setup.to_dict()):
+            process.stdin.write(part)
+        return process
+
+    async def _died(self) -> WorkReply:
+        """Forget a process that ended in the middle of its work, and return why it did."""
+        process = self.process
+        self.process = None
+        code = await process.wait() if process else 0
+        if code != -signal.SIGKILL:
+            hint = "the agent's log says why; fedlearn doctor looks for it"
+        elif readings.oom_kills(self.root) == self._oom_kills:
+            hint = "out of memory?"
+        else:
+            # Where the system promises more memory than there is, it runs out by a kill and not
+            # by an error.
+            self._halvings += 1
+            return WorkReply("declined", "memory: the kernel ended the work")
+        return WorkReply(
+            "failed", f"the working process ended with code {code} ({hint})"
+        )
