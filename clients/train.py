@@ -18,6 +18,7 @@ from torch import nn
 from fedlearn.arrays import Layout, State
 from fedlearn.clients.augment import augment
 from fedlearn.clients.batches import Tensors, batches_per_pass, passes
+from fedlearn.clients.methods import methods_of
 from fedlearn.clients.micro import Room
 from fedlearn.data.samples import IGNORE
 from fedlearn.errors import ClientError
@@ -223,17 +224,14 @@ class _Gradients:
 class _Sgd:
     """SGD steps in place: the rule of `torch.optim.SGD`, without its overhead at each step.
 
-    With ``plan.proximal_mu`` the step also pulls towards the weights at the start (FedProx: Li
-    et al., MLSys 2020).
+    Methods of the plan bend each step; see `fedlearn.clients.methods`.
     """
 
     def __init__(self, plan: Plan, weights: list[torch.Tensor]) -> None:
         self.plan = plan
         self.weights = weights
         self.velocity: list[torch.Tensor] = []
-        self.anchors: list[torch.Tensor] = []
-        if plan.proximal_mu:
-            self.anchors = [weight.detach().clone() for weight in weights]
+        self.methods = methods_of(plan, weights)
 
     @torch.no_grad()
     def step(self, gradients: list[torch.Tensor]) -> None:
@@ -243,18 +241,13 @@ class _Sgd:
             _clip(gradients, plan.clip_norm)
         if plan.weight_decay:
             torch._foreach_add_(gradients, self.weights, alpha=plan.weight_decay)
-        if plan.proximal_mu:
-            self._pull(gradients)
+        # After weight decay and before momentum: so FedProx's pull has the same bits as
+        # a term of the loss would give.
+        for method in self.methods:
+            method.bend(gradients, self.weights)
         if plan.momentum:
             gradients = self._accelerate(gradients)
         torch._foreach_add_(self.weights, gradients, alpha=-plan.lr)
-
-    def _pull(self, gradients: list[torch.Tensor]) -> None:
-        """Add the gradient of FedProx's proximal term."""
-        for gradient, weight, anchor in zip(
-            gradients, self.weights, self.anchors, strict=True
-        ):
-            gradient.add_(weight - anchor, alpha=self.plan.proximal_mu)
 
     def _accelerate(self, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
         """Return the direction of a step with momentum."""

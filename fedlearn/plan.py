@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from fedlearn.errors import FormatError
@@ -43,6 +44,15 @@ class Plan:
     straggler_work: str = (
         "partial"  # what they answer with: that part's update, or "none"
     )
+    # Numbers of client methods by name, see `fedlearn.clients.methods`; FedProx's has a
+    # field of its own, which agents of the first release read.
+    methods: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def method_numbers(self) -> dict[str, float]:
+        """Return the numbers of the client methods that are on; 0 is off."""
+        numbers = {"proximal_mu": self.proximal_mu, **self.methods}
+        return {name: number for name, number in numbers.items() if number}
 
     def to_dict(self) -> dict[str, Any]:
         """Return every value by its JSON key."""
@@ -65,10 +75,10 @@ class Plan:
             plan = cls(**_arguments(json.loads(text)))
         except (TypeError, ValueError) as error:
             raise FormatError(f"not a plan: {error}") from None
-        for field in fields(cls):
-            value, kind = getattr(plan, field.name), field.type
+        for one_field in fields(cls):
+            value, kind = getattr(plan, one_field.name), one_field.type
             if not _fits(value, str(kind)):
-                key = KEYS.get(field.name, field.name)
+                key = KEYS.get(one_field.name, one_field.name)
                 raise FormatError(f"not a plan: '{key}' is {value!r}, not {kind}")
         return plan
 
@@ -94,6 +104,11 @@ def _fits(value: object, kind: str) -> bool:
     """
     if kind == "float":
         return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind.startswith("Mapping"):
+        return isinstance(value, dict) and all(
+            isinstance(name, str) and _fits(number, "float")
+            for name, number in value.items()
+        )
     return type(value).__name__ == kind
 
 
@@ -102,4 +117,4 @@ KEYS = {"answer": "task"}
 
 # Fields added since the first release, with the values that its agents assume. They are left
 # out of the JSON at these values, so that old agents can read the plan.
-LATER = {"stragglers": 0.0, "straggler_work": "partial"}
+LATER = {"stragglers": 0.0, "straggler_work": "partial", "methods": {}}

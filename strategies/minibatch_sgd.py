@@ -51,6 +51,11 @@ class MinibatchSGD(Streaming):
             raise ConfigError(
                 f"groups = {self.groups}: from 1 to the {self.cohort} clients of a round"
             )
+        if self.methods:
+            raise ConfigError(
+                "methods bend the steps that clients take, and clients of minibatch-sgd "
+                "take none; leave methods out, or use fedavg"
+            )
         # The clients' learning rate of this round.
         self.lr = 0.0
 

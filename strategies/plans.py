@@ -19,6 +19,12 @@ ASKED = {
     "lr": "lr",
 }
 
+# Client methods whose number is a field of the plan.
+OWN_FIELDS = ("proximal_mu",)
+
+# How the key of a client method's number begins, as in "method.proximal_mu".
+METHOD = "method."
+
 # Fields of a plan that are those of ``[train]``.
 AS_SET = (
     "epochs",
@@ -59,16 +65,21 @@ def learning_rate(train: TrainSection, number: int, rounds: int) -> float:
 def plan(experiment: Experiment, number: int, request: Mapping[str, Any]) -> Plan:
     """Return the plan of round ``number``.
 
-    request: what the strategy's config says; of it only the keys of `ASKED` count.
+    request: what the strategy's config says; of it only the keys of `ASKED` and `METHOD` count.
     """
     train = experiment.train
     fields: dict[str, Any] = {
         "lr": learning_rate(train, number, experiment.experiment.rounds),
         "clip_norm": train.clip_norm,
     }
+    methods: dict[str, float] = {}
     for key, value in request.items():
         if key in ASKED:
             fields[ASKED[key]] = value
+        elif key.startswith(METHOD):
+            methods[key.removeprefix(METHOD)] = float(value)
+    # FedProx's number has a field of its own, which the fast engines read.
+    fields.update({name: methods.pop(name) for name in OWN_FIELDS if name in methods})
     # After the strategy's: it may not change these.
     for name in AS_SET:
         fields[name] = getattr(train, name)
@@ -76,5 +87,6 @@ def plan(experiment: Experiment, number: int, request: Mapping[str, Any]) -> Pla
         round=number,
         seed=experiment.experiment.seed,
         codec=experiment.codec.up,
+        methods=methods,
         **fields,
     )

@@ -8,8 +8,8 @@ replies one by one and store none of them.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import fsum
 from typing import Any, ClassVar
 
@@ -31,6 +31,7 @@ from fedlearn.errors import ConfigError
 from fedlearn.flower import EXAMPLES, Received, for_strategy, to_state, update_of
 from fedlearn.strategies.aggregate import BLOCK, ExactSum, MedianOfMeans
 from fedlearn.strategies.cohorts import cohort_size, uniform
+from fedlearn.strategies.plans import METHOD
 
 # Where updates are added: both have `add`, `count` and `mean`.
 Sum = ExactSum | MedianOfMeans
@@ -67,12 +68,14 @@ class Streaming(Strategy):
     # (BatchNorm's statistics) are not trained: they take their plain mean.
     server_lr: float = 1.0
     server_momentum: float = 0.0
+    # Numbers of client methods by name: see `fedlearn.clients.methods`.
+    methods: Mapping[str, float] = field(default_factory=dict)
 
     # `fedlearn.strategies.cohorts.takes_payloads` reads this.
     takes_payloads: ClassVar[bool] = True
     # Left out of checkpoints: `cohort` holds all that these three decide.
     not_remembered: ClassVar[frozenset[str]] = frozenset(
-        {"clients", "fraction_train", "clients_per_round"}
+        {"clients", "fraction_train", "clients_per_round", "methods"}
     )
 
     def __post_init__(self) -> None:
@@ -110,6 +113,8 @@ class Streaming(Strategy):
         self.current = to_state(self.layout, arrays)
         self.places = {client: place for place, client in enumerate(cohort)}
         request = ConfigRecord({**config, **self.asks(), "server-round": server_round})
+        for name, number in self.methods.items():
+            request[f"{METHOD}{name}"] = float(number)
         return _messages(cohort, arrays, request, MessageType.TRAIN)
 
     def aggregate_train(

@@ -197,6 +197,8 @@ def _asked(experiment: Experiment, strategy: Strategy, app: bool, agents: bool) 
         return "clients take more than one step: set train.steps = 1, or train.epochs = 1 and train.batch_size = 0"
     if asked.stragglers:
         return f"train.stragglers = {asked.stragglers:g} has clients do less than others: set it to 0"
+    if getattr(strategy, "methods", None):
+        return "strategy.methods bend each client's steps: leave them out"
     if asked.clip_norm:
         return (
             f"clip_norm = {asked.clip_norm:g} clips each client's gradient: set it to 0"

@@ -7,7 +7,7 @@ is written.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from flwr.serverapp.strategy import Strategy
 from fedlearn import data, models
 from fedlearn.arrays import Layout, State
 from fedlearn.clients.augment import KINDS
+from fedlearn.clients.methods import METHODS
 from fedlearn.config import Experiment
 from fedlearn.data.samples import Population
 from fedlearn.devices.profiles import Devices
@@ -155,7 +156,25 @@ def _strategy(experiment: Experiment, layout: Layout, clients: int) -> Strategy:
         "fraction_evaluate": fraction_evaluate,
     }
     with config_section("strategy"):
-        return build(experiment.strategy.name, experiment.strategy.options, offered)
+        strategy = build(experiment.strategy.name, experiment.strategy.options, offered)
+        _check_methods(getattr(strategy, "methods", {}))
+    return strategy
+
+
+def _check_methods(numbers: object) -> None:
+    """Refuse numbers of client methods that no client would know."""
+    if not isinstance(numbers, Mapping):
+        raise ConfigError(
+            f"methods = {numbers!r}: write a table, such as methods = {{ NAME = 0.1 }}"
+        )
+    for name, number in numbers.items():
+        if name not in METHODS:
+            raise ConfigError(
+                f"methods: there is no client method '{name}'."
+                f"{nearest(name, METHODS)} Known: {', '.join(METHODS)}"
+            )
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise ConfigError(f"methods: {name} = {number!r} is not a number")
 
 
 def _app(experiment: Experiment, agents: bool) -> apps.UserApp | None:

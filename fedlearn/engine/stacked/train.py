@@ -100,6 +100,9 @@ def check(layout: Layout, plan: Plan, clients: Sequence[Client]) -> None:
     """Raise NotStackable for models, plans and data that only one client at a time can do, or is as good at."""
     if any(entry.is_float and entry.dtype != "float32" for entry in layout.entries):
         raise NotStackable("the model has other floats than float32")
+    if plan.methods:
+        names = ", ".join(plan.methods)
+        raise NotStackable(f"the method {names} bends one client's steps at a time")
     if plan.precision == "float16":
         raise NotStackable("float16 scales each client's loss by itself")
     if clients and clients[0].data.modality == "text":
