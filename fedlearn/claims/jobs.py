@@ -1,4 +1,4 @@
-"""Runs side by side, each a command of its own in a folder of its own.
+"""Runs side by side, each in a process and a folder of its own.
 
 What ends one run does not end the others, and a run goes on from where it ended.
 """
@@ -6,16 +6,14 @@ What ends one run does not end the others, and a run goes on from where it ended
 from __future__ import annotations
 
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
+from fedlearn.claims.processes import RunProcess, RunRequest
 from fedlearn.claims.runs import PlannedRun, cores_each, with_workers
 from fedlearn.config import to_toml
 from fedlearn.errors import RecordError, UserError, one_line
@@ -45,11 +43,10 @@ class Watch(Protocol):
 
 @dataclass
 class _RunningJob:
-    """A run that goes on. process, log: None while another process is at work on it."""
+    """A run that goes on. process: None while a process that is not ours works on it."""
 
     run: PlannedRun
-    process: subprocess.Popen[bytes] | None = None
-    log: IO[bytes] | None = None
+    process: RunProcess | None = None
 
     @property
     def over(self) -> bool:
@@ -104,40 +101,15 @@ def _begin(run: PlannedRun, jobs: int, watch: Watch) -> _RunningJob:
     try:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         config.write_text(to_toml(with_workers(run, cores_each(jobs))))
-        log = _beside(run.folder, "log").open("wb")
+        log = _beside(run.folder, "log")
+        log.write_bytes(b"")
     except OSError as error:
         raise RecordError(
             f"cannot write '{error.filename or config}': {error.strerror}; "
             "choose another --runs"
         ) from None
-    process = subprocess.Popen(
-        _command(run, config, resumed),
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        # In a session of its own: Ctrl-C is ours to pass on.
-        start_new_session=True,
-    )
-    return _RunningJob(run, process, log)
-
-
-def _command(run: PlannedRun, config: Path, resumed: bool) -> list[str]:
-    """Return the command that makes a run."""
-    words = [sys.executable, "-m"]
-    # Commands, and not calls: a crash of one run leaves the others alone.
-    if run.agents:
-        words += [
-            "fedlearn.commands.serve",
-            str(config),
-            "--local-agents",
-            str(run.agents),
-        ]
-    else:
-        words += ["fedlearn.simulate", str(config)]
-    words += ["--quiet", "--out", str(run.folder)]
-    if resumed:
-        words.append("--resume")
-    return words
+    request = RunRequest(config, run.folder, log, run.agents, resumed)
+    return _RunningJob(run, RunProcess(request))
 
 
 def _beside(folder: Path, kind: str) -> Path:
@@ -151,10 +123,9 @@ def _error(job: _RunningJob) -> str | None:
     What only a resume would need is removed from a run with a result. Raises UserError
     when the input of the run is wrong.
     """
-    if job.process is None or job.log is None:
+    if job.process is None:
         return None
-    job.log.close()
-    code = job.process.returncode
+    code = job.process.poll()
     if code == 0 and job.run.finished:
         shutil.rmtree(job.run.folder / CHECKPOINT_FOLDER, ignore_errors=True)
         return None
@@ -180,13 +151,9 @@ def _interrupt(running: Iterable[_RunningJob]) -> None:
     """
     processes = [job.process for job in running if job.process and not job.over]
     for process in processes:
-        process.send_signal(signal.SIGINT)
+        process.interrupt()
     # Together: they end their rounds side by side.
     until = time.monotonic() + PATIENCE_S
     for process in processes:
-        try:
-            process.wait(max(0.1, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            # It goes on from its checkpoint another time.
+        if not process.wait(max(0.1, until - time.monotonic())):
             process.kill()
-            process.wait()

@@ -38,6 +38,7 @@ COMPUTES = (
     "strategies",
     # A payload whose checksum differs has no part in a round.
     "system/checksum.py",
+    "system/varint.py",
     "wire",
 )
 

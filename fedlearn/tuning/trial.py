@@ -16,6 +16,7 @@ from fedlearn.errors import FedlearnError, RecordError, RunError, UserError, one
 from fedlearn.records.line import Line
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.progress import Progress
+from fedlearn.runs.callbacks import Callback, Weights
 from fedlearn.runs.simulation import simulate
 from fedlearn.tuning.objectives import trial_curve
 from fedlearn.tuning.pruning import RULES, PastTrial
@@ -57,23 +58,27 @@ class _Behind(Exception):
     """The pruning rule gives the trial up; the text says why."""
 
 
-class _Watch(Progress):
+class _Watch(Callback):
     """Looks at each round's line, and ends the run by an exception.
 
-    The folder is then that of a run stopped by Ctrl-C: the trial can go on as a run.
+    The folder is then that of a run stopped by Ctrl-C: the trial can go on as a run. A run
+    that a callback ends by its answer would be finished.
     """
 
     def __init__(self, job: TrialJob) -> None:
-        super().__init__(quiet=True)
         self._job = job
         self._lines: list[Line] = []
 
-    def start(self, facts: Mapping[str, Any]) -> None:
+    def begin(self, facts: Mapping[str, Any]) -> None:
         """Look at the lines of a trial that goes on: its reason to stop may be there."""
-        for line in facts.get("lines", ()):
-            self.round_done(line)
+        for line in facts["lines"]:
+            self._look(line)
 
-    def round_done(self, line: Line) -> None:
+    def after_round(self, line: Line, weights: Weights) -> None:
+        """Look at a round's line."""
+        self._look(line)
+
+    def _look(self, line: Line) -> None:
         """Raise what ends the run, if anything does."""
         self._lines.append(line)
         number = line["round"]
@@ -104,7 +109,13 @@ def run(job: TrialJob) -> TrialOutcome:
         folder = RunFolder(job.folder)
         # A trial that a kill interrupted goes on from its last checkpoint.
         try:
-            simulate(job.experiment, folder, _Watch(job), resume=folder.used)
+            simulate(
+                job.experiment,
+                folder,
+                Progress(quiet=True),
+                resume=folder.used,
+                callbacks=[_Watch(job)],
+            )
         finally:
             folder.close()
     except _TargetReached:

@@ -1,5 +1,6 @@
 """Runs side by side, with processes that only pretend: who is waited for, what is started how."""
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from fedlearn import config
 from fedlearn.claims import jobs, runs
+from fedlearn.claims.processes import RunProcess, RunRequest
 from fedlearn.claims.runs import PlannedRun
 from fedlearn.errors import RecordError, UserError
 from fedlearn.records.writing import RunFolder
@@ -30,31 +32,29 @@ class Silent:
 
 @pytest.fixture
 def started(monkeypatch):
-    """Return the commands that are started.
+    """Return the requests that are started.
 
     Each ends at once with ``code``, and with its run finished where that is 0.
     """
-    commands: list[list[str]] = []
+    requests: list[RunRequest] = []
 
     class Ended:
         code = 0
 
-        def __init__(self, command, stdout, **_) -> None:
-            commands.append(command[2:])
-            self.returncode = self.code
-            stdout.write(b"one line\nfedlearn: why\n")
-            folder = Path(command[command.index("--out") + 1])
+        def __init__(self, request: RunRequest) -> None:
+            requests.append(request)
+            request.log.write_bytes(b"one line\nfedlearn: why\n")
             if not self.code:
-                folder.mkdir(exist_ok=True)
-                (folder / "summary.json").write_text("{}")
+                request.folder.mkdir(exist_ok=True)
+                (request.folder / "summary.json").write_text("{}")
 
         def poll(self) -> int:
-            return self.returncode
+            return self.code
 
-    monkeypatch.setattr("subprocess.Popen", Ended)
+    monkeypatch.setattr("fedlearn.claims.jobs.RunProcess", Ended)
     monkeypatch.setattr(jobs, "POLL_S", 0.001)
     monkeypatch.setattr(runs, "cores", lambda: 4)
-    return commands, Ended
+    return requests, Ended
 
 
 def wanted(tmp_path: Path, name: str, agents: int = 0) -> PlannedRun:
@@ -74,8 +74,8 @@ def test_what_is_finished_is_not_started_and_the_rest_share_the_processors(
         == {}
     )
     assert watch.most == 2
-    assert [words[1] for words in commands] == [
-        str(tmp_path / f"{name}.toml") for name in ("a", "b", "c")
+    assert [request.config for request in commands] == [
+        tmp_path / f"{name}.toml" for name in ("a", "b", "c")
     ]
     assert config.read(str(tmp_path / "a.toml")).engine.workers == 2
 
@@ -85,12 +85,8 @@ def test_agents_are_served_and_a_folder_that_is_there_is_resumed(started, tmp_pa
     (tmp_path / "a").mkdir()
     jobs.run_all([wanted(tmp_path, "a"), wanted(tmp_path, "b", agents=3)], 1, Silent())
     simulated, served = commands
-    assert simulated[0] == "fedlearn.simulate" and simulated[-1] == "--resume"
-    assert (
-        served[0] == "fedlearn.commands.serve"
-        and served[2:4] == ["--local-agents", "3"]
-        and "--resume" not in served
-    )
+    assert (simulated.agents, simulated.resume) == (0, True)
+    assert (served.agents, served.resume) == (3, False)
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -129,3 +125,57 @@ def test_a_full_disk_is_named(tmp_path, started):
         RecordError, match=r"cannot write '.*a\.toml': No space left.*--runs"
     ):
         jobs.run_all([run], 1, Silent())
+
+
+SMALL = """
+[experiment]
+name = "small"
+rounds = {rounds}
+[data]
+name = "digits"
+[data.partition]
+kind = "iid"
+clients = 4
+[model]
+name = "{model}"
+[strategy]
+fraction_train = 1.0
+[engine]
+kind = "serial"
+"""
+
+
+def process(tmp_path: Path, name: str, model: str = "logistic", rounds: int = 1, **how):
+    config = tmp_path / f"{name}.toml"
+    config.write_text(SMALL.format(model=model, rounds=rounds))
+    request = RunRequest(
+        config,
+        tmp_path / name,
+        tmp_path / f"{name}.log",
+        how.get("agents", 0),
+        how.get("resume", False),
+    )
+    return RunProcess(request)
+
+
+def test_processes_run_by_the_api_and_fail_alone(tmp_path):
+    good = process(tmp_path, "good")
+    wrong = process(tmp_path, "wrong", model="logistik")
+    assert good.wait(100) and wrong.wait(100)
+    assert (good.poll(), wrong.poll()) == (0, UserError.exit_code)
+    assert (tmp_path / "good" / "summary.json").exists()
+    assert "Did you mean 'logistic'?" in (tmp_path / "wrong.log").read_text()
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_an_interrupted_process_leaves_a_run_that_goes_on(tmp_path):
+    long = process(tmp_path, "run", rounds=3000)
+    until = time.monotonic() + 60
+    while not (tmp_path / "run" / "checkpoint").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    long.interrupt()
+    assert long.wait(60)
+    assert long.poll() == 130
+    again = process(tmp_path, "run", rounds=3000, resume=True)
+    again.interrupt()
+    assert again.wait(60)
