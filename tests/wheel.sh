@@ -3,6 +3,7 @@
 set -eu
 wheel=$(realpath "$1")
 constraints=$(realpath constraints.txt)
+notebook=$(realpath tests/system/test_notebook.py)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
@@ -32,4 +33,9 @@ for name in ("clients", "server", "strategies", "experiments", "tests"):
         continue
     sys.exit(f"'{name}' is importable: the wheel must install one top-level name")
 END
+# The notebook's share: a class of a cell, its run, and Ctrl-C in a cell, in an empty folder.
+sim/bin/python -m pip install --quiet --constraint "$constraints" "$wheel[sim,notebook]" \
+    nbclient nbformat pytest pytest-timeout
+cp "$notebook" test_notebook.py
+sim/bin/python -m pytest -q -p no:cacheprovider test_notebook.py
 echo "wheel: ok"
