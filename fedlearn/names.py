@@ -41,6 +41,9 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 # The module of names that stand for Python objects which a program handed over to a run.
 HANDED = "python"
 
+# The argument of fedlearn.run that an object is handed over by, where the word differs.
+_ARGUMENTS = {"data set": "data", "codec": "up"}
+
 # Those objects by their names, such as "python:Net", for as long as the run goes on.
 _handed: dict[str, Any] = {}
 
@@ -57,6 +60,11 @@ def handed_over(objects: Mapping[str, Any]) -> Iterator[None]:
         _handed.update(before)
 
 
+def is_handed(name: str) -> bool:
+    """Return whether a name stands for a Python object that was handed over."""
+    return name.startswith(f"{HANDED}:")
+
+
 def handed(what: str, name: str) -> Any:
     """Return the object that was handed over under a name.
 
@@ -67,7 +75,7 @@ def handed(what: str, name: str) -> Any:
     own_name = name.partition(":")[2]
     raise ConfigError(
         f"{what} '{own_name}' was a Python object, which no config can name; hand it over "
-        f"again, as fedlearn.run(…, {what.split()[0]}={own_name})"
+        f"again, as fedlearn.run(…, {_ARGUMENTS.get(what, what)}={own_name})"
     )
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from fedlearn.errors import ConfigError
@@ -96,7 +97,17 @@ def _is_function(value: Any) -> bool:
     return callable(value) and hasattr(value, "__code__")
 
 
-def _codec(value: Any) -> Any:
+@dataclass(frozen=True)
+class OwnCodec:
+    """A user's codec with what ours have besides; see `fedlearn.codec.protocol.Codec`."""
+
+    encode: Callable[..., bytes]
+    decode: Callable[..., Any]
+    uses_moved: bool = False
+    for_differences: bool = False
+
+
+def _codec(value: Any) -> OwnCodec:
     codec = value() if isinstance(value, type) else value
     for method in ("encode", "decode"):
         if not callable(getattr(codec, method, None)):
@@ -104,4 +115,9 @@ def _codec(value: Any) -> Any:
                 f"the codec {_short_name(value)} has no {method}(); "
                 "see fedlearn.codec.protocol.Codec"
             )
-    return codec
+    return OwnCodec(
+        codec.encode,
+        codec.decode,
+        bool(getattr(codec, "uses_moved", False)),
+        bool(getattr(codec, "for_differences", False)),
+    )

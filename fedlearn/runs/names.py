@@ -63,6 +63,7 @@ def _named_keys(
 def _check_codecs(up: str, down: str) -> None:
     from fedlearn.codec import AUTO, feedback
     from fedlearn.codec.chain import parse
+    from fedlearn.names import handed, is_handed
 
     if feedback(down)[0]:
         raise ConfigError(
@@ -73,7 +74,10 @@ def _check_codecs(up: str, down: str) -> None:
         if text == AUTO:
             continue
         try:
-            parse(text)
+            if is_handed(text):
+                handed("codec", text)
+            else:
+                parse(text)
         except ConfigError as error:
             raise ConfigError(f"{key}: {error}") from None
 

@@ -182,6 +182,35 @@ def test_a_strategy_of_ones_own(tmp_path):
     assert by_instance.summary["model_sha256"] == by_class.summary["model_sha256"]
 
 
+class Halves:
+    """A codec of one's own: float16, two bytes a value."""
+
+    def encode(self, values, seed, context):
+        return values.astype("<f2").tobytes()
+
+    def decode(self, body, seed, context):
+        if len(body) != 2 * context.size:
+            raise fl.ConfigError("another length")
+        return np.frombuffer(body, "<f2").astype(np.float32)
+
+
+@pytest.mark.parametrize("engine", ["serial", "pool"])
+def test_a_codec_of_ones_own_gives_the_bytes_of_ours(engine, tmp_path):
+    changes = {"engine.kind": engine, "codec.down": "raw32"}
+    own = fl.run(CONFIG, changes, up=Halves(), out=tmp_path / "own", quiet=True)
+    ours = fl.run(CONFIG, changes, up="f16", out=tmp_path / "ours", quiet=True)
+    assert own.config.codec.up == "python:Halves"
+    assert own.summary["model_sha256"] == ours.summary["model_sha256"]
+    # Only the codec's name in each payload's header is longer.
+    more = len("python:Halves") - len("f16")
+    messages = sum(line["messages_up"] for line in own.rounds)
+    assert own.summary["bytes_up"] - ours.summary["bytes_up"] == more * messages
+    with pytest.raises(fl.ConfigError, match=r"hand it over again.*up=Halves"):
+        fl.run(out=tmp_path / "own", resume=True, quiet=True)
+    with pytest.raises(fl.ConfigError, match="has no decode"):
+        handed.named({"up": type("Half", (), {"encode": Halves.encode})})
+
+
 def test_callbacks_are_called_and_may_end_the_run(tmp_path):
     callback = After(last=2)
     run = fl.run(CONFIG, callbacks=[callback], out=tmp_path / "run", quiet=True)
