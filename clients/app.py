@@ -226,14 +226,14 @@ class _Bench:
 
     def _content(self, message: Message, start: StartModel) -> RecordDict:
         """Return what the app behind the mod gets."""
+        values = self.plan.to_dict()
+        # A record holds no tables: each method's number has a key of its own.
+        for name, number in values.pop("methods").items():
+            values[f"method.{name}"] = number
+        values["server-round"] = self.plan.round
+        values["experiment"] = message.content.config_records[RECORD]["experiment"]
         # One record of each sort, as Flower's mods expect.
-        config = ConfigRecord(
-            {
-                **self.plan.to_dict(),
-                "server-round": self.plan.round,
-                "experiment": message.content.config_records[RECORD]["experiment"],
-            }
-        )
+        config = ConfigRecord(values)
         arrays = to_record(self.layout, start.state)
         return RecordDict({"arrays": arrays, "config": config})
 

@@ -72,7 +72,7 @@ def _read(file: Path) -> Checkpoint | None:
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length])["__metadata__"]
         run = json.loads(header["run"])
-    except (OSError, SafetensorError, ValueError, KeyError):
+    except (OSError, SafetensorError, ValueError, KeyError, RecursionError):
         return None
     if header.get("sha256") != _digest(tensors, header["run"]):
         return None

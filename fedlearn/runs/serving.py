@@ -207,7 +207,7 @@ class Serving:
         """Return where to listen: where agents know the run, if no port is asked for."""
         try:
             before = json.loads((self.folder.path / ADDRESS_FILE).read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return self.address
         return replace(
             self.address,
@@ -259,7 +259,7 @@ class Serving:
             return {
                 int(client): dict(facts) for client, facts in json.loads(text).items()
             }
-        except (OSError, ValueError, AttributeError, TypeError):
+        except (OSError, ValueError, RecursionError, AttributeError, TypeError):
             return {}
 
     def _write_devices(self, devices: dict[int, dict[str, str | float]]) -> None:

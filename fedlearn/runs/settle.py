@@ -96,9 +96,10 @@ def manifest_of(folder: RunFolder) -> dict[str, Any]:
     """Return a run's manifest; {}: it was killed before it had one."""
     try:
         manifest = json.loads((folder.path / MANIFEST_FILE).read_text())
-    except (OSError, ValueError):
+    # A torn file may hold brackets without end, which json follows too deep.
+    except (OSError, ValueError, RecursionError):
         return {}
-    return dict(manifest)
+    return manifest if isinstance(manifest, dict) else {}
 
 
 def _with(experiment: Experiment, section: str, **changes: Any) -> Experiment:
