@@ -195,6 +195,7 @@ def _encoded(
     start = held.state
     end = to_state(runner.layout, _arrays(task, reply))
     difference = State(end.floats - start.floats, end.integers - start.integers)
+    # It has a field of its own in the payload's header.
     examples = int(metrics.pop(EXAMPLES, 0))
     if examples < 0:
         raise ClientError(f"client {task.client} reports {examples} examples")

@@ -156,6 +156,7 @@ class Runner(Local):
 
     def _decode(self, payload: Bytes) -> tuple[Header, State]:
         """Return a payload's header and model; that of a cohort is decoded once."""
+        # By identity: a worker sees one payload object per round.
         if self._decoded is None or self._decoded[0] is not payload:
             self._decoded = (payload, *decode_model(self.layout, payload))
         return self._decoded[1], self._decoded[2]
@@ -205,6 +206,7 @@ class Runner(Local):
         if slots is None or residuals is None or slots.empty:
             return None
         residual = residuals.read(task.client, slots.slot)
+        # A damaged residual would bend the update; without one it is only coarser.
         if digest(residual) != slots.digest:
             return None
         return residual
@@ -215,6 +217,7 @@ class Runner(Local):
         residuals = self.vectors.get(RESIDUALS)
         if answer.residual is None or slots is None or residuals is None:
             return {}
+        # Into a free slot: a void round must find the old one untouched.
         residuals.write(task.client, slots.into, answer.residual)
         return {RESIDUALS: digest(answer.residual)}
 

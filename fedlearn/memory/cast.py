@@ -66,6 +66,7 @@ class Cast(Snapshots):
         nearer = None
         if not self.again:
             nearer = self._nearer(round, place, state, version)
+        # All follow what the difference leads to, and not what it aimed at.
         target = state if nearer is None else nearer[1]
         whole, header, arrived = encode_model(self.layout, target, version, "raw32", 0)
         fallback = nearer is None and not self.again
@@ -81,6 +82,7 @@ class Cast(Snapshots):
     def _append(self, payload: bytes, header: Header) -> None:
         """Add a payload to the series; header: of the model that it leads to."""
         if self.log:
+            # Kept for agents that were away; a simulation counts their bytes alone.
             self.log.mkdir(parents=True, exist_ok=True)
             self._file(len(self.sizes)).write_bytes(payload)
         self.sizes.append(len(payload))
@@ -119,6 +121,7 @@ class Cast(Snapshots):
 
     def download(self, client: int) -> int | None:
         """Return the bytes of what a client missed, or of the whole model if those are fewer."""
+        # What came before a whole model is not needed to arrive at it.
         first = max(self._count(client), self.last_whole)
         return min(sum(self.sizes[first:]), self.whole)
 

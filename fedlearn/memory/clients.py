@@ -75,6 +75,7 @@ class ClientMemory:
 
     def parts(self) -> list[Remembered]:
         """Return what has to be synced before a checkpoint, and recalled with it."""
+        # Copies are synced by the downlink, which knows what else belongs to them.
         parts: list[Remembered] = [self.downlink, *self._following()]
         if self.states:
             parts.append(self.states)

@@ -28,6 +28,7 @@ class Shadow(Snapshots):
         self, layout: Layout, codec: str, seed: int, copies: ClientVectors
     ) -> None:
         """Take the copies, which the workers share. codec: of differences."""
+        # Workers are handed the exact model; the codec is that of the differences.
         super().__init__(layout, "raw32", seed)
         self.differences = codec
         self.copies = copies
@@ -39,6 +40,7 @@ class Shadow(Snapshots):
         return Delivery(
             codec=self.differences,
             seed=derive(self.seed, f"codec-down-{kind}", round, attempt, client),
+            # A copy from before the loss rose may be what is wrong.
             whole=0 < self.copies.since(client) <= self._doubt,
         )
 

@@ -141,12 +141,14 @@ class ClientVectors:
 
     def wrote(self, client: int, slot: int, digest: bytes) -> None:
         """Note that a slot holds a client's newest vector."""
+        # What `undo` needs, should this round be void.
         self._before.append((client, self.versions.rows(client)))
         self.versions.put(client, _CONTENT.pack(slot, digest))
 
     def settle(self) -> None:
         """Keep what was noted so far: `undo` goes back no further."""
         for client, first in self._first_slots.items():
+            # It was asked and answered nothing; its slots serve the next newcomer.
             if not self.versions.rows(client):
                 self._spare.append(first)
         self._before = []
@@ -171,6 +173,7 @@ class ClientVectors:
         Raises RecordError.
         """
         try:
+            # The vectors before the database that names them, and both before the checkpoint.
             os.fsync(self._file)
         except OSError as error:
             raise self._unwritten(error) from error
@@ -213,6 +216,7 @@ class ClientVectors:
         """Return the first of the slots that a client is given."""
         if client not in self._first_slots:
             if not self._spare:
+                # Slots are handed out in the order of first use, so the file has no holes.
                 self._spare = [SLOTS * self._owners]
                 self._owners += 1
             self._first_slots[client] = self._spare.pop()

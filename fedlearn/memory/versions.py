@@ -84,6 +84,7 @@ class Versions:
 
     def put(self, client: int, content: bytes) -> None:
         """Remember something of a client in the place of what was; checkpoints keep theirs."""
+        # A row of this moment is overwritten: no checkpoint has seen it.
         before = [row for row in self.rows(client) if row[0] < self.moment]
         needed = {_newest_moment(before, cut) for cut in self._cuts}
         rows = [row for row in before if row[0] in needed]
@@ -105,6 +106,7 @@ class Versions:
         if self._empty and not self._changed:
             return {self._name: np.zeros(2, np.int64)}
         self._flush()
+        # In the same transaction: the file says up to which moment it is whole.
         self._do(f"PRAGMA user_version = {self.moment}")
         self._do("COMMIT")
         self._do("BEGIN")
@@ -127,6 +129,7 @@ class Versions:
             self._cuts = (int(older), int(newer))
         self.moment = self._cuts[1] + 1
         self._forget_rows()
+        # A copy of an older file would give clients vectors that they no longer hold.
         if self._reached() < self._cuts[1]:
             raise RecordError(
                 f"--resume: {self.path} is not what the checkpoint was made with "

@@ -64,6 +64,7 @@ def run(
         "up": up,
         "down": down,
     }
+    # Names win over the config's: what is handed over is meant.
     names, at_hand = named(objects)
     with handed_over(at_hand), _own_threads():
         result = run_in_folder(
@@ -154,6 +155,7 @@ def load(folder: str | Path, *, model: Any = None) -> Run:
     model: the class or function that the run was given as a Python object; needed for
     `Run.model` and `Run.predict` alone. Raises UserError for a folder that holds no run.
     """
+    # The run's own config has the name that leads to it.
     _, at_hand = named({"model": model})
     return Run(folder, at_hand)
 

@@ -54,10 +54,12 @@ class Checkpointer:
 
     def due(self, round: int) -> bool:
         """Return whether a checkpoint is due after a round."""
+        # A run that waits for its checkpoints was asked to lose nothing: each round counts.
         if self.every or not self._writer:
             return round % (self.every or 1) == 0
         if time.perf_counter() - self._begun < PAUSE_S:
             return False
+        # A slow disk must not collect checkpoints that nobody needs any more.
         return self._pending is None or self._pending.done()
 
     def write(self, round: int, model: State) -> set[str]:
@@ -97,6 +99,7 @@ class Checkpointer:
             self._writer.shutdown()
 
     def _write(self, made: checkpoint.Checkpoint) -> None:
+        # Lines first: a checkpoint without its lines would understate the bytes.
         self.folder.sync_lines()
         checkpoint.write(self.folder, made)
 

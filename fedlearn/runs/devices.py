@@ -58,10 +58,12 @@ class Workload:
         return repeats * (step if plan.steps else count) * share
 
     def _size(self, client: int, held_out: bool) -> tuple[int, float]:
+        # Reading a client's data may take longer than training on it; its size stays.
         size = self._sizes.get((client, held_out))
         if size is None:
             samples = self.runner.samples(client, held_out)
             share = 1.0
+            # Padding is skipped by the models, so it takes no time on a device either.
             if self.runner.population.modality == "text" and len(samples):
                 lengths = ends(torch.from_numpy(samples.y.astype(np.int64)))
                 share = float(lengths.sum()) / samples.y.size
@@ -90,6 +92,7 @@ class Timed(Layer):
             for outcome in self.inner.run(tasks, payload):
                 yield self._timed(by_client[outcome.client], outcome)
         finally:
+            # Also when the round fails: the next attempt starts at the time reached.
             self.clock.end()
 
     def _timed(self, task: Task, outcome: Outcome) -> Outcome:
@@ -133,6 +136,7 @@ def takes_all(strategy: Strategy, clients: int) -> int:
     # Flower's wrappers for differential privacy hold the strategy that asks.
     asking: Any = getattr(strategy, "strategy", strategy)
     if hasattr(asking, "fraction_train"):
+        # We offer it exactly its cohort, of which it must not draw a part again.
         asking.fraction_train = 1.0
         available = getattr(asking, "min_available_nodes", size)
         asking.min_available_nodes = min(available, size)
@@ -191,6 +195,7 @@ class Setting:
             round,
             attempt,
         )
+        # So a round has its size even while most devices are away.
         missing = self.size - len(fastest)
         return sorted([*fastest, *_soonest(away_s, expected_s)[:missing]])
 

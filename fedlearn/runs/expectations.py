@@ -20,6 +20,7 @@ def expectations(
     scored: the lines of the rounds whose model was evaluated.
     """
     expect = experiment.expect
+    # by_round counts to best_accuracy; the schema asks for both together.
     best = expect.best_accuracy or 0.0
     reached = [line["round"] for line in scored if (line["accuracy"] or 0.0) >= best]
     first_reached = reached[0] if reached else None

@@ -16,6 +16,7 @@ def with_fleet(stack: Stack, site: Site, fleet: Fleet) -> Stack:
     settled = site.settled
     if settled.experiment.fleet.cohort != "fastest":
         return replace(stack, engine=fleet)
+    # We choose, so the strategy must take all that it is offered.
     size = takes_all(site.parts.strategy, settled.clients)
 
     def choose(round: int, attempt: int) -> Sequence[int]:
@@ -33,6 +34,7 @@ def modules(experiment: Experiment) -> list[str]:
     data = experiment.data
     names = (experiment.model.name, data.name, data.partition.kind or "")
     allowed = {name.partition(":")[0] for name in names if ":" in name}
+    # The coordinator would choose which of a device's files are read: its owner says.
     if data.name == "dir":
         allowed.add("dir")
     return sorted(allowed)

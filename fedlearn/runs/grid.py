@@ -109,6 +109,7 @@ class RunGrid(Grid):
 
     def leave_out(self, client: int, reason: str) -> None:
         """Note that a client's update is not used, so that its memory stays what it was."""
+        # The first reason is the cause; later ones follow from it.
         self.tally.failures.setdefault(client, reason)
         self.memory.undo(client)
 
@@ -147,6 +148,7 @@ class RunGrid(Grid):
         if clients is not None:
             # Real ones, of whom more may come: a strategy may wait for them.
             return clients
+        # Flower sleeps between two such questions, for ever where no node can come.
         self._asked += 1
         if self._asked > _MOST_ASKED:
             raise RunError(
@@ -161,6 +163,7 @@ class RunGrid(Grid):
         ids = []
         for reply in self.send_and_receive(messages):
             node = reply.metadata.src_node_id
+            # A node may be asked twice in a round, so its number alone is no name.
             ids.append(f"{self.round}-{node}-{len(self._replies)}")
             self._replies[ids[-1]] = reply
         return ids
@@ -183,12 +186,14 @@ class RunGrid(Grid):
         replies = self._all_replies(list(messages))
         if self.payloads:
             return replies
+        # Flower's strategies add float32 models in this order: arrival must not matter.
         return sorted(replies, key=lambda reply: reply.metadata.src_node_id)
 
     def _all_replies(self, messages: list[Message]) -> Iterator[Message]:
         done = 0
         for broadcast in self._broadcasts(messages):
             sent = broadcast.messages.values()
+            # In a fixed order, so that a run repeats whatever order a strategy pushed.
             for kind in sorted({message.metadata.message_type for message in sent}):
                 for reply in self._replies_of(kind, broadcast):
                     done += 1
@@ -199,6 +204,8 @@ class RunGrid(Grid):
         """Yield each distinct model among the messages, encoded once, with its messages."""
         groups: dict[int, list[Message]] = {}
         for message in messages:
+            # By identity: a strategy sends all nodes the same record, and comparing models
+            # value by value would cost as much as encoding them.
             groups.setdefault(id(_arrays(message)), []).append(message)
         for place, group in enumerate(groups.values()):
             begun = time.perf_counter()
@@ -229,8 +236,10 @@ class RunGrid(Grid):
             self.tally.download(outcome, broadcast.model.fallback)
             self.tally.work(outcome, workers, train)
             if outcome.base:
+                # It has the model even if its work failed after the download.
                 self.downlink.received(client, task.slots, outcome.base)
             if self.memory.states and outcome.state is not None:
+                # Before the reply is judged: Flower keeps a context whatever the strategy does.
                 self.memory.states.put(client, outcome.state)
             begun = time.perf_counter()
             reply = self._reply(messages[client], task, outcome, broadcast)
@@ -277,10 +286,12 @@ class RunGrid(Grid):
         try:
             received = self._receiver.receive(task, outcome, broadcast.model, cohort)
         except PayloadError as error:
+            # A real agent would otherwise go on as if its update counted.
             self.engine.refused(outcome.client, str(error))
             return self._failed(message, outcome.client, str(error), train)
         self.tally.codec_s["up_decode"] += time.perf_counter() - begun
         self.tally.damaged += self._receiver.lost_residual(task, received)
+        # Only now: of a refused update nothing is carried over.
         self.memory.keep(outcome.client, task.slots, outcome.kept)
         return self._content(message, received, broadcast)
 
@@ -309,6 +320,7 @@ class RunGrid(Grid):
     def _failed(
         self, message: Message, client: int, reason: str, train: bool
     ) -> Message:
+        # An evaluation that fails costs a figure, and no update.
         if train:
             self.tally.failures[client] = reason
         return Message(Error(code=ERROR_CODE, reason=reason), reply_to=message)

@@ -45,6 +45,7 @@ def named(objects: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
             changes[KEYS[kind]] = value
             continue
         name = importable_name(value)
+        # A codec's name goes into every payload, where import paths mean nothing.
         if name is None or kind in ("up", "down"):
             name = f"{HANDED}:{_short_name(value)}"
             at_hand[name] = _maker(kind, value)
@@ -60,6 +61,7 @@ def importable_name(value: Any) -> str | None:
         return None
     try:
         target: Any = importlib.import_module(module_name)
+        # A class inside a class has a dotted name.
         for part in attribute.split("."):
             target = getattr(target, part)
     except (ImportError, AttributeError):
@@ -108,6 +110,7 @@ class OwnCodec:
 
 
 def _codec(value: Any) -> OwnCodec:
+    # Pure functions: one object serves all clients.
     codec = value() if isinstance(value, type) else value
     for method in ("encode", "decode"):
         if not callable(getattr(codec, method, None)):

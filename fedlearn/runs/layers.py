@@ -57,6 +57,8 @@ def stacked(site: Site, outer: Sequence[Layer | None]) -> Stack:
     Whatever has been started is closed where a later layer fails. Raises ConfigError,
     and what starting the engine raises.
     """
+    # Agents go below devices and collapse, which have checks against them; a profile
+    # looks on from outside, so that it sees what the run sees.
     agents, watch = outer
     stack = Stack(_engine(site))
     try:
@@ -64,6 +66,7 @@ def stacked(site: Site, outer: Sequence[Layer | None]) -> Stack:
             if layer is not None:
                 stack = layer(stack, site)
     except BaseException:
+        # Worker processes would outlive a run that never began.
         stack.engine.close()
         raise
     return stack
@@ -89,6 +92,7 @@ def _collapse(stack: Stack, site: Site) -> Stack:
     experiment = site.settled.experiment
     if not experiment.engine.collapse:
         return stack
+    # The model is tried with two made-up clients: some cannot be computed together.
     collapsed = collapse.collapsed(
         stack.engine, experiment, site.parts.strategy, site.runner
     )
@@ -98,6 +102,7 @@ def _collapse(stack: Stack, site: Site) -> Stack:
 def _devices(stack: Stack, site: Site) -> Stack:
     if site.parts.devices is None:
         return stack
+    # Simulated time needs the engine's outcomes, so devices stand outside it.
     setting = Setting(
         site.settled.experiment, site.runner, site.parts.devices, site.parts.strategy
     )

@@ -62,6 +62,7 @@ class LocalAgents:
                 # An agent ends with its input; of a run that is over, it has gone already.
                 if not over:
                     process.stdin.close()
+                # It may be in the middle of a step, which it gives up within seconds.
                 process.wait(_PATIENCE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
@@ -86,6 +87,7 @@ class LocalAgents:
         """Give an agent its certificate, unless it has one from an earlier start."""
         if agent_identity.read_identity(state) is not None:
             return
+        # As a real agent does it: the key never leaves its folder.
         request = agent_identity.make_key_and_csr(state)
         certificate = identity.sign(pki, client, request)
         authority = identity.server_credentials(pki).ca

@@ -76,6 +76,8 @@ class RunLoop:
         self.done = 0
         self.lines: list[Line] = []
         self._since = time.perf_counter()
+        # Seconds of recording belong to the round that was recorded, which is over by then:
+        # the next line has them.
         self._record_s = 0.0
         self._noted_whole_models = False
         # Whether what is kept of clients is that of a checkpoint, or of the beginning.
@@ -107,6 +109,7 @@ class RunLoop:
             self.done = newest.round
             self.lines = self.folder.rewind(newest.round)
             self._note_lost_lines()
+        # A lower stop_at than before would mean that rounds were run in vain.
         self._check_stop_at()
         if newest is not None:
             self.model = newest.model
@@ -123,6 +126,7 @@ class RunLoop:
             ) from None
         if newest is not None:
             self._adopt_states(newest)
+        # From here on `go` must not reset it.
         self._recalled = True
         return self.done
 
@@ -143,12 +147,15 @@ class RunLoop:
         self._guard = self._guarded()
         try:
             if self.done < settings.rounds and self._reached() is None:
+                # Flower counts from round 1; the guard leads it to the first that is missing.
                 start = for_strategy(self.layout, self.model)
                 self._guard.run(self.grid, start, settings.rounds, self._after_round)
         except _Ended:
             pass
         finally:
+            # Whatever happened, the last checkpoint is whole then.
             self._checkpointer.close()
+        # A checkpoint that failed beside the last round fails the run here.
         self._checkpointer.wait()
         return self._finish()
 
@@ -195,12 +202,14 @@ class RunLoop:
         begun = time.perf_counter()
         self._note_models(self.grid.tally)
         self._renew_if_in_doubt(round)
+        # Callbacks first: each of them has to see every round.
         ended = self._ended_by_callback(line) or self._reached() is not None
         last = round == self.experiment.experiment.rounds
         if ended or last or self._checkpointer.due(round):
             self._checkpoint()
         self._record_s = time.perf_counter() - begun
         if ended:
+            # Flower's loop has no other way out; `go` catches it and finishes the run.
             raise _Ended
 
     def _line(self, round: int, tally: RoundTally) -> Line:
@@ -235,6 +244,7 @@ class RunLoop:
             score = self.score(self.model)
             line["loss"] = score.loss
             line["accuracy"] = score.accuracy
+            # A note and no error: a later round may recover, and the end is checked.
             if not math.isfinite(score.loss):
                 self.display.note(
                     f"round {round}: the loss on held-out samples is not finite; "
@@ -246,6 +256,7 @@ class RunLoop:
         phases["record"] = self._record_s
         line["seconds"] = now - self._since
         self._since = now
+        # To disk before it is shown: what a user saw is never lost.
         self.lines.append(line)
         self.folder.append(line)
         self.display.round_done(line)
@@ -276,6 +287,7 @@ class RunLoop:
                 f"round {self.done}: what the disk held of {tally.damaged} clients was "
                 "damaged; they began anew, and the result is not that of an undisturbed run"
             )
+        # Half: single clients that come back after long are sent whole models by design.
         mostly_whole = 2 * tally.whole_models > tally.messages_down
         if mostly_whole and not self._noted_whole_models:
             self._noted_whole_models = True
@@ -308,6 +320,7 @@ class RunLoop:
                 f"--resume: {newest.round} rounds are done, more than "
                 f"experiment.rounds = {rounds}; raise it or start anew"
             )
+        # The config was edited, or the folder is another run's.
         sizes = (newest.model.floats.size, newest.model.integers.size)
         if sizes != (self.layout.floats, self.layout.integers):
             raise RunError(
@@ -351,6 +364,7 @@ class RunLoop:
                 "nothing that can be used was learned"
             )
         summary = self._summary(scored)
+        # Safetensors: any framework reads it, and reading it runs no code.
         model = save(dict(self.layout.split(self.model)))
         self.folder.write(MODEL_FILE, model)
         self.folder.write_json(SUMMARY_FILE, summary)

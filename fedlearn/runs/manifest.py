@@ -104,6 +104,7 @@ def _engine(settled: Settled, stack: Stack) -> dict[str, Any]:
         "chunk": section.chunk,
         "workers": stack.engine.workers,
         "device": section.device,
+        # Always: see `single_thread`. Said, because a reader compares times.
         "threads": 1,
         "collapse": section.collapse,
     }
@@ -115,6 +116,7 @@ def _data(parts: Parts) -> dict[str, Any]:
     sized = range(min(len(clients), _SIZED))
     sizes = np.sort([clients.size(client) for client in sized])
     shown_clients, counts = data.label_counts(population)
+    # A user's own population need not have one.
     partition = getattr(clients, "partition", None)
     return {
         "name": population.name,

@@ -56,10 +56,12 @@ def build_parts(experiment: Experiment, agents: bool = False) -> Parts:
 
     Raises UserError for what cannot be built, or does not fit together.
     """
+    # Data first: the model is built for its shapes, and the strategy for its clients.
     population = _population(experiment)
     module, layout = _model(experiment, population)
     clients = len(population.clients)
     strategy = _strategy(experiment, layout, clients)
+    # Real agents have devices of their own, so none are simulated for them.
     simulated = None
     if not agents:
         with config_section("devices"):
@@ -85,6 +87,7 @@ def config_section(name: str) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
+        # Some errors name their table themselves, and saying it twice helps nobody.
         if str(error).startswith(f"[{name}"):
             raise
         raise type(error)(f"[{name}] {error}") from error
@@ -145,6 +148,7 @@ def _strategy(experiment: Experiment, layout: Layout, clients: int) -> Strategy:
             f"experiment.min_clients = {settings.min_clients}, "
             f"but there are {clients} clients"
         )
+    # Flower asks for a share, where our config gives a number that stays readable.
     fraction_evaluate = 0.0
     if experiment.evaluate.clients:
         fraction_evaluate = min(1.0, experiment.evaluate.max_clients / clients)
@@ -157,6 +161,7 @@ def _strategy(experiment: Experiment, layout: Layout, clients: int) -> Strategy:
     }
     with config_section("strategy"):
         strategy = build(experiment.strategy.name, experiment.strategy.options, offered)
+        # Only ours have the field; Flower's strategies write such numbers into messages.
         _check_methods(getattr(strategy, "methods", {}))
     return strategy
 

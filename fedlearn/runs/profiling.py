@@ -40,6 +40,7 @@ def profiled(
             "--trace shows training by [train]; "
             "what a ClientApp does is its own: take --profile"
         )
+    # A resumed run adds to what its first part saw.
     watched = Watched()
     before = TrainingMeasurements()
     if resume:
@@ -51,6 +52,7 @@ def profiled(
         with contextlib.suppress(FedlearnError):
             _write(folder, before, watched, before.peak)
         raise
+    # 0 where no round was run: then nothing is compared with the peak.
     workers = max((seen.workers for seen in watched.rounds.values()), default=0)
     peak = before.peak
     if workers and experiment.engine.device == "cpu":

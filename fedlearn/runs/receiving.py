@@ -51,6 +51,7 @@ class Receiver:
             codec_name,
         )
         base = outcome.base
+        # A late answer of an earlier round would pull the model back.
         start = (header.round, header.digest)
         if base is None or start != (base.round, base.digest):
             raise PayloadError(
@@ -58,12 +59,14 @@ class Receiver:
             )
         if header.examples < 1:
             raise PayloadError("the update reports 0 examples; it would weigh nothing")
+        # Here and not in the sum: a refused update is its client's failure, by name.
         check_range(change, header.examples, cohort)
         return Received(outcome.client, header, change)
 
     def lost_residual(self, task: Task, received: Received) -> bool:
         """Return whether a client began anew although it had a residual: it was damaged."""
         slots = task.slots.get(RESIDUALS)
+        # A client asked for the first time has nothing to lose.
         if slots is None or slots.empty:
             return False
         return received.header.residual == FRESH

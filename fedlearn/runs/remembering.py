@@ -30,6 +30,7 @@ def open_memory(settled: Settled, parts: Parts, folder: RunFolder) -> ClientMemo
         files[COPIES] = COPIES_FILE
     if settled.residuals:
         files[RESIDUALS] = RESIDUALS_FILE
+    # Opened before the workers are forked, who write into the same files.
     vectors = {
         name: ClientVectors(folder.path / file, settled.clients, layout.floats)
         for name, file in files.items()
@@ -44,6 +45,7 @@ def open_memory(settled: Settled, parts: Parts, folder: RunFolder) -> ClientMemo
         log = folder.path / CAST_FOLDER if settled.agents else None
         initial = parts.initial.floats
         downlink = Cast(layout, codec, settled.seed, initial, versions, log)
+    # Only a ClientApp has state of its own; our training has none between rounds.
     states = None
     if parts.app is not None:
         states = States(folder.path / STATES_FILE)

@@ -24,6 +24,7 @@ def replay(run: Path, experiment: Experiment, display: Progress) -> str:
     changes. Raises RecordError for a journal that is damaged or in use, and what
     `simulate` raises.
     """
+    # Opened for this process alone: a run that goes on must not be replayed.
     with closing(Journal(run / JOURNAL_FOLDER)) as journal:
 
         def answers(stack: Stack, site: Site) -> Stack:

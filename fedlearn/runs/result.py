@@ -82,6 +82,7 @@ class Run:
             raise UserError(
                 "run.frame() needs pandas: pip install pandas (run.rounds does not)"
             ) from None
+        # Nested values (failures, phases) have no column; run.rounds has them.
         rows = [
             {key: value for key, value in line.items() if not _is_nested(value)}
             for line in self.rounds
@@ -127,6 +128,7 @@ class Run:
                 seed=experiment.experiment.seed,
                 modality=data["modality"],
             )
+        # Built by the same code with the same seed, so names and shapes are the state's.
         module.load_state_dict(state)
         return module.eval()
 
@@ -146,6 +148,7 @@ class Run:
         module = self.model()
         samples = _samples(np.asarray(x), tuple(data["input_shape"]))
         outputs = []
+        # Predicting needs no gradients, which would take the memory of all batches.
         with torch.no_grad():
             for start in range(0, len(samples), _BATCH):
                 part = samples[start : start + _BATCH]
@@ -230,6 +233,7 @@ def _samples(x: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[Any]:
     """Return samples with their leading N, and images with their channel."""
     if x.shape == input_shape:
         x = x[np.newaxis]
+    # Pictures of one channel are often stored without it.
     grey = len(input_shape) == 3 and input_shape[0] == 1
     if grey and x.shape == input_shape[1:]:
         x = x[np.newaxis, np.newaxis]

@@ -29,6 +29,7 @@ def downlink(section: CodecSection, clients: int, reached: int, floats: int) -> 
     if kind == "auto" and not differences:
         kind = "snapshot"
     if kind == "auto":
+        # Of all clients, not of those asked: a longer run must not change the kind.
         fits = _room_gb(clients, floats) <= section.copies_gb
         kind = "shadow" if fits else "cast"
     if kind == "shadow":

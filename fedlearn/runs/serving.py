@@ -166,6 +166,7 @@ class Serving:
             self._write_clients(self.journal)
         if self.service and self.service.devices:
             self._write_devices(self.service.devices)
+        # After the service: an agent that is still attending is told that the run is over.
         self.agents.close(over)
         self.log.close()
 
@@ -177,6 +178,7 @@ class Serving:
                 f"--local-agents {local}: the experiment has {clients} clients"
             )
         fleet = experiment.fleet
+        # A client without an agent would let every round wait for its deadline.
         waits_for_all = fleet.cohort == "all" and not fleet.min_agents
         if 0 < local < clients and waits_for_all:
             raise ConfigError(
@@ -241,6 +243,7 @@ class Serving:
 
     def _wait(self, service: Service, wanted: int) -> None:
         """Wait until so many agents attend. Raises RunError when a local one ends before."""
+        # Each number of agents is noted once, or the log would fill while we wait.
         noted = -1
         while (attending := len(service.attending())) < wanted:
             if attending != noted:
@@ -297,5 +300,6 @@ def run_id(folder: RunFolder) -> bytes:
     """Return the 16 bytes that name a run, drawn at its first start."""
     path = folder.path / RUN_ID_FILE
     if not path.exists():
+        # Random: agents keep what they hold by it, also of runs with one name.
         folder.write(RUN_ID_FILE, os.urandom(16).hex())
     return bytes.fromhex(path.read_text())

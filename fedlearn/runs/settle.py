@@ -63,11 +63,14 @@ def settle(
 ) -> Settled:
     """Return what the run goes by. agents: real ones train. Raises ConfigError."""
     written = experiment
+    # Before layers change the strategy: one that takes all clients offered asks for all.
     cohort = cohort_of(parts.strategy, parts.clients)
+    # A resumed run goes by what it began with, or its rounds would not fit together.
     manifest = manifest_of(folder) if resume else {}
     codecs = _codecs(experiment, parts, cohort, manifest)
     experiment = _with(experiment, "codec", up=codecs.up, down=codecs.down)
     if experiment.engine.collapse:
+        # Cheap to see here; the model itself is tried when the layer is put in place.
         collapse.check(experiment, parts.strategy, parts.app is not None, agents)
     holdout = 0.0
     if experiment.evaluate.clients:
@@ -115,6 +118,7 @@ def _codecs(
     section = experiment.codec
     if AUTO not in (section.up, section.down):
         return CodecChoice(section.up, section.down, "")
+    # The choice may be another today: with more clients, or in another version.
     choice = _codecs_before(manifest)
     if choice is None:
         situation = Situation(
@@ -171,6 +175,7 @@ def _engine(
         before = manifest["engine"]
         kept = _with(experiment, "engine", kind=before["kind"], chunk=before["chunk"])
         return kept, dict(manifest["auto"])
+    # It trains clients for two seconds at most, and keeps nothing of them.
     probe = Runner(
         parts.module,
         parts.layout,

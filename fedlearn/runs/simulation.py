@@ -36,11 +36,14 @@ def simulate(
     """Run an experiment, or go on with one, and return its summary.
 
     agents: asks real ones in the place of the engine's clients. watch: looks on, for a
-    profile. callbacks: a user's own code, called as the run goes on. Everything that can be wrong with the input is checked before anything is
-    written. Raises UserError, RoundError, RunError and RecordError.
+    profile. callbacks: a user's own code, called as the run goes on. Everything that can
+    be wrong with the input is checked before anything is written. Raises UserError,
+    RoundError, RunError and RecordError.
     """
     begun = time.perf_counter()
+    # Two threads would change the low bits of sums, and fight the workers for cores.
     single_thread()
+    # Flower refuses to make messages in a process that it does not know.
     enter()
     # Step 1: build what the config names.
     parts = build_parts(experiment, agents=agents is not None)
@@ -54,6 +57,7 @@ def simulate(
         with closing(stack.engine):
             # Step 5: run the rounds.
             summary = _run_rounds(site, stack, folder, display, resume, callbacks)
+    # Closing is part of what a user waits for, so the total is taken after it.
     summary["seconds_total"] = time.perf_counter() - begun
     folder.write_json(SUMMARY_FILE, summary)
     for callback in callbacks:
@@ -86,10 +90,12 @@ def _run_rounds(
     grid = RunGrid(site, stack, display.client_done)
     loop = RunLoop(settled, parts, grid, stack, folder, display, callbacks)
     if resume:
+        # Before anything is written: a checkpoint that does not fit must leave no trace.
         loop.resume()
     # Of a resumed run too: it may have more rounds now.
     folder.write(CONFIG_FILE, to_toml(settled.written))
     if not resume:
+        # There from the start, because readers tell by it that a folder holds a run.
         folder.write(LINES_FILE, "")
     folder.write_json(MANIFEST_FILE, manifest(settled, parts, stack))
     begun = facts(settled, parts, stack) | {"lines": loop.lines}

@@ -40,6 +40,7 @@ class RoundTally:
 
     def repeat(self) -> None:
         """Begin another attempt: bytes and seconds add up, clients count anew."""
+        # Bytes of a void attempt were sent all the same, and stay counted.
         self.clients = 0
         self.failures = {}
 
@@ -65,6 +66,7 @@ class RoundTally:
         """Count a client's seconds; ``workers`` of them passed at the same time."""
         self.codec_s["down"] += outcome.receive_s
         self.codec_s["up_encode"] += outcome.encode_s
+        # Phases add up to the wall time of the round, so parallel work is divided.
         phase = "train" if train else "evaluate"
         self.seconds[phase] += outcome.train_s / workers
         self.seconds["prepare"] += outcome.receive_s / workers

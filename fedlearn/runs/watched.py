@@ -53,6 +53,7 @@ class Watched:
         seen = self.rounds.get(round) or RoundTraining(
             round, workers, flops=start_flops
         )
+        # The slowest client is where a user looks first.
         if seconds > seen.slowest_s:
             seen = replace(seen, slowest_client=task.client, slowest_s=seconds)
         if seconds > self._longest_s:
@@ -83,6 +84,7 @@ class _WatchedEngine(Layer):
     def run(self, tasks: Sequence[Task], payload: bytes) -> Iterator[Outcome]:
         """Yield the engine's outcomes, and note those that trained."""
         by_client = {task.client: task for task in tasks}
+        # More workers than clients stand idle, and their time is nobody's.
         workers = min(self.workers, len(tasks))
         for outcome in self.inner.run(tasks, payload):
             task = by_client[outcome.client]
