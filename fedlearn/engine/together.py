@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from fedlearn.arrays import Layout, State
 from fedlearn.clients.batches import Tensors
 from fedlearn.clients.local import Local, answer_header
-from fedlearn.clients.train import drawn, with_gradients
+from fedlearn.clients.train import mini_batches, with_gradients
 from fedlearn.data.samples import IGNORE
 from fedlearn.engine.task import (
     Group,
@@ -111,7 +111,7 @@ def share(plan: Plan, client: int, data: Tensors, by_examples: bool) -> Share:
 
     Raises ClientError when the client has no samples.
     """
-    batches = drawn(plan, data, client)
+    batches = mini_batches(plan, data, client)
     weight = 1
     if by_examples:
         weight = len(data)
