@@ -42,16 +42,15 @@ MAX_TIME_RATIO = 0.85
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """An engine, and the reason for it.
-
-    estimated_ms: milliseconds of a cohort's local training by engine, as far as they
-    were measured.
-    """
+    """An engine, and the reason for it."""
 
     kind: str
+    # Clients in a stack; 0: the engine's own choice.
     chunk: int
+    # Processes; 0: one per core.
     workers: int
     reason: str
+    # Milliseconds of a cohort's local training by engine, as far as they were measured.
     estimated_ms: Mapping[str, float] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
@@ -100,6 +99,7 @@ def _estimates(
     start = read_state(runner.module, runner.layout)
     count = min(CHUNKS[-1], cohort, len(runner.population.clients))
     clients = [Client(c, start, runner.tensors(c)) for c in range(count)]
+    # Clients without samples fail at once, and would make any engine look fast.
     clients = [client for client in clients if len(client.data)]
 
     # One client stands for all, and its time decides which stacks fit into the budget.
@@ -123,6 +123,7 @@ def _estimates(
         stack_ms = _best_ms(
             partial(train_many, runner.module, runner.layout, plan, stack)
         )
+        # The busiest process decides when a cohort is done.
         stacks = math.ceil(cohort / chunk)
         estimates[f"stacked {chunk}"] = math.ceil(stacks / processes) * stack_ms
     return estimates
@@ -131,13 +132,16 @@ def _estimates(
 def _best_ms(call: Callable[[], Any]) -> float:
     """Return the shortest time of a few calls, in milliseconds.
 
-    There are three calls, or as many as half of the budget allows. A first call fills
-    caches, and counts only where no other follows.
+    There are three calls, or as many as half of the budget allows, after a first one.
     """
-    seconds = [_seconds(call)]
+    first = _seconds(call)
+    seconds = [first]
     while len(seconds) < _CALLS and sum(seconds) + seconds[-1] < BUDGET_S / 2:
         seconds.append(_seconds(call))
-    return 1e3 * min(seconds[1:] or seconds)
+    # The first call fills caches, and counts only where no other followed.
+    counted = seconds[1:] or [first]
+    # The shortest: other processes can only make a call longer.
+    return 1e3 * min(counted)
 
 
 def _seconds(call: Callable[[], Any]) -> float:

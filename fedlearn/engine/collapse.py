@@ -61,6 +61,7 @@ class Collapsed(Layer):
                 yield from _split(group, outcome)
             else:
                 singles += group
+        # Client by client, so that a failure is recorded for the client at fault.
         if singles:
             yield from self.inner.run(singles, payload)
 
@@ -72,10 +73,13 @@ class Collapsed(Layer):
         """
         sizes = {task.client: self._samples(task) for task in tasks}
         needed = -(-sum(sizes.values()) // GROUP_SAMPLES)
-        number = max(1, min(len(tasks), 1 << (needed - 1).bit_length()))
+        power_of_two = 1 << (needed - 1).bit_length()
+        number = max(1, min(len(tasks), power_of_two))
         groups: list[list[Task]] = [[] for _ in range(number)]
         filled = [0] * number
-        for task in sorted(tasks, key=lambda task: (-sizes[task.client], task.client)):
+        # The client breaks ties, so that the order of the tasks does not matter.
+        ordered = sorted(tasks, key=lambda task: (-sizes[task.client], task.client))
+        for task in ordered:
             smallest = filled.index(min(filled))
             groups[smallest].append(task)
             filled[smallest] += sizes[task.client]
@@ -83,6 +87,7 @@ class Collapsed(Layer):
 
     def _samples(self, task: Task) -> int:
         """Return how many samples a client's step is computed from, at most."""
+        # An empty client counts as one sample: it costs a look at its data too.
         samples = max(1, self.runner.population.clients.size(task.client))
         batch = min(task.plan.batch_size or samples, samples)
         return task.plan.accumulate * batch
@@ -98,11 +103,13 @@ def _summable(outcome: Outcome, cohort: int) -> bool:
     """Tell whether a group's sum can be added exactly, in a cohort of so many clients."""
     if outcome.error is not None or outcome.payload is None:
         return False
+    # Integers are left out: models that change any are refused by `model_fault`.
     total = State(together.sum_of(outcome.payload), np.empty(0, np.int64))
     try:
         check_range(total, 1, cohort)
     except PayloadError:
         return False
+    # In float32, as a payload's header carries them.
     losses = [
         client.summed.header.train_loss for client in outcome.group if client.summed
     ]
@@ -116,6 +123,7 @@ def _split(group: Sequence[Task], outcome: Outcome) -> Iterator[Outcome]:
     for client_outcome in outcome.group:
         summed = client_outcome.summed
         if summed:
+            # Once, so that the server adds the sum once.
             summed = replace(summed, floats=floats)
             floats = None
         bytes_down = downloads[client_outcome.client]

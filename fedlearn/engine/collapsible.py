@@ -76,6 +76,7 @@ def model_fault(runner: Runner, plan: Plan) -> str:
     """
     for entry in runner.layout.entries:
         if entry.trained and entry.dtype not in ("float32", "float64"):
+            # The sum is rounded once, and the clients' steps would be one by one.
             return (
                 f"'{entry.name}' rounds each client's step to {entry.dtype}: "
                 f"{_OTHER_MODEL}"
@@ -164,6 +165,7 @@ def _trial_fault(runner: Runner, plan: Plan) -> str:
             "the model draws random numbers in training, as dropout does, "
             f"and each client has its own: set dropout = 0, or {_OTHER_MODEL}"
         )
+    # A gradient shows the model's own error, which a step would scale by its rate.
     trial = replace(plan, answer="gradient", codec="raw32")
     shares = [
         together.share(trial, number, data, True) for number, data in enumerate(clients)
@@ -186,6 +188,7 @@ def _trial_clients(runner: Runner) -> list[Tensors]:
         positions[:_FIRST_CLIENT_SAMPLES],
         positions[_FIRST_CLIENT_SAMPLES:_TRIAL_SAMPLES],
     ]
+    # A very small set of samples makes one client only.
     return [
         tensors(test.take(part), runner.population.modality, runner.device)
         for part in parts
@@ -205,6 +208,7 @@ def _trial_updates(
 
 def _differs(sums: NDArray[np.float32], updates: Sequence[Update]) -> bool:
     """Tell whether a sum (P,) is more than rounding away from that of the updates."""
+    # A counter of batches, which would count one for all clients.
     if any(update.difference.integers.any() for update in updates):
         return True
     expected = sum(
@@ -221,6 +225,7 @@ def _draws(runner: Runner, data: Tensors) -> bool:
 
     It does if the next number of some generator is another one after a forward pass.
     """
+    # In evaluation mode, dropout would draw nothing.
     runner.module.train()
 
     def next_numbers(work: Callable[[], object]) -> list[float]:
@@ -234,4 +239,5 @@ def _draws(runner: Runner, data: Tensors) -> bool:
             ]
 
     after_pass = next_numbers(lambda: runner.module(data.x))
-    return after_pass != next_numbers(lambda: None)
+    after_nothing = next_numbers(lambda: None)
+    return after_pass != after_nothing

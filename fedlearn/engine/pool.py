@@ -49,33 +49,35 @@ Unit = tuple[Task, ...]
 
 @dataclass
 class _Published:
-    """Shared memory that workers read. version: a worker reads again when it changes."""
+    """Shared memory that workers read."""
 
     memory: mmap.mmap
     length: int = 0
+    # A worker reads again when this changes, and not at each task of a round.
     version: int = 0
 
 
 @dataclass(frozen=True)
 class _Assignment:
-    """Work for one worker: a unit of tasks, or a part of the held-out samples to score."""
+    """Work for one worker."""
 
+    # A unit of tasks, or the number of a part of the held-out samples.
     work: Any
+    # Counted from 1.
     attempt: int
 
 
 @dataclass
 class _Worker:
-    """A worker process, as the parent sees it.
-
-    answers: shared memory for payloads, in two halves, since one is read while the
-    other is written. units: assignments so far; it says which half is next.
-    """
+    """A worker process, as the parent sees it."""
 
     process: BaseProcess
     pipe: Connection
+    # Payloads, in two halves: the parent reads one while the worker writes the other.
     answers: mmap.mmap
+    # Assignments so far: their parity says which half is next.
     units: int = 0
+    # None while it is idle.
     assignment: _Assignment | None = None
 
 
@@ -90,6 +92,7 @@ class Pool(EveryClient):
 
         workers: their number; 0 = one per core that this process may use.
         """
+        # Before the fork, so that workers inherit both.
         single_thread()
         keep_pages()
         self.runner = runner
@@ -130,7 +133,9 @@ class Pool(EveryClient):
     def units(self, tasks: Sequence[Task]) -> list[Unit]:
         """Return the tasks as they are handed out."""
         size = self.runner.population.clients.size
-        return [(task,) for task in sorted(tasks, key=lambda t: -size(t.client))]
+        # A large client that starts last would keep all other workers waiting.
+        ordered = sorted(tasks, key=lambda task: -size(task.client))
+        return [(task,) for task in ordered]
 
     def answer(self, unit: Unit, payload: Bytes) -> list[Outcome]:
         """Return the outcomes of a unit; called in a worker."""
@@ -142,7 +147,8 @@ class Pool(EveryClient):
         Raises RunError when a part fails twice.
         """
         self._publish(_STATE, state.floats.data, state.integers.data)
-        return whole_score(self._work(list(range(self.runner.parts))))
+        parts = list(range(self.runner.parts))
+        return whole_score(self._work(parts))
 
     def close(self) -> None:
         """End the workers."""
@@ -308,6 +314,7 @@ class Pool(EveryClient):
             args=(self, worker_end, answers, [parent_end, *siblings]),
             daemon=True,
         )
+        # What lies in the buffers would be written by the child a second time.
         sys.stdout.flush()
         sys.stderr.flush()
         with warnings.catch_warnings():
@@ -315,6 +322,7 @@ class Pool(EveryClient):
             # numpy's idle BLAS threads.
             warnings.simplefilter("ignore", DeprecationWarning)
             process.start()
+        # The worker has the only copy of its end, so that its death closes the pipe.
         worker_end.close()
         return _Worker(process, parent_end, answers)
 
@@ -341,11 +349,10 @@ def _offset(slot: int, length: int) -> int:
 
 
 def _aligned(offset: int, length: int) -> int:
-    """Return the first place from ``offset`` on at which a payload's float32 are aligned.
-
-    A payload ends with its float32 values and five more bytes.
-    """
-    return offset + (5 - offset - length) % 4
+    """Return the first place from ``offset`` on at which a payload's float32 are aligned."""
+    # A payload ends with its float32 values and five more bytes.
+    misalignment = (5 - offset - length) % 4
+    return offset + misalignment
 
 
 def _serve(

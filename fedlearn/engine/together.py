@@ -67,15 +67,15 @@ class Share:
 
 @dataclass(frozen=True)
 class _Joined:
-    """The mini-batches of K clients as one.
+    """The mini-batches of K clients as one."""
 
-    x: inputs (N, …). y: targets (N,) or (N, T). parts: what part of its client's mean loss
-    each target of a sample is, (N,). owners: the client of each sample, 0 to K - 1, (N,).
-    """
-
+    # Inputs (N, …).
     x: torch.Tensor
+    # Targets (N,), or (N, T) for text.
     y: torch.Tensor
+    # (N,): what part of its client's mean loss each target of a sample is.
     parts: NDArray[np.float64]
+    # (N,): the client of each sample, 0 to K - 1.
     owners: NDArray[np.int64]
 
 
@@ -89,9 +89,11 @@ def work(runner: Local, task: Task, group: Group, held: Held) -> Outcome:
     plan = task.plan
     shares, failures = _shares(runner, plan, group)
     floats, losses = summed(runner.module, runner.layout, plan, held.state, shares)
+    # The time of the pass is shared out evenly.
     client_s = (time.perf_counter() - begun) / len(group.clients)
     outcomes = []
     for part, loss in zip(shares, losses.tolist(), strict=True):
+        # No payload is made; a run still records the bytes that it would have taken.
         header = answer_header(part.client, plan, held.header, part.examples, loss)
         bytes_up = raw_length(runner.layout, header)
         outcomes.append(
@@ -103,7 +105,8 @@ def work(runner: Local, task: Task, group: Group, held: Held) -> Outcome:
 
 def sum_of(payload: Bytes) -> NDArray[np.float32]:
     """Return the sum (P,) in the payload of a group's outcome; a view."""
-    return np.frombuffer(payload, np.float32, (len(payload) - len(PADDING)) // 4)
+    float_bytes = len(payload) - len(PADDING)
+    return np.frombuffer(payload, np.float32, float_bytes // 4)
 
 
 def share(plan: Plan, client: int, data: Tensors, by_examples: bool) -> Share:
@@ -139,6 +142,7 @@ def summed(
     gradients, losses = _gradients(module, weights, plan, shares)
     if plan.answer == "update":
         _first_step(plan, weights, gradients, sum(s.weight for s in shares))
+    # `with_gradients` negates, and puts them in the place of trained weights.
     for weight, gradient in zip(weights, gradients, strict=True):
         weight.grad = gradient
     return with_gradients(module, layout, zero).floats, losses
@@ -188,7 +192,9 @@ def _gradients(
     total = [torch.zeros_like(w) for w in weights]
     losses = np.zeros(len(shares))
     samples = np.arange(len(joined.y))
-    for rows in np.array_split(samples, -(-len(samples) // _slice(module))):
+    slices = -(-len(samples) // _slice(module))
+    # Slices of like size, whatever process computes them: their number fixes the bits.
+    for rows in np.array_split(samples, slices):
         part = slice(int(rows[0]), int(rows[-1]) + 1)
         scores = module(joined.x[part]).float().flatten(0, -2)
         sample_losses = _losses(scores, joined.y[part], plan.label_smoothing)
@@ -241,6 +247,7 @@ def _joined(plan: Plan, shares: Sequence[Share]) -> _Joined:
         for x, y in client.batches:
             xs.append(x)
             ys.append(y)
+            # A batch of empty lines has no targets, and loss 0.
             targets = max(1, int((y != IGNORE).sum()))
             parts.append(np.full(len(y), 1.0 / (plan.accumulate * targets)))
             owners.append(np.full(len(y), owner))

@@ -20,7 +20,8 @@ def swapped(module: nn.Module, stacks: Mapping[str, Stack]) -> Iterator[None]:
     flat_weights: list[tuple[nn.RNNBase, Any]] = []
     try:
         for layer in module.modules():
-            for table in (layer._parameters, layer._buffers):
+            tables: tuple[dict[str, Any], ...] = (layer._parameters, layer._buffers)
+            for table in tables:
                 for key, tensor in table.items():
                     if tensor is not None and names[id(tensor)] in stacks:
                         originals.append((table, key, tensor))
