@@ -99,7 +99,7 @@ def _estimates(
     start = read_state(runner.module, runner.layout)
     count = min(CHUNKS[-1], cohort, len(runner.population.clients))
     clients = [Client(c, start, runner.tensors(c)) for c in range(count)]
-    # Clients without samples fail at once, and would make any engine look fast.
+    # A client without samples fails, and cannot be measured.
     clients = [client for client in clients if len(client.data)]
 
     # One client stands for all, and its time decides which stacks fit into the budget.

@@ -87,7 +87,7 @@ class Collapsed(Layer):
 
     def _samples(self, task: Task) -> int:
         """Return how many samples a client's step is computed from, at most."""
-        # An empty client counts as one sample: it costs a look at its data too.
+        # An empty client counts as one sample: so that such clients spread too.
         samples = max(1, self.runner.population.clients.size(task.client))
         batch = min(task.plan.batch_size or samples, samples)
         return task.plan.accumulate * batch

@@ -76,7 +76,7 @@ def model_fault(runner: Runner, plan: Plan) -> str:
     """
     for entry in runner.layout.entries:
         if entry.trained and entry.dtype not in ("float32", "float64"):
-            # The sum is rounded once, and the clients' steps would be one by one.
+            # Each client rounds its own step, and a sum would be rounded once.
             return (
                 f"'{entry.name}' rounds each client's step to {entry.dtype}: "
                 f"{_OTHER_MODEL}"
@@ -165,7 +165,7 @@ def _trial_fault(runner: Runner, plan: Plan) -> str:
             "the model draws random numbers in training, as dropout does, "
             f"and each client has its own: set dropout = 0, or {_OTHER_MODEL}"
         )
-    # A gradient shows the model's own error, which a step would scale by its rate.
+    # A gradient: the difference of two models would have the rounding of their weights.
     trial = replace(plan, answer="gradient", codec="raw32")
     shares = [
         together.share(trial, number, data, True) for number, data in enumerate(clients)

@@ -10,7 +10,6 @@ their speed changes a bit.
 from __future__ import annotations
 
 import contextlib
-import mmap
 import multiprocessing
 import os
 import signal
@@ -18,7 +17,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -29,6 +28,7 @@ from fedlearn.arrays import State
 from fedlearn.clients.evaluate import Score
 from fedlearn.engine.protocol import EveryClient, whole_score
 from fedlearn.engine.runner import Runner, single_thread
+from fedlearn.engine.shared import Answers, Published
 from fedlearn.engine.task import Outcome, Task
 from fedlearn.errors import RecordError, RunError
 from fedlearn.system.malloc import keep_pages
@@ -47,16 +47,6 @@ _STATE = 1
 Unit = tuple[Task, ...]
 
 
-@dataclass
-class _Published:
-    """Shared memory that workers read."""
-
-    memory: mmap.mmap
-    length: int = 0
-    # A worker reads again when this changes, and not at each task of a round.
-    version: int = 0
-
-
 @dataclass(frozen=True)
 class _Assignment:
     """Work for one worker."""
@@ -73,8 +63,7 @@ class _Worker:
 
     process: BaseProcess
     pipe: Connection
-    # Payloads, in two halves: the parent reads one while the worker writes the other.
-    answers: mmap.mmap
+    answers: Answers
     # Assignments so far: their parity says which half is next.
     units: int = 0
     # None while it is idle.
@@ -100,8 +89,8 @@ class Pool(EveryClient):
         # No payload of this model takes more bytes; up to 3 of the 4 align it.
         self.payload_bytes = 2 * runner.layout.raw_bytes + MARGIN + 4
         self._published = [
-            _Published(mmap.mmap(-1, self.payload_bytes)),
-            _Published(mmap.mmap(-1, self.payload_bytes)),
+            Published(self.payload_bytes, is_payload=True),
+            Published(self.payload_bytes, is_payload=False),
         ]
         self._workers: list[_Worker] = []
         self._start()
@@ -111,7 +100,7 @@ class Pool(EveryClient):
 
         Raises RecordError when the clients' vectors cannot be read or written.
         """
-        self._publish(_PAYLOAD, payload)
+        self._published[_PAYLOAD].write(payload)
         units = self.units(tasks)
         while units:
             # A unit whose workers died is split, to learn which client it was. Its tasks
@@ -146,7 +135,7 @@ class Pool(EveryClient):
 
         Raises RunError when a part fails twice.
         """
-        self._publish(_STATE, state.floats.data, state.integers.data)
+        self._published[_STATE].write(state.floats.data, state.integers.data)
         parts = list(range(self.runner.parts))
         return whole_score(self._work(parts))
 
@@ -163,7 +152,7 @@ class Pool(EveryClient):
         half_bytes = self.unit_size * self.payload_bytes
         try:
             for _ in range(self.workers):
-                self._workers.append(self._fork(mmap.mmap(-1, 2 * half_bytes)))
+                self._workers.append(self._fork(Answers(half_bytes)))
         except OSError as error:
             self.close()
             setting = "engine.workers"
@@ -173,18 +162,6 @@ class Pool(EveryClient):
                 f"cannot start {self.workers} worker processes: "
                 f"{error.strerror or error}; lower {setting}"
             ) from error
-
-    def _publish(self, slot: int, *parts: bytes | memoryview) -> None:
-        """Show the workers a payload or a state; none of them works on the one before."""
-        published = self._published[slot]
-        length = sum(memoryview(part).nbytes for part in parts)
-        offset = _offset(slot, length)
-        for part in parts:
-            end = offset + memoryview(part).nbytes
-            published.memory[offset:end] = part
-            offset = end
-        published.length = length
-        published.version += 1
 
     def _work(self, works: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         """Yield (work, result). Work whose worker dies twice has the reason as its result."""
@@ -250,40 +227,7 @@ class Pool(EveryClient):
         result = worker.pipe.recv()
         if not isinstance(result, list):
             return result
-        outcomes = []
-        offset = self._half_offset(worker.units % 2)
-        for outcome, length in result:
-            if length is None:
-                outcomes.append(outcome)
-                continue
-            offset = _aligned(offset, length)
-            payload = memoryview(worker.answers)[offset : offset + length].toreadonly()
-            outcomes.append(replace(outcome, payload=payload))
-            offset += length
-        return outcomes
-
-    def _leave(
-        self, outcomes: Sequence[Outcome], answers: mmap.mmap, half: int
-    ) -> list[tuple[Outcome, int | None]]:
-        """Leave payloads where `_receive` finds them; called in a worker.
-
-        Returns what goes through the pipe: outcomes without payloads, and their lengths.
-        """
-        small = []
-        offset = self._half_offset(half)
-        for outcome in outcomes:
-            length = None
-            if outcome.payload is not None:
-                length = len(outcome.payload)
-                offset = _aligned(offset, length)
-                answers[offset : offset + length] = outcome.payload
-                offset += length
-            small.append((replace(outcome, payload=None), length))
-        return small
-
-    def _half_offset(self, half: int) -> int:
-        """Return where a half of a worker's shared memory begins."""
-        return half * self.unit_size * self.payload_bytes
+        return worker.answers.read(result, worker.units % 2)
 
     def _replace_dead(self, worker: _Worker) -> str:
         """Fork a worker in the place of a dead one, and return how that died."""
@@ -305,7 +249,7 @@ class Pool(EveryClient):
         for answers in memories:
             self._workers.append(self._fork(answers))
 
-    def _fork(self, answers: mmap.mmap) -> _Worker:
+    def _fork(self, answers: Answers) -> _Worker:
         context = multiprocessing.get_context("fork")
         parent_end, worker_end = context.Pipe()
         siblings = [w.pipe for w in self._workers if not w.pipe.closed]
@@ -326,12 +270,6 @@ class Pool(EveryClient):
         worker_end.close()
         return _Worker(process, parent_end, answers)
 
-    def _read(self, slot: int, length: int) -> memoryview:
-        """Return a view of what is published in a slot; called in a worker."""
-        offset = _offset(slot, length)
-        memory = memoryview(self._published[slot].memory)
-        return memory[offset : offset + length].toreadonly()
-
     def _state(self, data: memoryview) -> State:
         """Return a published state; a view."""
         float_bytes = 4 * self.runner.layout.floats
@@ -341,22 +279,8 @@ class Pool(EveryClient):
         )
 
 
-def _offset(slot: int, length: int) -> int:
-    """Return where published bytes of this length begin in their memory."""
-    if slot == _PAYLOAD:
-        return _aligned(0, length)
-    return 0
-
-
-def _aligned(offset: int, length: int) -> int:
-    """Return the first place from ``offset`` on at which a payload's float32 are aligned."""
-    # A payload ends with its float32 values and five more bytes.
-    misalignment = (5 - offset - length) % 4
-    return offset + misalignment
-
-
 def _serve(
-    pool: Pool, pipe: Connection, answers: mmap.mmap, inherited: Sequence[Connection]
+    pool: Pool, pipe: Connection, answers: Answers, inherited: Sequence[Connection]
 ) -> None:
     """Work until the parent closes its end, or dies. inherited: the parent's pipe ends."""
     _become_worker(inherited)
@@ -369,7 +293,7 @@ def _serve(
         except (EOFError, OSError):
             os._exit(0)
         if versions[slot] != version:
-            data = pool._read(slot, length)
+            data = pool._published[slot].read(length)
             versions[slot] = version
             if slot == _PAYLOAD:
                 payload = data
@@ -377,7 +301,7 @@ def _serve(
                 state = pool._state(data)
         try:
             if slot == _PAYLOAD:
-                pipe.send(pool._leave(pool.answer(work, payload), answers, half))
+                pipe.send(answers.leave(pool.answer(work, payload), half))
             else:
                 pipe.send(pool.runner.score(work, state))
         except OSError:

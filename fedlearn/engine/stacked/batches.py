@@ -29,6 +29,7 @@ class ForwardPass:
 
     first: int
     last: int
+    # One entry a client; shorter ones are padded by `StackedBatches.tensors`.
     positions: Sequence[Positions]
 
 
@@ -61,6 +62,7 @@ class StackedBatches:
             )
             for number, tensors in zip(numbers, data, strict=True)
         ]
+        # The generators' seeds are those of `fedlearn.clients.train`.
         self._augment: list[torch.Generator] = []
         if plan.augment:
             self._augment = [
@@ -97,6 +99,7 @@ class StackedBatches:
         index = torch.from_numpy(rows).to(self.y.device)
         x = self.x[index]
         y = self.y[index]
+        # The usual case is no padding; it saves a copy of the targets.
         if padding.any():
             y = torch.where(torch.from_numpy(padding).to(y.device), IGNORE, y)
         if self._augment:
@@ -105,6 +108,7 @@ class StackedBatches:
 
     def _augment_in_place(self, x: torch.Tensor, forward: ForwardPass) -> None:
         for k, positions in enumerate(forward.positions):
+            # Padding is left out: it would draw numbers that a client alone does not.
             count = len(positions)
             random = self._augment[forward.first + k]
             x[k, :count] = augment(self.plan.augment, x[k, :count], random)
@@ -112,6 +116,7 @@ class StackedBatches:
 
 def _by_size(batch: Sequence[Positions]) -> list[ForwardPass]:
     """Return a pass for each run of clients whose mini-batches have the same size."""
+    # Clients stand in the order of their samples, so that runs are long.
     passes = []
     first = 0
     for _, same_size in groupby(batch, key=len):

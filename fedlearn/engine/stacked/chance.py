@@ -16,15 +16,13 @@ from fedlearn.engine.stacked.stack import NotStackable, Stack
 
 @dataclass
 class Chance:
-    """The state of each client's generator, and the shape of what it draws.
+    """The state of each client's generator, and the shape of what it draws."""
 
-    states: a generator's state; at first an int, its seed. rows: samples of each client's
-    batch, without padding. channels_last: whether pictures of one client have their
-    channels last in memory.
-    """
-
+    # Generators' states; at first an int, the seed.
     states: list[int | torch.Tensor]
+    # Samples of each client's mini-batch, without padding.
     rows: list[int]
+    # Whether pictures of one client have their channels last in memory.
     channels_last: bool
 
 

@@ -69,12 +69,14 @@ class Stacker:
     def units(self, tasks: Sequence[Task]) -> list[Unit]:
         """Return the tasks in stacks of clients of like size, the largest first."""
         size = self.runner.population.clients.size
+        # Clients of like size need little padding, and the largest stacks start first.
         ordered = sorted(
             tasks, key=lambda t: (t.kind, repr(t.plan), -size(t.client), t.client)
         )
         units: list[Unit] = []
         for (kind, _), group in groupby(ordered, key=lambda t: (t.kind, t.plan)):
             alike = list(group)
+            # Evaluation is cheap, and goes client by client.
             length = 1
             if kind == "train" and not self.not_stacked:
                 length = self.chunk
@@ -93,6 +95,7 @@ class Stacker:
                 # Whatever it is: each client by itself shows what is wrong, and whose
                 # fault it is.
                 pass
+        # The same code as in `Pool`, with the same bits.
         return [self.runner.run(task, payload) for task in unit]
 
     def _train(self, unit: Unit, payload: Bytes) -> list[Outcome]:
@@ -100,6 +103,7 @@ class Stacker:
         begun = time.perf_counter()
         held = {task.client: runner.receive(task, payload) for task in unit}
         received = time.perf_counter()
+        # Nothing of one stack's clients may reach the next.
         runner.refresh()
         clients = [
             train.Client(client, model.state, runner.tensors(client))

@@ -30,15 +30,15 @@ MIN_RATIO = 3
 
 @dataclass
 class LowRankSteps:
-    """What K clients' steps did to a weight that they share.
+    """What K clients' steps did to a weight that they share."""
 
-    inputs: (K, R at the end, F). gradients: (K, R at the end, G). rows: R. lr: the
-    learning rate.
-    """
-
+    # The learning rate of each step.
     lr: float
+    # (K, R after the last step, F): X of the module's docstring.
     inputs: torch.Tensor
+    # (K, R after the last step, G): D.
     gradients: torch.Tensor
+    # R: those beyond are zero, and of steps to come.
     rows: int = 0
 
     @staticmethod
@@ -55,7 +55,9 @@ class LowRankSteps:
         """Return a client's weight minus the weight that all share, (G, F)."""
         gradients = self.gradients[client, : self.rows]
         inputs = self.inputs[client, : self.rows]
-        return product(gradients.t(), inputs.t()).mul_(-self.lr)
+        # DᵀX, since `product` transposes its second factor.
+        change = product(gradients.t(), inputs.t())
+        return change.mul_(-self.lr)
 
 
 def plain_sgd(plan: Plan) -> bool:
@@ -80,6 +82,7 @@ def shared_layers(
     """
     for place, layer in module.named_modules():
         name = f"{place}.weight" if place else "weight"
+        # A subclass may use its weight in another way.
         if type(layer) is not nn.Linear or name not in names:
             continue
         weight = layer.weight
@@ -90,7 +93,8 @@ def shared_layers(
 def rows_of(plan: Plan, steps: int, samples: Sequence[int]) -> int:
     """Return the rows of a client, at most. samples: of each client."""
     largest = max(samples)
-    return steps * min(plan.batch_size or largest, largest)
+    batch = min(plan.batch_size or largest, largest)
+    return steps * batch
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, steps: LowRankSteps) -> torch.Tensor:
@@ -109,6 +113,7 @@ class _Linear(torch.autograd.Function):
         clients, batch, inputs = x.shape
         out = product(x.reshape(-1, inputs), weight).view(clients, batch, -1)
         rows = steps.rows
+        # The correction: x times the change of the client's weight, without forming it.
         if rows:
             past = torch.bmm(x, steps.inputs[:clients, :rows].transpose(1, 2))
             out.baddbmm_(past, steps.gradients[:clients, :rows], alpha=-steps.lr)
@@ -125,6 +130,7 @@ class _Linear(torch.autograd.Function):
         steps: LowRankSteps = ctx.steps
         clients, batch, outputs = gradient.shape
         rows = steps.rows
+        # A first layer's inputs need no gradient.
         back = None
         if ctx.needs_input_grad[0]:
             flat = gradient.reshape(-1, outputs)

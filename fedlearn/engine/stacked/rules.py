@@ -124,6 +124,7 @@ def _binary(function: Any) -> Any:
         if GROUPED in (a.layout_, b.layout_) and a.shape == b.shape:
             values = function(as_grouped(a), as_grouped(b), *args, **kwargs)
             return grouped(values, a.clients)
+        # Broadcasting is over a client's dimensions, and never over clients.
         first, second = _aligned(as_dense(a), as_dense(b))
         return dense(function(first, second, *args, **kwargs))
 
@@ -131,7 +132,10 @@ def _binary(function: Any) -> Any:
 
 
 def _without_values(x: Any) -> bool:
-    return isinstance(x, Stack) and x.layout_ in (LOOSE, SHARED)
+    """Tell whether x is a Stack that has no tensor with the values of all clients."""
+    if not isinstance(x, Stack):
+        return False
+    return x.layout_ in (LOOSE, SHARED)
 
 
 def _stack_and_other(
@@ -153,11 +157,14 @@ def _aligned(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 
 
 def _with_dimensions(x: torch.Tensor, dimensions: int) -> torch.Tensor:
-    return x.reshape(x.shape[0], *[1] * (dimensions - x.dim()), *x.shape[1:])
+    clients, *shape = x.shape
+    missing = [1] * (dimensions - x.dim())
+    return x.reshape(clients, *missing, *shape)
 
 
 def _pooling(function: Any) -> Any:
     def apply(x: Any, *args: Any, **kwargs: Any) -> Any:
+        # torch passes it where it is false; with indices there would be two results.
         if _not_pictures(x) or kwargs.pop("return_indices", False):
             return None
         return grouped(function(as_grouped(x), *args, **kwargs), x.clients)
@@ -167,7 +174,9 @@ def _pooling(function: Any) -> Any:
 
 def _not_pictures(x: Any) -> bool:
     """Tell whether a Stack cannot be grouped: (B, C, H, W) of each client can."""
-    return bool(x.layout_ in (LOOSE, SHARED) or x.dim() != 4)
+    if x.layout_ in (LOOSE, SHARED):
+        return True
+    return bool(x.dim() != 4)
 
 
 RULES.update({function: _unary(function) for function in UNARY})
@@ -183,12 +192,14 @@ def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
     """
     if not isinstance(weight, Stack) or not isinstance(x, Stack):
         return None
+    # Loose sequences stay loose: recurrent layers make them, one client at a time.
     if weight.layout_ != SHARED and x.layout_ == LOOSE and x.dim() > 2:
         return None
     values = as_dense(x)
     rows = values
     if values.dim() > 3:
         rows = values.flatten(1, -2)
+    # A single sample of each client, which `bmm` cannot take.
     if rows.dim() < 3:
         return None
     if weight.layout_ == SHARED:
@@ -211,7 +222,9 @@ def convolves_alone(x: Any, weight: Any, positions: int) -> bool:
     """
     if x.layout_ == LOOSE:
         return True
-    return bool(2.0 * len(x) * positions * weight.numel() > LARGE)
+    # A multiplication and an addition for each weight at each position.
+    operations = 2.0 * len(x) * positions * weight.numel()
+    return bool(operations > LARGE)
 
 
 @rule(F.conv2d, torch.conv2d)
@@ -231,6 +244,7 @@ def _conv2d(
     down, across = _both(stride)
     if convolves_alone(x, weight, x.shape[2] * x.shape[3] // (down * across)):
         return _loose_conv2d(x, weight, bias, (stride, padding, dilation, groups))
+    # All clients' kernels side by side: each group of channels meets its own.
     kernels = channels_last(as_dense(weight).flatten(0, 1))
     biases = None
     if bias is not None:
@@ -256,8 +270,10 @@ def _loose_conv2d(x: Stack, weight: Stack, bias: Any, options: Any) -> Stack:
     biases: Any = [None] * len(pictures)
     if bias is not None:
         biases = as_loose(bias)
-    clients = zip(pictures, kernels, biases, strict=True)
-    return loose([F.conv2d(p, kernel, b, *options) for p, kernel, b in clients])
+    values = []
+    for picture, kernel, client_bias in zip(pictures, kernels, biases, strict=True):
+        values.append(F.conv2d(picture, kernel, client_bias, *options))
+    return loose(values)
 
 
 @rule(F.batch_norm)
@@ -293,6 +309,7 @@ def _group_norm(
     weight, bias = (
         None if t is None else as_dense(t).reshape(-1) for t in (weight, bias)
     )
+    # Groups of channels never reach over clients, whose channels are side by side.
     values = F.group_norm(as_grouped(x), groups * x.clients, weight, bias, eps)
     return grouped(values, x.clients)
 

@@ -28,6 +28,7 @@ class StackedSgd:
     def step(self, active: int, gradients: ByName) -> None:
         """Take a step of the first ``active`` clients; the gradients are overwritten."""
         plan = self.plan
+        # Views, so that the step is taken in place.
         weights = [self.weights[name][:active] for name in gradients]
         steps = list(gradients.values())
         with torch.no_grad():
@@ -45,6 +46,7 @@ class StackedSgd:
         """Add FedProx's pull to the start: Li et al. (MLSys 2020)."""
         for (name, gradient), weight in zip(gradients.items(), weights, strict=True):
             start = self.starts[name]
+            # (1, …) meets any number of clients.
             if len(start) > 1:
                 start = start[:active]
             gradient.add_(weight - start, alpha=self.plan.proximal_mu)
@@ -68,8 +70,11 @@ class StackedSgd:
 
 def clip(gradients: ByName, limit: float) -> None:
     """Scale each client's gradients in place so that their joint L2 norm is at most ``limit``."""
-    squares = [g.flatten(1).square().sum(1) for g in gradients.values()]
+    squares = []
+    for gradient in gradients.values():
+        squares.append(gradient.flatten(1).square().sum(1))
     norms = torch.stack(squares).sum(0).sqrt()
+    # Gradients within the limit stay as they are; a norm of 0 gives an infinite factor.
     factors = (limit / norms).clamp(max=1.0)
     for gradient in gradients.values():
         gradient.mul_(factors.view(-1, *[1] * (gradient.dim() - 1)))

@@ -40,17 +40,17 @@ class NotStackable(Exception):
 
 
 class Stack(torch.Tensor):
-    """K clients' tensors of one shape.
+    """K clients' tensors of one shape. Its own storage is empty."""
 
-    Its own storage is empty. ``values_`` are those of all clients, as the layout says;
-    they are None where it is loose, and ``parts_`` has each client's tensor instead.
-    """
-
-    # torch.Tensor has attributes such as `layout` and `values`; these are not theirs.
+    # torch.Tensor has attributes such as `layout` and `values`, which these must not hide.
     layout_: str
+    # The values of all clients, as the layout says; None where it is loose.
     values_: torch.Tensor | None
+    # Each client's tensor where the layout is loose; otherwise None.
     parts_: Sequence[torch.Tensor] | None
+    # K.
     clients: int
+    # What clients' steps did to a shared weight, a `LowRankSteps`; otherwise None.
     steps: Any
 
     @staticmethod
@@ -110,11 +110,13 @@ class Stack(torch.Tensor):
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Raise NotStackable: such a call went round `__torch_function__`."""
+        # There are no values here: any result would be wrong.
         raise NotStackable(f"no way to do {func} for many clients")
 
     def __repr__(self) -> str:  # type: ignore[override]
         """Return what it is, not its values."""
-        return f"Stack({self.layout_}, {self.clients} clients, {tuple(self.shape)})"
+        shape = tuple(self.shape)
+        return f"Stack({self.layout_}, {self.clients} clients, {shape})"
 
     __str__ = __repr__
 
@@ -241,6 +243,7 @@ def one_by_one(func: Any, args: Any, kwargs: Any) -> Any:
         raise NotStackable(f"the model looks at values ({name})")
     if any(part in name for part in _RANDOM_NAMES):
         raise NotStackable(f"{name} draws random numbers in a way of its own")
+    # Stacks may stand anywhere in the arguments, in lists too.
     flat, spec = tree.tree_flatten((args, kwargs))
     stacks = [value for value in flat if isinstance(value, Stack)]
     split = [as_loose(value) if isinstance(value, Stack) else None for value in flat]

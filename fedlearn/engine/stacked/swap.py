@@ -15,7 +15,8 @@ from fedlearn.engine.stacked.stack import Stack
 def swapped(module: nn.Module, stacks: Mapping[str, Stack]) -> Iterator[None]:
     """Put stacks in the place of a module's tensors of the same names, tied ones too."""
     names = _names(module)
-    # What is put back: a layer's table, the key in it, and the tensor.
+    # The tables are written directly: assigning to a layer would want a Parameter.
+    # What is put back is a layer's table, the key in it, and the tensor.
     originals: list[tuple[dict[str, Any], str, Any]] = []
     flat_weights: list[tuple[nn.RNNBase, Any]] = []
     try:
@@ -42,5 +43,9 @@ def swapped(module: nn.Module, stacks: Mapping[str, Stack]) -> Iterator[None]:
 
 def _names(module: nn.Module) -> dict[int, str]:
     """Return the name of each parameter and buffer by its identity; tied ones have one."""
-    tensors = (*module.named_parameters(), *module.named_buffers())
-    return {id(tensor): name for name, tensor in tensors}
+    names = {}
+    for name, parameter in module.named_parameters():
+        names[id(parameter)] = name
+    for name, buffer in module.named_buffers():
+        names[id(buffer)] = name
+    return names

@@ -67,6 +67,8 @@ def train(
             counts[client.number] = _steps(plan, client, merge)
         except ClientError as error:
             results[client.number] = error
+    # Those with most steps first: whoever still trains is at the front of every tensor.
+    # Of like steps, those with like mini-batches stand together.
     able = [client for client in clients if client.number in counts]
     able.sort(key=lambda c: (-counts[c.number], -len(c.data), c.number))
     if able:
@@ -124,13 +126,7 @@ def _steps(plan: Plan, client: Client, merge: bool) -> int:
 
 
 class _Training:
-    """The tensors of a stack while it trains; clients with more steps come first.
-
-    counts: each client's steps. starts: what each tensor starts from. shared: dense layers
-    whose weights clients share. stacked: each client's other parameters and buffers,
-    (K, …). trained: which of those have gradients. unsaved: buffers that no state holds,
-    (K, …).
-    """
+    """The tensors of a stack while it trains; clients with more steps come first."""
 
     def __init__(
         self,
@@ -145,19 +141,25 @@ class _Training:
         self.layout = layout
         self.plan = plan
         self.clients = clients
+        # Each client's steps.
         self.counts = counts
+        # What each tensor of the layout starts from: (K, …), or (1, …) for all.
         self.starts = _starts(layout, clients)
         trained = {name for name, p in module.named_parameters() if p.requires_grad}
+        # Dense layers whose weights clients share, by the weight's name.
         self.shared: dict[str, LowRankSteps] = {}
         if lowrank.plain_sgd(plan) and not merge:
             self.shared = self._shared(trained)
+        # Each client's other parameters and buffers, (K, …).
         self.stacked = self._stacked()
         self.trained = [name for name in self.stacked if name in trained]
+        # Buffers that no state holds, (K, …).
         self.unsaved = self._unsaved()
         numbers = [client.number for client in clients]
         data = [client.data for client in clients]
         self.batches = StackedBatches(plan, numbers, data, merge)
         self.sgd = StackedSgd(plan, self.stacked, self.starts)
+        # (steps, K)
         self.losses = torch.zeros(max(counts), len(clients))
         # Such a model has its pictures' channels last in memory.
         self.channels_last = any(
@@ -173,6 +175,7 @@ class _Training:
         plan = self.plan
         gradients: dict[str, torch.Tensor] = {}
         for step in range(max(self.counts)):
+            # The clients that still train are the first ones.
             active = sum(count > step for count in self.counts)
             gradients = self._gradients(step, active)
             if plan.clip_norm:
@@ -205,6 +208,7 @@ class _Training:
                 continue
             start = self.starts[entry.name]
             expanded = start.expand(len(self.clients), *start.shape[1:])
+            # A copy, which is trained in place.
             stacked[entry.name] = expanded.clone()
         return stacked
 
@@ -219,6 +223,7 @@ class _Training:
     def _gradients(self, step: int, active: int) -> dict[str, torch.Tensor]:
         """Return the mean gradients of a step over its mini-batches, (active, …) each."""
         passes = self.batches.passes(active)
+        # Nothing is to be added up, so no zeros are made.
         if len(passes) == 1:
             return self._pass_gradients(step, passes[0])
         total = {
@@ -236,6 +241,7 @@ class _Training:
         """Return the gradients of one mini-batch of each client, as a share of the step's."""
         first = forward.first
         last = forward.last
+        # Views of this pass's clients, whose gradients are asked for.
         leaves = {
             name: self.stacked[name][first:last].detach().requires_grad_()
             for name in self.trained
@@ -244,6 +250,7 @@ class _Training:
         scores = self._scores(forward, leaves, x)
         losses = loss_of(scores, y, self.plan.label_smoothing)
         batches = self.plan.accumulate
+        # Each client's own loss, and the sum of all: its gradients do not mix clients.
         self.losses[step, first:last] += losses.detach().cpu() / batches
         loss = losses.sum()
         if batches > 1:
@@ -326,6 +333,7 @@ def _starts(layout: Layout, clients: Sequence[Client]) -> dict[str, torch.Tensor
     """Return the tensors that clients start from: (K, …), or (1, …) where all share them."""
     device = clients[0].data.y.device
     states = [client.start for client in clients]
+    # Clients that were sent the cohort's model share the object.
     if all(state is states[0] for state in states):
         states = states[:1]
     split = [layout.split(state) for state in states]
