@@ -1,9 +1,11 @@
-"""How clients are run: one after another, in a pool, stacked in one tensor, on a Ray cluster, or by real agents."""
+"""How clients are run: one after another, in a pool, in stacks, on a Ray cluster, or by agents."""
 
 from fedlearn.names import Named
 
 __all__ = ["ENGINES"]
 
+# The engines of ``[engine] kind``. None of them changes a result, except that "stacked"
+# rounds in another order.
 ENGINES = {
     "serial": Named(
         "fedlearn.engine.serial:Serial",
@@ -14,7 +16,7 @@ ENGINES = {
         "one process per core, one thread each; the same bits as serial",
     ),
     "stacked": Named(
-        "fedlearn.engine.stacked:Stacked",
+        "fedlearn.engine.stacked.engine:stacked_engine",
         "many clients in one tensor, on each core or on a GPU; equal but for rounding",
     ),
     "ray": Named(
@@ -26,4 +28,3 @@ ENGINES = {
         "pool or stacked, by a measurement of two seconds at most; the manifest says which",
     ),
 }
-"""The engines of ``[engine] kind``; none of them changes a result, but for the rounding of "stacked"."""

@@ -1,8 +1,11 @@
-"""`auto`: the engine that a short measurement on this machine says is the fastest for this experiment.
+"""`auto`: the engine that a short measurement finds fastest, for this experiment and machine.
 
-A client is trained by itself and with others in a stack, on the run's own model, data and plan, for two seconds at most. The
-choice stands in `manifest.json` with what was measured, and a resumed run keeps it. It may differ between machines, and with
-it a result's last bits: who needs them pins what the manifest names.
+A client is trained by itself and in stacks, on the run's own model, data and plan, for
+two seconds at most. The choice stands in `manifest.json` with what was measured, and a
+resumed run keeps it. Machines may choose differently, and results then differ in their
+last bits: to pin them, set the engine that the manifest names.
+
+Legend: C clients of a cohort.
 """
 
 from __future__ import annotations
@@ -17,90 +20,91 @@ from typing import Any
 
 from fedlearn.clients.train import train as train_one
 from fedlearn.engine.runner import Runner, single_thread
-from fedlearn.engine.stacked import Stacker
+from fedlearn.engine.stacked.engine import Stacker
 from fedlearn.engine.stacked.train import Client
 from fedlearn.engine.stacked.train import train as train_many
 from fedlearn.models import read_state
 from fedlearn.plan import Plan
 
+# Clients in a stack: the sizes that are measured.
 CHUNKS = (5, 10, 20)
-BUDGET_S = 0.6
-"""Of one measurement; a stack that would take longer is not tried."""
 
-GAIN = 0.85
-"""What a stack must take of the pool's time at most: its bits are its own, and chance decides less."""
+# Seconds of one measurement. A stack that would take longer is not measured.
+BUDGET_S = 0.6
+
+# Timed calls of one measurement, at most; the first one is not counted.
+_CALLS = 4
+
+# Stacks are chosen if they take at most this share of the pool's time. They change the
+# last bits of a result, and a smaller gain is noise.
+MAX_TIME_RATIO = 0.85
 
 
 @dataclass(frozen=True)
-class Choice:
-    """An engine, and why."""
+class EngineChoice:
+    """An engine, and the reason for it."""
 
     kind: str
+    # Clients in a stack; 0: the engine's own choice.
     chunk: int
+    # Processes; 0: one per core.
     workers: int
-    why: str
-    seen: Mapping[str, float] = field(
-        default_factory=dict
-    )  # ms of a cohort's local training, as estimated, by engine
+    reason: str
+    # Milliseconds of a cohort's local training by engine, as far as they were measured.
+    estimated_ms: Mapping[str, float] = field(default_factory=dict)
 
-    def told(self) -> dict[str, Any]:
-        """Return what the manifest has of it."""
-        return {
-            "why": self.why,
-            "estimated_ms": {name: round(ms, 2) for name, ms in self.seen.items()},
-        }
+    def facts(self) -> dict[str, Any]:
+        """Return the entry of the manifest."""
+        rounded = {name: round(ms, 2) for name, ms in self.estimated_ms.items()}
+        return {"why": self.reason, "estimated_ms": rounded}
 
 
-def choose(runner: Runner, plan: Plan, cohort: int, workers: int) -> Choice:
-    """Return the engine for cohorts of so many clients. workers: processes, 0 = one per core."""
+def choose(runner: Runner, plan: Plan, cohort: int, workers: int) -> EngineChoice:
+    """Return the engine for cohorts of C clients. workers: processes, 0 = one per core."""
     if runner.device != "cpu":
-        return Choice(
-            "stacked",
-            0,
-            workers,
-            f"on {runner.device} one call does the work of a cohort",
-        )
+        reason = f"on {runner.device} one call does the work of a cohort"
+        return EngineChoice("stacked", 0, workers, reason)
     single_thread()
     processes = workers or len(os.sched_getaffinity(0))
     stacker = Stacker(runner, 0, plan)
-    if stacker.why:
-        return Choice("pool", 0, workers, stacker.why)
+    if stacker.not_stacked:
+        return EngineChoice("pool", 0, workers, stacker.not_stacked)
     try:
-        seen = _measure(runner, plan, cohort, processes)
-    except (
-        Exception
-    ) as error:  # what is wrong with a client or the model shows in the rounds
-        return Choice(
-            "pool", 0, workers, f"the probe failed: {type(error).__name__}: {error}"
-        )
-    stacks = {
-        chunk: ms
-        for chunk in CHUNKS
-        if (ms := seen.get(f"stacked {chunk}")) is not None
-    }
+        estimates = _estimates(runner, plan, cohort, processes)
+    except Exception as error:
+        # A fault of a client or of the model shows in the rounds.
+        reason = f"the probe failed: {type(error).__name__}: {error}"
+        return EngineChoice("pool", 0, workers, reason)
+    return _fastest(estimates, workers)
+
+
+def _fastest(estimates: Mapping[str, float], workers: int) -> EngineChoice:
+    """Return the best stack where it gains enough, and otherwise the pool."""
+    stacks = {}
+    for chunk in CHUNKS:
+        if f"stacked {chunk}" in estimates:
+            stacks[chunk] = estimates[f"stacked {chunk}"]
     best = min(stacks, key=lambda chunk: stacks[chunk], default=0)
-    if best and stacks[best] <= GAIN * seen["pool"]:
-        return Choice(
-            "stacked",
-            best,
-            workers,
-            f"stacks of {best} take {stacks[best] / seen['pool']:.2f} of the pool's time",
-            seen,
-        )
-    return Choice("pool", 0, workers, "stacks gain nothing here", seen)
+    if best and stacks[best] <= MAX_TIME_RATIO * estimates["pool"]:
+        ratio = stacks[best] / estimates["pool"]
+        reason = f"stacks of {best} take {ratio:.2f} of the pool's time"
+        return EngineChoice("stacked", best, workers, reason, estimates)
+    return EngineChoice("pool", 0, workers, "stacks gain nothing here", estimates)
 
 
-def _measure(
+def _estimates(
     runner: Runner, plan: Plan, cohort: int, processes: int
 ) -> dict[str, float]:
     """Return the milliseconds of a cohort's training by engine, on so many processes."""
     start = read_state(runner.module, runner.layout)
-    most = min(CHUNKS[-1], cohort, len(runner.population.clients))
-    clients = [Client(c, start, runner.tensors(c)) for c in range(most)]
-    clients = [c for c in clients if len(c.data)]
+    count = min(CHUNKS[-1], cohort, len(runner.population.clients))
+    clients = [Client(c, start, runner.tensors(c)) for c in range(count)]
+    # A client without samples fails, and cannot be measured.
+    clients = [client for client in clients if len(client.data)]
 
+    # One client stands for all, and its time decides which stacks fit into the budget.
     middle = clients[len(clients) // 2]
-    each = _best_ms(
+    client_ms = _best_ms(
         partial(
             train_one,
             runner.module,
@@ -111,25 +115,36 @@ def _measure(
             middle.number,
         )
     )
-    seen = {"pool": math.ceil(cohort / processes) * each}
+    estimates = {"pool": math.ceil(cohort / processes) * client_ms}
     for chunk in CHUNKS:
-        if chunk <= len(clients) and chunk * each <= 1e3 * BUDGET_S:
-            taken = _best_ms(
-                partial(train_many, runner.module, runner.layout, plan, clients[:chunk])
-            )
-            seen[f"stacked {chunk}"] = (
-                math.ceil(math.ceil(cohort / chunk) / processes) * taken
-            )
-    return seen
+        if chunk > len(clients) or chunk * client_ms > 1e3 * BUDGET_S:
+            continue
+        stack = clients[:chunk]
+        stack_ms = _best_ms(
+            partial(train_many, runner.module, runner.layout, plan, stack)
+        )
+        # The busiest process decides when a cohort is done.
+        stacks = math.ceil(cohort / chunk)
+        estimates[f"stacked {chunk}"] = math.ceil(stacks / processes) * stack_ms
+    return estimates
 
 
 def _best_ms(call: Callable[[], Any]) -> float:
-    """Return the shortest of three calls, or of as many as fit into the budget, the first one apart: it makes caches."""
+    """Return the shortest time of a few calls, in milliseconds.
+
+    There are three calls, or as many as half of the budget allows, after a first one.
+    """
+    first = _seconds(call)
+    seconds = [first]
+    while len(seconds) < _CALLS and sum(seconds) + seconds[-1] < BUDGET_S / 2:
+        seconds.append(_seconds(call))
+    # The first call fills caches, and counts only where no other followed.
+    counted = seconds[1:] or [first]
+    # The shortest: other processes can only make a call longer.
+    return 1e3 * min(counted)
+
+
+def _seconds(call: Callable[[], Any]) -> float:
     begun = time.perf_counter()
     call()
-    taken = [time.perf_counter() - begun]
-    while len(taken) < 4 and sum(taken) + taken[-1] < BUDGET_S / 2:
-        begun = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - begun)
-    return 1e3 * min(taken[1:] or taken)
+    return time.perf_counter() - begun

@@ -193,7 +193,7 @@ def _engine(
         chunk=choice.chunk,
         workers=choice.workers,
     )
-    return chosen, choice.told()
+    return chosen, choice.facts()
 
 
 def _brief(experiment: Experiment, parts: Parts, holdout: float) -> Brief:

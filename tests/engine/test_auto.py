@@ -33,25 +33,25 @@ class Runs:
     ],
 )
 def test_a_stack_must_gain_enough(seen, kind, chunk, monkeypatch):
-    monkeypatch.setattr(auto, "Stacker", lambda *_: SimpleNamespace(why=""))
-    monkeypatch.setattr(auto, "_measure", lambda *_: seen)
+    monkeypatch.setattr(auto, "Stacker", lambda *_: SimpleNamespace(not_stacked=""))
+    monkeypatch.setattr(auto, "_estimates", lambda *_: seen)
     runner: Any = Runs()
     made = auto.choose(runner, PLAN, 20, 2)
     assert (made.kind, made.chunk, made.workers) == (kind, chunk, 2)
-    assert made.told()["estimated_ms"] == seen
+    assert made.facts()["estimated_ms"] == seen
 
 
 def test_what_cannot_be_stacked_or_measured_goes_to_the_pool(monkeypatch):
     runner: Any = Runs()
     monkeypatch.setattr(
-        auto, "Stacker", lambda *_: SimpleNamespace(why="it looks at values")
+        auto, "Stacker", lambda *_: SimpleNamespace(not_stacked="it looks at values")
     )
-    assert auto.choose(runner, PLAN, 20, 0) == auto.Choice(
+    assert auto.choose(runner, PLAN, 20, 0) == auto.EngineChoice(
         "pool", 0, 0, "it looks at values"
     )
-    monkeypatch.setattr(auto, "Stacker", lambda *_: SimpleNamespace(why=""))
+    monkeypatch.setattr(auto, "Stacker", lambda *_: SimpleNamespace(not_stacked=""))
     made = auto.choose(runner, PLAN, 20, 0)  # it has no model to measure
-    assert made.kind == "pool" and "the probe failed: AttributeError" in made.why
+    assert made.kind == "pool" and "the probe failed: AttributeError" in made.reason
     runner.device = "cuda"
     assert auto.choose(runner, PLAN, 20, 0).kind == "stacked"
 
@@ -87,14 +87,14 @@ def test_a_resumed_run_keeps_its_engine_whatever_would_be_chosen_now(
         tmp_path / "whole", f"engine.chunk={chunk[first]}", config=CNN, engine=first
     )
     monkeypatch.setattr(
-        auto, "choose", lambda *_: auto.Choice(first, chunk[first], 2, "first")
+        auto, "choose", lambda *_: auto.EngineChoice(first, chunk[first], 2, "first")
     )
     assert (
         run(tmp_path / "run", "experiment.rounds=1", config=CNN, engine="auto").code
         == 0
     )
     monkeypatch.setattr(
-        auto, "choose", lambda *_: auto.Choice(then, chunk[then], 1, "then")
+        auto, "choose", lambda *_: auto.EngineChoice(then, chunk[then], 1, "then")
     )
     resumed = run(tmp_path / "run", config=CNN, engine="auto", resume=True)
     assert resumed.code == 0

@@ -85,7 +85,7 @@ RUNS = {
 
 @pytest.mark.parametrize("config", RUNS.values(), ids=RUNS)
 def test_it_is_serials_run_on_every_engine(config, tmp_path, monkeypatch):
-    monkeypatch.setattr("fedlearn.engine.collapse.GROUP", 300)  # several groups
+    monkeypatch.setattr("fedlearn.engine.collapse.GROUP_SAMPLES", 300)  # several groups
     plain = run(tmp_path / "plain", config=config)
     found = run(tmp_path / "serial", ON, config=config)
     assert (plain.code, found.code) == (0, 0)

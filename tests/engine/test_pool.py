@@ -84,7 +84,7 @@ def DiesInEvaluation(
 class InPairs(Pool):
     """Units of two, of which client 3 ends its worker; whoever works meanwhile ends after that."""
 
-    most = 2
+    unit_size = 2
 
     def __init__(self, folder) -> None:
         self.deaths, self.alone = folder / "deaths", folder / "alone"

@@ -320,7 +320,7 @@ def job(tmp_path):
         holdout=0.0,
         schema=runner.layout.schema.hex(),
     )
-    return engine._job(runner, experiment, brief)
+    return engine._setup(runner, experiment, brief)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from fedlearn import models
 from fedlearn.clients import train as one
 from fedlearn.clients.batches import tensors
 from fedlearn.data.samples import Samples
-from fedlearn.engine.stacked import Stacker, rules, train
+from fedlearn.engine.stacked import lowrank, rules, train
+from fedlearn.engine.stacked.engine import Stacker
 from fedlearn.engine.stacked.stack import NotStackable
 from fedlearn.errors import ClientError
 from fedlearn.plan import Plan
@@ -143,8 +144,8 @@ def test_clients_may_start_from_models_of_their_own():
 
 def test_large_convolutions_go_apart_and_large_dense_layers_are_shared(monkeypatch):
     monkeypatch.setattr(rules, "LARGE", 0.0)
-    monkeypatch.setattr(train, "WIDE", 1)
-    monkeypatch.setattr(train, "THIN", 0)
+    monkeypatch.setattr(lowrank, "MIN_WEIGHTS", 1)
+    monkeypatch.setattr(lowrank, "MIN_RATIO", 0)
     module = small()
     layout = models.layout(module)
     found = clients(state(module))
@@ -385,7 +386,7 @@ def test_who_cannot_be_stacked_trains_as_in_the_pool_and_is_told_so(tmp_path):
 def test_why_clients_are_not_stacked_is_told():
     runner: Any = SimpleNamespace(app="a ClientApp", device="cpu")
     assert (
-        Stacker(runner, 0, PLAN).why == "a Flower ClientApp trains one client at a time"
+        Stacker(runner, 0, PLAN).not_stacked == "a Flower ClientApp trains one client at a time"
     )
 
 
@@ -408,7 +409,7 @@ def test_stragglers_that_fail_do_not_hide_why_clients_are_not_stacked():
         "looks at values"
         in Stacker(
             runner, 0, replace(PLAN, stragglers=1 - 1e-9, straggler_work="none")
-        ).why
+        ).not_stacked
     )
 
 

@@ -1,1 +1,1 @@
-"""The Ray engine: clients on the CPUs of many machines. `engine` deals out tasks, `actor` works on them, `cluster` finds Ray."""
+"""The Ray engine: `engine` deals tasks to a cluster, `actor` works on them, `cluster` connects."""

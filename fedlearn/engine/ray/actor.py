@@ -1,6 +1,6 @@
-"""What runs on Ray's machines: one process with its own model and data, which works on the tasks that it is dealt.
+"""The process on one of Ray's CPUs: it has its own model and data, and works on tasks.
 
-Legend: P floats, Q integers of the model's layout.
+Legend: P floats of the model's layout.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from fedlearn.arrays import State
 from fedlearn.brief import Brief
 from fedlearn.clients.build import local_of
 from fedlearn.clients.evaluate import Score
+from fedlearn.clients.local import Local
 from fedlearn.data.samples import Population
 from fedlearn.engine.runner import Runner
 from fedlearn.engine.serial import Serial
@@ -33,40 +34,44 @@ from fedlearn.wire import digest
 
 Vector = NDArray[np.float32]
 
-_MEND = {
+# How to make `versions` equal, where installing another version does not.
+_REMEDIES = {
     "CPU capability": "set ATEN_CPU_CAPABILITY to the lesser of the two everywhere"
 }
 
 
 @dataclass(frozen=True)
-class Job:
-    """What an actor has to know of a run to build what the coordinator has."""
+class ActorSetup:
+    """What an actor needs to build the model and data that the coordinator has.
+
+    vectors: names of the vectors that clients keep; they travel with tasks. partition:
+    see `divided`. initial: the digest of the first model. path: where the coordinator
+    imports from. folder: where it was started, for relative paths in a config.
+    """
 
     brief: Brief
     app: str
     mods: tuple[str, ...]
-    vectors: tuple[
-        str, ...
-    ]  # names of what clients keep, which travels with their tasks
-    partition: str  # see `divided`
-    initial: bytes  # digest of the first model
+    vectors: tuple[str, ...]
+    partition: str
+    initial: bytes
     versions: Mapping[str, str]
-    path: tuple[str, ...]  # where the coordinator imports from
-    folder: str  # where it was started: paths in a config may be relative
+    path: tuple[str, ...]
+    folder: str
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an actor runs."""
+class ActorPlace:
+    """Where an actor runs. node: Ray's id of the machine."""
 
-    node: str  # Ray's id of the machine
+    node: str
     host: str
     pid: int
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """A task, and the vectors (P,) that its client kept, which lie on the coordinator's disk."""
+    """A task, with the vectors (P,) that its client keeps on the coordinator's disk."""
 
     task: Task
     vectors: Mapping[str, Vector] = field(default_factory=dict)
@@ -74,110 +79,104 @@ class Parcel:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of a task, and the vectors (P,) that its client keeps from now on."""
+    """An outcome, with the vectors (P,) that its client keeps from now on."""
 
     outcome: Outcome
     vectors: Mapping[str, Vector] = field(default_factory=dict)
 
 
-class Carried(ClientVectors):
-    """The vectors of a few clients in memory, in the place of the file: as they came, and as they go back."""
+class CarriedVectors(ClientVectors):
+    """Vectors of a few clients in memory, in the place of the coordinator's file.
+
+    before: as they came with the tasks. after: as they go back with the replies.
+    """
 
     def __init__(self) -> None:
         """Begin with none."""
-        self.came: dict[int, Vector] = {}
-        self.gone: dict[int, Vector] = {}
+        self.before: dict[int, Vector] = {}
+        self.after: dict[int, Vector] = {}
 
     def read(self, client: int, slot: int) -> Vector:
         """Return a copy of a client's vector (P,): Ray's own memory cannot be written to."""
-        return np.array(self.came[client], np.float32)
+        return np.array(self.before[client], np.float32)
 
     def write(self, client: int, slot: int, vector: Vector) -> None:
         """Keep a vector (P,) for the way back."""
-        self.gone[client] = vector
+        self.after[client] = vector
 
 
 class Actor:
-    """One process on one CPU. What its methods raise is not the client's fault: `build` says what is wrong as text."""
+    """One process on one CPU; Ray calls its methods.
 
-    def build(self, job: Job) -> Place | str:
-        """Build model and data, and return where this is, or one line that says why it cannot be done here."""
-        where = f"Ray worker {platform.node()}"
+    `build` returns as text what the user can mend. An error of another method is not the
+    fault of a client: those are outcomes.
+    """
+
+    def build(self, setup: ActorSetup) -> ActorPlace | str:
+        """Build model and data, and return where this is, or one line on why it cannot."""
+        worker = f"Ray worker {platform.node()}"
         try:
-            found = versions()
-            for name, version in job.versions.items():
-                if found[name] != version:
-                    raise ConfigError(
-                        f"{name} is {found[name]}, and {version} at the coordinator; {_MEND.get(name, 'install that one')}"
-                    )
-            _follow(job)
-            self._build(job)
+            _check_versions(setup.versions)
+            _follow(setup)
+            self._build(setup)
         except UserError as error:
-            return f"{where}: {one_line(error)}"
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # the user's code, on a machine that may lack what it needs
-            return f"{where}: {type(error).__name__}: {one_line(error)}"
+            return f"{worker}: {one_line(error)}"
+        except (Exception, SystemExit) as error:
+            # The user's code, on a machine that may lack what it needs.
+            return f"{worker}: {type(error).__name__}: {one_line(error)}"
         ray: Any = import_module("ray")
-        return Place(
-            ray.get_runtime_context().get_node_id(), platform.node(), os.getpid()
-        )
+        node = ray.get_runtime_context().get_node_id()
+        return ActorPlace(node, platform.node(), os.getpid())
 
     def take(self, model: Any) -> None:
         """Take the model of the tasks that follow: a payload, or the State to score."""
-        self.model: Any = (
-            State(np.array(model.floats), np.array(model.integers))
-            if isinstance(model, State)
-            else model
-        )
+        self.model: Any = model
+        if isinstance(model, State):
+            # Copies: Ray's own memory cannot be written to.
+            self.model = State(np.array(model.floats), np.array(model.integers))
 
     def run(self, parcels: Sequence[Parcel]) -> list[Reply]:
-        """Return what came of tasks of different clients, in their order."""
-        tasks = [parcel.task for parcel in parcels]
+        """Return the replies of tasks of different clients, in their order."""
         for name, carried in self.vectors.items():
-            carried.came = {
+            carried.after = {}
+            carried.before = {
                 parcel.task.client: parcel.vectors[name]
                 for parcel in parcels
                 if name in parcel.vectors
             }
-            carried.gone = {}
+        tasks = [parcel.task for parcel in parcels]
         outcomes = {
             outcome.client: outcome for outcome in self.engine.run(tasks, self.model)
         }
-        return [Reply(outcomes[t.client], self._gone(t.client)) for t in tasks]
+        replies = []
+        for task in tasks:
+            vectors = self._written(task.client)
+            replies.append(Reply(outcomes[task.client], vectors))
+        return replies
 
     def score(self, parts: Sequence[int]) -> list[Score]:
         """Return the scores of the model on parts of the held-out samples."""
         return [self.engine.runner.score(part, self.model) for part in parts]
 
-    def _gone(self, client: int) -> dict[str, Vector]:
-        """Return the vectors that a client left, by name."""
+    def _written(self, client: int) -> dict[str, Vector]:
+        """Return the vectors that a client wrote, by name."""
         return {
-            name: carried.gone[client]
+            name: carried.after[client]
             for name, carried in self.vectors.items()
-            if client in carried.gone
+            if client in carried.after
         }
 
-    def _build(self, job: Job) -> None:
+    def _build(self, setup: ActorSetup) -> None:
         keep_pages()
-        local = local_of(job.brief, 0, "auto")
-        if divided(local.population) != job.partition:
-            raise ConfigError(
-                "the data is divided among its clients in another way than at the coordinator: it is not the same data"
-            )
-        if digest(local.initial) != job.initial:
-            raise ConfigError(
-                "the first model has other values than at the coordinator: the same code draws other numbers here"
-            )
+        local = local_of(setup.brief, 0, "auto")
+        _check_same(local, setup)
         app = None
-        if job.app or job.mods:
-            from fedlearn.engine import (
-                apps,  # it imports Flower, which is needed for nothing else here
-            )
+        if setup.app or setup.mods:
+            # It imports Flower, which nothing else here needs.
+            from fedlearn.engine import apps
 
-            app = apps.load(job.app, job.mods)
-        self.vectors = {name: Carried() for name in job.vectors}
+            app = apps.load(setup.app, setup.mods)
+        self.vectors = {name: CarriedVectors() for name in setup.vectors}
         self.engine = Serial(
             Runner(
                 local.module,
@@ -194,9 +193,9 @@ class Actor:
 def divided(data: Population) -> str:
     """Return what tells one division of data among clients from another."""
     partition = getattr(data.clients, "partition", None)
-    return (
-        partition.sha256() if partition is not None else f"{len(data.clients)} clients"
-    )
+    if partition is None:
+        return f"{len(data.clients)} clients"
+    return str(partition.sha256())
 
 
 def versions() -> dict[str, str]:
@@ -210,10 +209,36 @@ def versions() -> dict[str, str]:
     }
 
 
-def _follow(job: Job) -> None:
-    """Find modules and files where the coordinator finds them, as far as this machine has them."""
-    if os.path.isdir(job.folder):
-        os.chdir(job.folder)
+def _check_versions(coordinator: Mapping[str, str]) -> None:
+    """Raise ConfigError where versions are not the coordinator's."""
+    installed = versions()
+    for name, version in coordinator.items():
+        if installed[name] != version:
+            remedy = _REMEDIES.get(name, "install that one")
+            raise ConfigError(
+                f"{name} is {installed[name]}, and {version} at the coordinator; "
+                f"{remedy}"
+            )
+
+
+def _check_same(local: Local, setup: ActorSetup) -> None:
+    """Raise ConfigError where data or first model are not the coordinator's."""
+    if divided(local.population) != setup.partition:
+        raise ConfigError(
+            "the data is divided among its clients in another way than at the "
+            "coordinator: it is not the same data"
+        )
+    if digest(local.initial) != setup.initial:
+        raise ConfigError(
+            "the first model has other values than at the coordinator: "
+            "the same code draws other numbers here"
+        )
+
+
+def _follow(setup: ActorSetup) -> None:
+    """Find modules and files where the coordinator does, as far as this machine has them."""
+    if os.path.isdir(setup.folder):
+        os.chdir(setup.folder)
     sys.path += [
-        path for path in job.path if path not in sys.path and os.path.exists(path)
+        path for path in setup.path if path not in sys.path and os.path.exists(path)
     ]

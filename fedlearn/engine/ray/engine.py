@@ -1,9 +1,10 @@
 """`Ray`: the clients of a cohort on the CPUs of many machines, an actor on each CPU.
 
-Strategy, Grid, sums and record stay in the coordinator's process. An actor builds model and data itself, so what travels is the
-model, once a round to each machine, and tasks and outcomes. Tasks are dealt out as actors get done, the largest clients first,
-and what a lost actor held goes to others: since every client runs the code of `Serial` on one thread and sums are exact, neither
-where it runs nor how often changes a bit.
+Strategy, Grid, sums and record stay in the coordinator's process. An actor builds model
+and data itself, so only models travel, once a round to each machine, and tasks and
+outcomes. Tasks are dealt as actors get done, the largest clients first, and those of a
+lost actor go to others. Every client runs the code of `Serial` on one thread, and sums
+are exact, so neither where it runs nor how often changes a bit.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,276 +20,303 @@ from fedlearn.arrays import State
 from fedlearn.brief import Brief
 from fedlearn.clients.evaluate import Score
 from fedlearn.config import Experiment
-from fedlearn.engine.pool import TRIES
 from fedlearn.engine.protocol import EveryClient, whole_score
 from fedlearn.engine.ray.actor import (
     Actor,
-    Job,
+    ActorPlace,
+    ActorSetup,
     Parcel,
-    Place,
     Reply,
     divided,
     versions,
 )
 from fedlearn.engine.ray.cluster import connect
+from fedlearn.engine.ray.lots import TaskQueue
 from fedlearn.engine.runner import Runner, single_thread
 from fedlearn.engine.task import Outcome, Task
 from fedlearn.errors import ConfigError, RunError, one_line
 from fedlearn.wire import digest
 
-MOST = 16
-"""Tasks dealt to an actor at once: a message costs about as much as training a tiny client."""
+# Seconds without a single working actor after which a run gives up.
+MAX_WAIT_S = 300
 
-ROOM_S = 300
-"""Seconds without a single actor after which a run gives up."""
+# Give up after this many actors in a row died during start-up: chance alone does not
+# kill so many.
+MAX_FAILED_STARTS = 3
 
-STILLBORN = 3
-"""Actors that may die in a row while they build: chance ends before that."""
+# Characters of an error of Ray's that has no cause: it may bring a whole log.
+_MAX_REASON = 400
+
+# The clients' tasks are tried again by `TaskQueue`, and not by Ray.
+_ACTOR_OPTIONS = {
+    "num_cpus": 1,
+    "max_restarts": 0,
+    "max_task_retries": 0,
+    "scheduling_strategy": "SPREAD",
+}
 
 
 @dataclass(frozen=True)
-class _Lost:
-    """What comes of a task whose actor is gone."""
+class _LostTask:
+    """The result of a task whose actor died. blamed: the task may have killed it."""
 
-    blamed: bool  # it may have been the task that ended it
+    blamed: bool
 
 
 @dataclass(eq=False)
-class _Hand:
-    """An actor, and what it was dealt and has not answered."""
+class _DealtActor:
+    """An actor, and the lots that it was dealt and has not answered.
+
+    building: the reference of its `Actor.build`; None: it works. model: number of the
+    model that it has. lots: reference → numbers of the tasks, in their order. alone: it
+    has a task that may have killed another actor.
+    """
 
     actor: Any
-    building: Any  # the reference of its `build`; None: it works
-    place: Place | None = None
-    model: int = 0  # number of the model that it was sent last
-    held: dict[Any, tuple[int, ...]] = field(
-        default_factory=dict
-    )  # reference → numbers of the tasks, in their order
-    alone: bool = False  # it holds a task that may have killed its process
+    building: Any
+    place: ActorPlace | None = None
+    model: int = 0
+    lots: dict[Any, tuple[int, ...]] = field(default_factory=dict)
+    alone: bool = False
+
+
+# (number of a task, what came of it)
+_Result = tuple[int, Any]
 
 
 class Ray(EveryClient):
-    """See the module. Raises ConfigError when there is no cluster, or a machine cannot do the work."""
+    """Clients on a Ray cluster; see the module."""
 
     def __init__(
         self, runner: Runner, experiment: Experiment, brief: Brief, workers: int = 0
     ) -> None:
         """Connect, and wait for the first actor; others join as they are built.
 
-        workers: number of actors; 0 = one per CPU of the cluster, those that join it later included.
+        workers: number of actors; 0 = one per CPU of the cluster, with those that join it
+        later. Raises ConfigError when there is no cluster, or a machine cannot do the
+        work, and RunError when no actor starts.
         """
         single_thread()
-        self.runner, self.asked = runner, workers
-        self.ray, self._ours = connect(
-            experiment.engine.address, workers or len(os.sched_getaffinity(0))
-        )
-        self._hands: list[_Hand] = []
-        self._model = 0
-        self._stillborn = 0
-        self._job: Any = None
+        self.runner = runner
+        self.requested = workers
         self.workers = 0
+        cpus = workers or len(os.sched_getaffinity(0))
+        self.ray, self._owned = connect(experiment.engine.address, cpus)
+        self._actors: list[_DealtActor] = []
+        self._model = 0
+        self._failed_starts = 0
+        self._setup: Any = None
         try:
-            options = {
-                "num_cpus": 1,
-                "max_restarts": 0,
-                "max_task_retries": 0,
-                "scheduling_strategy": "SPREAD",
-            }
-            self._kind = self.ray.remote(**options)(Actor)
-            self._job = self.ray.put(_job(runner, experiment, brief))
+            self._actor_class = self.ray.remote(**_ACTOR_OPTIONS)(Actor)
+            self._setup = self.ray.put(_setup(runner, experiment, brief))
             self._fill()
-            while not any(hand.place for hand in self._hands):
-                self._next()
+            while not self.places():
+                self._next_results()
         except BaseException:
             self.close()
             raise
 
     def run(self, tasks: Sequence[Task], payload: bytes) -> Iterator[Outcome]:
-        """Yield one outcome per task, as they come; the largest clients start first."""
+        """Yield one outcome per task, as they come; the largest clients start first.
+
+        Raises ConfigError and RunError, as the constructor, and RecordError.
+        """
         size = self.runner.population.clients.size
         ordered = sorted(tasks, key=lambda task: -size(task.client))
         for task, reply in self._work("run", payload, ordered):
-            yield (
-                self._unpacked(task, reply)
-                if isinstance(reply, Reply)
-                else Outcome(task.client, error=str(reply))
-            )
+            if isinstance(reply, Reply):
+                yield self._unpacked(task, reply)
+            else:
+                yield Outcome(task.client, error=str(reply))
 
     def score(self, state: State) -> Score:
-        """Return the score of a model on the server's held-out samples; raises RunError when a part fails twice."""
+        """Return a model's score on the held-out samples.
+
+        Raises RunError when a part fails twice.
+        """
         return whole_score(self._work("score", state, range(self.runner.parts)))
 
     def close(self) -> None:
         """End the actors, and the cluster if it was started here."""
-        with contextlib.suppress(Exception):  # the cluster may be gone
-            for hand in self._hands:
-                self.ray.kill(hand.actor)
-        self._hands, self._job = [], None
-        if self._ours:
+        # The cluster may be gone.
+        with contextlib.suppress(Exception):
+            for dealt in self._actors:
+                self.ray.kill(dealt.actor)
+        self._actors = []
+        self._setup = None
+        if self._owned:
             self.ray.shutdown()
 
-    def places(self) -> list[Place]:
+    def places(self) -> list[ActorPlace]:
         """Return where the actors are that work now."""
-        return [hand.place for hand in self._hands if hand.place]
+        return [dealt.place for dealt in self._actors if dealt.place]
 
     def _work(
         self, kind: str, model: Any, tasks: Sequence[Any]
     ) -> Iterator[tuple[Any, Any]]:
-        """Yield (task, result); a task whose actor dies twice has the reason, a string, as its result."""
+        """Yield (task, result). A task whose actor dies twice has the reason as its result.
+
+        kind: the method of `Actor` that works.
+        """
         self._fill()
         self._model += 1
-        sent = self.ray.put(model)
-        queue, tries, left = deque(range(len(tasks))), Counter[int](), len(tasks)
+        shared_model = self.ray.put(model)
+        queue = TaskQueue(len(tasks))
         try:
-            while left:
-                for hand in sorted(self._hands, key=lambda hand: len(hand.held)):
-                    if numbers := self._deal(hand, queue, tries):
-                        self._send(hand, kind, sent, numbers, tasks)
-                for number, result in self._next():
-                    if isinstance(result, _Lost):
-                        tries[number] += result.blamed
-                        if tries[number] < TRIES:
-                            queue.appendleft(number)
+            while queue.unanswered:
+                # Those with the least work come first.
+                for dealt in sorted(self._actors, key=lambda dealt: len(dealt.lots)):
+                    numbers = self._deal(dealt, queue)
+                    if numbers:
+                        lot = [tasks[number] for number in numbers]
+                        reference = self._send(dealt, kind, shared_model, lot)
+                        dealt.lots[reference] = numbers
+                for number, result in self._next_results():
+                    if isinstance(result, _LostTask):
+                        if queue.lost(number, result.blamed):
                             continue
-                        result = "its Ray actor died twice (out of memory? lower train.batch_size or engine.workers)"
-                    left -= 1
+                        result = (
+                            "its Ray actor died twice (out of memory? "
+                            "lower train.batch_size or engine.workers)"
+                        )
+                    queue.unanswered -= 1
                     yield tasks[number], result
         finally:
-            if left:  # the consumer stopped half-way: late answers must not be read as new ones
-                for hand in [hand for hand in self._hands if hand.held]:
-                    self._replace(hand)
+            # The consumer stopped half-way: late answers must not be read as new ones.
+            if queue.unanswered:
+                for dealt in [dealt for dealt in self._actors if dealt.lots]:
+                    self._replace(dealt)
 
-    def _deal(
-        self, hand: _Hand, queue: deque[int], tries: Counter[int]
-    ) -> tuple[int, ...]:
+    def _deal(self, dealt: _DealtActor, queue: TaskQueue) -> tuple[int, ...]:
         """Take an actor's next tasks from the queue; none while it has enough.
 
-        It gets a second lot before the first is done, so that it need not wait for us, but not of the last ones: those go to
-        whoever is free. A task that was lost is dealt alone, so that its next death is its own.
+        It gets a second lot before the first is done, so that it need not wait for the
+        coordinator. Once fewer tasks wait than actors work, they go to those that are
+        free.
         """
-        working = len(self.places())
-        if (
-            not hand.place
-            or not queue
-            or hand.alone
-            or len(hand.held) > 1
-            or (hand.held and len(queue) < working)
-        ):
+        if not dealt.place or not queue or dealt.alone or len(dealt.lots) > 1:
             return ()
-        if tries[queue[0]]:
-            hand.alone = not hand.held
-            return (queue.popleft(),) if hand.alone else ()
-        lot = max(1, min(MOST, len(queue) // (4 * working)))
-        whole = next(
-            (place for place, number in enumerate(queue) if tries[number]), len(queue)
-        )
-        return tuple(queue.popleft() for _ in range(min(lot, whole)))
+        working = len(self.places())
+        if dealt.lots and len(queue) < working:
+            return ()
+        if queue.suspect:
+            if dealt.lots:
+                return ()
+            dealt.alone = True
+        return queue.lot(working)
 
-    def _send(
-        self,
-        hand: _Hand,
-        kind: str,
-        model: Any,
-        numbers: tuple[int, ...],
-        tasks: Sequence[Any],
-    ) -> None:
-        if hand.model != self._model:
-            hand.actor.take.remote(model)
-            hand.model = self._model
-        parcels = [
-            self._packed(tasks[number]) if kind == "run" else tasks[number]
-            for number in numbers
-        ]
-        hand.held[getattr(hand.actor, kind).remote(parcels)] = numbers
+    def _send(self, dealt: _DealtActor, kind: str, model: Any, lot: list[Any]) -> Any:
+        """Send a lot to an actor, and return the reference of its answer."""
+        if dealt.model != self._model:
+            dealt.actor.take.remote(model)
+            dealt.model = self._model
+        if kind == "run":
+            lot = [self._packed(task) for task in lot]
+        return getattr(dealt.actor, kind).remote(lot)
 
-    def _next(self) -> list[tuple[int, Any]]:
-        """Wait until an actor is built or answers; returns (number of a task, result or `_Lost`)."""
-        waited = [
-            ref
-            for hand in self._hands
-            for ref in (hand.building, *hand.held)
-            if ref is not None
-        ]
-        done, _ = self.ray.wait(
-            waited, num_returns=1, timeout=None if self.places() else ROOM_S
-        )
-        if not done:
+    def _next_results(self) -> list[_Result]:
+        """Wait until an actor is built or answers, and return the results of its tasks."""
+        awaited = {}
+        for dealt in self._actors:
+            for reference in (dealt.building, *dealt.lots):
+                if reference is not None:
+                    awaited[reference] = dealt
+        timeout = None
+        if not self.places():
+            timeout = MAX_WAIT_S
+        ready, _ = self.ray.wait(list(awaited), num_returns=1, timeout=timeout)
+        if not ready:
             raise RunError(
-                f"the Ray cluster had no room for an actor in {ROOM_S} s: one takes a free CPU; --resume goes on later"
+                f"the Ray cluster had no room for an actor in {MAX_WAIT_S} s: "
+                "one takes a free CPU; --resume goes on later"
             )
-        hand = next(
-            hand
-            for hand in self._hands
-            if hand.building == done[0] or done[0] in hand.held
-        )
-        return self._answered(hand, done[0]) if hand.place else self._built(hand)
-
-    def _built(self, hand: _Hand) -> list[tuple[int, Any]]:
-        try:
-            found = self.ray.get(hand.building)
-        except self.ray.exceptions.RayError as error:
-            if isinstance(error, self.ray.exceptions.RayTaskError) or getattr(
-                error, "actor_init_failed", False
-            ):
-                reason = (
-                    str(error).strip().splitlines()[-1]
-                )  # of what the worker could not import
-                raise ConfigError(
-                    f"a Ray worker cannot load fedlearn: {reason}; install there what is installed here"
-                ) from error
-            self._stillborn += 1
-            if self._stillborn >= STILLBORN:
-                raise RunError(
-                    f"{STILLBORN} Ray actors in a row died while they built model and data: {_why(error)}"
-                ) from error
-            self._replace(hand)
-            return []
-        if isinstance(found, str):
-            raise ConfigError(found)
-        hand.place, hand.building, self._stillborn = found, None, 0
+        dealt = awaited[ready[0]]
+        if dealt.place:
+            return self._answered(dealt, ready[0])
+        self._built(dealt)
         return []
 
-    def _answered(self, hand: _Hand, ref: Any) -> list[tuple[int, Any]]:
-        numbers, hand.alone = hand.held.pop(ref), False
-        try:
-            return list(zip(numbers, self.ray.get(ref), strict=True))
-        except (
-            self.ray.exceptions.RayTaskError
-        ) as error:  # of scoring, or an outcome that cannot be sent
-            return [(number, _why(error)) for number in numbers]
-        except self.ray.exceptions.RayError:
-            others = [number for lot in hand.held.values() for number in lot]
-            blamed = self._alive(hand)
-            self._replace(hand)
-            return [(number, _Lost(blamed)) for number in numbers] + [
-                (number, _Lost(False)) for number in others
-            ]
+    def _built(self, dealt: _DealtActor) -> None:
+        """Let an actor work; one that died is replaced.
 
-    def _alive(self, hand: _Hand) -> bool:
-        """Tell whether the machine of an actor is still there."""
+        Raises ConfigError for what the user can mend, and RunError after too many deaths.
+        """
+        try:
+            place = self.ray.get(dealt.building)
+        except self.ray.exceptions.RayError as error:
+            self._check_loads(error)
+            self._failed_starts += 1
+            if self._failed_starts >= MAX_FAILED_STARTS:
+                raise RunError(
+                    f"{MAX_FAILED_STARTS} Ray actors in a row died while they built "
+                    f"model and data: {_reason(error)}"
+                ) from error
+            self._replace(dealt)
+            return
+        if isinstance(place, str):
+            raise ConfigError(place)
+        dealt.place = place
+        dealt.building = None
+        self._failed_starts = 0
+
+    def _check_loads(self, error: Exception) -> None:
+        """Raise ConfigError when a worker cannot import what the coordinator has."""
+        failed = isinstance(error, self.ray.exceptions.RayTaskError)
+        if failed or getattr(error, "actor_init_failed", False):
+            # Of Ray's traceback, the line that names what cannot be imported.
+            reason = str(error).strip().splitlines()[-1]
+            raise ConfigError(
+                f"a Ray worker cannot load fedlearn: {reason}; "
+                "install there what is installed here"
+            ) from error
+
+    def _answered(self, dealt: _DealtActor, reference: Any) -> list[_Result]:
+        """Return the results of a lot; those of a dead actor's other lots too."""
+        numbers = dealt.lots.pop(reference)
+        dealt.alone = False
+        try:
+            return list(zip(numbers, self.ray.get(reference), strict=True))
+        except self.ray.exceptions.RayTaskError as error:
+            # Scoring failed, or an outcome cannot be sent.
+            return [(number, _reason(error)) for number in numbers]
+        except self.ray.exceptions.RayError:
+            blamed = self._machine_lives(dealt)
+            self._replace(dealt)
+            results: list[_Result] = [(n, _LostTask(blamed)) for n in numbers]
+            for lot in dealt.lots.values():
+                results += [(number, _LostTask(False)) for number in lot]
+            return results
+
+    def _machine_lives(self, dealt: _DealtActor) -> bool:
+        """Tell whether the machine of an actor is still there: a lost one killed it."""
+        if not dealt.place:
+            return False
         return any(
-            node["Alive"] and hand.place and node["NodeID"] == hand.place.node
+            node["Alive"] and node["NodeID"] == dealt.place.node
             for node in self.ray.nodes()
         )
 
     def _fill(self) -> None:
         """Ask for the actors that are missing, where machines joined the cluster."""
-        wanted = self.asked or int(self.ray.cluster_resources().get("CPU", 0)) or 1
-        self._hands += [self._start() for _ in range(wanted - len(self._hands))]
-        self.workers = len(self._hands)
+        cpus = int(self.ray.cluster_resources().get("CPU", 0))
+        needed = self.requested or cpus or 1
+        for _ in range(needed - len(self._actors)):
+            self._actors.append(self._start())
+        self.workers = len(self._actors)
 
-    def _start(self) -> _Hand:
-        actor = self._kind.remote()
-        return _Hand(actor, actor.build.remote(self._job))
+    def _start(self) -> _DealtActor:
+        actor = self._actor_class.remote()
+        return _DealtActor(actor, actor.build.remote(self._setup))
 
-    def _replace(self, hand: _Hand) -> None:
-        """Give up an actor and ask for another, which works as soon as there is room for it."""
-        with contextlib.suppress(Exception):  # it may be dead
-            self.ray.kill(hand.actor)
-        self._hands[self._hands.index(hand)] = self._start()
+    def _replace(self, dealt: _DealtActor) -> None:
+        """Give up an actor, and ask for another; it works once there is room for it."""
+        # It may be dead.
+        with contextlib.suppress(Exception):
+            self.ray.kill(dealt.actor)
+        self._actors[self._actors.index(dealt)] = self._start()
 
     def _packed(self, task: Task) -> Parcel:
-        """Return a task with the vectors that its client keeps."""
+        """Return a task with the vectors that its client keeps. Raises RecordError."""
         vectors = {}
         for name, stored in self.runner.vectors.items():
             slots = task.slots.get(name)
@@ -304,8 +331,8 @@ class Ray(EveryClient):
         return reply.outcome
 
 
-def _job(runner: Runner, experiment: Experiment, brief: Brief) -> Job:
-    return Job(
+def _setup(runner: Runner, experiment: Experiment, brief: Brief) -> ActorSetup:
+    return ActorSetup(
         brief=brief,
         app=experiment.client.app,
         mods=experiment.client.mods,
@@ -318,11 +345,9 @@ def _job(runner: Runner, experiment: Experiment, brief: Brief) -> Job:
     )
 
 
-def _why(error: BaseException) -> str:
-    """Return the reason in an error of Ray's, which brings a traceback."""
+def _reason(error: BaseException) -> str:
+    """Return the reason in an error of Ray's, without its traceback."""
     cause = getattr(error, "cause", None)
-    return (
-        f"{type(cause).__name__}: {one_line(cause)}"
-        if cause is not None
-        else one_line(error)[:400]
-    )
+    if cause is None:
+        return one_line(error)[:_MAX_REASON]
+    return f"{type(cause).__name__}: {one_line(cause)}"

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from fedlearn.engine.stacked import lowrank
+from fedlearn.engine.stacked.chance import masks
 from fedlearn.engine.stacked.stack import (
     GROUPED,
     LOOSE,
@@ -25,166 +26,205 @@ from fedlearn.engine.stacked.stack import (
     dense,
     grouped,
     loose,
-    masks,
 )
 
+# Operations of one client's convolution from which on a call of its own costs nothing
+# beside them: then clients convolve one by one.
 LARGE = 6e6
-"""Operations of one client's convolution from which on calling it costs nothing beside them: then clients convolve apart."""
 
-SHAPELESS = (
-    *(
-        torch.relu,
-        torch.relu_,
-        F.relu,
-        torch.Tensor.relu,
-        torch.Tensor.relu_,
-        F.relu6,
-        F.hardtanh,
-        F.leaky_relu,
-        F.elu,
-        F.gelu,
-        F.silu,
-    ),
-    *(
-        F.mish,
-        F.softplus,
-        F.hardswish,
-        F.hardsigmoid,
-        torch.sigmoid,
-        torch.Tensor.sigmoid,
-        torch.tanh,
-        torch.Tensor.tanh,
-        F.tanh,
-    ),
-    *(
-        torch.exp,
-        torch.Tensor.exp,
-        torch.sqrt,
-        torch.Tensor.sqrt,
-        torch.Tensor.neg,
-        torch.neg,
-        torch.Tensor.__neg__,
-        torch.abs,
-    ),
-    *(torch.Tensor.float, torch.Tensor.clone, torch.Tensor.detach),
+# Functions of one tensor, value by value.
+UNARY = (
+    torch.relu,
+    torch.relu_,
+    F.relu,
+    torch.Tensor.relu,
+    torch.Tensor.relu_,
+    F.relu6,
+    F.hardtanh,
+    F.leaky_relu,
+    F.elu,
+    F.gelu,
+    F.silu,
+    F.mish,
+    F.softplus,
+    F.hardswish,
+    F.hardsigmoid,
+    torch.sigmoid,
+    torch.Tensor.sigmoid,
+    torch.tanh,
+    torch.Tensor.tanh,
+    F.tanh,
+    torch.exp,
+    torch.Tensor.exp,
+    torch.sqrt,
+    torch.Tensor.sqrt,
+    torch.Tensor.neg,
+    torch.neg,
+    torch.Tensor.__neg__,
+    torch.abs,
+    torch.Tensor.float,
+    torch.Tensor.clone,
+    torch.Tensor.detach,
 )
-"""Of one tensor, value by value."""
 
-PAIRWISE = (
-    *(
-        torch.add,
-        torch.Tensor.add,
-        torch.Tensor.__add__,
-        torch.Tensor.__radd__,
-        torch.Tensor.add_,
-        torch.Tensor.__iadd__,
-    ),
-    *(
-        torch.sub,
-        torch.Tensor.sub,
-        torch.Tensor.__sub__,
-        torch.Tensor.__rsub__,
-        torch.rsub,
-    ),
-    *(torch.mul, torch.Tensor.mul, torch.Tensor.__mul__, torch.Tensor.__rmul__),
-    *(torch.div, torch.Tensor.div, torch.Tensor.__truediv__),
+# Functions of two tensors or numbers, value by value.
+BINARY = (
+    torch.add,
+    torch.Tensor.add,
+    torch.Tensor.__add__,
+    torch.Tensor.__radd__,
+    torch.Tensor.add_,
+    torch.Tensor.__iadd__,
+    torch.sub,
+    torch.Tensor.sub,
+    torch.Tensor.__sub__,
+    torch.Tensor.__rsub__,
+    torch.rsub,
+    torch.mul,
+    torch.Tensor.mul,
+    torch.Tensor.__mul__,
+    torch.Tensor.__rmul__,
+    torch.div,
+    torch.Tensor.div,
+    torch.Tensor.__truediv__,
 )
-"""Of two tensors or numbers, value by value."""
+
+POOLING = (torch.max_pool2d, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d)
 
 
 def rule(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Enter a function as the rule of torch functions."""
 
-    def enter(made: Callable[..., Any]) -> Callable[..., Any]:
+    def enter(rule_function: Callable[..., Any]) -> Callable[..., Any]:
         for function in functions:
-            RULES[function] = made
-        return made
+            RULES[function] = rule_function
+        return rule_function
 
     return enter
 
 
-def _shapeless(function: Any) -> Any:
-    def go(x: Any, *args: Any, **kwargs: Any) -> Any:
+def _unary(function: Any) -> Any:
+    def apply(x: Any, *args: Any, **kwargs: Any) -> Any:
         if x.layout_ in (LOOSE, SHARED):
             return None
-        return Stack(x.layout_, function(x.whole_, *args, **kwargs), clients=x.clients)
+        values = function(x.values_, *args, **kwargs)
+        return Stack(x.layout_, values, clients=x.clients)
 
-    return go
+    return apply
 
 
-def _pairwise(function: Any) -> Any:
-    def go(a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
-        if any(
-            isinstance(each, Stack) and each.layout_ in (LOOSE, SHARED)
-            for each in (a, b)
-        ):
+def _binary(function: Any) -> Any:
+    def apply(a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
+        if _without_values(a) or _without_values(b):
             return None
-        if isinstance(a, Stack) and isinstance(b, Stack):
-            if GROUPED in (a.layout_, b.layout_) and a.shape == b.shape:
-                return grouped(
-                    function(as_grouped(a), as_grouped(b), *args, **kwargs), a.clients
-                )
-            first, second = _aligned(as_dense(a), as_dense(b))
-            return dense(function(first, second, *args, **kwargs))
-        stack = a if isinstance(a, Stack) else b
-        other = b if isinstance(a, Stack) else a
-        if (
-            isinstance(other, torch.Tensor)
-            and other.dim()
-            and (stack.layout_ == GROUPED or other.dim() > stack.dim())
-        ):
-            return None
-        whole = function(
-            *(each.whole_ if isinstance(each, Stack) else each for each in (a, b)),
-            *args,
-            **kwargs,
-        )
-        return Stack(stack.layout_, whole, clients=stack.clients)
+        if not isinstance(a, Stack):
+            return _stack_and_other(function, b, a, (a, b.values_), args, kwargs)
+        if not isinstance(b, Stack):
+            return _stack_and_other(function, a, b, (a.values_, b), args, kwargs)
+        if GROUPED in (a.layout_, b.layout_) and a.shape == b.shape:
+            values = function(as_grouped(a), as_grouped(b), *args, **kwargs)
+            return grouped(values, a.clients)
+        # Broadcasting is over a client's dimensions, and never over clients.
+        first, second = _aligned(as_dense(a), as_dense(b))
+        return dense(function(first, second, *args, **kwargs))
 
-    return go
+    return apply
+
+
+def _without_values(x: Any) -> bool:
+    """Tell whether x is a Stack that has no tensor with the values of all clients."""
+    if not isinstance(x, Stack):
+        return False
+    return x.layout_ in (LOOSE, SHARED)
+
+
+def _stack_and_other(
+    function: Any, stack: Stack, other: Any, operands: Any, args: Any, kwargs: Any
+) -> Any:
+    """Return a function of a Stack and of what is none. operands: both, in their order."""
+    # A tensor would line up with other dimensions than those of one client.
+    is_tensor = isinstance(other, torch.Tensor) and other.dim()
+    if is_tensor and (stack.layout_ == GROUPED or other.dim() > stack.dim()):
+        return None
+    values = function(*operands, *args, **kwargs)
+    return Stack(stack.layout_, values, clients=stack.clients)
 
 
 def _aligned(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give two (K, …) the same number of dimensions: those of a client that lack are its first."""
-    most = max(a.dim(), b.dim())
-    first, second = (
-        t.reshape(t.shape[0], *[1] * (most - t.dim()), *t.shape[1:]) for t in (a, b)
-    )
-    return first, second
+    """Return two (K, …) with as many dimensions; a client's missing ones come first."""
+    dimensions = max(a.dim(), b.dim())
+    return _with_dimensions(a, dimensions), _with_dimensions(b, dimensions)
 
 
-RULES.update({function: _shapeless(function) for function in SHAPELESS})
-RULES.update({function: _pairwise(function) for function in PAIRWISE})
+def _with_dimensions(x: torch.Tensor, dimensions: int) -> torch.Tensor:
+    clients, *shape = x.shape
+    missing = [1] * (dimensions - x.dim())
+    return x.reshape(clients, *missing, *shape)
+
+
+def _pooling(function: Any) -> Any:
+    def apply(x: Any, *args: Any, **kwargs: Any) -> Any:
+        # torch passes it where it is false; with indices there would be two results.
+        if _not_pictures(x) or kwargs.pop("return_indices", False):
+            return None
+        return grouped(function(as_grouped(x), *args, **kwargs), x.clients)
+
+    return apply
+
+
+def _not_pictures(x: Any) -> bool:
+    """Tell whether a Stack cannot be grouped: (B, C, H, W) of each client can."""
+    if x.layout_ in (LOOSE, SHARED):
+        return True
+    return bool(x.dim() != 4)
+
+
+RULES.update({function: _unary(function) for function in UNARY})
+RULES.update({function: _binary(function) for function in BINARY})
+RULES.update({function: _pooling(function) for function in POOLING})
 
 
 @rule(F.linear)
 def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
-    """(B, …, F) → (B, …, F'); one product of matrices for each client, or one for all where they share the weight."""
+    """Return (B, …, F') of (B, …, F): a product of matrices per client.
+
+    Where clients share the weight, it is one product for all.
+    """
     if not isinstance(weight, Stack) or not isinstance(x, Stack):
         return None
+    # Loose sequences stay loose: recurrent layers make them, one client at a time.
     if weight.layout_ != SHARED and x.layout_ == LOOSE and x.dim() > 2:
         return None
-    whole = as_dense(x)
-    rows = whole.flatten(1, -2) if whole.dim() > 3 else whole
+    values = as_dense(x)
+    rows = values
+    if values.dim() > 3:
+        rows = values.flatten(1, -2)
+    # A single sample of each client, which `bmm` cannot take.
     if rows.dim() < 3:
         return None
     if weight.layout_ == SHARED:
-        assert weight.whole_ is not None
-        out = lowrank.linear(rows, weight.whole_, weight.steps)
-        out = out if bias is None else out + as_dense(bias)[:, None]
+        assert weight.values_ is not None
+        out = lowrank.linear(rows, weight.values_, weight.steps)
+        if bias is not None:
+            out = out + as_dense(bias)[:, None]
+    elif bias is None:
+        out = torch.bmm(rows, as_dense(weight).transpose(1, 2))
     else:
-        turned = as_dense(weight).transpose(1, 2)
-        out = (
-            torch.bmm(rows, turned)
-            if bias is None
-            else torch.baddbmm(as_dense(bias)[:, None], rows, turned)
-        )
-    return dense(out.view(*whole.shape[:-1], -1))
+        transposed = as_dense(weight).transpose(1, 2)
+        out = torch.baddbmm(as_dense(bias)[:, None], rows, transposed)
+    return dense(out.view(*values.shape[:-1], -1))
 
 
-def apart(x: Any, weight: Any, positions: int) -> bool:
-    """Tell whether clients convolve apart. positions: of the output, about, in one picture."""
-    return bool(x.layout_ == LOOSE or 2.0 * len(x) * positions * weight.numel() > LARGE)
+def convolves_alone(x: Any, weight: Any, positions: int) -> bool:
+    """Tell whether each client's convolution is a call of its own.
+
+    positions: of the output in one picture, about.
+    """
+    if x.layout_ == LOOSE:
+        return True
+    # A multiplication and an addition for each weight at each position.
+    operations = 2.0 * len(x) * positions * weight.numel()
+    return bool(operations > LARGE)
 
 
 @rule(F.conv2d, torch.conv2d)
@@ -197,104 +237,81 @@ def _conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Any:
-    if (
-        not isinstance(weight, Stack)
-        or not isinstance(x, Stack)
-        or x.dim() != 4
-        or x.layout_ == SHARED
-    ):
+    if not isinstance(weight, Stack) or not isinstance(x, Stack):
         return None
-    down, across = (stride, stride) if isinstance(stride, int) else stride
-    if apart(x, weight, x.shape[2] * x.shape[3] // (down * across)):
-        parts, kernels = (
-            [channels_last(part) for part in as_loose(each)] for each in (x, weight)
-        )
-        own: Any = as_loose(bias) if bias is not None else [None] * len(parts)
-        return loose(
-            [
-                F.conv2d(p, k, b, stride, padding, dilation, groups)
-                for p, k, b in zip(parts, kernels, own, strict=True)
-            ]
-        )
-    side_by_side = channels_last(as_dense(weight).flatten(0, 1))
-    all_biases = None if bias is None else as_dense(bias).flatten()
-    return grouped(
-        F.conv2d(
-            as_grouped(x),
-            side_by_side,
-            all_biases,
-            stride,
-            padding,
-            dilation,
-            groups * x.clients,
-        ),
-        x.clients,
+    if x.dim() != 4 or x.layout_ == SHARED:
+        return None
+    down, across = _both(stride)
+    if convolves_alone(x, weight, x.shape[2] * x.shape[3] // (down * across)):
+        return _loose_conv2d(x, weight, bias, (stride, padding, dilation, groups))
+    # All clients' kernels side by side: each group of channels meets its own.
+    kernels = channels_last(as_dense(weight).flatten(0, 1))
+    biases = None
+    if bias is not None:
+        biases = as_dense(bias).flatten()
+    values = F.conv2d(
+        as_grouped(x), kernels, biases, stride, padding, dilation, groups * x.clients
     )
+    return grouped(values, x.clients)
 
 
-def _pooling(function: Any) -> Any:
-    def go(x: Any, *args: Any, **kwargs: Any) -> Any:
-        if (
-            x.layout_ in (LOOSE, SHARED)
-            or x.dim() != 4
-            or kwargs.pop("return_indices", False)
-        ):
-            return None
-        return grouped(function(as_grouped(x), *args, **kwargs), x.clients)
-
-    return go
+def _both(stride: Any) -> tuple[int, int]:
+    """Return a stride down and across."""
+    if isinstance(stride, int):
+        return stride, stride
+    down, across = stride
+    return down, across
 
 
-RULES.update(
-    {
-        function: _pooling(function)
-        for function in (
-            torch.max_pool2d,
-            F.max_pool2d,
-            F.avg_pool2d,
-            F.adaptive_avg_pool2d,
-        )
-    }
-)
+def _loose_conv2d(x: Stack, weight: Stack, bias: Any, options: Any) -> Stack:
+    """Return each client's convolution. options: stride, padding, dilation, groups."""
+    pictures = [channels_last(part) for part in as_loose(x)]
+    kernels = [channels_last(part) for part in as_loose(weight)]
+    biases: Any = [None] * len(pictures)
+    if bias is not None:
+        biases = as_loose(bias)
+    values = []
+    for picture, kernel, client_bias in zip(pictures, kernels, biases, strict=True):
+        values.append(F.conv2d(picture, kernel, client_bias, *options))
+    return loose(values)
 
 
 @rule(F.batch_norm)
-def _batch_norm(x: Any, mean: Any, var: Any, weight: Any = None, bias: Any = None, training: bool = False, momentum: float = 0.1,
-                eps: float = 1e-5) -> Any:  # fmt: skip
-    """Statistics are of each client's channel, and so is what they are kept in."""
-    if x.layout_ in (LOOSE, SHARED) or x.dim() != 4:
+def _batch_norm(
+    x: Any,
+    mean: Any,
+    var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """Normalise each client's channels; running statistics are each client's own too."""
+    if _not_pictures(x):
         return None
-    own_mean, own_var, own_weight, own_bias = (
+    # Views, not copies: torch updates the running statistics in place.
+    mean, var, weight, bias = (
         None if t is None else as_dense(t).view(-1) for t in (mean, var, weight, bias)
     )
-    return grouped(
-        F.batch_norm(
-            as_grouped(x),
-            own_mean,
-            own_var,
-            own_weight,
-            own_bias,
-            training,
-            momentum,
-            eps,
-        ),
-        x.clients,
+    values = F.batch_norm(
+        as_grouped(x), mean, var, weight, bias, training, momentum, eps
     )
+    return grouped(values, x.clients)
 
 
 @rule(F.group_norm)
 def _group_norm(
     x: Any, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Any:
-    if x.layout_ in (LOOSE, SHARED) or x.dim() != 4:
+    if _not_pictures(x):
         return None
-    own_weight, own_bias = (
+    weight, bias = (
         None if t is None else as_dense(t).reshape(-1) for t in (weight, bias)
     )
-    return grouped(
-        F.group_norm(as_grouped(x), groups * x.clients, own_weight, own_bias, eps),
-        x.clients,
-    )
+    # Groups of channels never reach over clients, whose channels are side by side.
+    values = F.group_norm(as_grouped(x), groups * x.clients, weight, bias, eps)
+    return grouped(values, x.clients)
 
 
 @rule(F.dropout, torch.dropout)
@@ -303,6 +320,7 @@ def _dropout(
 ) -> Any:
     if not training or p == 0:
         return x
+    # A mask would divide by 0. Without a rule, the model is not stacked.
     if p == 1:
         return None
     return dense(as_dense(x) * masks(x, 1 - p))
@@ -312,6 +330,11 @@ def _dropout(
 def _flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     if x.layout_ in (LOOSE, SHARED):
         return None
-    end = end_dim + 1 if end_dim >= 0 else end_dim
-    start = start_dim + 1 if start_dim >= 0 else start_dim
+    # The first dimension of (K, …) is that of the clients.
+    start = start_dim
+    if start_dim >= 0:
+        start = start_dim + 1
+    end = end_dim
+    if end_dim >= 0:
+        end = end_dim + 1
     return dense(as_dense(x).flatten(start, end))

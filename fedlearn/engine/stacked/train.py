@@ -1,18 +1,18 @@
 """Local training of many clients at once: the fast twin of `fedlearn.clients.train`.
 
-Clients are ordered by their steps, so that those that still train are always the first ones of every tensor, and a step is
-taken on a view of them. A client's last, smaller batch is filled up with samples that do not count; a model that normalises
-over its batch takes batches of one size at a time instead.
+Clients are ordered by their steps, so that those that still train are always the first
+of every tensor, and a step is taken on a view of them. A client's smaller mini-batch is
+padded with samples that do not count; a model that normalises over its mini-batch takes
+those of one size at a time instead.
 
-Legend: K clients, B batch, P floats of the model's layout.
+Legend: K clients, B batch, P floats and Q integers of the model's layout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -21,33 +21,24 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from fedlearn.arrays import Layout, State
-from fedlearn.clients.augment import augment
-from fedlearn.clients.batches import Tensors, places
+from fedlearn.arrays import Entry, Layout, State
+from fedlearn.clients.batches import Tensors
 from fedlearn.clients.train import Update, check_finite, normalises, steps
 from fedlearn.data.samples import IGNORE
-from fedlearn.engine.stacked import rules
-from fedlearn.engine.stacked.lowrank import Steps
-from fedlearn.engine.stacked.stack import (
-    SHARED,
-    Chance,
-    NotStackable,
-    Stack,
-    as_dense,
-    chances,
-    dense,
-)
+
+# Importing the rules enters them into `stack.RULES`.
+from fedlearn.engine.stacked import lowrank, rules
+from fedlearn.engine.stacked.batches import ForwardPass, StackedBatches
+from fedlearn.engine.stacked.chance import Chance, chances
+from fedlearn.engine.stacked.lowrank import LowRankSteps
+from fedlearn.engine.stacked.sgd import StackedSgd, clip
+from fedlearn.engine.stacked.stack import SHARED, NotStackable, Stack, as_dense, dense
+from fedlearn.engine.stacked.swap import swapped
 from fedlearn.errors import ClientError
 from fedlearn.plan import Plan
-from fedlearn.seeds import derive, generator, torch_generator
+from fedlearn.seeds import derive
 
-__all__ = ["Client", "rules", "train"]
-
-WIDE = 1 << 18
-"""Weights of a dense layer from which on it is worth while not to form it for each client."""
-
-THIN = 3
-"""By how much the rows of all steps must be fewer than such a layer's inputs and outputs."""
+__all__ = ["Client", "check", "loss_of", "rules", "train"]
 
 
 @dataclass(frozen=True)
@@ -59,45 +50,41 @@ class Client:
     data: Tensors
 
 
-@dataclass(frozen=True)
-class _Turn:
-    """What some clients do in one step: those from ``first`` up to ``last``, and each one's samples."""
-
-    first: int
-    last: int
-    places: list[NDArray[np.int64]]
-
-
 def train(
     module: nn.Module, layout: Layout, plan: Plan, clients: Sequence[Client]
 ) -> list[Update | ClientError]:
-    """Return what `fedlearn.clients.train.train` returns for each client, or the error that it raises.
+    """Return each client's `fedlearn.clients.train.train`: its update, or the error.
 
-    The module's own weights are not touched. Raises NotStackable for what only one client at a time can do.
+    The module's own weights are not touched. Raises NotStackable for what only one client
+    at a time can do.
     """
     check(layout, plan, clients)
-    found: dict[int, Update | ClientError] = {}
-    merge, counts = normalises(module), dict[int, int]()
+    merge = normalises(module)
+    results: dict[int, Update | ClientError] = {}
+    counts: dict[int, int] = {}
     for client in clients:
         try:
             counts[client.number] = _steps(plan, client, merge)
         except ClientError as error:
-            found[client.number] = error
-    able = sorted(
-        (c for c in clients if c.number in counts),
-        key=lambda c: (-counts[c.number], -len(c.data), c.number),
-    )
+            results[client.number] = error
+    # Those with most steps first: whoever still trains is at the front of every tensor.
+    # Of like steps, those with like mini-batches stand together.
+    able = [client for client in clients if client.number in counts]
+    able.sort(key=lambda c: (-counts[c.number], -len(c.data), c.number))
     if able:
         module.train()
+        able_counts = [counts[client.number] for client in able]
         with torch.random.fork_rng(devices=[]):
-            found |= _Training(
-                module, layout, plan, able, [counts[c.number] for c in able], merge
-            ).go()
-    return [found[c.number] for c in clients]
+            training = _Training(module, layout, plan, able, able_counts, merge)
+            results |= training.run()
+    return [results[client.number] for client in clients]
 
 
 def check(layout: Layout, plan: Plan, clients: Sequence[Client]) -> None:
-    """Raise NotStackable for models, plans and data that only one client at a time can do, or is as good at."""
+    """Raise NotStackable for models, plans and data that are not to be stacked.
+
+    Only one client at a time can do them, or is as fast.
+    """
     if any(entry.is_float and entry.dtype != "float32" for entry in layout.entries):
         raise NotStackable("the model has other floats than float32")
     if plan.methods:
@@ -109,15 +96,37 @@ def check(layout: Layout, plan: Plan, clients: Sequence[Client]) -> None:
         raise NotStackable("lines of text differ in length")
 
 
+def loss_of(scores: Any, targets: torch.Tensor, label_smoothing: float) -> torch.Tensor:
+    """Return each client's mean cross-entropy (K,) over the targets that count.
+
+    scores: a Stack of (K, B, classes); targets: (K, B). Raises NotStackable.
+    """
+    if not isinstance(scores, Stack):
+        raise NotStackable("the model's scores do not depend on its weights and inputs")
+    values = as_dense(scores).float()
+    losses = F.cross_entropy(
+        values.reshape(-1, values.shape[-1]),
+        targets.reshape(-1),
+        ignore_index=IGNORE,
+        reduction="none",
+        label_smoothing=label_smoothing,
+    )
+    sums = losses.view(values.shape[0], -1).sum(1)
+    return sums / (targets != IGNORE).sum(1)
+
+
 def _steps(plan: Plan, client: Client, merge: bool) -> int:
+    """Return the steps that a client takes; it takes one for a gradient."""
     if not len(client.data):
         raise ClientError(f"client {client.number} has no samples")
     count = steps(plan, len(client.data), merge, client.number)
-    return 1 if plan.answer == "gradient" else count
+    if plan.answer == "gradient":
+        return 1
+    return count
 
 
 class _Training:
-    """The tensors of one cohort while it trains; clients in order of their steps, the longest first."""
+    """The tensors of a stack while it trains; clients with more steps come first."""
 
     def __init__(
         self,
@@ -125,362 +134,211 @@ class _Training:
         layout: Layout,
         plan: Plan,
         clients: Sequence[Client],
-        steps: Sequence[int],
+        counts: Sequence[int],
         merge: bool,
     ) -> None:
-        self.module, self.layout, self.plan, self.clients, self.merge = (
-            module,
-            layout,
-            plan,
-            clients,
-            merge,
-        )
-        self.steps = steps
-        device = clients[0].data.y.device
-        self.starts = _starts(layout, clients, device)
+        self.module = module
+        self.layout = layout
+        self.plan = plan
+        self.clients = clients
+        # Each client's steps.
+        self.counts = counts
+        # What each tensor of the layout starts from: (K, …), or (1, …) for all.
+        self.starts = _starts(layout, clients)
         trained = {name for name, p in module.named_parameters() if p.requires_grad}
-        self.ties = {entry.same_as for entry in layout.entries}
-        self.shared = self._shared(trained)
-        self.whole = {
-            entry.name: (start := self.starts[entry.name])
-            .expand(len(clients), *start.shape[1:])
-            .clone()
-            for entry in layout.entries
-            if entry.name not in self.shared and not entry.same_as
-        }
-        self.trained = [name for name in self.whole if name in trained]
-        self.unsaved = {
-            n: b.expand(len(clients), *b.shape).clone()
-            for n, b in module.named_buffers()
-            if n not in self.starts
-        }
-        self.velocity: dict[str, torch.Tensor] = {}
-        self.losses = torch.zeros(max(self.steps), len(clients))
-        self.last = any(
+        # Dense layers whose weights clients share, by the weight's name.
+        self.shared: dict[str, LowRankSteps] = {}
+        if lowrank.plain_sgd(plan) and not merge:
+            self.shared = self._shared(trained)
+        # Each client's other parameters and buffers, (K, …).
+        self.stacked = self._stacked()
+        self.trained = [name for name in self.stacked if name in trained]
+        # Buffers that no state holds, (K, …).
+        self.unsaved = self._unsaved()
+        numbers = [client.number for client in clients]
+        data = [client.data for client in clients]
+        self.batches = StackedBatches(plan, numbers, data, merge)
+        self.sgd = StackedSgd(plan, self.stacked, self.starts)
+        # (steps, K)
+        self.losses = torch.zeros(max(counts), len(clients))
+        # Such a model has its pictures' channels last in memory.
+        self.channels_last = any(
             p.dim() == 4 and not p.is_contiguous() for p in module.parameters()
         )
+        # Of each client's generator for dropout: a seed at first.
         self.random: list[int | torch.Tensor] = [
-            derive(plan.seed, "dropout", plan.round, c.number) for c in clients
+            derive(plan.seed, "dropout", plan.round, number) for number in numbers
         ]
-        self.augment = (
-            [
-                torch_generator(plan.seed, "augment", plan.round, c.number)
-                for c in clients
-            ]
-            if plan.augment
-            else []
-        )
-        self.offsets = np.cumsum([0, *(len(c.data) for c in clients)])
-        self.x = torch.cat([c.data.x for c in clients])
-        self.y = torch.cat([c.data.y for c in clients])
 
-    def go(self) -> dict[int, Update | ClientError]:
-        """Train, and return each client's update."""
+    def run(self) -> dict[int, Update | ClientError]:
+        """Train, and return each client's update by its number."""
         plan = self.plan
-        batches = [
-            places(
-                c.data,
-                plan.batch_size,
-                generator(plan.seed, "batches", plan.round, c.number),
-                self.merge,
-            )
-            for c in self.clients
-        ]
         gradients: dict[str, torch.Tensor] = {}
-        for step in range(max(self.steps)):
-            active = sum(count > step for count in self.steps)
-            drawn = [
-                [next(each) for each in batches[:active]]
-                for _ in range(plan.accumulate)
-            ]
-            gradients = self._gradients(step, active, drawn)
+        for step in range(max(self.counts)):
+            # The clients that still train are the first ones.
+            active = sum(count > step for count in self.counts)
+            gradients = self._gradients(step, active)
             if plan.clip_norm:
-                _clip(gradients, plan.clip_norm)
+                clip(gradients, plan.clip_norm)
             if plan.answer != "gradient":
-                self._descend(active, gradients)
-        return self._updates(gradients if plan.answer == "gradient" else {})
+                self.sgd.step(active, gradients)
+        if plan.answer != "gradient":
+            gradients = {}
+        return self._updates(gradients)
 
-    def _gradients(
-        self, step: int, active: int, drawn: Sequence[Sequence[NDArray[np.int64]]]
-    ) -> dict[str, torch.Tensor]:
-        """Return the mean gradients over mini-batches, (active, …) each."""
-        total = (
-            {name: torch.zeros_like(self.whole[name][:active]) for name in self.trained}
-            if self._turns(drawn)
-            else {}
-        )
-        for batch in drawn:
-            for turn in self._cut(batch):
-                found = self._one(step, turn, len(drawn))
-                if not total:
-                    return found
-                for name, gradient in found.items():
-                    total[name][turn.first : turn.last].add_(gradient)
+    def _shared(self, trained: set[str]) -> dict[str, LowRankSteps]:
+        """Return room for the steps of the dense layers whose weights clients share."""
+        samples = [len(client.data) for client in self.clients]
+        rows = lowrank.rows_of(self.plan, max(self.counts), samples)
+        ties = {entry.same_as for entry in self.layout.entries}
+        # Clients that start from models of their own cannot share a weight.
+        names = {name for name in trained - ties if len(self.starts[name]) == 1}
+        shared = {}
+        for name in lowrank.shared_layers(self.module, names, rows):
+            weight = self.starts[name][0]
+            shared[name] = LowRankSteps.empty(
+                len(self.clients), rows, weight, self.plan.lr
+            )
+        return shared
+
+    def _stacked(self) -> dict[str, torch.Tensor]:
+        stacked = {}
+        for entry in self.layout.entries:
+            if entry.name in self.shared or entry.same_as:
+                continue
+            start = self.starts[entry.name]
+            expanded = start.expand(len(self.clients), *start.shape[1:])
+            # A copy, which is trained in place.
+            stacked[entry.name] = expanded.clone()
+        return stacked
+
+    def _unsaved(self) -> dict[str, torch.Tensor]:
+        unsaved = {}
+        for name, buffer in self.module.named_buffers():
+            if name not in self.starts:
+                expanded = buffer.expand(len(self.clients), *buffer.shape)
+                unsaved[name] = expanded.clone()
+        return unsaved
+
+    def _gradients(self, step: int, active: int) -> dict[str, torch.Tensor]:
+        """Return the mean gradients of a step over its mini-batches, (active, …) each."""
+        passes = self.batches.passes(active)
+        # Nothing is to be added up, so no zeros are made.
+        if len(passes) == 1:
+            return self._pass_gradients(step, passes[0])
+        total = {
+            name: torch.zeros_like(self.stacked[name][:active]) for name in self.trained
+        }
+        for forward in passes:
+            gradients = self._pass_gradients(step, forward)
+            for name, gradient in gradients.items():
+                total[name][forward.first : forward.last].add_(gradient)
         return total
 
-    def _turns(self, drawn: Sequence[Sequence[NDArray[np.int64]]]) -> bool:
-        """Tell whether a step takes more than one call."""
-        return len(drawn) > 1 or len(self._cut(drawn[0])) > 1
-
-    def _cut(self, batch: Sequence[NDArray[np.int64]]) -> list[_Turn]:
-        """Return the calls of a mini-batch: one, but for models that normalise over it."""
-        if not self.merge:
-            return [_Turn(0, len(batch), list(batch))]
-        turns, at = [], 0
-        for _, each in groupby(batch, key=len):
-            same = list(each)
-            turns.append(_Turn(at, at + len(same), same))
-            at += len(same)
-        return turns
-
-    def _one(self, step: int, turn: _Turn, of: int) -> dict[str, torch.Tensor]:
-        """Return the gradients of one mini-batch of each client, of so many in a step."""
-        first, last = turn.first, turn.last
+    def _pass_gradients(
+        self, step: int, forward: ForwardPass
+    ) -> dict[str, torch.Tensor]:
+        """Return the gradients of one mini-batch of each client, as a share of the step's."""
+        first = forward.first
+        last = forward.last
+        # Views of this pass's clients, whose gradients are asked for.
         leaves = {
-            name: self.whole[name][first:last].detach().requires_grad_()
+            name: self.stacked[name][first:last].detach().requires_grad_()
             for name in self.trained
         }
-        stacks = {
-            name: dense(leaves.get(name, whole[first:last]))
-            for name, whole in (self.whole | self.unsaved).items()
-        }
-        for name, shared in self.shared.items():
-            stacks[name] = Stack(
-                SHARED, self.starts[name][0], clients=last - first, steps=shared
-            )
-        x, y = self._batch(turn)
-        chance = Chance(
-            self.random[first:last], [len(found) for found in turn.places], self.last
-        )
-        with swapped(self.module, stacks), chances(chance):
-            if self.plan.precision == "bfloat16":
-                with torch.autocast(x.device.type, torch.bfloat16):
-                    scores = self.module(dense(x))
-            else:
-                scores = self.module(dense(x))
-        self.random[first:last] = chance.states
+        x, y = self.batches.tensors(forward)
+        scores = self._scores(forward, leaves, x)
         losses = loss_of(scores, y, self.plan.label_smoothing)
-        self.losses[step, first:last] += losses.detach().cpu() / of
-        wanted = list(leaves.values())
-        found = torch.autograd.grad(
-            losses.sum() / of if of > 1 else losses.sum(), wanted, allow_unused=True
-        )
+        batches = self.plan.accumulate
+        # Each client's own loss, and the sum of all: its gradients do not mix clients.
+        self.losses[step, first:last] += losses.detach().cpu() / batches
+        loss = losses.sum()
+        if batches > 1:
+            loss = loss / batches
+        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        # A weight that these mini-batches do not reach has a zero gradient.
         return {
-            n: torch.zeros_like(leaves[n]) if g is None else g
-            for n, g in zip(leaves, found, strict=True)
+            name: torch.zeros_like(leaves[name]) if gradient is None else gradient
+            for name, gradient in zip(leaves, gradients, strict=True)
         }
 
-    def _batch(self, turn: _Turn) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return inputs (K, B, …) and targets (K, B); what fills up a client's batch has nothing to predict."""
-        most = max(map(len, turn.places))
-        rows = np.zeros((len(turn.places), most), np.int64)
-        counts = np.ones((len(turn.places), most), bool)
-        for k, found in enumerate(turn.places):
-            rows[k, : len(found)] = found
-            counts[k, len(found) :] = False
-        rows += self.offsets[turn.first : turn.last, None]
-        index = torch.from_numpy(rows).to(self.y.device)
-        x, y = self.x[index], self.y[index]
-        if not counts.all():
-            y = torch.where(torch.from_numpy(counts).to(y.device), y, IGNORE)
-        if self.augment:
-            for k, found in enumerate(turn.places):
-                x[k, : len(found)] = augment(
-                    self.plan.augment, x[k, : len(found)], self.augment[turn.first + k]
-                )
-        return x, y
-
-    def _descend(self, active: int, gradients: dict[str, torch.Tensor]) -> None:
-        """Take an SGD step in place, as `fedlearn.clients.train` does."""
-        plan = self.plan
-        weights = [self.whole[name][:active] for name in gradients]
-        found = list(gradients.values())
-        with torch.no_grad():
-            if plan.weight_decay:
-                torch._foreach_add_(found, weights, alpha=plan.weight_decay)
-            if plan.proximal_mu:
-                for name, gradient, weight in zip(
-                    gradients, found, weights, strict=True
-                ):
-                    gradient.add_(
-                        weight - self._anchor(name, active), alpha=plan.proximal_mu
-                    )
-            if plan.momentum:
-                found = self._momentum(active, dict(zip(gradients, found, strict=True)))
-            torch._foreach_add_(weights, found, alpha=-plan.lr)
-
-    def _anchor(self, name: str, active: int) -> torch.Tensor:
-        start = self.starts[name]
-        return start if len(start) == 1 else start[:active]
-
-    def _momentum(
-        self, active: int, gradients: dict[str, torch.Tensor]
-    ) -> list[torch.Tensor]:
-        found = list(gradients.values())
-        if not self.velocity:
-            self.velocity = {
-                name: gradient.clone() for name, gradient in gradients.items()
-            }
-            velocity = list(self.velocity.values())
-        else:
-            velocity = [self.velocity[name][:active] for name in gradients]
-            torch._foreach_mul_(velocity, self.plan.momentum)
-            torch._foreach_add_(velocity, found)
-        if not self.plan.nesterov:
-            return velocity
-        torch._foreach_add_(found, velocity, alpha=self.plan.momentum)
-        return found
-
-    def _shared(self, trained: set[str]) -> dict[str, Steps]:
-        """Return room for the steps of the dense layers whose weights are not formed for each client."""
-        plan, module = self.plan, self.module
-        plain = not (
-            plan.momentum
-            or plan.weight_decay
-            or plan.clip_norm
-            or plan.proximal_mu
-            or self.merge
-        )
-        if (
-            not plain
-            or plan.accumulate > 1
-            or plan.answer == "gradient"
-            or plan.precision != "float32"
-        ):
-            return {}
-        rows = max(self.steps) * min(
-            plan.batch_size or max(len(c.data) for c in self.clients),
-            max(len(c.data) for c in self.clients),
-        )
-        found = {}
-        for place, layer in module.named_modules():
-            name = f"{place}.weight" if place else "weight"
-            if (
-                type(layer) is not nn.Linear
-                or name not in trained
-                or len(self.starts[name]) != 1
-                or name in self.ties
-            ):
-                continue
+    def _scores(
+        self, forward: ForwardPass, leaves: Mapping[str, torch.Tensor], x: torch.Tensor
+    ) -> Any:
+        """Return what the module makes of inputs (K, B, …), with each client's weights."""
+        first = forward.first
+        last = forward.last
+        stacks = {}
+        for name, values in (self.stacked | self.unsaved).items():
+            stacks[name] = dense(leaves.get(name, values[first:last]))
+        for name, shared in self.shared.items():
             weight = self.starts[name][0]
-            if weight.numel() >= WIDE and THIN * rows <= min(weight.shape):
-                found[name] = Steps.room(len(self.clients), rows, weight, plan.lr)
-        return found
+            stacks[name] = Stack(SHARED, weight, clients=last - first, steps=shared)
+        rows = [len(positions) for positions in forward.positions]
+        chance = Chance(self.random[first:last], rows, self.channels_last)
+        with swapped(self.module, stacks), chances(chance), self._autocast(x):
+            scores = self.module(dense(x))
+        self.random[first:last] = chance.states
+        return scores
+
+    def _autocast(self, x: torch.Tensor) -> AbstractContextManager[object]:
+        if self.plan.precision == "bfloat16":
+            return torch.autocast(x.device.type, torch.bfloat16)
+        return nullcontext()
 
     def _updates(
         self, gradients: Mapping[str, torch.Tensor]
     ) -> dict[int, Update | ClientError]:
-        floats = np.empty((len(self.clients), self.layout.floats), np.float32)
-        integers = np.empty((len(self.clients), self.layout.integers), np.int64)
-        at = {True: 0, False: 0}
-        for entry in self.layout.entries:
-            out = floats if entry.is_float else integers
-            columns = out[:, at[entry.is_float] : at[entry.is_float] + entry.size]
-            at[entry.is_float] += entry.size
-            self._difference(
-                entry.same_as or entry.name, entry.name, gradients, columns
-            )
-        found: dict[int, Update | ClientError] = {}
+        """Return each client's update. gradients: in the place of what was learned."""
+        clients = len(self.clients)
+        floats = np.empty((clients, self.layout.floats), np.float32)
+        integers = np.empty((clients, self.layout.integers), np.int64)
+        for entry, start in self.layout.starts():
+            columns: NDArray[Any] = integers
+            if entry.is_float:
+                columns = floats
+            self._write(entry, gradients, columns[:, start : start + entry.size])
+        updates: dict[int, Update | ClientError] = {}
         for k, client in enumerate(self.clients):
-            loss = float(self.losses[: self.steps[k], k].mean())
+            loss = float(self.losses[: self.counts[k], k].mean())
             try:
                 check_finite(client.number, self.plan, loss, floats[k])
             except ClientError as error:
-                found[client.number] = error
+                updates[client.number] = error
                 continue
-            found[client.number] = Update(
-                State(floats[k], integers[k]), len(client.data), loss, self.steps[k]
+            difference = State(floats[k], integers[k])
+            updates[client.number] = Update(
+                difference, len(client.data), loss, self.counts[k]
             )
-        return found
+        return updates
 
-    def _difference(
-        self,
-        name: str,
-        entry: str,
-        gradients: Mapping[str, torch.Tensor],
-        out: NDArray[Any],
+    def _write(
+        self, entry: Entry, gradients: Mapping[str, torch.Tensor], out: NDArray[Any]
     ) -> None:
-        """Write what became of a tensor of the model to ``out`` (K, values). entry: its name, or the one that it is tied to it by."""
+        """Write the difference of a tensor of the layout to ``out`` (K, values)."""
+        # A tied tensor is trained under the name of the first.
+        name = entry.same_as or entry.name
         if name in self.shared:
             for k in range(len(self.clients)):
                 out[k] = self.shared[name].change(k).flatten().cpu().numpy()
             return
-        found = (
-            gradients[name].neg()
-            if name in gradients
-            else self.whole[name] - self.starts[entry]
-        )
-        out[...] = found.reshape(len(self.clients), -1).cpu().numpy()
+        if name in gradients:
+            difference = gradients[name].neg()
+        else:
+            difference = self.stacked[name] - self.starts[entry.name]
+        out[...] = difference.reshape(len(self.clients), -1).cpu().numpy()
 
 
-def _starts(
-    layout: Layout, clients: Sequence[Client], device: torch.device
-) -> dict[str, torch.Tensor]:
-    """Return the tensors that clients start from: (1, …) where all start from the same, (K, …) otherwise."""
-    states = (
-        [clients[0].start]
-        if all(c.start is clients[0].start for c in clients)
-        else [c.start for c in clients]
-    )
+def _starts(layout: Layout, clients: Sequence[Client]) -> dict[str, torch.Tensor]:
+    """Return the tensors that clients start from: (K, …), or (1, …) where all share them."""
+    device = clients[0].data.y.device
+    states = [client.start for client in clients]
+    # Clients that were sent the cohort's model share the object.
+    if all(state is states[0] for state in states):
+        states = states[:1]
     split = [layout.split(state) for state in states]
-    return {
-        entry.name: torch.from_numpy(np.stack([each[entry.name] for each in split])).to(
-            device
-        )
-        for entry in layout.entries
-    }
-
-
-@contextmanager
-def swapped(module: nn.Module, stacks: Mapping[str, Stack]) -> Iterator[None]:
-    """Put stacks in the place of a module's parameters and buffers, tied ones too."""
-    names: dict[int, str] = {
-        id(t): n for n, t in (*module.named_parameters(), *module.named_buffers())
-    }
-    kept: list[tuple[dict[str, Any], str, Any]] = []
-    flat: list[tuple[nn.RNNBase, Any]] = []
-    try:
-        for layer in module.modules():
-            tables: tuple[dict[str, Any], ...] = (layer._parameters, layer._buffers)
-            for table in tables:
-                for key, value in table.items():
-                    if value is not None and names[id(value)] in stacks:
-                        kept.append((table, key, value))
-            if isinstance(layer, nn.RNNBase):
-                flat.append((layer, layer._flat_weights))
-        for table, key, value in kept:
-            table[key] = stacks[names[id(value)]]
-        for recurrent, weights in flat:
-            recurrent._flat_weights = [stacks[names[id(w)]] for w in weights]
-        yield
-    finally:
-        for table, key, value in kept:
-            table[key] = value
-        for recurrent, weights in flat:
-            recurrent._flat_weights = weights
-
-
-def loss_of(scores: Any, targets: torch.Tensor, label_smoothing: float) -> torch.Tensor:
-    """Return each client's mean cross-entropy (K,) of scores (K, B, classes) and targets (K, B) that count."""
-    if not isinstance(scores, Stack):
-        raise NotStackable("the model's scores do not depend on its weights and inputs")
-    whole = as_dense(scores).float()
-    clients = whole.shape[0]
-    each = F.cross_entropy(
-        whole.reshape(-1, whole.shape[-1]),
-        targets.reshape(-1),
-        ignore_index=IGNORE,
-        reduction="none",
-        label_smoothing=label_smoothing,
-    )
-    return each.view(clients, -1).sum(1) / (targets != IGNORE).sum(1)
-
-
-def _clip(gradients: Mapping[str, torch.Tensor], limit: float) -> None:
-    """Scale each client's gradients in place so that their joint L2 norm is at most ``limit``."""
-    squares = torch.stack(
-        [g.flatten(1).square().sum(1) for g in gradients.values()]
-    ).sum(0)
-    factors = (limit / squares.sqrt()).clamp(max=1.0)
-    for gradient in gradients.values():
-        gradient.mul_(factors.view(-1, *[1] * (gradient.dim() - 1)))
+    starts = {}
+    for entry in layout.entries:
+        stacked = np.stack([arrays[entry.name] for arrays in split])
+        starts[entry.name] = torch.from_numpy(stacked).to(device)
+    return starts
