@@ -29,8 +29,9 @@ test: install ## run the tests
 reproduce: install ## run the claims of a tier (TIER=ci, nightly, release); data sets are fetched once
 	$(BIN)/fedlearn reproduce --tier $(TIER) --jobs 2 --fetch
 
-check: install ## lint and type-check
+check: install ## lint, formatting and types
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint deploy/Dockerfile
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose.yaml

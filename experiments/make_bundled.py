@@ -3,7 +3,8 @@
     fedlearn data fetch fashion shakespeare watch
     python -m fedlearn.experiments.make_bundled [--digits digits.csv.gz]
 
-digits.csv.gz is sklearn/datasets/data/digits.csv.gz in any scikit-learn wheel; without it digits stays as it is.
+digits.csv.gz is sklearn/datasets/data/digits.csv.gz in any scikit-learn wheel; without it
+digits stays as it is.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ def shakespeare_mini(full: Arrays) -> Arrays:
 
 
 def watch_mini(full: Arrays) -> Arrays:
-    """Keep every second step (25 Hz) and 16 bits per value: the largest of each channel becomes 32,767."""
+    """Keep every second step (25 Hz) and 16 bits per value: the largest of each channel becomes
+    32,767.
+    """
     values, lengths = thin(full["values"], full["lengths"], 2)
     scale = (np.abs(values).max(axis=0) / 32767).astype(np.float32)
     return {
@@ -86,7 +89,9 @@ def watch_mini(full: Arrays) -> Arrays:
 
 
 def digits(table: NDArray[np.float64]) -> Arrays:
-    """Scale pixels 0…16 to 0…255 and hold out a fifth of each class, drawn once with a fixed seed."""
+    """Scale pixels 0…16 to 0…255 and hold out a fifth of each class, drawn once with a fixed
+    seed.
+    """
     labels = table[:, -1].astype(np.uint8)
     pixels = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
     rng = generator(0, "digits/held-out")

@@ -1,4 +1,6 @@
-"""Imports go one way, the agent's side stays light, and a user's environment gets one top-level name."""
+"""Imports go one way, the agent's side stays light, and a user's environment gets one top-level
+name.
+"""
 
 import ast
 import itertools
@@ -36,7 +38,9 @@ AGENT = {
     *("clients", "codec", "wire", "exchange", "models", "data"),
     *("arrays", "plan", "brief", "seeds", "errors", "names", "system", "text"),
 }
-"""The parts that run where the data is. Of each other they may import what the layers allow; of all else, `PACKAGES`."""
+"""The parts that run where the data is. Of each other they may import what the layers allow; of
+all else, `PACKAGES`.
+"""
 
 PACKAGES = {
     "torch",
@@ -279,7 +283,9 @@ def agent_files():
 
 
 def test_the_agents_side_imports_nothing_but_its_few_packages():
-    """An agent's machine has torch, numpy, protobuf and grpc: an import of anything else fails there, at once or one day."""
+    """An agent's machine has torch, numpy, protobuf and grpc: an import of anything else fails
+    there, at once or one day.
+    """
     files = list(agent_files())
     assert {part_of(path) for path in files} >= {
         "clients",

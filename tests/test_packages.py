@@ -1,4 +1,6 @@
-"""The wheel holds what the tree holds: setuptools would leave a forgotten package out in silence."""
+"""The wheel holds what the tree holds: setuptools would leave a forgotten package out in
+silence.
+"""
 
 from pathlib import Path
 

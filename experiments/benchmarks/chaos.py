@@ -1,21 +1,28 @@
-"""Whether a fleet that is torn at from all sides still gives the model of an undisturbed simulation, bit for bit.
+"""Whether a fleet that is torn at from all sides still gives the model of an undisturbed
+simulation, bit for bit.
 
-python -m fedlearn.experiments.benchmarks.chaos OUT [--agents N] [--rounds N] [--runs N] [--seed N] [--leave SHARE]
+python -m fedlearn.experiments.benchmarks.chaos OUT [--agents N] [--rounds N] [--runs N] [--seed
+N] [--leave SHARE]
 python -m fedlearn.experiments.benchmarks.chaos OUT --failpoints [POINT …] [--times N]
 
 Real processes on this machine, behind mutual TLS and a TCP proxy of this file. While a run goes on
-- the coordinator is killed (SIGKILL) every few seconds, counted from the moment it listens, and started again with --resume;
-- of every round a share of the connections is cut, each at a moment of its own, in whatever they were sending;
-- of every round a share of the agents is killed at any moment, and each agent's life also ends at a failpoint drawn at random,
-  in the agent or in the process that trains for it (`fedlearn.system.failpoints`);
+- the coordinator is killed (SIGKILL) every few seconds, counted from the moment it listens, and
+  started again with --resume;
+- of every round a share of the connections is cut, each at a moment of its own, in whatever
+  they were sending;
+- of every round a share of the agents is killed at any moment, and each agent's life also ends
+  at a failpoint drawn at random, in the agent or in the process that trains for it
+  (`fedlearn.system.failpoints`);
 - frames are sent and taken twice and in the wrong order (`fedlearn.experiments.benchmarks.unruly`).
-Deadlines are long, so nobody's answer is given up: then the model must be that of the simulation, and every client's answer must
-be in the journal once, counted once, and never asked for again once it was acknowledged. With --leave some agents leave for ever
-on the way and deadlines are short: then the model must be that of the simulation of those who were counted. One line per run
-tells what was done to it.
+Deadlines are long, so nobody's answer is given up: then the model must be that of the
+simulation, and every client's answer must be in the journal once, counted once, and never asked
+for again once it was acknowledged. With --leave some agents leave for ever on the way and
+deadlines are short: then the model must be that of the simulation of those who were counted.
+One line per run tells what was done to it.
 
---failpoints kills a small fleet at each point, --times times each, one point after another, without any other disturbance.
-Points that fail in the place of killing are given as POINT=error or POINT=full.
+--failpoints kills a small fleet at each point, --times times each, one point after another,
+without any other disturbance. Points that fail in the place of killing are given as POINT=error
+or POINT=full.
 """
 
 from __future__ import annotations
@@ -311,7 +318,9 @@ class Chaos:
             )
 
     async def _disturb(self) -> None:
-        """Of each round, cut a share of the connections and kill a share of the agents; and have some leave."""
+        """Of each round, cut a share of the connections and kill a share of the agents; and
+        have some leave.
+        """
         seen = -1
         while True:
             await asyncio.sleep(0.02)
@@ -381,7 +390,9 @@ async def _within(made: Child, seconds: float) -> None:
 
 
 def _free_port() -> int:
-    """Return a port below those that connections are given by themselves: it must stay free while nobody listens."""
+    """Return a port below those that connections are given by themselves: it must stay free
+    while nobody listens.
+    """
     for port in random.sample(range(20_000, 30_000), 100):
         with contextlib.suppress(OSError), socket.socket() as tried:
             tried.bind(("127.0.0.1", port))
@@ -404,7 +415,8 @@ def compare(folder: Path, got: dict[str, Any], wanted: dict[str, Any]) -> None:
 def check_counts(
     folder: Path, agents: int, rounds: int, all_counted: bool = True
 ) -> int:
-    """Return how many answers were counted; raises RunError for one that was lost, doubled, or counted but never stored.
+    """Return how many answers were counted; raises RunError for one that was lost, doubled, or
+    counted but never stored.
 
     all_counted: nobody's answer was given up.
     """
@@ -444,7 +456,9 @@ def check_counts(
 
 
 def _check_promises(state: Path, answers: Counter[str]) -> None:
-    """Raise RunError when what was acknowledged to an agent is not in the journal, or was asked for again."""
+    """Raise RunError when what was acknowledged to an agent is not in the journal, or was asked
+    for again.
+    """
     stored = set[str]()
     for line in (state / "ledger").read_text().splitlines():
         what, _, key = line.partition(" ")
@@ -460,7 +474,9 @@ def _check_promises(state: Path, answers: Counter[str]) -> None:
 
 
 def at_random(chaos: Chaos, command: str) -> str:
-    """Arm an agent, or the process that works for it, at any point; a coordinator is killed by the clock."""
+    """Arm an agent, or the process that works for it, at any point; a coordinator is killed by
+    the clock.
+    """
     if command != "agent" or not chaos.given.patience:
         return ""
     return f"{chaos.random.choice(failpoints.AGENT + failpoints.TRAINER)}=kill@{chaos.random.randint(1, chaos.given.patience)}"

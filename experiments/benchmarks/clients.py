@@ -1,10 +1,14 @@
-"""What a population costs: the same cohort out of a thousand clients and out of a million, a round of each in turn.
+"""What a population costs: the same cohort out of a thousand clients and out of a million, a
+round of each in turn.
 
-python -m fedlearn.experiments.benchmarks.clients [CASE …] [--clients N …] [--codecs NAME …] [--rounds N] [--engine NAME]
+python -m fedlearn.experiments.benchmarks.clients [CASE …] [--clients N …] [--codecs NAME …]
+[--rounds N] [--engine NAME]
 
-20 clients with 50 samples each train a small model for one epoch; every round is written to a checkpoint. Each population has a
-process of its own, and they take turns round by round, so a machine that is slow for a while is slow for all of them. "over" is
-the median of the ratios, round by round, to the smallest population. Where the strategy is Flower's, its own list of all clients is in it.
+20 clients with 50 samples each train a small model for one epoch; every round is written to a
+checkpoint. Each population has a process of its own, and they take turns round by round, so a
+machine that is slow for a while is slow for all of them. "over" is the median of the ratios,
+round by round, to the smallest population. Where the strategy is Flower's, its own list of all
+clients is in it.
 
 synthetic  FedProx's clients, each drawn when it is asked for; a logistic model
 digits     handwritten digits through the partition "drawn"; a small CNN
@@ -115,7 +119,9 @@ def table(
 
 
 class Turns:
-    """A run's display that tells of each round and waits for leave to go on; it begins when the initial model is scored."""
+    """A run's display that tells of each round and waits for leave to go on; it begins when the
+    initial model is scored.
+    """
 
     def __init__(self, pipe: Connection, folder: Path, rounds: int) -> None:
         """Take the other end."""
@@ -133,7 +139,9 @@ class Turns:
         print(f"  note: {text}", file=sys.stderr)
 
     def round_done(self, line: Mapping[str, Any]) -> None:
-        """Tell of the time since the last turn, the checkpoint before this round included, and of memory and checkpoint so far."""
+        """Tell of the time since the last turn, the checkpoint before this round included, and
+        of memory and checkpoint so far.
+        """
         took = time.perf_counter() - self.begun
         files = sorted((self.folder / "checkpoint").glob("*.safetensors"))
         self.pipe.send(

@@ -1,18 +1,21 @@
-"""Rate and distortion of every codec on recorded updates and model differences, beside the limits of theory.
+"""Rate and distortion of every codec on recorded updates and model differences, beside the
+limits of theory.
 
 python -m fedlearn.experiments.benchmarks.codec RECORDINGS [--chains TEXT …] [--out DIR] [--seeds N]
 
-RECORDINGS is a folder that `record_updates` wrote. "up" is a client's update x, with how far its start had moved from
-the first model as what both ends know; "down" is the model minus the copy that a client holds, with how far that copy
-had moved. Every chain encodes and decodes each of them with N seeds. Left in DIR: ``results.jsonl`` (one line per
-recording, direction and chain), ``table.txt`` and the plots of `codec_plots`.
+RECORDINGS is a folder that `record_updates` wrote. "up" is a client's update x, with how far
+its start had moved from the first model as what both ends know; "down" is the model minus the
+copy that a client holds, with how far that copy had moved. Every chain encodes and decodes each
+of them with N seeds. Left in DIR: ``results.jsonl`` (one line per recording, direction and
+chain), ``table.txt`` and the plots of `codec_plots`.
 
-error    ‖x − x̂‖² / ‖x‖², the mean over seeds, x̂ as the chain decodes it: unbiased estimates may exceed 1
-shape    the same after x̂ is multiplied by the one number that makes it least: what the bytes say of x's direction
-along    ⟨x, x̂⟩ / ‖x‖², the mean over seeds: near 1 where a chain is unbiased, below 1 where it only contracts
-entropy  order-0 entropy of the symbols sent, in bits per value, and ``above``: how much more the body takes, in percent
-         (below 0: it takes less). Scales and headers are in the body and not in the entropy. uvq and cvq have none here:
-         nearly all of their symbols are of fixed length.
+error    ‖x − x̂‖² / ‖x‖², the mean over seeds, x̂ as the chain decodes it: unbiased estimates
+may exceed 1 shape    the same after x̂ is multiplied by the one number that makes it least:
+what the bytes say of x's direction along    ⟨x, x̂⟩ / ‖x‖², the mean over seeds: near 1 where a
+chain is unbiased, below 1 where it only contracts entropy  order-0 entropy of the symbols sent,
+in bits per value, and ``above``: how much more the body takes, in percent
+         (below 0: it takes less). Scales and headers are in the body and not in the entropy.
+         uvq and cvq have none here: nearly all of their symbols are of fixed length.
 """
 
 from __future__ import annotations
@@ -97,7 +100,9 @@ class Result:
 
 
 def recordings(folder: Path) -> Iterator[Recording]:
-    """Yield the update and the difference of every recording of a folder; raises DataError for what is not one."""
+    """Yield the update and the difference of every recording of a folder; raises DataError for
+    what is not one.
+    """
     paths = sorted(folder.glob("*.npz"))
     if not paths:
         raise DataError(
@@ -108,7 +113,9 @@ def recordings(folder: Path) -> Iterator[Recording]:
 
 
 def recorded(path: Path) -> tuple[Recording, Recording]:
-    """Return the update and the difference of one recording; raises DataError for what is not one."""
+    """Return the update and the difference of one recording; raises DataError for what is not
+    one.
+    """
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             w0, start, update, copy, model = (
@@ -133,7 +140,9 @@ def recorded(path: Path) -> tuple[Recording, Recording]:
 
 
 def measure(made: Codec, chain: str, recording: Recording, seeds: int) -> Result:
-    """Encode and decode one recording with each seed; raises PayloadError where the chain cannot carry it."""
+    """Encode and decode one recording with each seed; raises PayloadError where the chain
+    cannot carry it.
+    """
     x, size = recording.values.astype(np.float64), recording.context.size
     energy = float(
         np.square(x).sum()
@@ -195,7 +204,9 @@ def _copy_ms(values: Floats) -> float:
 
 
 def benchmark(folder: Path, chains: Iterable[str], seeds: int) -> Iterator[Result]:
-    """Yield one result per recording, direction and chain; a chain that is not there, or cannot, is named and skipped."""
+    """Yield one result per recording, direction and chain; a chain that is not there, or
+    cannot, is named and skipped.
+    """
     made: dict[str, Codec] = {}
     for chain in chains:
         try:

@@ -1,7 +1,9 @@
-"""What the symbols of a chain would take if each were coded by its frequency alone: order-0 entropy (Shannon, 1948).
+"""What the symbols of a chain would take if each were coded by its frequency alone: order-0
+entropy (Shannon, 1948).
 
-The symbols are read off the decoded values, so that the figure does not depend on how the chain packs them. A packer
-that uses more than frequencies (what stood before, where in the model a value is) can take less.
+The symbols are read off the decoded values, so that the figure does not depend on how the chain
+packs them. A packer that uses more than frequencies (what stood before, where in the model a
+value is) can take less.
 
 Legend: P values of the model, of which a sparse chain sends k.
 """
@@ -32,9 +34,11 @@ def order0(symbols: NDArray[np.generic]) -> float:
 def entropy(
     chain: str, decoded: NDArray[np.float32] | Sparse, context: Context
 ) -> float | None:
-    """Return bits per parameter, or None for chains whose symbols do not show in what they decode to.
+    """Return bits per parameter, or None for chains whose symbols do not show in what they
+    decode to.
 
-    topk: P · H(k / P) for the positions; randk has none. Then signs (tern, sign), levels (q4c, q8, q4) or whole numbers.
+    topk: P · H(k / P) for the positions; randk has none. Then signs (tern, sign), levels (q4c,
+    q8, q4) or whole numbers.
     """
     stages = [
         re.sub(r"\(.*", "", stage) for stage in chain.removeprefix("ef+").split("+")

@@ -1,12 +1,16 @@
 """Pictures of the codec benchmark: error against bits per parameter, beside the limits of theory.
 
 rate-distortion.png              one panel per direction: geometric means over all recordings
-                                 (of bits and of error; of chains that differ only in packing the smallest is shown)
-rate-distortion-models-up.png    one panel per workload, and the same for "down": geometric means over its stages
+                                 (of bits and of error; of chains that differ only in packing
+                                 the smallest is shown) rate-distortion-models-up.png    one
+                                 panel per workload, and the same for "down": geometric means
+                                 over its stages
 
-The limits are those of P independent draws of one normal distribution: D = 2^(-2R) for the least error at R bits per
-value (Shannon, 1959), and D / (1 - D) = 1 / (2^(2R) - 1) once that estimate is scaled to be unbiased. Real updates are
-not such draws (few values hold most of their energy), so a chain may lie below.
+The limits are those of P independent draws of one normal distribution: D = 2^(-2R) for the
+least error at R bits per value (Shannon, 1959), and D / (1 - D) = 1 / (2^(2R) - 1) once that
+estimate is scaled to be unbiased. Real updates are not such draws (few values hold most of
+their energy), so a chain may
+lie below.
 """
 
 from __future__ import annotations
@@ -34,7 +38,9 @@ LINES: dict[str, tuple[str, bool]] = {
     "randk+q4": ("randk(p)+q4", True),
     "randk+raw32": ("randk(p)+raw32", True),
 }
-"""Families of chains that differ in one number: key → legend, and whether they are unbiased (filled markers)."""
+"""Families of chains that differ in one number: key → legend, and whether they are unbiased
+(filled markers).
+"""
 
 DOTS: dict[str, tuple[bool, tuple[int, int]]] = {
     "eden1": (True, (7, -9)),
@@ -42,7 +48,9 @@ DOTS: dict[str, tuple[bool, tuple[int, int]]] = {
     "q4": (True, (7, -3)),
     "q4+deflate": (True, (-4, 8)),
 }
-"""Chains without a number: text → whether they are unbiased, and where their name stands beside them (points)."""
+"""Chains without a number: text → whether they are unbiased, and where their name stands beside
+them (points).
+"""
 
 DIRECTIONS = {"up": "client's update, up", "down": "model's difference, down"}
 BITS, ERRORS = (
@@ -94,7 +102,8 @@ def draw(results: Sequence[Point], out: Path) -> list[Path]:
 
 
 def families(results: Sequence[Point]) -> dict[str, list[tuple[float, float]]]:
-    """Return (bits, error) by family, in the order of bits: of packers the smallest, of recordings the geometric mean.
+    """Return (bits, error) by family, in the order of bits: of packers the smallest, of
+    recordings the geometric mean.
 
     Chains without an error, or that are in no family, are left out.
     """
@@ -123,7 +132,9 @@ def families(results: Sequence[Point]) -> dict[str, list[tuple[float, float]]]:
 
 
 def _family(chain: str) -> tuple[str, str]:
-    """Return the family of a chain and the number that tells its members apart: cvq(0.1) → "cvq,0", "0.1"."""
+    """Return the family of a chain and the number that tells its members apart: cvq(0.1) →
+    "cvq,0", "0.1".
+    """
     links = parse(chain).stages
     selects = any(link.role == SELECT for link in links)
     told = [link for link in links if not (selects and link.role == PACK)]

@@ -1,13 +1,17 @@
-"""How long every codec takes to encode and decode, beside a copy of the same array, one thread, one run.
+"""How long every codec takes to encode and decode, beside a copy of the same array, one thread,
+one run.
 
 python -m fedlearn.experiments.benchmarks.codec_speed [VALUES | RECORDING.npz]
 
-VALUES: how many normally distributed values, in a matrix of 512 rows. RECORDING: what `record_updates` left; its update
-is taken. "copies" is the time of encoding in copies of the array, so that machines compare; "add" decodes and adds the
-values into a fixed-point int64 sum, as the server does.
+VALUES: how many normally distributed values, in a matrix of 512 rows. RECORDING: what
+`record_updates` left; its update is taken. "copies" is the time of encoding in copies of the
+array, so that machines compare; "add" decodes and adds the values into a fixed-point int64 sum,
+as the server does.
 
-At the end: what one client spends on payloads, beside its training. It receives a difference (checksum, header, body, sum,
-digest) and seals its update (body, header, checksum), with all checks, by the very functions that a run calls.
+At the end: what one client spends on payloads, beside its training. It receives a difference
+(checksum, header, body, sum, digest) and seals its update (body, header, checksum), with all
+checks, by the very functions
+that a run calls.
 """
 
 from __future__ import annotations
@@ -121,7 +125,9 @@ def training_ms(module: nn.Module, layout: Layout, start: State, samples: int) -
 def payloads_ms(
     layout: Layout, initial: State, up: str, down: str
 ) -> tuple[float, float]:
-    """Return what a client takes to receive a model as a difference, and to seal its update, in milliseconds."""
+    """Return what a client takes to receive a model as a difference, and to seal its update, in
+    milliseconds.
+    """
     random = np.random.default_rng(0)
     change, way = (
         0.01 * random.standard_normal(layout.floats, dtype=np.float32) for _ in range(2)

@@ -1,9 +1,12 @@
-"""Accuracy against bytes: every workload with every pair of codecs, over seeds, beside the same run uncompressed.
+"""Accuracy against bytes: every workload with every pair of codecs, over seeds, beside the same
+run uncompressed.
 
     python -m fedlearn.experiments.benchmarks.compression OUT --rows 2nn-iid watch --seeds 0 1 2
 
-Each run is an ordinary one, in OUT/ROW/PAIR/SEED: finished ones are not run again, unfinished ones are resumed. The table
-counts both directions with all headers; an accuracy is the mean of the last eighth of a run's evaluations.
+Each run is an ordinary one, in OUT/ROW/PAIR/SEED: finished ones are not run again, unfinished
+ones are resumed. The table counts both directions with all headers; an accuracy is the mean of
+the last eighth of a run's
+evaluations.
 """
 
 from __future__ import annotations
@@ -44,7 +47,9 @@ SHARDS = MOMENTUM | COSINE | {"experiment.rounds": 200, "experiment.evaluate_eve
 
 @dataclass(frozen=True)
 class Row:
-    """A workload: a shipped experiment, what is changed in it, and an accuracy whose bytes are compared."""
+    """A workload: a shipped experiment, what is changed in it, and an accuracy whose bytes are
+    compared.
+    """
 
     config: str
     target: float
@@ -95,7 +100,9 @@ ROWS = {
         {"experiment.rounds": 500, "train.epochs": 1, "experiment.evaluate_every": 20},
     ),
 }
-"""The baselines are the best of those tried over server momentum (0, 0.6, 0.9 with server_lr 0.3), local epochs and schedule."""
+"""The baselines are the best of those tried over server momentum (0, 0.6, 0.9 with server_lr
+0.3), local epochs and schedule.
+"""
 
 
 def folder(out: Path, row: str, pair: str, seed: int) -> Path:
@@ -223,7 +230,9 @@ def run(
     seeds: Sequence[int],
     at_once: int,
 ) -> None:
-    """Run what is not finished, ``at_once`` side by side; raises RunError naming the runs that failed."""
+    """Run what is not finished, ``at_once`` side by side; raises RunError naming the runs that
+    failed.
+    """
     jobs = [(row, pair, seed) for seed in seeds for row in rows for pair in pairs]
     todo = [job for job in jobs if not (folder(out, *job) / "summary.json").exists()]
     print(f"{len(jobs) - len(todo)} of {len(jobs)} runs are finished")

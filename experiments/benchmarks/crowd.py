@@ -1,8 +1,11 @@
 """Thousands of idle agents in a few processes, each with a connection and a certificate of its own.
 
-An agent here is the real agent's state machine (`fedlearn.clients.agent.attendance`) over a real channel with the real agent's
-options: it says hello, sends its heartbeats when they are due, and comes back by its own clock when the connection ends. It has
-no disk and no work. All agents of a crowd share one key, for a coordinator tells them apart by their certificates.
+An agent here is the real agent's state machine (`fedlearn.clients.agent.attendance`) over a
+real channel with the real agent's options: it says hello, sends its heartbeats when they are
+due, and comes back by its own clock when the connection ends. It has no disk and no work. All
+agents of a crowd share one key, for a
+coordinator tells them apart by
+their certificates.
 """
 
 from __future__ import annotations
@@ -33,7 +36,9 @@ from fedlearn.exchange import methods
 
 
 def enroll(folder: Path, clients: int) -> None:
-    """Write ``crowd.json``: a key and a certificate for each client, signed by the folder's authority, in one go."""
+    """Write ``crowd.json``: a key and a certificate for each client, signed by the folder's
+    authority, in one go.
+    """
     ca = x509.load_pem_x509_certificate((folder / "pki" / "ca.pem").read_bytes())
     signer = serialization.load_pem_private_key(
         (folder / "pki" / "ca.key").read_bytes(), None
@@ -109,7 +114,8 @@ class _Idle:
                 channel, self.anew = self.channel(), False
             self.call = methods.attend(channel)()
             self.reader = asyncio.create_task(self.read())
-            # Its task is cancelled, and not the call: gRPC never wakes who writes to a call that is cancelled before it is connected.
+            # Its task is cancelled, and not the call: gRPC never wakes who writes to a call
+            # that is cancelled before it is connected.
             await asyncio.wait([self.reader])
             self.call.cancel()
             if not self.reader.cancelled():

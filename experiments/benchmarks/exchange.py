@@ -1,12 +1,16 @@
-"""What the exchange costs: rounds without training, idle agents, a coordinator that comes back, an agent that stops.
+"""What the exchange costs: rounds without training, idle agents, a coordinator that comes back,
+an agent that stops.
 
-python -m fedlearn.experiments.benchmarks.exchange [round] [idle] [return] [release] [--agents N] [--watch S]
+python -m fedlearn.experiments.benchmarks.exchange [round] [idle] [return] [release] [--agents
+N] [--watch S]
 
-The coordinator is the real service: mutual TLS, journal synced before each acknowledgement. In `round` and `release` every
-agent is a real agent in a process of its own that answers at once with a prepared payload; beside it, in the same run, the
-same bytes go through bare grpc.aio, without TLS and without a journal. In `idle` and `return` the agents are thousands of
-connections of a few processes (`fedlearn.experiments.benchmarks.crowd`), and the coordinator has a process of its own. Both ends
-share this machine: what each takes of it is told.
+The coordinator is the real service: mutual TLS, journal synced before each acknowledgement. In
+`round` and `release` every agent is a real agent in a process of its own that answers at once
+with a prepared payload; beside it, in the same run, the same bytes go through bare grpc.aio,
+without TLS and without a journal. In `idle` and `return` the agents are thousands of
+connections of a few processes (`fedlearn.experiments.benchmarks.crowd`), and the coordinator
+has a process of its own. Both
+ends share this machine: what each takes of it is told.
 """
 
 from __future__ import annotations
@@ -44,7 +48,9 @@ from fedlearn.server.service import Service
 from fedlearn.server.work import WorkOrder, WorkResult
 
 SIZES = ((2, 4_000), (2, 6_653_480), (20, 66_000))
-"""Agents and bytes of a payload: a small model, McMahan's CNN as float32, twenty compressed updates."""
+"""Agents and bytes of a payload: a small model, McMahan's CNN as float32, twenty compressed
+updates.
+"""
 
 ROUNDS = 30
 RUN, LIMIT = b"benchmark-of-16b", 16 << 20
@@ -167,7 +173,9 @@ def rounds_ms(place: Place, count: int, size: int) -> tuple[float, float]:
 
 
 def bare_ms(size: int) -> float:
-    """Return the median time in which bare grpc.aio sends bytes to two peers and back, milliseconds."""
+    """Return the median time in which bare grpc.aio sends bytes to two peers and back,
+    milliseconds.
+    """
     return asyncio.run(_bare(size))
 
 
@@ -235,8 +243,10 @@ def coordinate(
 ) -> None:
     """Be a coordinator in a process of its own, which can be killed.
 
-    Sends its port and the time (of a clock that all processes share) when it listens. For "all" it sends the times at which half
-    of the agents, 99 % and all attended, for "figures" its `Figures`. Until it is asked it does nothing beside its service.
+    Sends its port and the time (of a clock that all processes share) when it listens. For "all"
+    it sends the times at which half of the agents, 99 % and all attended, for "figures" its
+    `Figures`. Until it is asked it does
+    nothing beside its service.
     """
     crowd.open_files()
     sessions.IDLE_S = interval_s
@@ -289,7 +299,9 @@ class Fleet:
 
 
 def idle(place: Place, count: int, interval_s: float, watch_s: float) -> None:
-    """Print what ``count`` idle agents cost a coordinator; interval_s: between an agent's heartbeats, watch_s: how long it is watched."""
+    """Print what ``count`` idle agents cost a coordinator; interval_s: between an agent's
+    heartbeats, watch_s: how long it is watched.
+    """
     crowd.enroll(place.path, count)
     coordinator, pipe = _coordinator(place, count, 0, interval_s)
     port, opened = pipe.recv()
@@ -357,7 +369,9 @@ def back(place: Place, count: int, kills: int) -> None:
 
 
 def release(place: Place) -> None:
-    """Print how soon a stopped agent with work is released, and that one that stalls for two seconds is not."""
+    """Print how soon a stopped agent with work is released, and that one that stalls for two
+    seconds is not.
+    """
     service = place.service(1)
     process = _process(attend, service.port, 0, str(place.enroll(0)))
     try:

@@ -2,9 +2,11 @@
 
 python -m fedlearn.experiments.benchmarks.fedsgd [W1 W2 W3 W4] [--kind NAME] [--rounds N]
 
-Workloads as in `speed`, but that each client takes one step on all its samples. Both runs are in processes of their own, with
-workers of their own, and one waits while the other does a round; "ratio" is the median of with over without, round by round, and
-below 1 collapse is faster. "outside" is the share of a round in which local training did not go on.
+Workloads as in `speed`, but that each client takes one step on all its samples. Both runs are
+in processes of their own, with workers of their own, and one waits while the other does a
+round; "ratio" is the median of with over without, round by round, and below 1 collapse is
+faster. "outside" is the share of a round
+in which local training did not go on.
 """
 
 from __future__ import annotations
@@ -76,7 +78,9 @@ def serve(
 def measure(
     workload: str, kind: str, rounds: int
 ) -> dict[str, list[tuple[float, float]]]:
-    """Return the seconds of rounds, and of local training in them, of both runs; the last round, which is evaluated, is left out."""
+    """Return the seconds of rounds, and of local training in them, of both runs; the last
+    round, which is evaluated, is left out.
+    """
     pipes, found = {}, {}
     started = []
     for name in ("without", "with"):

@@ -1,14 +1,17 @@
-"""How many updates a second the journal makes durable, beside a plain file and SQLite on the same disk in the same run.
+"""How many updates a second the journal makes durable, beside a plain file and SQLite on the
+same disk in the same run.
 
 python -m fedlearn.experiments.benchmarks.journal [--folder DIR] [--seconds S] [--repeats N]
 
-A group of updates is handed over at once, and the next one when all of it is on disk: 1 is an agent that waits for its
-acknowledgement, 32 a round whose updates come together. The methods take turns, in changing order, so a disk that is slow for a
-while is slow for all of them; each figure is the median of the repeats.
+A group of updates is handed over at once, and the next one when all of it is on disk: 1 is an
+agent that waits for its acknowledgement, 32 a round whose updates come together. The methods
+take turns, in changing order, so a disk that is slow for a while is slow for all of them; each
+figure is the median of the repeats.
 
 journal  server/journal.py: its thread, index and checksums included
-plain    the same bytes with one write per update and one fdatasync per group: the least that any durable method does
-sqlite   a table of keys and blobs, WAL, synchronous=FULL, one commit per group
+plain    the same bytes with one write per update and one fdatasync per group: the least that
+any durable method does sqlite   a table of keys and blobs, WAL, synchronous=FULL, one commit
+per group
 """
 
 from __future__ import annotations
@@ -80,7 +83,9 @@ METHODS = {"journal": journal, "plain": plain, "sqlite": sqlite}
 
 
 def speed(method: str, folder: Path, size: int, group: int, seconds: float) -> float:
-    """Return updates per second of ``size`` random bytes; at least two groups, and a first one that does not count."""
+    """Return updates per second of ``size`` random bytes; at least two groups, and a first one
+    that does not count.
+    """
     data = os.urandom(size)
     with (
         tempfile.TemporaryDirectory(dir=folder) as name,
@@ -105,7 +110,8 @@ def table(folder: Path, seconds: float, repeats: int) -> Iterator[str]:
         for group in GROUPS:
             found: dict[str, list[float]] = {method: [] for method in METHODS}
             for turn in range(repeats):
-                # Nobody is always the one who finds what another left: dirty pages, or pages that are free and warm.
+                # Nobody is always the one who finds what another left: dirty pages, or pages
+                # that are free and warm.
                 for method in [*METHODS][turn % 3 :] + [*METHODS][: turn % 3]:
                     found[method].append(speed(method, folder, size, group, seconds))
             rate = {
@@ -120,7 +126,9 @@ def table(folder: Path, seconds: float, repeats: int) -> Iterator[str]:
 
 
 def opening(folder: Path) -> str:
-    """Return a line about opening a journal of 2,000 updates of 66 KB, and about reading their order."""
+    """Return a line about opening a journal of 2,000 updates of 66 KB, and about reading their
+    order.
+    """
     with tempfile.TemporaryDirectory(dir=folder) as name:
         with journal(Path(name)) as write:
             for group in range(20):

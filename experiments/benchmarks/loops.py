@@ -1,8 +1,9 @@
 """What our engines are measured against: the loops that people write by hand.
 
-`naive` is what a tutorial's client does: a model, an optimiser and a DataLoader for every client, lists of arrays between
-them. `lean` has none of these costs: one model that clients take turns in, data that are tensors already, SGD in place, one
-flat sum. Both run textbook models in torch's own memory format, on as many threads as they are told, with no bytes, no
+`naive` is what a tutorial's client does: a model, an optimiser and a DataLoader for every
+client, lists of arrays between them. `lean` has none of these costs: one model that clients
+take turns in, data that are tensors already, SGD in place, one flat sum. Both run textbook
+models in torch's own memory format, on as many threads as they are told, with no bytes, no
 record and no failure in mind.
 """
 
@@ -128,7 +129,9 @@ def naive(workload: Workload) -> Round:
 
 
 def serve(kind: str, name: str, threads: int, pipe: Any) -> None:
-    """Be a process that does a round whenever it is told to, and answers with its seconds. threads: 0 = torch's default."""
+    """Be a process that does a round whenever it is told to, and answers with its seconds.
+    threads: 0 = torch's default.
+    """
     if threads:
         torch.set_num_threads(threads)
     round = {"lean": lean, "naive": naive}[kind](WORKLOADS[name])

@@ -1,7 +1,8 @@
-"""Processes forked from one that has their imports: a start takes milliseconds in the place of two seconds.
+"""Processes forked from one that has their imports: a start takes milliseconds in the place of
+two seconds.
 
-They are processes like any other, with a session, memory, descriptors and an end of their own; what they share is what was read
-from disk before they began. Linux only.
+They are processes like any other, with a session, memory, descriptors and an end of their own;
+what they share is what was read from disk before they began. Linux only.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class Nursery:
     def __init__(
         self, commands: Mapping[str, Command], warm: Callable[[], None]
     ) -> None:
-        """Fork it, from a process that has no threads yet. commands: what can be started. warm: imports what they need."""
+        """Fork it, from a process that has no threads yet. commands: what can be started. warm:
+        imports what they need.
+        """
         self.address = f"\0fedlearn-nursery-{os.getpid()}-{os.urandom(8).hex()}"
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         listening.bind(self.address)
@@ -101,9 +104,11 @@ def start(
     files: Sequence[int] = (0, 1, 2),
     environment: Mapping[str, str] | None = None,
 ) -> Child:
-    """Start a command in the nursery at an address; files: its standard input, output and error. Needs a running event loop.
+    """Start a command in the nursery at an address; files: its standard input, output and
+    error. Needs a running event loop.
 
-    environment: variables beyond the nursery's own; those of the failpoints arm the child. Raises RunError when the nursery has ended.
+    environment: variables beyond the nursery's own; those of the failpoints arm the child.
+    Raises RunError when the nursery has ended.
     """
     told = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     told.connect(address)

@@ -1,10 +1,12 @@
-"""The measured part of docs/performance.md, from one command: what a round costs, what was aimed at, and what is missed.
+"""The measured part of docs/performance.md, from one command: what a round costs, what was
+aimed at, and what is missed.
 
 python -m fedlearn.experiments.benchmarks.page [--out FILE] [--rounds N] [--without-peers] [--print]
 
-It takes about half an hour on two cores, and the machine has to be idle. The tables replace what stands between the two marks of the
-page, and the picture of the peers goes beside it. Peers are skipped with a word where their environments are not made
-(python -m fedlearn.experiments.benchmarks.peers --make).
+It takes about half an hour on two cores, and the machine has to be idle. The tables replace
+what stands between the two marks of the page, and the picture of the peers goes beside it.
+Peers are skipped with a word where their environments are not made (python -m
+fedlearn.experiments.benchmarks.peers --make).
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ EDEN = ("codec.up=eden1", "codec.down=eden1")
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement, and what was aimed at: the ratio to the lean loop, the share outside training, the memory in MB."""
+    """One measurement, and what was aimed at: the ratio to the lean loop, the share outside
+    training, the memory in MB.
+    """
 
     workload: str
     engine: str
@@ -179,7 +183,9 @@ def page(given: argparse.Namespace, picture: Path) -> Iterator[str]:
 
 
 def put(path: Path, lines: Sequence[str]) -> None:
-    """Replace what stands between the marks of a page; raises ConfigError where they are not there."""
+    """Replace what stands between the marks of a page; raises ConfigError where they are not
+    there.
+    """
     text = path.read_text() if path.exists() else ""
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise ConfigError(

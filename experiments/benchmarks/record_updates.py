@@ -2,21 +2,23 @@
 
 python -m fedlearn.experiments.benchmarks.record_updates OUT [--only NAME …]
 
-Each workload is a shipped experiment, run with plain FedAvg and no compression. At three rounds it leaves a recording
-OUT/NAME-early.npz, -middle.npz and -late.npz with, for P float values of the model:
+Each workload is a shipped experiment, run with plain FedAvg and no compression. At three rounds
+it leaves a recording OUT/NAME-early.npz, -middle.npz and -late.npz with, for P float values of
+the model:
 
 w0      (P,) float32  the first model, which every client can make from the seed
 model   (P,) float32  the model of this round
-start   (P,) float32  the model that the client trained from (equal to ``model``: nothing is compressed)
-update  (P,) float32  what one client of the round learned: the one whose number of samples is nearest the median
-copy    (P,) float32  the model that such a client holds, which took part ``gap`` rounds ago
-shapes  text          JSON list of [name, shape], the float tensors in order
-round   int           counted from 1
-gap     int           1 / fraction_train, but of the rounds before this one the second at the earliest: the first has w0, and
-                      a client that holds w0 knows of no movement. A recording of round 2 has no other (lstm-char-early).
+start   (P,) float32  the model that the client trained from (equal to ``model``: nothing is
+compressed) update  (P,) float32  what one client of the round learned: the one whose number of
+samples is nearest the median copy    (P,) float32  the model that such a client holds, which
+took part ``gap`` rounds ago shapes  text          JSON list of [name, shape], the float tensors
+in order round   int           counted from 1 gap     int           1 / fraction_train, but of
+the rounds before this one the second at the earliest: the first has w0, and
+                      a client that holds w0 knows of no movement. A recording of round 2 has no
+                      other (lstm-char-early).
 
-So the gaps, early, middle and late, are 1, 10, 10 for the 2NNs, 1, 8, 10 for both CNNs, 1, 4, 8 for lstm-char and 1, 2, 2
-for lstm-watch.
+So the gaps, early, middle and late, are 1, 10, 10 for the 2NNs, 1, 8, 10 for both CNNs, 1, 4, 8
+for lstm-char and 1, 2, 2 for lstm-watch.
 """
 
 from __future__ import annotations
@@ -75,7 +77,9 @@ WORKLOADS = {
 
 @dataclass(frozen=True)
 class Round:
-    """One round before the server steps: its model, and what its client of ordinary size learned, (P,) float32."""
+    """One round before the server steps: its model, and what its client of ordinary size
+    learned, (P,) float32.
+    """
 
     number: int
     model: State
@@ -84,7 +88,9 @@ class Round:
 
 
 def rounds(experiment: Experiment, momentum: float) -> Iterator[tuple[Layout, Round]]:
-    """Yield the rounds of FedAvg without end; ``momentum``: the server's. Raises ClientError when training diverges."""
+    """Yield the rounds of FedAvg without end; ``momentum``: the server's. Raises ClientError
+    when training diverges.
+    """
     seed, options = experiment.experiment.seed, experiment.strategy.options
     people = population(
         experiment.data.name,
@@ -160,7 +166,9 @@ def record(
 
 
 def copied(number: int, gap: int) -> int:
-    """Return the round whose model is the copy of a recording of round ``number``: see the module's text."""
+    """Return the round whose model is the copy of a recording of round ``number``: see the
+    module's text.
+    """
     return max(1, min(max(2, number - gap), number - 1))
 
 

@@ -1,7 +1,9 @@
 """The simulation in which only those clients answer whose answers a run over agents has counted.
 
-`simulate(RUN, OUT)` trains them again, all of them anew, and reads nothing of the run but its config and, from its journal, who was
-counted in each round. So its model is that of the run only if the run lost, doubled and mixed up nothing.
+`simulate(RUN, OUT)` trains them again, all of them anew, and reads nothing of the run but its
+config and, from its journal, who was counted in each round. So its model is that of the run
+only if the run lost, doubled and mixed
+up nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ class Survivors(Layer):
     def __init__(
         self, runner: Runner, inner: Engine, counted: Mapping[str, Sequence[int]]
     ) -> None:
-        """Take the clients, what runs them, and who was counted: the name of a cohort → its clients."""
+        """Take the clients, what runs them, and who was counted: the name of a cohort → its
+        clients.
+        """
         super().__init__(inner)
         self.workers = 1
         self.runner = runner
@@ -39,7 +43,9 @@ class Survivors(Layer):
         self._calls: Counter[tuple[int, str]] = Counter()
 
     def run(self, tasks: Sequence[Task], payload: bytes) -> Iterator[Outcome]:
-        """Yield one outcome per task: what a client answers, or that it was sent its model and did not."""
+        """Yield one outcome per task: what a client answers, or that it was sent its model and
+        did not.
+        """
         if not tasks:
             return
         work = tasks[0].plan.round, tasks[0].kind
@@ -58,7 +64,9 @@ class Survivors(Layer):
 
 
 def cohorts(run: Path) -> dict[str, list[int]]:
-    """Return who was counted in each cohort of a run that has ended: name → clients; raises RecordError."""
+    """Return who was counted in each cohort of a run that has ended: name → clients; raises
+    RecordError.
+    """
     with closing(Journal(run / "journal")) as journal:
         found = [
             (meta["key"], entry)

@@ -1,10 +1,13 @@
-"""Agents and coordinators whose frames come twice and in the wrong order; the agents keep a ledger of what they were promised.
+"""Agents and coordinators whose frames come twice and in the wrong order; the agents keep a
+ledger of what they were promised.
 
 TCP does neither, so both happen here, between the machines of both ends and their connection:
 - frames, but for a connection's first, are sent and taken twice by agents;
-- chunks are taken again by agents after a later one, and neighbours among the chunks that either end sends change places.
-Chunks are small, so that payloads and answers have several. The ledger has a line per event, written at once:
-"begin KEY", "stored KEY" (the coordinator has promised to count it), "twice", "again", "swapped".
+- chunks are taken again by agents after a later one, and neighbours among the chunks that
+  either end sends change places. Chunks are small, so that payloads and answers have several.
+  The ledger has a line per event, written at once: "begin KEY", "stored KEY" (the coordinator
+  has promised to count it), "twice",
+"again", "swapped".
 """
 
 from __future__ import annotations
@@ -46,7 +49,9 @@ class Settings:
     chunk_bytes: int  # of the smallest chunk; the largest has four times as many
 
     def happens(self, what: str) -> bool:
-        """Draw whether something happens, and write it down; unseeded: a seed would not make a run of processes the same again."""
+        """Draw whether something happens, and write it down; unseeded: a seed would not make a
+        run of processes the same again.
+        """
         happens = _RANDOM.random() < self.share
         if happens:
             self.note(what)
@@ -172,7 +177,9 @@ def attend(arguments: list[str]) -> int:
     }
 
     async def spawn(*command: str, **files: Any) -> Any:
-        """Start the process that works: the first one is armed as this one is, later ones not, or work would be given up."""
+        """Start the process that works: the first one is armed as this one is, later ones not,
+        or work would be given up.
+        """
         environment = {**armed}
         armed.clear()
         return await start_with_pipes(settings.nursery, "work", environment)

@@ -1,4 +1,6 @@
-"""Mini-batches in parts: the same step as the whole one, found out by running out of memory, and declined where it would differ."""
+"""Mini-batches in parts: the same step as the whole one, found out by running out of memory,
+and declined where it would differ.
+"""
 
 import subprocess
 import sys

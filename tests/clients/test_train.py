@@ -1,4 +1,6 @@
-"""Local training against torch's own optimiser, and its promises: determinism, failures, buffers."""
+"""Local training against torch's own optimiser, and its promises: determinism, failures,
+buffers.
+"""
 
 import math
 from dataclasses import replace

@@ -1,7 +1,9 @@
-"""An aarch64 board on another machine: Debian's arm64 Python and the registry's aarch64 wheels, run by qemu's user emulation.
+"""An aarch64 board on another machine: Debian's arm64 Python and the registry's aarch64 wheels,
+run by qemu's user emulation.
 
-Real aarch64 binaries, so it shows what a board would compute; not its GPU, heat or speed. Everything lies in one folder, made by
-unprivileged apt-get and pip: nothing is installed in the system. Some 280 MB are downloaded, once.
+Real aarch64 binaries, so it shows what a board would compute; not its GPU, heat or speed.
+Everything lies in one folder, made by unprivileged apt-get and pip: nothing is installed in the
+system. Some 280 MB are downloaded, once.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ class Missing(Exception):
 
 @dataclass(frozen=True)
 class Board:
-    """python: a program of this machine that is the board's Python; path: where the board's other programs are found."""
+    """python: a program of this machine that is the board's Python; path: where the board's
+    other programs are found.
+    """
 
     python: Path
     path: Path
@@ -63,7 +67,9 @@ def board() -> Board:
 
 
 def _system(made: Board) -> None:
-    """Unpack the emulator and Debian's Python, and put programs of this machine in the place of the board's."""
+    """Unpack the emulator and Debian's Python, and put programs of this machine in the place of
+    the board's.
+    """
     host = {"x86_64": "amd64"}.get(os.uname().machine)
     if host is None or not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise Missing("the emulator comes from Debian's packages, on an x86-64 machine")
@@ -75,7 +81,8 @@ def _system(made: Board) -> None:
     (real,) = (PLACE / "root/usr/bin").glob("python3.??")
     made.python.unlink()  # a link to it
     made.path.mkdir()
-    # -0 hands the program's own name on: so sys.executable is a program of this machine too, and the agent can start its child
+    # -0 hands the program's own name on: so sys.executable is a program of this machine too,
+    # and the agent can start its child
     for program, binary in (
         (made.python, real),
         (made.path / "openssl", PLACE / "root/usr/bin/openssl"),

@@ -1,4 +1,6 @@
-"""The agent on real aarch64 binaries (see `board`), against a coordinator of this machine. `make edge-test` runs it."""
+"""The agent on real aarch64 binaries (see `board`), against a coordinator of this machine.
+`make edge-test` runs it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ pytestmark = [
     ),  # the emulator takes a minute of processor time to import torch twice
 ]
 WITHIN = 1e-5
-"""The largest difference of an update's value between processors: sums in another order, over a few steps."""
+"""The largest difference of an update's value between processors: sums in another order, over a
+few steps.
+"""
 
 RUNS = {  # model, data, rounds
     "cnn": ("cnn-small", "fashion-mini", 2),

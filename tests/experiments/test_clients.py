@@ -1,4 +1,6 @@
-"""The benchmark of large populations: its configs are sound, and a run of it tells what it should."""
+"""The benchmark of large populations: its configs are sound, and a run of it tells what it
+should.
+"""
 
 import json
 

@@ -1,4 +1,6 @@
-"""Downlinks: whoever returns, restarts or is in doubt ends with a correct model, and every byte is counted."""
+"""Downlinks: whoever returns, restarts or is in doubt ends with a correct model, and every byte
+is counted.
+"""
 
 import json
 import shutil
@@ -223,7 +225,9 @@ def test_a_difference_that_cannot_be_encoded_is_replaced_by_the_whole_model(tmp_
 
 
 def test_a_downlink_that_falls_back_says_so(tmp_path, capsys):
-    """A sign per value with one magnitude brings a logistic model no nearer than 0.9 times the distance."""
+    """A sign per value with one magnitude brings a logistic model no nearer than 0.9 times the
+    distance.
+    """
     found = run(
         tmp_path / "run", 'codec.down="uvq(0.1)"'
     )  # unbiased: its error is larger than what it sends
@@ -249,7 +253,9 @@ def test_a_coarse_codec_is_refused_for_whole_models(tmp_path, capsys):
 
 
 def test_a_resumed_run_keeps_the_codecs_that_auto_chose(tmp_path):
-    """Over a slow link, ten clients, all in every round: each takes part twice in 2 rounds, ten times in 10, which chooses otherwise."""
+    """Over a slow link, ten clients, all in every round: each takes part twice in 2 rounds, ten
+    times in 10, which chooses otherwise.
+    """
     codec = ("codec.up=auto", "codec.down=auto", "codec.link_mbps=0.5")
     settings = (
         *codec,
@@ -276,7 +282,9 @@ def test_a_resumed_run_keeps_the_codecs_that_auto_chose(tmp_path):
 
 
 def test_copies_in_doubt_of_a_checkpoint_with_rounds_of_contact(tmp_path):
-    """Client 0 was asked in round 2, client 1 in round 5, client 2 never; all copies up to round 3 are in doubt."""
+    """Client 0 was asked in round 2, client 1 in round 5, client 2 never; all copies up to
+    round 3 are in doubt.
+    """
     digests = np.zeros((3, 8), np.uint8)
     saved = {
         "copies.slots": np.array([0, 1, -1], np.int8),

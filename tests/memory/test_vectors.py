@@ -73,7 +73,9 @@ def test_a_void_round_is_undone_for_one_or_all(vectors):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_kill_at_any_moment_loses_nothing(seed, tmp_path):
-    """Puts, void rounds, checkpoints and kills in any order, beside a dict; a resume is from either of the last two checkpoints."""
+    """Puts, void rounds, checkpoints and kills in any order, beside a dict; a resume is from
+    either of the last two checkpoints.
+    """
     chance = random.Random(seed)
     path, clients = tmp_path / "copies.f32", 6
     vectors = ClientVectors(path, clients, 8)

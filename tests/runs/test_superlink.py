@@ -34,7 +34,9 @@ CAST = ("codec.up=eden1", "codec.down=eden1", "codec.downlink=cast")
 
 
 class Nodes(Grid):
-    """SuperNodes 100, 101, … of this process; node 100 + k serves client k unless its config says otherwise."""
+    """SuperNodes 100, 101, … of this process; node 100 + k serves client k unless its config
+    says otherwise.
+    """
 
     def __init__(
         self, count: int, client_app: ClientApp = app, /, **node_config: Any

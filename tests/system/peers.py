@@ -228,7 +228,9 @@ Answer = Callable[[int, pb.Task, Sequence[bytes]], list[pb.AgentFrame]]
 
 
 class Crowd:
-    """Clients that answer whatever they are asked, each by a connection of its own, until they are sent away."""
+    """Clients that answer whatever they are asked, each by a connection of its own, until they
+    are sent away.
+    """
 
     def __init__(
         self, port: int, keys: Keys | None, clients: Sequence[int], answer: Answer

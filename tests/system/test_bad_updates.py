@@ -1,6 +1,8 @@
-"""Twenty clients over real gRPC, one of them bad: the aggregate is that of the other nineteen, bit for bit.
+"""Twenty clients over real gRPC, one of them bad: the aggregate is that of the other nineteen,
+bit for bit.
 
-Rows 1, 2, 4, 5, 6, 12 and 17 of the threat list. The clients are scripted; what the honest ones answer is made as agents make it.
+Rows 1, 2, 4, 5, 6, 12 and 17 of the threat list. The clients are scripted; what the honest ones
+answer is made as agents make it.
 """
 
 import contextlib
@@ -235,7 +237,9 @@ ATTACKS: dict[str, tuple[str, Attack, str, str]] = {
         "no power",
     ),
 }
-"""What the bad client does: the codec of the run, its frames, the counter, and words of the reason that is recorded."""
+"""What the bad client does: the codec of the run, its frames, the counter, and words of the
+reason that is recorded.
+"""
 
 
 class Without(Layer):
@@ -365,7 +369,9 @@ def test_one_bad_update_costs_nothing_but_itself(name, pki, expected, tmp_path):
 
 
 def in_disorder(job: Job) -> list[pb.AgentFrame]:
-    """Return an answer's chunks backwards, then each twice, between stale and unknown ones; and at last another answer."""
+    """Return an answer's chunks backwards, then each twice, between stale and unknown ones; and
+    at last another answer.
+    """
     parts = chunks(job.key, job.payload, size=400)
     stale = [
         *chunks((0, "train", 0), job.payload),

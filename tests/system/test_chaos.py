@@ -1,4 +1,6 @@
-"""Small chaos runs: agents and coordinator killed, connections cut, frames turned round, and the model of a simulation."""
+"""Small chaos runs: agents and coordinator killed, connections cut, frames turned round, and
+the model of a simulation.
+"""
 
 import json
 import subprocess
@@ -16,7 +18,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def chaos(folder, *arguments):
-    """Run the benchmark and return what its lines tell; it fails where a run is not what it should be."""
+    """Run the benchmark and return what its lines tell; it fails where a run is not what it
+    should be.
+    """
     command = [
         sys.executable,
         "-m",
@@ -64,7 +68,8 @@ def test_a_fleet_in_chaos_gives_what_a_simulation_gives(tmp_path):
 def test_a_fleet_that_agents_leave_for_ever_gives_what_a_simulation_of_the_others_gives(
     tmp_path,
 ):
-    # With this seed the agent leaves after the second of many rounds: also where a round takes milliseconds it is missed.
+    # With this seed the agent leaves after the second of many rounds: also where a round takes
+    # milliseconds it is missed.
     (told,) = chaos(
         tmp_path,
         "--agents",
@@ -124,7 +129,9 @@ def test_a_point_that_is_mistyped_is_told(tmp_path):
 
 
 def recorded(folder, answers, counted, ledger="begin 1/train/0\nstored 1/train/0\n"):
-    """Make what a run of one agent and one round leaves: answers and counted clients by their keys."""
+    """Make what a run of one agent and one round leaves: answers and counted clients by their
+    keys.
+    """
     (folder / "agents" / "0").mkdir(parents=True)
     (folder / "agents" / "0" / "ledger").write_text(ledger)
     with closing(Journal(folder / "run" / "journal")) as journal:

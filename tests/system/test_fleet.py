@@ -1,4 +1,6 @@
-"""A fleet of agents, each a process behind mutual TLS, gives the bytes and the model of a simulation."""
+"""A fleet of agents, each a process behind mutual TLS, gives the bytes and the model of a
+simulation.
+"""
 
 import json
 import os
@@ -104,7 +106,9 @@ def test_a_coordinator_that_is_killed_goes_on(round, tmp_path):
 
 @pytest.mark.parametrize("cohort", ["available", "fastest"])
 def test_a_strategy_may_choose_among_those_that_attend(cohort, tmp_path):
-    """Of three clients two attend: nobody else is waited for, and the journal knows enough to compute the run again."""
+    """Of three clients two attend: nobody else is waited for, and the journal knows enough to
+    compute the run again.
+    """
     sets = ("data.partition.clients=3", f"fleet.cohort={cohort}", "fleet.min_agents=2")
     first = serve(tmp_path / "fleet", *sets)
     assert first.communicate(timeout=280)[1] == "" and first.returncode == 0

@@ -1,4 +1,6 @@
-"""An experiment under `flwr run`, with a SuperLink and SuperNodes of its own, gives the model of a simulation."""
+"""An experiment under `flwr run`, with a SuperLink and SuperNodes of its own, gives the model
+of a simulation.
+"""
 
 import json
 import os
@@ -139,7 +141,8 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 def test_flowers_engine_gives_what_a_simulation_gives(federation, tmp_path):
-    # Differences from each client's copy, and error feedback: what a client holds lies in its context's state.
+    # Differences from each client's copy, and error feedback: what a client holds lies in its
+    # context's state.
     changes = (
         "codec.up=ef+topk(0.1)+q8",
         "codec.down=eden1",

@@ -1,4 +1,6 @@
-"""A board that is hot, cool, hot in the middle of work: what the coordinator hears of it, over real gRPC."""
+"""A board that is hot, cool, hot in the middle of work: what the coordinator hears of it, over
+real gRPC.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,6 @@
-"""A hostile place to run in: folders, disks, streams and signals. One line, the right exit code, nothing lost."""
+"""A hostile place to run in: folders, disks, streams and signals. One line, the right exit
+code, nothing lost.
+"""
 
 import contextlib
 import fcntl
@@ -330,7 +332,9 @@ def test_a_pool_that_cannot_start_is_one_line(tmp_path, capsys):
 def shell(
     script: str, folder: Path, **environment: str | None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a shell script in which $FEDLEARN is the command; an environment value of None is taken away."""
+    """Run a shell script in which $FEDLEARN is the command; an environment value of None is
+    taken away.
+    """
     changed = {
         **os.environ,
         "FEDLEARN": f"{sys.executable} -m fedlearn",
@@ -374,7 +378,9 @@ def test_streams_that_do_not_take_what_is_printed(script, code, error, tmp_path)
 
 
 def test_a_whole_run_where_nothing_is_as_usual(tmp_path):
-    """Standard output closed half-way, ASCII only, no home, odd names, a folder that cannot be written to."""
+    """Standard output closed half-way, ASCII only, no home, odd names, a folder that cannot be
+    written to.
+    """
     config = tmp_path / "mein Versuch ü.toml"
     config.write_text(CONFIG.replace("rounds = 3", "rounds = 1"))
     command = f"$FEDLEARN simulate '{config}' --out '{tmp_path}/läuft \udcff' --set engine.kind=serial"

@@ -67,7 +67,8 @@ def start(folder, clients, downlink):
 def test_a_million_clients_need_at_most_50_mb_more_than_a_hundred_and_no_larger_checkpoints(
     downlink, tmp_path
 ):
-    # Peak resident MiB of the process, and of its largest worker; both workers may grow, so it counts twice.
+    # Peak resident MiB of the process, and of its largest worker; both workers may grow, so it
+    # counts twice.
     processes = {
         clients: start(tmp_path, clients, downlink) for clients in (100, 1_000_000)
     }

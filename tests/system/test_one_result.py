@@ -70,7 +70,8 @@ def test_another_seed_another_model(serial, tmp_path):
 
 
 def test_bytes_are_those_of_the_payloads(serial):
-    # digits: 64 inputs; the payload of q8 is one byte a value and a float32 scale per 1,024, f16 two bytes a value.
+    # digits: 64 inputs; the payload of q8 is one byte a value and a float32 scale per 1,024,
+    # f16 two bytes a value.
     floats = json.loads((serial.folder / "manifest.json").read_text())["model"][
         "floats"
     ]

@@ -1,4 +1,6 @@
-"""What an agent does not do, whatever its coordinator asks; and an agent's own bad days. Rows 10, 12, 17 and 18 of the threat list."""
+"""What an agent does not do, whatever its coordinator asks; and an agent's own bad days. Rows
+10, 12, 17 and 18 of the threat list.
+"""
 
 import asyncio
 import contextlib

@@ -1,4 +1,6 @@
-"""`fedlearn reproduce` with its real runs: verdicts, the cache, kills, what a broken optimiser does to a claim."""
+"""`fedlearn reproduce` with its real runs: verdicts, the cache, kills, what a broken optimiser
+does to a claim.
+"""
 
 import json
 import os

@@ -1,6 +1,8 @@
-"""Hostile and unlucky connections against the real service over gRPC: a typed refusal, a counter, and nobody else is disturbed.
+"""Hostile and unlucky connections against the real service over gRPC: a typed refusal, a
+counter, and nobody else is disturbed.
 
-The numbers in the titles are the rows of the threat list; `test_bad_updates` has those of a round's answers.
+The numbers in the titles are the rows of the threat list; `test_bad_updates` has those of a
+round's answers.
 """
 
 import asyncio

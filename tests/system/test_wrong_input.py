@@ -1,4 +1,6 @@
-"""Wrong input, through the command: one clear line, exit code 2 or 3, nothing left behind and nothing lost."""
+"""Wrong input, through the command: one clear line, exit code 2 or 3, nothing left behind and
+nothing lost.
+"""
 
 import contextlib
 from pathlib import Path

@@ -36,7 +36,9 @@ def installed(envs: Path, peer: str) -> bool:
 
 
 def make(envs: Path, peer: str) -> None:
-    """Make a peer's environment, with this Python's version. Raises RunError, with pip's last words, when pip fails."""
+    """Make a peer's environment, with this Python's version. Raises RunError, with pip's last
+    words, when pip fails.
+    """
     venv.create(envs / peer, with_pip=True, clear=True)
     _pip(
         envs,

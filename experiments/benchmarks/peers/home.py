@@ -1,10 +1,12 @@
-"""What stands beside the peers: our own engine, and the loops that people write by hand, as processes that wait for their turns.
+"""What stands beside the peers: our own engine, and the loops that people write by hand, as
+processes that wait for their turns.
 
 python -m fedlearn.experiments.benchmarks.peers.home ours CONFIG.toml
-python -m fedlearn.experiments.benchmarks.peers.home lean|naive WORKLOAD.npz THREADS        0 threads: torch's own choice
+python -m fedlearn.experiments.benchmarks.peers.home lean|naive WORKLOAD.npz THREADS        0
+threads: torch's own choice
 
-A round of ours is one of ``fedlearn simulate``: messages, payloads, sums, the line and the checkpoint included. No
-round is evaluated.
+A round of ours is one of ``fedlearn simulate``: messages, payloads, sums, the line and the
+checkpoint included. No round is evaluated.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class Display:
         print(f"note: {text}", file=sys.stderr)
 
     def round_done(self, line: Mapping[str, Any]) -> None:
-        """Wait for a turn, before the first round too: the initial model has a line of its own. The end of turns ends the run."""
+        """Wait for a turn, before the first round too: the initial model has a line of its own.
+        The end of turns ends the run.
+        """
         if next(self._rounds, None) is None:
             raise SystemExit(0)
 

@@ -1,4 +1,6 @@
-"""A race on one workload: every competitor does a round in turn, many times over, beside a lean loop on one thread."""
+"""A race on one workload: every competitor does a round in turn, many times over, beside a lean
+loop on one thread.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ PAUSE_S = 0.02
 LEAN = "lean loop, 1 thread"
 
 SAME_MODEL = 0.02
-"""How far a competitor's number of parameters may be from ours: haiku's LSTM has one bias where torch has two (1.4 % of W4)."""
+"""How far a competitor's number of parameters may be from ours: haiku's LSTM has one bias where
+torch has two (1.4 % of W4).
+"""
 
 ARRAYS = "workload.npz"
 
@@ -57,10 +61,12 @@ LOOPS = {
 class Entry:
     """One row of the table; where ``absent`` says why there is nothing, the rest is 0.
 
-    ms: median of a round; fastest_ms: its least; ratio: median of the competitor's round over the lean loop's in the same turn;
-    cores: processor time over time, while it had its turns; startup_s: from the process's start to the end of round 1, the least
-    of its starts (the first may read from a cold disk); memory_mb: what all its processes made, after the last round;
-    parameters, threads: what it said.
+    ms: median of a round; fastest_ms: its least; ratio: median of the competitor's round over
+    the lean loop's in the same turn; cores: processor time over time, while it had its turns;
+    startup_s: from the process's start to the end of round 1, the least of its starts (the
+    first may read from a cold disk); memory_mb: what all its processes made, after the last
+    round; parameters, threads: what it
+    said.
     """
 
     workload: str
@@ -85,9 +91,11 @@ def race(
     starts: int,
     overrides: Sequence[str],
 ) -> list[Entry]:
-    """Return everybody's entry, ours first. rounds: that count, after the warm-up; starts: of each process, the last one stays.
+    """Return everybody's entry, ours first. rounds: that count, after the warm-up; starts: of
+    each process, the last one stays.
 
-    Raises ConfigError for an override that the experiment cannot have, and RunError when the lean loop does not run.
+    Raises ConfigError for an override that the experiment cannot have, and RunError when the
+    lean loop does not run.
     """
     with tempfile.TemporaryDirectory() as folder:
         commands = _home(
@@ -120,7 +128,9 @@ class Field:
         self.used: dict[str, float] = {}
 
     def admit(self, name: str, command: Sequence[str], starts: int) -> None:
-        """Start a competitor, or note why it is absent. command: empty where there is no environment."""
+        """Start a competitor, or note why it is absent. command: empty where there is no
+        environment.
+        """
         if not command:
             self.absent[name] = "not installed"
             return

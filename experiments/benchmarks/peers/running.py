@@ -30,7 +30,9 @@ class Unable(RunError):
 
 
 class Running:
-    """One competitor on one workload. ``startup_s`` is from the process's start to the end of its first round."""
+    """One competitor on one workload. ``startup_s`` is from the process's start to the end of
+    its first round.
+    """
 
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str] | None = None
@@ -68,14 +70,18 @@ class Running:
         return float(self._answer()["seconds"])
 
     def memory_mb(self) -> float:
-        """Return the memory that it and its children made: each page counts once, however many of them share it.
+        """Return the memory that it and its children made: each page counts once, however many
+        of them share it.
 
-        Files that they map, as libraries, do not count: how much of them is a process's own depends on who else has them open.
+        Files that they map, as libraries, do not count: how much of them is a process's own
+        depends on who else has them open.
         """
         return sum(_made_kb(pid) for pid in members(self.process.pid)) / 1024
 
     def cpu_s(self) -> float:
-        """Return the processor time that it and its children have used, in steps of the system's tick (10 ms)."""
+        """Return the processor time that it and its children have used, in steps of the
+        system's tick (10 ms).
+        """
         return TICK_S * sum(_ticks(pid) for pid in members(self.process.pid))
 
     def close(self) -> None:
@@ -122,7 +128,9 @@ def last_line(text: str) -> str:
 
 
 def members(session: int) -> list[int]:
-    """Return the processes of a session: the one that it is named after and all that descend from it, orphans included."""
+    """Return the processes of a session: the one that it is named after and all that descend
+    from it, orphans included.
+    """
     pids = [
         int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()
     ]

@@ -23,7 +23,9 @@ PEER: dict[str, Any] = {"color": "#d1d5db", "hatch": "////"}
 
 
 def rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
-    """Return a workload's table, the head first; who is absent has the reason in the place of numbers."""
+    """Return a workload's table, the head first; who is absent has the reason in the place of
+    numbers.
+    """
     return [HEAD, *(_row(entry) for entry in entries)]
 
 
@@ -76,9 +78,11 @@ def _row(entry: Entry) -> tuple[str, ...]:
 
 
 def plot(path: Path, races: Sequence[Sequence[Entry]]) -> None:
-    """Write a PNG with a bar for each competitor on each workload: its round over the lean loop's, from 1 on a logarithmic axis.
+    """Write a PNG with a bar for each competitor on each workload: its round over the lean
+    loop's, from 1 on a logarithmic axis.
 
-    A bar to the left is faster than the lean loop. Ours are full, loops empty, peers hatched. Raises RecordError.
+    A bar to the left is faster than the lean loop. Ours are full, loops empty, peers hatched.
+    Raises RecordError.
     """
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 

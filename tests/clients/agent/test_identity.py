@@ -193,7 +193,9 @@ def test_a_certificate_for_another_key_is_not_kept(pki, tmp_path):
 
 
 def test_a_renewal_cut_off_anywhere_leaves_an_identity(pki, tmp_path, monkeypatch):
-    """Every sync fails once: what is read afterwards is the old identity or the new, and its key fits its certificate."""
+    """Every sync fails once: what is read afterwards is the old identity or the new, and its
+    key fits its certificate.
+    """
     before = stored(pki, tmp_path)
     real, outcomes = os.fsync, []
     for failing in range(1, 20):
@@ -274,7 +276,9 @@ def test_a_folder_belongs_to_one_client(pki, port, tmp_path):
 
 
 def test_the_secret_goes_to_the_tokens_coordinator_only(pki, port, token, tmp_path):
-    """Another authority's coordinator, and a client that plays the coordinator with its own certificate."""
+    """Another authority's coordinator, and a client that plays the coordinator with its own
+    certificate.
+    """
     identity.make(tmp_path / "other")
     for_other = agent.read_token(tokens.new_token(tmp_path / "other", 7))
     with pytest.raises(UserError, match=r"could not prove .* The token was not sent"):

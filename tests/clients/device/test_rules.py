@@ -1,4 +1,6 @@
-"""The owner's rules: each joins and leaves where it says, heat with hysteresis; and what happens to work under way."""
+"""The owner's rules: each joins and leaves where it says, heat with hysteresis; and what
+happens to work under way.
+"""
 
 import asyncio
 import signal

@@ -1,4 +1,6 @@
-"""The agent's settings file: what it may say, and what is wrong with one that says something else."""
+"""The agent's settings file: what it may say, and what is wrong with one that says something
+else.
+"""
 
 from dataclasses import fields
 from pathlib import Path

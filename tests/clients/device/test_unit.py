@@ -1,4 +1,6 @@
-"""The service: its unit passes systemd's own checks, and `fedlearn agent install` writes what belongs to it, or says why not."""
+"""The service: its unit passes systemd's own checks, and `fedlearn agent install` writes what
+belongs to it, or says why not.
+"""
 
 import os
 import re
@@ -16,7 +18,9 @@ from fedlearn.errors import UserError
 from fedlearn.server import identity
 
 WORST = 2.5
-"""The score of `systemd-analyze security` that the unit may have at most; 0 is no exposure, 10 all."""
+"""The score of `systemd-analyze security` that the unit may have at most; 0 is no exposure, 10
+all.
+"""
 
 analyze = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here"

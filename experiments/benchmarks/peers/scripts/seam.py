@@ -1,8 +1,9 @@
 """What every competitor's script has: the workload's arrays, and turns that the command gives.
 
-Words on standard input and output, one line each: the script says that it is ready (JSON: parameters, threads), hears "go",
-does one round, says its seconds (JSON), hears "go" again, and ends when standard input does. Whatever else the script's
-libraries print goes to standard error. Runs in each peer's own Python: numpy and the standard library only.
+Words on standard input and output, one line each: the script says that it is ready (JSON:
+parameters, threads), hears "go", does one round, says its seconds (JSON), hears "go" again, and
+ends when standard input does. Whatever else the script's libraries print goes to standard
+error. Runs in each peer's own Python: numpy and the standard library only.
 
 Legend: N samples of all clients, K classes.
 """
@@ -63,7 +64,9 @@ def write(
     rounds: int,
     clients: list[tuple[Any, Any]],
 ) -> None:
-    """Write a workload for scripts. clients: inputs as the model takes them, and targets; rounds: how many there will be."""
+    """Write a workload for scripts. clients: inputs as the model takes them, and targets;
+    rounds: how many there will be.
+    """
     told = json.dumps(
         {"name": name, "cohort": cohort, "batch_size": batch_size, "rounds": rounds}
     )
@@ -95,10 +98,13 @@ class Turns:
         sys.exit(0)
 
     def rounds(self, parameters: int | None, threads: int | None) -> Iterator[int]:
-        """Say that all is ready, and give the number of each round as its turn comes; the time until the next is asked for is told.
+        """Say that all is ready, and give the number of each round as its turn comes; the time
+        until the next is asked for is told.
 
-        A peer that has its own loop over rounds asks for one turn before it and one at each round's end.
-        parameters: the numbers that the model learns; threads: how many it was given; None where they are not told.
+        A peer that has its own loop over rounds asks for one turn before it and one at each
+        round's end. parameters: the numbers that the model learns; threads: how many it was
+        given; None
+        where they are not told.
         """
         self.say(parameters=parameters, threads=threads)
         number = 0

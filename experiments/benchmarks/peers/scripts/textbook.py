@@ -1,4 +1,5 @@
-"""The workloads' models as a textbook writes them in torch. Needs torch alone: it runs in the peers' own environments too.
+"""The workloads' models as a textbook writes them in torch. Needs torch alone: it runs in the
+peers' own environments too.
 
 Legend: B batch, T characters or time steps, K classes.
 """
@@ -13,7 +14,9 @@ from torch.nn import functional as F
 
 
 class Net(nn.Module):
-    """Two convolutions with pooling and two dense layers: the textbook's way to write W1's and W2's models."""
+    """Two convolutions with pooling and two dense layers: the textbook's way to write W1's and
+    W2's models.
+    """
 
     def __init__(
         self, size: int, kernel: int, channels: tuple[int, int], width: int

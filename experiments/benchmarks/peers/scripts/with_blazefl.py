@@ -4,8 +4,8 @@
 
 python with_blazefl.py WORKLOAD.npz WORKERS
 
-2.0.3 asks for Python 3.12 and runs on 3.11, for which there is a CPU build of torch. 3.0 asks for 3.14, whose threads can be
-without a global lock: its threads are faster there than here.
+2.0.3 asks for Python 3.12 and runs on 3.11, for which there is a CPU build of torch. 3.0 asks
+for 3.14, whose threads can be without a global lock: its threads are faster there than here.
 """
 
 import sys

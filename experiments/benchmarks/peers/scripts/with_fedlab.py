@@ -4,7 +4,8 @@
 
 python with_fedlab.py WORKLOAD.npz THREADS
 
-torchvision, which only its readers of data sets want, has no CPU build that goes with this torch: a stand-in takes its place.
+torchvision, which only its readers of data sets want, has no CPU build that goes with this
+torch: a stand-in takes its place.
 """
 
 import sys
