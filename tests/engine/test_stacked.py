@@ -386,7 +386,8 @@ def test_who_cannot_be_stacked_trains_as_in_the_pool_and_is_told_so(tmp_path):
 def test_why_clients_are_not_stacked_is_told():
     runner: Any = SimpleNamespace(app="a ClientApp", device="cpu")
     assert (
-        Stacker(runner, 0, PLAN).not_stacked == "a Flower ClientApp trains one client at a time"
+        Stacker(runner, 0, PLAN).not_stacked
+        == "a Flower ClientApp trains one client at a time"
     )
 
 
