@@ -41,6 +41,7 @@ def write_comparison(
     1, drawn as a line. Raises RecordError when the page cannot be written.
     """
     names = labels(runs)
+    # Pictures become part of the page, so their files need not stay.
     with tempfile.TemporaryDirectory() as folder:
         plots = overlays(runs, names, target, Path(folder))
         figures = [picture(path, caption) for path, caption in plots]
@@ -114,6 +115,7 @@ def _overlay(
     target: float,
     over: Literal["rounds", "bytes"],
 ) -> None:
+    # Two names a line, rounded up.
     legend_lines = -(-len(curves) // 2)
     height = PICTURE_HEIGHT + LEGEND_LINE_HEIGHT * legend_lines
     with style.canvas(path, title, height=height) as (figure, axes):

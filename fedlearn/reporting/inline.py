@@ -33,7 +33,9 @@ def figure(runs: Sequence[RunRecord]) -> Figure:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
+    # For this figure alone: the user's own plots keep their look.
     with rc_context(style.SETTINGS):
+        # Not pyplot's, which stays open: a notebook would show it a second time.
         drawn = Figure(figsize=(_WIDTH, _HEIGHT), facecolor="white")
         over_rounds, over_bytes = drawn.subplots(1, 2)
         all_bytes: list[float] = []
@@ -102,6 +104,7 @@ def _picture(runs: Sequence[RunRecord]) -> object:
     """Return the plot of runs as an image element, its bytes inside; "" without matplotlib."""
     try:
         drawn = figure(runs)
+    # Without the extra's matplotlib the figures are shown all the same.
     except ImportError:
         return ""
     buffer = io.BytesIO()

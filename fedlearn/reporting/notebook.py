@@ -27,6 +27,7 @@ def in_notebook() -> bool:
         shell = get_ipython()  # type: ignore[name-defined]
     except NameError:
         return False
+    # IPython in a terminal has the function, but no kernel.
     return hasattr(shell, "kernel")
 
 

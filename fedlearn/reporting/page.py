@@ -186,6 +186,7 @@ def tiles(run: RunRecord, figures: Results) -> Html:
     if figures.best_round is not None:
         best = f"in round {figures.best_round}"
     comparison = against_raw(figures.bytes_raw, figures.bytes_total)
+    # Twelve digits tell runs apart; the whole hash shows on hovering.
     digest = element(
         "code", figures.model_sha256[:12] or MISSING, title=figures.model_sha256
     )
