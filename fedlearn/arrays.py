@@ -286,7 +286,6 @@ class Layout:
         integers = np.empty(self.integers, np.int64)
         state = State(floats, integers)
         views = self.split(state)
-        # Their order is compared, too: another one would be another model's.
         if list(arrays) != list(views):
             differing = sorted(set(arrays) ^ set(views)) or ["(another order)"]
             raise ModelError(

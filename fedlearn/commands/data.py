@@ -68,7 +68,6 @@ def _run(arguments: argparse.Namespace) -> None:
 def _fetch(names: list[str], archive: Path | None) -> None:
     from fedlearn.data.fetch import fetch
 
-    # One archive holds one set.
     if archive is not None and len(names) > 1:
         raise ConfigError("--from gives one archive, so name one data set with it")
     for name in names:

@@ -130,7 +130,7 @@ def inspect(file: str, data: bytes) -> Inspected:
         header, message = read_message(data)
     except FormatError as error:
         raise UserError(f"'{file}': {_why_unreadable(data, str(error))}") from None
-    # Without the model a receiver has, only whole numbers of values can be asked for.
+    # The exact lengths are known to a receiver of the same model only.
     _check_lengths(file, message)
     parts = {
         "body": len(message.body),

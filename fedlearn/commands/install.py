@@ -386,7 +386,7 @@ def _enable(root: Path, name: str) -> None:
     wants = root / "etc/systemd/system/multi-user.target.wants"
     try:
         wants.mkdir(parents=True, exist_ok=True)
-        # Installing again is allowed.
+        # A link of an earlier install would be in the way.
         (wants / name).unlink(missing_ok=True)
         # Relative, because the root is another one when that system runs.
         (wants / name).symlink_to(f"../{name}")
@@ -413,7 +413,6 @@ def _systemd() -> int:
 
 def _call(*command: str, fix: str = "") -> None:
     """Run a command of systemd; raises RunError with the fix when it fails."""
-    # Some images have systemctl alone.
     if shutil.which(command[0]) is None:
         raise RunError(f"the command {command[0]} is missing; is this a whole systemd?")
     fix = fix or "see journalctl -n 50"

@@ -64,7 +64,6 @@ def _recorded(folder: Path) -> tuple[str, dict[str, str]]:
 
     Raises ConfigError for a folder that has no journal, or whose run has not ended.
     """
-    # A simulation can be run again; what agents answered cannot, so it is kept.
     if not (folder / JOURNAL_FOLDER).is_dir():
         raise ConfigError(
             f"'{folder}' has no journal: only runs of 'fedlearn serve' have one"

@@ -268,7 +268,7 @@ def _remove_runs(plan: RunPlan) -> None:
     from fedlearn.records.writing import owned
 
     for run in plan.values():
-        # Removing a folder under its writer would leave a run that never was.
+        # Its process would go on writing into a folder that is gone.
         if owned(run.folder):
             raise ConfigError(
                 f"--fresh: another process is writing to {run.folder}; end it, or leave "

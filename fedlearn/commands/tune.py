@@ -213,8 +213,7 @@ def _check_ends(tuning: Tuning) -> None:
     from fedlearn.tuning.space import with_values
 
     for axis in tuning.space:
-        # Wrong at its end, a range would end the search only when the sampler gets
-        # there.
+        # A sampler may come to the end of a range late in the search.
         for value in axis.ends():
             place = f"{axis.key} = {axis.text}"
             check_names(with_values(tuning.base, {axis.key: value}, place))
@@ -441,7 +440,6 @@ def _finish(search: Search, say: Say) -> None:
     path = search.folder.path
     results.write(search.folder, trials, settings, search.base)
     if not results.ranked(trials, settings):
-        # A table of failures would look like an answer.
         raise RunError(
             f"no trial of {len(trials)} succeeded; the last: {trials[-1].reason}"
         )

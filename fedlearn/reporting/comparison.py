@@ -125,6 +125,7 @@ def _overlay(
                 x = curve.rounds
             look = style.line_style(position, len(curve.rounds))
             axes.plot(x, curve.accuracy, label=style.literal(name), **look)
+        # matplotlib draws curves at zorder 2, so the target lies behind them.
         axes.axhline(target, color=style.GREY, linewidth=1, zorder=1)
         if over == "rounds":
             style.round_axis(axes)

@@ -109,6 +109,7 @@ def _picture(runs: Sequence[RunRecord]) -> object:
         return ""
     buffer = io.BytesIO()
     drawn.savefig(buffer, format="png", dpi=96)
+    # Inside the page, because a notebook is one file.
     data = base64.b64encode(buffer.getvalue()).decode()
     return element(
         "img", src=f"data:image/png;base64,{data}", alt="accuracy of the runs"

@@ -229,6 +229,7 @@ def _parameters(run: RunRecord) -> float | None:
     recorded = finite(run.summary, "parameters")
     if recorded is not None:
         return recorded
+    # An unfinished run has no summary, but its manifest is written at the start.
     return finite(section(run.manifest, "model"), "parameters")
 
 
