@@ -130,6 +130,7 @@ class Change:
         if not isinstance(self.floats, Sparse):
             return start + self.floats
         end = start.copy()
+        # Indices increase strictly, so none stands twice, of which numpy would add one.
         end[self.floats.indices] += self.floats.values
         return end
 
@@ -166,6 +167,7 @@ class Layout:
     @cached_property
     def trained(self) -> int:
         """Return the number of trained values (what papers call parameters)."""
+        # Tied tensors count once, under their first name.
         return sum(entry.size for entry in self.entries if entry.trained)
 
     @cached_property
@@ -175,6 +177,7 @@ class Layout:
         The others are buffers, such as BatchNorm's statistics.
         """
         # Tied tensors too: they are trained under their first name.
+        # numpy concatenates at least one array; a model may have no floats.
         flags = [np.empty(0, bool)]
         for entry in self._float_entries():
             flags.append(np.full(entry.size, entry.is_trained))
@@ -219,6 +222,7 @@ class Layout:
 
         They are the head of a SHA-256 over names, shapes and dtypes in order.
         """
+        # As docs/wire.md has it: what is written here is part of the format.
         lines = [f"{entry.name} {entry.shape} {entry.dtype}" for entry in self.entries]
         text = "\n".join(lines)
         return hashlib.sha256(text.encode()).digest()[:8]
@@ -299,6 +303,7 @@ class Layout:
             # A strategy's mean of integers is a float: a cast alone would cut it off.
             if not entry.is_float and array.dtype.kind not in "iub":
                 array = np.rint(array)
+            # Into the vectors themselves, cast on the way.
             views[entry.name][...] = array
         return state
 
@@ -313,6 +318,7 @@ def model_sha256(layout: Layout, state: State) -> str:
     digest = hashlib.sha256()
     arrays = layout.split(state)
     for entry in layout.entries:
+        # The same bytes on machines of either byte order.
         kind = "<f4" if entry.is_float else "<i8"
         array = np.ascontiguousarray(arrays[entry.name], dtype=kind)
         digest.update(f"{entry.name} {entry.shape} {entry.dtype}\n".encode())

@@ -67,6 +67,7 @@ class HeldArray(Array):
 
     @data.setter
     def data(self, value: bytes) -> None:
+        # Whoever sets bytes has changed the array, so the one that is held is stale.
         self.__dict__.pop("held", None)
         self.__dict__["_data"] = value
 
@@ -75,6 +76,7 @@ class HeldArray(Array):
         array = self.__dict__.get("held")
         if array is None:
             return super().numpy()
+        # A copy, as Flower's: a strategy may write into what it gets.
         return array.copy()  # type: ignore[no-any-return]
 
 
@@ -120,6 +122,7 @@ def _header(reply: Message) -> Header:
     for record in reply.content.metric_records.values():
         metrics.update(record)
     return Header(
+        # Nothing was encoded, so there is no version, digest or codec to tell.
         kind=UPDATE,
         round=0,
         digest=bytes(8),
@@ -165,6 +168,7 @@ def to_state(layout: Layout, record: ArrayRecord) -> State:
     made of. Raises ModelError when names or shapes are not the layout's.
     """
     source = record.__dict__.get(_STATE)
+    # The state itself, without a copy and without its integers as floats.
     if source is not None and source[0] is layout and is_held(record):
         return source[1]  # type: ignore[no-any-return]
     return layout.join({name: array.numpy() for name, array in record.items()})
@@ -179,6 +183,7 @@ def is_held(record: ArrayRecord) -> bool:
     if len(record) != len(arrays):
         return False
     return all(
+        # A strategy may have put in another array, or other bytes into this one.
         record.get(name) is array and "held" in array.__dict__
         for name, array in arrays.items()
     )

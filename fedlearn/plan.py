@@ -14,36 +14,38 @@ from fedlearn.errors import FormatError
 class Plan:
     """What a client does with the model it is sent; frozen, and the same text on both ends.
 
-    answer: "update" trains and answers with the difference of the models; "gradient" answers
-    with minus the gradient of the mean loss over ``accumulate`` mini-batches at the weights
-    sent.
+    A field that has the name of a key of [train] means what that key means; see
+    `fedlearn.config.schema.TrainSection`. lr is the key's after the round's schedule.
+
+    round: counted from 1. answer: "update" trains and answers with the difference of the
+    models; "gradient" answers with minus the gradient of the mean loss over
+    ``accumulate`` mini-batches at the weights sent.
     """
 
-    round: int  # counted from 1
-    seed: int  # of the experiment; every random number of the client derives from it
+    round: int
+    # The experiment's: every random number of a client derives from it.
+    seed: int
     answer: str = "update"
-    epochs: int = 1  # passes over the client's samples
-    steps: int = 0  # optimiser steps; when above 0 it replaces epochs
-    batch_size: int = 10  # samples; 0 = all of the client's
-    accumulate: int = 1  # mini-batches whose gradients are averaged into one step
+    epochs: int = 1
+    steps: int = 0
+    batch_size: int = 10
+    # Mini-batches whose gradients are averaged into one step.
+    accumulate: int = 1
     lr: float = 0.1
     momentum: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
-    clip_norm: float = 0.0  # largest L2 norm of a step's gradient; 0 = no clipping
+    clip_norm: float = 0.0
     label_smoothing: float = 0.0
-    proximal_mu: float = (
-        0.0  # FedProx's pull towards the weights sent (Li et al., MLSys 2020)
-    )
-    precision: str = "float32"  # or "bfloat16", "float16": autocast of the forward pass
+    # FedProx's pull towards the weights sent (Li et al., MLSys 2020).
+    proximal_mu: float = 0.0
+    precision: str = "float32"
     augment: str = ""
-    codec: str = "raw32"  # how the answer is encoded
-    stragglers: float = (
-        0.0  # share of clients that do a part of their epochs, or steps, in a round
-    )
-    straggler_work: str = (
-        "partial"  # what they answer with: that part's update, or "none"
-    )
+    # How the answer is encoded.
+    codec: str = "raw32"
+    # Drawn by each client for itself from the seed, so one plan serves the cohort.
+    stragglers: float = 0.0
+    straggler_work: str = "partial"
     # Numbers of client methods by name, see `fedlearn.clients.methods`; FedProx's has a
     # field of its own, which agents of the first release read.
     methods: Mapping[str, float] = field(default_factory=dict)
@@ -59,8 +61,9 @@ class Plan:
         return {KEYS.get(name, name): value for name, value in asdict(self).items()}
 
     def to_json(self) -> str:
-        """Return the plan as one line of JSON, without the keys of `LATER` at their values
-        there.
+        """Return the plan as one line of JSON.
+
+        The keys of `LATER` are left out at their values there.
         """
         values = self.to_dict()
         for key, default in LATER.items():
@@ -75,8 +78,10 @@ class Plan:
             plan = cls(**_arguments(json.loads(text)))
         except (TypeError, ValueError) as error:
             raise FormatError(f"not a plan: {error}") from None
+        # A dataclass takes any value for any field, and the text may be anybody's.
         for one_field in fields(cls):
-            value, kind = getattr(plan, one_field.name), one_field.type
+            value = getattr(plan, one_field.name)
+            kind = one_field.type
             if not _fits(value, str(kind)):
                 key = KEYS.get(one_field.name, one_field.name)
                 raise FormatError(f"not a plan: '{key}' is {value!r}, not {kind}")
@@ -84,13 +89,15 @@ class Plan:
 
 
 def _arguments(values: object) -> dict[str, Any]:
-    """Return the arguments of `Plan` that the values of a JSON text stand for; raises TypeError
-    for an unknown key.
+    """Return the arguments of `Plan` that the values of a JSON text stand for.
+
+    Raises TypeError for an unknown key.
     """
     if not isinstance(values, dict):
         raise TypeError(f"it is {values!r}, not an object")
     arguments = dict(values)
     for name, key in KEYS.items():
+        # A field's own name is no key; accepted, it would hide the real one.
         if name in arguments:
             raise TypeError(f"unknown key '{name}'")
         if key in arguments:
@@ -99,9 +106,11 @@ def _arguments(values: object) -> dict[str, Any]:
 
 
 def _fits(value: object, kind: str) -> bool:
-    """Tell whether a value is of a field's kind: "int", "float", "str" or "bool"; a float may
-    be written as an integer.
+    """Tell whether a value is of a field's kind: "int", "float", "str" or "bool".
+
+    A float may be written as an integer.
     """
+    # Python counts its booleans among the integers.
     if kind == "float":
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind.startswith("Mapping"):
@@ -109,12 +118,14 @@ def _fits(value: object, kind: str) -> bool:
             isinstance(name, str) and _fits(number, "float")
             for name, number in value.items()
         )
+    # The exact type, again because of booleans.
     return type(value).__name__ == kind
 
 
-# The JSON keys of fields that are named otherwise there: agents of the first release read "task".
+# The JSON keys of fields that are named otherwise there: agents of the first release
+# read "task".
 KEYS = {"answer": "task"}
 
-# Fields added since the first release, with the values that its agents assume. They are left
-# out of the JSON at these values, so that old agents can read the plan.
+# Fields added since the first release, with the values that its agents assume. They are
+# left out of the JSON at these values, so that old agents can read the plan.
 LATER = {"stragglers": 0.0, "straggler_work": "partial", "methods": {}}

@@ -65,6 +65,8 @@ def parser() -> Parser:
         help="without TLS: anybody on the way reads and changes everything",
     )
     parser.add_argument(
+        # `fedlearn serve` starts its local agents with it, so that none outlives its
+        # coordinator.
         "--end-with-input",
         action="store_true",
         help="end when standard input does, as with whoever started this",
@@ -100,6 +102,7 @@ def _add_limits(parser: Parser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command, or ``install``, and return its exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
+    # Only `install` loads what it takes to write a service.
     if words[:1] == ["install"]:
         from fedlearn.commands import install
 
@@ -112,6 +115,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     from fedlearn.clients.device.rules import NO_RULES
 
     options = parser()
+    # No option gives rules: they stand in the owner's settings file alone.
     options.set_defaults(rules=NO_RULES)
     arguments = options.parse_args(argv)
     if arguments.settings:
@@ -153,6 +157,7 @@ def _settings(arguments: argparse.Namespace) -> AgentSettings:
         steps=arguments.steps,
         allow=tuple(arguments.allow),
         end_with_input=arguments.end_with_input,
+        # A megabyte is 2**20 bytes here.
         most_bytes=arguments.megabytes << 20,
         rules=arguments.rules,
     )
@@ -163,6 +168,8 @@ def _client(arguments: argparse.Namespace) -> int:
     from fedlearn.clients.agent.identity import read_identity
 
     client: int | None = arguments.client
+    # With TLS the certificate says who this is; a number that is given is only
+    # compared.
     if not arguments.insecure:
         identity = read_identity(arguments.state)
         if identity is not None and client not in (None, identity.client):
@@ -182,6 +189,7 @@ def _client(arguments: argparse.Namespace) -> int:
 
 def _say(text: str) -> None:
     """Print a line for whoever reads the log, and for systemd if it runs this."""
+    # At once: the line says what the agent does now.
     print(text, file=sys.stderr, flush=True)
     notify.tell(STATUS=text)
 

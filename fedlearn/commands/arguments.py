@@ -26,6 +26,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with the line."""
+        # argparse would print its usage first, which takes more than one line.
         self.exit(
             UserError.exit_code,
             f"fedlearn: {one_line(UserError(message))}; see {self.prog} --help\n",

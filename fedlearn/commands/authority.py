@@ -25,5 +25,7 @@ def require_cryptography() -> None:
 
     Only the coordinator's machine needs it, so it comes with an extra.
     """
+    # Looked for only: whoever needs the package imports it, once the arguments are
+    # known to be sound.
     if find_spec("cryptography") is None:
         raise UserError("certificates need cryptography: pip install 'fedlearn[sim]'")

@@ -70,6 +70,8 @@ def parser() -> Parser:
     parser.add_argument(
         "--with-torch",
         nargs="?",
+        # The option without a wheel asks for the registry's; None, without the option,
+        # is no torch.
         const=REGISTRY,
         metavar="WHEEL",
         help="put in a torch for boards that have none: the registry's for processors, "
@@ -126,15 +128,18 @@ def _run(arguments: argparse.Namespace) -> None:
     has_token = arguments.client is not None
     if has_token:
         _check_token(arguments)
+    # Archives with tokens are told apart by their names: each is one board's.
     client = f"-client{arguments.client}" if has_token else ""
     name = f"fedlearn-{arguments.target}-{fedlearn.__version__}{client}"
     out = arguments.out or Path(f"{name}.tar.xz")
+    # Found out before the wheels are fetched.
     folder = out.absolute().parent
     if not folder.is_dir():
         raise UserError(f"--out {out}: there is no folder '{folder}'")
     digest = _write(arguments, target, out, name)
     size = bytes_text(out.stat().st_size)
     print(f"{out}: {size}, for {target.about} with Python {target.python}")
+    # To be compared where the archive arrives.
     print(f"sha256 {digest}")
     if has_token:
         print(
@@ -163,6 +168,7 @@ def _write(arguments: argparse.Namespace, target: Target, out: Path, name: str) 
 
             token = new_token(arguments.pki, arguments.client, arguments.hours)
             texts["token"] = f"{token}\n"
+        # With a token in it, only the archive's owner may read it.
         return archive.write(out, name, texts, files, secret=has_token)
 
 
@@ -185,6 +191,7 @@ def _checked_target(arguments: argparse.Namespace) -> Target:
     """Return the target with the Python that is asked for; raises UserError."""
     from fedlearn.bundling.wheels import TARGETS
 
+    # Not by argparse's choices, whose message names no nearest target.
     if arguments.target not in TARGETS:
         raise UserError(
             f"--target {arguments.target}: there is no such target."
@@ -210,6 +217,7 @@ def _check_files(arguments: argparse.Namespace) -> None:
         if address:
             check_address(address)
     if arguments.settings:
+        # Read for its errors alone, which should show here and not on a board.
         read(arguments.settings)
     torch = arguments.with_torch
     if torch is None:
@@ -227,6 +235,7 @@ def _check_files(arguments: argparse.Namespace) -> None:
 def _check_token(arguments: argparse.Namespace) -> None:
     """Raise UserError where no token can be made for the client."""
     require_cryptography()
+    # Before any wheel is fetched: the token itself is made last.
     if arguments.client < 0 or not (arguments.pki / "ca.pem").exists():
         raise UserError(
             f"--client {arguments.client} --pki {arguments.pki}: a token needs an id "

@@ -71,6 +71,7 @@ def _fetch(names: list[str], archive: Path | None) -> None:
     if archive is not None and len(names) > 1:
         raise ConfigError("--from gives one archive, so name one data set with it")
     for name in names:
+        # Each line at once, because a download takes its time.
         fetch(name, archive, lambda line: print(line, flush=True))
 
 
@@ -78,6 +79,8 @@ def _list() -> None:
     from fedlearn.data.recipes import RECIPES
 
     for name, dataset in DATASETS.items():
+        # Sets without a recipe are bundled, drawn or the user's own: none can be
+        # fetched.
         missing = name in RECIPES and not _file(name).exists()
         hint = f" (not here: fedlearn data fetch {name})" if missing else ""
         print(f"{name:17} {dataset.about}{hint}")

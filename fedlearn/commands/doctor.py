@@ -27,6 +27,7 @@ FAILED = 1
 WIDTH = 110
 MARGIN = 20
 
+# What --json gives of a finding; programs read these names.
 KEYS = ("name", "state", "text", "fix", "figures")
 
 
@@ -91,6 +92,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from fedlearn.clients.agent.identity import check_address
     from fedlearn.clients.device.findings import FAILS
 
+    # A mistyped address is the user's mistake, not a finding.
     if arguments.coordinator:
         check_address(arguments.coordinator)
     findings = []
@@ -193,6 +195,7 @@ def _read_settings(
     from fedlearn.clients.device.guest import Guest
 
     path = arguments.settings
+    # Only root may read the installed settings; for anybody else they are as absent.
     if path is None and os.access(settings.PLACE, os.R_OK):
         path = settings.PLACE
     if path is None:
@@ -200,6 +203,8 @@ def _read_settings(
     try:
         file = settings.read(path)
     except ConfigError as error:
+        # A broken file is one finding more; the checks that follow are made all the
+        # same.
         return Finding("settings", FAILS, str(error), f"edit {path}"), {}
     text = f"'{path}' is right"
     reason = Guest(file.rules).ask()

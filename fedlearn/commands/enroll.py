@@ -62,6 +62,7 @@ def _run(arguments: argparse.Namespace) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from fedlearn.clients.agent.identity import check_address, enroll, read_token
 
+    # Before the token, which may have to come from standard input.
     check_address(arguments.coordinator)
     token = read_token(_token(arguments))
     identity = enroll(arguments.coordinator, token, arguments.state)
@@ -78,6 +79,7 @@ def _token(arguments: argparse.Namespace) -> str:
         return _token_in(arguments.token_file)
     if arguments.token != "-":
         return str(arguments.token)
+    # The program was started with standard input closed.
     if sys.stdin is None:
         raise UserError("standard input is closed; give --token-file")
     return sys.stdin.read(LONGEST_TOKEN + 1)
@@ -85,6 +87,7 @@ def _token(arguments: argparse.Namespace) -> str:
 
 def _token_in(path: Path) -> str:
     try:
+        # A file that is no text is refused as no token, without a traceback.
         with open(path, errors="replace") as file:
             return file.read(LONGEST_TOKEN + 1)
     # ValueError: a name with a null byte, which has no strerror.

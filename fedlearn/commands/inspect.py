@@ -130,12 +130,14 @@ def inspect(file: str, data: bytes) -> Inspected:
         header, message = read_message(data)
     except FormatError as error:
         raise UserError(f"'{file}': {_why_unreadable(data, str(error))}") from None
+    # The exact lengths are known to a receiver of the same model only.
     _check_lengths(file, message)
     parts = {
         "body": len(message.body),
         "buffers": len(message.buffers),
         "integers": len(message.integers),
     }
+    # What no part accounts for: the header, and the tags and lengths of the parts.
     header_bytes = len(data) - sum(parts.values()) - CHECKSUM_BYTES
     is_difference = header.kind == payload_pb2.Payload.DIFFERENCE
     return Inspected(
@@ -186,6 +188,7 @@ def _facts(payload: Inspected) -> Iterator[tuple[str, str]]:
     kind = payload.kind
     yield "kind", f"{kind.lower()}: {KINDS.get(kind, UNKNOWN)}"
     yield "format", str(payload.format)
+    # This text was not checked, and may be of any length and hold any character.
     yield "codec", f"{payload.codec[:LONGEST]}: {codec_text(payload.codec)}"
     yield "seed", str(payload.seed)
     yield "version", f"{payload.version}, {_version_owner(kind)}"
@@ -238,6 +241,7 @@ def codec_text(codec: str) -> str:
 
     Imports no codec.
     """
+    # No stage of a chain, and no config can ask for it (docs/wire.md).
     if codec == ZERO:
         return "no bytes at all: every value is 0"
     try:
@@ -265,6 +269,7 @@ def _read(name: str) -> bytes:
     try:
         _check_file(path, name)
         with path.open("rb") as file:
+            # A pipe has no size to ask for.
             if path.is_file() and path.stat().st_size > LARGEST_BYTES:
                 raise UserError(f"'{name}' is no payload: it is longer than 2 GB")
             return file.read()
@@ -280,6 +285,7 @@ def _check_file(path: Path, name: str) -> None:
         is_run = (path / LINES_FILE).exists()
         hint = " (of a run folder: fedlearn report)" if is_run else ""
         raise UserError(f"'{name}' is a folder; give the file of a payload{hint}")
+    # A pipe ends, but a device such as /dev/zero may be read for ever.
     if path.exists() and not (path.is_file() or path.is_fifo()):
         raise UserError(f"'{name}' is a device; give the file of a payload")
 
@@ -291,12 +297,15 @@ def _why_unreadable(data: bytes, reason: str) -> str:
     """
     if not data:
         return "the file is empty"
+    # These files hold models, too, so they are given by mistake.
     file_kind = _other_kind(data)
     if file_kind is not None:
         return (
             f"not a payload but {file_kind}; payloads are what clients and server "
             "exchange"
         )
+    # To the decoder bytes without a checksum at their end are no payload; their
+    # beginning says more.
     if data.startswith(BEGINNINGS) and reason.startswith("not a payload"):
         return (
             "the payload is damaged or cut short: it begins like one, but does not end "
@@ -316,6 +325,7 @@ def _other_kind(data: bytes) -> str | None:
 
 
 def _name(enum: Any, number: int) -> str:
+    # A newer sender may use a number that this version has no name for.
     return str(enum.Name(number)) if number in enum.values() else str(number)
 
 
@@ -326,6 +336,8 @@ def _finite_loss(header: Header) -> float | None:
 
 
 def _clean(words: str) -> str:
+    # Names and texts come from the payload: a terminal would obey their control
+    # characters.
     return one_line(UserError(words))
 
 

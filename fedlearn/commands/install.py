@@ -122,6 +122,7 @@ def _run(arguments: argparse.Namespace) -> None:
     for path, (text, mode) in files.items():
         _write(_below(root, path), text.encode(), mode)
         print(f"written: {_below(root, path)}")
+    # After the files: what fails before leaves the identity where it was.
     if arguments.state:
         _move(arguments.state, _below(root, STATE))
     if arguments.root:
@@ -141,10 +142,13 @@ def _files(arguments: argparse.Namespace, root: Path) -> dict[Path, tuple[str, i
         _check_system(arguments)
     settings = _settings(arguments, root)
     data = _checked(settings, arguments, root)
+    # Not resolved: in a virtual environment it is a link to the system's Python, which
+    # has no fedlearn.
     python = Path(sys.executable).absolute()
     if running:
         _check_readable([python, _package()], arguments.user)
     home = any(_is_in_home(path) for path in (python, _package(), *data))
+    # The version here says nothing of the system below --root.
     systemd = 0 if arguments.root else _systemd()
     return {
         SYSUSERS: (sysusers(arguments.user), 0o644),
@@ -159,6 +163,7 @@ def _below(root: Path, path: Path) -> Path:
 
 
 def _is_in_home(path: Path) -> bool:
+    # As named and as resolved: either may be the one that ProtectHome hides.
     return str(path).startswith(HOMES) or str(path.resolve()).startswith(HOMES)
 
 
@@ -176,6 +181,7 @@ def _start(next_start: bool) -> None:
     """Have systemd run the service; next_start: not before the device's next start."""
     from fedlearn.clients.device.unit import NAME
 
+    # The user has to be there before the service starts as that user.
     _call("systemd-sysusers", str(SYSUSERS))
     _call("systemctl", "daemon-reload")
     _call("systemctl", "enable", NAME)
@@ -185,6 +191,7 @@ def _start(next_start: bool) -> None:
     fix = (
         f"see what it says: sudo journalctl -u {NAME} -n 20, and: sudo fedlearn doctor"
     )
+    # Not `start`, which would leave a running service with the files of before.
     _call("systemctl", "restart", NAME, fix=fix)
     print(f"the agent runs; watch it: systemctl status {NAME}, journalctl -fu {NAME}")
 
@@ -234,6 +241,7 @@ def _settings(arguments: argparse.Namespace, root: Path) -> str:
         check_address(arguments.coordinator)
         values["coordinator"] = arguments.coordinator
     if arguments.data:
+        # The service has a working directory of its own.
         is_file = arguments.data.endswith(".npz")
         values["data"] = (
             str(Path(arguments.data).absolute()) if is_file else arguments.data
@@ -258,6 +266,7 @@ def _checked(text: str, arguments: argparse.Namespace, root: Path) -> list[Path]
     check_address(agent["coordinator"])
     state = arguments.state or _below(root, STATE)
     running = not (arguments.print or arguments.root)
+    # Of a system that does not run, the identity may come later.
     if running and not (agent.get("insecure") or read_identity(state)):
         raise UserError(
             f"there is no identity in '{state}'; first: {ENROLL} --state {STATE}, or "
@@ -266,6 +275,7 @@ def _checked(text: str, arguments: argparse.Namespace, root: Path) -> list[Path]
     data = Path(str(agent.get("data", "")))
     if data.suffix != ".npz":
         return []
+    # The unit has PrivateTmp=yes.
     if data.is_relative_to("/tmp"):
         raise UserError(
             f"the data '{data}' is in /tmp, which the service has for itself; put it "
@@ -280,6 +290,7 @@ def _agent_section(text: str) -> dict[str, Any]:
     """Return what settings say of the agent, read as the agent itself will read them."""
     from fedlearn.clients.device.settings import PLACE, read
 
+    # The text is not written yet, and the agent's reader takes a file.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / PLACE.name
         path.write_text(text)
@@ -294,8 +305,10 @@ def _package() -> Path:
 
 def _check_readable(paths: Iterable[Path], user: str) -> None:
     """Raise UserError where the service's user could not read what it has to run."""
+    # Found, not loaded: a torch takes time and memory.
     torch = find_spec("torch")
     torch_path = Path(torch.origin) if torch and torch.origin else None
+    # Where `pip install --user` puts things: no other user's Python looks there.
     private = Path(site.getusersitepackages())
     for path in [*paths, *([torch_path] if torch_path else [])]:
         if private in path.parents:
@@ -315,6 +328,7 @@ def _check_readable(paths: Iterable[Path], user: str) -> None:
 def _closed_part(path: Path) -> Path | None:
     """Return the file or the folder on its way that other users may not open."""
     resolved = path.resolve()
+    # The way by links and the way by folders: both have to be open.
     for part in (path, *path.parents, resolved, *resolved.parents):
         # Others' right to enter a folder, or to read a file.
         right = 0o001 if part.is_dir() else 0o004
@@ -356,6 +370,7 @@ def _move(source: Path, state: Path) -> None:
         )
     file = source / "identity.json"
     _write(state / file.name, file.read_bytes(), 0o600)
+    # Last, so that a failed write does not lose the key.
     file.unlink()
     print(f"moved: the identity of client {identity.client} to {state}")
 
@@ -371,7 +386,9 @@ def _enable(root: Path, name: str) -> None:
     wants = root / "etc/systemd/system/multi-user.target.wants"
     try:
         wants.mkdir(parents=True, exist_ok=True)
+        # A link of an earlier install would be in the way.
         (wants / name).unlink(missing_ok=True)
+        # Relative, because the root is another one when that system runs.
         (wants / name).symlink_to(f"../{name}")
     except OSError as error:
         place = error.filename or wants

@@ -54,6 +54,8 @@ def _add_names(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--name",
         action="append",
+        # Nothing given: `init` takes this machine's name, `server` those that the
+        # certificate has.
         default=[],
         metavar="NAME",
         help="a DNS name or IP address under which agents reach the coordinator; may be "
@@ -69,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     require_cryptography()
+    # Only the server's certificate is new: the agents go on trusting the same
+    # authority.
     if arguments.command == "server":
         _renew_server(arguments)
     else:

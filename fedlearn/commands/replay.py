@@ -50,6 +50,8 @@ def _run(folder: Path, quiet: bool) -> None:
     experiment = config.read(str(folder / CONFIG_FILE), changes)
     with Progress(quiet) as display:
         sha256 = replay(folder, experiment, display)
+    # Exact sums give the same bits in any order, so another hash is a fault, not a
+    # rounding.
     if sha256 != recorded_sha256:
         raise RunError(
             f"the journal leads to the model {sha256}, the run says {recorded_sha256}"
@@ -69,6 +71,7 @@ def _recorded(folder: Path) -> tuple[str, dict[str, str]]:
     try:
         summary = json.loads((folder / SUMMARY_FILE).read_text())
         manifest = json.loads((folder / MANIFEST_FILE).read_text())
+        # The summary is written at a run's end.
         return summary["model_sha256"], manifest["codec"]
     except (OSError, ValueError, KeyError):
         raise ConfigError(

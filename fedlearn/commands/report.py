@@ -104,6 +104,7 @@ def report(arguments: argparse.Namespace) -> None:
         return
     runs = [read(folder) for folder in arguments.runs]
     for run in runs:
+        # A run that is damaged or goes on is shown as far as it can be read.
         for problem in run.problems:
             print(f"warning: {run.folder}: {problem}", file=sys.stderr)
     table = rows(runs, arguments.target)
@@ -115,6 +116,7 @@ def report(arguments: argparse.Namespace) -> None:
         _print_profiles(runs)
     if arguments.tensorboard:
         _write_events(runs, arguments.tensorboard)
+    # With --csv the reader is a program, which asked for no page.
     if arguments.out or not arguments.csv:
         _note(f"page: {_page(runs, table, arguments)}")
 
@@ -145,6 +147,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError("--results is for --experiments")
     elif not arguments.runs:
         raise UserError("name the folder of a run, or give --experiments")
+    # Two spellings of one folder are one run.
     folders = [folder.resolve() for folder in arguments.runs]
     for position, folder in enumerate(arguments.runs):
         if folders[position] in folders[:position]:
@@ -175,6 +178,7 @@ def _print_profiles(runs: list[RunRecord]) -> None:
     from fedlearn.reporting.profile_text import of_run
 
     for run, label in zip(runs, labels(runs), strict=True):
+        # One run needs no name.
         title = f"{label}. " if len(runs) > 1 else ""
         print(f"\n{title}{of_run(run)}", end="")
 

@@ -144,6 +144,7 @@ def _run(arguments: argparse.Namespace) -> int:
     chosen = _chosen(arguments)
     pairs = [(choice.reproduction, choice.seeds) for choice in chosen]
     plan = planned(pairs, arguments.runs, arguments.stale)
+    # Before the first run, and before --fresh removes any.
     _check_data(plan, arguments.fetch)
     if arguments.fresh:
         _remove_runs(plan)
@@ -152,10 +153,12 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         failed = _make(plan, arguments)
     except KeyboardInterrupt:
+        # Standard error may be closed by now; the exit code tells all the same.
         with contextlib.suppress(OSError):
             _note(f"fedlearn: interrupted; to go on: {_again(arguments)}")
         return INTERRUPTED
     finally:
+        # `main` may be called in a program that handles the signal itself.
         signal.signal(signal.SIGTERM, handler)
     _report(chosen, plan, failed, arguments)
     return 0
@@ -169,7 +172,9 @@ def _note(text: str) -> None:
 def _again(arguments: argparse.Namespace) -> str:
     """Return the command that goes on; not anew, and with the data there."""
     words = ["fedlearn", "reproduce", *arguments.names]
+    # Defaults come from the parser, so that only what was changed is repeated.
     options = parser()
+    # Not --fresh, which would drop what is done, nor --fetch, which is done.
     for name in ("tier", "jobs", "runs", "results"):
         value = getattr(arguments, name)
         if value != options.get_default(name):
@@ -189,6 +194,7 @@ def _chosen(arguments: argparse.Namespace) -> list[Chosen]:
     from fedlearn.claims.reading import read, shipped
 
     chosen: dict[str, Chosen] = {}
+    # A name that is given twice is run once.
     for name in dict.fromkeys(arguments.names or shipped()):
         reproduction = read(name, arguments.set)
         if reproduction.name in chosen:
@@ -201,6 +207,8 @@ def _chosen(arguments: argparse.Namespace) -> list[Chosen]:
             chosen[reproduction.name] = choice
     if not chosen:
         raise ConfigError(f"no claims are shipped in tier {arguments.tier or 'ci'}")
+    # All of them before the first run: a wrong name must not end the command hours
+    # later.
     for choice in chosen.values():
         for variant in choice.reproduction.variants.values():
             check_names(variant.experiment)
@@ -211,6 +219,8 @@ def _choice(
     name: str, reproduction: Reproduction, arguments: argparse.Namespace
 ) -> Chosen:
     """Return how a reproduction is run; without seeds where its tier is not asked for."""
+    # Whoever names claims wants to see them run, even where their shortest tier is a
+    # long one.
     shortest = reproduction.tier
     tier = arguments.tier or (shortest if arguments.names else "ci")
     seeds = reproduction.seeds_in(tier)
@@ -258,6 +268,7 @@ def _remove_runs(plan: RunPlan) -> None:
     from fedlearn.records.writing import owned
 
     for run in plan.values():
+        # Its process would go on writing into a folder that is gone.
         if owned(run.folder):
             raise ConfigError(
                 f"--fresh: another process is writing to {run.folder}; end it, or leave "
@@ -272,6 +283,8 @@ def _make(plan: RunPlan, arguments: argparse.Namespace) -> dict[Path, str]:
     from fedlearn.claims.results import default_folder, longest_first
     from fedlearn.claims.watching import Watching
 
+    # Longest first: otherwise the last one would run alone while the other jobs are
+    # idle.
     runs = longest_first(plan, arguments.results or default_folder())
     jobs = arguments.jobs
     if not arguments.quiet:
@@ -339,6 +352,7 @@ def _add(
             )
     if arguments.stale and of_other_source(result):
         table.notes.append(f"{name}: made by other source than this")
+    # A short tier's figures say less, so they never replace a longer one's.
     if not arguments.set and not store(results, result):
         table.notes.append(f"{name}: RESULTS.md keeps its figures of a longer tier")
 
@@ -358,6 +372,7 @@ def _judged(
         for seed in choice.seeds:
             run = plan[reproduction.name, variant, seed]
             if run.folder in failed:
+                # A run that failed costs its own claims only; the others are judged.
                 reasons[variant, seed] = failed[run.folder]
             else:
                 runs[variant, seed] = (run, read(run.folder))

@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     require_cryptography()
+    # Loaded after the check, which says how to install what is missing.
     from fedlearn.server.tokens import revoke
 
     for client in arguments.clients:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fedlearn.commands.arguments import Parser, add_config, add_quiet
 
+# The codes are those of fedlearn.errors, and the shells' after Ctrl-C.
 EPILOG = (
     "exit codes: 0 done, 2 wrong input, 3 the run failed, "
     "4 an [expect] line does not hold, 130 interrupted"

@@ -140,6 +140,7 @@ def _check(arguments: argparse.Namespace) -> None:
     """Raise ConfigError for options that do not go together, or are out of range."""
     if arguments.insecure and arguments.pki:
         raise ConfigError("--insecure and --pki exclude each other")
+    # Local agents get an authority of the run's own, if none is given.
     if not (arguments.insecure or arguments.pki or arguments.local_agents):
         raise ConfigError(
             "agents are known by certificates: make an authority with 'fedlearn pki "
@@ -149,6 +150,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigError(
             f"--local-agents {arguments.local_agents}: from 0 to {MOST_LOCAL_AGENTS}"
         )
+    # Found out here, where the command that makes one can be named.
     if arguments.pki and not (arguments.pki / "ca.pem").exists():
         raise ConfigError(
             f"--pki: there is no authority in '{arguments.pki}'; make one: "
@@ -171,6 +173,7 @@ def _again(arguments: argparse.Namespace) -> str:
         value = getattr(arguments, name)
         if value != default:
             words += [_option(name), str(value)]
+    # Apart from the others, because it has no value to repeat.
     if arguments.insecure:
         words.append("--insecure")
     return shlex.join(words)
@@ -187,6 +190,7 @@ def _options(arguments: argparse.Namespace) -> ServeOptions:
         insecure=arguments.insecure,
         local_agents=arguments.local_agents,
         metrics_port=arguments.metrics_port,
+        # --log is the stronger wish: it asks for lines, --quiet for none by default.
         shown=arguments.log or ("nothing" if arguments.quiet else "notes"),
     )
 

@@ -82,6 +82,8 @@ def _run_in_folder(
 
 def _run_profiled(arguments: argparse.Namespace) -> None:
     """Run with a profile, and print it once the run's own figures are shown."""
+    # A list for `execute` to fill: only the run knows its folder, and it may raise
+    # after.
     finished: list[Path] = []
 
     def execute(
@@ -93,6 +95,7 @@ def _run_profiled(arguments: argparse.Namespace) -> None:
         finished.append(folder.path)
         return summary
 
+    # The run that goes on should be measured as this one is.
     option = "--trace" if arguments.trace else "--profile"
     try:
         _run_in_folder(arguments, execute, f"{RESUME_COMMAND} {option}")
@@ -112,6 +115,7 @@ def _print_profile(path: Path) -> None:
 def _simulate(
     experiment: Experiment, folder: RunFolder, display: Progress, resume: bool
 ) -> dict[str, Any]:
+    # Imported once the config is known to be sound, as in `serve`.
     from fedlearn.runs.simulation import simulate
 
     return simulate(experiment, folder, display, resume)

@@ -62,6 +62,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.url and arguments.run:
         raise ConfigError("give the folder of a run or --url, not both")
     if arguments.url:
+        # A run elsewhere has no folder here.
         status = of_coordinator(arguments.url)
     else:
         status = of_folder(arguments.run or _newest_run())
@@ -82,6 +83,7 @@ def _newest_run() -> Path:
 
 def text(status: Status) -> str:
     """Return a status for people: one line per fact, then what went wrong lately."""
+    # Some texts come from agents: a terminal would obey their control characters.
     lines = [f"{name:<10}{printable(fact)}" for name, fact in _facts(status)]
     if status.lately:
         lines.append("lately")
@@ -130,9 +132,11 @@ def _trouble_line(trouble: Trouble) -> str:
 def _ago(moment: str) -> str:
     """Return how long ago a moment was (UTC, ISO 8601), "-" for text that is none."""
     try:
+        # Only to the second, and without the zone, which is always UTC.
         then = calendar.timegm(time.strptime(moment[:19], "%Y-%m-%dT%H:%M:%S"))
     except ValueError:
         return "-"
+    # A coordinator elsewhere may have a clock that is ahead of ours.
     elapsed = time_text(max(0, time.time() - then))
     return f"{elapsed.replace(' min', ' m')} ago"
 

@@ -50,6 +50,7 @@ def _run(arguments: argparse.Namespace) -> None:
     require_cryptography()
     from fedlearn.server.tokens import new_token
 
+    # Nothing but the token: it may be piped into `fedlearn enroll --token -`.
     print(new_token(arguments.pki, arguments.client, arguments.hours))
 
 

@@ -100,6 +100,8 @@ def _add_subject(parser: Parser) -> None:
     """Add what is searched, and for what."""
     add_config(parser)
     parser.add_argument(
+        # Neither this nor --search has a default, for --resume has to know what was
+        # given.
         "--set",
         action="append",
         metavar="SECTION.KEY=VALUE",
@@ -176,6 +178,7 @@ def _run(arguments: argparse.Namespace) -> None:
         if value is not None and value < minimum:
             raise ConfigError(f"--{name} {value}: at least {minimum}")
     tuning = _tuning(arguments)
+    # Before the folder is made: a wrong name or a missing package leaves no trace.
     _check_ends(tuning)
     if tuning.settings.sampler != "grid":
         from fedlearn.tuning.sampling import require_optuna
@@ -210,6 +213,7 @@ def _check_ends(tuning: Tuning) -> None:
     from fedlearn.tuning.space import with_values
 
     for axis in tuning.space:
+        # A sampler may come to the end of a range late in the search.
         for value in axis.ends():
             place = f"{axis.key} = {axis.text}"
             check_names(with_values(tuning.base, {axis.key: value}, place))
@@ -252,6 +256,7 @@ def _newest_search() -> Path:
         raise ConfigError(
             "--resume: there is no search in runs/; name its folder with --out"
         )
+    # The settings are written when a search begins or goes on.
     return max(files, key=lambda file: file.stat().st_mtime).parent
 
 
@@ -312,6 +317,7 @@ def _settings(
         rounds=arguments.rounds,
         trials=trials,
         jobs=arguments.jobs or 1,
+        # 0 is a seed, so `or` would be wrong.
         seed=base.experiment.seed if seed is None else seed,
     )
 
@@ -331,6 +337,7 @@ def _resumed(path: Path, arguments: argparse.Namespace) -> Tuning:
         raise ConfigError(
             "--trials: the search is a grid, which has its number of points"
         )
+    # Not the CONFIG that the search began with, which may have changed since.
     base = config.read(str(path / BASE))
     space = tuple(
         parse(key, text, f"{path}: {key} = {text}")
@@ -338,6 +345,7 @@ def _resumed(path: Path, arguments: argparse.Namespace) -> Tuning:
     )
     settings = replace(
         settings,
+        # The number can only grow: what was tried stays tried.
         trials=max(arguments.trials or 0, settings.trials),
         jobs=arguments.jobs or settings.jobs,
     )
@@ -362,15 +370,19 @@ def _search(tuning: Tuning, say: Say) -> None:
     from fedlearn.records.writing import RunFolder
 
     path = tuning.path
+    # Noted before they are made, so that `_clear` removes these and no other.
     new_folders = [p for p in (path, *path.parents) if not p.exists()]
     with contextlib.closing(RunFolder(path)) as folder:
         search = _begun(tuning, folder, say)
         try:
             search.go()
+        # The first trial tells what the config's check cannot, such as a model that
+        # does not fit.
         except UserError:
             if tuning.fresh:
                 _clear(path, new_folders)
             raise
+        # Ctrl-C, too: the trials that have ended are worth their results.
         except BaseException:
             _write_ended(search)
             say(f"to go on: fedlearn tune --resume --out {shlex.quote(str(path))}")

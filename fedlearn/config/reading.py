@@ -30,8 +30,8 @@ _TOML_WORDS = {
     "model_type": "Input should be a table of keys",
 }
 
+# A key by its tables: ("data", "partition", "kind").
 KeyPath = tuple[str, ...]
-"""A key by its tables: ("data", "partition", "kind")."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SHIPPED.glob("*.toml"))}
 
 
+# Changes of single keys: texts ``section.key=value``, or a mapping of keys to values.
 Overrides = Sequence[str] | Mapping[str, Any]
-"""Changes of single keys: texts ``section.key=value``, or a mapping of keys to values."""
 
 
 class Experiment(Tables):
@@ -69,8 +69,8 @@ class Experiment(Tables):
         return read(self, changes)
 
 
+# What an experiment is read from; see `Experiment.read`.
 ConfigSource = str | Path | Mapping[str, Any] | Experiment | None
-"""What an experiment is read from; see `Experiment.read`."""
 
 
 def read(config: ConfigSource, overrides: Overrides = ()) -> Experiment:
@@ -80,6 +80,7 @@ def read(config: ConfigSource, overrides: Overrides = ()) -> Experiment:
     Raises ConfigError naming the place and the nearest valid key.
     """
     if isinstance(config, Experiment):
+        # Checked again from its tables, because a changed key may contradict another.
         config = config.model_dump()
     if isinstance(config, Mapping):
         return checked(config, "the config", "", overrides)
@@ -120,6 +121,7 @@ def checked(
 
     name, text: the file's, which locate errors in it. Raises ConfigError.
     """
+    # The caller's table stays as it is.
     changed = copy.deepcopy(dict(table))
     places: dict[KeyPath, str] = {}
     if isinstance(overrides, Mapping):
@@ -146,6 +148,7 @@ def validate(
     try:
         return Experiment.model_validate(table)
     except ValidationError as error:
+        # One at a time: an error of a command is one line.
         first = error.errors()[0]
         key = tuple(str(part) for part in first["loc"])
         location = place(key, name, text, places or {})
@@ -186,6 +189,8 @@ def _config_path(config: str | None) -> Path:
 
 def _override(table: dict[str, Any], override: str, places: dict[KeyPath, str]) -> None:
     """Set one key of a table, and note the override as the key's place."""
+    # Python hands over bytes that are no UTF-8 as lone surrogates, which the run
+    # folder's config.toml could not hold.
     if override != override.encode(errors="replace").decode():
         raise ConfigError(f"--set {override!a}: the value is not UTF-8 text")
     dotted_key, equals, value = override.partition("=")
@@ -242,6 +247,7 @@ def _explanation(key: KeyPath, error: Mapping[str, Any]) -> str:
         return f"[{key[0]}] {key[1]}: '{value}' is called '{word}' now"
     message = _TOML_WORDS.get(error["type"])
     if message is None:
+        # pydantic puts these words before the text of our own checks.
         message = str(error["msg"]).removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     # Of a whole table the message says enough.
@@ -275,6 +281,7 @@ def _line(key: Sequence[str], text: str) -> int | None:
     """Return the line of a key in TOML text; of its innermost table where it has none."""
     deepest = 0
     line_number = None
+    # tomllib keeps no line numbers, so the text is searched for them.
     for number, path in _keys_by_line(text):
         if tuple(key[: len(path)]) == path and len(path) > deepest:
             deepest = len(path)

@@ -19,6 +19,7 @@ def to_toml(experiment: Tables) -> str:
     Reading the text gives the same experiment.
     """
     lines: list[str] = []
+    # TOML has no null: a key without a value is left out.
     _add_table(experiment.model_dump(exclude_none=True), (), lines)
     return "\n".join(lines).strip() + "\n"
 
@@ -47,6 +48,7 @@ def _key(key: str) -> str:
 
 def toml_value(value: Any) -> str:
     """Return a value in TOML: numbers, booleans, strings, times, and lists or tables."""
+    # Before the numbers, because Python counts its booleans among them.
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
@@ -58,6 +60,8 @@ def toml_value(value: Any) -> str:
         return "{" + ", ".join(pairs) + "}"
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
+    # The shortest digits that read back as the same number; inf and nan are TOML's
+    # words, too.
     return repr(value)
 
 

@@ -103,6 +103,8 @@ def build(
 
     label = f"model '{name}'"
     factory = find("model", name, MODELS)
+    # A module that exists is callable, too, but its weights do not follow from the
+    # seed.
     if isinstance(factory, torch.nn.Module) or not callable(factory):
         kind = type(factory).__name__
         raise ModelError(
@@ -111,10 +113,13 @@ def build(
         )
 
     shape = {"input_shape": input_shape, "classes": classes}
+    # Only the CPU's generator is kept and seeded, because models are built there:
+    # torch.manual_seed would seed every GPU's as well.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, "init"))
         try:
             module: nn.Module = call(label, factory, options, shape)
+        # An unknown option is named by `call`, in one sentence already.
         except UserError:
             raise
         # The factory may be a user's, and options may be of any type.

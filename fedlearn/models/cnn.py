@@ -26,6 +26,7 @@ class CNN(nn.Module):
     def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
         """Make the layers; raises ModelError for other data than images."""
         super().__init__()
+        # Two poolings leave nothing of a smaller image.
         channels, height, width = image("cnn", input_shape, minimum=4)
         self.conv1 = nn.Conv2d(channels, 32, 5, padding=2)
         self.conv2 = nn.Conv2d(32, 64, 5, padding=2)
@@ -60,6 +61,7 @@ class SmallCNN(nn.Module):
     def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
         """Make the layers; raises ModelError for other data than images."""
         super().__init__()
+        # Two poolings leave nothing of a smaller image.
         channels, height, width = image("cnn-small", input_shape, minimum=4)
         self.conv1 = nn.Conv2d(channels, 16, 3, padding=1)
         self.conv2 = nn.Conv2d(16, 32, 3, padding=1)
@@ -70,6 +72,7 @@ class SmallCNN(nn.Module):
         # Near zero, so that the first scores favour no class.
         nn.init.normal_(self.output.weight, std=0.01)
         for parameter in self.parameters():
+            # Only biases have one dimension: this model has no normalisation.
             is_bias = parameter.dim() == 1
             if is_bias:
                 nn.init.zeros_(parameter)
@@ -97,6 +100,7 @@ class LeNet(nn.Module):
     def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
         """Make the layers; raises ModelError for other data than images."""
         super().__init__()
+        # Without padding, nothing is left of an image of 15 pixels.
         channels, height, width = image("lenet", input_shape, minimum=16)
         self.conv1 = nn.Conv2d(channels, 6, 5)
         self.conv2 = nn.Conv2d(6, 16, 5)

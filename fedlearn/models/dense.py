@@ -23,6 +23,7 @@ class Logistic(nn.Module):
     def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
         """Make the layer; ``input_shape`` is of one sample."""
         super().__init__()
+        # Whatever its shape, a sample is a vector of D numbers here.
         self.linear = nn.Linear(prod(input_shape), classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,6 +45,7 @@ class TwoNN(nn.Module):
     ) -> None:
         """Make the layers; raises ModelError unless the width is a whole number >= 1."""
         super().__init__()
+        # torch's own message would not name the option.
         whole("2nn", "width", width)
         self.hidden1 = nn.Linear(prod(input_shape), width)
         self.hidden2 = nn.Linear(width, width)
@@ -51,6 +53,7 @@ class TwoNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the class scores (B, K)."""
+        # From the second axis on: the first is the batch.
         x = self.hidden1(x.flatten(1)).relu()
         x = self.hidden2(x).relu()
         scores: Tensor = self.output(x)

@@ -50,6 +50,7 @@ def check_fit(
             f"{_fix(output_shape, expected_shape)}"
         )
 
+    # After the dry run, because torch's lazy layers have no shapes before it.
     if not layout(module).trained:
         raise ModelError(
             f"{label} has no parameter to train; "
@@ -62,6 +63,7 @@ def _dry_run(
 ) -> tuple[int, ...]:
     """Return the shape of the output for zero samples; raises ModelError without one."""
     modes = [(layer, layer.training) for layer in module.modules()]
+    # Text is looked up in an embedding, which takes whole numbers.
     dtype = torch.int64 if modality == "text" else torch.float32
     zeros = torch.zeros(PROBE, *input_shape, dtype=dtype)
     # No update of BatchNorm's statistics, and no dropout.
@@ -78,6 +80,8 @@ def _dry_run(
         ) from error
     finally:
         for layer, training in modes:
+            # Not by train(), which sets all layers alike: a user may keep one in
+            # evaluation mode.
             layer.training = training
     if not isinstance(output, torch.Tensor):
         raise _wrong_output(label, f"a {type(output).__name__}")

@@ -16,6 +16,7 @@ def reason(error: Exception) -> str:
 
     torch's own texts may run over many lines.
     """
+    # The kind is told, too: some texts say little, such as a KeyError's.
     kind = type(error).__name__
     lines = str(error).strip().splitlines()
     if not lines:

@@ -39,11 +39,13 @@ class CharLSTM(nn.Module):
         whole("lstm-char", "width", width)
         whole("lstm-char", "layers", layers)
         self.embedding = nn.Embedding(classes, embedding)
+        # Samples come as (B, T); torch's own order is (T, B).
         self.lstm = nn.LSTM(embedding, width, layers, batch_first=True)
         self.output = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the scores of the next byte at every position (B, T, K)."""
+        # The last state is dropped: each line begins with an empty one.
         hidden, _ = self.lstm(self.embedding(x))
         scores: Tensor = self.output(hidden)
         return scores

@@ -41,6 +41,7 @@ class InvertedResidual(nn.Module):
             nn.Conv2d(wide, wide, 3, stride, padding=1, groups=wide, bias=False),
             norms.normalise(norm, wide),
             nn.ReLU6(),
+            # No ReLU after the way down: the paper's bottlenecks are linear.
             nn.Conv2d(wide, out, 1, bias=False),
             norms.normalise(norm, out),
         )
@@ -84,6 +85,7 @@ class SmallMobileNet(nn.Module):
         blocks: list[nn.Module] = []
         block_in = width
         for width_at_16, stride in STAGES:
+            # A narrow width must not round a block away.
             block_out = max(1, width_at_16 * width // 16)
             block_expansion = expansion if blocks else 1
             block = InvertedResidual(block_in, block_out, stride, block_expansion, norm)

@@ -37,4 +37,5 @@ def normalise(kind: str, channels: int) -> nn.Module:
     """
     if kind == "batch":
         return nn.BatchNorm2d(channels)
+    # GroupNorm refuses a number of groups that does not divide the channels.
     return nn.GroupNorm(gcd(GROUPS, channels), channels)

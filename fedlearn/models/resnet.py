@@ -40,6 +40,7 @@ class ResidualBlock(nn.Module):
         """Return the block's output."""
         y = self.norm1(self.conv1(x)).relu()
         y = self.norm2(self.conv2(y))
+        # Added before the last ReLU, as in the paper.
         y = y + self.shortcut(x)
         activated: Tensor = y.relu()
         return activated
@@ -72,6 +73,7 @@ class SmallResNet(nn.Module):
         whole("resnet-small", "width", width)
         whole("resnet-small", "blocks", blocks)
         norms.check("resnet-small", norm)
+        # 3x3 without stride or pooling, as in the paper's network for small images.
         self.stem = nn.Sequential(
             nn.Conv2d(channels, width, 3, padding=1, bias=False),
             norms.normalise(norm, width),

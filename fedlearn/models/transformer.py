@@ -85,6 +85,7 @@ class CharTransformer(nn.Module):
         whole("transformer-char", "layers", layers)
         whole("transformer-char", "width", width)
         whole("transformer-char", "heads", heads)
+        # Each head takes an equal part; sines and cosines take a half each.
         if width % heads or width % 2:
             raise ModelError(
                 f"model 'transformer-char': width {width} must be even "
@@ -103,9 +104,11 @@ class CharTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the scores of the next byte at every position (B, T, K)."""
+        # One mask serves all blocks and heads.
         mask = visible(x)
         hidden = self.embedding(x)
         _, length, width = hidden.shape
+        # They are fixed, so they are made anew, and no state carries them.
         hidden = hidden + positions(length, width).to(hidden)
         for block in self.blocks:
             hidden = block(hidden, mask)

@@ -41,6 +41,7 @@ def write_comparison(
     1, drawn as a line. Raises RecordError when the page cannot be written.
     """
     names = labels(runs)
+    # Pictures become part of the page, so their files need not stay.
     with tempfile.TemporaryDirectory() as folder:
         plots = overlays(runs, names, target, Path(folder))
         figures = [picture(path, caption) for path, caption in plots]
@@ -114,6 +115,7 @@ def _overlay(
     target: float,
     over: Literal["rounds", "bytes"],
 ) -> None:
+    # Two names a line, rounded up.
     legend_lines = -(-len(curves) // 2)
     height = PICTURE_HEIGHT + LEGEND_LINE_HEIGHT * legend_lines
     with style.canvas(path, title, height=height) as (figure, axes):
@@ -123,6 +125,7 @@ def _overlay(
                 x = curve.rounds
             look = style.line_style(position, len(curve.rounds))
             axes.plot(x, curve.accuracy, label=style.literal(name), **look)
+        # matplotlib draws curves at zorder 2, so the target lies behind them.
         axes.axhline(target, color=style.GREY, linewidth=1, zorder=1)
         if over == "rounds":
             style.round_axis(axes)

@@ -75,6 +75,7 @@ def _folder_name(label: str) -> str:
     """Return a label as the name of a folder: no separators, not hidden, not empty."""
     name = ""
     for letter in label:
+        # Labels hold names from a config, which may have separators in them.
         name += letter if letter.isalnum() or letter in "-_." else "_"
     return name.lstrip(".") or "run"
 

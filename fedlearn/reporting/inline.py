@@ -33,7 +33,9 @@ def figure(runs: Sequence[RunRecord]) -> Figure:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
+    # For this figure alone: the user's own plots keep their look.
     with rc_context(style.SETTINGS):
+        # Not pyplot's, which stays open: a notebook would show it a second time.
         drawn = Figure(figsize=(_WIDTH, _HEIGHT), facecolor="white")
         over_rounds, over_bytes = drawn.subplots(1, 2)
         all_bytes: list[float] = []
@@ -102,10 +104,12 @@ def _picture(runs: Sequence[RunRecord]) -> object:
     """Return the plot of runs as an image element, its bytes inside; "" without matplotlib."""
     try:
         drawn = figure(runs)
+    # Without the extra's matplotlib the figures are shown all the same.
     except ImportError:
         return ""
     buffer = io.BytesIO()
     drawn.savefig(buffer, format="png", dpi=96)
+    # Inside the page, because a notebook is one file.
     data = base64.b64encode(buffer.getvalue()).decode()
     return element(
         "img", src=f"data:image/png;base64,{data}", alt="accuracy of the runs"

@@ -27,6 +27,7 @@ def in_notebook() -> bool:
         shell = get_ipython()  # type: ignore[name-defined]
     except NameError:
         return False
+    # IPython in a terminal has the function, but no kernel.
     return hasattr(shell, "kernel")
 
 
@@ -81,7 +82,8 @@ class NotebookDisplay:
         tally = self._tally
         clients = ""
         if tally.clients_total and tally.round < tally.rounds:
-            clients = f"round {tally.round + 1}: {tally.clients_done} of {tally.clients_total} clients"
+            progress = f"{tally.clients_done} of {tally.clients_total} clients"
+            clients = f"round {tally.round + 1}: {progress}"
         page = element(
             "div",
             element("strong", self._title),

@@ -186,6 +186,7 @@ def tiles(run: RunRecord, figures: Results) -> Html:
     if figures.best_round is not None:
         best = f"in round {figures.best_round}"
     comparison = against_raw(figures.bytes_raw, figures.bytes_total)
+    # Twelve digits tell runs apart; the whole hash shows on hovering.
     digest = element(
         "code", figures.model_sha256[:12] or MISSING, title=figures.model_sha256
     )
@@ -228,6 +229,7 @@ def _parameters(run: RunRecord) -> float | None:
     recorded = finite(run.summary, "parameters")
     if recorded is not None:
         return recorded
+    # An unfinished run has no summary, but its manifest is written at the start.
     return finite(section(run.manifest, "model"), "parameters")
 
 

@@ -120,6 +120,8 @@ class Progress:
 
 def _display_for(stream: TextIO, facts: Mapping[str, Any], tally: RunTally) -> _Display:
     """Return a table in a notebook, the live display on a terminal, else plain lines."""
+    # Asked first, because a notebook's standard output is no terminal: it would get
+    # plain lines.
     if in_notebook():
         return NotebookDisplay(facts, tally)
     if _can_be_redrawn(stream):

@@ -41,6 +41,7 @@ class Header:
     seed: int = 0
     examples: int = 0
     train_loss: float | None = None
+    # Without a base 0, which takes no bytes in a payload.
     base_digest: bytes = bytes(8)
     residual: int = NO_FEEDBACK
     metrics: Mapping[str, Metric] = field(default_factory=dict)
@@ -64,6 +65,7 @@ class Header:
     @classmethod
     def of(cls, message: payload_pb2.Payload) -> Header:
         """Return what a message says; raises FormatError for metrics that are none."""
+        # A loss of 0 is sent; one that was never computed is not.
         loss = message.train_loss if message.HasField("train_loss") else None
         return cls(
             kind=message.kind,
@@ -82,6 +84,7 @@ class Header:
 def check_header(message: payload_pb2.Payload) -> None:
     """Raise FormatError for what no sender of this format writes."""
     states = (NO_FEEDBACK, FRESH, CARRIED)
+    # Metrics come from code of the user's; the bound is the receiver's protection.
     if len(message.metrics) > METRICS or message.residual not in states:
         raise FormatError(
             f"{len(message.metrics)} metrics (at most {METRICS}), "
@@ -102,6 +105,7 @@ def _to_metric(name: str, value: Metric) -> payload_pb2.Payload.Metric:
     return payload_pb2.Payload.Metric(
         name=name,
         values=values,
+        # Values travel as doubles, so the receiver is told which were whole numbers.
         whole=all(isinstance(number, int) for number in values),
         list=isinstance(value, list),
     )

@@ -59,6 +59,7 @@ def raw_length(layout: Layout, header: Header) -> int:
     header: of that payload.
     """
     buffers = layout.buffers_at.size
+    # Only sizes count, so zeros stand for any values.
     empty_integers = np.zeros(layout.integers, np.int64)
     empty_buffers = np.zeros(buffers, np.float32)
     message = _message(layout, header, empty_integers, empty_buffers)
@@ -73,6 +74,7 @@ def encode_model(
     Raises PayloadError as `encode` does.
     """
     _check_finite(state.floats)
+    # The digest follows once the floats are decoded.
     header = Header(SNAPSHOT, rounds_done, bytes(8), canonical(codec), seed)
     body = _encode_body(layout, header, state.floats, None)
     # Decoded here as receivers do: the digest is of what they will hold.
@@ -117,6 +119,7 @@ def encode_difference(
     body = _encode_body(layout, header, change, moved)
     buffers = target.floats[layout.buffers_at]
     floats = _arrive(layout, header, body, base.floats, buffers, moved)
+    # Nothing changes, so nothing is hashed again.
     arrived_digest = base_digest if codec == ZERO else digest(floats)
     header = replace(header, digest=arrived_digest)
     return _seal(layout, header, target, body), header, State(floats, target.integers)
@@ -137,11 +140,13 @@ def decode_difference(
     """
     payload = _open(layout, data, (DIFFERENCE,))
     header = payload.header
+    # Before the body is decoded: from another base it leads to another model.
     if header.base_digest != base_digest:
         raise SchemaError(
             "the difference is against another model than the one held here"
         )
     floats = _arrive(layout, header, payload.body, base, payload.buffers, moved)
+    # Both ends computed the same bits, or one of them is at fault.
     if digest(floats) != header.digest:
         raise FormatError(
             "the model arrived at differs from the one that was sent: "
@@ -239,6 +244,7 @@ def _open(layout: Layout, data: Bytes, kinds: tuple[int, ...]) -> _Opened:
     return _Opened(
         Header.of(message),
         body,
+        # Copies: what lies in a message cannot be written to.
         np.frombuffer(message.buffers, "<f4").astype(np.float32),
         np.frombuffer(message.integers, "<i8").astype(np.int64),
     )
@@ -269,6 +275,7 @@ def _encode_body(
     """Return the trained ones of the floats (P,) as the header's codec encodes them."""
     trained = floats[layout.trained_at]
     if header.codec == RAW:
+        # No copy where the floats are in one piece and little-endian.
         return np.ascontiguousarray(trained, "<f4").view(np.uint8).data
     context = _context(layout, moved)
     return find_codec(header.codec).encode(trained, header.seed, context)
@@ -307,6 +314,7 @@ def _decode_floats(
 
 def _context(layout: Layout, moved: NDArray[np.float32] | None) -> Context:
     """Return what a codec may know: the shapes, and the movement of trained floats."""
+    # A codec never sees buffers, so their movement would be out of place.
     trained = None if moved is None else moved[layout.trained_at]
     return Context(layout.trained_shapes, trained)
 
@@ -327,6 +335,7 @@ def _arrive(
     change = Change(floats, np.empty(0, np.int64))
     if not math.isfinite(change.largest):
         raise FormatError(_NOT_FINITE)
+    # What overflows is found by the check at the end, as an error of ours.
     with np.errstate(over="ignore", invalid="ignore"):
         arrived = change.after(base)
     # Buffers travel as values, which replace those held.
