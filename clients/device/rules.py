@@ -172,6 +172,7 @@ def limits(rules: Rules, zone: Zone) -> tuple[float, float]:
     elif zone.stops_c is not None:
         hot = min(HOT_C, zone.stops_c - BELOW_STOP_C)
     # The owner's cool_c may lie above a zone's own limit, and would undo hysteresis.
+    cool = hot - COOLER_C if rules.cool_c is None else rules.cool_c
     return hot, min(cool, hot)
 
 
