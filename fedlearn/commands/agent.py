@@ -13,6 +13,7 @@ from fedlearn.clients.device import notify
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import UserError
 
+# For types alone: what a command needs is imported when it runs, so --help is quick.
 if TYPE_CHECKING:
     from fedlearn.clients.agent.agent import AgentSettings
 
@@ -112,6 +113,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     from fedlearn.clients.device.rules import NO_RULES
 
     options = parser()
+    # The settings file's rules replace these; without a file no rule says no.
     options.set_defaults(rules=NO_RULES)
     arguments = options.parse_args(argv)
     if arguments.settings:
@@ -133,6 +135,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from fedlearn.clients.agent.agent import Agent
     from fedlearn.clients.agent.identity import check_address
 
+    # Before anything is made: a bad address is the owner's most frequent mistake.
     check_address(arguments.coordinator)
     if arguments.megabytes < 1:
         raise UserError(f"--megabytes {arguments.megabytes}: a number from 1")
@@ -153,6 +156,7 @@ def _settings(arguments: argparse.Namespace) -> AgentSettings:
         steps=arguments.steps,
         allow=tuple(arguments.allow),
         end_with_input=arguments.end_with_input,
+        # MiB: people think of payloads in megabytes.
         most_bytes=arguments.megabytes << 20,
         rules=arguments.rules,
     )
@@ -182,6 +186,7 @@ def _client(arguments: argparse.Namespace) -> int:
 
 def _say(text: str) -> None:
     """Print a line for whoever reads the log, and for systemd if it runs this."""
+    # Flushed: under systemd the log is a pipe, which holds lines back.
     print(text, file=sys.stderr, flush=True)
     notify.tell(STATUS=text)
 

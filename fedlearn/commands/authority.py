@@ -25,5 +25,6 @@ def require_cryptography() -> None:
 
     Only the coordinator's machine needs it, so it comes with an extra.
     """
+    # Looked for and not imported, which would take longer.
     if find_spec("cryptography") is None:
         raise UserError("certificates need cryptography: pip install 'fedlearn[sim]'")

@@ -51,6 +51,7 @@ def parser() -> Parser:
     parser.add_argument(
         "--target",
         required=True,
+        # Not `choices`: `_checked_target` also says which name is near.
         metavar="{" + ",".join(TARGETS) + "}",
         help="what it is for",
     )
@@ -122,6 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     target = _checked_target(arguments)
+    # All that can be wrong is looked at before wheels are downloaded, which takes
+    # minutes.
     _check_files(arguments)
     has_token = arguments.client is not None
     if has_token:
@@ -129,6 +132,7 @@ def _run(arguments: argparse.Namespace) -> None:
     client = f"-client{arguments.client}" if has_token else ""
     name = f"fedlearn-{arguments.target}-{fedlearn.__version__}{client}"
     out = arguments.out or Path(f"{name}.tar.xz")
+    # Checked now: without it the archive would fail at the end.
     folder = out.absolute().parent
     if not folder.is_dir():
         raise UserError(f"--out {out}: there is no folder '{folder}'")
@@ -149,6 +153,7 @@ def _write(arguments: argparse.Namespace, target: Target, out: Path, name: str) 
     from fedlearn.bundling import archive, wheels
 
     has_token = arguments.client is not None
+    # Wheels are large, and of no use beside the archive.
     with tempfile.TemporaryDirectory(prefix="fedlearn-bundle-") as folder:
         texts = {
             "install.sh": archive.installer(_installer_values(arguments, target)),
@@ -163,6 +168,7 @@ def _write(arguments: argparse.Namespace, target: Target, out: Path, name: str) 
 
             token = new_token(arguments.pki, arguments.client, arguments.hours)
             texts["token"] = f"{token}\n"
+        # An archive with a token is readable by its owner alone.
         return archive.write(out, name, texts, files, secret=has_token)
 
 
@@ -210,6 +216,7 @@ def _check_files(arguments: argparse.Namespace) -> None:
         if address:
             check_address(address)
     if arguments.settings:
+        # Read for its errors: on the board nobody would see them.
         read(arguments.settings)
     torch = arguments.with_torch
     if torch is None:
@@ -227,6 +234,7 @@ def _check_files(arguments: argparse.Namespace) -> None:
 def _check_token(arguments: argparse.Namespace) -> None:
     """Raise UserError where no token can be made for the client."""
     require_cryptography()
+    # The authority is looked at without its lock, as nothing is changed here.
     if arguments.client < 0 or not (arguments.pki / "ca.pem").exists():
         raise UserError(
             f"--client {arguments.client} --pki {arguments.pki}: a token needs an id "

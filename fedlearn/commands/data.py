@@ -78,6 +78,7 @@ def _list() -> None:
     from fedlearn.data.recipes import RECIPES
 
     for name, dataset in DATASETS.items():
+        # Recipes tell which sets have a file to fetch; all others need none.
         missing = name in RECIPES and not _file(name).exists()
         hint = f" (not here: fedlearn data fetch {name})" if missing else ""
         print(f"{name:17} {dataset.about}{hint}")
@@ -85,6 +86,7 @@ def _list() -> None:
 
 def _file(name: str) -> Path:
     """Return the file of a set: the bundled one, or where it is kept once fetched."""
+    # A bundled file is part of the package, and needs no fetching.
     bundled = BUNDLED / f"{name}.npz"
     if bundled.exists():
         return bundled

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FAILED = 1
 
 # Columns of the output, and of the margin before its text.
+# Fixed, so that a report in a mail or an issue looks the same everywhere.
 WIDTH = 110
 MARGIN = 20
 
@@ -114,10 +115,12 @@ def examine(arguments: argparse.Namespace) -> Iterator[Finding]:
     """Yield one finding after another, those of the device first."""
     from fedlearn.clients.device import board, checks, readings, torch_check
 
+    # From what needs nothing to what needs most: a broken torch hides no other finding.
     facts = board.facts()
     yield _board(facts)
     yield checks.python()
     if not arguments.no_torch:
+        # In a process of its own, so that a crash of torch is a finding as well.
         yield torch_check.torch(board.l4t() is not None)
     yield checks.memory(readings.free_bytes(), int(facts.get("memory_mb", 0)))
     finding, settings = _read_settings(arguments)
@@ -156,6 +159,7 @@ def _connection(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             "coordinator", SKIPPED, "not looked at: give --coordinator HOST:PORT"
         )
+    # Last, as the connection may have told more of the clock.
     if clock:
         yield clock
 
@@ -193,6 +197,7 @@ def _read_settings(
     from fedlearn.clients.device.guest import Guest
 
     path = arguments.settings
+    # Only root may read the service's settings; for others there are none.
     if path is None and os.access(settings.PLACE, os.R_OK):
         path = settings.PLACE
     if path is None:
@@ -202,6 +207,7 @@ def _read_settings(
     except ConfigError as error:
         return Finding("settings", FAILS, str(error), f"edit {path}"), {}
     text = f"'{path}' is right"
+    # The rules are applied as the agent would: a device that is hot now is no fault.
     reason = Guest(file.rules).ask()
     if reason:
         finding = Finding(
@@ -217,6 +223,7 @@ def _read_settings(
 
 def _subject(arguments: argparse.Namespace, settings: Mapping[str, Any]) -> Subject:
     return Subject(
+        # Arguments before settings, as everywhere.
         arguments.state or settings.get("state") or _default_state(),
         arguments.coordinator or settings.get("coordinator"),
         arguments.insecure or settings.get("insecure", False),
@@ -227,6 +234,7 @@ def _default_state() -> Path:
     """Return the service's folder where it alone is there, else the agent's."""
     from fedlearn.clients.device.unit import STATE
 
+    # A folder called "agent" here is what `fedlearn enroll` makes by default.
     if STATE.is_dir() and not Path("agent").is_dir():
         return STATE
     return Path("agent")

@@ -80,11 +80,13 @@ def _token(arguments: argparse.Namespace) -> str:
         return str(arguments.token)
     if sys.stdin is None:
         raise UserError("standard input is closed; give --token-file")
+    # One character more than allowed, so that `read_token` sees that it is too long.
     return sys.stdin.read(LONGEST_TOKEN + 1)
 
 
 def _token_in(path: Path) -> str:
     try:
+        # Not UTF-8: `read_token` says of it that it is no token.
         with open(path, errors="replace") as file:
             return file.read(LONGEST_TOKEN + 1)
     # ValueError: a name with a null byte, which has no strerror.

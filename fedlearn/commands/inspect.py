@@ -26,6 +26,7 @@ LARGEST_BYTES = 2**31 - 1
 CHECKSUM_BYTES = 5
 
 # How a payload begins: format 1, then the tag of its kind or of its schema.
+# Enough bytes to tell a payload from other files by its beginning.
 BEGINNINGS = (b"\x08\x01\x10", b"\x08\x01\x19")
 
 UNKNOWN = "unknown to this version of fedlearn"
@@ -128,14 +129,17 @@ def inspect(file: str, data: bytes) -> Inspected:
     """
     try:
         header, message = read_message(data)
+    # The decoder's reason is about formats; a person has mostly taken a wrong file.
     except FormatError as error:
         raise UserError(f"'{file}': {_why_unreadable(data, str(error))}") from None
+    # The model is not known here, so only what any model would need is checked.
     _check_lengths(file, message)
     parts = {
         "body": len(message.body),
         "buffers": len(message.buffers),
         "integers": len(message.integers),
     }
+    # What is neither a part nor the checksum: the header with its tags and lengths.
     header_bytes = len(data) - sum(parts.values()) - CHECKSUM_BYTES
     is_difference = header.kind == payload_pb2.Payload.DIFFERENCE
     return Inspected(
@@ -146,6 +150,7 @@ def inspect(file: str, data: bytes) -> Inspected:
         seed=header.seed,
         version=header.round,
         digest=header.digest.hex(),
+        # 0 elsewhere, where a digest would mislead.
         base_digest=header.base_digest.hex() if is_difference else None,
         schema=message.schema.to_bytes(8, "little").hex(),
         parameters=message.parameters,
@@ -205,6 +210,7 @@ def _facts(payload: Inspected) -> Iterator[tuple[str, str]]:
     residual = payload.residual
     if residual != "NO_FEEDBACK":
         yield "residual", f"{residual.lower()}: {RESIDUALS.get(residual, UNKNOWN)}"
+    # Parts without bytes would be noise.
     parts = [f"{part} {count_text(n)}" for part, n in payload.bytes_of.items() if n]
     yield "bytes", ", ".join(parts)
     yield "together", f"{count_text(payload.bytes)} bytes, {_density(payload)}"
@@ -265,6 +271,7 @@ def _read(name: str) -> bytes:
     try:
         _check_file(path, name)
         with path.open("rb") as file:
+            # Before it is read: a disk image would fill the memory.
             if path.is_file() and path.stat().st_size > LARGEST_BYTES:
                 raise UserError(f"'{name}' is no payload: it is longer than 2 GB")
             return file.read()
@@ -280,6 +287,7 @@ def _check_file(path: Path, name: str) -> None:
         is_run = (path / LINES_FILE).exists()
         hint = " (of a run folder: fedlearn report)" if is_run else ""
         raise UserError(f"'{name}' is a folder; give the file of a payload{hint}")
+    # A device may never end; a pipe is how shells hand over a payload.
     if path.exists() and not (path.is_file() or path.is_fifo()):
         raise UserError(f"'{name}' is a device; give the file of a payload")
 
@@ -316,15 +324,18 @@ def _other_kind(data: bytes) -> str | None:
 
 
 def _name(enum: Any, number: int) -> str:
+    # Enums are open in protobuf: a newer version may send a number without a name.
     return str(enum.Name(number)) if number in enum.values() else str(number)
 
 
 def _finite_loss(header: Header) -> float | None:
     """Return the training loss where JSON can hold it."""
     loss = header.train_loss
+    # JSON has no NaN.
     return loss if loss is not None and math.isfinite(loss) else None
 
 
+# Names and metrics come from others: no control sequence may reach the terminal.
 def _clean(words: str) -> str:
     return one_line(UserError(words))
 

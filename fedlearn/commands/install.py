@@ -120,6 +120,7 @@ def _run(arguments: argparse.Namespace) -> None:
             print(f"# {path}\n{text}")
         return
     for path, (text, mode) in files.items():
+        # In this order: no unit names a user that is not described yet.
         _write(_below(root, path), text.encode(), mode)
         print(f"written: {_below(root, path)}")
     if arguments.state:
@@ -141,10 +142,12 @@ def _files(arguments: argparse.Namespace, root: Path) -> dict[Path, tuple[str, i
         _check_system(arguments)
     settings = _settings(arguments, root)
     data = _checked(settings, arguments, root)
+    # Not resolved: a virtual environment's python is a link, and works by its name.
     python = Path(sys.executable).absolute()
     if running:
         _check_readable([python, _package()], arguments.user)
     home = any(_is_in_home(path) for path in (python, _package(), *data))
+    # 0: without RestartSteps, which an older systemd would refuse.
     systemd = 0 if arguments.root else _systemd()
     return {
         SYSUSERS: (sysusers(arguments.user), 0o644),
@@ -159,6 +162,7 @@ def _below(root: Path, path: Path) -> Path:
 
 
 def _is_in_home(path: Path) -> bool:
+    # A link outside of /home may lead into it, and the other way round.
     return str(path).startswith(HOMES) or str(path.resolve()).startswith(HOMES)
 
 
@@ -176,7 +180,9 @@ def _start(next_start: bool) -> None:
     """Have systemd run the service; next_start: not before the device's next start."""
     from fedlearn.clients.device.unit import NAME
 
+    # The user first: the unit and the state's owner refer to it.
     _call("systemd-sysusers", str(SYSUSERS))
+    # systemd reads units again only when it is told to.
     _call("systemctl", "daemon-reload")
     _call("systemctl", "enable", NAME)
     if next_start:
@@ -185,6 +191,7 @@ def _start(next_start: bool) -> None:
     fix = (
         f"see what it says: sudo journalctl -u {NAME} -n 20, and: sudo fedlearn doctor"
     )
+    # Restart, not start: an agent that runs already takes the new settings.
     _call("systemctl", "restart", NAME, fix=fix)
     print(f"the agent runs; watch it: systemctl status {NAME}, journalctl -fu {NAME}")
 
@@ -224,6 +231,7 @@ def _settings(arguments: argparse.Namespace, root: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--settings '{source}': {reason}") from None
+    # Only what is given: all other lines of the file stay the owner's.
     values = {}
     if arguments.settings:
         data = str(read(source).agent.get("data", ""))
@@ -258,6 +266,7 @@ def _checked(text: str, arguments: argparse.Namespace, root: Path) -> list[Path]
     check_address(agent["coordinator"])
     state = arguments.state or _below(root, STATE)
     running = not (arguments.print or arguments.root)
+    # Another system's identity may be put in later, as an image has none.
     if running and not (agent.get("insecure") or read_identity(state)):
         raise UserError(
             f"there is no identity in '{state}'; first: {ENROLL} --state {STATE}, or "
@@ -266,6 +275,7 @@ def _checked(text: str, arguments: argparse.Namespace, root: Path) -> list[Path]
     data = Path(str(agent.get("data", "")))
     if data.suffix != ".npz":
         return []
+    # PrivateTmp in the unit gives it an empty /tmp.
     if data.is_relative_to("/tmp"):
         raise UserError(
             f"the data '{data}' is in /tmp, which the service has for itself; put it "
@@ -294,8 +304,10 @@ def _package() -> Path:
 
 def _check_readable(paths: Iterable[Path], user: str) -> None:
     """Raise UserError where the service's user could not read what it has to run."""
+    # Found, not imported: importing torch takes seconds and memory.
     torch = find_spec("torch")
     torch_path = Path(torch.origin) if torch and torch.origin else None
+    # Packages of one user (pip install --user) are not on another user's path.
     private = Path(site.getusersitepackages())
     for path in [*paths, *([torch_path] if torch_path else [])]:
         if private in path.parents:
@@ -315,6 +327,7 @@ def _check_readable(paths: Iterable[Path], user: str) -> None:
 def _closed_part(path: Path) -> Path | None:
     """Return the file or the folder on its way that other users may not open."""
     resolved = path.resolve()
+    # Both the path as written and where links lead: each folder must be open.
     for part in (path, *path.parents, resolved, *resolved.parents):
         # Others' right to enter a folder, or to read a file.
         right = 0o001 if part.is_dir() else 0o004
@@ -328,6 +341,7 @@ def _write(path: Path, data: bytes, mode: int) -> None:
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Replaced whole: systemd may read a unit at any moment.
         replace(path, data, mode)
         # The umask may have taken rights away.
         path.chmod(mode)
@@ -355,6 +369,7 @@ def _move(source: Path, state: Path) -> None:
             f"{identity.client}; move one away"
         )
     file = source / "identity.json"
+    # Written and synced before the old one is removed: the key exists only here.
     _write(state / file.name, file.read_bytes(), 0o600)
     file.unlink()
     print(f"moved: the identity of client {identity.client} to {state}")
@@ -371,6 +386,7 @@ def _enable(root: Path, name: str) -> None:
     wants = root / "etc/systemd/system/multi-user.target.wants"
     try:
         wants.mkdir(parents=True, exist_ok=True)
+        # A link may be there from before; symlink_to does not replace it.
         (wants / name).unlink(missing_ok=True)
         (wants / name).symlink_to(f"../{name}")
     except OSError as error:

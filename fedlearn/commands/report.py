@@ -102,9 +102,11 @@ def report(arguments: argparse.Namespace) -> None:
     if arguments.experiments:
         _report_claims(arguments.results, arguments.out or CLAIMS)
         return
+    # Read before anything is written: a wrong folder leaves no page behind.
     runs = [read(folder) for folder in arguments.runs]
     for run in runs:
         for problem in run.problems:
+            # On standard error: CSV on standard output goes to programs.
             print(f"warning: {run.folder}: {problem}", file=sys.stderr)
     table = rows(runs, arguments.target)
     if arguments.csv:
@@ -129,6 +131,7 @@ def _report_claims(results: Path | None, page: Path) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Raise UserError for arguments that do not go together."""
+    # Most mistakes are percents: 80 in the place of 0.8.
     if not (math.isfinite(arguments.target) and 0 < arguments.target <= 1):
         raise UserError(
             f"--target {arguments.target:g}: give a share of 1, such as 0.8 for 80 %"
@@ -145,6 +148,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError("--results is for --experiments")
     elif not arguments.runs:
         raise UserError("name the folder of a run, or give --experiments")
+    # Resolved: the same folder by two names would be compared with itself.
     folders = [folder.resolve() for folder in arguments.runs]
     for position, folder in enumerate(arguments.runs):
         if folders[position] in folders[:position]:
@@ -204,6 +208,7 @@ def _page(
     runs: list[RunRecord], table: list[Row], arguments: argparse.Namespace
 ) -> Path:
     """Write the page of a run, or of a comparison, and return its path."""
+    # Asked for late: --csv works without matplotlib.
     _require_matplotlib()
     if len(runs) > 1:
         from fedlearn.reporting.comparison import write_comparison

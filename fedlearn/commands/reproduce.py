@@ -18,6 +18,7 @@ from fedlearn.errors import ConfigError, DataError, ExpectationError
 from fedlearn.runs.names import check_names
 from fedlearn.runs.start import require_extra
 
+# For types alone: claims are read only when the command runs.
 if TYPE_CHECKING:
     from fedlearn.claims.reading import Reproduction
     from fedlearn.claims.runs import RunPlan
@@ -135,6 +136,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ConfigError(
             "--fresh makes every run anew, --stale takes old ones; give one of them"
         )
+    # Before claims are read: their experiments need the extra's packages.
     require_extra()
     from fedlearn.claims.runs import planned
 
@@ -145,6 +147,7 @@ def _run(arguments: argparse.Namespace) -> int:
     pairs = [(choice.reproduction, choice.seeds) for choice in chosen]
     plan = planned(pairs, arguments.runs, arguments.stale)
     _check_data(plan, arguments.fetch)
+    # After all checks: what is removed cannot be made in a moment.
     if arguments.fresh:
         _remove_runs(plan)
     # The runs that go on are interrupted too, and resumed another time.
@@ -170,6 +173,8 @@ def _again(arguments: argparse.Namespace) -> str:
     """Return the command that goes on; not anew, and with the data there."""
     words = ["fedlearn", "reproduce", *arguments.names]
     options = parser()
+    # --fresh and --fetch are left out: done once, they would undo the work or repeat
+    # it.
     for name in ("tier", "jobs", "runs", "results"):
         value = getattr(arguments, name)
         if value != options.get_default(name):
@@ -189,6 +194,7 @@ def _chosen(arguments: argparse.Namespace) -> list[Chosen]:
     from fedlearn.claims.reading import read, shipped
 
     chosen: dict[str, Chosen] = {}
+    # Each name once: a claim given twice is not run twice.
     for name in dict.fromkeys(arguments.names or shipped()):
         reproduction = read(name, arguments.set)
         if reproduction.name in chosen:
@@ -197,10 +203,13 @@ def _chosen(arguments: argparse.Namespace) -> list[Chosen]:
                 "their results are kept; rename one"
             )
         choice = _choice(name, reproduction, arguments)
+        # Without names all that is shipped is looked through, and other tiers are
+        # passed over.
         if choice.seeds:
             chosen[reproduction.name] = choice
     if not chosen:
         raise ConfigError(f"no claims are shipped in tier {arguments.tier or 'ci'}")
+    # Only now: names are checked of what will run, and of nothing else.
     for choice in chosen.values():
         for variant in choice.reproduction.variants.values():
             check_names(variant.experiment)
@@ -212,6 +221,7 @@ def _choice(
 ) -> Chosen:
     """Return how a reproduction is run; without seeds where its tier is not asked for."""
     shortest = reproduction.tier
+    # Named claims run in their own shortest tier, so that a name alone is enough.
     tier = arguments.tier or (shortest if arguments.names else "ci")
     seeds = reproduction.seeds_in(tier)
     if arguments.names and not seeds:
@@ -258,6 +268,7 @@ def _remove_runs(plan: RunPlan) -> None:
     from fedlearn.records.writing import owned
 
     for run in plan.values():
+        # Another process would write on into a folder that is gone.
         if owned(run.folder):
             raise ConfigError(
                 f"--fresh: another process is writing to {run.folder}; end it, or leave "
@@ -272,6 +283,7 @@ def _make(plan: RunPlan, arguments: argparse.Namespace) -> dict[Path, str]:
     from fedlearn.claims.results import default_folder, longest_first
     from fedlearn.claims.watching import Watching
 
+    # Longest first: with several jobs the last ones to end are short.
     runs = longest_first(plan, arguments.results or default_folder())
     jobs = arguments.jobs
     if not arguments.quiet:
@@ -309,6 +321,7 @@ def _report(
         path = write_results(results)
         if not arguments.quiet:
             _note(f"results: {path}; page: fedlearn report --experiments")
+    # At the end: the table and the results are of use all the same.
     if table.missed:
         count = len(table.missed)
         more = f", and {count - 1} more" if count > 1 else ""
@@ -339,6 +352,7 @@ def _add(
             )
     if arguments.stale and of_other_source(result):
         table.notes.append(f"{name}: made by other source than this")
+    # A longer tier says more: a short one must not overwrite its figures.
     if not arguments.set and not store(results, result):
         table.notes.append(f"{name}: RESULTS.md keeps its figures of a longer tier")
 

@@ -38,6 +38,7 @@ def _run(arguments: argparse.Namespace) -> None:
     require_cryptography()
     from fedlearn.server.tokens import revoke
 
+    # One after another: what was refused before a wrong id stays refused.
     for client in arguments.clients:
         revoked = revoke(arguments.pki, client)
         print(

@@ -187,6 +187,7 @@ def _options(arguments: argparse.Namespace) -> ServeOptions:
         insecure=arguments.insecure,
         local_agents=arguments.local_agents,
         metrics_port=arguments.metrics_port,
+        # A quiet run says nothing; the file of the log is written all the same.
         shown=arguments.log or ("nothing" if arguments.quiet else "notes"),
     )
 

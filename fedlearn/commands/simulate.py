@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fedlearn.reporting.progress import Progress
     from fedlearn.runs.start import Execute
 
+# {out} is filled in when the folder is known.
 RESUME_COMMAND = "python -m fedlearn.simulate --resume --out {out}"
 
 
@@ -56,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    # Imported late: the list needs all registries, a run only its own.
     if arguments.list:
         from fedlearn.runs.names import listing
 
@@ -82,6 +84,7 @@ def _run_in_folder(
 
 def _run_profiled(arguments: argparse.Namespace) -> None:
     """Run with a profile, and print it once the run's own figures are shown."""
+    # A list, as the folder is known only inside of `execute`.
     finished: list[Path] = []
 
     def execute(

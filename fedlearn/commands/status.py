@@ -77,6 +77,7 @@ def _newest_run() -> Path:
     ]
     if not runs:
         raise UserError("there is no run in runs/; give its folder, or --url")
+    # The newest by its config's time: the folder's own changes with each file.
     return max(runs, key=lambda path: path.stat().st_mtime)
 
 
@@ -130,9 +131,11 @@ def _trouble_line(trouble: Trouble) -> str:
 def _ago(moment: str) -> str:
     """Return how long ago a moment was (UTC, ISO 8601), "-" for text that is none."""
     try:
+        # To seconds: the fraction and the Z do not matter for "3 m ago".
         then = calendar.timegm(time.strptime(moment[:19], "%Y-%m-%dT%H:%M:%S"))
     except ValueError:
         return "-"
+    # Clocks of two machines: a moment in the future is now.
     elapsed = time_text(max(0, time.time() - then))
     return f"{elapsed.replace(' min', ' m')} ago"
 

@@ -50,6 +50,7 @@ def _run(arguments: argparse.Namespace) -> None:
     require_cryptography()
     from fedlearn.server.tokens import new_token
 
+    # Nothing else on standard output: the line is piped to `fedlearn enroll`.
     print(new_token(arguments.pki, arguments.client, arguments.hours))
 
 

@@ -170,13 +170,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    # Told first: without these packages no trial can run.
     require_extra()
     for name, minimum in _MINIMUM.items():
         value = getattr(arguments, name)
         if value is not None and value < minimum:
             raise ConfigError(f"--{name} {value}: at least {minimum}")
     tuning = _tuning(arguments)
+    # Ends only: what lies between two good ends is of the same sort.
     _check_ends(tuning)
+    # A grid needs no sampler, so it works without Optuna.
     if tuning.settings.sampler != "grid":
         from fedlearn.tuning.sampling import require_optuna
 
@@ -196,6 +199,7 @@ def _tuning(arguments: argparse.Namespace) -> Tuning:
     from fedlearn.tuning.space import parse_space as space_of
 
     path = _folder(arguments)
+    # Settings are written last of all at the start: with them the search has begun.
     if path is not None and (path / SETTINGS).exists():
         return _resumed(path, arguments)
     base = config.read(arguments.config, arguments.set or ())
@@ -312,6 +316,7 @@ def _settings(
         rounds=arguments.rounds,
         trials=trials,
         jobs=arguments.jobs or 1,
+        # The config's: a search can be repeated from its config alone.
         seed=base.experiment.seed if seed is None else seed,
     )
 
@@ -325,6 +330,7 @@ def _resumed(path: Path, arguments: argparse.Namespace) -> Tuning:
     from fedlearn.tuning.record import BASE, read_settings
     from fedlearn.tuning.space import parse
 
+    # Before the settings are read: the message names the folder that is given.
     _check_unchanged(path, arguments)
     settings = read_settings(path)
     if arguments.trials and settings.sampler == "grid":
@@ -338,7 +344,9 @@ def _resumed(path: Path, arguments: argparse.Namespace) -> Tuning:
     )
     settings = replace(
         settings,
+        # Never fewer: trials that were made count.
         trials=max(arguments.trials or 0, settings.trials),
+        # Jobs may change: how many run at a time does not belong to the search.
         jobs=arguments.jobs or settings.jobs,
     )
     return Tuning(path, False, base, space, settings)
@@ -362,15 +370,18 @@ def _search(tuning: Tuning, say: Say) -> None:
     from fedlearn.records.writing import RunFolder
 
     path = tuning.path
+    # Noted before they are made, to be removed if the search never begins.
     new_folders = [p for p in (path, *path.parents) if not p.exists()]
     with contextlib.closing(RunFolder(path)) as folder:
         search = _begun(tuning, folder, say)
         try:
             search.go()
+        # A mistake in the config: a search that begins with it must leave no folder.
         except UserError:
             if tuning.fresh:
                 _clear(path, new_folders)
             raise
+        # Ctrl-C included: what has ended is worth keeping.
         except BaseException:
             _write_ended(search)
             say(f"to go on: fedlearn tune --resume --out {shlex.quote(str(path))}")
@@ -395,6 +406,7 @@ def _begun(tuning: Tuning, folder: RunFolder, say: Say) -> Search:
         lambda trial: say(results.line(trial, settings.trials)),
     )
     say(f"fedlearn tune: {tuning.base.experiment.name}, {_about(settings)}")
+    # After the search is made: its errors must come before it counts as begun.
     write_settings(folder, settings, to_toml(tuning.base))
     return search
 
@@ -403,6 +415,7 @@ def _write_ended(search: Search) -> None:
     """Write the results of the trials that have ended."""
     from fedlearn.tuning import results
 
+    # A trial that runs has no value to be ranked by.
     ended_trials = [trial for trial in search.trials if trial.state != "running"]
     results.write(search.folder, ended_trials, search.settings, search.base)
 
