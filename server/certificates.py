@@ -131,8 +131,8 @@ def pem(certificate: x509.Certificate) -> bytes:
 
 
 def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    # In the clear: the coordinator starts without anybody who could type a password.
     """Return a private key as PEM (PKCS #8), not encrypted."""
+    # In the clear: the coordinator starts without anybody who could type a password.
     return key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,

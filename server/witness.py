@@ -33,7 +33,6 @@ class Witness:
         self._reasons: dict[int, str] = {}
 
     def saw(self, action: Action) -> None:
-        # Before, because a dropped connection is no longer known afterwards.
         """Note an action, before it is done."""
         match action:
             case SendToAgent():

@@ -65,6 +65,8 @@ class RunGrid(Grid):
         self.layout = site.parts.layout
         self.engine = stack.engine
         self.choose = stack.choose
+        # Our own strategies add decoded updates as they come; others take Flower's
+        # arrays.
         self.payloads = takes_payloads(site.parts.strategy)
         self.on_client = on_client
         self.clients = site.parts.clients
@@ -89,6 +91,7 @@ class RunGrid(Grid):
         self._attempt = 0
         self._choosing = True
         self._asked = 0
+        # A round that begins makes what the clients kept in the last one final.
         self.memory.settle()
 
     def begin_attempt(self) -> None:
@@ -109,6 +112,7 @@ class RunGrid(Grid):
 
     def leave_out(self, client: int, reason: str) -> None:
         """Note that a client's update is not used, so that its memory stays what it was."""
+        # The first reason stays: a later one follows from it.
         self.tally.failures.setdefault(client, reason)
         self.memory.undo(client)
 
@@ -137,6 +141,7 @@ class RunGrid(Grid):
 
         Raises RunError for a strategy that waits for more nodes than there are.
         """
+        # Asked always: it also counts how often a strategy asks in vain.
         nodes = self._available()
         if self.choose and self._choosing:
             return self.choose(self.round, self._attempt)
@@ -161,6 +166,7 @@ class RunGrid(Grid):
         ids = []
         for reply in self.send_and_receive(messages):
             node = reply.metadata.src_node_id
+            # The length makes the name unique: a node may be asked twice in a round.
             ids.append(f"{self.round}-{node}-{len(self._replies)}")
             self._replies[ids[-1]] = reply
         return ids
@@ -183,6 +189,8 @@ class RunGrid(Grid):
         replies = self._all_replies(list(messages))
         if self.payloads:
             return replies
+        # Float sums depend on their order; that of the nodes does not depend on
+        # arrival.
         return sorted(replies, key=lambda reply: reply.metadata.src_node_id)
 
     def _all_replies(self, messages: list[Message]) -> Iterator[Message]:
@@ -199,6 +207,8 @@ class RunGrid(Grid):
         """Yield each distinct model among the messages, encoded once, with its messages."""
         groups: dict[int, list[Message]] = {}
         for message in messages:
+            # By identity: a strategy sends one object to many, and comparing arrays is
+            # slow.
             groups.setdefault(id(_arrays(message)), []).append(message)
         for place, group in enumerate(groups.values()):
             begun = time.perf_counter()
@@ -221,6 +231,7 @@ class RunGrid(Grid):
         tasks = {node: self._task(node, message) for node, message in messages.items()}
         train = kind == "train"
         self.tally.ask(len(tasks), self.layout.raw_bytes, train)
+        # A cohort smaller than the pool keeps only some workers busy.
         workers = min(self.engine.workers, max(1, len(tasks)))
         payload = broadcast.model.payload
         for outcome in self.engine.run(list(tasks.values()), payload):
@@ -228,6 +239,7 @@ class RunGrid(Grid):
             task = tasks[client]
             self.tally.download(outcome, broadcast.model.fallback)
             self.tally.work(outcome, workers, train)
+            # Before the reply: the copy is the client's even if its update is refused.
             if outcome.base:
                 self.downlink.received(client, task.slots, outcome.base)
             if self.memory.states and outcome.state is not None:
@@ -243,6 +255,8 @@ class RunGrid(Grid):
             for name, record in message.content.config_records.items()
         }
         changes: dict[str, Any] = {}
+        # All records in one: strategies put their settings into records of their own
+        # names.
         for values in configs.values():
             changes |= values
         kind = message.metadata.message_type
@@ -277,10 +291,12 @@ class RunGrid(Grid):
         try:
             received = self._receiver.receive(task, outcome, broadcast.model, cohort)
         except PayloadError as error:
+            # The agent may be told why, so that its owner can mend it.
             self.engine.refused(outcome.client, str(error))
             return self._failed(message, outcome.client, str(error), train)
         self.tally.codec_s["up_decode"] += time.perf_counter() - begun
         self.tally.damaged += self._receiver.lost_residual(task, received)
+        # After all checks: a refused update leaves the client's memory as it was.
         self.memory.keep(outcome.client, task.slots, outcome.kept)
         return self._content(message, received, broadcast)
 
@@ -297,7 +313,8 @@ class RunGrid(Grid):
         if not self.payloads:
             # Added to the strategy's own model: what a client's copy lacks is no part of
             # its update.
-            change, state = received.difference, broadcast.state
+            change = received.difference
+            state = broadcast.state
             integers = state.integers + change.integers
             end = State(change.after(state.floats), integers)
             content["arrays"] = for_strategy(self.layout, end)
@@ -309,6 +326,8 @@ class RunGrid(Grid):
     def _failed(
         self, message: Message, client: int, reason: str, train: bool
     ) -> Message:
+        # A failed evaluation leaves the training as it was, so it is no failure of the
+        # round.
         if train:
             self.tally.failures[client] = reason
         return Message(Error(code=ERROR_CODE, reason=reason), reply_to=message)

@@ -24,6 +24,7 @@ def replay(run: Path, experiment: Experiment, display: Progress) -> str:
     changes. Raises RecordError for a journal that is damaged or in use, and what
     `simulate` raises.
     """
+    # A temporary folder: replaying must leave no trace in the run's own.
     with closing(Journal(run / JOURNAL_FOLDER)) as journal:
 
         def answers(stack: Stack, site: Site) -> Stack:

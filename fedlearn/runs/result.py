@@ -118,6 +118,7 @@ class Run:
             )
         experiment = self.config
         state = self.state_dict()
+        # The model may be a class of the caller's own, which no import finds.
         with handed_over(self._objects):
             module = build(
                 experiment.model.name,
@@ -127,6 +128,7 @@ class Run:
                 seed=experiment.experiment.seed,
                 modality=data["modality"],
             )
+        # The tensors are loaded after the build, whose weights come from the seed.
         module.load_state_dict(state)
         return module.eval()
 
@@ -230,6 +232,7 @@ def _samples(x: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[Any]:
     """Return samples with their leading N, and images with their channel."""
     if x.shape == input_shape:
         x = x[np.newaxis]
+    # Grey images are often given without their one channel.
     grey = len(input_shape) == 3 and input_shape[0] == 1
     if grey and x.shape == input_shape[1:]:
         x = x[np.newaxis, np.newaxis]

@@ -64,10 +64,12 @@ def settle(
     """Return what the run goes by. agents: real ones train. Raises ConfigError."""
     written = experiment
     cohort = cohort_of(parts.strategy, parts.clients)
+    # A run killed before its manifest begins anew, so it chooses anew.
     manifest = manifest_of(folder) if resume else {}
     codecs = _codecs(experiment, parts, cohort, manifest)
     experiment = _with(experiment, "codec", up=codecs.up, down=codecs.down)
     if experiment.engine.collapse:
+        # Before anything is measured: the check costs nothing.
         collapse.check(experiment, parts.strategy, parts.app is not None, agents)
     holdout = 0.0
     if experiment.evaluate.clients:
@@ -126,6 +128,7 @@ def _codecs(
             whole_models=section.downlink == "snapshot",
         )
         choice = choose(situation)
+    # Only what was "auto": one direction may be the user's own choice.
     up = choice.up if section.up == AUTO else section.up
     down = choice.down if section.down == AUTO else section.down
     return CodecChoice(up, down, choice.why)
@@ -166,10 +169,13 @@ def _engine(
         return _with(experiment, "engine", kind=kind, chunk=0), {}
     if section.kind != "auto":
         return experiment, {}
+    # The same engine as before, as another one may have other last bits.
     if "auto" in manifest:
         before = manifest["engine"]
-        kept = _with(experiment, "engine", kind=before["kind"], chunk=before["chunk"])
-        return kept, dict(manifest["auto"])
+        restored = _with(
+            experiment, "engine", kind=before["kind"], chunk=before["chunk"]
+        )
+        return restored, dict(manifest["auto"])
     probe = Runner(
         parts.module,
         parts.layout,
@@ -203,5 +209,6 @@ def _brief(experiment: Experiment, parts: Parts, holdout: float) -> Brief:
         classes=population.classes,
         input_shape=tuple(population.input_shape),
         holdout=holdout,
+        # With it a client knows whether it builds the same model.
         schema=parts.layout.schema.hex(),
     )

@@ -36,10 +36,13 @@ def simulate(
     """Run an experiment, or go on with one, and return its summary.
 
     agents: asks real ones in the place of the engine's clients. watch: looks on, for a
-    profile. callbacks: a user's own code, called as the run goes on. Everything that can be wrong with the input is checked before anything is
-    written. Raises UserError, RoundError, RunError and RecordError.
+    profile. callbacks: a user's own code, called as the run goes on.
+
+    Everything that can be wrong with the input is checked before anything is written.
+    Raises UserError, RoundError, RunError and RecordError.
     """
     begun = time.perf_counter()
+    # One thread, because more would sum in another order.
     single_thread()
     enter()
     # Step 1: build what the config names.
@@ -82,7 +85,8 @@ def _run_rounds(
     resume: bool,
     callbacks: Sequence[Callback],
 ) -> dict[str, Any]:
-    settled, parts = site.settled, site.parts
+    settled = site.settled
+    parts = site.parts
     grid = RunGrid(site, stack, display.client_done)
     loop = RunLoop(settled, parts, grid, stack, folder, display, callbacks)
     if resume:
@@ -90,6 +94,7 @@ def _run_rounds(
     # Of a resumed run too: it may have more rounds now.
     folder.write(CONFIG_FILE, to_toml(settled.written))
     if not resume:
+        # Emptied only now: everything that can be wrong was checked before.
         folder.write(LINES_FILE, "")
     folder.write_json(MANIFEST_FILE, manifest(settled, parts, stack))
     begun = facts(settled, parts, stack) | {"lines": loop.lines}
