@@ -73,6 +73,7 @@ def question(
     experiment: JSON of what a client builds. task: None asks which client the SuperNode serves.
     payloads: one after another.
     """
+    # Serialised: a ConfigRecord holds no messages.
     config = ConfigRecord({"experiment": experiment})
     if task is not None:
         config["task"] = task.SerializeToString()
@@ -104,11 +105,13 @@ def payloads(message: Message, context: Context, call_next: NextApp) -> Message:
     """
     try:
         return _answer(message, context, call_next)
+    # No error: the server answers this one by sending the models again.
     except MissingModel:
         return _reply(message, {"lacking": True})
     except FedlearnError as error:
         reason = str(error)
     except MemoryError:
+        # Not the error's own text, which is empty or about an allocator.
         reason = "out of memory"
     # The app, the model or the data is the user's code, which raises anything.
     except (Exception, SystemExit) as error:
@@ -122,6 +125,7 @@ def make(mods: Sequence[Any] = ()) -> ClientApp:
     The client-side mods of Flower's DP wrappers do not work here: they need a config of the
     strategy's, and a task has none.
     """
+    # First, so that all other mods see what any ClientApp sees.
     client_app = ClientApp(mods=[payloads, *mods])
 
     @client_app.train()
@@ -150,6 +154,8 @@ def _train(message: Message, context: Context, for_mods: bool) -> Message:
     metrics = MetricRecord({EXAMPLES: update.examples, "train_loss": update.train_loss})
     name = DIFFERENCE
     arrays = update.difference
+    # Mods of Flower clip or mask models, so they need the whole model and not an
+    # update.
     if for_mods:
         name = "arrays"
         arrays = State(
@@ -160,6 +166,7 @@ def _train(message: Message, context: Context, for_mods: bool) -> Message:
     return Message(records, reply_to=message)
 
 
+# At module level, as `flwr run` imports it by this name.
 app = make()
 
 
@@ -187,6 +194,7 @@ class _Bench:
         self.local = local_of(Brief.from_json(experiment), client, source)
         self.client = client
         self.layout = self.local.layout
+        # Of no round: `do` sets the round's plan before the app runs.
         self.plan = Plan(0, 0)
 
     @classmethod
@@ -207,11 +215,14 @@ class _Bench:
         holdings = Holdings(RecordStorage(context.state), NEWEST)
         received = _from_record(message.content.array_records.get(PAYLOADS))
         start = holdings.arrive(self.local, task, received)
+        # Before the app runs: the next task may start from this model whatever comes of
+        # it.
         if task.keep:
             holdings.keep_model(start.state.floats)
         message.content = self._content(message, start)
         with self.local.alone(kind, plan, self.client):
             reply = call_next(message, context)
+        # The app behind the mod failed; its own error says more than ours.
         if reply.has_error():
             return reply
         if kind != "train":
@@ -243,6 +254,7 @@ class _Bench:
         examples = int(metrics.pop(EXAMPLES, 0))  # type: ignore[arg-type]  # the user's
         loss = metrics.pop("train_loss", None)
         train_loss = None
+        # A user's app may report NaN, which a payload cannot carry.
         if isinstance(loss, int | float) and math.isfinite(loss):
             train_loss = float(loss)
         return Contribution(self._update(reply, start), examples, train_loss, metrics)
@@ -285,6 +297,7 @@ class RecordStorage:
     def write(self, kind: str, name: str, vector: NDArray[np.float32]) -> None:
         """Store a vector as the newest of its kind."""
         arrays = self._arrays(kind)
+        # Removed first, so that it stands behind all others: the newest is the last.
         arrays.pop(name, None)
         arrays[name] = Array(vector)
         self._store(kind, arrays)
@@ -309,6 +322,7 @@ class RecordStorage:
 def _client(context: Context) -> int:
     """Return the client that a SuperNode serves; raises ConfigError when its owner does not say."""
     client = context.node_config.get("partition-id")
+    # A bool is an int in Python, but no client's number.
     if not isinstance(client, int) or isinstance(client, bool) or client < 0:
         raise ConfigError(
             "this SuperNode does not say which client it serves: "
@@ -329,6 +343,7 @@ def _to_record(payloads: Sequence[bytes]) -> ArrayRecord:
     """Return payloads as a record of byte arrays, in order."""
     arrays = {}
     for place, payload in enumerate(payloads):
+        # ArrayRecords hold arrays alone, so bytes travel as uint8.
         arrays[str(place)] = Array(np.frombuffer(payload, np.uint8))
     return ArrayRecord(arrays)
 
@@ -348,6 +363,7 @@ def _reply(message: Message, values: Mapping[str, Any]) -> Message:
 
 def _payload_reply(message: Message, payload: bytes) -> Message:
     """Return a reply that carries a payload."""
+    # Tells a payload from `lacking` and from the question's reply.
     config = ConfigRecord({"answer": True})
     records = RecordDict({RECORD: config, PAYLOADS: _to_record([payload])})
     return Message(records, reply_to=message)

@@ -58,6 +58,7 @@ def flip(x: Tensor, generator: torch.Generator) -> Tensor:
     Source: Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks"
     (NeurIPS 2012).
     """
+    # Drawn on the CPU even for a GPU's batch: the same draws on every device.
     chances = torch.rand(len(x), generator=generator).to(x.device)
     is_mirrored = (chances < 0.5)[:, None, None, None]
     return torch.where(is_mirrored, x.flip(3), x)

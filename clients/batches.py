@@ -51,6 +51,7 @@ def ends(targets: torch.Tensor) -> torch.Tensor:
 
 def tensors(samples: Samples, modality: Modality, device: str = "cpu") -> Tensors:
     """Return samples as tensors on a device; images of uint8 become float32 in [0, 1]."""
+    # A copy: torch would write through an array that it shares.
     x = torch.tensor(samples.x)
     y = torch.from_numpy(samples.y.astype(np.int64))
     if modality == "text":
@@ -111,9 +112,12 @@ def _one_pass(
         # Stable, so that lines of one length stay in random order.
         order = order[np.argsort(lengths[order], kind="stable")]
     cuts = list(range(size, len(order), size))
+    # BatchNorm has no variance over one sample, so it joins the batch before it.
     if merge_single and cuts and len(order) - cuts[-1] == 1:
         cuts.pop()
     batches = np.split(order, cuts)
     if data.modality == "text":
+        # Sorted by length they would come from short to long; the second draw mixes
+        # them.
         return [batches[index] for index in random.permutation(len(batches))]
     return batches

@@ -73,6 +73,8 @@ def local_of(brief: Brief, client: int, source: str) -> Local:
         modality=cast(Modality, brief.modality),
     )
     model_layout = layout(module)
+    # Payloads carry values in order and no names: another model would read them
+    # wrongly.
     if model_layout.schema.hex() != brief.schema:
         raise ConfigError(
             f"model '{brief.model}' is another one here than at the coordinator: "
@@ -101,6 +103,7 @@ def arrive(
         if header.kind == SNAPSHOT:
             header, state = decode_model(layout, payload)
             continue
+        # Computed only for codecs that need it: it is a vector of the model's size.
         moved = None
         if find_codec(header.codec).uses_moved:
             moved = state.floats - initial
@@ -119,6 +122,7 @@ def _population(brief: Brief, client: int, source: str) -> Population:
     modality = cast(Modality, brief.modality)
     shape = brief.input_shape
     samples = samples_of(source, modality, brief.classes, shape)
+    # The coordinator tests on its own samples; this client's never leave it.
     no_test = Samples(samples.x[:0], samples.y[:0])
     clients = OneClient(client, samples)
     return Population(source, modality, brief.classes, shape, clients, no_test)

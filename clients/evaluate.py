@@ -41,6 +41,7 @@ class Score:
 
 def add(scores: Iterable[Score]) -> Score:
     """Return the score of all parts together; exactly rounded, so their order does not matter."""
+    # fsum rounds once, whatever the order: parts may be scored by any worker.
     parts = list(scores)
     return Score(
         fsum(part.loss_sum for part in parts),
@@ -52,9 +53,11 @@ def add(scores: Iterable[Score]) -> Score:
 
 def evaluate(module: nn.Module, data: Tensors, batch_size: int = 500) -> Score:
     """Return the score of ``module``, as its weights are now, in evaluation mode."""
+    # Dropout off, and BatchNorm by its running statistics.
     module.eval()
     parts = []
     with torch.no_grad():
+        # Fixed parts: other sizes would round the float sums differently.
         for start in range(0, len(data), batch_size):
             end = min(start + batch_size, len(data))
             x, y = data.batch(torch.arange(start, end, device=data.y.device))
@@ -64,6 +67,7 @@ def evaluate(module: nn.Module, data: Tensors, batch_size: int = 500) -> Score:
 
 def _score(scores: torch.Tensor, targets: torch.Tensor) -> Score:
     """Return the score of scores (B, K) or (B, T, K) for targets (B,) or (B, T)."""
+    # A sum, not a mean: means of unequal parts do not add up.
     loss_sum = nn.functional.cross_entropy(
         scores.flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="sum"
     )

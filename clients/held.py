@@ -74,6 +74,8 @@ class Holdings:
     def write(self, kind: str, name: bytes, vector: Vector) -> None:
         """Hold a vector (P,) as the newest of its kind, and forget the oldest."""
         self.storage.write(kind, name.hex(), vector)
+        # After the write: a crash between the two leaves one too many, and none too
+        # few.
         self.storage.forget(kind, self.newest)
 
     def arrive(self, local: Local, task: Task, payloads: Sequence[bytes]) -> StartModel:
@@ -84,6 +86,7 @@ class Holdings:
         Raises MissingModel where a difference starts from a model that is not here, and
         PayloadError.
         """
+        # A repair sends the first model before the client's own.
         if task.repair:
             first, *payloads = payloads
             _, state = decode_model(local.layout, first)
@@ -91,6 +94,7 @@ class Holdings:
             local.initial = state.floats
         else:
             local.initial = self._model(FIRST, task.initial, local.initial)
+        # Without a base the first difference starts from the run's first model.
         base = local.initial
         if task.base:
             base = self._model(COPIES, task.base, local.initial)
@@ -119,6 +123,7 @@ class Holdings:
         Raises MissingModel where it is neither.
         """
         name = model_digest.to_bytes(NAME_BYTES, "little")
+        # Most models are built here from the seed, so nothing has to be stored.
         if digest(guess) == name:
             return guess
         model = self.read(kind, name)
@@ -147,6 +152,7 @@ class FileStorage:
             vector = np.frombuffer(data[self._head(kind) :], "<f4").astype(np.float32)
         except (OSError, ValueError):
             return None
+        # The digest is the first model's name; other names may be those of work.
         checksum = bytes.fromhex(name) if kind == FIRST else data[:NAME_BYTES]
         return vector if digest(vector) == checksum else None
 
@@ -155,6 +161,7 @@ class FileStorage:
         path = self._path(kind, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         head = digest(vector)[: self._head(kind)]
+        # Little-endian, whatever the board.
         replace(path, head + vector.astype("<f4").tobytes())
 
     def forget(self, kind: str, newest: int) -> None:

@@ -71,7 +71,8 @@ class EncodedUpdate:
     residual: NDArray[np.float32] | None
     train_s: float = 0.0
     encode_s: float = 0.0
-    halvings: int = 0  # of mini-batches, for want of memory
+    # Of mini-batches, for want of memory.
+    halvings: int = 0
     steps: int = 0
 
 
@@ -92,6 +93,7 @@ class Local:
         module: the run's first model. holdout: share of a client's samples kept for its
         evaluation.
         """
+        # Read before the module moves: `initial` stays on the CPU.
         self.initial = read_state(module, layout).floats
         self.module = module.to(device)
         self.layout = layout
@@ -101,6 +103,8 @@ class Local:
         self.device = device
         self._unsaved = _unsaved(self.module)
         if device != "cpu":
+            # A GPU's fastest kernels add in changing order; those without another only
+            # warn.
             torch.use_deterministic_algorithms(True, warn_only=True)
 
     def samples(self, client: int, held_out: bool = False) -> Samples:
@@ -125,9 +129,13 @@ class Local:
         """Return the positions of the samples to train on, and of those held out."""
         if self.population.modality == "series":
             return _split_series(samples.y, self.holdout)
+        # From the run's seed alone, so a client holds out the same samples in every
+        # round.
         order = generator(self.seed, "holdout", client).permutation(len(samples))
         # At least one sample is left to train on.
         cut = min(len(samples) - 1, round(self.holdout * len(samples)))
+        # Sorted: the order of the samples is their owner's, and the draw decides
+        # nothing more.
         return np.sort(order[cut:]), np.sort(order[:cut])
 
     def tensors(self, client: int, held_out: bool = False) -> Tensors:
@@ -139,11 +147,14 @@ class Local:
     def alone(self, kind: str, plan: Plan, client: int) -> Iterator[None]:
         """Shield the work inside from other clients and from global randomness; see `isolated`."""
         self.refresh()
+        # By kind: an evaluation must not draw what the training of the same round
+        # draws.
         with isolated(derive(plan.seed, f"client-{kind}", plan.round, client)):
             yield
 
     def refresh(self) -> None:
         """Reset the buffers that no state holds: they would carry over to the next client."""
+        # Cloned, as the module's code may write into a buffer in place.
         for owner, name, value in self._unsaved:
             owner._buffers[name] = value.clone()
 
@@ -220,6 +231,7 @@ class Local:
         )
         header = replace(header, metrics=contribution.metrics)
         if not has_feedback:
+            # NO_FEEDBACK tells the server that this client holds no residual.
             header = replace(header, residual=NO_FEEDBACK)
             return EncodedUpdate(encode(self.layout, header, difference, moved), None)
         floats = difference.floats
@@ -230,6 +242,8 @@ class Local:
             floats = floats + residual
         corrected = State(floats, difference.integers)
         payload = encode(self.layout, header, corrected, moved)
+        # What the server will decode, by the same code: the residual is exact to the
+        # bit.
         _, decoded = decode(self.layout, payload, (header.kind,), moved)
         return EncodedUpdate(payload, floats - decoded.dense().floats)
 
@@ -254,6 +268,7 @@ def answer_header(
         round=start.round,
         digest=start.digest,
         codec=feedback(plan.codec)[1],
+        # A function of round and client, so that both ends draw the same numbers.
         seed=derive(plan.seed, "codec", plan.round, client),
         examples=examples,
         train_loss=loss,

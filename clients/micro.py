@@ -44,6 +44,7 @@ class Room:
 
     def size(self, rows: int) -> int:
         """Return how many of B samples are computed at once."""
+        # Shifting the negative number rounds up, so a part never has no sample.
         return -(-rows >> self.halvings)
 
     def parts(
@@ -58,6 +59,7 @@ class Room:
         targets = max(1, int((y != IGNORE).sum()))
         for start in range(0, len(y), size):
             part = y[start : start + size]
+            # By targets, not by samples: a mean over a batch weights each target alike.
             share = int((part != IGNORE).sum()) / targets
             yield x[start : start + size], part, share
 
@@ -71,9 +73,11 @@ class Room:
 
         Raises NoRoom where halving does not help, or would change what is learned.
         """
+        # Halvings from an earlier round apply from the start, before any error.
         if self.halvings:
             _check_separable(module)
         while True:
+            # The step is done again with the same dropout as far as the parts allow.
             state = torch.get_rng_state()
             try:
                 return step()
@@ -86,6 +90,7 @@ class Room:
             _check_separable(module)
             torch.set_rng_state(state)
             if batches[0][0].is_cuda:
+                # Blocks cached for the larger parts would not fit the smaller ones.
                 torch.cuda.empty_cache()
             self.halvings += 1
 
@@ -111,6 +116,7 @@ def _check_separable(module: nn.Module) -> None:
 
 
 def _normalises_over_batch(layer: nn.Module) -> bool:
+    # A layer in evaluation mode uses its running statistics, sample by sample.
     if not isinstance(layer, nn.modules.batchnorm._NormBase) or not layer.training:
         return False
     # InstanceNorm looks at one sample at a time, unless it averages them for later.

@@ -71,6 +71,7 @@ def train(
     write_state(module, layout, start)
     module.train()
     gradients = _Gradients(module, plan, Room(halvings))
+    # Dropout draws from torch's global generator, which is the caller's.
     with torch.random.fork_rng(devices=[]):
         dropout_seed = derive(plan.seed, "dropout", plan.round, client)
         torch.default_generator.manual_seed(dropout_seed)
@@ -80,6 +81,7 @@ def train(
             count = steps(plan, len(data), merge, client)
             losses = _descend(gradients, plan, batches, count)
     end = read_state(module, layout)
+    # Of buffers too: BatchNorm's statistics and counters travel as differences.
     difference = State(end.floats - start.floats, end.integers - start.integers)
     if plan.answer == "gradient":
         difference = with_gradients(module, layout, difference)
@@ -97,6 +99,7 @@ def mini_batches(
     """
     if not len(data):
         raise ClientError(f"client {client} has no samples")
+    # Numpy's generator here, torch's below: neither depends on how much the other drew.
     order = generator(plan.seed, "batches", plan.round, client)
     batches = passes(data, plan.batch_size, order, merge)
     if not plan.augment:
@@ -149,6 +152,7 @@ def check_finite(
     client: int, plan: Plan, loss: float, floats: NDArray[np.float32]
 ) -> None:
     """Raise ClientError for an update, floats (P,), that is not finite."""
+    # Checked here, so that the error names the settings that help.
     if not (math.isfinite(loss) and np.isfinite(floats).all()):
         raise ClientError(
             f"client {client} diverged in round {plan.round}: its loss became {loss:g}; "
@@ -176,6 +180,7 @@ class _Gradients:
 
     def of_step(self, batches: Batches) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return the mean loss and gradients over the next ``plan.accumulate`` batches."""
+        # Drawn once: a step that is tried again must see the same samples.
         step_batches = [next(batches) for _ in range(self.plan.accumulate)]
         while True:
             loss, gradients = self.room.within(
@@ -195,6 +200,7 @@ class _Gradients:
         for batch in batches:
             for x, y, share in self.room.parts(*batch):
                 loss = self._loss(x, y)
+                # On the CPU in float32, so the mean does not overflow in float16.
                 mean_loss = mean_loss + loss.detach().float().cpu() * share / len(
                     batches
                 )
@@ -203,6 +209,7 @@ class _Gradients:
                     torch._foreach_add_(total, gradients)
                 else:
                     total = gradients
+        # Back to the true gradients: clipping and decay come after this.
         if self.scale != 1.0:
             torch._foreach_div_(total, self.scale)
         return mean_loss, total
@@ -255,6 +262,7 @@ class _Sgd:
             torch._foreach_mul_(self.velocity, self.plan.momentum)
             torch._foreach_add_(self.velocity, gradients)
         else:
+            # torch.optim.SGD, too, begins with the first gradient itself, without dampening.
             self.velocity = [gradient.clone() for gradient in gradients]
         if not self.plan.nesterov:
             return self.velocity
@@ -310,6 +318,7 @@ def loss_of(
     A batch of empty lines, with nothing to predict, has loss 0.
     """
     if targets.dim() > 1 and not bool((targets != IGNORE).any()):
+        # A sum, not a constant: its gradient is a zero for every weight.
         return scores.float().sum() * 0.0
     return nn.functional.cross_entropy(
         scores.float().flatten(0, -2),
@@ -321,6 +330,7 @@ def loss_of(
 
 def _clip(gradients: list[torch.Tensor], limit: float) -> None:
     """Scale the gradients in place so that their joint L2 norm is at most ``limit``."""
+    # The norm of the tensors' norms is the joint norm, in few kernels.
     norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
     if norm > limit:
         torch._foreach_mul_(gradients, limit / norm)

@@ -27,8 +27,11 @@ def locked(pki: Path) -> Iterator[None]:
         raise UserError(
             f"there is no authority in '{pki}'; make one: fedlearn pki init --pki {pki}"
         )
+    # Whoever comes first makes the lock file, and nobody removes it.
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
     with writing(pki), open(os.open(pki / ".lock", flags, 0o600), "wb") as lock:
+        # Waits: whoever holds it works for milliseconds, and no agent should be
+        # refused.
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -66,6 +69,7 @@ def write(path: Path, data: bytes) -> None:
 
     Certificates may be read by anyone, keys and lists by their owner alone.
     """
+    # By the ending, so that no caller can publish a key by mistake.
     mode = 0o644 if path.suffix == ".pem" else 0o600
     replace(path, data, mode)
 
@@ -86,6 +90,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Replace one of the folder's lists; raises OSError."""
+    # One line: the file is small, and replaced whole.
     text = json.dumps(content) + "\n"
     write(path, text.encode())
 

@@ -84,6 +84,7 @@ class OpenWork:
 
         A chunk of another answer than the one before begins anew.
         """
+        # Length and checksum name an answer: training done anew may give other bytes.
         said = (chunk.total, chunk.checksum)
         if not self.received.length or said != (self.total, self.checksum):
             self.received = ChunkBuffer()
@@ -153,6 +154,7 @@ class WorkBook:
         """Return the batch of some orders, which ends when it is due at the latest."""
         pieces = {(order.client, order.key) for order in orders}
         batch = Batch(pieces, enough)
+        # A batch without a deadline ends by its answers alone.
         if due < float("inf"):
             self._batch_count += 1
             heapq.heappush(self._deadlines, (due, self._batch_count, batch))

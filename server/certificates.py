@@ -103,6 +103,8 @@ class Authority:
         So a client's certificate cannot play the coordinator.
         """
         own_key = self.certificate.extensions.get_extension_for_class(
+            # Verifiers find the issuer by the id of its key: its name is the same in
+            # each authority.
             x509.SubjectKeyIdentifier
         ).value
         issuer = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own_key)
@@ -130,6 +132,7 @@ def pem(certificate: x509.Certificate) -> bytes:
 
 def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     """Return a private key as PEM (PKCS #8), not encrypted."""
+    # In the clear: the coordinator starts without anybody who could type a password.
     return key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,

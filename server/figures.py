@@ -64,6 +64,7 @@ class Lines:
         for row in self._new_rows():
             try:
                 metrics = json.loads(row)
+            # A line that something else wrote must not end the figures.
             except (ValueError, RecursionError):
                 continue
             if not isinstance(metrics, dict):
@@ -127,6 +128,7 @@ class _Exposition:
     ) -> None:
         name = f"fedlearn_{name}"
         rows = [
+            # 17 digits tell every float64 apart.
             f"{name}{labels} {float(value):.17g}"
             for labels, value in values
             if isinstance(value, int | float)

@@ -69,6 +69,7 @@ class CertificateGate:
         """Return who calls; the call of one who may not is ended."""
         if self.revocations is None:
             return Caller()
+        # None until the certificate was read: a refusal without a client is noted, too.
         client: int | None = None
         try:
             # TLS has verified it against the authority; what it says is looked at here.
@@ -76,6 +77,7 @@ class CertificateGate:
             client, serial = identity_of(certificate)
             if self.revocations.refused(client, serial):
                 raise IdentityError("revoked", "the certificate is revoked")
+        # Whatever cannot be read is turned away: in doubt nobody comes in.
         except (FedlearnError, KeyError, IndexError) as error:
             self._counters["wrong_certificate"] += 1
             self._log("turned away", client, text=str(error))

@@ -47,6 +47,7 @@ LARGEST_REQUEST_BYTES = 8192
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 _URI = re.compile(rf"{CLIENT_URI}(0|[1-9][0-9]{{0,9}})")
+# Labels of at most 63 characters, 253 in all (RFC 1035), or a wildcard in front.
 _DNS = re.compile(
     r"(?=.{1,253}$)(\*\.)?"
     r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*"
@@ -103,6 +104,7 @@ def make(
             f"give 1 to {CA_DAYS} days"
         )
     server_names = _all_names(names)
+    # Resolved: a folder beside the link may lie on another disk.
     pki = pki.resolve()
     _check_empty(pki)
     now = time.time()
@@ -125,6 +127,7 @@ def make(
             authority.write_json(part / "issued.json", issued)
             authority.write_json(part / "revoked.json", {})
             authority.write_json(part / "tokens.json", {})
+            # On one file system: the folder appears whole, or not at all.
             os.replace(part, pki)
             sync_folder(pki.parent)
         except BaseException:
@@ -224,12 +227,14 @@ def public_key_of(request: bytes) -> ec.EllipticCurvePublicKey:
     try:
         csr = x509.load_pem_x509_csr(request)
         public = csr.public_key()
+        # Agents make keys on P-256 alone; a key on another curve is none of theirs.
         if not isinstance(public, ec.EllipticCurvePublicKey) or not isinstance(
             public.curve, ec.SECP256R1
         ):
             raise _bad_request(
                 "the certificate request's key is not on the curve P-256"
             )
+        # The signature proves that whoever asks has the private key.
         if not csr.is_signature_valid:
             raise _bad_request("the certificate request is not signed by its own key")
     except _UNREADABLE as error:
@@ -253,9 +258,11 @@ def identity_of(certificate: bytes) -> tuple[int, int]:
         serial = parsed.serial_number
     except (*_UNREADABLE, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
         raise _bad_certificate(f"the certificate names no client ({error})") from None
+    # Exactly one: two names would leave open which of them counts.
     if len(names) != 1 or not isinstance(names[0], x509.UniformResourceIdentifier):
         raise _bad_certificate("the certificate's names are not exactly one URI")
     uri = names[0].value
+    # Matched in full, and without leading zeros: each client has one way to be written.
     client = _URI.fullmatch(uri)
     if client is None or int(client[1]) > LARGEST_CLIENT:
         raise _bad_certificate(f"the certificate's name {uri!r} is no client's")
@@ -309,6 +316,7 @@ def _next_serial(pki: Path, client: int | None, expires: int) -> int:
     issued = authority.read_json(pki / "issued.json")
     serial = int(issued["next"])
     issued["next"] = serial + 1
+    # The list stays as long as what is valid; a revocation needs nothing older.
     now = time.time()
     certificates = {
         number: entry
@@ -364,6 +372,7 @@ def _all_names(names: Iterable[str]) -> tuple[str, ...]:
 
 def _general_name(name: str) -> x509.GeneralName:
     """Return a DNS name or an IP address; raises UserError for what is neither."""
+    # Addresses first: "127.0.0.1" would also pass as a DNS name.
     with contextlib.suppress(ValueError):
         return x509.IPAddress(ipaddress.ip_address(name))
     if not _DNS.fullmatch(name):

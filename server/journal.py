@@ -154,6 +154,7 @@ class Journal:
         with using(path, "read"), path.open("rb") as file:
             file.seek(entry.offset)
             data = file.read(entry.length)
+        # Checked at each reading: a disk may lose what was synced.
         if len(data) != entry.length or crc32(data) != entry.crc:
             raise damaged(path, entry.offset)
         return data
@@ -189,6 +190,7 @@ class Journal:
             if self._refusal is None:
                 self._refusal = RecordError(f"the journal {self.folder} is closed")
             self._changed.notify_all()
+        # The writer ends after the group that it has, and no future is left open.
         self._thread.join()
         self._close_segment()
         self._lock.close()
@@ -221,6 +223,7 @@ class Journal:
 
     def _commit(self, group: list[_Waiting]) -> None:
         """Write a group and sync it; from then on `find` and `records` know it."""
+        # Whatever the size of the group: a group is never split over two segments.
         if self._file < 0 or self._ends[max(self._ends)] > SEGMENT_BYTES:
             self._begin_segment()
         number = max(self._ends)
@@ -258,6 +261,7 @@ class Journal:
     def _write(self, records: list[tuple[bytes, bytes, bytes]]) -> None:
         """Append records, each of header, meta and data."""
         if not armed("journal.half-record"):
+            # All parts in one call: a record per call would cost more than the bytes.
             write_all(self._file, [part for record in records for part in record])
             return
         for record in records:
@@ -276,6 +280,7 @@ class Journal:
         number = max(self._ends, default=0) + 1
         self._mark = os.urandom(8)
         reach("journal.new-segment")
+        # O_EXCL: a segment that is there already would be another process's.
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._file = os.open(self._path(number), flags, 0o644)
         write_all(self._file, [segment_head(self._mark)])
@@ -315,6 +320,7 @@ class Journal:
     def _recover(self) -> None:
         """Read every segment, mend the last one and see that all of it is on disk."""
         paths = self.folder.glob("*.log")
+        # Not by text, so that segment 100,000,000 comes behind 99,999,999.
         numbers = sorted(int(path.stem) for path in paths if path.stem.isdecimal())
         # A crash while it was made; it holds no record.
         if numbers and self._is_unfinished(numbers[-1]):
@@ -372,6 +378,7 @@ class Journal:
 
 def _waiting(meta: Mapping[str, Any], data: bytes, crc: int | None) -> _Waiting:
     """Return a record as it waits; raises TypeError or ValueError, see `append`."""
+    # Sorted and without spaces: the same meta gives the same bytes.
     text = json.dumps(
         meta, sort_keys=True, separators=(",", ":"), allow_nan=False
     ).encode()

@@ -30,6 +30,7 @@ class LinkService:
 
     async def _answer(self, probe: Probe, context: CallContext) -> Echo:
         await self._gate.caller(context)
+        # The caller chooses the size, so it needs a bound.
         if probe.want > LARGEST_BYTES:
             await context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT,

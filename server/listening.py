@@ -71,6 +71,8 @@ class Listeners:
             )
             self.port = self._bind(server, self.address.port, mutual)
             self._open_enrollment(pki, grpc.ssl_server_credentials(pair))
+        # Started together, after all ports are bound: a port that is taken ends the
+        # start early.
         for each_server in self._servers:
             await each_server.start()
 

@@ -20,6 +20,7 @@ class LoopThread:
     def __init__(self, name: str) -> None:
         """Make the loop; it runs after `start`."""
         self.loop = asyncio.new_event_loop()
+        # Daemon: a loop that hangs must not keep the process alive.
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
 
     def start(self) -> None:
@@ -36,6 +37,7 @@ class LoopThread:
 
     def stop(self) -> None:
         """End the loop and its thread."""
+        # From outside, as loops are not safe to be called by other threads.
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(_JOIN_S)
 

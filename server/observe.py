@@ -71,6 +71,8 @@ class Log:
         self._stream = stream
         # As far as a line of the log says so.
         self._lost_noted = 0
+        # Unbounded in itself: `__call__` looks at the length, and `None` always finds
+        # room.
         self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._file = -1
         # Whoever wrote before us may have been killed in the middle of a line.
@@ -93,6 +95,7 @@ class Log:
             return
         # Dropped, not waited for: the caller is the exchange itself.
         if self._queue.qsize() >= WAITING:
+            # Not under a lock: a count that is one too small does no harm to a log.
             self.lost += 1
             return
         entry: dict[str, Any] = {"time": time.time(), "event": event}
@@ -128,6 +131,7 @@ class Log:
             try:
                 lines = [line(entry) + "\n" for entry in entries]
                 self._write("".join(lines).encode())
+                # After the write: what was not said now is said by the next batch.
                 self._lost_noted = lost
             # The disk is full: what is lost here is no reason to end a run.
             except OSError:
@@ -160,6 +164,7 @@ class Log:
         if self._torn and os.fstat(self._file).st_size:
             data = b"\n" + data
         self._torn = True
+        # A short write is a full disk; the rest would be a line without a beginning.
         if os.write(self._file, data) < len(data):
             raise OSError("a part was written")
         self._torn = False
@@ -175,6 +180,7 @@ class Log:
         if not entries or stream is None:
             return
         lines = [self._shown_line(entry) + "\n" for entry in entries]
+        # A closed pipe or a file that was closed: nobody reads, and the run goes on.
         with contextlib.suppress(OSError, ValueError):
             stream.write("".join(lines))
             stream.flush()
@@ -230,6 +236,7 @@ def _entries(path: Path, most_bytes: int) -> Iterator[dict[str, Any]]:
     """Yield the events at the end of a file; none for a file that cannot be read."""
     try:
         with path.open("rb") as file:
+            # From the end: the newest events are looked for, and the file may be long.
             file.seek(max(0, os.fstat(file.fileno()).st_size - most_bytes))
             lines = file.read(most_bytes).split(b"\n")
     except OSError:

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from fedlearn.errors import RunError
 from fedlearn.server.figures import ExchangeFigures, Lines, exposition
 
+# Metrics name clients; whoever is to see them from outside puts a proxy before this.
 LOOPBACK = "127.0.0.1"
 
 # How long a caller may take for its request.
@@ -72,6 +73,7 @@ class Pages:
 
 
 class _Server(ThreadingHTTPServer):
+    # Threads of callers that hang must not keep the process alive.
     daemon_threads = True
     request_queue_size = 16
 

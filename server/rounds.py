@@ -56,7 +56,7 @@ class Rounds:
             self.book.break_off,
         )
         self._table = self._reception.table
-        # Of the rounds whose answers count.
+        # The first round whose answers still count; earlier ones are in a checkpoint.
         self._oldest_round = 0
 
     @property
@@ -180,6 +180,7 @@ class Rounds:
         if work is None or work.stage is not WorkStage.STORING:
             return []
         length = len(work.answer)
+        # Closed before it counts: a piece is in one place of the book at a time.
         self.book.close(work)
         self.book.count(client, key, length, work.checksum)
         actions: list[Action] = [WorkResult(client, key, work.answer)]
@@ -214,6 +215,7 @@ class Rounds:
             farewell = frames.goodbye_for_good()
         else:
             farewell = frames.goodbye_until("the coordinator restarts", again)
+        # Set before anybody is told: who connects meanwhile is told, too.
         self._reception.farewell = farewell
         return [SendToAgent(session, farewell) for session in self.sessions]
 
@@ -229,6 +231,7 @@ class Rounds:
             if connection.client in revoked:
                 reason = "the certificate is revoked"
                 actions += self._reception.part(connection.number, reason, "revoked")
+        # Sorted, so that the log of a run is the same each time.
         for client in sorted(revoked & self.book.open_work.keys()):
             for work in list(self.book.of(client)):
                 actions += self._fail(work, "its certificate is revoked")
@@ -259,6 +262,7 @@ class Rounds:
         stored = self.book.answer_of(client, key)
         if stored is not None:
             # The same again: its acknowledgement was lost on the way.
+            # Length and CRC-32, as the whole answer is not in memory any more.
             if stored == (chunk.total, chunk.checksum):
                 self.counters["again"] += 1
                 return self._acknowledge(client, key, chunk.total, stored=True)
@@ -272,6 +276,7 @@ class Rounds:
         if work.stage is WorkStage.STORING:
             return []
         end = chunk.offset + len(chunk.data)
+        # Before a byte is held: a chunk must not take memory beyond the limit.
         if chunk.total > self.limit_bytes or end > chunk.total:
             return self._oversized(session, work, chunk)
         if work.take(chunk):
@@ -298,6 +303,7 @@ class Rounds:
         if data is None:
             self.counters["damaged"] += 1
             return self._acknowledge(client, key, 0, stored=False)
+        # The header alone: decoding takes long, and the run's thread does it.
         reason = work.order.check(data)
         if reason is not None:
             refusal = self._refuse(session, key, reason, "malformed")
@@ -344,6 +350,7 @@ class Rounds:
         # Until now it was idle, and needed to be heard only seldom.
         self._table.renew_lease(session, now)
         task = SendToAgent(session, frames.task(work.order.task))
+        # Without payloads the task is all there is to send.
         if not work.down.total:
             return [task]
         return [task, *self._chunks(session, work, work.down.begin(now))]

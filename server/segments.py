@@ -148,9 +148,11 @@ def synced_beyond(
     """Tell whether a record after a damaged one proves that the damaged one was synced."""
     file.seek(offset)
     tail = file.read()
+    # The mark is random, so it stands before records and hardly elsewhere.
     position = tail.find(mark)
     while position >= 0:
         record = read_record(file, segment, mark, offset + position, size)
+        # A group begins beyond the damage only if all before it was synced.
         if record is not None and record.group > offset:
             return True
         position = tail.find(mark, position + 1)
@@ -197,6 +199,7 @@ def lock_folder(folder: Path) -> BinaryIO:
         sync_folder(folder.parent)
     # Held as long as the journal.
     lock = open(folder / ".lock", "wb")  # noqa: SIM115
+    # Not waited for: two coordinators of one run are a mistake.
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

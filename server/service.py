@@ -74,11 +74,13 @@ class Service:
         self.devices: dict[int, dict[str, str | float]] = {}
         # Why the journal takes no more answers.
         self.trouble: str | None = None
+        # Without a bound: what comes is bounded by the work that was asked for.
         self.events: queue.Queue[WorkResult | ModelMissing | FedlearnError] = (
             queue.Queue()
         )
         self._witness = Witness(self.log, rounds)
         self._listeners = Listeners(address)
+        # Set by `_open`, in the service's thread.
         self._gate: CertificateGate
         self._streams = AgentStreams()
         self._session_count = 0
@@ -154,6 +156,7 @@ class Service:
 
     def attending(self) -> list[int]:
         """Return the clients that are connected, sorted."""
+        # Asked in the loop's thread: the table changes there.
         return sorted(self._thread.call(self._attending()).result())
 
     def figures(self) -> ExchangeFigures:
@@ -173,6 +176,7 @@ class Service:
             return
         # A goodbye that does not leave is no reason not to end.
         with contextlib.suppress(Exception):
+            # More than the drain takes, so that only a loop that hangs is given up.
             self._thread.call(self._close(over)).result(streams.DRAIN_S + 5)
         self._thread.stop()
 
@@ -270,6 +274,7 @@ class Service:
             self._streams.remove(session)
             self._perform(self.rounds.gone(session))
             self._witness.ended(session)
+            # A dropped stream settles in `end`, before its reader is cancelled.
             if not stream.dropped:
                 await stream.settle()
 
@@ -280,6 +285,7 @@ class Service:
         now = time.monotonic()
         self._perform(self.rounds.connected(session, caller.client, now))
         while (frame := await self._read(session, context)) is not None:
+            # Renewals go past the state machine, which knows no certificates.
             if frame.HasField("renewal") and caller.client is not None:
                 await self._renew(
                     session, caller.client, caller.serial, frame.renewal.request
@@ -310,6 +316,8 @@ class Service:
             )
         except FedlearnError as error:
             self.log.note(f"client {client}: its certificate is not renewed: {error}")
+            # The agent asks again: it has a third of its certificate's validity for
+            # that.
             return
         self.log("renewed", client, text="its certificate")
         frame = frames.certificate(certificate, expiry(certificate))
@@ -395,5 +403,6 @@ class Service:
         # What the agent cannot know: how fast it was reached.
         if pace is not None and pace.mbps:
             facts["down_mbps"] = round(pace.mbps, 2)
+        # Facts come from outside: a device that tells ever new names is not followed.
         if len(facts) <= FACTS:
             self.devices[device.client] = facts

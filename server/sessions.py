@@ -60,6 +60,7 @@ class SessionTable:
         session = self.by_number.pop(number, None)
         if session is None or session.client is None:
             return None
+        # The client may attend by a newer connection already.
         if self.attending.get(session.client) != number:
             return None
         del self.attending[session.client]

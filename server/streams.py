@@ -45,11 +45,14 @@ class AgentStream:
 
     def push(self, send: SendToAgent) -> bool:
         """Have a frame written; False: too much waits already, so it is dropped."""
+        # Dropping single frames is safe: their connection is ended then, and begins
+        # anew.
         cost = _cost(send)
         if self._unread_bytes + cost > UNREAD_BYTES:
             return False
         self._waiting.append(send)
         self._unread_bytes += cost
+        # One writer at a time, as gRPC takes one write after another.
         if self._writer is None or self._writer.done():
             self._writer = asyncio.get_running_loop().create_task(self._write())
         return True
@@ -74,6 +77,7 @@ class AgentStream:
         try:
             while self._waiting:
                 send = self._waiting.popleft()
+                # Before the write: what gRPC holds is bounded by its own window.
                 self._unread_bytes -= _cost(send)
                 if send.data:
                     await self.context.write(packed(send.frame, send.data))
@@ -112,6 +116,7 @@ class AgentStreams:
     def push(self, send: SendToAgent) -> bool:
         """Have a frame written; False: its agent does not read, and is dropped now."""
         stream = self._by_session.get(send.session)
+        # Unknown or already ending: there is nobody to tell.
         if stream is None or stream.push(send) or stream.dropped:
             return True
         self.drop(send.session)
@@ -131,6 +136,7 @@ class AgentStreams:
         """Wait until all frames have left, but not longer than DRAIN_S."""
         end = time.monotonic() + DRAIN_S
         while time.monotonic() < end:
+            # Polled: it happens once, at the end of a run.
             if not any(stream.is_writing for stream in self._by_session.values()):
                 break
             await asyncio.sleep(0.01)

@@ -59,9 +59,11 @@ def new_token(pki: Path, client: int, hours: float = HOURS) -> str:
             f"a token valid for {hours:g} hours is out of range; "
             f"give more than 0 and at most {LONGEST_HOURS:g}"
         )
+    # 256 bits, so it cannot be guessed; that is why a plain SHA-256 keeps it well.
     secret = secrets.token_urlsafe(32)
     expires = time.time() + hours * 3600
     with authority.locked(pki):
+        # DER is shorter than PEM, and people copy tokens.
         ca = ssl.PEM_cert_to_DER_cert((pki / "ca.pem").read_text())
         tokens = _remembered(pki)
         tokens[_digest(secret)] = {"client": client, "expires": expires, "used": None}
@@ -73,6 +75,7 @@ def new_token(pki: Path, client: int, hours: float = HOURS) -> str:
         "ca": base64.b64encode(ca).decode(),
     }
     text = json.dumps(content, separators=(",", ":"))
+    # Without padding, which says nothing: an agent adds it again.
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
@@ -156,6 +159,7 @@ def revoke(pki: Path, client: int) -> Revoked:
         # All numbers so far, of whatever client: only this client's are compared with it.
         limits[client] = int(issued["next"]) - 1
         limits_json = {str(number): limits[number] for number in sorted(limits)}
+        # Tokens first: a crash between the two leaves no token that could undo it.
         authority.write_json(pki / "tokens.json", tokens)
         authority.write_json(pki / "revoked.json", limits_json)
     return Revoked(client, len(valid), len(unused))
@@ -190,6 +194,7 @@ class Revocations:
         except OSError as error:
             reason = error.strerror or error
             raise RecordError(f"cannot read '{path}': {reason}") from error
+        # Files are replaced whole, so a change shows in the inode even within one tick.
         version = (status.st_ino, status.st_mtime_ns, status.st_size)
         # The stat comes before the reading: a change between them is seen the next time.
         if version != self._version:

@@ -53,6 +53,8 @@ class Witness:
         """Note the end of a connection; call it after `Rounds.gone`."""
         client = self._clients.pop(session, None)
         reason = self._reasons.pop(session, "")
+        # A connection without a welcome has no client, and is told of if it was turned
+        # away.
         if client is not None:
             self.log("left", client, None, reason, attending=len(self.rounds.attending))
         elif reason:
@@ -113,6 +115,7 @@ def took_part(journal: Journal) -> dict[str, dict[str, Any]]:
         # Answers alone do not tell which of them counted.
         if meta.get("kind") != "closed":
             continue
+        # The key is "closed/round/kind/call".
         kind = str(meta["key"]).split("/")[2]
         for client, (word, reason) in _outcomes(meta, journal.read(entry)).items():
             counter = counts.setdefault(client, {}).setdefault(kind, Counter())
@@ -124,6 +127,7 @@ def took_part(journal: Journal) -> dict[str, dict[str, Any]]:
     for client, kinds in sorted(counts.items()):
         table[str(client)] = {}
         for kind, counter in sorted(kinds.items()):
+            # All words, also those that are 0: a reader of the table needs no defaults.
             row: dict[str, Any] = {name: counter[name] for name in _COUNTS}
             row["reasons"] = dict(reasons.get((client, kind), {}))
             table[str(client)][kind] = row
@@ -137,6 +141,7 @@ def _outcomes(meta: dict[str, Any], data: bytes) -> dict[int, tuple[str, str]]:
     """
     # JSON's keys are texts.
     outcomes = {int(client): ("answered", "") for client in json.loads(data)}
+    # In this order: a refusal overrides the answer that it is about.
     for client, reason in meta.get("refused", {}).items():
         outcomes[int(client)] = ("refused", reason)
     for client, reason in meta.get("without", {}).items():

@@ -102,6 +102,7 @@ def _print(text: str) -> None:
 class Agent:
     """See the module; `run` is all of its life."""
 
+    # Without values here, so that a use before its time is an AttributeError.
     # Set by `run` and by the first connection.
     _state: Attendance
     _identity: Identity
@@ -115,6 +116,7 @@ class Agent:
         self.say = say
         self._guest = Guest(settings.rules, settings.root, say)
         self._workshop = Workshop(self._guest, settings.root, self._report, self._broke)
+        # None before the first connection: nobody could hear what is sent then.
         self._outbox: asyncio.Queue[tuple[pb.AgentFrame, Data]] | None = None
         # Of the run that the agent takes part in.
         self._folder = Path()
@@ -126,6 +128,7 @@ class Agent:
         self._channel_is_old = False
         # Before the next connection.
         self._wait_s = 0.0
+        # Minus infinity, so that the first figures are told at once.
         self._figures_told_s = float("-inf")
 
     async def run(self) -> str:
@@ -133,9 +136,13 @@ class Agent:
 
         Raises UserError where the agent may not attend, and RecordError when its disk fails.
         """
+        # Payloads of megabytes come and go; glibc would give their pages back each
+        # time.
         keep_pages()
         settings = self.settings
         software = f"fedlearn {fedlearn.__version__}"
+        # Not seeded: agents that lost one coordinator together must not return
+        # together.
         draw = random.SystemRandom().random
         self._state = Attendance(settings.client, software, draw, settings.most_bytes)
         channel = self._channel()
@@ -171,6 +178,7 @@ class Agent:
 
     def _input(self) -> None:
         """End when whoever started this agent has ended."""
+        # What is read means nothing: only the end of the input does.
         if not os.read(0, 4096):
             asyncio.get_running_loop().remove_reader(0)
             self._end("the process that started this agent has ended")
@@ -197,6 +205,7 @@ class Agent:
             asyncio.create_task(self._renew()),
             asyncio.create_task(self._hear_hang_up()),
         ]
+        # A new queue: frames for the last connection mean nothing to this one.
         try:
             # Each part runs until the connection ends, so the first end is its end.
             await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
@@ -213,6 +222,7 @@ class Agent:
         Raises the RecordError or UserError of a part.
         """
         for part in parts:
+            # A part that still runs, or was cancelled, did not end the connection.
             if not part.done() or part.cancelled():
                 continue
             error = part.exception()
@@ -232,6 +242,7 @@ class Agent:
                 # The device is read only now: most frames are heartbeats.
                 self._state.decline_reason = self._guest.ask()
             self._perform(self._state.heard(frame, time.monotonic()))
+        # The stream ended by its status, which says why in the server's words.
         code = await self._call.code()
         raise RunError(f"{code.name.lower()}: {await self._call.details()}")
 
@@ -239,6 +250,7 @@ class Agent:
         assert self._outbox is not None
         while True:
             frame, data = await self._outbox.get()
+            # A chunk's data stays outside of the message, so it is copied once less.
             await self._call.write(packed(frame, data) if data else frame)
             chunk = frame.chunk
             if chunk.total:
@@ -257,6 +269,8 @@ class Agent:
         settings = self.settings
         while True:
             if not settings.insecure and identity.due(self._identity, time.time()):
+                # In a thread: openssl may take seconds on a small board, and heartbeats
+                # go on.
                 request = await asyncio.to_thread(
                     identity.make_key_and_csr, settings.state
                 )
@@ -310,6 +324,7 @@ class Agent:
         settings = self.settings
         folder = settings.state / f"run-{welcome.run.hex()}"
         self.say(f"attending as client {settings.client}")
+        # After each welcome, as the coordinator may be another process than before.
         self._tell(board.facts(settings.root))
         # The same run again, after a break: the work goes on, and its answers are known.
         if folder == self._folder:
@@ -377,6 +392,7 @@ class Agent:
     def _broke(self, error: BaseException) -> None:
         """End because the workshop itself has failed."""
         self.say(f"the work stopped: {error}")
+        # The first reason counts: a later one is a consequence of it.
         self._end(self._ending or str(error))
 
     def _tell(self, facts: Mapping[str, str | float]) -> None:

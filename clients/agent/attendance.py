@@ -46,7 +46,7 @@ from fedlearn.clients.agent.actions import (
     failure_of,
 )
 from fedlearn.clients.agent.backoff import backoff_bound_s
-from fedlearn.clients.agent.pieces import Download, Piece, Stage, Upload
+from fedlearn.clients.agent.pieces import Download, Piece, PieceStage, Upload
 from fedlearn.exchange import NEWEST, OLDEST
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key, of, proto
@@ -86,17 +86,24 @@ class Attendance:
         self.software = software
         self.draw = draw
         self.most_bytes = most_bytes
-        self.limit_bytes = 0  # of an answer, as the coordinator says
-        self.decline_reason: str | None = None  # why no new work is taken now
+        # Of an answer, as the coordinator says.
+        self.limit_bytes = 0
+        # Why no new work is taken now.
+        self.decline_reason: str | None = None
         self.run = b""
         self.connected = False
         self.pieces: dict[Key, Piece] = {}
-        self.pace = Pace()  # of uploads
+        # Of uploads.
+        self.pace = Pace()
         self._welcomed = False
-        self._round = 0  # the first one whose answers are still wanted
-        self._tries = 0  # to connect, since the last welcome
-        self._heard_s = 0.0  # when the coordinator last sent a frame
-        self._spoke_s = 0.0  # when this agent last sent one that shows it lives
+        # The first round whose answers are still wanted.
+        self._round = 0
+        # To connect, since the last welcome.
+        self._tries = 0
+        # When the coordinator last sent a frame.
+        self._heard_s = 0.0
+        # When this agent last sent one that shows it lives.
+        self._spoke_s = 0.0
         # Heartbeats and silence, until a welcome says otherwise.
         self._idle_s = 120.0
         self._busy_s = 1.0
@@ -122,6 +129,8 @@ class Attendance:
         """
         self._close()
         self._tries += 1
+        # Full jitter: thousands of agents that lost one coordinator spread over the
+        # bound.
         wait = backoff_bound_s(self._tries) * self.draw()
         return [
             Note(f"not connected: {reason}; again in {wait:.1f} s"),
@@ -157,16 +166,16 @@ class Attendance:
         """Take the answer of a piece of work; it is on this disk already."""
         piece = self.pieces.get(key)
         # It was cancelled meanwhile, or is another piece by now.
-        if piece is None or piece.stage is not Stage.WORKING:
+        if piece is None or piece.stage is not PieceStage.WORKING:
             return [Discard(key)]
-        piece.stage = Stage.ANSWERED
+        piece.stage = PieceStage.ANSWERED
         piece.answer = answer
         return self._upload(key, piece, now) if piece.requested else []
 
     def failed(self, key: Key, reason: int, text: str) -> list[Action]:
         """Take the failure of a piece of work; reason: of `pb.Failure`."""
         piece = self.pieces.get(key)
-        if piece is None or piece.stage is not Stage.WORKING:
+        if piece is None or piece.stage is not PieceStage.WORKING:
             return []
         del self.pieces[key]
         # A connection that has not asked yet will ask for it again, if it still wants it.
@@ -177,9 +186,10 @@ class Attendance:
 
         task: as it was sent.
         """
+        # The round is over for the coordinator, so it will never ask for this answer.
         if key[0] < self._round:
             return [Discard(key)]
-        self.pieces[key] = Piece(Stage.ANSWERED, task, answer=answer)
+        self.pieces[key] = Piece(PieceStage.ANSWERED, task, answer=answer)
         return []
 
     def tick(self, now: float) -> list[Action]:
@@ -204,7 +214,7 @@ class Attendance:
     def _busy(self) -> bool:
         """Tell whether there is work, or a payload or an answer on its way."""
         return any(
-            piece.requested or piece.stage is Stage.WORKING
+            piece.requested or piece.stage is PieceStage.WORKING
             for piece in self.pieces.values()
         )
 
@@ -217,6 +227,7 @@ class Attendance:
 
         A coordinator without work for this agent speaks only when spoken to: it answers heartbeats.
         """
+        # Until the welcome the agent does not know how often it will be heard.
         if not self._welcomed:
             return self._heard_s + WELCOME_S
         due_s = self._heard_s
@@ -228,17 +239,21 @@ class Attendance:
         """Forget the connection; pieces of work stay."""
         self.connected = False
         self._welcomed = False
+        # What this connection asked for must be asked for again over the next one.
         for piece in self.pieces.values():
             piece.requested = False
             if piece.upload is not None:
                 piece.upload.transfer.break_off()
 
     def _welcome(self, welcome: pb.Welcome) -> list[Action]:
+        # Only a welcome restarts the count of tries: an open socket proves no
+        # coordinator.
         self._tries = 0
         self._welcomed = True
         self._round = welcome.round
         self.limit_bytes = welcome.limit_bytes
         self._idle_s = welcome.idle_ms / 1000
+        # A coordinator that says 0 must not make heartbeats without a pause.
         self._busy_s = max(welcome.busy_ms, 1) / 1000
         self._lease_s = welcome.lease_ms / 1000
         # Nobody will ask for work of another run, or of a round that is over.
@@ -251,9 +266,12 @@ class Attendance:
 
     def _goodbye(self, goodbye: pb.Goodbye) -> list[Action]:
         self._close()
+        # No time to return after: the coordinator does not want this agent again.
         if not goodbye.again_max_ms:
             return [Leave(goodbye.reason, goodbye.done)]
         span_ms = max(0, goodbye.again_max_ms - goodbye.again_min_ms)
+        # The bounds are a window, so that a herd that was sent away comes back spread
+        # out.
         wait_s = (goodbye.again_min_ms + span_ms * self.draw()) / 1000
         return [Note(f"{goodbye.reason}; again in {wait_s:.1f} s"), Connect(wait_s)]
 
@@ -262,6 +280,7 @@ class Attendance:
     def _task(self, task: pb.Task, now: float) -> list[Action]:
         """Take a task, which may have come before."""
         key = of(task.key)
+        # Deterministic, as the bytes decide whether this is the same work as before.
         text = task.SerializeToString(deterministic=True)
         # The coordinator is past all earlier rounds.
         actions = self._drop_before(key[0])
@@ -272,13 +291,14 @@ class Attendance:
         if piece.requested:
             return actions
         piece.requested = True
-        if piece.stage is Stage.ANSWERED:
+        if piece.stage is PieceStage.ANSWERED:
             actions += self._upload(key, piece, now)
         return actions
 
     def _start(self, key: Key, task: pb.Task, text: bytes) -> list[Action]:
         """Take a new piece of work, or decline it."""
         total = sum(task.sizes)
+        # Checked before memory is taken: the sizes come from the coordinator.
         if total > self.most_bytes or len(task.sizes) > PARTS:
             reason = (
                 f"its payloads have {total} bytes in {len(task.sizes)} parts; "
@@ -292,7 +312,10 @@ class Attendance:
                 failure_of(key, pb.Failure.DECLINED, self.decline_reason),
             ]
         download = Download(task, total)
-        self.pieces[key] = Piece(Stage.COMING, text, requested=True, download=download)
+        self.pieces[key] = Piece(
+            PieceStage.COMING, text, requested=True, download=download
+        )
+        # Without payloads there is no chunk whose arrival would begin the work.
         return [] if total else self._begin(key, self.pieces[key], download)
 
     def _payload_chunk(self, chunk: pb.Chunk, now: float) -> list[Action]:
@@ -309,6 +332,7 @@ class Attendance:
         # All of it came before.
         if download is None:
             return self._acknowledge(key, chunk.total, now)
+        # Nothing later could be placed; the next connection goes on from the last ack.
         if chunk.offset + len(chunk.data) > download.total:
             return self.lost("a payload came in pieces that do not fit")
         download.received.add(chunk.offset, chunk.data)
@@ -326,7 +350,7 @@ class Attendance:
 
     def _begin(self, key: Key, piece: Piece, download: Download) -> list[Action]:
         """Have the work begin; the payloads are not held here any longer."""
-        piece.stage = Stage.WORKING
+        piece.stage = PieceStage.WORKING
         piece.download = None
         return [Begin(key, download.task, download.payloads())]
 
@@ -341,6 +365,7 @@ class Attendance:
                 f"the coordinator takes {self.limit_bytes}"
             )
             return [*self._drop(key), failure_of(key, pb.Failure.FAILED, text)]
+        # Made once: over a new connection it goes on from what was acknowledged.
         if piece.upload is None:
             piece.upload = Upload(Transfer([answer], self.pace), crc32(answer))
         chunks = piece.upload.transfer.begin(now)
@@ -349,6 +374,7 @@ class Attendance:
     def _acknowledged(self, ack: pb.Ack, now: float) -> list[Action]:
         """Take how much of an answer has arrived."""
         key = of(ack.key)
+        # The coordinator has it on its own disk, so this copy is not needed.
         if ack.stored:
             return self._drop(key)
         piece = self.pieces.get(key)
@@ -361,6 +387,7 @@ class Attendance:
         self, key: Key, upload: Upload, chunks: list[tuple[int, Data]], now: float
     ) -> list[Action]:
         """Send chunks of an answer: offset and data of each."""
+        # A chunk shows that this agent lives, as a heartbeat does.
         if chunks:
             self._spoke_s = now
         return [*upload.frames(key, chunks)]

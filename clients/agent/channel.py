@@ -12,6 +12,7 @@ from fedlearn.errors import UserError
 from fedlearn.exchange import CHANNEL
 
 OPTIONS = (
+    # gRPC's own waits stay below the agent's bounds, which decide when to try.
     *CHANNEL,
     ("grpc.initial_reconnect_backoff_ms", 100),
     # Despite its name this is the connect timeout; slow links and mass reconnects need 10 s.

@@ -81,6 +81,7 @@ def read_token(text: str) -> Token:
     try:
         values = _token_values(text)
         version = values["v"]
+        # The version first: other fields of a newer token may mean something else.
         if version == _VERSION:
             ca = _pem(base64.b64decode(values["ca"], validate=True))
             token = Token(values["client"], values["secret"], ca)
@@ -119,6 +120,7 @@ def make_key_and_csr(folder: Path) -> bytes:
     goes on unchanged. Raises UserError when openssl is missing, RunError when it fails,
     RecordError when the folder cannot be written.
     """
+    # By name: OpenSSL refuses certificates that spell a curve's parameters out.
     curve = ("-pkeyopt", "ec_paramgen_curve:P-256")
     encoding = ("-pkeyopt", "ec_param_enc:named_curve")
     key = _openssl("genpkey", "-algorithm", "EC", *curve, *encoding)
@@ -148,6 +150,7 @@ def store(
     """
     with _writing(folder):
         replace(folder / _CERTIFICATE, certificate, _PRIVATE)
+        # Loading the pair is the test that the certificate belongs to the key.
         try:
             identity = _identity(folder, client, ca, not_after)
             text = _text(identity)
@@ -157,6 +160,7 @@ def store(
                 "the coordinator's certificate does not fit the key in "
                 f"'{folder}'; the identity there stays as it was"
             ) from None
+        # Last: until this replacement the old identity is whole and in use.
         replace(folder / _IDENTITY, text, _PRIVATE)
         # Both are part of the identity now.
         (folder / _KEY).unlink()
@@ -250,6 +254,7 @@ def enroll(
     folder cannot be read or written.
     """
     check_address(coordinator)
+    # Before the token is spent, as it works only once.
     present = read_identity(folder)
     if present is not None and present.client != token.client:
         raise UserError(
@@ -259,6 +264,7 @@ def enroll(
     csr = make_key_and_csr(folder)
     request = EnrolRequest(secret=token.secret, request=csr)
     reply = _exchange(coordinator, token.ca, request, timeout_s)
+    # A certificate for another client would let this device speak in its name.
     if reply.client != token.client:
         raise RunError(
             f"the coordinator took the token of client {token.client} "
@@ -297,6 +303,7 @@ def _exchange(
     coordinator: str, ca: bytes, request: EnrolRequest, timeout_s: float
 ) -> EnrolReply:
     """Return the coordinator's reply to an enrollment; raises UserError or RunError."""
+    # Only the token's authority is trusted here, none of the system's.
     credentials = grpc.ssl_channel_credentials(ca)
     with grpc.secure_channel(coordinator, credentials, CHANNEL) as channel:
         try:
@@ -310,6 +317,7 @@ def _refusal(coordinator: str, error: Any) -> UserError | RunError:
     """Return our error for gRPC's."""
     code = error.code()
     details = error.details() or ""
+    # A person has to mend these; other failures may pass by themselves.
     if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT):
         return UserError(f"{coordinator} refuses: {details}")
     if code is grpc.StatusCode.UNIMPLEMENTED:
@@ -365,6 +373,7 @@ def _openssl(*arguments: str, stdin: bytes = b"") -> bytes:
         ) from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RunError(f"openssl {arguments[0]}: {error}") from None
+    # An exit code of 0 is not enough: the output goes into the identity.
     if process.returncode or not process.stdout.startswith(b"-----BEGIN "):
         errors = process.stderr.decode(errors="replace")[:300]
         raise RunError(f"openssl {arguments[0]} failed: {errors or process.returncode}")
@@ -375,6 +384,7 @@ def _pem(der: bytes) -> bytes:
     """Return a certificate as PEM; raises ValueError for bytes that are none."""
     pem = ssl.DER_cert_to_PEM_cert(der)
     try:
+        # ssl has no parser of certificates; loading one as an authority is the check.
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
     except ssl.SSLError as error:
         raise ValueError(str(error)) from None
@@ -382,6 +392,7 @@ def _pem(der: bytes) -> bytes:
 
 
 def _is_id(client: object) -> bool:
+    # A bool is an int in Python, and JSON's true would be client 1.
     if not isinstance(client, int) or isinstance(client, bool):
         return False
     return 0 <= client < 2**32

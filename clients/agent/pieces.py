@@ -12,7 +12,7 @@ from fedlearn.exchange.keys import Key, proto
 from fedlearn.exchange.transfer import ChunkBuffer, Data, Transfer
 
 
-class Stage(Enum):
+class PieceStage(Enum):
     """How far a piece of work is; `fedlearn.clients.agent.attendance` has the transitions."""
 
     COMING = "its payloads are on their way"
@@ -25,7 +25,8 @@ class Download:
     """The payloads of a task on their way."""
 
     task: pb.Task
-    total: int  # bytes of all payloads
+    # Bytes of all payloads.
+    total: int
     received: ChunkBuffer = field(default_factory=ChunkBuffer)
 
     def payloads(self) -> tuple[bytes, ...]:
@@ -43,7 +44,8 @@ class Upload:
     """An answer on its way."""
 
     transfer: Transfer
-    checksum: int  # CRC-32 of the answer
+    # CRC-32 of the answer.
+    checksum: int
 
     def frames(self, key: Key, chunks: list[tuple[int, Data]]) -> list[SendFrame]:
         """Return frames that carry chunks, offset and data, of the answer to a piece of work."""
@@ -63,10 +65,14 @@ class Upload:
 class Piece:
     """A piece of work, from its task until its answer is stored."""
 
-    stage: Stage
-    text: bytes  # the task, as it was sent
-    requested: bool = False  # by the present connection
-    download: Download | None = None  # in stage COMING
-    answer: bytes = b""  # in stage ANSWERED
+    stage: PieceStage
+    # The task, as it was sent.
+    text: bytes
+    # By the present connection.
+    requested: bool = False
+    # In stage COMING.
+    download: Download | None = None
+    # In stage ANSWERED.
+    answer: bytes = b""
     # From the first request of the answer on, over all connections.
     upload: Upload | None = None

@@ -125,6 +125,7 @@ def pack(head: Head, blobs: Sequence[bytes] = ()) -> list[bytes]:
 def read(stream: IO[bytes]) -> Message | None:
     """Return the next message, head and byte strings; None at the end of the stream."""
     length = stream.read(_LENGTH.size)
+    # A short read is the end of the pipe: the agent has ended.
     if len(length) < _LENGTH.size:
         return None
     head = json.loads(stream.read(*_LENGTH.unpack(length)))

@@ -27,9 +27,11 @@ def answer_name(key: Key) -> str:
 def write_answer(path: Path, task: bytes, answer: bytes) -> None:
     """Keep an answer beside the task that it answers; raises OSError."""
     checksum = crc32(answer, crc32(task))
+    # The task is stored too: after a restart it says what this answers.
     data = _HEAD.pack(len(task), len(answer), checksum) + task + answer
     reach("agent.before-answer")
     if armed("agent.half-answer"):
+        # What a kill in the middle of the write leaves behind.
         (path.parent / f".{path.name}.part").write_bytes(data[: len(data) // 2])
         reach("agent.half-answer")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,6 +43,7 @@ def answers(folder: Path) -> Iterator[tuple[str, bytes, bytes]]:
     """Yield the answers in a folder that are whole: name, task, answer."""
     # Parts of files begin with a dot.
     for path in sorted(folder.glob("[!.]*")):
+        # A damaged file is no answer: the work is done again, with the same bytes.
         with contextlib.suppress(OSError, struct.error):
             data = path.read_bytes()
             task_bytes, answer_bytes, checksum = _HEAD.unpack_from(data)

@@ -74,6 +74,7 @@ class Desk:
         path. Raises UserError.
         """
         brief = Brief.from_json(experiment)
+        # Before anything is built: a build imports the code that the brief names.
         _check_brief(brief, data, limits)
         self.client = client
         self.limits = limits
@@ -101,6 +102,7 @@ class Desk:
         if task.keep:
             self.holdings.keep_model(start.state.floats)
             reach("agent.model-kept")
+        # Work that fails, or is an evaluation, has no cost to tell.
         self.cost = WorkCost()
         with self.local.alone(kind, plan, self.client):
             if kind != "train":
@@ -168,6 +170,7 @@ def _check_allowed(part: str, name: str, allow: tuple[str, ...]) -> None:
         return
     module = name.partition(":")[0]
     for allowed in allow:
+        # The dot: "my_pkg" allows "my_pkg.models", and not "my_pkg_other".
         if module == allowed or module.startswith(f"{allowed}."):
             return
     raise ConfigError(
@@ -186,6 +189,8 @@ def _listen(source: IO[bytes], messages: SimpleQueue[pipe.Message]) -> None:
         while (message := pipe.read(source)) is not None:
             messages.put(message)
     finally:
+        # Not sys.exit, which would end this thread alone and leave the training
+        # running.
         os._exit(0)
 
 
@@ -213,6 +218,7 @@ def _lock(folder: Path) -> IO[bytes]:
 
 def _failure(error: BaseException) -> WorkReply:
     """Return the reply to a task whose work raised an error."""
+    # The coordinator can repair this one: it sends the models again.
     if isinstance(error, MissingModel):
         return WorkReply("lacking")
     if isinstance(error, Declined | NoRoom):
@@ -260,6 +266,7 @@ class _Worker:
 
 def main() -> int:
     """Answer requests from standard input until it ends; the first message is the setup."""
+    # A descriptor of its own for the pipe, as number 1 is given away below.
     out = os.fdopen(os.dup(1), "wb")
     # What a model prints must not stand among the answers.
     os.dup2(2, 1)
@@ -267,6 +274,7 @@ def main() -> int:
     # A second thread would change low bits.
     torch.set_num_threads(1)
     messages: SimpleQueue[pipe.Message] = SimpleQueue()
+    # A thread reads, so that the agent's end is noticed in the middle of the work.
     threading.Thread(
         target=_listen, args=(sys.stdin.buffer, messages), daemon=True
     ).start()

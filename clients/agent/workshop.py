@@ -76,6 +76,7 @@ class Workshop:
         """Take the run that work belongs to from now on."""
         self.setup = setup
         # The present process knows another run.
+        # It has built the model and the data of that run.
         self.end_process()
 
     def begin(self, job: Job) -> None:
@@ -111,6 +112,7 @@ class Workshop:
             await process.wait()
 
     def _start(self) -> None:
+        # One process at a time, so a board holds one model and one step in memory.
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._work())
             self._running.add_done_callback(self._stopped)
@@ -132,6 +134,7 @@ class Workshop:
                 job.deaths += 1
                 if job.deaths < MAX_DEATHS:
                     continue
+            # The job may have been discarded meanwhile, and nobody waits for its reply.
             if self.jobs and self.jobs[0] is job:
                 self.jobs.popleft()
                 self.report(job.key, reply, blobs)
@@ -147,6 +150,7 @@ class Workshop:
             await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 return work.result()
+            # A discard may have ended it already, and another one runs then.
             if self.process is process:
                 self.end_process()
             return WorkReply("declined", watch.result()), []
@@ -163,6 +167,7 @@ class Workshop:
         assert process.stdin is not None and process.stdout is not None
         task = job.task.SerializeToString(deterministic=True)
         request = WorkRequest(store.answer_name(job.key), self._halvings)
+        # Deterministic, as the answer's file holds these bytes to be compared with.
         for part in pipe.pack(request.to_dict(), [task, *job.payloads]):
             process.stdin.write(part)
         await process.stdin.drain()
@@ -172,6 +177,7 @@ class Workshop:
     async def _spawn(self) -> asyncio.subprocess.Process:
         """Start a process, and tell it what to build."""
         assert self.setup is not None
+        # A rise by the time the process dies means that memory ran out.
         self._oom_kills = readings.oom_kills(self.root)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -179,6 +185,8 @@ class Workshop:
             "fedlearn.clients.agent.work",
             stdin=PIPE,
             stdout=PIPE,
+            # A second thread would change low bits, and take a core from the owner's
+            # own work.
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         self.process = process
@@ -192,6 +200,8 @@ class Workshop:
         process = self.process
         self.process = None
         code = await process.wait() if process else 0
+        # SIGKILL from outside is either a person's or the kernel's; the count tells
+        # which.
         if code != -signal.SIGKILL:
             hint = "the agent's log says why; fedlearn doctor looks for it"
         elif readings.oom_kills(self.root) == self._oom_kills:

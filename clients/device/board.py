@@ -44,6 +44,7 @@ def facts(root: Path = ROOT) -> dict[str, Fact]:
     is among them.
     """
     facts: dict[str, Fact] = {}
+    # Short texts bound the whole: the coordinator refuses facts above 4 KB.
     for name, value in {**_lasting(root), **_passing(root)}.items():
         if isinstance(value, str):
             facts[name] = _short(value)
@@ -63,6 +64,7 @@ def _lasting(root: Path) -> Mapping[str, Fact | None]:
         "os": find(root / "etc/os-release", r'^PRETTY_NAME="?([^"\n]*)'),
         "kernel": text(root / "proc/sys/kernel/osrelease") or None,
         "l4t": release,
+        # Without a table entry the family is told, as "6" is more use than nothing.
         "jetpack": jetpack(release) if release else None,
         "cpus": _cpus(root),
         "memory_mb": int(memory_kb) // 1024 if memory_kb else None,
@@ -92,6 +94,7 @@ def _passing(root: Path) -> Mapping[str, Fact | None]:
 
 def board(root: Path = ROOT) -> str | None:
     """Return the board's name, as its device tree or its BIOS tells it."""
+    # A Jetson has a device tree, a PC has a BIOS (DMI).
     tree = text(root / "proc/device-tree/model")
     if tree:
         return tree
@@ -113,6 +116,7 @@ def l4t(root: Path = ROOT) -> str | None:
     release = re.match(pattern, text(root / "etc/nv_tegra_release"))
     if release is None:
         return None
+    # NVIDIA's archive, and so `JETPACK`, names 36.4.0 as "36.4".
     return f"{release[1]}.{release[2].removesuffix('.0')}"
 
 

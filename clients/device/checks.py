@@ -65,6 +65,7 @@ def python() -> Finding:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
             faults.append(f"{name} is missing")
+            # Go on, so that one finding names all packages that are to be installed.
             continue
         versions.append(f"{name} {version}")
         if _numbers(version) < _numbers(oldest):
@@ -104,6 +105,7 @@ def disk(state: Path) -> Finding:
     """Write and sync a file where the agent keeps its state, and see what is free."""
     folder = state.absolute()
     try:
+        # The folder may not exist yet: its nearest parent lies on the same disk.
         folder = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(folder).free
         sync_s = _sync_s(folder)
@@ -126,6 +128,7 @@ def disk(state: Path) -> Finding:
 def _sync_s(folder: Path) -> float:
     """Return how long it takes to write and sync a small file; raises OSError."""
     began = time.monotonic()
+    # In the agent's own folder: another one may lie on another disk.
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as file:
         file.write(_BLOCK)
         file.flush()
@@ -179,6 +182,7 @@ def _judged_identity(
     figures = {"client": own_identity.client, "not_after": own_identity.not_after}
     end = day(own_identity.not_after)
     text = f"client {own_identity.client}, until {end}"
+    # The mode comes first: a key that others have read is lost, whatever its dates.
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & _OTHERS:
         text += f"; other users can read its key (mode {mode:03o})"

@@ -47,6 +47,7 @@ def moment(seconds: float) -> str:
 def span(seconds: float) -> str:
     """Return a span of time in words, without its sign."""
     seconds = abs(seconds)
+    # From two on, so that "1 days" is never written.
     for unit, unit_s in (("days", DAY_S), ("hours", 3600.0), ("minutes", 60.0)):
         if seconds >= 2 * unit_s:
             return f"{seconds / unit_s:.0f} {unit}"

@@ -67,6 +67,7 @@ class Guest:
         """
         self.energy = Energy()
         self.energy.add(time.monotonic(), watts(self.root))
+        # None: not paused; otherwise the moment at which the pause began.
         paused_at: float | None = None
         pause_s = POLL_S if poll_s is None else poll_s
         try:
@@ -77,6 +78,7 @@ class Guest:
                 now = time.monotonic()
                 paused_s = 0.0 if paused_at is None else now - paused_at
                 course = self._judge(now, paused_s)
+                # Ending is the workshop's, which kills the process with this reason.
                 if course is Course.END:
                     return self.decision.text or ""
                 if course is Course.PAUSE and paused_at is None:
@@ -88,6 +90,7 @@ class Guest:
                     self.say("the work goes on")
                     _signal(process, signal.SIGCONT)
         finally:
+            # A stopped process would not end, nor notice that its agent has.
             if paused_at is not None:
                 _signal(process, signal.SIGCONT)
             self.energy.add(time.monotonic(), watts(self.root))
@@ -109,5 +112,6 @@ def _signal(process: Pausable, number: int) -> None:
 
 def _minute() -> int:
     """Return the minute of the day, in the device's own time."""
+    # Local time, as the owner's hours are meant in it.
     now = time.localtime()
     return now.tm_hour * 60 + now.tm_min

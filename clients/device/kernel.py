@@ -27,6 +27,7 @@ def _load() -> bool:
     """Load torch, and compute on the CPU; tell whether torch is there."""
     began = time.monotonic()
     try:
+        # Here, not at the top: the failing import is what this process is for.
         import torch
     except ModuleNotFoundError as error:
         _tell(missing=str(error.name))
@@ -46,6 +47,7 @@ def _start_gpu() -> bool:
     """Start the GPU; tell whether there is one."""
     import torch
 
+    # Any, as torch does not type it.
     start: Any = torch.cuda.init
     try:
         start()
@@ -78,6 +80,7 @@ def _mistake(device: str) -> str | None:
     """
     import torch
 
+    # Whole numbers below 7: a wrong kernel cannot hide in rounding.
     numbers = [[float((2 * i + j) % 7) for j in range(SIZE)] for i in range(SIZE)]
     row_sums = [sum(row) for row in numbers]
     column_sums = [sum(column) for column in zip(*numbers, strict=True)]

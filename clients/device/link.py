@@ -28,6 +28,7 @@ from fedlearn.exchange.link_pb2 import Probe
 ANSWER_S = 10.0
 
 # The first of the round trips also opens the connection.
+# Trips vary by what else the link carries; the shortest one bounds the skew best.
 _ROUND_TRIPS = 4
 
 # Bytes of the first transfer. Each one is twice as large as the one before, until one takes
@@ -100,7 +101,9 @@ def ask(
         # The coordinator read its clock in the middle of the round trip.
         ahead_s = echo.time_us / 1e6 - (sent_at + trip_s / 2)
         trips.append((trip_s, ahead_s))
+    # The fastest trip knows the coordinator's clock best: to half of its time.
     round_trip_s, ahead_s = min(trips)
+    # Random, so that nothing on the way can compress it.
     noise = os.urandom(LARGEST_BYTES)
 
     def send(size: int) -> None:
@@ -131,6 +134,7 @@ def _rate(
         if transfer_s >= LONG_ENOUGH_S or size >= LARGEST_BYTES:
             break
         size *= 2
+    # Otherwise noise in the round trip could leave nothing, or less.
     if transfer_s > 2 * round_trip_s:
         transfer_s -= round_trip_s
     return size / transfer_s

@@ -13,6 +13,7 @@ def tell(**facts: str | int) -> None:
     Nothing happens without systemd, or when it does not listen.
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
+    # Neither a path nor an abstract name: sd_notify(3) knows no other sort here.
     if not address.startswith(("/", "@")):
         return
     # An abstract socket's name begins with a zero byte, which the variable cannot hold.
@@ -39,6 +40,7 @@ def watchdog_s() -> float | None:
     process = os.environ.get("WATCHDOG_PID", "")
     if not wait_us.isdecimal() or int(wait_us) == 0:
         return None
+    # Inherited from a parent that systemd watches, so not meant for this process.
     if process not in ("", str(os.getpid())):
         return None
     return int(wait_us) / 1e6 / 2

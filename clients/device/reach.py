@@ -59,6 +59,7 @@ def reach(
     host = host.strip("[]")
     port = int(digits)
     findings = [_name(host, port)]
+    # Each step needs the one before: no port without a name, no TLS without a port.
     if findings[-1].state == WELL:
         findings.append(_port(host, port))
     if findings[-1].state != WELL:
@@ -81,6 +82,7 @@ def _name(host: str, port: int) -> Finding:
             "or give the coordinator's address as numbers"
         )
         return Finding("name", FAILS, text, fix)
+    # getaddrinfo gives an address once for each protocol.
     addresses = sorted({str(entry[4][0]) for entry in entries})
     text = host
     if addresses != [host]:
@@ -92,6 +94,7 @@ def _port(host: str, port: int) -> Finding:
     place = f"{host}:{port}"
     began = time.monotonic()
     try:
+        # Opened and closed at once: TLS comes on a connection of its own.
         socket.create_connection((host, port), CONNECT_S).close()
     except ConnectionRefusedError:
         text = f"{place} refuses: nothing listens there"
@@ -151,8 +154,10 @@ def _connection(
     flags: of OpenSSL, how to verify. Raises OSError.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # gRPC speaks HTTP/2 alone, and refuses a client that does not offer it.
     context.set_alpn_protocols(["h2"])
     if identity is None:
+        # Before enrollment no authority is known that could be verified against.
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     else:
@@ -226,6 +231,7 @@ def _unverified(
             "enroll anew with a new token"
         )
         return _fails_tls(text, fix)
+    # Once more without the dates: only a verified certificate gives its dates.
     try:
         with _connection(host, port, identity, NO_CHECK_TIME) as connection:
             certificate: Any = connection.getpeercert()
@@ -273,6 +279,7 @@ def _handshake_failed(place: str, error: ssl.SSLError) -> Finding:
 
     The coordinator may have ended it when it saw this device's certificate.
     """
+    # OpenSSL's reasons are names such as TLSV1_ALERT_UNKNOWN_CA.
     reason = (error.reason or str(error)).upper()
     words = reason.lower().replace("_", " ")
     if any(name in reason for name in _NO_TLS):

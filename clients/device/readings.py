@@ -142,6 +142,8 @@ def zones(root: Path = ROOT) -> tuple[Zone, ...]:
         if celsius is None or not _LEAST_CELSIUS <= celsius <= _MOST_CELSIUS:
             continue
         name = text(folder / "type") or folder.name
+        # "passive" is where the kernel slows the board down; the lowest one comes
+        # first.
         slows_c = min(_trips(folder, ("passive",)), default=None)
         stops_c = min(_trips(folder, ("hot", "critical")), default=None)
         readable.append(Zone(name, celsius, slows_c, stops_c))
@@ -170,6 +172,7 @@ def battery(root: Path = ROOT) -> Battery | None:
     charges = []
     for folder in folders(root / "sys/class/power_supply", "*"):
         kind = text(folder / "type")
+        # "Device": the battery of a mouse or a pen. present 0: an empty slot.
         if text(folder / "scope") == "Device" or number(folder / "present") == 0:
             continue
         if kind in ("Mains", "USB", "Wireless"):
@@ -191,6 +194,7 @@ def _charge(folder: Path) -> float | None:
     percent = number(folder / "capacity")
     if percent is not None:
         return percent
+    # Firmware gives either energy (µWh) or charge (µAh); the quotient has no unit.
     for quantity in ("energy", "charge"):
         present = number(folder / f"{quantity}_now")
         full = number(folder / f"{quantity}_full")
@@ -212,6 +216,7 @@ def power_mode(root: Path = ROOT) -> PowerMode | None:
     limit = re.search(r"(?<!\d)(\d+)W", name)
     if limit:
         return PowerMode(mode, name, float(limit[1]))
+    # MAXN: no limit of power.
     return PowerMode(mode, name, float("inf") if name.startswith("MAXN") else None)
 
 
@@ -227,6 +232,7 @@ def free_bytes(root: Path = ROOT) -> int | None:
     group = find(root / "proc/self/cgroup", r"^0::/(.*)$") or ""
     # A group outside of this process's namespace begins with "..".
     names = [name for name in group.split("/") if name not in ("", "..")]
+    # The root's limit counts too: a container sees its own group as the root.
     for depth in range(len(names) + 1):
         folder = (root / "sys/fs/cgroup").joinpath(*names[:depth])
         bound = _group_free_bytes(folder)
@@ -294,6 +300,7 @@ def watts(root: Path = ROOT) -> float | None:
     that are measured.
     """
     rails = dict(_rails(root))
+    # A rail that carries all would be counted twice beside the rails that it feeds.
     for name in BOARD_RAILS:
         if name in rails:
             return rails[name]

@@ -54,6 +54,7 @@ class Span:
         """Tell whether a minute of the day lies inside."""
         if self.start < self.end:
             return self.start <= minute < self.end
+        # The span goes over midnight.
         return minute >= self.start or minute < self.end
 
     def __str__(self) -> str:
@@ -132,6 +133,7 @@ class Decision:
         """Return what happens to work that is under way, and has been paused for some seconds."""
         courses = [reason.course for reason in self.reasons]
         strictest = max(courses, default=Course.GO_ON)
+        # A paused process keeps its memory, so no pause lasts for ever.
         if strictest is Course.PAUSE and paused_s >= rules.pause_s:
             return Course.END
         return strictest
@@ -169,6 +171,7 @@ def limits(rules: Rules, zone: Zone) -> tuple[float, float]:
         hot = zone.slows_c - MARGIN_C
     elif zone.stops_c is not None:
         hot = min(HOT_C, zone.stops_c - BELOW_STOP_C)
+    # The owner's cool_c may lie above a zone's own limit, and would undo hysteresis.
     cool = hot - COOLER_C if rules.cool_c is None else rules.cool_c
     return hot, min(cool, hot)
 
@@ -178,6 +181,7 @@ def _thermal(rules: Rules, zones: tuple[Zone, ...], was_hot: bool) -> Reason | N
     hottest: tuple[float, Zone, float] | None = None
     for zone in zones:
         hot, cool = limits(rules, zone)
+        # Hysteresis: a zone that was hot stays so until it is cool.
         excess = zone.celsius - (cool if was_hot else hot)
         if excess >= 0 and (hottest is None or excess > hottest[0]):
             hottest = excess, zone, cool
@@ -193,9 +197,12 @@ def _battery(rules: Rules, battery: Battery | None, was_low: bool) -> Reason | N
     if battery is None or not battery.drawing or not limit:
         return None
     if limit >= 100:
+        # 100: never on battery, whatever the charge; it is no matter of percent.
         return Reason("battery", "not on mains")
     if battery.percent is None:
+        # An unknown charge may be an empty one.
         return Reason("battery", "not on mains, and its charge is not known")
+    # Not above 100, which no battery exceeds.
     again = min(100.0, limit + CHARGED)
     if battery.percent >= (again if was_low else limit):
         return None

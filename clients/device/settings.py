@@ -19,6 +19,7 @@ from fedlearn.clients.device.rules import Rules, Span
 from fedlearn.errors import ConfigError
 from fedlearn.names import nearest
 
+# Where the unit's LoadCredential looks, so only root needs to read it.
 PLACE = Path("/etc/fedlearn/agent.ini")
 
 # All keys with their defaults or an example: what `fedlearn agent install` writes.
@@ -75,6 +76,7 @@ class _Wrong(Exception):
 def read(path: Path) -> SettingsFile:
     """Return what a settings file says; raises ConfigError naming file, section, key and fix."""
     parser = configparser.ConfigParser(
+        # A % in a value is a %, and names no other key.
         interpolation=None,
         delimiters=("=",),
         inline_comment_prefixes=("#",),
@@ -124,6 +126,7 @@ def _parse(parser: configparser.ConfigParser, path: Path) -> None:
 
 def _make_absolute(agent: dict[str, Any], folder: Path) -> None:
     """Read the paths among an agent's values from the folder that the settings lie in."""
+    # The agent's working directory is systemd's choice, and not the file's place.
     if "state" in agent:
         agent["state"] = folder / agent["state"]
     # Other data are "auto" or an import path.
@@ -181,6 +184,7 @@ def _list(text: str) -> tuple[str, ...]:
 
 
 def _whole(text: str) -> int:
+    # Nine digits at most: int() takes long for millions of them.
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise _Wrong("a whole number from 0")
     return int(text)
@@ -199,6 +203,7 @@ def _between(low: float, high: float, unit: str) -> Callable[[str], float]:
         try:
             value = float(text)
         except ValueError:
+            # NaN fails every comparison, so it needs no branch of its own.
             value = math.nan
         # NaN lies in no range.
         if not low <= value <= high:
@@ -219,12 +224,15 @@ def _span(text: str) -> Span:
     if parts is not None:
         hour, minute, end_hour, end_minute = (int(part) for part in parts.groups())
         start = hour * 60 + minute
+        # 24:00 is a way to write midnight; 24:30 is no time.
         end = end_hour * 60 + end_minute
+        # A span that begins and ends together could mean the whole day, or nothing.
         if start != end and end <= _DAY_MINUTES:
             return Span(start, end % _DAY_MINUTES)
     raise _Wrong("a list of times such as 22:00-06:00")
 
 
+# Below the functions that it names.
 _KEYS: Mapping[str, Mapping[str, Callable[[str], Any]]] = {
     "agent": {
         "coordinator": _text,

@@ -23,6 +23,7 @@ def folders(folder: Path, pattern: str) -> list[Path]:
 def text(path: Path) -> str:
     """Return a file's text without white space and zero bytes around it; "": there is none."""
     try:
+        # Device-tree files end with a zero byte.
         return path.read_bytes().decode(errors="replace").strip("\0\n ")
     except (OSError, ValueError):
         return ""

@@ -56,6 +56,8 @@ def torch(
 
 def _facts(output: bytes) -> dict[str, Any]:
     """Return what the process told; torch and its libraries print what they like among it."""
+    # Lines that only look like JSON objects cannot be told from ours by their
+    # beginning.
     facts: dict[str, Any] = {}
     for line in output.decode(errors="replace").splitlines():
         if line.startswith("{") and line.endswith("}"):
@@ -73,12 +75,14 @@ class _Judge:
         self, facts: Mapping[str, Any], ending: str | None, last: str, jetson: bool
     ) -> None:
         self.facts = facts
+        # A signal says more than the last line, which may be any warning.
         self.reason = ending or last
         self.jetson = jetson
         self.install = _install(jetson)
 
     def finding(self) -> Finding:
         """Return the finding; the first step that fails decides."""
+        # In the order in which they happen: a later step means nothing after a failure.
         finding = self._import() or self._cpu() or self._start_gpu()
         return finding or self._gpu()
 
@@ -123,6 +127,7 @@ class _Judge:
     def _start_gpu(self) -> Finding | None:
         """Judge whether there is a GPU; None: there is."""
         facts = self.facts
+        # On other boards a CPU alone is normal; a Jetson was bought for its GPU.
         if "no_gpu" in facts and self.jetson:
             reason = str(facts["no_gpu"]).splitlines()[0]
             text = f"{self._version} finds no GPU ({reason}); it trains on the CPU"
@@ -155,6 +160,7 @@ class _Judge:
             f"{self._version} loads, but a kernel does not run on the {gpu}: "
             f"{reason.strip().splitlines()[0]}"
         )
+        # The most frequent reason on a Jetson: a wheel built for other GPUs.
         if facts["capability"] not in facts["built_for"]:
             text += f"; this torch is built for {' '.join(facts['built_for'])}"
         return self._fails(text, self.install)
@@ -184,6 +190,7 @@ def _is_closed() -> bool:
 
 def _ending(code: int) -> str | None:
     """Return how a process ended, by its exit code; None: it was no signal."""
+    # A negative code is the number of a signal, as subprocess gives it.
     if code >= 0:
         return None
     hint = " (out of memory?)" if code == _KILLED else ""

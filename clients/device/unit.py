@@ -46,6 +46,7 @@ def unit(
     that a unit cannot name.
     """
     path = str(python)
+    # Quotes and backslashes would need systemd's own escapes.
     if not python.is_absolute() or not path.isprintable() or set(path) & set("\"'\\"):
         raise UserError(
             f"{path!r} cannot stand in a systemd unit; "
@@ -72,6 +73,7 @@ def sysusers(user: str = "fedlearn") -> str:
 
 def checked_user(user: str) -> str:
     """Return a user's name; raises UserError for one that Linux would not take."""
+    # The agent runs code that an experiment names.
     if not _USER.fullmatch(user) or user == "root":
         raise UserError(
             f"--user {user}: give a user of its own: "
@@ -82,6 +84,7 @@ def checked_user(user: str) -> str:
 
 def quoted(text: str) -> str:
     """Return a word of a command line as systemd reads it."""
+    # systemd replaces %x by specifiers and $X by variables.
     text = text.replace("%", "%%").replace("$", "$$")
     return f'"{text}"' if " " in text else text
 
@@ -98,6 +101,7 @@ def with_values(text: str, values: Mapping[str, str]) -> str:
                 "no #, no line break"
             )
     lines = text.splitlines()
+    # Compared without white space; the lines themselves stay as the owner wrote them.
     names = [line.strip() for line in lines]
     if _SECTION not in names:
         lines.insert(0, _SECTION)
@@ -117,6 +121,7 @@ def _set(lines: list[str], begin: int, key: str, value: str) -> None:
     while end < len(lines) and not lines[end].startswith("["):
         end += 1
     line = f"{key} = {value}"
+    # A line that counts before a comment: the comment may stand above it.
     for pattern in (rf"{key}\s*=", rf"#\s*{key}\s*="):
         for number in range(begin, end):
             if re.match(pattern, lines[number]):

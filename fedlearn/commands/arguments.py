@@ -29,6 +29,7 @@ class Parser(argparse.ArgumentParser):
         # argparse would print its usage first, which takes more than one line.
         self.exit(
             UserError.exit_code,
+            # One line, as every error of a command: logs are read line by line.
             f"fedlearn: {one_line(UserError(message))}; see {self.prog} --help\n",
         )
 
@@ -70,6 +71,7 @@ def interrupt(number: int, frame: object) -> None:
 
     A second SIGTERM is ignored: it must not break off what the first began.
     """
+    # Ignored first: a second SIGTERM between the two lines must not come through.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
@@ -83,16 +85,19 @@ def ended(command: Callable[[], int | None]) -> int:
     _prepare_streams()
     try:
         code = command() or 0
+        # Here and not at the interpreter's end, where an error could not be told.
         sys.stdout.flush()
         return code
     except FedlearnError as error:
         return _report(error)
+    # Without a word: whoever pressed Ctrl-C knows why.
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever reads our output has enough of it, as `| head`.
         _drop_output()
         return 0
+    # Output that cannot be written is the same error again at the interpreter's end.
     except OSError as error:
         _drop_output()
         place = f"'{error.filename}'" if error.filename else "the system refuses"
@@ -107,6 +112,7 @@ def _prepare_streams() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # open as long as the process
     for stream in (sys.stdout, sys.stderr):
         # A terminal that knows only ASCII gets "?", not an exception.
+        # A test, or a notebook, may have put another object in its place.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 

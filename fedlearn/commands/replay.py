@@ -44,6 +44,7 @@ def _run(folder: Path, quiet: bool) -> None:
     from fedlearn.reporting.progress import Progress
     from fedlearn.runs.replaying import replay
 
+    # The config as the run resolved it, so that later defaults change nothing.
     recorded_sha256, codecs = _recorded(folder)
     # "auto" chose codecs at the start, which the config does not have.
     changes = [f'codec.{way}="{codecs[way]}"' for way in ("up", "down")]
@@ -68,6 +69,7 @@ def _recorded(folder: Path) -> tuple[str, dict[str, str]]:
         raise ConfigError(
             f"'{folder}' has no journal: only runs of 'fedlearn serve' have one"
         )
+    # Written at the end only, so a run without them has not ended.
     try:
         summary = json.loads((folder / SUMMARY_FILE).read_text())
         manifest = json.loads((folder / MANIFEST_FILE).read_text())

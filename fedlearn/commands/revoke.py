@@ -39,6 +39,7 @@ def _run(arguments: argparse.Namespace) -> None:
     # Loaded after the check, which says how to install what is missing.
     from fedlearn.server.tokens import revoke
 
+    # One after another: what was refused before a wrong id stays refused.
     for client in arguments.clients:
         revoked = revoke(arguments.pki, client)
         print(

@@ -55,6 +55,7 @@ def run(
     Raises UserError for wrong input, RunError when the run fails, and what a callback
     raises. KeyboardInterrupt leaves a run that ``resume=True`` continues.
     """
+    # Here and not at the top: `import fedlearn` must not load torch.
     from fedlearn.runs.simulation import simulate
 
     objects = {
@@ -74,9 +75,12 @@ def run(
             out=out,
             resume=resume,
             quiet=quiet,
+            # A program reads the result itself, so an [expect] that fails is no
+            # exception there.
             resume_command="fedlearn.run(out='{out}', resume=True)",
             check_expected=False,
         )
+        # Inside, so that the objects handed over can be found when the run is read.
         return Run(result.path, at_hand)
 
 
@@ -120,6 +124,7 @@ def serve(
     """
     from fedlearn.runs.serving import ServeOptions
 
+    # Without any of these no agent could ever attend.
     if not (pki or insecure or local_agents):
         raise UserError(
             "agents are known by certificates: give pki, the folder of an authority made "
@@ -167,6 +172,7 @@ def compare(runs: Iterable[Run | str | Path], target: float = _TARGET) -> Compar
     and bytes to. Raises UserError.
     """
     loaded = [run if isinstance(run, Run) else Run(run) for run in runs]
+    # Two at least: the page is about differences.
     if len(loaded) < 2:
         raise UserError(f"compare takes two runs or more; {len(loaded)} given")
     if not 0 < target <= 1:

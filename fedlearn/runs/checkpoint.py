@@ -45,14 +45,17 @@ def write(folder: RunFolder, checkpoint: Checkpoint) -> None:
     """Write a checkpoint and remove those before the last two. Raises RecordError."""
     tensors: Arrays = {
         "floats": checkpoint.model.floats,
+        # Zero-length vectors too, so that every checkpoint has the same names.
         "integers": checkpoint.model.integers,
         **checkpoint.arrays,
     }
     text = json.dumps({"round": checkpoint.round, "memory": checkpoint.memory})
+    # Over the text as well: a damaged round number is damage like any other.
     data = save(tensors, {"run": text, "sha256": _digest(tensors, text)})
     reach("coordinator.before-checkpoint")
     folder.write(f"{CHECKPOINT_FOLDER}/{checkpoint.round:08d}.safetensors", data)
     reach("coordinator.after-checkpoint")
+    # After the new one is on disk: there are two whole ones at every moment.
     for old in _files(folder.path)[KEPT:]:
         old.unlink(missing_ok=True)
 
@@ -89,7 +92,9 @@ def _digest(tensors: Arrays, text: str) -> str:
     """Return a SHA-256 over names, dtypes, shapes and bytes, and the header's text."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
+        # Sorted, as a file's order is the library's.
         array = tensors[name]
+        # Shape and dtype too: the same bytes could stand for other numbers.
         digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

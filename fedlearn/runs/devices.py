@@ -47,8 +47,10 @@ class Workload:
         all of it in vain.
         """
         count, share = self._size(client, kind != "train")
+        # An evaluation goes over each sample once.
         if kind != "train":
             return count * share
+        # A batch larger than a client's data holds all of it, and no more.
         step = plan.accumulate * min(plan.batch_size or count, count)
         if plan.answer == "gradient":
             return step * share
@@ -101,7 +103,8 @@ class Timed(Layer):
             sample_flops = self.flops.training
         try:
             samples = self.workload.samples(task.client, task.kind, task.plan)
-        except Exception:  # data that cannot be read has failed the client already
+        # Data that cannot be read has failed the client already.
+        except Exception:
             samples = 0.0
         time, late = self.clock.add(
             task.client, outcome.bytes_down, sample_flops * samples, outcome.bytes_up
@@ -113,6 +116,7 @@ class Timed(Layer):
             f"late: {time.total:.3g} simulated seconds, "
             f"and the round ends after {limit_s:g}"
         )
+        # As the server sees it: without the update, whatever the client computed.
         missed = replace(
             outcome,
             payload=None,
@@ -187,6 +191,7 @@ class Setting:
             return cohort.available(away_s, self.size, seed, round, attempt)
         expected_s = self.clock.expected_s(self.flops.training * self._samples)
         fastest = cohort.fastest(
+            # Who is away cannot be fast, whatever its device.
             np.where(away_s > 0, np.inf, expected_s),
             self.size,
             section.deadline_s,
@@ -223,6 +228,7 @@ class Setting:
         section = self.experiment.devices
         x = self.runner.population.test.x
         cloud = profile_of(section, section.cloud)
+        # A data set without test samples has no shape of a sample to tell.
         input_bytes = int(x[0].nbytes) if len(x) else 0
         counts = self.devices.counts()
         profiles: dict[str, Any] = {}
@@ -243,6 +249,7 @@ class Setting:
 
 def _soonest(away_s: NDArray[np.float64], expected_s: NDArray[np.float64]) -> list[int]:
     """Return the clients that are away, the one that would be done first at the front."""
+    # Stable: equal clients stay in the order of their numbers on every platform.
     order = np.argsort(away_s + expected_s, kind="stable")
     return [int(client) for client in order if away_s[client] > 0]
 
@@ -254,8 +261,10 @@ def checked(experiment: Experiment, clients: int) -> Devices | None:
     """
     section = experiment.devices
     if section.simulated:
+        # Its name is looked up for its error, before anything is built.
         profile_of(section, section.cloud)
         return devices(section, clients, experiment.experiment.seed)
+    # A setting without devices would have no effect, and silently none.
     setting = ""
     if section.cohort != "all":
         setting = f'cohort = "{section.cohort}"'

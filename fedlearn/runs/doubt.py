@@ -26,7 +26,9 @@ def rises(lines: Sequence[Line], since: int) -> bool:
         for line in lines
         if line["train_loss"] is not None
     ]
+    # Losses from before the whole models were sent say nothing of what is held now.
     losses = [loss for round, loss in trained if round > since]
+    # Twice the rounds of a mean: less cannot fall and rise again.
     if len(losses) < 2 * ROUNDS:
         return False
     starts = range(len(losses) - ROUNDS + 1)

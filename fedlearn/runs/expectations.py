@@ -49,15 +49,17 @@ def check_expectations(summary: Mapping[str, Any]) -> None:
             )
 
 
-def _at_least(what: str, wanted: Any, got: Any) -> dict[str, Any]:
-    met = wanted is not None and got is not None and got >= wanted
-    return {"what": what, "wanted": wanted, "got": got, "met": met}
+def _at_least(what: str, expected: Any, result: Any) -> dict[str, Any]:
+    # None got: the run has no such figure, and so does not meet it.
+    met = expected is not None and result is not None and result >= expected
+    return {"what": what, "wanted": expected, "got": result, "met": met}
 
 
-def _at_most(what: str, wanted: Any, got: Any) -> dict[str, Any]:
-    met = wanted is not None and got is not None and got <= wanted
-    return {"what": what, "wanted": wanted, "got": got, "met": met}
+def _at_most(what: str, expected: Any, result: Any) -> dict[str, Any]:
+    met = expected is not None and result is not None and result <= expected
+    return {"what": what, "wanted": expected, "got": result, "met": met}
 
 
-def _equal(what: str, wanted: Any, got: Any) -> dict[str, Any]:
-    return {"what": what, "wanted": wanted, "got": got, "met": got == wanted}
+def _equal(what: str, expected: Any, result: Any) -> dict[str, Any]:
+    met = result == expected
+    return {"what": what, "wanted": expected, "got": result, "met": met}

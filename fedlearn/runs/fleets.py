@@ -14,6 +14,7 @@ from fedlearn.runs.layers import Site, Stack
 def with_fleet(stack: Stack, site: Site, fleet: Fleet) -> Stack:
     """Return a stack whose tasks go to a fleet; the inner engine still scores models."""
     settled = site.settled
+    # The other cohorts are the fleet's own business, and need no choice here.
     if settled.experiment.fleet.cohort != "fastest":
         return replace(stack, engine=fleet)
     # We choose, so the strategy must take all that it is offered.
@@ -36,5 +37,6 @@ def modules(experiment: Experiment) -> list[str]:
     allowed = {name.partition(":")[0] for name in names if ":" in name}
     # The coordinator would choose which of a device's files are read: its owner says.
     if data.name == "dir":
+        # An agent reads a folder of its device only where its owner allows it.
         allowed.add("dir")
     return sorted(allowed)

@@ -47,7 +47,8 @@ def facts(settled: Settled, parts: Parts, stack: Stack) -> dict[str, Any]:
 
 def manifest(settled: Settled, parts: Parts, stack: Stack) -> dict[str, Any]:
     """Return the manifest, as JSON has it: versions, platform, data, model, engine."""
-    experiment, layout = settled.experiment, parts.layout
+    experiment = settled.experiment
+    layout = parts.layout
     codec = {
         "up": experiment.codec.up,
         "down": experiment.codec.down,

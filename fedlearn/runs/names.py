@@ -35,6 +35,8 @@ def check_names(experiment: Experiment) -> None:
     from fedlearn.names import nearest
 
     for key, name, registry in _named_keys(experiment):
+        # A name with a colon is an import path, which is imported when the run is
+        # built.
         if name not in registry and ":" not in name:
             raise ConfigError(
                 f"{key}: unknown name '{name}'.{nearest(name, registry)} "

@@ -101,6 +101,7 @@ def run_in_folder(
 
     command = resume_command.replace("{out}", shlex.quote(str(path)))
     summary = _execute_and_report(execute, experiment, path, resume, quiet, command)
+    # After the report, so that a run that disappoints can be looked at.
     if check_expected:
         check_expectations(summary)
     return RunResult(path, summary)
@@ -119,11 +120,13 @@ def _execute_and_report(
     from fedlearn.reporting.plots import draw
     from fedlearn.reporting.progress import Progress
 
+    # Listed before RunFolder makes them.
     new_folders = [p for p in (path, *path.parents) if not p.exists()]
     with contextlib.closing(RunFolder(path)) as folder, Progress(quiet) as display:
         try:
             summary = execute(experiment, folder, display, resume and folder.used)
         except BaseException as error:
+            # Nothing was written: the input was wrong, and leaves no trace.
             if not folder.used:
                 _remove(path, new_folders)
             elif isinstance(error, KeyboardInterrupt):
@@ -185,6 +188,7 @@ def _experiment(
 def _chosen_folder(out: str | Path | None, resume: bool) -> Path | None:
     """Return the folder of ``out``, the newest run's to resume, or None: a new one."""
     if out is not None:
+        # An empty text is mostly a shell variable that is not set.
         if out == "":
             raise ConfigError(
                 "--out is empty; name a folder, or leave it out for runs/NAME-TIME"
@@ -262,6 +266,7 @@ def _check_resumable(path: Path, experiment: Experiment) -> None:
             f"--out {path} holds another experiment: {', '.join(changed[:4])} {verb}; "
             "resume with the same config, or choose another folder"
         )
+    # Cosine falls to 0 at the last round, so another number changes every rate.
     longer = before.experiment.rounds != experiment.experiment.rounds
     if longer and experiment.train.schedule == "cosine":
         raise ConfigError(
@@ -298,6 +303,8 @@ def _remove(path: Path, new_folders: list[Path]) -> None:
     new_folders: innermost first. One that holds anything else stays, and its parents too.
     """
     with contextlib.suppress(OSError):
+        # Made by `RunFolder` at once; it is the only file of a run that never started.
         (path / ".lock").unlink()
         for folder in new_folders:
+            # Fails for a folder that holds anything, which therefore stays.
             folder.rmdir()

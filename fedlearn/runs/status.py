@@ -78,6 +78,7 @@ def of_folder(folder: Path) -> Status:
     Raises UserError for a folder that holds no run, RunError for files that the system
     does not let us read.
     """
+    # Imported late: a run in a folder needs no server.
     from fedlearn.server.observe import TROUBLE, read
 
     _check_folder(folder)
@@ -87,6 +88,7 @@ def of_folder(folder: Path) -> Status:
     scored = _last_scored(lines)
     events = read(folder)
     troubles = [event for event in events if event["event"] in TROUBLE]
+    # Whoever holds the lock of the folder is at work on it.
     live = owned(folder)
     state, next_command = _state(folder, lines, live, served)
     # Only a run over agents has any attending.
@@ -156,6 +158,7 @@ def _newest_by_client(troubles: Sequence[Mapping[str, Any]]) -> tuple[Trouble, .
     Strangers, who have no id, count as one client.
     """
     newest: dict[int | None, Mapping[str, Any]] = {}
+    # From the newest: the first entry of a client stays.
     for event in reversed(troubles):
         newest.setdefault(event.get("client"), event)
     return tuple(_trouble(client, event) for client, event in newest.items())
@@ -205,6 +208,7 @@ def _is_finished(folder: Path, rounds_done: int) -> bool:
     It is older than the config in a run that was resumed for more rounds.
     """
     summary = _json_object(folder / SUMMARY_FILE)
+    # A summary of fewer rounds was written before the run was resumed.
     if summary.get("rounds") != rounds_done:
         return False
     rounds = _planned_rounds(folder)
@@ -270,6 +274,7 @@ def _page_address(url: str) -> str:
     page = url if "://" in url else f"http://{url}"
     if not page.startswith(("http://", "https://")):
         raise UserError(f"--url {url}: write http://HOST:PORT")
+    # Both the page's address and its server's are taken.
     return page.rstrip("/").removesuffix("/metrics") + "/metrics"
 
 
@@ -293,6 +298,7 @@ def _figures(text: str) -> Figures:
         try:
             value = float(number)
         except ValueError:
+            # Another service may answer at this port.
             continue
         if math.isfinite(value):
             figures[name, label] = value

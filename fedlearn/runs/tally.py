@@ -42,6 +42,8 @@ class RoundTally:
         """Begin another attempt: bytes and seconds add up, clients count anew."""
         # Bytes of a void attempt were sent all the same, and stay counted.
         self.clients = 0
+        # The clients' numbers are those of the attempt that counts; bytes were sent all
+        # the same.
         self.failures = {}
 
     def publish(self, seconds: float) -> None:
@@ -53,6 +55,7 @@ class RoundTally:
         """Count tasks that go out. raw_bytes: of the model as float32."""
         self.bytes_raw += tasks * raw_bytes
         if train:
+            # Only training asks clients in the sense of the record.
             self.clients += tasks
 
     def download(self, outcome: Outcome, fallback: bool) -> None:
@@ -68,6 +71,8 @@ class RoundTally:
         self.codec_s["up_encode"] += outcome.encode_s
         # Phases add up to the wall time of the round, so parallel work is divided.
         phase = "train" if train else "evaluate"
+        # Divided by the workers, so that phases add up to about the round's own
+        # seconds.
         self.seconds[phase] += outcome.train_s / workers
         self.seconds["prepare"] += outcome.receive_s / workers
         self.seconds["encode"] += outcome.encode_s / workers

@@ -26,7 +26,9 @@ def fedavg(experiment: Experiment) -> str:
     """Return the hash of the model that an experiment ends with, 64 hex digits."""
     single_thread()
     parts = build_parts(experiment)
-    seed, layout, module = experiment.experiment.seed, parts.layout, parts.module
+    seed = experiment.experiment.seed
+    layout = parts.layout
+    module = parts.module
     local = Local(module, layout, parts.population, seed)
     size = cohort_of(parts.strategy, parts.clients)
     model = parts.initial
@@ -44,6 +46,7 @@ def fedavg(experiment: Experiment) -> str:
             total.add(update.difference, update.examples)
         # Step 4: step to the mean.
         floats, integers = total.mean()
+        # Back to float32, as float64 would be another model than the one that is sent.
         stepped = (model.floats + floats).astype(np.float32)
         model = layout.tie(State(stepped, model.integers + integers))
     return model_sha256(layout, model)
