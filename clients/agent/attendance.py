@@ -46,7 +46,7 @@ from fedlearn.clients.agent.actions import (
     failure_of,
 )
 from fedlearn.clients.agent.backoff import backoff_bound_s
-from fedlearn.clients.agent.pieces import Download, Piece, Stage, Upload
+from fedlearn.clients.agent.pieces import Download, Piece, PieceStage, Upload, title
 from fedlearn.exchange import NEWEST, OLDEST
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key, of, proto
@@ -157,16 +157,16 @@ class Attendance:
         """Take the answer of a piece of work; it is on this disk already."""
         piece = self.pieces.get(key)
         # It was cancelled meanwhile, or is another piece by now.
-        if piece is None or piece.stage is not Stage.WORKING:
+        if piece is None or piece.stage is not PieceStage.WORKING:
             return [Discard(key)]
-        piece.stage = Stage.ANSWERED
+        piece.stage = PieceStage.ANSWERED
         piece.answer = answer
         return self._upload(key, piece, now) if piece.requested else []
 
     def failed(self, key: Key, reason: int, text: str) -> list[Action]:
         """Take the failure of a piece of work; reason: of `pb.Failure`."""
         piece = self.pieces.get(key)
-        if piece is None or piece.stage is not Stage.WORKING:
+        if piece is None or piece.stage is not PieceStage.WORKING:
             return []
         del self.pieces[key]
         # A connection that has not asked yet will ask for it again, if it still wants it.
@@ -179,7 +179,7 @@ class Attendance:
         """
         if key[0] < self._round:
             return [Discard(key)]
-        self.pieces[key] = Piece(Stage.ANSWERED, task, answer=answer)
+        self.pieces[key] = Piece(PieceStage.ANSWERED, task, answer=answer)
         return []
 
     def tick(self, now: float) -> list[Action]:
@@ -204,7 +204,7 @@ class Attendance:
     def _busy(self) -> bool:
         """Tell whether there is work, or a payload or an answer on its way."""
         return any(
-            piece.requested or piece.stage is Stage.WORKING
+            piece.requested or piece.stage is PieceStage.WORKING
             for piece in self.pieces.values()
         )
 
@@ -272,7 +272,7 @@ class Attendance:
         if piece.requested:
             return actions
         piece.requested = True
-        if piece.stage is Stage.ANSWERED:
+        if piece.stage is PieceStage.ANSWERED:
             actions += self._upload(key, piece, now)
         return actions
 
@@ -292,7 +292,9 @@ class Attendance:
                 failure_of(key, pb.Failure.DECLINED, self.decline_reason),
             ]
         download = Download(task, total)
-        self.pieces[key] = Piece(Stage.COMING, text, requested=True, download=download)
+        self.pieces[key] = Piece(
+            PieceStage.COMING, text, requested=True, download=download
+        )
         return [] if total else self._begin(key, self.pieces[key], download)
 
     def _payload_chunk(self, chunk: pb.Chunk, now: float) -> list[Action]:
@@ -326,7 +328,7 @@ class Attendance:
 
     def _begin(self, key: Key, piece: Piece, download: Download) -> list[Action]:
         """Have the work begin; the payloads are not held here any longer."""
-        piece.stage = Stage.WORKING
+        piece.stage = PieceStage.WORKING
         piece.download = None
         return [Begin(key, download.task, download.payloads())]
 
@@ -369,12 +371,12 @@ class Attendance:
 
     def _refused(self, refusal: pb.Refusal) -> list[Action]:
         key = of(refusal.key)
-        note = Note(f"the answer to {_title(key)} is refused: {refusal.reason}")
+        note = Note(f"the answer to {title(key)} is refused: {refusal.reason}")
         return [note, *self._drop(key)]
 
     def _cancelled(self, cancel: pb.Cancel) -> list[Action]:
         key = of(cancel.key)
-        note = Note(f"{_title(key)} is not needed any more: {cancel.reason}")
+        note = Note(f"{title(key)} is not needed any more: {cancel.reason}")
         return [note, *self._drop(key)]
 
     def _drop_before(self, number: int) -> list[Action]:
@@ -393,8 +395,3 @@ class Attendance:
         if self.pieces.pop(key, None) is None:
             return []
         return [Discard(key)]
-
-
-def _title(key: Key) -> str:
-    number, kind, _ = key
-    return f"round {number} ({kind})"

@@ -12,7 +12,7 @@ from fedlearn.exchange.keys import Key, proto
 from fedlearn.exchange.transfer import ChunkBuffer, Data, Transfer
 
 
-class Stage(Enum):
+class PieceStage(Enum):
     """How far a piece of work is; `fedlearn.clients.agent.attendance` has the transitions."""
 
     COMING = "its payloads are on their way"
@@ -63,10 +63,17 @@ class Upload:
 class Piece:
     """A piece of work, from its task until its answer is stored."""
 
-    stage: Stage
+    stage: PieceStage
     text: bytes  # the task, as it was sent
     requested: bool = False  # by the present connection
     download: Download | None = None  # in stage COMING
     answer: bytes = b""  # in stage ANSWERED
     # From the first request of the answer on, over all connections.
     upload: Upload | None = None
+
+
+def title(key: Key) -> str:
+    """Return a piece of work as the log names it."""
+    # The turn tells nothing to a person: it counts the repetitions of a round.
+    number, kind, _ = key
+    return f"round {number} ({kind})"

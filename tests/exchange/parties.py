@@ -17,7 +17,7 @@ from fedlearn.clients.agent.actions import (
     Leave,
     SendFrame,
 )
-from fedlearn.clients.agent.pieces import Stage
+from fedlearn.clients.agent.pieces import PieceStage
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import of
 from fedlearn.exchange.transfer import packed
@@ -134,7 +134,7 @@ class Agent(Party):
                 piece = self.machine.pieces.get(of(frame.task.key))
                 if (
                     piece
-                    and piece.stage is Stage.ANSWERED
+                    and piece.stage is PieceStage.ANSWERED
                     and piece.text != frame.task.SerializeToString()
                 ):  # a repaired task, and a coordinator that forgot the repair
                     self.world.written.discard((self.client, piece.text))
@@ -291,8 +291,8 @@ class Agent(Party):
             f"agent {self.client} keeps work of earlier rounds",
             keys,
         )
-        holds(uploads(machine) <= at(machine, Stage.ANSWERED), "uploads")
-        working = at(machine, Stage.WORKING)
+        holds(uploads(machine) <= at(machine, PieceStage.ANSWERED), "uploads")
+        working = at(machine, PieceStage.WORKING)
         holds(working == self.jobs.keys(), "jobs", working, self.jobs)
         holds(
             machine.connected or not requested(machine),
@@ -325,7 +325,7 @@ class Agent(Party):
                 if c == self.client and isinstance(result, bytes)
             }
             holds(
-                not told & at(machine, Stage.ANSWERED)
+                not told & at(machine, PieceStage.ANSWERED)
                 or world.now - world.counted_at < 5,
                 "an agent does not learn that it is done",
                 told,

@@ -22,7 +22,7 @@ from collections import Counter, deque
 from random import Random
 from typing import Any
 
-from fedlearn.clients.agent.pieces import Stage
+from fedlearn.clients.agent.pieces import PieceStage
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange import transfer
 from fedlearn.exchange.keys import proto
@@ -683,14 +683,14 @@ class World:
         )
         for agent in self.agents:
             state = agent.machine
-            answered = at(state, Stage.ANSWERED)
+            answered = at(state, PieceStage.ANSWERED)
             holds(
                 not requested(state) and uploads(state) <= answered,
                 "an agent keeps a connection's state",
             )
             holds(
                 agent.disk.keys()
-                == answered | (agent.disk.keys() & at(state, Stage.WORKING))
+                == answered | (agent.disk.keys() & at(state, PieceStage.WORKING))
                 or not agent.entered,
                 "disk",
             )

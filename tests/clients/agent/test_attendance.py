@@ -18,7 +18,7 @@ from fedlearn.clients.agent.actions import (
     SendFrame,
 )
 from fedlearn.clients.agent.attendance import Attendance
-from fedlearn.clients.agent.pieces import Stage
+from fedlearn.clients.agent.pieces import PieceStage
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange import transfer
 from fedlearn.exchange.keys import proto
@@ -107,9 +107,9 @@ def piece_at(stage):
     machine = agent()
     if stage is not None:
         machine.heard(FULL, 0.0)
-    if stage in (Stage.WORKING, Stage.ANSWERED):
+    if stage in (PieceStage.WORKING, PieceStage.ANSWERED):
         machine.heard(part(b"data"), 0.0)
-    if stage is Stage.ANSWERED:
+    if stage is PieceStage.ANSWERED:
         machine.answered(KEY, b"data", 0.0)
     return machine
 
@@ -144,8 +144,12 @@ EVENTS = {
 # Events that cannot happen at a stage, or that the rows of other events tell of: a task without
 # payloads is another text than the one of these tests.
 LEFT_OUT = {
-    "answer recalled": (Stage.COMING, Stage.WORKING, Stage.ANSWERED),
-    "task without payloads": (Stage.COMING, Stage.WORKING, Stage.ANSWERED),
+    "answer recalled": (PieceStage.COMING, PieceStage.WORKING, PieceStage.ANSWERED),
+    "task without payloads": (
+        PieceStage.COMING,
+        PieceStage.WORKING,
+        PieceStage.ANSWERED,
+    ),
     "task with another text": (None,),
 }
 
@@ -158,13 +162,13 @@ def transitions():
         if not line.startswith("    ") or columns[0] == "stage":
             continue
         stage, event, after = columns
-        stages = list(Stage) if stage == "any" else [named(stage)]
+        stages = list(PieceStage) if stage == "any" else [named(stage)]
         table.update({(stage, event): named(after) for stage in stages})
     return table
 
 
 def named(word):
-    return None if word == "none" else Stage[word]
+    return None if word == "none" else PieceStage[word]
 
 
 def test_the_table_of_stages_has_events_that_are_tested():
@@ -173,7 +177,7 @@ def test_the_table_of_stages_has_events_that_are_tested():
 
 
 @pytest.mark.parametrize("event", EVENTS)
-@pytest.mark.parametrize("stage", [None, *Stage])
+@pytest.mark.parametrize("stage", [None, *PieceStage])
 def test_stages_follow_each_other_as_the_table_says(stage, event):
     if stage in LEFT_OUT.get(event, ()):
         return
@@ -437,7 +441,7 @@ def test_answers_to_rounds_that_are_over_are_discarded():
     )
     assert (
         machine.recall(LATER, b"task", b"data") == []
-        and machine.pieces[LATER].stage is Stage.ANSWERED
+        and machine.pieces[LATER].stage is PieceStage.ANSWERED
     )
 
 
