@@ -15,14 +15,13 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 
 import fedlearn
-from fedlearn.clients.agent import attendance, identity, store
+from fedlearn.clients.agent import identity, store
 from fedlearn.clients.agent.actions import (
     Action,
     Begin,
@@ -37,12 +36,11 @@ from fedlearn.clients.agent.actions import (
 from fedlearn.clients.agent.attendance import Attendance
 from fedlearn.clients.agent.channel import open_channel, own_identity
 from fedlearn.clients.agent.identity import Identity
+from fedlearn.clients.agent.options import AgentSettings
 from fedlearn.clients.agent.pipe import Limits, WorkCost, WorkReply, WorkSetup
 from fedlearn.clients.agent.workshop import Job, Workshop
 from fedlearn.clients.device import board, notify
 from fedlearn.clients.device.guest import Guest
-from fedlearn.clients.device.rules import NO_RULES, Rules
-from fedlearn.clients.device.sysfiles import ROOT
 from fedlearn.errors import RecordError, RunError, UserError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange import methods
@@ -67,32 +65,6 @@ _REASONS: Mapping[str, int] = {
     "declined": pb.Failure.DECLINED,
     "failed": pb.Failure.FAILED,
 }
-
-
-@dataclass(frozen=True)
-class AgentSettings:
-    """What the device's owner decides."""
-
-    # HOST:PORT.
-    coordinator: str
-    client: int
-    # The folder of identity, models and answers.
-    state: Path
-    # "auto", a file.npz, or an import path.
-    data: str = "auto"
-    # Without TLS.
-    insecure: bool = False
-    # See `Limits`.
-    epochs: int = 0
-    steps: int = 0
-    allow: tuple[str, ...] = ()
-    # End when standard input does, that is, with the process that started this agent.
-    end_with_input: bool = False
-    # Of a task's payloads.
-    most_bytes: int = attendance.PAYLOAD_BYTES
-    rules: Rules = NO_RULES
-    # Where the device is read; a test writes a folder.
-    root: Path = ROOT
 
 
 def _print(text: str) -> None:
@@ -407,7 +379,7 @@ class Agent:
         if now - self._figures_told_s >= FIGURES_S:
             self._figures_told_s = now
             joules = self._guest.energy.joules
-            self._tell(_figures(cost, joules, self._state.pace.mbps))
+            self._tell(cost.figures(joules, self._state.pace.mbps))
 
 
 async def _beat() -> None:
@@ -416,20 +388,6 @@ async def _beat() -> None:
     while (pause_s := notify.watchdog_s()) is not None:
         notify.tell(WATCHDOG=1)
         await asyncio.sleep(pause_s)
-
-
-def _figures(
-    cost: WorkCost, joules: float | None, up_mbps: float
-) -> dict[str, str | float]:
-    """Return what the training for an answer tells of the device; what is not known is left out."""
-    figures: dict[str, str | float] = {}
-    if cost.steps:
-        figures["step_s"] = round(cost.train_s / cost.steps, 6)
-        if joules is not None:
-            figures["joules"] = round(joules, 2)
-    if up_mbps:
-        figures["up_mbps"] = round(up_mbps, 2)
-    return figures
 
 
 def _reason(error: BaseException) -> str:

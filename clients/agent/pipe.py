@@ -92,7 +92,23 @@ class WorkCost:
 
     steps: int = 0
     train_s: float = 0.0
+    # Of mini-batches, for want of memory.
     halvings: int = 0
+
+    def figures(self, joules: float | None, up_mbps: float) -> dict[str, str | float]:
+        """Return what the coordinator is told of it; what is not known is left out.
+
+        joules: drawn by the whole device. up_mbps: of the last long upload, 0 if there was none.
+        """
+        figures: dict[str, str | float] = {}
+        # After an evaluation there is no step to divide by.
+        if self.steps:
+            figures["step_s"] = round(self.train_s / self.steps, 6)
+            if joules is not None:
+                figures["joules"] = round(joules, 2)
+        if up_mbps:
+            figures["up_mbps"] = round(up_mbps, 2)
+        return figures
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ from typing import Any
 import grpc
 
 from fedlearn.clients.agent import identity as agents
-from fedlearn.clients.agent.agent import Agent, AgentSettings
+from fedlearn.clients.agent.agent import Agent
+from fedlearn.clients.agent.options import AgentSettings
 from fedlearn.clients.agent.pipe import WorkReply
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import RunError

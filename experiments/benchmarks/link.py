@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fedlearn.clients.agent.agent import AgentSettings
+from fedlearn.clients.agent.options import AgentSettings
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import RunError
 from fedlearn.exchange import exchange_pb2 as pb

@@ -14,7 +14,7 @@ from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import UserError
 
 if TYPE_CHECKING:
-    from fedlearn.clients.agent.agent import AgentSettings
+    from fedlearn.clients.agent.options import AgentSettings
 
 EPILOG = (
     "fedlearn agent install: run it as a service of this device, from now on and at every "
@@ -145,7 +145,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _settings(arguments: argparse.Namespace) -> AgentSettings:
-    from fedlearn.clients.agent.agent import AgentSettings
+    from fedlearn.clients.agent.options import AgentSettings
 
     return AgentSettings(
         coordinator=arguments.coordinator,

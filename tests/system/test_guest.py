@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from fedlearn.clients.agent.agent import Agent, AgentSettings
+from fedlearn.clients.agent.agent import Agent
+from fedlearn.clients.agent.options import AgentSettings
 from fedlearn.clients.agent.pipe import WorkCost, WorkReply
 from fedlearn.clients.device.rules import Rules
 from fedlearn.exchange import exchange_pb2 as pb

@@ -20,7 +20,8 @@ from fedlearn import data, models
 from fedlearn.arrays import State
 from fedlearn.clients.agent import identity, pipe, store
 from fedlearn.clients.agent.actions import Begin, Certificate, Connect, Discard, Leave
-from fedlearn.clients.agent.agent import Agent, AgentSettings
+from fedlearn.clients.agent.agent import Agent
+from fedlearn.clients.agent.options import AgentSettings
 from fedlearn.clients.agent.pipe import Limits, WorkReply, WorkRequest, WorkSetup
 from fedlearn.clients.agent.work import Declined, Desk
 from fedlearn.clients.held import MissingModel

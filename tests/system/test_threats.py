@@ -24,7 +24,8 @@ import pytest
 
 from fedlearn.clients.agent import attendance
 from fedlearn.clients.agent.actions import Connect
-from fedlearn.clients.agent.agent import Agent, AgentSettings
+from fedlearn.clients.agent.agent import Agent
+from fedlearn.clients.agent.options import AgentSettings
 from fedlearn.errors import RunError, UserError
 from fedlearn.exchange import FRAME_BYTES, methods
 from fedlearn.exchange import exchange_pb2 as pb
