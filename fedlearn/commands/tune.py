@@ -331,7 +331,7 @@ def _resumed(path: Path, arguments: argparse.Namespace) -> Tuning:
         raise ConfigError(
             "--trials: the search is a grid, which has its number of points"
         )
-    base = config.read(str(path / BASE))
+    base = config.read_recorded(path / BASE)
     space = tuple(
         parse(key, text, f"{path}: {key} = {text}")
         for key, text in settings.search.items()
