@@ -65,7 +65,10 @@ class Reader:
         return self.take(self.left)
 
     def number(self, most: int) -> int:
-        """Return a number written by `fedlearn.system.varint`; raises FormatError above ``most``."""
+        """Return a number that `fedlearn.system.varint` wrote.
+
+        Raises FormatError above ``most``.
+        """
         value = 0
         shift = 0
         # Byte by byte, because the number's own length is not known before its end.

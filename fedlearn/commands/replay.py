@@ -48,7 +48,7 @@ def _run(folder: Path, quiet: bool) -> None:
     recorded_sha256, codecs = _recorded(folder)
     # "auto" chose codecs at the start, which the config does not have.
     changes = [f'codec.{way}="{codecs[way]}"' for way in ("up", "down")]
-    experiment = config.read(str(folder / CONFIG_FILE), changes)
+    experiment = config.read_recorded(folder / CONFIG_FILE, changes)
     with Progress(quiet) as display:
         sha256 = replay(folder, experiment, display)
     # Exact sums give the same bits in any order, so another hash is a fault, not a

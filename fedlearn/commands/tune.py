@@ -338,7 +338,7 @@ def _resumed(path: Path, arguments: argparse.Namespace) -> Tuning:
             "--trials: the search is a grid, which has its number of points"
         )
     # Not the CONFIG that the search began with, which may have changed since.
-    base = config.read(str(path / BASE))
+    base = config.read_recorded(path / BASE)
     space = tuple(
         parse(key, text, f"{path}: {key} = {text}")
         for key, text in settings.search.items()

@@ -15,6 +15,7 @@ from fedlearn.config.reading import (
     load,
     place,
     read,
+    read_recorded,
     shipped,
     validate,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "load",
     "place",
     "read",
+    "read_recorded",
     "shipped",
     "to_toml",
     "validate",

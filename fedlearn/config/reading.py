@@ -93,6 +93,17 @@ def read(config: ConfigSource, overrides: Overrides = ()) -> Experiment:
     return checked(source.table, str(source.path), source.text, overrides)
 
 
+def read_recorded(path: str | Path, overrides: Overrides = ()) -> Experiment:
+    """Return the experiment of the config that a run left in its folder.
+
+    An earlier version may have written it, so its words are taken for today's. In a
+    file of the user's own they are errors, which name today's. Raises ConfigError.
+    """
+    source = load(str(path))
+    table = _in_todays_words(source.table)
+    return checked(table, str(source.path), source.text, overrides)
+
+
 def load(config: str | None) -> Source:
     """Return what a config file or a shipped name says, without a look at its keys.
 
@@ -165,6 +176,19 @@ def place(
             return override
     line = _line(key, text)
     return f"{name}:{line}" if line else name
+
+
+def _in_todays_words(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a parsed table with today's words in the place of former ones."""
+    renewed = copy.deepcopy(dict(table))
+    for (section_name, key), words in FORMER_WORDS.items():
+        section = renewed.get(section_name)
+        if not isinstance(section, dict):
+            continue
+        value = section.get(key)
+        if isinstance(value, str) and value in words:
+            section[key] = words[value]
+    return renewed
 
 
 def _config_path(config: str | None) -> Path:

@@ -28,7 +28,7 @@ from fedlearn.arrays import State
 from fedlearn.clients.evaluate import Score
 from fedlearn.engine.protocol import EveryClient, whole_score
 from fedlearn.engine.runner import Runner, single_thread
-from fedlearn.engine.shared import Answers, Published
+from fedlearn.engine.shared import Answers, SharedModel
 from fedlearn.engine.task import Outcome, Task
 from fedlearn.errors import RecordError, RunError
 from fedlearn.system.malloc import keep_pages
@@ -58,7 +58,7 @@ class _Assignment:
 
 
 @dataclass
-class _Worker:
+class _PoolWorker:
     """A worker process, as the parent sees it."""
 
     process: BaseProcess
@@ -89,10 +89,10 @@ class Pool(EveryClient):
         # No payload of this model takes more bytes; up to 3 of the 4 align it.
         self.payload_bytes = 2 * runner.layout.raw_bytes + MARGIN + 4
         self._published = [
-            Published(self.payload_bytes, is_payload=True),
-            Published(self.payload_bytes, is_payload=False),
+            SharedModel(self.payload_bytes, is_payload=True),
+            SharedModel(self.payload_bytes, is_payload=False),
         ]
-        self._workers: list[_Worker] = []
+        self._workers: list[_PoolWorker] = []
         self._start()
 
     def run(self, tasks: Sequence[Task], payload: bytes) -> Iterator[Outcome]:
@@ -193,7 +193,7 @@ class Pool(EveryClient):
             if self._busy():
                 self._restart()
 
-    def _busy(self) -> list[_Worker]:
+    def _busy(self) -> list[_PoolWorker]:
         return [worker for worker in self._workers if worker.assignment is not None]
 
     def _hand_out(self, queue: deque[_Assignment]) -> None:
@@ -202,7 +202,7 @@ class Pool(EveryClient):
             if queue and worker.assignment is None:
                 self._send(worker, queue.popleft())
 
-    def _send(self, worker: _Worker, assignment: _Assignment) -> None:
+    def _send(self, worker: _PoolWorker, assignment: _Assignment) -> None:
         slot = _PAYLOAD if isinstance(assignment.work, tuple) else _STATE
         published = self._published[slot]
         worker.assignment = assignment
@@ -219,7 +219,7 @@ class Pool(EveryClient):
         with contextlib.suppress(OSError):
             worker.pipe.send(message)
 
-    def _receive(self, worker: _Worker) -> Any:
+    def _receive(self, worker: _PoolWorker) -> Any:
         """Return a worker's result, with views of the payloads that it left in memory.
 
         Raises EOFError or OSError when the worker is dead.
@@ -229,7 +229,7 @@ class Pool(EveryClient):
             return result
         return worker.answers.read(result, worker.units % 2)
 
-    def _replace_dead(self, worker: _Worker) -> str:
+    def _replace_dead(self, worker: _PoolWorker) -> str:
         """Fork a worker in the place of a dead one, and return how that died."""
         worker.pipe.close()
         worker.process.join()
@@ -249,7 +249,7 @@ class Pool(EveryClient):
         for answers in memories:
             self._workers.append(self._fork(answers))
 
-    def _fork(self, answers: Answers) -> _Worker:
+    def _fork(self, answers: Answers) -> _PoolWorker:
         context = multiprocessing.get_context("fork")
         parent_end, worker_end = context.Pipe()
         siblings = [w.pipe for w in self._workers if not w.pipe.closed]
@@ -268,7 +268,7 @@ class Pool(EveryClient):
             process.start()
         # The worker has the only copy of its end, so that its death closes the pipe.
         worker_end.close()
-        return _Worker(process, parent_end, answers)
+        return _PoolWorker(process, parent_end, answers)
 
     def _state(self, data: memoryview) -> State:
         """Return a published state; a view."""

@@ -12,7 +12,7 @@ from fedlearn.engine.task import Outcome
 Stripped = list[tuple[Outcome, int | None]]
 
 
-class Published:
+class SharedModel:
     """What the pool shows all workers: the cohort's payload, or a state to score."""
 
     def __init__(self, size_bytes: int, is_payload: bool) -> None:

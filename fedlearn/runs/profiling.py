@@ -1,4 +1,7 @@
-"""A simulation that leaves a profile: where its rounds' time went, in profile.json, and on demand one client's operators."""
+"""A simulation that leaves a profile in profile.json: where its rounds' time went.
+
+On demand it also traces one client's operators.
+"""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Run:
     @property
     def config(self) -> Experiment:
         """Return the experiment, with every default. Raises ConfigError."""
-        return config.read(str(self.folder / CONFIG_FILE))
+        return config.read_recorded(self.folder / CONFIG_FILE)
 
     @property
     def finished(self) -> bool:

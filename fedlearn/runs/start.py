@@ -178,10 +178,10 @@ def _experiment(
     config: ConfigSource, changes: Overrides, path: Path | None, resume: bool
 ) -> Experiment:
     """Return the experiment to run; a resumed folder's own where no config is named."""
-    from fedlearn.config import read
+    from fedlearn.config import read, read_recorded
 
     if path and resume and config is None and (path / CONFIG_FILE).exists():
-        return read(str(path / CONFIG_FILE), changes)
+        return read_recorded(path / CONFIG_FILE, changes)
     return read(config, changes)
 
 
@@ -250,10 +250,10 @@ def _check_unstarted(path: Path, resume: bool, config_given: bool) -> None:
 
 def _check_resumable(path: Path, experiment: Experiment) -> None:
     """Raise ConfigError when the experiment is not the one that a folder holds."""
-    from fedlearn.config import read
+    from fedlearn.config import read_recorded
 
     try:
-        before = read(str(path / CONFIG_FILE))
+        before = read_recorded(path / CONFIG_FILE)
     except ConfigError as error:
         raise ConfigError(
             f"--resume: which experiment {path} holds cannot be read ({error}); "

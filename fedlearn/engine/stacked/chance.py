@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fedlearn.engine.stacked.stack import NotStackable, Stack
+from fedlearn.engine.stacked.stack import NotStackable, StackedTensor
 
 
 @dataclass
@@ -40,7 +40,7 @@ def chances(chance: Chance) -> Iterator[None]:
         _chances.pop()
 
 
-def masks(stack: Stack, keep: float) -> torch.Tensor:
+def masks(stack: StackedTensor, keep: float) -> torch.Tensor:
     """Return what dropout multiplies (K, B, …) with. keep: the share that stays.
 
     Each client has the same numbers as if it trained by itself. Raises NotStackable

@@ -1,4 +1,4 @@
-"""What torch functions do to a `Stack`, in one call for all clients.
+"""What torch functions do to a `StackedTensor`, in one call for all clients.
 
 Legend: K clients, B batch, C channels, H height, W width, F features.
 """
@@ -18,7 +18,7 @@ from fedlearn.engine.stacked.stack import (
     LOOSE,
     RULES,
     SHARED,
-    Stack,
+    StackedTensor,
     as_dense,
     as_grouped,
     as_loose,
@@ -108,7 +108,7 @@ def _unary(function: Any) -> Any:
         if x.layout_ in (LOOSE, SHARED):
             return None
         values = function(x.values_, *args, **kwargs)
-        return Stack(x.layout_, values, clients=x.clients)
+        return StackedTensor(x.layout_, values, clients=x.clients)
 
     return apply
 
@@ -117,9 +117,9 @@ def _binary(function: Any) -> Any:
     def apply(a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
         if _without_values(a) or _without_values(b):
             return None
-        if not isinstance(a, Stack):
+        if not isinstance(a, StackedTensor):
             return _stack_and_other(function, b, a, (a, b.values_), args, kwargs)
-        if not isinstance(b, Stack):
+        if not isinstance(b, StackedTensor):
             return _stack_and_other(function, a, b, (a.values_, b), args, kwargs)
         if GROUPED in (a.layout_, b.layout_) and a.shape == b.shape:
             values = function(as_grouped(a), as_grouped(b), *args, **kwargs)
@@ -132,22 +132,27 @@ def _binary(function: Any) -> Any:
 
 
 def _without_values(x: Any) -> bool:
-    """Tell whether x is a Stack that has no tensor with the values of all clients."""
-    if not isinstance(x, Stack):
+    """Tell whether x is a StackedTensor that has no tensor with the values of all clients."""
+    if not isinstance(x, StackedTensor):
         return False
     return x.layout_ in (LOOSE, SHARED)
 
 
 def _stack_and_other(
-    function: Any, stack: Stack, other: Any, operands: Any, args: Any, kwargs: Any
+    function: Any,
+    stack: StackedTensor,
+    other: Any,
+    operands: Any,
+    args: Any,
+    kwargs: Any,
 ) -> Any:
-    """Return a function of a Stack and of what is none. operands: both, in their order."""
+    """Return a function of a StackedTensor and of what is none. operands: both, in their order."""
     # A tensor would line up with other dimensions than those of one client.
     is_tensor = isinstance(other, torch.Tensor) and other.dim()
     if is_tensor and (stack.layout_ == GROUPED or other.dim() > stack.dim()):
         return None
     values = function(*operands, *args, **kwargs)
-    return Stack(stack.layout_, values, clients=stack.clients)
+    return StackedTensor(stack.layout_, values, clients=stack.clients)
 
 
 def _aligned(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -173,7 +178,7 @@ def _pooling(function: Any) -> Any:
 
 
 def _not_pictures(x: Any) -> bool:
-    """Tell whether a Stack cannot be grouped: (B, C, H, W) of each client can."""
+    """Tell whether a StackedTensor cannot be grouped: (B, C, H, W) of each client can."""
     if x.layout_ in (LOOSE, SHARED):
         return True
     return bool(x.dim() != 4)
@@ -190,7 +195,7 @@ def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
 
     Where clients share the weight, it is one product for all.
     """
-    if not isinstance(weight, Stack) or not isinstance(x, Stack):
+    if not isinstance(weight, StackedTensor) or not isinstance(x, StackedTensor):
         return None
     # Loose sequences stay loose: recurrent layers make them, one client at a time.
     if weight.layout_ != SHARED and x.layout_ == LOOSE and x.dim() > 2:
@@ -237,7 +242,7 @@ def _conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Any:
-    if not isinstance(weight, Stack) or not isinstance(x, Stack):
+    if not isinstance(weight, StackedTensor) or not isinstance(x, StackedTensor):
         return None
     if x.dim() != 4 or x.layout_ == SHARED:
         return None
@@ -263,7 +268,9 @@ def _both(stride: Any) -> tuple[int, int]:
     return down, across
 
 
-def _loose_conv2d(x: Stack, weight: Stack, bias: Any, options: Any) -> Stack:
+def _loose_conv2d(
+    x: StackedTensor, weight: StackedTensor, bias: Any, options: Any
+) -> StackedTensor:
     """Return each client's convolution. options: stride, padding, dilation, groups."""
     pictures = [channels_last(part) for part in as_loose(x)]
     kernels = [channels_last(part) for part in as_loose(weight)]

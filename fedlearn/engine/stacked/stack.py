@@ -1,6 +1,6 @@
-"""`Stack`: the tensors of many clients that pass for the tensor of one.
+"""`StackedTensor`: the tensors of many clients that pass for the tensor of one.
 
-A module runs on it as it is written. Every torch function that meets a Stack is looked
+A module runs on it as it is written. Every torch function that meets a StackedTensor is looked
 up in `RULES`, whose functions do the work of all clients in one call. A function without
 a rule is called client by client, which is always right, and slow. Four layouts:
 
@@ -30,7 +30,7 @@ SHARED = "shared"
 
 Rule = Callable[..., Any]
 
-# torch function → what does it for a Stack. A rule is called as the function is, and
+# torch function → what does it for a StackedTensor. A rule is called as the function is, and
 # returns None for a call that it cannot do.
 RULES: dict[Any, Rule] = {}
 
@@ -39,7 +39,7 @@ class NotStackable(Exception):
     """The model does what only one client at a time can do; the text says what."""
 
 
-class Stack(torch.Tensor):
+class StackedTensor(torch.Tensor):
     """K clients' tensors of one shape. Its own storage is empty."""
 
     # torch.Tensor has attributes such as `layout` and `values`, which these must not hide.
@@ -61,8 +61,8 @@ class Stack(torch.Tensor):
         parts: Sequence[torch.Tensor] | None = None,
         clients: int = 0,
         steps: Any = None,
-    ) -> Stack:
-        """Make a Stack of ``values`` or else of ``parts``.
+    ) -> StackedTensor:
+        """Make a StackedTensor of ``values`` or else of ``parts``.
 
         clients: K, where the shape does not tell it.
         """
@@ -79,7 +79,7 @@ class Stack(torch.Tensor):
                 shape = shape[1:]
             elif layout == GROUPED:
                 shape = (shape[0], shape[1] // clients, *shape[2:])
-        stack: Stack = torch.Tensor._make_wrapper_subclass(
+        stack: StackedTensor = torch.Tensor._make_wrapper_subclass(
             cls, shape, dtype=example.dtype, device=example.device
         )
         stack.layout_ = layout
@@ -116,7 +116,7 @@ class Stack(torch.Tensor):
     def __repr__(self) -> str:  # type: ignore[override]
         """Return what it is, not its values."""
         shape = tuple(self.shape)
-        return f"Stack({self.layout_}, {self.clients} clients, {shape})"
+        return f"StackedTensor({self.layout_}, {self.clients} clients, {shape})"
 
     __str__ = __repr__
 
@@ -165,22 +165,22 @@ _RANDOM_NAMES = (
 )
 
 
-def dense(values: torch.Tensor) -> Stack:
-    """Return a Stack of (K, …)."""
-    return Stack(DENSE, values)
+def dense(values: torch.Tensor) -> StackedTensor:
+    """Return a StackedTensor of (K, …)."""
+    return StackedTensor(DENSE, values)
 
 
-def grouped(values: torch.Tensor, clients: int) -> Stack:
-    """Return a Stack of (B, K·C, H, W)."""
-    return Stack(GROUPED, values, clients=clients)
+def grouped(values: torch.Tensor, clients: int) -> StackedTensor:
+    """Return a StackedTensor of (B, K·C, H, W)."""
+    return StackedTensor(GROUPED, values, clients=clients)
 
 
-def loose(parts: Sequence[torch.Tensor]) -> Stack:
-    """Return a Stack of K tensors."""
-    return Stack(LOOSE, None, parts)
+def loose(parts: Sequence[torch.Tensor]) -> StackedTensor:
+    """Return a StackedTensor of K tensors."""
+    return StackedTensor(LOOSE, None, parts)
 
 
-def as_dense(stack: Stack) -> torch.Tensor:
+def as_dense(stack: StackedTensor) -> torch.Tensor:
     """Return (K, …). Raises NotStackable where the clients' tensors differ in shape."""
     if stack.layout_ == DENSE:
         assert stack.values_ is not None
@@ -195,8 +195,8 @@ def as_dense(stack: Stack) -> torch.Tensor:
     return torch.stack(list(parts))
 
 
-def as_grouped(stack: Stack) -> torch.Tensor:
-    """Return (B, K·C, H, W) of a Stack of pictures. Raises NotStackable, as `as_dense`."""
+def as_grouped(stack: StackedTensor) -> torch.Tensor:
+    """Return (B, K·C, H, W) of a StackedTensor of pictures. Raises NotStackable, as `as_dense`."""
     if stack.layout_ == GROUPED:
         assert stack.values_ is not None
         return stack.values_
@@ -220,7 +220,7 @@ def channels_last(x: torch.Tensor) -> torch.Tensor:
     return pictures.as_strided(pictures.shape, strides)
 
 
-def as_loose(stack: Stack) -> Sequence[torch.Tensor]:
+def as_loose(stack: StackedTensor) -> Sequence[torch.Tensor]:
     """Return K tensors. Raises NotStackable for a shared weight."""
     if stack.layout_ == LOOSE:
         assert stack.parts_ is not None
@@ -245,8 +245,10 @@ def one_by_one(func: Any, args: Any, kwargs: Any) -> Any:
         raise NotStackable(f"{name} draws random numbers in a way of its own")
     # Stacks may stand anywhere in the arguments, in lists too.
     flat, spec = tree.tree_flatten((args, kwargs))
-    stacks = [value for value in flat if isinstance(value, Stack)]
-    split = [as_loose(value) if isinstance(value, Stack) else None for value in flat]
+    stacks = [value for value in flat if isinstance(value, StackedTensor)]
+    split = [
+        as_loose(value) if isinstance(value, StackedTensor) else None for value in flat
+    ]
     results = []
     for client in range(stacks[0].clients):
         client_values = [

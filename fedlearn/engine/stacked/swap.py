@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from fedlearn.engine.stacked.stack import Stack
+from fedlearn.engine.stacked.stack import StackedTensor
 
 
 @contextmanager
-def swapped(module: nn.Module, stacks: Mapping[str, Stack]) -> Iterator[None]:
+def swapped(module: nn.Module, stacks: Mapping[str, StackedTensor]) -> Iterator[None]:
     """Put stacks in the place of a module's tensors of the same names, tied ones too."""
     names = _names(module)
     # The tables are written directly: assigning to a layer would want a Parameter.

@@ -32,7 +32,13 @@ from fedlearn.engine.stacked.batches import ForwardPass, StackedBatches
 from fedlearn.engine.stacked.chance import Chance, chances
 from fedlearn.engine.stacked.lowrank import LowRankSteps
 from fedlearn.engine.stacked.sgd import StackedSgd, clip
-from fedlearn.engine.stacked.stack import SHARED, NotStackable, Stack, as_dense, dense
+from fedlearn.engine.stacked.stack import (
+    SHARED,
+    NotStackable,
+    StackedTensor,
+    as_dense,
+    dense,
+)
 from fedlearn.engine.stacked.swap import swapped
 from fedlearn.errors import ClientError
 from fedlearn.plan import Plan
@@ -99,9 +105,9 @@ def check(layout: Layout, plan: Plan, clients: Sequence[Client]) -> None:
 def loss_of(scores: Any, targets: torch.Tensor, label_smoothing: float) -> torch.Tensor:
     """Return each client's mean cross-entropy (K,) over the targets that count.
 
-    scores: a Stack of (K, B, classes); targets: (K, B). Raises NotStackable.
+    scores: a StackedTensor of (K, B, classes); targets: (K, B). Raises NotStackable.
     """
-    if not isinstance(scores, Stack):
+    if not isinstance(scores, StackedTensor):
         raise NotStackable("the model's scores do not depend on its weights and inputs")
     values = as_dense(scores).float()
     losses = F.cross_entropy(
@@ -273,7 +279,9 @@ class _Training:
             stacks[name] = dense(leaves.get(name, values[first:last]))
         for name, shared in self.shared.items():
             weight = self.starts[name][0]
-            stacks[name] = Stack(SHARED, weight, clients=last - first, steps=shared)
+            stacks[name] = StackedTensor(
+                SHARED, weight, clients=last - first, steps=shared
+            )
         rows = [len(positions) for positions in forward.positions]
         chance = Chance(self.random[first:last], rows, self.channels_last)
         with swapped(self.module, stacks), chances(chance), self._autocast(x):
