@@ -38,7 +38,7 @@ def test_numbers_travel_in_the_plans_text():
     plan = Plan(3, 0, methods={"trim": 0.25})
     assert Plan.from_json(plan.to_json()) == plan
     for wrong in ('{"trim": "much"}', '["trim"]', '{"trim": true}'):
-        text = '{"round": 1, "seed": 0, "methods": %s}' % wrong
+        text = f'{{"round": 1, "seed": 0, "methods": {wrong}}}'
         with pytest.raises(FormatError, match="methods"):
             Plan.from_json(text)
 
