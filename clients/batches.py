@@ -90,6 +90,7 @@ def places(
     merge_single: bool = False,
 ) -> Iterator[NDArray[np.int64]]:
     """Yield the positions of the samples of each mini-batch of `passes`, (B,)."""
+    # Without end: a plan may count steps, which do not stop where a pass does.
     while True:
         yield from _one_pass(data, batch_size or len(data), random, merge_single)
 

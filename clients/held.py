@@ -111,6 +111,8 @@ class Holdings:
         """
         if not (task.feedback and task.residual):
             return None
+        # By name: a round that is repeated starts from the residual before the failed
+        # one.
         return self.read(RESIDUALS, task.residual.to_bytes(NAME_BYTES, "little"))
 
     def keep_residual(self, task: Task, residual: Vector) -> None:

@@ -118,7 +118,7 @@ class Agent:
         draw = random.SystemRandom().random
         self._state = Attendance(settings.client, software, draw, settings.most_bytes)
         channel = self._channel()
-        beat = asyncio.create_task(_beat())
+        beat = asyncio.create_task(notify.beat())
         if settings.end_with_input:
             asyncio.get_running_loop().add_reader(0, self._input)
         try:
@@ -380,14 +380,6 @@ class Agent:
             self._figures_told_s = now
             joules = self._guest.energy.joules
             self._tell(cost.figures(joules, self._state.pace.mbps))
-
-
-async def _beat() -> None:
-    """Tell systemd that this agent lives, as often as its watchdog wants it."""
-    notify.tell(READY=1)
-    while (pause_s := notify.watchdog_s()) is not None:
-        notify.tell(WATCHDOG=1)
-        await asyncio.sleep(pause_s)
 
 
 def _reason(error: BaseException) -> str:

@@ -25,6 +25,7 @@ def backoff_bound_s(tries: int) -> float:
     tries: since the last welcome, counted from 1.
     """
     doublings = min(tries, _MAX_DOUBLINGS)
+    # Counted from the end of the pause, so that the bound rises on from there.
     late_doublings = min(max(0, tries - SOON_TRIES), _MAX_DOUBLINGS)
     soon_s = SOON_WAIT_S * 2.0**late_doublings
     return min(LEAST_WAIT_S * 2.0**doublings, soon_s, MOST_WAIT_S)

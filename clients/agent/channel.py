@@ -39,6 +39,7 @@ def open_channel(coordinator: str, identity: Identity | None) -> Any:
     """Return a channel to a coordinator (HOST:PORT); identity: None for a channel without TLS."""
     if identity is None:
         return grpc.aio.insecure_channel(coordinator, OPTIONS)
+    # The agent's own certificate too: to the coordinator a client is who that says.
     credentials = grpc.ssl_channel_credentials(
         identity.ca, identity.key, identity.certificate
     )

@@ -26,6 +26,7 @@ def answer_name(key: Key) -> str:
 
 def write_answer(path: Path, task: bytes, answer: bytes) -> None:
     """Keep an answer beside the task that it answers; raises OSError."""
+    # Over both: an answer beside another task would be sent for the wrong work.
     checksum = crc32(answer, crc32(task))
     # The task is stored too: after a restart it says what this answers.
     data = _HEAD.pack(len(task), len(answer), checksum) + task + answer

@@ -97,6 +97,8 @@ class Desk:
         kind = task.key.kind
         if kind == "train":
             self._check(plan)
+        # After the check: what the owner does not allow is declined before it is
+        # decoded.
         start = self.holdings.arrive(self.local, task, payloads)
         # Before the work: the next task may be a difference from this model, whatever comes of it.
         if task.keep:
@@ -246,6 +248,8 @@ class _Worker:
         """Return the reply to a request as a message; the answer is on disk before it is told."""
         task = Task.FromString(task_bytes)
         try:
+            # Built inside of the handler: a model that cannot be built is a reply, not
+            # a crash.
             if self.desk is None:
                 self.desk = self._build()
             answer = self.desk.do(task, payloads, request.halvings)

@@ -109,6 +109,7 @@ class Workshop:
         process = self.process
         if process is not None:
             self.end_process()
+            # Waited for: until it has ended, it holds the lock of the run's folder.
             await process.wait()
 
     def _start(self) -> None:
@@ -142,6 +143,8 @@ class Workshop:
     async def _do(self, job: Job) -> Outcome:
         """Have the process do a job under the owner's rules; the rules may end it."""
         process = self.process or await self._spawn()
+        # Without rules or a power sensor there is nothing to see, and no timer is
+        # needed.
         if not self.guest.watches:
             return await self._ask(process, job)
         work = asyncio.create_task(self._ask(process, job))

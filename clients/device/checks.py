@@ -52,6 +52,7 @@ SOON_S = 7 * DAY_S
 # What a disk is asked to sync: a block of the file system.
 _BLOCK = bytes(4096)
 
+# Permission bits of the group, and of all other users.
 _OTHERS = 0o077
 
 
@@ -132,6 +133,7 @@ def _sync_s(folder: Path) -> float:
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as file:
         file.write(_BLOCK)
         file.flush()
+        # As an agent does for each answer: without it only the page cache is measured.
         os.fsync(file.fileno())
     return time.monotonic() - began
 
@@ -223,6 +225,7 @@ def _numbers(version: str) -> tuple[int, ...]:
     """Return the leading numbers of a version."""
     numbers = []
     for part in version.split("."):
+        # NVIDIA's versions end in words, as 2.5.0a0+872d972e41.nv24.08 does.
         if not part.isdecimal():
             break
         numbers.append(int(part))

@@ -105,6 +105,7 @@ def _mistake(device: str) -> str | None:
 
 
 def _tell(**facts: object) -> None:
+    # Flushed: a process that dies at the next step has told of this one.
     print(json.dumps(facts), flush=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -44,3 +45,11 @@ def watchdog_s() -> float | None:
     if process not in ("", str(os.getpid())):
         return None
     return int(wait_us) / 1e6 / 2
+
+
+async def beat() -> None:
+    """Tell systemd that this agent lives, as often as its watchdog wants it."""
+    tell(READY=1)
+    while (pause_s := watchdog_s()) is not None:
+        tell(WATCHDOG=1)
+        await asyncio.sleep(pause_s)

@@ -158,6 +158,7 @@ def _connection(
     context.set_alpn_protocols(["h2"])
     if identity is None:
         # Before enrollment no authority is known that could be verified against.
+        # In this order: Python refuses CERT_NONE while names are checked.
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     else:
@@ -198,6 +199,8 @@ def _refusal(
     if not has_identity:
         return None
     try:
+        # TLS 1.3: the handshake is over here before the server has seen our
+        # certificate.
         head = connection.recv(FRAME_HEAD_BYTES)
     except ConnectionError:
         head = b""

@@ -47,6 +47,7 @@ def methods_of(plan: Plan, weights: Sequence[torch.Tensor]) -> list[Method]:
     """
     numbers = plan.method_numbers
     for name in numbers:
+        # Ignored, it would train by another algorithm than the config names.
         if name not in METHODS:
             raise ClientError(
                 f"the plan asks for the method '{name}', which this version of fedlearn "

@@ -17,6 +17,7 @@ class Proximal:
     def __init__(self, number: float, weights: Sequence[torch.Tensor]) -> None:
         """Take mu, and the weights at the start."""
         self.mu = number
+        # Clones, because each step changes the weights in place.
         self.anchors = [weight.detach().clone() for weight in weights]
 
     def bend(
