@@ -55,7 +55,9 @@ class EngineChoice:
 
     def facts(self) -> dict[str, Any]:
         """Return the entry of the manifest."""
-        rounded = {name: round(ms, 2) for name, ms in self.estimated_ms.items()}
+        rounded = {}
+        for name, ms in self.estimated_ms.items():
+            rounded[name] = round(ms, 2)
         return {"why": self.reason, "estimated_ms": rounded}
 
 

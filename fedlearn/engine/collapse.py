@@ -154,7 +154,8 @@ def collapsed(
 
     Raises ConfigError for a model whose clients have to be computed one by one.
     """
-    _refuse(model_fault(runner, first_plan(experiment, strategy)))
+    plan = first_plan(experiment, strategy)
+    _refuse(model_fault(runner, plan))
     by_examples = isinstance(strategy, FedAvg) and strategy.weighted
     return Collapsed(inner, runner, by_examples)
 

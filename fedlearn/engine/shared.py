@@ -37,7 +37,9 @@ class SharedModel:
     def read(self, length: int) -> memoryview:
         """Return a view of the bytes; called in a worker, which was told their length."""
         offset = self._offset(length)
-        return memoryview(self.memory)[offset : offset + length].toreadonly()
+        data = memoryview(self.memory)[offset : offset + length]
+        # Models are shared: a worker that wrote to one would change it for all.
+        return data.toreadonly()
 
     def _offset(self, length: int) -> int:
         # A state begins with its floats.

@@ -1,4 +1,7 @@
-"""Runs whose clients take one step as one batch are the runs of one client after another, and say so of each client."""
+"""Clients that take one step as one batch: the run is that of one client after another.
+
+Its record says so of each client.
+"""
 
 import json
 import os
@@ -290,34 +293,91 @@ ODD = {
     for kind in ("noise", "mean", "sees", "counts", "halves")
 }
 LINES = (
-    model("transformer-char", "dropout = 0.1").replace('"digits"', '"shakespeare-mini"')
+    model("transformer-char", "dropout = 0.1")
+    .replace('"digits"', '"shakespeare-mini"')
     .replace('kind = "dirichlet"\nclients = 12\nalpha = 1.0\n', "")
-)  # fmt: skip
+)
 
 REFUSED = {
-    "two epochs": (FEDAVG, "train.epochs=2", "set train.steps = 1, or train.epochs = 1 and train.batch_size = 0"),
+    "two epochs": (
+        FEDAVG,
+        "train.epochs=2",
+        "set train.steps = 1, or train.epochs = 1 and train.batch_size = 0",
+    ),
     "two steps": (FEDAVG, "train.steps=2", "more than one step"),
     "mini-batches of an epoch": (CONFIG, "train.batch_size=10", "more than one step"),
-    "a codec": (FEDAVG, "codec.up=q8", 'codec.up = "q8" encodes each update: set codec.up = "raw32"'),
+    "a codec": (
+        FEDAVG,
+        "codec.up=q8",
+        'codec.up = "q8" encodes each update: set codec.up = "raw32"',
+    ),
     "error feedback": (FEDAVG, "codec.up=ef+raw32", "encodes each update"),
     "copies": (FEDAVG, "codec.down=q4", "leaves each client a model of its own"),
-    "stragglers": (FEDAVG, "train.stragglers=0.5", "train.stragglers = 0.5 has clients do less than others: set it to 0"),
-    "clipping": (FEDAVG, "train.clip_norm=1.0", "clip_norm = 1 clips each client's gradient: set it to 0"),
-    "clipping by the strategy": (strategy("minibatch-sgd", clip_norm=2.0), "train.lr=0.1", "clip_norm = 2 clips"),
+    "stragglers": (
+        FEDAVG,
+        "train.stragglers=0.5",
+        "train.stragglers = 0.5 has clients do less than others: set it to 0",
+    ),
+    "clipping": (
+        FEDAVG,
+        "train.clip_norm=1.0",
+        "clip_norm = 1 clips each client's gradient: set it to 0",
+    ),
+    "clipping by the strategy": (
+        strategy("minibatch-sgd", clip_norm=2.0),
+        "train.lr=0.1",
+        "clip_norm = 2 clips",
+    ),
     "precision": (FEDAVG, "train.precision=bfloat16", 'set it to "float32"'),
-    "the median": (strategy("minibatch-sgd", groups=3, fraction_train=0.5), "train.lr=0.1", "strategy.groups = 3 compares updates"),
-    "Flower's strategies": (strategy("flwr.serverapp.strategy:FedAvg"), "train.batch_size=0", 'take "fedavg" or "minibatch-sgd"'),
-    "a subclass": (strategy("tests.engine.test_collapse:Own"), "train.batch_size=0", "may look at each update"),
+    "the median": (
+        strategy("minibatch-sgd", groups=3, fraction_train=0.5),
+        "train.lr=0.1",
+        "strategy.groups = 3 compares updates",
+    ),
+    "Flower's strategies": (
+        strategy("flwr.serverapp.strategy:FedAvg"),
+        "train.batch_size=0",
+        'take "fedavg" or "minibatch-sgd"',
+    ),
+    "a subclass": (
+        strategy("tests.engine.test_collapse:Own"),
+        "train.batch_size=0",
+        "may look at each update",
+    ),
     "a ClientApp": (FEDAVG, "client.app=tests.faults:by_client", "leave out [client]"),
-    "a deadline": (FEDAVG + '[devices]\nmix = "edge"\n', "devices.deadline_s=60.0", "devices.deadline_s leaves out single clients"),
-    "BatchNorm": (model("resnet-small", 'norm = "batch"'), "train.lr=0.1", "BatchNorm normalises over each client's batch"),
-    "dropout": (LINES, "strategy.fraction_train=0.02", "the model draws random numbers in training"),
-    "noise": (ODD["noise"], "train.lr=0.1", "the model draws random numbers in training"),
-    "the mean of a batch": (ODD["mean"], "train.lr=0.1", "depends on the others of its batch"),
+    "a deadline": (
+        FEDAVG + '[devices]\nmix = "edge"\n',
+        "devices.deadline_s=60.0",
+        "devices.deadline_s leaves out single clients",
+    ),
+    "BatchNorm": (
+        model("resnet-small", 'norm = "batch"'),
+        "train.lr=0.1",
+        "BatchNorm normalises over each client's batch",
+    ),
+    "dropout": (
+        LINES,
+        "strategy.fraction_train=0.02",
+        "the model draws random numbers in training",
+    ),
+    "noise": (
+        ODD["noise"],
+        "train.lr=0.1",
+        "the model draws random numbers in training",
+    ),
+    "the mean of a batch": (
+        ODD["mean"],
+        "train.lr=0.1",
+        "depends on the others of its batch",
+    ),
     "a buffer": (ODD["sees"], "train.lr=0.1", "or it keeps count of them"),
     "a counter": (ODD["counts"], "train.lr=0.1", "or it keeps count of them"),
-    "halves": (ODD["halves"], "train.lr=0.1", "'dense.weight' rounds each client's step to float16"),
-}  # fmt: skip
+    "halves": (
+        ODD["halves"],
+        "train.lr=0.1",
+        "'dense.weight' rounds each client's step to float16",
+    ),
+}
 
 
 @pytest.mark.parametrize(("config", "change", "says"), REFUSED.values(), ids=REFUSED)

@@ -49,7 +49,10 @@ def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(engine, tmp_path):
 
 
 def test_the_older_checkpoint_stays_sound_after_a_resume(tmp_path):
-    """Stop at round 6, resume, stop at 8, lose the newest checkpoint: the one before it still names whole copies."""
+    """Stop at round 6, resume, stop at 8, lose the newest checkpoint.
+
+    The one before it still names whole copies.
+    """
     every = "experiment.checkpoint_every=3"
     whole = run(tmp_path / "whole", "experiment.rounds=8", every, config=CODEC)
     run(tmp_path / "run", "experiment.rounds=6", every, config=CODEC)
@@ -99,7 +102,10 @@ def test_damaged_copies_are_told(tmp_path, capsys):
 
 @pytest.mark.parametrize("down", ["eden1", "cvq(0.5)"])
 def test_a_lagging_copy_is_no_part_of_an_update(down, tmp_path):
-    """Flower's FedAvg, without momentum, is ours: what a client's copy lacks must not be averaged into the model."""
+    """Flower's FedAvg, without momentum, is ours.
+
+    What a client's copy lacks must not be averaged into the model.
+    """
     flower = CONFIG.replace(
         'name = "fedavg"', 'name = "flwr.serverapp.strategy:FedAvg"'
     )

@@ -12,7 +12,8 @@ from fedlearn.engine.task import Outcome, Task
 from fedlearn.plan import Plan
 from tests.jobs import CONFIG, run
 
-# 1,438 samples in 12 equal parts: ten clients of 120 and two of 119, whose last batch has 9 samples.
+# 1,438 samples in 12 equal parts: ten clients of 120, and two of 119, whose last batch
+# has 9 samples.
 EQUAL = (
     CONFIG.replace('"dirichlet"', '"iid"')
     .replace("alpha = 1.0\n", "")

@@ -29,7 +29,8 @@ utils = pytest.importorskip(
     "ray.cluster_utils", reason="ray is not installed: pip install 'fedlearn[ray]'"
 )
 
-# 1,438 samples in 3 equal parts: one client of 480, whose last batch of 7 has 4 samples, and two of 479.
+# 1,438 samples in 3 equal parts: one client of 480, whose last batch of 7 has 4 samples,
+# and two of 479.
 KILLS = (
     CONFIG.replace('"dirichlet"', '"iid"')
     .replace("alpha = 1.0\n", "")

@@ -1,4 +1,4 @@
-"""The sum of many clients' updates from one pass over their samples is the sum of what each learns by itself."""
+"""The sum of many clients' updates from one pass is the sum of what each learns by itself."""
 
 from dataclasses import replace
 
@@ -87,7 +87,8 @@ def compare(
         np.zeros(layout.floats),
     )
     assert found.dtype == np.float32
-    # A client's own update is what float32 leaves of w − lr·g − w, so a model's largest weight counts too.
+    # A client's own update is what float32 leaves of w − lr·g − w, so a model's largest
+    # weight counts too.
     scale = max(np.abs(wanted).max(), plan.lr * np.abs(start.floats).max() * sum(SIZES))
     assert np.abs(wanted).max() > 1e-3
     assert np.abs(found - wanted).max() <= most * scale

@@ -42,28 +42,31 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class ActorSetup:
-    """What an actor needs to build the model and data that the coordinator has.
-
-    vectors: names of the vectors that clients keep; they travel with tasks. partition:
-    see `divided`. initial: the digest of the first model. path: where the coordinator
-    imports from. folder: where it was started, for relative paths in a config.
-    """
+    """What an actor needs to build the model and data that the coordinator has."""
 
     brief: Brief
+    # Import paths of ``[client]``; "" and () for our own training.
     app: str
     mods: tuple[str, ...]
+    # Names of the vectors that clients keep: these travel with tasks.
     vectors: tuple[str, ...]
+    # See `divided`.
     partition: str
+    # The digest of the first model.
     initial: bytes
+    # See `versions`.
     versions: Mapping[str, str]
+    # Where the coordinator imports from: the user's modules may lie there.
     path: tuple[str, ...]
+    # Where it was started: paths in a config may be relative.
     folder: str
 
 
 @dataclass(frozen=True)
 class ActorPlace:
-    """Where an actor runs. node: Ray's id of the machine."""
+    """Where an actor runs."""
 
+    # Ray's id of the machine.
     node: str
     host: str
     pid: int
@@ -86,18 +89,18 @@ class Reply:
 
 
 class CarriedVectors(ClientVectors):
-    """Vectors of a few clients in memory, in the place of the coordinator's file.
-
-    before: as they came with the tasks. after: as they go back with the replies.
-    """
+    """Vectors of a few clients in memory, in the place of the coordinator's file."""
 
     def __init__(self) -> None:
         """Begin with none."""
+        # By client: as they came with the tasks.
         self.before: dict[int, Vector] = {}
+        # By client: as they go back with the replies.
         self.after: dict[int, Vector] = {}
 
     def read(self, client: int, slot: int) -> Vector:
-        """Return a copy of a client's vector (P,): Ray's own memory cannot be written to."""
+        """Return a copy of a client's vector (P,)."""
+        # Ray's own memory cannot be written to.
         return np.array(self.before[client], np.float32)
 
     def write(self, client: int, slot: int, vector: Vector) -> None:
@@ -144,6 +147,7 @@ class Actor:
                 for parcel in parcels
                 if name in parcel.vectors
             }
+        # Outcomes come in any order.
         tasks = [parcel.task for parcel in parcels]
         outcomes = {
             outcome.client: outcome for outcome in self.engine.run(tasks, self.model)
@@ -201,6 +205,7 @@ def divided(data: Population) -> str:
 def versions() -> dict[str, str]:
     """Return what has to be the same everywhere for the same bits."""
     return {
+        # Patch releases do not change what a run computes.
         "python": ".".join(platform.python_version_tuple()[:2]),
         "fedlearn": fedlearn.__version__,
         "torch": torch.__version__,
@@ -239,6 +244,7 @@ def _follow(setup: ActorSetup) -> None:
     """Find modules and files where the coordinator does, as far as this machine has them."""
     if os.path.isdir(setup.folder):
         os.chdir(setup.folder)
+    # Behind this machine's own paths, which have its fedlearn.
     sys.path += [
         path for path in setup.path if path not in sys.path and os.path.exists(path)
     ]

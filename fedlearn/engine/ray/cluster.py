@@ -22,6 +22,7 @@ def connect(address: str, cpus: int) -> tuple[Any, bool]:
     ConfigError.
     """
     ray = _imported()
+    # A notebook may have connected before; its connection outlives the run.
     if ray.is_initialized():
         return ray, False
     _silence()
@@ -30,6 +31,7 @@ def connect(address: str, cpus: int) -> tuple[Any, bool]:
     options: dict[str, Any] = {"address": address}
     if not address:
         options = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+    # Where "auto" finds no address in the environment, Ray looks on this machine.
     target = address
     if address == "auto":
         target = os.environ.get("RAY_ADDRESS", "")

@@ -58,25 +58,26 @@ _ACTOR_OPTIONS = {
 
 @dataclass(frozen=True)
 class _LostTask:
-    """The result of a task whose actor died. blamed: the task may have killed it."""
+    """The result of a task whose actor died."""
 
+    # The task may have killed it.
     blamed: bool
 
 
 @dataclass(eq=False)
 class _DealtActor:
-    """An actor, and the lots that it was dealt and has not answered.
-
-    building: the reference of its `Actor.build`; None: it works. model: number of the
-    model that it has. lots: reference → numbers of the tasks, in their order. alone: it
-    has a task that may have killed another actor.
-    """
+    """An actor, and the lots that it was dealt and has not answered."""
 
     actor: Any
+    # The reference of its `Actor.build`; None: it works.
     building: Any
+    # None until it works.
     place: ActorPlace | None = None
+    # The number of the model that it has; 0: none yet.
     model: int = 0
+    # Reference of an answer → numbers of the tasks, in their order.
     lots: dict[Any, tuple[int, ...]] = field(default_factory=dict)
+    # It has a task that may have killed another actor.
     alone: bool = False
 
 
@@ -160,6 +161,7 @@ class Ray(EveryClient):
         """
         self._fill()
         self._model += 1
+        # Ray copies it to each machine once, however many actors take it.
         shared_model = self.ray.put(model)
         queue = TaskQueue(len(tasks))
         try:
@@ -207,6 +209,7 @@ class Ray(EveryClient):
 
     def _send(self, dealt: _DealtActor, kind: str, model: Any, lot: list[Any]) -> Any:
         """Send a lot to an actor, and return the reference of its answer."""
+        # Once a round: calls of one actor arrive in their order.
         if dealt.model != self._model:
             dealt.actor.take.remote(model)
             dealt.model = self._model
@@ -221,6 +224,7 @@ class Ray(EveryClient):
             for reference in (dealt.building, *dealt.lots):
                 if reference is not None:
                     awaited[reference] = dealt
+        # Actors that work will answer or die; those that wait for a CPU may wait for ever.
         timeout = None
         if not self.places():
             timeout = MAX_WAIT_S
@@ -280,6 +284,7 @@ class Ray(EveryClient):
             # Scoring failed, or an outcome cannot be sent.
             return [(number, _reason(error)) for number in numbers]
         except self.ray.exceptions.RayError:
+            # Only the first lot was at work; the others waited behind it.
             blamed = self._machine_lives(dealt)
             self._replace(dealt)
             results: list[_Result] = [(n, _LostTask(blamed)) for n in numbers]
@@ -298,9 +303,11 @@ class Ray(EveryClient):
 
     def _fill(self) -> None:
         """Ask for the actors that are missing, where machines joined the cluster."""
-        cpus = int(self.ray.cluster_resources().get("CPU", 0))
+        resources = self.ray.cluster_resources()
+        cpus = int(resources.get("CPU", 0))
         needed = self.requested or cpus or 1
-        for _ in range(needed - len(self._actors)):
+        missing = needed - len(self._actors)
+        for _ in range(missing):
             self._actors.append(self._start())
         self.workers = len(self._actors)
 

@@ -89,6 +89,7 @@ BINARY = (
     torch.Tensor.__truediv__,
 )
 
+# Functions that look at each picture's channels one by one.
 POOLING = (torch.max_pool2d, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d)
 
 
@@ -107,6 +108,7 @@ def _unary(function: Any) -> Any:
     def apply(x: Any, *args: Any, **kwargs: Any) -> Any:
         if x.layout_ in (LOOSE, SHARED):
             return None
+        # Value by value, so that the layout stays.
         values = function(x.values_, *args, **kwargs)
         return StackedTensor(x.layout_, values, clients=x.clients)
 
@@ -158,7 +160,9 @@ def _stack_and_other(
 def _aligned(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return two (K, …) with as many dimensions; a client's missing ones come first."""
     dimensions = max(a.dim(), b.dim())
-    return _with_dimensions(a, dimensions), _with_dimensions(b, dimensions)
+    first = _with_dimensions(a, dimensions)
+    second = _with_dimensions(b, dimensions)
+    return first, second
 
 
 def _with_dimensions(x: torch.Tensor, dimensions: int) -> torch.Tensor:

@@ -188,7 +188,8 @@ def as_dense(stack: StackedTensor) -> torch.Tensor:
     if stack.layout_ == GROUPED:
         assert stack.values_ is not None
         batch, _, *size = stack.values_.shape
-        return stack.values_.reshape(batch, stack.clients, -1, *size).transpose(0, 1)
+        by_picture = stack.values_.reshape(batch, stack.clients, -1, *size)
+        return by_picture.transpose(0, 1)
     parts = as_loose(stack)
     if any(part.shape != parts[0].shape for part in parts):
         raise NotStackable("clients' tensors differ in shape")
@@ -202,7 +203,8 @@ def as_grouped(stack: StackedTensor) -> torch.Tensor:
         return stack.values_
     values = as_dense(stack)
     clients, batch, channels, *size = values.shape
-    joined = values.transpose(0, 1).reshape(batch, clients * channels, *size)
+    by_picture = values.transpose(0, 1)
+    joined = by_picture.reshape(batch, clients * channels, *size)
     return channels_last(joined)
 
 
@@ -239,6 +241,7 @@ def one_by_one(func: Any, args: Any, kwargs: Any) -> Any:
     clients results that differ and are no tensors.
     """
     name = getattr(func, "__name__", str(func))
+    # A client's value would choose the way of all.
     if func in _OF_VALUES:
         raise NotStackable(f"the model looks at values ({name})")
     if any(part in name for part in _RANDOM_NAMES):
