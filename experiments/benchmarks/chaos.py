@@ -1,11 +1,11 @@
-"""Whether a fleet that is torn at from all sides still gives the model of an undisturbed
-simulation, bit for bit.
+"""Whether a fleet under attack from all sides still gives the model of an undisturbed simulation.
 
-python -m fedlearn.experiments.benchmarks.chaos OUT [--agents N] [--rounds N] [--runs N] [--seed
-N] [--leave SHARE]
+python -m fedlearn.experiments.benchmarks.chaos OUT [--agents N] [--rounds N] [--runs N]
+    [--seed N] [--leave SHARE]
 python -m fedlearn.experiments.benchmarks.chaos OUT --failpoints [POINT …] [--times N]
 
-Real processes on this machine, behind mutual TLS and a TCP proxy of this file. While a run goes on
+The model must be the same bit for bit. Real processes on this machine, behind mutual TLS and a
+TCP proxy of this file. While a run goes on
 - the coordinator is killed (SIGKILL) every few seconds, counted from the moment it listens, and
   started again with --resume;
 - of every round a share of the connections is cut, each at a moment of its own, in whatever
@@ -13,7 +13,8 @@ Real processes on this machine, behind mutual TLS and a TCP proxy of this file. 
 - of every round a share of the agents is killed at any moment, and each agent's life also ends
   at a failpoint drawn at random, in the agent or in the process that trains for it
   (`fedlearn.system.failpoints`);
-- frames are sent and taken twice and in the wrong order (`fedlearn.experiments.benchmarks.unruly`).
+- frames are sent and taken twice and in the wrong order
+  (`fedlearn.experiments.benchmarks.unruly`).
 Deadlines are long, so nobody's answer is given up: then the model must be that of the
 simulation, and every client's answer must be in the journal once, counted once, and never asked
 for again once it was acknowledged. With --leave some agents leave for ever on the way and
@@ -415,8 +416,8 @@ def compare(folder: Path, got: dict[str, Any], wanted: dict[str, Any]) -> None:
 def check_counts(
     folder: Path, agents: int, rounds: int, all_counted: bool = True
 ) -> int:
-    """Return how many answers were counted; raises RunError for one that was lost, doubled, or
-    counted but never stored.
+    """Return how many answers were counted; raises RunError for one that was lost, doubled,
+    or counted but never stored.
 
     all_counted: nobody's answer was given up.
     """

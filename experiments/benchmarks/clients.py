@@ -1,14 +1,13 @@
-"""What a population costs: the same cohort out of a thousand clients and out of a million, a
-round of each in turn.
+"""What a population costs: the same cohort out of a thousand clients and out of a million.
 
 python -m fedlearn.experiments.benchmarks.clients [CASE …] [--clients N …] [--codecs NAME …]
-[--rounds N] [--engine NAME]
+    [--rounds N] [--engine NAME]
 
-20 clients with 50 samples each train a small model for one epoch; every round is written to a
-checkpoint. Each population has a process of its own, and they take turns round by round, so a
-machine that is slow for a while is slow for all of them. "over" is the median of the ratios,
-round by round, to the smallest population. Where the strategy is Flower's, its own list of all
-clients is in it.
+A round of each population in turn. 20 clients with 50 samples each train a small model for one
+epoch; every round is written to a checkpoint. Each population has a process of its own, and
+they take turns round by round, so a machine that is slow for a while is slow for all of them.
+"over" is the median of the ratios, round by round, to the smallest population. Where the
+strategy is Flower's, its own list of all clients is in it.
 
 synthetic  FedProx's clients, each drawn when it is asked for; a logistic model
 digits     handwritten digits through the partition "drawn"; a small CNN

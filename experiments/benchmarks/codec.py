@@ -1,5 +1,4 @@
-"""Rate and distortion of every codec on recorded updates and model differences, beside the
-limits of theory.
+"""Rate and distortion of every codec on recorded updates, beside the limits of theory.
 
 python -m fedlearn.experiments.benchmarks.codec RECORDINGS [--chains TEXT …] [--out DIR] [--seeds N]
 
@@ -10,12 +9,15 @@ of them with N seeds. Left in DIR: ``results.jsonl`` (one line per recording, di
 chain), ``table.txt`` and the plots of `codec_plots`.
 
 error    ‖x − x̂‖² / ‖x‖², the mean over seeds, x̂ as the chain decodes it: unbiased estimates
-may exceed 1 shape    the same after x̂ is multiplied by the one number that makes it least:
-what the bytes say of x's direction along    ⟨x, x̂⟩ / ‖x‖², the mean over seeds: near 1 where a
-chain is unbiased, below 1 where it only contracts entropy  order-0 entropy of the symbols sent,
-in bits per value, and ``above``: how much more the body takes, in percent
-         (below 0: it takes less). Scales and headers are in the body and not in the entropy.
-         uvq and cvq have none here: nearly all of their symbols are of fixed length.
+         may exceed 1
+shape    the same after x̂ is multiplied by the one number that makes it least: what the bytes
+         say of x's direction
+along    ⟨x, x̂⟩ / ‖x‖², the mean over seeds: near 1 where a chain is unbiased, below 1 where it
+         only contracts
+entropy  order-0 entropy of the symbols sent, in bits per value, and ``above``: how much more
+         the body takes, in percent (below 0: it takes less). Scales and headers are in the body
+         and not in the entropy. uvq and cvq have none here: nearly all of their symbols are of
+         fixed length.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""What the symbols of a chain would take if each were coded by its frequency alone: order-0
-entropy (Shannon, 1948).
+"""Order-0 entropy of a chain's symbols: each coded by its frequency alone (Shannon, 1948).
 
 The symbols are read off the decoded values, so that the figure does not depend on how the chain
 packs them. A packer that uses more than frequencies (what stood before, where in the model a

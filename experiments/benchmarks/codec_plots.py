@@ -2,15 +2,14 @@
 
 rate-distortion.png              one panel per direction: geometric means over all recordings
                                  (of bits and of error; of chains that differ only in packing
-                                 the smallest is shown) rate-distortion-models-up.png    one
-                                 panel per workload, and the same for "down": geometric means
-                                 over its stages
+                                 the smallest is shown)
+rate-distortion-models-up.png    one panel per workload, and the same for "down": geometric
+                                 means over its stages
 
 The limits are those of P independent draws of one normal distribution: D = 2^(-2R) for the
 least error at R bits per value (Shannon, 1959), and D / (1 - D) = 1 / (2^(2R) - 1) once that
 estimate is scaled to be unbiased. Real updates are not such draws (few values hold most of
-their energy), so a chain may
-lie below.
+their energy), so a chain may lie below.
 """
 
 from __future__ import annotations

@@ -1,17 +1,15 @@
-"""How long every codec takes to encode and decode, beside a copy of the same array, one thread,
-one run.
+"""How long every codec takes to encode and decode, beside a copy of the same array.
 
 python -m fedlearn.experiments.benchmarks.codec_speed [VALUES | RECORDING.npz]
 
-VALUES: how many normally distributed values, in a matrix of 512 rows. RECORDING: what
-`record_updates` left; its update is taken. "copies" is the time of encoding in copies of the
-array, so that machines compare; "add" decodes and adds the values into a fixed-point int64 sum,
-as the server does.
+One thread, one run. VALUES: how many normally distributed values, in a matrix of 512 rows.
+RECORDING: what `record_updates` left; its update is taken. "copies" is the time of encoding in
+copies of the array, so that machines compare; "add" decodes and adds the values into a
+fixed-point int64 sum, as the server does.
 
 At the end: what one client spends on payloads, beside its training. It receives a difference
 (checksum, header, body, sum, digest) and seals its update (body, header, checksum), with all
-checks, by the very functions
-that a run calls.
+checks, by the very functions that a run calls.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
-"""Accuracy against bytes: every workload with every pair of codecs, over seeds, beside the same
-run uncompressed.
+"""Accuracy against bytes: each workload with each pair of codecs, beside the run uncompressed.
 
     python -m fedlearn.experiments.benchmarks.compression OUT --rows 2nn-iid watch --seeds 0 1 2
 
 Each run is an ordinary one, in OUT/ROW/PAIR/SEED: finished ones are not run again, unfinished
 ones are resumed. The table counts both directions with all headers; an accuracy is the mean of
-the last eighth of a run's
-evaluations.
+the last eighth of a run's evaluations.
 """
 
 from __future__ import annotations

@@ -3,9 +3,7 @@
 An agent here is the real agent's state machine (`fedlearn.clients.agent.attendance`) over a
 real channel with the real agent's options: it says hello, sends its heartbeats when they are
 due, and comes back by its own clock when the connection ends. It has no disk and no work. All
-agents of a crowd share one key, for a
-coordinator tells them apart by
-their certificates.
+agents of a crowd share one key, for a coordinator tells them apart by their certificates.
 """
 
 from __future__ import annotations

@@ -1,16 +1,14 @@
-"""What the exchange costs: rounds without training, idle agents, a coordinator that comes back,
-an agent that stops.
+"""What the exchange costs: rounds, idle agents, a coordinator that returns, an agent that stops.
 
-python -m fedlearn.experiments.benchmarks.exchange [round] [idle] [return] [release] [--agents
-N] [--watch S]
+python -m fedlearn.experiments.benchmarks.exchange [round] [idle] [return] [release]
+    [--agents N] [--watch S]
 
 The coordinator is the real service: mutual TLS, journal synced before each acknowledgement. In
 `round` and `release` every agent is a real agent in a process of its own that answers at once
 with a prepared payload; beside it, in the same run, the same bytes go through bare grpc.aio,
 without TLS and without a journal. In `idle` and `return` the agents are thousands of
 connections of a few processes (`fedlearn.experiments.benchmarks.crowd`), and the coordinator
-has a process of its own. Both
-ends share this machine: what each takes of it is told.
+has a process of its own. Both ends share this machine: what each takes of it is told.
 """
 
 from __future__ import annotations
@@ -246,8 +244,7 @@ def coordinate(
 
     Sends its port and the time (of a clock that all processes share) when it listens. For "all"
     it sends the times at which half of the agents, 99 % and all attended, for "figures" its
-    `Figures`. Until it is asked it does
-    nothing beside its service.
+    `Figures`. Until it is asked it does nothing beside its service.
     """
     crowd.open_files()
     sessions.IDLE_S = interval_s

@@ -5,8 +5,7 @@ python -m fedlearn.experiments.benchmarks.fedsgd [W1 W2 W3 W4] [--kind NAME] [--
 Workloads as in `speed`, but that each client takes one step on all its samples. Both runs are
 in processes of their own, with workers of their own, and one waits while the other does a
 round; "ratio" is the median of with over without, round by round, and below 1 collapse is
-faster. "outside" is the share of a round
-in which local training did not go on.
+faster. "outside" is the share of a round in which local training did not go on.
 """
 
 from __future__ import annotations

@@ -1,17 +1,16 @@
-"""How many updates a second the journal makes durable, beside a plain file and SQLite on the
-same disk in the same run.
+"""How many updates a second the journal makes durable, beside a plain file and SQLite.
 
 python -m fedlearn.experiments.benchmarks.journal [--folder DIR] [--seconds S] [--repeats N]
 
-A group of updates is handed over at once, and the next one when all of it is on disk: 1 is an
-agent that waits for its acknowledgement, 32 a round whose updates come together. The methods
-take turns, in changing order, so a disk that is slow for a while is slow for all of them; each
-figure is the median of the repeats.
+All three write to the same disk in the same run. A group of updates is handed over at once, and
+the next one when all of it is on disk: 1 is an agent that waits for its acknowledgement, 32 a
+round whose updates come together. The methods take turns, in changing order, so a disk that is
+slow for a while is slow for all of them; each figure is the median of the repeats.
 
 journal  server/journal.py: its thread, index and checksums included
 plain    the same bytes with one write per update and one fdatasync per group: the least that
-any durable method does sqlite   a table of keys and blobs, WAL, synchronous=FULL, one commit
-per group
+         any durable method does
+sqlite   a table of keys and blobs, WAL, synchronous=FULL, one commit per group
 """
 
 from __future__ import annotations

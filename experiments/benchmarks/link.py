@@ -5,8 +5,7 @@ python -m fedlearn.experiments.benchmarks.link [--mbps 1] [--megabytes 5] [--eve
 An agent behind mutual TLS, in a network namespace of its own; both directions of the link to it
 are shaped by `tc tbf`, and every so many seconds the link is down for some. One payload goes
 down, then the same bytes come up. Goodput is payload bits by the seconds in which the link was
-there. Needs root and Linux's `ip`
-and `tc` (Debian: iproute2).
+there. Needs root and Linux's `ip` and `tc` (Debian: iproute2).
 """
 
 from __future__ import annotations

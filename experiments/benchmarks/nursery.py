@@ -1,5 +1,4 @@
-"""Processes forked from one that has their imports: a start takes milliseconds in the place of
-two seconds.
+"""Processes forked from one that has their imports: they start in milliseconds, not seconds.
 
 They are processes like any other, with a session, memory, descriptors and an end of their own;
 what they share is what was read from disk before they began. Linux only.

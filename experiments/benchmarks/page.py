@@ -1,5 +1,4 @@
-"""The measured part of docs/performance.md, from one command: what a round costs, what was
-aimed at, and what is missed.
+"""The measured part of docs/performance.md: what a round costs, beside what was aimed at.
 
 python -m fedlearn.experiments.benchmarks.page [--out FILE] [--rounds N] [--without-peers] [--print]
 

@@ -9,13 +9,15 @@ the model:
 w0      (P,) float32  the first model, which every client can make from the seed
 model   (P,) float32  the model of this round
 start   (P,) float32  the model that the client trained from (equal to ``model``: nothing is
-compressed) update  (P,) float32  what one client of the round learned: the one whose number of
-samples is nearest the median copy    (P,) float32  the model that such a client holds, which
-took part ``gap`` rounds ago shapes  text          JSON list of [name, shape], the float tensors
-in order round   int           counted from 1 gap     int           1 / fraction_train, but of
-the rounds before this one the second at the earliest: the first has w0, and
-                      a client that holds w0 knows of no movement. A recording of round 2 has no
-                      other (lstm-char-early).
+                      compressed)
+update  (P,) float32  what one client of the round learned: the one whose number of samples is
+                      nearest the median
+copy    (P,) float32  the model that such a client holds, which took part ``gap`` rounds ago
+shapes  text          JSON list of [name, shape], the float tensors in order
+round   int           counted from 1
+gap     int           1 / fraction_train, but of the rounds before this one the second at the
+                      earliest: the first has w0, and a client that holds w0 knows of no
+                      movement. A recording of round 2 has no other (lstm-char-early).
 
 So the gaps, early, middle and late, are 1, 10, 10 for the 2NNs, 1, 8, 10 for both CNNs, 1, 4, 8
 for lstm-char and 1, 2, 2 for lstm-watch.

@@ -1,19 +1,15 @@
-"""How long a round takes, beside a lean loop on one thread in the same run: a round of each in
-turn.
+"""How long a round takes, beside a lean loop on one thread in the same run.
 
-python -m fedlearn.experiments.benchmarks.speed [W1 W2 W3 W4] [--engines NAME …] [--rounds N]
-[--set section.key=value …]
+python -m fedlearn.experiments.benchmarks.speed [W1 W2 W3 W4] [--engines NAME …]
+    [--rounds N] [--set section.key=value …]
 
 Whole rounds of `fedlearn simulate`: messages, payloads, sums, the line and the checkpoint
 included, but for the evaluation of the model, which the loops do not do either. "ratio" is the
 median of ours over lean, turn by turn; below 1 is faster. A turn is a round, on W1 ten: after
 35 ms of another process a round of 13 ms finds none of its own in the caches, and takes 4 ms
 more than it does in a run. "outside" is the share of a round in which local training did not go
-on. Memory is what the processes have
-for themselves, each page
-counted once and no files, when the
-last round ends. Each measurement has
-a process of its own.
+on. Memory is what the processes have for themselves, each page counted once and no files, when
+the last round ends. Each measurement has a process of its own.
 """
 
 from __future__ import annotations

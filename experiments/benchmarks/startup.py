@@ -1,12 +1,10 @@
-"""How long it takes from the start of a process to the end of its first round, beside `import
-torch` in a process of its own.
+"""How long a process takes to the end of its first round, beside `import torch`.
 
 python -m fedlearn.experiments.benchmarks.startup [W1 W2 W3 W4] [--engines NAME …] [--times N]
 
 The whole of `fedlearn simulate CONFIG`: interpreter, imports, config, data, model, workers, the
 first evaluation, the first round. The clock stops when the round's line is in metrics.jsonl. A
-start of each in turn; the figures
-are medians.
+start of each in turn; the figures are medians.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 `simulate(RUN, OUT)` trains them again, all of them anew, and reads nothing of the run but its
 config and, from its journal, who was counted in each round. So its model is that of the run
-only if the run lost, doubled and mixed
-up nothing.
+only if the run lost, doubled and mixed up nothing.
 """
 
 from __future__ import annotations

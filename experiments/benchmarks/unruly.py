@@ -1,13 +1,15 @@
-"""Agents and coordinators whose frames come twice and in the wrong order; the agents keep a
-ledger of what they were promised.
+"""Agents and coordinators whose frames come twice and in the wrong order.
 
-TCP does neither, so both happen here, between the machines of both ends and their connection:
+TCP neither repeats nor reorders, so both happen here, between the machines of both ends and
+their connection:
 - frames, but for a connection's first, are sent and taken twice by agents;
 - chunks are taken again by agents after a later one, and neighbours among the chunks that
-  either end sends change places. Chunks are small, so that payloads and answers have several.
-  The ledger has a line per event, written at once: "begin KEY", "stored KEY" (the coordinator
-  has promised to count it), "twice",
-"again", "swapped".
+  either end sends change places.
+Chunks are small, so that payloads and answers have several.
+
+Agents keep a ledger of what they were promised. It has a line per event, written at once:
+"begin KEY", "stored KEY" (the coordinator has promised to count it), "twice", "again",
+"swapped".
 """
 
 from __future__ import annotations

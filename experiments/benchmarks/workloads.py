@@ -2,10 +2,13 @@
 operations.
 
 W1  a small CNN on 8x8 digits: 20 of 100 clients, 18 samples each, batches of 10. So little work
-that calls cost more than arithmetic W2  McMahan's CNN: 10 of 100 clients, 60 samples each,
-batches of 10. Convolutions and one large dense layer W3  two LSTM layers over characters: 10 of
-100 clients, 32 lines of 80 characters each, batches of 8 W4  one LSTM layer over a sensor's
-series: 20 of 100 clients, 100 windows of 128 steps and 6 channels each, batches of 16
+    that calls cost more than arithmetic
+W2  McMahan's CNN: 10 of 100 clients, 60 samples each, batches of 10. Convolutions and one large
+    dense layer
+W3  two LSTM layers over characters: 10 of 100 clients, 32 lines of 80 characters each, batches
+    of 8
+W4  one LSTM layer over a sensor's series: 20 of 100 clients, 100 windows of 128 steps and 6
+    channels each, batches of 16
 
 W1 has real digits, the others noise of the right shape, for time does not depend on values. One
 epoch, plain SGD, float32.

@@ -1,5 +1,5 @@
-"""An aarch64 board on another machine: Debian's arm64 Python and the registry's aarch64 wheels,
-run by qemu's user emulation.
+"""An aarch64 board on another machine: Debian's arm64 Python and the registry's aarch64
+wheels, run by qemu's user emulation.
 
 Real aarch64 binaries, so it shows what a board would compute; not its GPU, heat or speed.
 Everything lies in one folder, made by unprivileged apt-get and pip: nothing is installed in the

@@ -1,10 +1,9 @@
-"""The agent as the wheel installs it, in environments of other Pythons, against a coordinator
-of this one.
+"""The agent as the wheel installs it, in environments of other Pythons, against a
+coordinator of this one.
 
 FEDLEARN_PYTHONS names their interpreters, separated by colons: clean environments with torch,
 made beforehand, since torch for x86 brings gigabytes of CUDA. `make edge-pythons
-PYTHONS="python3.10 python3.13"` makes them and
-runs this.
+PYTHONS="python3.10 python3.13"` makes them and runs this.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Twenty clients over real gRPC, one of them bad: the aggregate is that of the other nineteen,
-bit for bit.
+"""Twenty clients over real gRPC, one of them bad: the aggregate is that of the other
+nineteen, bit for bit.
 
 Rows 1, 2, 4, 5, 6, 12 and 17 of the threat list. The clients are scripted; what the honest ones
 answer is made as agents make it.

@@ -1,7 +1,7 @@
 """Our engine beside other frameworks on the workloads W1 to W4: a round of each in turn.
 
-python -m fedlearn.experiments.benchmarks.peers [W1 W2 W3 W4] [--peers NAME …] [--envs FOLDER]
-[--plot FILE] [--markdown | --json]
+python -m fedlearn.experiments.benchmarks.peers [W1 W2 W3 W4] [--peers NAME …]
+    [--envs FOLDER] [--plot FILE] [--markdown | --json]
 python -m fedlearn.experiments.benchmarks.peers --make [--peers NAME …] [--envs FOLDER]
 
 The same work for all: the same models, cohorts and batches, one local epoch of plain SGD in
@@ -13,8 +13,7 @@ versions in ``requirements/``, through its own simulation engine and as its own 
 is faster. "cores used" is the processor time of its processes over the time that its rounds
 took. "start to round 1" is from the process's start, with the other competitors waiting. Memory
 is what its processes made, after the last round, each page counted once though they share it;
-files that they map, as
-libraries, are not in it.
+files that they map, as libraries, are not in it.
 """
 
 from __future__ import annotations

@@ -65,8 +65,7 @@ class Entry:
     the lean loop's in the same turn; cores: processor time over time, while it had its turns;
     startup_s: from the process's start to the end of round 1, the least of its starts (the
     first may read from a cold disk); memory_mb: what all its processes made, after the last
-    round; parameters, threads: what it
-    said.
+    round; parameters, threads: what it said.
     """
 
     workload: str
@@ -91,8 +90,8 @@ def race(
     starts: int,
     overrides: Sequence[str],
 ) -> list[Entry]:
-    """Return everybody's entry, ours first. rounds: that count, after the warm-up; starts: of
-    each process, the last one stays.
+    """Return everybody's entry, ours first. rounds: that count, after the warm-up; starts:
+    of each process, the last one stays.
 
     Raises ConfigError for an override that the experiment cannot have, and RunError when the
     lean loop does not run.

@@ -70,8 +70,8 @@ class Running:
         return float(self._answer()["seconds"])
 
     def memory_mb(self) -> float:
-        """Return the memory that it and its children made: each page counts once, however many
-        of them share it.
+        """Return the memory that it and its children made: each page counts once, however
+        many of them share it.
 
         Files that they map, as libraries, do not count: how much of them is a process's own
         depends on who else has them open.

@@ -98,13 +98,12 @@ class Turns:
         sys.exit(0)
 
     def rounds(self, parameters: int | None, threads: int | None) -> Iterator[int]:
-        """Say that all is ready, and give the number of each round as its turn comes; the time
-        until the next is asked for is told.
+        """Say that all is ready, and give the number of each round as its turn comes; the
+        time until the next is asked for is told.
 
         A peer that has its own loop over rounds asks for one turn before it and one at each
         round's end. parameters: the numbers that the model learns; threads: how many it was
-        given; None
-        where they are not told.
+        given; None where they are not told.
         """
         self.say(parameters=parameters, threads=threads)
         number = 0

@@ -1,5 +1,5 @@
-"""The workloads' models as a textbook writes them in torch. Needs torch alone: it runs in the
-peers' own environments too.
+"""The workloads' models as a textbook writes them in torch. Needs torch alone: it runs in
+the peers' own environments too.
 
 Legend: B batch, T characters or time steps, K classes.
 """

@@ -1,7 +1,7 @@
 # mypy: ignore-errors
 # The peer is installed in its own environment alone.
-"""fedjax (Google): its FedAvg with models in haiku, its "jit" backend, XLA on as many threads
-as it takes.
+"""fedjax (Google): its FedAvg with models in haiku, its "jit" backend, XLA on as many
+threads as it takes.
 
 python with_fedjax.py WORKLOAD.npz
 
