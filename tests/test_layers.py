@@ -310,7 +310,8 @@ def test_the_agents_side_imports_nothing_but_its_few_packages():
     ("source", "wrong"),
     [
         (
-            "import numpy as np, torch.nn, zlib\nfrom google.protobuf import message\nfrom fedlearn import models, __version__",
+            "import numpy as np, torch.nn, zlib\nfrom google.protobuf import message\n"
+            "from fedlearn import models, __version__",
             set(),
         ),
         ("def late():\n    import flwr.app", {"flwr.app"}),
@@ -327,7 +328,10 @@ def test_a_late_or_foreign_import_is_seen(source, wrong):
 
 
 def loaded_by(statement: str) -> set[str]:
-    code = f"{statement}\nimport sys; print(' '.join(sorted({{m.split('.')[0] for m in sys.modules}})))"
+    code = (
+        f"{statement}\nimport sys; print(' '.join(sorted({{m.split('.')[0] for m "
+        f"in sys.modules}})))"
+    )
     return set(
         subprocess.run(
             [sys.executable, "-c", code], check=True, capture_output=True, text=True

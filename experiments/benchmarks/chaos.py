@@ -180,7 +180,8 @@ class Chaos:
             await asyncio.wait_for(_until(coordinating, tasks), self.given.limit_s)
         except asyncio.TimeoutError:
             raise RunError(
-                f"{self.folder}: not done after {self.given.limit_s:g} s, after {self._rounds()} rounds"
+                f"{self.folder}: not done after {self.given.limit_s:g} s, after "
+                f"{self._rounds()} rounds"
             ) from None
         finally:
             self.over = True
@@ -480,7 +481,10 @@ def at_random(chaos: Chaos, command: str) -> str:
     """
     if command != "agent" or not chaos.given.patience:
         return ""
-    return f"{chaos.random.choice(failpoints.AGENT + failpoints.TRAINER)}=kill@{chaos.random.randint(1, chaos.given.patience)}"
+    # The point is drawn before the count: a run's seed stands for both, in this order.
+    point = chaos.random.choice(failpoints.AGENT + failpoints.TRAINER)
+    count = chaos.random.randint(1, chaos.given.patience)
+    return f"{point}=kill@{count}"
 
 
 def every_point() -> list[str]:
@@ -553,7 +557,8 @@ async def _strike(
         life += 1
         if life > LIVES:
             raise RunError(
-                f"{entry} struck {given.times - left} times in {LIVES} runs; {given.times} were wanted"
+                f"{entry} struck {given.times - left} times in {LIVES} runs; "
+                f"{given.times} were wanted"
             )
         folder = given.out / f"point-{number}-{life}"
         chaos = Chaos(
@@ -709,7 +714,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--patience",
         type=int,
         default=30,
-        help="an agent's life ends at the 1st to so many-th time that it reaches a point; 0: never (default: 30)",
+        help=(
+            "an agent's life ends at the 1st to so many-th time that it reaches a "
+            "point; 0: never (default: 30)"
+        ),
     )
     parser.add_argument(
         "--kill-s",

@@ -335,8 +335,10 @@ def _run(given: argparse.Namespace) -> None:
                     else ""
                 )
                 print(
-                    f"{case} {codec} {found['clients']:>9,} clients: {found['ms']:.1f} ms a round ({found['over']:.3f} over the first), "
-                    f"start {found['start_ms']:.0f} ms, {memory}, checkpoint {found['checkpoint_bytes'] / 1e3:,.0f} kB in "
+                    f"{case} {codec} {found['clients']:>9,} clients: "
+                    f"{found['ms']:.1f} ms a round ({found['over']:.3f} over the first), "
+                    f"start {found['start_ms']:.0f} ms, {memory}, checkpoint "
+                    f"{found['checkpoint_bytes'] / 1e3:,.0f} kB in "
                     f"{found['record_ms']:.1f} ms",
                     flush=True,
                 )

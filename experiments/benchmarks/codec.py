@@ -108,7 +108,8 @@ def recordings(folder: Path) -> Iterator[Recording]:
     paths = sorted(folder.glob("*.npz"))
     if not paths:
         raise DataError(
-            f"{folder} holds no recordings (*.npz); make them with fedlearn.experiments.benchmarks.record_updates"
+            f"{folder} holds no recordings (*.npz); make them with "
+            f"fedlearn.experiments.benchmarks.record_updates"
         )
     for path in paths:
         yield from recorded(path)
@@ -246,9 +247,11 @@ def report(results: Sequence[Result]) -> str:
     )
     rows = [
         (
-            r.recording, r.direction, r.chain, f"{r.bits:.4f}", f"{32 / r.bits:.1f}", f"{r.error:.4g}", f"{r.shape:.4g}",
+            r.recording, r.direction, r.chain,
+            f"{r.bits:.4f}", f"{32 / r.bits:.1f}", f"{r.error:.4g}", f"{r.shape:.4g}",
             f"{r.along:.3f}", f"{r.encode_ms:.2f}", f"{r.decode_ms:.2f}", f"{r.copy_ms:.2f}",
-            "" if r.entropy is None else f"{r.entropy:.4f}", "" if r.above is None else f"{r.above:+.1f} %",
+            "" if r.entropy is None else f"{r.entropy:.4f}",
+            "" if r.above is None else f"{r.above:+.1f} %",
         )
         for r in results
     ]  # fmt: skip
@@ -259,7 +262,10 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's arguments."""
     p = Parser(
         prog="python -m fedlearn.experiments.benchmarks.codec",
-        description="Measure bits, error and time of codecs on recorded updates and model differences.",
+        description=(
+            "Measure bits, error and time of codecs on recorded updates and "
+            "model differences."
+        ),
     )
     p.add_argument(
         "recordings",

@@ -91,7 +91,8 @@ def read(argument: str) -> tuple[NDArray[np.float32], Context]:
         return update.values, update.context
     if not argument.isdecimal() or not 0 < int(argument) <= MOST_VALUES:
         raise ConfigError(
-            f"'{argument}' is neither a number of values, 1 to {MOST_VALUES:,}, nor a recording (.npz)"
+            f"'{argument}' is neither a number of values, 1 to {MOST_VALUES:,}, nor a "
+            f"recording (.npz)"
         )
     size = int(argument)
     return np.random.default_rng(0).standard_normal(size, dtype=np.float32), Context(
@@ -164,7 +165,8 @@ def client_side() -> None:
     }
     beside = " and ".join(f"{n} samples ({ms:.0f} ms)" for n, ms in spent.items())
     print(
-        f"\nthe client's side on McMahan's CNN, {layout.floats:,} parameters, beside one epoch on {beside}"
+        f"\nthe client's side on McMahan's CNN, {layout.floats:,} parameters, beside "
+        f"one epoch on {beside}"
     )
     print(f"{'up / down':<34}{'receive ms':>11}{'answer ms':>11}   of the epochs")
     for up, down in PAIRS:
@@ -203,7 +205,8 @@ def _run(argument: str) -> None:
     copy_ms = best_ms(partial(np.copyto, into, values))
     print(f"{values.size:,} values; a copy takes {copy_ms:.3f} ms")
     print(
-        f"{'codec':<22}{'bytes':>11}{'ratio':>8}{'encode ms':>11}{'copies':>8}{'decode ms':>11}{'add ms':>8}{'error':>10}"
+        f"{'codec':<22}{'bytes':>11}{'ratio':>8}{'encode ms':>11}{'copies':>8}"
+        f"{'decode ms':>11}{'add ms':>8}{'error':>10}"
     )
     for text in CHAINS:
         coder = codec(text)
@@ -221,7 +224,8 @@ def _run(argument: str) -> None:
         )
         summed = best_ms(partial(add, coder, body, context, total))
         print(
-            f"{text:<22}{len(body):>11,}{4 * values.size / len(body):>8.2f}{encode_ms:>11.2f}{encode_ms / copy_ms:>8.1f}"
+            f"{text:<22}{len(body):>11,}{4 * values.size / len(body):>8.2f}"
+            f"{encode_ms:>11.2f}{encode_ms / copy_ms:>8.1f}"
             f"{decode_ms:>11.2f}{summed:>8.2f}{error:>10.2g}"
         )
     client_side()

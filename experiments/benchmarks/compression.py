@@ -176,7 +176,8 @@ def result(path: Path, target: float) -> Result | None:
 def table(out: Path) -> str:
     """Return the table of all finished runs, in Markdown."""
     lines = [
-        "| workload | codecs (up / down) | seeds | accuracy % | difference | fewer bytes | to target |",
+        "| workload | codecs (up / down) | seeds | accuracy % | difference | "
+        "fewer bytes | to target |",
         "|---|---|---|---|---|---|---|",
     ]
     for row, found in ROWS.items():
@@ -218,7 +219,10 @@ def _line(
         if shared
         else "-"
     )
-    return f"| {row} | {' / '.join(PAIRS[pair])} | {len(seeds)} | {told} | {difference} | {ratio:.1f}× | {target} |"
+    return (
+        f"| {row} | {' / '.join(PAIRS[pair])} | {len(seeds)} | {told} | "
+        f"{difference} | {ratio:.1f}× | {target} |"
+    )
 
 
 def run(

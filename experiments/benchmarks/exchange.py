@@ -266,7 +266,8 @@ def _all(found: Rounds, clients: int) -> list[float] | RunError:
         while len(found.attending) < share * clients:
             if time.monotonic() > end:
                 return RunError(
-                    f"after {PATIENCE_S:g} s only {len(found.attending)} of {clients} agents attend: {dict(found.counters)}"
+                    f"after {PATIENCE_S:g} s only {len(found.attending)} of {clients} "
+                    f"agents attend: {dict(found.counters)}"
                 )
             time.sleep(LOOK_S)
         times.append(time.monotonic())
@@ -320,16 +321,19 @@ def idle(place: Place, count: int, interval_s: float, watch_s: float) -> None:
         theirs_mb = sum(_memory_mb(each.pid, "VmRSS") for each in fleet.crowds)
         most_mb = _memory_mb(coordinator.pid, "VmHWM")
         print(
-            f"idle: {rss_mb:.0f} MB, {empty_mb:.0f} without agents, {each_kb:.0f} KB per agent, {most_mb:.0f} MB at most; "
+            f"idle: {rss_mb:.0f} MB, {empty_mb:.0f} without agents, {each_kb:.0f} KB "
+            f"per agent, {most_mb:.0f} MB at most; "
             f"the agents {theirs_mb:.0f} MB"
         )
         frames = after.frames - before.frames
         print(
-            f"idle: {share:.2f} % of a core over {watch_s:.0f} s with {frames} heartbeats, of each agent one every {interval_s:g} s"
+            f"idle: {share:.2f} % of a core over {watch_s:.0f} s with {frames} "
+            f"heartbeats, of each agent one every {interval_s:g} s"
         )
         lost = {name: after.counters[name] for name in LOST if after.counters.get(name)}
         print(
-            f"idle: {after.attending} of {count} attend; {f'lost: {lost}' if lost else 'none was ever lost'}"
+            f"idle: {after.attending} of {count} attend; "
+            f"{f'lost: {lost}' if lost else 'none was ever lost'}"
         )
     finally:
         coordinator.kill()
@@ -358,8 +362,10 @@ def back(place: Place, count: int, kills: int) -> None:
                 for after, first in zip(fleet.cpu_s(), before, strict=True)
             )
             print(
-                f"return: {count} agents are back {times[2]:.2f} s after the port is open again (half {times[0]:.2f}, 99 % {times[1]:.2f}) "
-                f"and {times[2] + opened - killed:.1f} s after the kill; CPU of the coordinator {ours:.2f} s, of the agents {theirs:.2f} s"
+                f"return: {count} agents are back {times[2]:.2f} s after the port is "
+                f"open again (half {times[0]:.2f}, 99 % {times[1]:.2f}) "
+                f"and {times[2] + opened - killed:.1f} s after the kill; CPU of the "
+                f"coordinator {ours:.2f} s, of the agents {theirs:.2f} s"
             )
     finally:
         fleet.coordinator.kill()
@@ -384,7 +390,8 @@ def release(place: Place) -> None:
         os.kill(process.pid, signal.SIGCONT)
         time.sleep(3)
         print(
-            f"release: after a stall of 2 s the agent {'still attends' if service.attending() else 'was RELEASED'}"
+            f"release: after a stall of 2 s the agent "
+            f"{'still attends' if service.attending() else 'was RELEASED'}"
         )
         os.kill(process.pid, signal.SIGSTOP)
         begun = time.perf_counter()
@@ -483,7 +490,10 @@ def _run(given: argparse.Namespace) -> None:
                 for count, size in SIZES:
                     with place() as fresh:
                         median, worst = rounds_ms(fresh, count, size)
-                    told = f"{median:.1f} ms (worst {worst:.1f}); bare, two peers: {bare_ms(size):.2f} ms"
+                    told = (
+                        f"{median:.1f} ms (worst {worst:.1f}); bare, two peers: "
+                        f"{bare_ms(size):.2f} ms"
+                    )
                     print(f"round: {count} agents x {size:,} bytes both ways: {told}")
             elif part == "release":
                 release(here)

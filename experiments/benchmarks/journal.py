@@ -120,7 +120,8 @@ def table(folder: Path, seconds: float, repeats: int) -> Iterator[str]:
             yield (
                 f"{text:<9}{group:>6}"
                 + "".join(f"{value:>14,.1f}" for value in rate.values())
-                + f"{ours * size / 1e6:>9.0f}{ours / rate['plain']:>9.2f}{ours / rate['sqlite']:>9.2f}"
+                + f"{ours * size / 1e6:>9.0f}"
+                + f"{ours / rate['plain']:>9.2f}{ours / rate['sqlite']:>9.2f}"
             )
 
 
@@ -136,14 +137,20 @@ def opening(folder: Path) -> str:
         with closing(Journal(Path(name) / "journal")) as log:
             opened = time.perf_counter()
             count = sum(1 for _ in log.records())
-        return f"opening {count:,} updates of 66 KB (cached): {opened - begun:.2f} s; their order: {time.perf_counter() - opened:.3f} s"
+        return (
+            f"opening {count:,} updates of 66 KB (cached): {opened - begun:.2f} s; "
+            f"their order: {time.perf_counter() - opened:.3f} s"
+        )
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's arguments."""
     p = Parser(
         prog="python -m fedlearn.experiments.benchmarks.journal",
-        description="Measure how many updates a second the journal, a plain file and SQLite make durable.",
+        description=(
+            "Measure how many updates a second the journal, a plain file and "
+            "SQLite make durable."
+        ),
     )
     p.add_argument(
         "--folder",

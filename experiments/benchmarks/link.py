@@ -46,7 +46,8 @@ def _ip(*words: str, inside: bool = False) -> None:
         ) from None
     if done.returncode:
         raise RunError(
-            f"{' '.join(command)}: {done.stderr.strip()}; this benchmark needs root and network namespaces"
+            f"{' '.join(command)}: {done.stderr.strip()}; this benchmark needs root "
+            f"and network namespaces"
         )
 
 
@@ -124,7 +125,10 @@ def measure(here: Place, given: argparse.Namespace) -> None:
     )
     service.start()
     state = here.enroll(0)
-    program = f"from fedlearn.experiments.benchmarks.link import agent; agent({f'{HERE}:{service.port}'!r}, {str(state)!r})"
+    program = (
+        f"from fedlearn.experiments.benchmarks.link import agent; "
+        f"agent({f'{HERE}:{service.port}'!r}, {str(state)!r})"
+    )
     process = subprocess.Popen(
         ["ip", "netns", "exec", NAMESPACE, sys.executable, "-c", program]
     )
@@ -147,8 +151,10 @@ def measure(here: Place, given: argparse.Namespace) -> None:
         counters = service.rounds.counters
         sent = service.figures().down_bytes - len(payload)
         print(
-            f"link: {given.megabytes:g} MB down and up at {given.mbps:g} Mbit/s with {outages.count} outages of {given.outage:g} s: "
-            f"{taken:.1f} s, {100 * goodput:.0f} % of the link while it was there; connections {counters['attended']}, chunks that came "
+            f"link: {given.megabytes:g} MB down and up at {given.mbps:g} Mbit/s with "
+            f"{outages.count} outages of {given.outage:g} s: "
+            f"{taken:.1f} s, {100 * goodput:.0f} % of the link while it was there; "
+            f"connections {counters['attended']}, chunks that came "
             f"twice {counters['chunks_again']}, bytes sent again down {sent:,}"
         )
     finally:

@@ -89,7 +89,10 @@ def against_aim(value: float, aim: float | None, form: str) -> str:
 
 def rounds_table(rounds: int, gflops: float) -> Iterator[str]:
     """Yield the table of `ROWS`, a line as it is measured. gflops: the machine's peak."""
-    yield "| | engine | ms a round | of lean | GFLOP/s | of the peak | outside training | memory, MB |"
+    yield (
+        "| | engine | ms a round | of lean | GFLOP/s | of the peak | "
+        "outside training | memory, MB |"
+    )
     yield "|---|---|---:|---:|---:|---:|---:|---:|"
     for row in ROWS:
         found = speed.apart(
@@ -166,7 +169,8 @@ def page(given: argparse.Namespace, picture: Path) -> Iterator[str]:
         )
     today = datetime.datetime.now(datetime.UTC).date()
     yield (
-        f"{cores()} cores of {processor()}, Python {platform.python_version()}, torch {torch.__version__}, {today}. "
+        f"{cores()} cores of {processor()}, Python {platform.python_version()}, torch "
+        f"{torch.__version__}, {today}. "
         f"Peak: {best.all_gflops:.0f} GFLOP/s (`--profile`)."
     )
     yield ""

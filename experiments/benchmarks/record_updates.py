@@ -205,7 +205,10 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's arguments."""
     p = Parser(
         prog="python -m fedlearn.experiments.benchmarks.record_updates",
-        description="Train shipped workloads without compression, and record updates and model differences for the codec benchmark.",
+        description=(
+            "Train shipped workloads without compression, and record updates "
+            "and model differences for the codec benchmark."
+        ),
     )
     p.add_argument(
         "out",
@@ -244,7 +247,8 @@ def _run(arguments: argparse.Namespace) -> None:
     for name in names:
         if name not in WORKLOADS:
             raise ConfigError(
-                f"--only {name}: no such workload.{nearest(name, WORKLOADS)} Known: {', '.join(WORKLOADS)}"
+                f"--only {name}: no such workload.{nearest(name, WORKLOADS)} Known: "
+                f"{', '.join(WORKLOADS)}"
             )
     if arguments.out.exists() and not arguments.out.is_dir():
         raise ConfigError(f"{arguments.out} is a file; name a folder")

@@ -312,10 +312,12 @@ def _run(given: argparse.Namespace) -> None:
                 f"{phase} {ms:.1f}" for phase, ms in found["phases_ms"].items()
             )
             print(
-                f"{name} {engine}: {found['ms']:.1f} ms (fastest {found['fastest_ms']:.1f}), {ratios}"
+                f"{name} {engine}: {found['ms']:.1f} ms (fastest "
+                f"{found['fastest_ms']:.1f}), {ratios}"
             )
             print(
-                f"   {100 * found['outside']:.0f} % outside training, {found['gflops']:.0f} GFLOP/s, {found['memory_mb']:.0f} MB; {phases}"
+                f"   {100 * found['outside']:.0f} % outside training, "
+                f"{found['gflops']:.0f} GFLOP/s, {found['memory_mb']:.0f} MB; {phases}"
             )
 
 

@@ -140,7 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 a / b for a, b in zip(taken, imports, strict=True)
             )
             print(
-                f"  {engine}: {statistics.median(taken):.2f} s to the end of round 1 ({ratio:.2f} of it)"
+                f"  {engine}: {statistics.median(taken):.2f} s to the end of round 1 "
+                f"({ratio:.2f} of it)"
             )
     return 0
 

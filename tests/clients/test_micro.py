@@ -155,7 +155,10 @@ def test_dropout_is_a_function_of_the_sizes_not_of_what_failed():
 def test_a_model_that_needs_its_batches_whole_declines():
     with pytest.raises(
         NoRoom,
-        match=r"memory: its batches do not fit, and layer 'layers\.1' \(BatchNorm1d\) needs them whole",
+        match=(
+            r"memory: its batches do not fit, and layer 'layers\.1' \(BatchNorm1d\) "
+            r"needs them whole"
+        ),
     ):
         update(Small(3, nn.BatchNorm1d(8)))
     with pytest.raises(NoRoom, match="BatchNorm1d"):
@@ -179,7 +182,8 @@ def test_other_errors_are_not_taken_for_want_of_memory():
         update(Broken(9))
     assert ran_out(
         RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"
+            "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate "
+            "memory: you tried 9 bytes"
         )
     )
     assert ran_out(

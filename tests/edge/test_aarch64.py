@@ -156,7 +156,8 @@ def check(folder: Path, kind: str) -> None:
     for update, other in zip(ours, theirs, strict=True):
         apart = float(np.abs(update - other).max())
         print(
-            f"{kind}: {len(update):,} values up to {np.abs(other).max():.2g}; apart at most {apart:.2g}"
+            f"{kind}: {len(update):,} values up to {np.abs(other).max():.2g}; apart "
+            f"at most {apart:.2g}"
         )
         assert np.abs(other).max() > 100 * WITHIN, (
             "the update is so small that the comparison says nothing"

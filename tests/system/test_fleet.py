@@ -142,6 +142,9 @@ def test_clients_that_nobody_serves_are_not_waited_for(tmp_path):
     said = process.communicate(timeout=280)[1]
     assert (
         process.returncode == 2
-        and "--local-agents 2 would wait for the others in every round; --set data.partition.clients=2"
+        and (
+            "--local-agents 2 would wait for the others in every round; --set "
+            "data.partition.clients=2"
+        )
         in said
     )

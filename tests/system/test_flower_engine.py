@@ -82,7 +82,8 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
     link, *ports = free_ports(3)
     (folder / "home").mkdir()
     (folder / "home" / "config.toml").write_text(
-        f'[superlink]\ndefault = "test"\n\n[superlink.test]\naddress = "127.0.0.1:{link}"\ninsecure = true\n'
+        f'[superlink]\ndefault = "test"\n\n[superlink.test]\n'
+        f'address = "127.0.0.1:{link}"\ninsecure = true\n'
     )
     shutil.copytree(APP, folder / "app")
     commands = [

@@ -179,7 +179,10 @@ def test_no_module_is_imported_that_the_owner_does_not_allow(
     for allow in ((), ("canary",), ("canary_of_mine.x.y", "os")):
         with pytest.raises(
             ConfigError,
-            match=f"the coordinator asks for the {what} '{name}' of this device; to allow it: --allow",
+            match=(
+                f"the coordinator asks for the {what} '{name}' of this device; to "
+                f"allow it: --allow"
+            ),
         ):
             desk(tmp_path / "state", Limits(allow=allow), **changed)
         assert not module.exists()

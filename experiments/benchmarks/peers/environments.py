@@ -65,5 +65,6 @@ def _pip(envs: Path, peer: str, *arguments: str) -> None:
     )
     if done.returncode:
         raise RunError(
-            f"{peer} cannot be installed: {last_line(done.stderr) or f'pip ended with {done.returncode}'}"
+            f"{peer} cannot be installed: "
+            f"{last_line(done.stderr) or f'pip ended with {done.returncode}'}"
         )

@@ -2,8 +2,8 @@
 processes that wait for their turns.
 
 python -m fedlearn.experiments.benchmarks.peers.home ours CONFIG.toml
-python -m fedlearn.experiments.benchmarks.peers.home lean|naive WORKLOAD.npz THREADS 0
-    threads: torch's own choice
+python -m fedlearn.experiments.benchmarks.peers.home lean|naive WORKLOAD.npz THREADS
+    THREADS: how many the loop may use; 0 leaves the choice to torch
 
 A round of ours is one of ``fedlearn simulate``: messages, payloads, sums, the line and the
 checkpoint included. No round is evaluated.

@@ -386,7 +386,10 @@ def test_an_address(address):
 
 
 def test_the_agents_side_loads_no_cryptography():
-    code = "import sys, fedlearn.clients.agent.identity; print({'cryptography', 'torch', 'numpy', 'flwr', 'pydantic'} & set(sys.modules))"
+    code = (
+        "import sys, fedlearn.clients.agent.identity; print({'cryptography', "
+        "'torch', 'numpy', 'flwr', 'pydantic'} & set(sys.modules))"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], check=True, capture_output=True, text=True

@@ -62,12 +62,18 @@ def orin_nano(root: Path, celsius: float = 48.5) -> Path:
         {
             "proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0",
             "proc/device-tree/compatible": "nvidia,p3768-0000+p3767-0005\0nvidia,p3767-0005\0nvidia,tegra234\0",
-            "etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8",
+            "etc/nv_tegra_release": (
+                "# R36 (release), REVISION: 4.3, GCID: 38968081, "
+                "BOARD: generic, EABI: aarch64, DATE: Wed Jan  8"
+            ),
             "etc/os-release": 'NAME="Ubuntu"\nPRETTY_NAME="Ubuntu 22.04.5 LTS"',
             "etc/nvpmodel.conf": "< POWER_MODEL ID=0 NAME=15W >\nCPU_ONLINE CORE_0 1\n< POWER_MODEL ID=1 NAME=7W >\n"
             "< POWER_MODEL ID=2 NAME=MAXN_SUPER >\n< PM_CONFIG DEFAULT=0 >",
             "var/lib/nvpmodel/status": "pmode:0000",
-            "proc/meminfo": "MemTotal:        7802784 kB\nMemFree:          391416 kB\nMemAvailable:    5242880 kB",
+            "proc/meminfo": (
+                "MemTotal:        7802784 kB\n"
+                "MemFree:          391416 kB\nMemAvailable:    5242880 kB"
+            ),
             "proc/sys/kernel/osrelease": "5.15.148-tegra",
             "sys/devices/system/cpu/online": "0-3,5",
             **zone(0, "cpu-thermal", celsius, active=51, passive=99, critical=104.5),

@@ -219,7 +219,10 @@ def test_the_tightest_control_group_bounds_the_memory(tmp_path):
 def test_the_default_link_and_whether_it_is_a_modem(tmp_path):
     boards.write(tmp_path / "four", boards.route(("wwan0", 700), ("eth0", 100)))
     assert device.default_link(tmp_path / "four") == "eth0"
-    six = "00000000000000000000000000000000 00 00000000000000000000000000000000 00 fe80 00000400 00000001 00000000 00450003    eth1"
+    six = (
+        "00000000000000000000000000000000 00 00000000000000000000000000000000 00 "
+        "fe80 00000400 00000001 00000000 00450003    eth1"
+    )
     boards.write(
         tmp_path / "six",
         {

@@ -179,11 +179,14 @@ def test_values_go_where_the_template_explains_them(tmp_path):
 
 
 def test_values_replace_and_leave_the_rest():
-    before = "[rules]\ncoordinator = not this\n[agent]\n\ncoordinator=a:1 # old\n[other]\ndata = x\n"
+    before = (
+        "[rules]\ncoordinator = not this\n[agent]\n\ncoordinator=a:1 # old\n"
+        "[other]\ndata = x\n"
+    )
     after = unit.with_values(before, {"coordinator": "b:2", "data": "auto"})
-    assert (
-        after
-        == "[rules]\ncoordinator = not this\n[agent]\ndata = auto\n\ncoordinator = b:2\n[other]\ndata = x\n"
+    assert after == (
+        "[rules]\ncoordinator = not this\n[agent]\ndata = auto\n\n"
+        "coordinator = b:2\n[other]\ndata = x\n"
     )
     assert (
         unit.with_values("[rules]\n", {"data": "auto"})
