@@ -62,6 +62,7 @@ def main(grid: Grid, context: Context) -> None:
     """
     from fedlearn.runs.superlink import serve
 
+    # Flower would log a traceback for what is one line of a user's mistake.
     logging.getLogger("flwr").addFilter(_in_one_line)
     run_arguments = arguments(context.run_config)
     # The run's manifest notes the command; that of Flower's process has a secret in it.
@@ -88,6 +89,7 @@ def arguments(run_config: Mapping[str, Any]) -> RunArguments:
         raise ConfigError(
             f"{TABLE} resume = true needs out, the folder of the run to go on with"
         )
+    # As a shell splits it: values may hold spaces in quotes.
     try:
         changes = shlex.split(values["set"])
     except ValueError as error:
@@ -109,6 +111,7 @@ def _check_key(key: str, value: Any) -> None:
             f"Known here: {', '.join(KEYS)}"
         )
     default = KEYS[key]
+    # The exact type: no text or number may pass for true or false.
     if type(value) is not type(default):
         raise ConfigError(
             f"{TABLE} {key} = {value!r}: it is a {type(default).__name__}, "
@@ -121,6 +124,7 @@ def _config_path(config: str) -> str:
 
     Flower puts the app's folder on Python's path.
     """
+    # Where the SuperLink was started comes first, as the docs say.
     if not config.endswith(".toml") or Path(config).exists():
         return config
     for folder in sys.path:
@@ -134,7 +138,9 @@ def _in_one_line(record: logging.LogRecord) -> bool:
     """Have Flower log an error that has a reason without its traceback."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, FedlearnError):
+        # The record is changed in place: Flower's handlers print it after this filter.
         record.msg = f"fedlearn: {one_line(error)}"
         record.args = ()
         record.exc_info = None
+    # True: the record itself is still logged.
     return True

@@ -34,6 +34,7 @@ class Brief:
 
     def to_json(self) -> str:
         """Return the brief as one line of JSON, as agents of every version read it."""
+        # Nested as in the first release, whose agents still read it.
         data = {
             "name": self.data,
             "options": dict(self.data_options),
@@ -45,6 +46,7 @@ class Brief:
                 "seed": self.seed,
                 "data": data,
                 "model": model,
+                # The wire keeps the word of the first release.
                 "task": self.modality,
                 "classes": self.classes,
                 "input_shape": list(self.input_shape),
@@ -58,7 +60,8 @@ class Brief:
         """Return the brief of a line of JSON; raises FormatError when it is not one."""
         try:
             values = json.loads(text)
-            data, model = values["data"], values["model"]
+            data = values["data"]
+            model = values["model"]
             return cls(
                 seed=int(values["seed"]),
                 data=str(data["name"]),

@@ -87,6 +87,7 @@ def enter() -> None:
     set. Under `flwr run` it is set, and is the run's.
     """
     try:
+        # Reading it is the test: Flower has no other way to ask.
         TaskIdentity.run_id  # noqa: B018
     except RuntimeError:
         TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
@@ -95,6 +96,7 @@ def enter() -> None:
 
 def attach(reply: Message, received: Received) -> Message:
     """Return the reply with its decoded update, for strategies that add one by one."""
+    # Through `__dict__`: it is no part of the message, and never travels.
     reply.__dict__[_UPDATE] = received
     return reply
 
@@ -109,6 +111,7 @@ def update_of(reply: Message, layout: Layout, current: State) -> Received:
     received: Received | None = reply.__dict__.get(_UPDATE)
     if received is not None:
         return received
+    # One ArrayRecord: the Grid has refused any other number.
     state = to_state(layout, next(iter(reply.content.array_records.values())))
     difference = Change(
         state.floats - current.floats, state.integers - current.integers

@@ -54,7 +54,7 @@ VAGUE = {
 }
 
 # Shares of stores to vague names and of comment lines; counts per 1,000 lines.
-MOST_VAGUE = 0.006
+MOST_VAGUE = 0.005
 MOST_TUPLE_ASSIGNMENTS = 3.0
 LEAST_COMMENTS = 0.05
 # Syntax nodes on a line of a function's body: the median, and what 90 % stay below.

@@ -38,12 +38,14 @@ def _sections(
     path: tuple[str, ...], section: type[Section]
 ) -> Iterator[tuple[str, type[Section]]]:
     """Yield (title, table) for a table that has keys of its own, then for those in it."""
+    # Inner tables follow their own section, as the page has them.
     inner = {}
     for name, field in section.model_fields.items():
         table = table_of(field.annotation)
         if table is not None:
             names = (name, "NAME") if get_origin(field.annotation) is dict else (name,)
             inner[(*path, *names)] = table
+    # A table of tables alone has nothing to show.
     if len(inner) < len(section.model_fields):
         yield ".".join(path), section
     for inner_path, table in inner.items():
@@ -78,6 +80,7 @@ def key_descriptions() -> dict[str, dict[str, str]]:
 
 
 def _described_keys(section: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    # The string below a key is its description; pydantic does not keep it.
     for statement, below in zip(section.body, section.body[1:], strict=False):
         if not isinstance(statement, ast.AnnAssign):
             continue

@@ -239,6 +239,7 @@ def _set(
         raise ConfigError(f"{shown}: name a key by section.key, such as train.lr")
     section = table
     for part in key[:-1]:
+        # A table that the file leaves out has its defaults, and can be changed too.
         subsection = section.setdefault(part, {})
         if not isinstance(subsection, dict):
             raise ConfigError(f"{shown}: '{part}' is a value, not a table")
@@ -266,6 +267,7 @@ def _explanation(key: KeyPath, error: Mapping[str, Any]) -> str:
         )
     value = error.get("input")
     former_words = FORMER_WORDS.get(key, {})
+    # Told before pydantic's list of today's words, which would not say which one it is.
     if isinstance(value, str) and value in former_words:
         word = former_words[value]
         return f"[{key[0]}] {key[1]}: '{value}' is called '{word}' now"
@@ -317,6 +319,7 @@ def _keys_by_line(text: str) -> Iterator[tuple[int, KeyPath]]:
     """Yield (line number, key) for each line of TOML text that opens a table or a key."""
     table: KeyPath = ()
     for number, line in enumerate(text.splitlines(), 1):
+        # A full parser would give no lines; for a message near is good enough.
         header = re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line)
         if header:
             parts = header.group(1).split(".")

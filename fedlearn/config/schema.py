@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Cohort = Literal["all", "available", "fastest"]
 
 # Words of earlier versions: (table, key) → former word → today's word.
+# Read in messages alone: a former word is an error that names today's.
 FORMER_WORDS: dict[tuple[str, ...], dict[str, str]] = {
     ("fleet", "cohort"): {"connected": "available"},
     ("devices", "cohort"): {"any": "all", "present": "available"},
@@ -24,8 +25,12 @@ class Section(BaseModel):
     """A table of the config: known keys of exact types, never changed after reading."""
 
     # NaN and infinity are refused: a comparison with NaN holds for no bound at all.
+    # strict: 1 is no text, and "1" no number; a config says what it means.
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
     )
 
 
@@ -35,6 +40,7 @@ class OpenSection(Section):
     That thing checks them when it is built.
     """
 
+    # Not allow_inf_nan here: further keys are the named thing's to check.
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     @property

@@ -43,6 +43,7 @@ def _add_table(
 
 
 def _key(key: str) -> str:
+    # Only letters, digits, _ and - can stand bare in TOML.
     return key if re.fullmatch(r"[\w-]+", key) else toml_value(key)
 
 

@@ -44,6 +44,7 @@ class Cast(Snapshots):
         codec: of differences. versions: remembers how far each client is in the series.
         log: a folder for the payloads, where there are agents to send them to.
         """
+        # Whole models travel as float32; the codec is for differences alone.
         super().__init__(layout, "raw32", seed)
         self.log = log
         self.differences = codec
@@ -57,25 +58,27 @@ class Cast(Snapshots):
         self.sizes: list[int] = []
         # The place of the newest payload that was a whole model, and a whole model's bytes.
         self.last_whole = 0
-        self.whole = 0
+        self.whole_bytes = 0
         # Whether a whole model is sent next.
-        self.again = False
+        self.whole_next = False
 
     def publish(self, round: int, place: int, state: State, version: int) -> Published:
         """Move the model that everybody follows towards this one, and return it."""
+        # In doubt (see `renew`) everybody gets the whole model, near or not.
         nearer = None
-        if not self.again:
+        if not self.whole_next:
             nearer = self._nearer(round, place, state, version)
         # All follow what the difference leads to, and not what it aimed at.
         target = state if nearer is None else nearer[1]
+        # Workers are handed a whole model in any case; see `downlink`'s module.
         whole, header, arrived = encode_model(self.layout, target, version, "raw32", 0)
-        fallback = nearer is None and not self.again
+        fallback = nearer is None and not self.whole_next
         payload = whole if nearer is None else nearer[0]
         if nearer is None:
             self.last_whole = len(self.sizes)
-            self.again = False
+            self.whole_next = False
         self._append(payload, header)
-        self.whole = len(whole)
+        self.whole_bytes = len(whole)
         self.floats = arrived.floats
         return Published(whole, header, arrived, fallback)
 
@@ -84,6 +87,8 @@ class Cast(Snapshots):
         if self.log:
             # Kept for agents that were away; a simulation counts their bytes alone.
             self.log.mkdir(parents=True, exist_ok=True)
+            # Before the series names it: a killed run finds a file too many, and none
+            # too few.
             self._file(len(self.sizes)).write_bytes(payload)
         self.sizes.append(len(payload))
         self.names.append(header.digest)
@@ -100,6 +105,7 @@ class Cast(Snapshots):
         None: the codec has none that closes enough. The seed is the round's: a repeated
         round goes on in the same rotation, which comes nearer than another would.
         """
+        # Integers are always sent exactly, so the base has the model's own.
         base = State(self.floats, state.integers)
         try:
             data, _, arrived = encode_difference(
@@ -123,7 +129,8 @@ class Cast(Snapshots):
         """Return the bytes of what a client missed, or of the whole model if those are fewer."""
         # What came before a whole model is not needed to arrive at it.
         first = max(self._count(client), self.last_whole)
-        return min(sum(self.sizes[first:]), self.whole)
+        # A client away for long takes the whole model, where that is fewer bytes.
+        return min(sum(self.sizes[first:]), self.whole_bytes)
 
     def series(self, client: int) -> tuple[bytes, tuple[bytes, ...]] | None:
         """Return where a client stands in the series and what it missed.
@@ -133,7 +140,7 @@ class Cast(Snapshots):
         first = self._count(client)
         if self.log is None or first < self.last_whole:
             return None
-        if sum(self.sizes[first:]) > self.whole:
+        if sum(self.sizes[first:]) > self.whole_bytes:
             return None
         places = range(first, len(self.sizes))
         return self.names[first], tuple(self._file(p).read_bytes() for p in places)
@@ -144,13 +151,16 @@ class Cast(Snapshots):
 
     def renew(self, round: int) -> bool:
         """Send everybody the whole model next."""
-        self.again = True
+        self.whole_next = True
         self.renewed = round
         return True
 
     def sync(self) -> dict[str, NDArray[Any]]:
         """Return the followed model and its series; what each client has is on disk."""
-        state = np.array([self.last_whole, self.again, self.whole, self.renewed])
+        # One array, as a checkpoint holds arrays; see `recall` for its order.
+        state = np.array(
+            [self.last_whole, self.whole_next, self.whole_bytes, self.renewed]
+        )
         return {
             "cast.floats": self.floats,
             "cast.sizes": np.array(self.sizes, np.int64),
@@ -165,6 +175,7 @@ class Cast(Snapshots):
 
     def recall(self, saved: Saved | None, older: Saved | None = None) -> None:
         """Go back to what a checkpoint holds."""
+        # A checkpoint of an earlier version has arrays instead of versions.
         if not self.versions.recall(saved):
             assert saved is not None
             self._adopt(saved, older or saved)
@@ -173,10 +184,10 @@ class Cast(Snapshots):
             return
         self.floats = saved["cast.floats"]
         self.sizes = saved["cast.sizes"].tolist()
-        last_whole, again, whole, renewed = saved["cast.state"].tolist()
+        last_whole, whole_next, whole_bytes, renewed = saved["cast.state"].tolist()
         self.last_whole = int(last_whole)
-        self.again = bool(again)
-        self.whole = int(whole)
+        self.whole_next = bool(whole_next)
+        self.whole_bytes = int(whole_bytes)
         self.renewed = int(renewed)
         names = saved["cast.names"].tobytes()
         starts = range(0, len(names), _DIGEST)
@@ -197,7 +208,9 @@ class Cast(Snapshots):
         """Take over checkpoints that hold an array (N,) of what each client has."""
         rows: dict[tuple[int, int], bytes] = {}
         for moment, arrays in enumerate((older, saved), 1):
+            # The name that earlier versions gave it.
             counts = arrays["cast.seen"]
+            # 0: never asked, so nothing has to be remembered.
             for client in np.flatnonzero(counts).tolist():
                 rows[client, moment] = _COUNT.pack(int(counts[client]))
         entries = ((client, moment, row) for (client, moment), row in rows.items())

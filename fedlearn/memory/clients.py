@@ -51,15 +51,18 @@ class ClientMemory:
     @property
     def must_be_synced(self) -> bool:
         """Return whether the next round relies on what the last checkpoint holds."""
+        # Slots of an older checkpoint are written again once a newer one is on disk.
         return bool(self.vectors)
 
     def slots(self, client: int) -> dict[str, Slots]:
         """Return where a client's vectors lie, and where the next ones go."""
         return {name: vectors.slots(client) for name, vectors in self.vectors.items()}
 
-    def keep(self, client: int, slots: ClientSlots, kept: Mapping[str, bytes]) -> None:
+    def keep(
+        self, client: int, slots: ClientSlots, digests: Mapping[str, bytes]
+    ) -> None:
         """Note which vectors a client's accepted update left: their digests by name."""
-        for name, digest in kept.items():
+        for name, digest in digests.items():
             if name in slots:
                 self.vectors[name].wrote(client, slots[name].into, digest)
 
@@ -92,5 +95,7 @@ class ClientMemory:
     def _following(self) -> Iterator[ClientVectors]:
         """Yield the vectors that follow the model: all but the downlink's copies."""
         for name, vectors in self.vectors.items():
+            # The downlink settles its copies itself: a copy stays, even if the round is
+            # void.
             if name != COPIES:
                 yield vectors

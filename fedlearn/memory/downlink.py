@@ -110,6 +110,7 @@ class Snapshots:
 
     def publish(self, round: int, place: int, state: State, version: int) -> Published:
         """Return the encoded model."""
+        # By place: two models of one round must not share their random numbers.
         seed = derive(self.seed, "codec-down", round, place)
         encoded = encode_model(self.layout, state, version, self.codec, seed)
         return Published(*encoded)

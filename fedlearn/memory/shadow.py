@@ -51,6 +51,7 @@ class Shadow(Snapshots):
     def start(self, client: int, published: Published) -> NDArray[np.float32]:
         """Return the client's newest copy."""
         slot, _ = self.copies.newest(client)
+        # Sent the whole model, as there was no copy to start from.
         if slot == NONE:
             return published.state.floats
         return self.copies.read(client, slot)
@@ -58,6 +59,7 @@ class Shadow(Snapshots):
     def renew(self, round: int) -> bool:
         """Send the whole model to every client whose copy is of this round or older."""
         self.renewed = round
+        # A moment ends here: copies of later contacts are beyond doubt.
         self._doubt = self.copies.versions.turn()
         return True
 

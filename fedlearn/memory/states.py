@@ -39,6 +39,7 @@ class States:
         """
         content = _encode(state)
         row = self.versions.newest(client)
+        # Missing and empty are the same state: most clients have neither row nor state.
         before = _EMPTY if row is None else row[1]
         # Most apps keep nothing: an unchanged state costs no row.
         if content != before:
@@ -80,4 +81,5 @@ def _decode(content: bytes) -> RecordDict:
     return state
 
 
+# Encoded once, as it is compared with at each answer.
 _EMPTY = _encode(RecordDict())

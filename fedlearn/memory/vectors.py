@@ -52,6 +52,7 @@ class ClientVectors:
         self.size = size
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            # Not truncated: a resumed run finds its vectors there.
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise RecordError(
@@ -85,6 +86,7 @@ class ClientVectors:
         """
         row = self.versions.newest(client)
         if row is None:
+            # Eight zero bytes name no vector.
             return NONE, bytes(8)
         return _slot_and_digest(row[1])
 
@@ -100,10 +102,12 @@ class ClientVectors:
 
         Raises RecordError.
         """
+        # Zeros: the digest then shows that the vector is damaged.
         vector = np.zeros(self.size, np.float32)
         room = vector.view(np.uint8).data
         offset = self._offset(slot)
         try:
+            # The kernel may read less than asked, and nothing at the file's end.
             while len(room):
                 count = os.preadv(self._file, [room], offset)
                 if not count:
@@ -122,6 +126,7 @@ class ClientVectors:
         data = np.ascontiguousarray(vector).view(np.uint8).data
         offset = self._offset(slot)
         try:
+            # A full disk may take a part first, and fail only then.
             while len(data):
                 count = os.pwrite(self._file, data, offset)
                 data = data[count:]
@@ -132,12 +137,13 @@ class ClientVectors:
     def free(self, client: int) -> int:
         """Return the slot that a client's next vector may be written to."""
         rows = self.versions.rows(client)
-        taken = [_slot_and_digest(content)[0] for _, content in rows]
-        if taken:
-            first = taken[0] - taken[0] % SLOTS
+        # Three at most: two checkpoints and now. One of four is always free.
+        used = [_slot_and_digest(content)[0] for _, content in rows]
+        if used:
+            first = used[0] - used[0] % SLOTS
         else:
             first = self._first_slot(client)
-        return min(set(range(first, first + SLOTS)) - set(taken))
+        return min(set(range(first, first + SLOTS)) - set(used))
 
     def wrote(self, client: int, slot: int, digest: bytes) -> None:
         """Note that a slot holds a client's newest vector."""
@@ -160,6 +166,7 @@ class ClientVectors:
         What the newer ones belong to was void.
         """
         later: list[tuple[int, Sequence[Row]]] = []
+        # Newest first: a client noted twice ends with its oldest rows.
         for client, rows in reversed(self._before):
             if only in (None, client):
                 self.versions.restore(client, rows)

@@ -86,6 +86,7 @@ class Versions:
         """Remember something of a client in the place of what was; checkpoints keep theirs."""
         # A row of this moment is overwritten: no checkpoint has seen it.
         before = [row for row in self.rows(client) if row[0] < self.moment]
+        # What neither checkpoint nor now needs is not written again.
         needed = {_newest_moment(before, cut) for cut in self._cuts}
         rows = [row for row in before if row[0] in needed]
         self.restore(client, [*rows, (self.moment, content)])
@@ -103,12 +104,14 @@ class Versions:
 
     def sync(self) -> dict[str, NDArray[Any]]:
         """Bring all to disk and return what a checkpoint has to hold of it."""
+        # No file for runs whose clients keep nothing.
         if self._empty and not self._changed:
             return {self._name: np.zeros(2, np.int64)}
         self._flush()
         # In the same transaction: the file says up to which moment it is whole.
         self._do(f"PRAGMA user_version = {self.moment}")
         self._do("COMMIT")
+        # At once, so that everything between two checkpoints is one transaction.
         self._do("BEGIN")
         return {self._name: np.array([self._cuts[1], self.moment])}
 
@@ -136,6 +139,7 @@ class Versions:
                 "(it was lost or replaced); start anew"
             )
         if not self._empty:
+            # Rows of rounds that the checkpoint does not know: a killed run left them.
             self._do("DELETE FROM versions WHERE moment > ?", self._cuts[1])
         return named or saved is None
 
@@ -169,6 +173,7 @@ class Versions:
 
     def _hold(self, client: int, rows: list[Row]) -> None:
         self._rows_bytes += sum(_ROW_BYTES + len(content) for _, content in rows)
+        # Before this client is added, whose rows must stay in memory.
         if self._rows_bytes > HELD_BYTES:
             self._flush()
         self._rows[client] = rows
@@ -180,6 +185,7 @@ class Versions:
         older than needed, are touched.
         """
         last = self._cuts[1]
+        # Sorted: rows are written in the order of the table's key.
         for client in sorted(self._changed):
             rows = self._rows[client]
             oldest = min((moment for moment, _ in rows), default=0)
@@ -202,11 +208,14 @@ class Versions:
 
     def _open(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Transactions are begun by hand: Python's own would end one at odd moments.
         database = sqlite3.connect(self.path, isolation_level=None)
         try:
             # Exclusive: no shared memory is needed, which a network's disk may not have.
             database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            # A log beside the file: a transaction is written in one piece.
             database.execute("PRAGMA journal_mode = WAL")
+            # Each commit reaches the disk: the checkpoint relies on it.
             database.execute("PRAGMA synchronous = FULL")
             database.execute(_TABLE)
             database.execute("BEGIN")

@@ -91,8 +91,8 @@ def _files(path: Path) -> list[Path]:
 def _digest(tensors: Arrays, text: str) -> str:
     """Return a SHA-256 over names, dtypes, shapes and bytes, and the header's text."""
     digest = hashlib.sha256(text.encode())
+    # Sorted, as the order in a file is the library's.
     for name in sorted(tensors):
-        # Sorted, as a file's order is the library's.
         array = tensors[name]
         # Shape and dtype too: the same bytes could stand for other numbers.
         digest.update(f"{name} {array.dtype.str} {array.shape}".encode())

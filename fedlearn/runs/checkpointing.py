@@ -76,14 +76,14 @@ class Checkpointer:
         for part in self.remembered:
             arrays |= part.sync()
         self._begun = time.perf_counter()
-        made = checkpoint.Checkpoint(round, model, memory, arrays)
+        snapshot = checkpoint.Checkpoint(round, model, memory, arrays)
         if self._writer:
             # Copied, because the strategy may change its own meanwhile.
             copies = {name: array.copy() for name, array in arrays.items()}
-            own = replace(made, arrays=copies)
-            self._pending = self._writer.submit(self._write, own)
+            snapshot = replace(snapshot, arrays=copies)
+            self._pending = self._writer.submit(self._write, snapshot)
         else:
-            self._write(made)
+            self._write(snapshot)
         for part in self.remembered:
             part.checkpointed()
         return self._newly_forgotten()
@@ -98,10 +98,10 @@ class Checkpointer:
         if self._writer:
             self._writer.shutdown()
 
-    def _write(self, made: checkpoint.Checkpoint) -> None:
+    def _write(self, snapshot: checkpoint.Checkpoint) -> None:
         # Lines first: a checkpoint without its lines would understate the bytes.
         self.folder.sync_lines()
-        checkpoint.write(self.folder, made)
+        checkpoint.write(self.folder, snapshot)
 
     def _newly_forgotten(self) -> set[str]:
         names = set(remember.forgets(self.strategy)) - self._forgotten

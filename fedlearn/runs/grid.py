@@ -65,6 +65,8 @@ class RunGrid(Grid):
         self.layout = site.parts.layout
         self.engine = stack.engine
         self.choose = stack.choose
+        # Our own strategies add decoded updates as they come; others take Flower's
+        # arrays.
         self.payloads = takes_payloads(site.parts.strategy)
         self.on_client = on_client
         self.clients = site.parts.clients
@@ -89,6 +91,7 @@ class RunGrid(Grid):
         self._attempt = 0
         self._choosing = True
         self._asked = 0
+        # A round that begins makes what the clients kept in the last one final.
         self.memory.settle()
 
     def begin_attempt(self) -> None:
@@ -138,6 +141,7 @@ class RunGrid(Grid):
 
         Raises RunError for a strategy that waits for more nodes than there are.
         """
+        # Asked always: it also counts how often a strategy asks in vain.
         nodes = self._available()
         if self.choose and self._choosing:
             return self.choose(self.round, self._attempt)
@@ -228,6 +232,7 @@ class RunGrid(Grid):
         tasks = {node: self._task(node, message) for node, message in messages.items()}
         train = kind == "train"
         self.tally.ask(len(tasks), self.layout.raw_bytes, train)
+        # A cohort smaller than the pool keeps only some workers busy.
         workers = min(self.engine.workers, max(1, len(tasks)))
         payload = broadcast.model.payload
         for outcome in self.engine.run(list(tasks.values()), payload):
@@ -252,6 +257,8 @@ class RunGrid(Grid):
             for name, record in message.content.config_records.items()
         }
         changes: dict[str, Any] = {}
+        # All records in one: strategies put their settings into records of their own
+        # names.
         for values in configs.values():
             changes |= values
         kind = message.metadata.message_type
@@ -308,7 +315,8 @@ class RunGrid(Grid):
         if not self.payloads:
             # Added to the strategy's own model: what a client's copy lacks is no part of
             # its update.
-            change, state = received.difference, broadcast.state
+            change = received.difference
+            state = broadcast.state
             integers = state.integers + change.integers
             end = State(change.after(state.floats), integers)
             content["arrays"] = for_strategy(self.layout, end)

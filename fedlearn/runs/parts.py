@@ -68,6 +68,7 @@ def build_parts(experiment: Experiment, agents: bool = False) -> Parts:
             simulated = devices.checked(experiment, clients)
     app = _app(experiment, agents)
     initial = _initial(experiment, module, layout)
+    # Last: it loads a GPU's libraries, and every cheaper mistake is told before.
     _check_device(experiment.engine.device)
     return Parts(population, module, layout, initial, strategy, app, simulated)
 
@@ -133,6 +134,7 @@ def _model(
 
 def _initial(experiment: Experiment, module: torch.nn.Module, layout: Layout) -> State:
     initial = models.read_state(module, layout)
+    # Before any round: a run from NaN would fail only at its first score.
     if not np.isfinite(initial.floats).all():
         raise ModelError(
             f"model '{experiment.model.name}' starts with NaN or infinite values; "
@@ -151,7 +153,9 @@ def _strategy(experiment: Experiment, layout: Layout, clients: int) -> Strategy:
     # Flower asks for a share, where our config gives a number that stays readable.
     fraction_evaluate = 0.0
     if experiment.evaluate.clients:
+        # Flower knows shares of clients, and the config a number.
         fraction_evaluate = min(1.0, experiment.evaluate.max_clients / clients)
+    # A strategy takes by name what it has arguments for, and no more.
     offered = {
         "layout": layout,
         "seed": settings.seed,
@@ -197,7 +201,8 @@ def _check_device(device: str) -> None:
     try:
         # The device "meta" has no values to give back, so one is asked for.
         float(torch.zeros(1, device=device))
-    except Exception as error:  # torch has as many kinds of error as it has devices
+    # torch has as many kinds of error as it has devices.
+    except Exception as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"[engine] device = '{device}' cannot be used here: {reason}; use \"cpu\""

@@ -56,8 +56,9 @@ def profiled(
             _write(folder, before, watched, before.peak)
         raise
     # 0 where no round was run: then nothing is compared with the peak.
-    workers = max((seen.workers for seen in watched.rounds.values()), default=0)
+    workers = max((training.workers for training in watched.rounds.values()), default=0)
     peak = before.peak
+    # Peaks are measured on the CPU; a GPU's is not comparable with its steps.
     if workers and experiment.engine.device == "cpu":
         peak = vars(measure(workers))
     _write(folder, before, watched, peak)
@@ -69,20 +70,24 @@ def profiled(
 def _write(
     folder: RunFolder, before: TrainingMeasurements, watched: Watched, peak: Any
 ) -> None:
-    rounds = {seen.round: seen for seen in before.rounds} | watched.rounds
+    # Rounds seen now replace those of before: a resumed run repeats some.
+    rounds = {training.round: training for training in before.rounds} | watched.rounds
     in_order = tuple(rounds[round] for round in sorted(rounds))
     run = read(folder.path)
-    made = profile_of(run, TrainingMeasurements(in_order, peak))
-    if made:
-        folder.write_json(PROFILE_FILE, made.plain() | {"advice": advice(made, run)})
+    profile = profile_of(run, TrainingMeasurements(in_order, peak))
+    if profile:
+        advised = profile.plain() | {"advice": advice(profile, run)}
+        folder.write_json(PROFILE_FILE, advised)
 
 
 def _trace(folder: RunFolder, display: Progress, watched: Watched) -> None:
+    # Nothing was trained, for instance in a run that was finished before.
     if watched.slowest is None or watched.runner is None:
         return
     try:
         trace(watched.runner, watched.slowest, folder.path / TRACE_FILE)
     except RecordError:
         raise
-    except Exception as error:  # the model is the user's code, and the run is done
+    # The model is the user's code, and the run is done.
+    except Exception as error:
         display.note(f"no {TRACE_FILE}: {error}")

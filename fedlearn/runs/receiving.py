@@ -37,11 +37,13 @@ class Receiver:
 
         model: what the cohort was sent. cohort: clients whose updates are summed.
         """
+        # A part of a sum has no payload of its own to decode.
         if outcome.summed:
             return self._of_sum(outcome.client, outcome.summed)
         _, codec_name = feedback(task.plan.codec)
         moved = None
         if codec(codec_name).uses_moved:
+            # From the copy that this client holds, which may lag behind the model.
             moved = self.downlink.start(outcome.client, model) - self.initial
         header, change = decode(
             self.layout,
@@ -75,6 +77,8 @@ class Receiver:
         """Return an update that is part of a sum, which stands with one client of it."""
         floats: NDArray[np.float32] | Sparse
         if summed.floats is None:
+            # The sum stands with one client; the others add nothing, and cost no
+            # memory.
             indices = np.empty(0, np.int64)
             values = np.empty(0, np.float32)
             floats = Sparse(indices, values, self.layout.floats)

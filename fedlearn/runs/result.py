@@ -119,6 +119,7 @@ class Run:
             )
         experiment = self.config
         state = self.state_dict()
+        # The model may be a class of the caller's own, which no import finds.
         with handed_over(self._objects):
             module = build(
                 experiment.model.name,

@@ -20,6 +20,7 @@ def downlink(section: CodecSection, clients: int, reached: int, floats: int) -> 
     """
     differences = codec(section.down).for_differences
     kind = section.downlink
+    # A codec for differences would lose most of a whole model, in every round.
     if kind == "snapshot" and differences:
         raise ConfigError(
             f'[codec] down = "{section.down}" is for differences, '
@@ -48,6 +49,7 @@ def residuals(section: CodecSection, reached: int, floats: int) -> bool:
 
 def _room_gb(clients: int, floats: int) -> float:
     """Return the gigabytes on disk that a vector per client can take."""
+    # SLOTS vectors of float32 for each client; see docs/wire.md.
     return _FLOAT_BYTES * SLOTS * clients * floats / 1e9
 
 

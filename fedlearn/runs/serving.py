@@ -93,8 +93,10 @@ class ServeOptions:
             summary = simulate(
                 experiment, folder, display, resume, serving.layer, None, callbacks
             )
+            # The engine of the config only scores; the agents did the work.
             summary["engine"] = "fleet"
             folder.write_json(SUMMARY_FILE, summary)
+            # Only now: agents of a run that failed are to come back.
             over = True
         finally:
             serving.close(over)
@@ -104,6 +106,7 @@ class ServeOptions:
 def own_pki(folder: Path) -> Path:
     """Return the authority of a run that only local agents attend, made at its first start."""
     path = folder / PKI_FOLDER
+    # Kept over a resume: the agents' certificates are from it.
     if not (path / "ca.pem").exists():
         identity.make(path, ["localhost", "127.0.0.1"])
     return path
@@ -141,8 +144,9 @@ class Serving:
         self._check(experiment, clients)
         service = self._listen(site)
         place = self._announce(service)
+        # After the ports are open, so that the first try of each agent succeeds.
         self.agents.start(place, self.local_agents, modules(experiment))
-        wanted = experiment.fleet.min_agents or self.local_agents or 1
+        enough = experiment.fleet.min_agents or self.local_agents or 1
         assert self.journal is not None
         fleet = Fleet(
             site.runner,
@@ -151,23 +155,26 @@ class Serving:
             self.journal,
             site.memory.downlink,
             experiment.fleet,
-            ready=lambda: self._wait(service, min(clients, wanted)),
+            ready=lambda: self._wait(service, min(clients, enough)),
         )
         return with_fleet(stack, site, fleet)
 
     def close(self, over: bool) -> None:
         """Send the agents away, and end what was started. over: the run is."""
+        # In this order: no event may reach what is closed.
         if self.service:
             self.service.stop(over)
         if self.pages:
             self.pages.close()
         if self.journal:
             self.journal.close()
+            # After the journal is closed: what was written is read again, whole.
             self._write_clients(self.journal)
         if self.service and self.service.devices:
             self._write_devices(self.service.devices)
         # After the service: an agent that is still attending is told that the run is over.
         self.agents.close(over)
+        # Last: all of the above may have something to note.
         self.log.close()
 
     def _check(self, experiment: Experiment, clients: int) -> None:
@@ -241,16 +248,17 @@ class Serving:
             )
         return place
 
-    def _wait(self, service: Service, wanted: int) -> None:
+    def _wait(self, service: Service, enough: int) -> None:
         """Wait until so many agents attend. Raises RunError when a local one ends before."""
         # Each number of agents is noted once, or the log would fill while we wait.
         noted = -1
-        while (attending := len(service.attending())) < wanted:
+        while (attending := len(service.attending())) < enough:
             if attending != noted:
                 self.log.note(
-                    f"{attending} of {wanted} agents attend; waiting for the others"
+                    f"{attending} of {enough} agents attend; waiting for the others"
                 )
                 noted = attending
+            # A local agent that died would be waited for without end.
             self.agents.check()
             time.sleep(_POLL_S)
         self.log.note(f"{attending} agents attend")

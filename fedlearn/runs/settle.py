@@ -131,6 +131,7 @@ def _codecs(
             whole_models=section.downlink == "snapshot",
         )
         choice = choose(situation)
+    # Only what was "auto": one direction may be the user's own choice.
     up = choice.up if section.up == AUTO else section.up
     down = choice.down if section.down == AUTO else section.down
     return CodecChoice(up, down, choice.why)
@@ -171,6 +172,7 @@ def _engine(
         return _with(experiment, "engine", kind=kind, chunk=0), {}
     if section.kind != "auto":
         return experiment, {}
+    # The same engine as before, as another one may have other last bits.
     if "auto" in manifest:
         before = manifest["engine"]
         kept = _with(experiment, "engine", kind=before["kind"], chunk=before["chunk"])
@@ -209,5 +211,6 @@ def _brief(experiment: Experiment, parts: Parts, holdout: float) -> Brief:
         classes=population.classes,
         input_shape=tuple(population.input_shape),
         holdout=holdout,
+        # With it a client knows whether it builds the same model.
         schema=parts.layout.schema.hex(),
     )

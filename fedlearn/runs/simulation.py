@@ -86,7 +86,8 @@ def _run_rounds(
     resume: bool,
     callbacks: Sequence[Callback],
 ) -> dict[str, Any]:
-    settled, parts = site.settled, site.parts
+    settled = site.settled
+    parts = site.parts
     grid = RunGrid(site, stack, display.client_done)
     loop = RunLoop(settled, parts, grid, stack, folder, display, callbacks)
     if resume:

@@ -50,20 +50,20 @@ class Watched:
         """Note a client's training. flops: that it took; None: they are not known."""
         round = task.plan.round
         start_flops = None if flops is None else 0.0
-        seen = self.rounds.get(round) or RoundTraining(
+        training = self.rounds.get(round) or RoundTraining(
             round, workers, flops=start_flops
         )
         # The slowest client is where a user looks first.
-        if seconds > seen.slowest_s:
-            seen = replace(seen, slowest_client=task.client, slowest_s=seconds)
+        if seconds > training.slowest_s:
+            training = replace(training, slowest_client=task.client, slowest_s=seconds)
         if seconds > self._longest_s:
             self.slowest = task
             self._longest_s = seconds
         total_flops = None
         if flops is not None:
-            total_flops = (seen.flops or 0.0) + flops
-        training_s = seen.training_s + seconds
-        self.rounds[round] = replace(seen, training_s=training_s, flops=total_flops)
+            total_flops = (training.flops or 0.0) + flops
+        training_s = training.training_s + seconds
+        self.rounds[round] = replace(training, training_s=training_s, flops=total_flops)
 
 
 class _WatchedEngine(Layer):
@@ -88,6 +88,8 @@ class _WatchedEngine(Layer):
         workers = min(self.workers, len(tasks))
         for outcome in self.inner.run(tasks, payload):
             task = by_client[outcome.client]
+            # Zero seconds: it failed before it trained, and says nothing of the
+            # machine.
             if task.kind == "train" and outcome.train_s > 0:
                 flops = self._training_flops(task)
                 self._watched.see(task, outcome.train_s, workers, flops)
