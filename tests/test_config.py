@@ -148,7 +148,7 @@ def test_a_run_folder_may_have_the_words_of_an_earlier_version(write):
         lambda: config.read(path),
         lambda: config.read_recorded(path, ["devices.cohort=present"]),
     ):
-        with pytest.raises(ConfigError, match="is called 'a.* now"):
+        with pytest.raises(ConfigError, match=r"is called 'a.*' now"):
             read()
 
 
