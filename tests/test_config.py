@@ -137,6 +137,21 @@ def test_wrong_overrides_name_the_override(write, override, message):
     assert message in str(caught.value)
 
 
+def test_a_run_folder_may_have_the_words_of_an_earlier_version(write):
+    path = write('[devices]\ncohort = "any"\n[fleet]\ncohort = "connected"\n')
+    experiment = config.read_recorded(path, ["train.lr=0.5"])
+    assert experiment.devices.cohort == "all"
+    assert experiment.fleet.cohort == "available"
+    assert experiment.train.lr == 0.5
+    # In a file of one's own, or in a change, they stay errors.
+    for read in (
+        lambda: config.read(path),
+        lambda: config.read_recorded(path, ["devices.cohort=present"]),
+    ):
+        with pytest.raises(ConfigError, match=r"is called 'a.*' now"):
+            read()
+
+
 def test_overrides_take_toml_values_and_bare_words(write):
     experiment = config.read(
         write(TEXT),

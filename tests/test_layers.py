@@ -4,6 +4,7 @@ name.
 
 import ast
 import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,13 @@ def edges():
 
 def test_every_part_has_a_layer():
     assert {part_of(p) for p in sources()} - {"__init__", "py"} <= set(LEVEL)
+
+
+def test_the_documentation_has_the_same_order():
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    section = page.split("## Imports go one way")[1].split("\n## ")[0]
+    lines = re.findall(r"^\d+\. ([^:\n]+)", section, re.MULTILINE)
+    assert [set(line.replace("`", "").split(", ")) for line in lines] == LAYERS
 
 
 def test_no_part_imports_a_higher_layer():

@@ -139,3 +139,8 @@ def test_a_strategy_of_the_server_touches_its_file_and_the_registrys_line(tree):
     half = sha256(tree, "half", 'name = "half"')
     assert half == sha256(tree, "slow", 'name = "fedavg"\nserver_lr = 0.5')
     assert half != sha256(tree, "whole", 'name = "fedavg"')
+
+
+@pytest.mark.parametrize("source", [TRIM, TRIM_LINE, HALF, HALF_LINE])
+def test_the_documentation_shows_the_same_files(source):
+    assert source in (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")

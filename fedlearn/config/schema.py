@@ -187,7 +187,10 @@ class TrainSection(Section):
 
 
 class StrategySection(OpenSection):
-    """What becomes of the updates; further keys are arguments: docs/strategies.md."""
+    """What becomes of the updates; further keys are arguments: docs/strategies.md.
+
+    `[strategy.methods]` bends the clients' steps: docs/strategies.md#bend-the-clients-steps.
+    """
 
     name: str = Field("fedavg", min_length=1)
     """`"fedavg"`, `"fedprox"`, `"minibatch-sgd"`, or any Flower strategy by import

@@ -308,3 +308,21 @@ def test_agents_are_served(tmp_path):
     assert served.summary["model_sha256"] == simulated.summary["model_sha256"]
     with pytest.raises(fl.UserError, match="certificates"):
         fl.serve(config, out=tmp_path / "nobody", quiet=True)
+
+
+def test_a_folder_of_an_earlier_version_is_read_and_goes_on(tmp_path):
+    whole = fl.run(CONFIG, out=tmp_path / "whole", quiet=True)
+    ended = fl.run(CONFIG, callbacks=[After(last=2)], out=tmp_path / "run", quiet=True)
+    path = ended.folder / "config.toml"
+    today = path.read_text()
+    # [fleet] comes before [devices]; its word was the same then.
+    before, devices = today.split("[devices]")
+    former = before + "[devices]" + devices.replace('"all"', '"any"', 1)
+    assert former != today
+    path.write_text(former)
+    assert fl.load(ended.folder).config.devices.cohort == "all"
+    with pytest.raises(fl.ConfigError, match="'any' is called 'all' now"):
+        fl.run(path, out=tmp_path / "own", quiet=True)
+    run = fl.run(out=ended.folder, resume=True, quiet=True)
+    assert run.summary["model_sha256"] == whole.summary["model_sha256"]
+    assert path.read_text() == today
