@@ -60,7 +60,7 @@ def main(grid: Grid, context: Context) -> None:
 
     Raises what `fedlearn simulate` reports.
     """
-    from fedlearn.runs.superlink import serve
+    from fedlearn.runs.on_flower import serve
 
     # Flower would log a traceback for what is one line of a user's mistake.
     logging.getLogger("flwr").addFilter(_in_one_line)

@@ -2,7 +2,7 @@
 [--seed N] [--first N]``.
 
 Sound frames of both directions are damaged and go the way that they go in a run. An
-agent's: parsed, heard by `Rounds`, checked as `Fleet` checks answers, stored, and decoded
+agent's: parsed, heard by `Rounds`, checked as `Question` checks answers, stored, and decoded
 as the Grid decodes them. A coordinator's: parsed, heard by `Attendance`, its plan read
 and its payloads decoded. What comes of each must be an answer that is whole and finite,
 or a refusal; nothing may be raised, take long, or stay in memory. Frames go in blocks
@@ -34,7 +34,8 @@ from google.protobuf.message import DecodeError
 from fedlearn import wire
 from fedlearn.clients.agent import attendance
 from fedlearn.clients.agent.actions import Action, Begin, Connect, SendFrame
-from fedlearn.engine.fleet import Fleet
+from fedlearn.engine.questions import Question
+from fedlearn.engine.task import Task
 from fedlearn.errors import PayloadError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import proto
@@ -179,16 +180,11 @@ class Coordinator:
         """Ask client 1 for something, behind a greeted connection."""
         self.case = draw.choice(cases)
         self.machine = Rounds(b"r" * 16, "{}", CLIENTS, LIMIT)
-        plan: Any = SimpleNamespace(codec=self.case.codec)
         header = wire.read_header(self.case.payload)
-        runner: Any = SimpleNamespace(initial=self.case.base)
-        nothing: Any = None
-        self.fleet = Fleet(runner, nothing, None, nothing, nothing)
-        self.asked: dict[str, Any] = {
-            kind: SimpleNamespace(
-                task=SimpleNamespace(kind=kind, plan=plan),
-                held=SimpleNamespace(header=header),
-            )
+        plan = Plan(1, 0, codec=self.case.codec)
+        held: Any = SimpleNamespace(header=header)
+        self.questions = {
+            kind: Question(Task(1, kind, plan), (1, kind, 0), held, pb.Task(), ())
             for kind in ("train", "evaluate")
         }
         self.session = 0
@@ -213,9 +209,7 @@ class Coordinator:
                     key,
                     task,
                     (),
-                    lambda data, kind=kind: self.fleet._fault(  # type: ignore[misc]
-                        self.asked[kind], data
-                    ),
+                    self.questions[kind].fault,
                 )
                 self.act(self.machine.ask([work], self.now))
 

@@ -1,10 +1,12 @@
 """`Fleet`: real agents in the place of simulated clients.
 
-To the Grid it is one more engine. What a client is sent is encoded here by the code of the simulation, what it answers is
-encoded there by the code of the simulation: so a fleet gives the payloads and the model of a simulation, bit for bit.
+To the Grid it is one more engine. What a client is sent is encoded here by the code of the
+simulation, and what it answers is encoded there by the same code. So a fleet gives the
+payloads and the model of a simulation, bit for bit.
 
-Every answer goes through the journal, and so does the list of those that were counted: a coordinator that is killed counts
-the same ones again without asking for them, and `fedlearn replay` can recompute a run.
+Every answer goes through the journal, and so does the list of those that were counted. A
+coordinator that is killed counts the same ones again without asking for them, and
+`fedlearn replay` can recompute a run.
 """
 
 from __future__ import annotations
@@ -14,47 +16,32 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from fedlearn.arrays import State
 from fedlearn.clients.evaluate import Score
-from fedlearn.codec import canonical, feedback
 from fedlearn.config import FleetSection
 from fedlearn.devices.cohort import fastest
 from fedlearn.engine.protocol import Engine
+from fedlearn.engine.questions import Question, Questions, parse_metrics
 from fedlearn.engine.runner import Runner
-from fedlearn.engine.task import Held, Outcome, Task, with_download
-from fedlearn.errors import PayloadError, RecordError
-from fedlearn.exchange import exchange_pb2 as pb
-from fedlearn.exchange.keys import Key, proto, residual_name
+from fedlearn.engine.task import Outcome, Task, with_download
+from fedlearn.errors import RecordError
+from fedlearn.exchange.keys import Key, residual_name
 from fedlearn.memory.downlink import Downlink
-from fedlearn.memory.slots import COPIES, RESIDUALS
+from fedlearn.memory.slots import RESIDUALS
 from fedlearn.server.journal import Journal
-from fedlearn.server.work import (
-    ModelMissing,
-    WorkOrder,
-    WorkResult,
-    WorkService,
-    journal_key,
-)
+from fedlearn.server.work import ModelMissing, WorkResult, WorkService, journal_key
 from fedlearn.system.failpoints import reach
-from fedlearn.wire import GRADIENT, UPDATE, digest, encode_model, read_header
 
 _DEFAULT = FleetSection()
 
+# How often we look whether an agent attends, while none does.
+_POLL_S = 0.05
 
-@dataclass(frozen=True)
-class Asked:
-    """A task as it went out: its key, and the model that the client then holds."""
-
-    task: Task
-    key: Key
-    held: Held
-    message: pb.Task
-    payloads: tuple[bytes, ...]
+Waiting = dict[tuple[int, Key], Question]
+"""The questions without an answer, by client and key."""
 
 
 class Fleet:
@@ -79,25 +66,23 @@ class Fleet:
         journal alone answers (a replay). ready: called once before anybody is asked, and
         never in a run whose answers are all in the journal.
         """
-        self.runner = runner
         self.inner = inner
         self.service = service
         self.journal = journal
-        self.downlink = downlink
         self.section = section
+        self._questions = Questions(runner, downlink)
         self._ready: Callable[[], None] | None = ready
-        self._turns: Counter[tuple[int, int, str]] = Counter()
+        # How often a round's tasks of a kind were run, and its attending clients listed:
+        # repeated rounds have journal entries of their own.
         self._calls: Counter[tuple[int, str]] = Counter()
         self._listed: Counter[int] = Counter()
-        self._seconds: dict[
-            int, float
-        ] = {}  # client → from a question to its answer, the newest half of the mean
+        # Client → seconds from a question to its answer; the newest is half of the mean.
+        self._seconds: dict[int, float] = {}
+        # Client → its newest question, which a refusal names.
         self._last: dict[int, Key] = {}
-        self._unused: dict[str, dict[int, str]] = {
-            "refused": {},
-            "without": {},
-        }  # of the tasks that run: client → why
-        self._initial = digest(runner.initial)
+        # Of the tasks that run: client → why its answer is refused, or why it has none.
+        self._refused: dict[int, str] = {}
+        self._without: dict[int, str] = {}
 
     def run(self, tasks: Sequence[Task], payload: bytes) -> Iterator[Outcome]:
         """Yield one outcome per task, as answers come."""
@@ -105,78 +90,164 @@ class Fleet:
             return
         round, kind = tasks[0].plan.round, tasks[0].kind
         self._calls[round, kind] += 1
+        self._refused = {}
+        self._without = {}
         closed = self._closed(round, kind)
-        self._unused = {"refused": {}, "without": {}}
-        waiting: dict[tuple[int, Key], Asked] = {}
-        counted, ready = [], []
-        for task in tasks:
-            asked = self._prepare(task, payload)
-            found = (
-                self._journaled(asked)
-                if closed is None or task.client in closed
-                else None
-            )
-            if found is not None:
-                counted.append(task.client)
-                ready.append((asked, found))
-            else:
-                waiting[task.client, asked.key] = asked
-        for asked, data in ready:
+        journaled, waiting = self._sorted(tasks, payload, closed)
+        counted = [question.task.client for question, _ in journaled]
+        for question, data in journaled:
             if self.service:
-                self.service.recall(asked.task.client, asked.key, data)
-            yield self._outcome(asked, data)
+                self.service.recall(question.task.client, question.key, data)
+            yield self._outcome(question, data)
+        # A round that was closed is not asked again: the model has moved on.
         if closed is not None or self.service is None:
-            for asked in waiting.values():
-                yield self._without(asked, "it was not counted when this round was run")
+            for question in waiting.values():
+                reason = "it was not counted when this round was run"
+                yield self._failed(question, reason)
             return
         self.service.forget(round - 1)
-        enough = max(0, math.ceil(self.section.enough * len(tasks)) - len(ready))
-        works = [self._work(asked) for asked in waiting.values()]
-        if works and enough:
-            self._wait()
-            self.service.ask(works, self.section.deadline_s, enough)
-            begun = time.monotonic()
-        elif works:
-            for asked in waiting.values():
-                yield self._without(asked, "late: enough others answered before")
-            waiting = {}
-        while waiting:
-            event = self.service.next()
-            asked_for = waiting.get((event.client, event.key))
-            if asked_for is None:
-                continue
-            if isinstance(event, ModelMissing):
-                self._repair(asked_for, payload)
-                continue
-            del waiting[event.client, event.key]
-            if event.data is not None and kind == "train":
-                taken = time.monotonic() - begun
-                self._seconds[event.client] = (
-                    self._seconds.get(event.client, taken) + taken
-                ) / 2
-            yield self._answered(asked_for, event, counted)
+        enough = math.ceil(self.section.enough * len(tasks)) - len(journaled)
+        for outcome in self._ask(self.service, waiting, payload, enough):
+            if outcome.error is None:
+                counted.append(outcome.client)
+            yield outcome
         self._close(round, kind, counted)
 
     def available(self, round: int) -> list[int] | None:
-        """Return who attends, where a strategy chooses among them: the same ones when a round is run again."""
+        """Return who attends, where a strategy chooses among them.
+
+        The journal keeps the list: a round that is run again chooses among the same ones.
+        """
         if self.section.cohort == "all":
             return None
         self._listed[round] += 1
-        return self._noted(f"attending/{round}/{self._listed[round]}", self._attending)
+        name = f"attending/{round}/{self._listed[round]}"
+        return self._noted(name, self._attending)
 
     def choose(self, size: int, seed: int, round: int, attempt: int) -> list[int]:
-        """Return the fastest of those that attend, and some others: the same ones when a round is run again."""
-        return self._noted(
-            f"chosen/{round}/{attempt}",
-            lambda: self._fastest(size, seed, round, attempt),
-        )
+        """Return the fastest of those that attend, and some others.
+
+        The journal keeps the list: a round that is run again asks the same ones.
+        """
+
+        def find() -> list[int]:
+            return self._fastest(size, seed, round, attempt)
+
+        return self._noted(f"chosen/{round}/{attempt}", find)
+
+    def score(self, state: State) -> Score:
+        """Return a model's score on the coordinator's held-out samples. Raises RunError."""
+        return self.inner.score(state)
+
+    def refused(self, client: int, reason: str) -> None:
+        """Tell a client that its answer cannot be used."""
+        self._refused[client] = reason
+        if self.service and client in self._last:
+            self.service.refuse(client, self._last[client], reason)
+
+    def close(self) -> None:
+        """End the scoring processes; the service is its maker's to stop."""
+        self.inner.close()
+
+    def _sorted(
+        self, tasks: Sequence[Task], payload: bytes, closed: set[int] | None
+    ) -> tuple[list[tuple[Question, bytes]], Waiting]:
+        """Return the questions that the journal answers, and those that it does not.
+
+        closed: whose answers were counted, where the round was closed before.
+        """
+        journaled: list[tuple[Question, bytes]] = []
+        waiting: Waiting = {}
+        for task in tasks:
+            question = self._questions.ask(task, payload)
+            self._last[task.client] = question.key
+            data = None
+            if closed is None or task.client in closed:
+                data = self._journaled(question)
+            if data is None:
+                waiting[task.client, question.key] = question
+            else:
+                journaled.append((question, data))
+        return journaled, waiting
+
+    def _ask(
+        self, service: WorkService, waiting: Waiting, payload: bytes, enough: int
+    ) -> Iterator[Outcome]:
+        """Ask the questions, and yield an outcome for each until the batch ends."""
+        if not waiting:
+            return
+        if enough <= 0:
+            for question in waiting.values():
+                yield self._failed(question, "late: enough others answered before")
+            return
+        self._wait_until_ready()
+        orders = [question.order() for question in waiting.values()]
+        service.ask(orders, self.section.deadline_s, enough)
+        begun = time.monotonic()
+        while waiting:
+            event = service.next()
+            place = (event.client, event.key)
+            # What comes for an earlier batch has had its outcome.
+            if place not in waiting:
+                continue
+            if isinstance(event, ModelMissing):
+                message, payloads = self._questions.repair(waiting[place], payload)
+                service.repair(event.client, event.key, message, payloads)
+                continue
+            question = waiting.pop(place)
+            if event.data is not None and question.task.kind == "train":
+                self._time(event.client, time.monotonic() - begun)
+            yield self._answered(question, event)
+
+    def _time(self, client: int, seconds: float) -> None:
+        """Note how long a client took for a round's training."""
+        before = self._seconds.get(client, seconds)
+        self._seconds[client] = (before + seconds) / 2
+
+    def _answered(self, question: Question, event: WorkResult) -> Outcome:
+        if event.data is None:
+            return self._failed(question, event.failure or "no answer")
+        return self._outcome(question, event.data)
+
+    def _outcome(self, question: Question, data: bytes) -> Outcome:
+        """Return the outcome of an answer."""
+        client = question.task.client
+        kept = {}
+        if RESIDUALS in question.task.slots:
+            # It lies with the agent, under the name of the work that made it.
+            kept[RESIDUALS] = residual_name(question.key)
+        if question.task.kind == "train":
+            outcome = Outcome(client, payload=data, kept=kept)
+        else:
+            outcome = Outcome(client, metrics=parse_metrics(data) or {}, kept=kept)
+        return with_download(outcome, question.held)
+
+    def _failed(self, question: Question, reason: str) -> Outcome:
+        """Return the outcome of a question that has no answer."""
+        client = question.task.client
+        self._without[client] = reason
+        return with_download(Outcome(client, error=reason), question.held)
+
+    def _wait_until_ready(self) -> None:
+        if self._ready is not None:
+            self._ready()
+            self._ready = None
+
+    def _attending(self) -> list[int]:
+        """Return who attends; waits until somebody does."""
+        assert self.service is not None
+        self._wait_until_ready()
+        while not (clients := self.service.attending()):
+            time.sleep(_POLL_S)
+        return clients
 
     def _fastest(self, size: int, seed: int, round: int, attempt: int) -> list[int]:
-        here = self._attending()
-        expected = np.full(max(here) + 1, np.inf)
-        expected[here] = [self._seconds.get(client, 0.0) for client in here]
+        attending = self._attending()
+        expected_s = np.full(max(attending) + 1, np.inf)
+        # Who never answered is tried first, or it would never be known.
+        expected_s[attending] = [self._seconds.get(c, 0.0) for c in attending]
         return fastest(
-            expected,
+            expected_s,
             size,
             self.section.deadline_s,
             self.section.fairness,
@@ -185,197 +256,63 @@ class Fleet:
             attempt,
         )
 
-    def _attending(self) -> list[int]:
-        assert self.service is not None
-        self._wait()
-        while not (found := self.service.attending()):
-            time.sleep(0.05)
-        return found
-
     def _noted(self, name: str, find: Callable[[], list[int]]) -> list[int]:
-        """Return what the journal says was found, or find it and write it down first."""
+        """Return the clients that the journal has under a name, or find and note them."""
         entry = self.journal.find(name)
         if entry is not None:
-            known: list[int] = json.loads(self.journal.read(entry))
-            return known
+            noted: list[int] = json.loads(self.journal.read(entry))
+            return noted
         if self.service is None:
             raise RecordError(
-                f"the journal does not tell '{name}', who was asked then; the run did not come so far"
+                f"the journal does not tell '{name}', who was asked then; "
+                "the run did not come so far"
             )
-        found = find()
-        self.journal.append(
-            {"kind": "attending", "key": name}, json.dumps(found).encode()
-        ).result()
-        return found
+        clients = find()
+        meta = {"kind": "attending", "key": name}
+        # On disk before anybody is asked: a coordinator that is killed asks the same ones.
+        self.journal.append(meta, json.dumps(clients).encode()).result()
+        return clients
 
-    def score(self, state: State) -> Score:
-        """Return the score of a model on the coordinator's held-out samples."""
-        return self.inner.score(state)
-
-    def refused(self, client: int, reason: str) -> None:
-        """Tell a client that its answer cannot be used."""
-        self._unused["refused"][client] = reason
-        if self.service and client in self._last:
-            self.service.refuse(client, self._last[client], reason)
-
-    def close(self) -> None:
-        """End the scoring processes; the service is its maker's to stop."""
-        self.inner.close()
-
-    def _wait(self) -> None:
-        if self._ready is not None:
-            self._ready()
-            self._ready = None
-
-    def _prepare(self, task: Task, payload: bytes) -> Asked:
-        """Return a task with what its client is sent."""
-        held = self.runner.receive(task, payload)
-        turn = self._turns[task.plan.round, task.client, task.kind]
-        self._turns[task.plan.round, task.client, task.kind] += 1
-        key = (task.plan.round, task.kind, turn)
-        self._last[task.client] = key
-        base, payloads = bytes(8), tuple[bytes, ...]((bytes(held.payload or payload),))
-        copy = task.slots.get(COPIES)
-        residual = task.slots.get(RESIDUALS)
-        if copy is not None and not copy.empty:
-            base = copy.digest
-        elif (series := self.downlink.series(task.client)) is not None:
-            base, payloads = series
-        message = pb.Task(
-            key=proto(key),
-            plan=task.plan.to_json(),
-            sizes=[len(data) for data in payloads],
-            base=0 if base == self._initial else int.from_bytes(base, "little"),
-            initial=int.from_bytes(self._initial, "little"),
-            feedback=feedback(task.plan.codec)[0],
-            keep=task.delivery is not None or task.download is not None,
-        )
-        if residual is not None and not residual.empty:
-            message.residual = int.from_bytes(residual.digest, "little")
-        return Asked(task, key, held, message, payloads)
-
-    def _work(self, asked: Asked) -> WorkOrder:
-        return WorkOrder(
-            asked.task.client,
-            asked.key,
-            asked.message,
-            asked.payloads,
-            lambda data: self._fault(asked, data),
-        )
-
-    def _repair(self, asked: Asked, payload: bytes) -> None:
-        """Send a client the first model and the one that it lacks before what it was sent."""
-        assert self.service is not None
-        layout, task, message = self.runner.layout, asked.task, pb.Task()
-        message.CopyFrom(asked.message)
-        none = np.zeros(layout.integers, np.int64)
-        first = encode_model(layout, State(self.runner.initial, none), 0, "raw32", 0)[0]
-        delivery = task.delivery
-        if delivery is None:
-            payloads: tuple[bytes, ...] = (first, payload)
-        elif delivery.whole or task.slots[COPIES].empty:
-            payloads = (first, *asked.payloads)
-        else:
-            copies = self.runner.vectors[COPIES]
-            copy = copies.read(task.client, task.slots[COPIES].slot)
-            missing = encode_model(layout, State(copy, none), 0, "raw32", 0)[0]
-            payloads = (first, missing, *asked.payloads)
-        message.base, message.repair = 0, True
-        del message.sizes[:]
-        message.sizes.extend(len(data) for data in payloads)
-        self.service.repair(task.client, asked.key, message, payloads)
-
-    def _fault(self, asked: Asked, data: bytes) -> str | None:
-        """Return why an answer cannot be counted, as far as its header tells; None: it may be."""
-        if asked.task.kind != "train":
-            return None if _metrics(data) is not None else "the metrics are not numbers"
-        try:
-            header = read_header(data)
-            codec = canonical(feedback(asked.task.plan.codec)[1])
-        except PayloadError as error:
-            return str(error)
-        if header.kind not in (UPDATE, GRADIENT):
-            return f"a payload of kind {header.kind} where an update is expected"
-        if (header.round, header.digest) != (
-            asked.held.header.round,
-            asked.held.header.digest,
-        ):
-            return "the update started from another model than the one sent"
-        if header.codec != codec:
-            return f"the update is encoded by {header.codec}, not by {codec} as asked"
-        return (
-            None
-            if header.examples
-            else "the update reports 0 examples; it would weigh nothing"
-        )
-
-    def _journaled(self, asked: Asked) -> bytes | None:
-        entry = self.journal.find(journal_key(asked.task.client, asked.key))
+    def _journaled(self, question: Question) -> bytes | None:
+        """Return the answer that the journal holds to a question; None: it has none."""
+        entry = self.journal.find(journal_key(question.task.client, question.key))
         if entry is None:
             return None
         data = self.journal.read(entry)
-        return data if self._fault(asked, data) is None else None
-
-    def _answered(self, asked: Asked, event: WorkResult, counted: list[int]) -> Outcome:
-        if event.data is None:
-            return self._without(asked, event.failure or "no answer")
-        counted.append(asked.task.client)
-        return self._outcome(asked, event.data)
-
-    def _outcome(self, asked: Asked, data: bytes) -> Outcome:
-        told: dict[str, Any] = (
-            {"payload": data}
-            if asked.task.kind == "train"
-            else {"metrics": _metrics(data) or {}}
-        )
-        kept = {}
-        if RESIDUALS in asked.task.slots:
-            # It lies with the agent, under the name of the work that made it.
-            kept[RESIDUALS] = residual_name(asked.key)
-        outcome = Outcome(asked.task.client, **told, kept=kept)
-        return with_download(outcome, asked.held)
-
-    def _without(self, asked: Asked, reason: str) -> Outcome:
-        self._unused["without"][asked.task.client] = reason
-        return with_download(Outcome(asked.task.client, error=reason), asked.held)
+        # Of a run that was resumed from an earlier round it may answer another model.
+        if question.fault(data) is not None:
+            return None
+        return data
 
     def _closed(self, round: int, kind: str) -> set[int] | None:
-        """Return whose answers were counted when these tasks were asked before; None: they were not, or not to the end."""
+        """Return whose answers were counted when these tasks were run before.
+
+        None: they were not, or not to the end.
+        """
         entry = self.journal.find(self._name(round, kind))
-        return None if entry is None else set(json.loads(self.journal.read(entry)))
+        if entry is None:
+            return None
+        return set(json.loads(self.journal.read(entry)))
 
     def _close(self, round: int, kind: str, counted: list[int]) -> None:
-        """Write down whose answers count, and for `fedlearn.server.witness.took_part` why others do not."""
-        meta = {"kind": "closed", "key": self._name(round, kind), **self._unused}
+        """Write down whose answers count, and why those of others do not.
+
+        `fedlearn.server.witness.took_part` reads it.
+        """
+        meta = {
+            "kind": "closed",
+            "key": self._name(round, kind),
+            "refused": self._refused,
+            "without": self._without,
+        }
         reach("coordinator.before-closed")
         self.journal.append(meta, json.dumps(sorted(counted)).encode()).result()
         reach("coordinator.after-closed")
         if self.service:
-            key, asked = (
-                (round, kind, self._calls[round, kind] - 1),
-                len(counted) + len(self._unused["without"]),
-            )
-            self.service.log(
-                "round closed", None, key, asked=asked, answered=len(counted)
-            )
+            key = (round, kind, self._calls[round, kind] - 1)
+            total = len(counted) + len(self._without)
+            answered = len(counted)
+            self.service.log("round closed", None, key, asked=total, answered=answered)
 
     def _name(self, round: int, kind: str) -> str:
         return f"closed/{round}/{kind}/{self._calls[round, kind]}"
-
-
-def _metrics(data: bytes) -> dict[str, float] | None:
-    """Return an evaluation's numbers; None for bytes that are none."""
-    if len(data) > 1 << 16:
-        return None
-    try:
-        told = json.loads(data)
-        finite = isinstance(told, dict) and all(
-            isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
-            for v in told.values()
-        )
-    except (ValueError, RecursionError, OverflowError):
-        return None
-    if not finite or not {"loss", "accuracy", "num-examples"} <= set(told):
-        return None
-    count = told["num-examples"]
-    return told if isinstance(count, int) and 0 < count < 1 << 48 else None

@@ -26,7 +26,7 @@ from fedlearn.clients.app import app, make, payloads
 from fedlearn.errors import ConfigError, RunError
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.progress import Progress
-from fedlearn.runs import superlink
+from fedlearn.runs import on_flower, superlink
 from tests.jobs import CONFIG, run
 
 STATEFUL = ("codec.up=ef+topk(0.1)+q8", "codec.down=eden1", "evaluate.clients=true")
@@ -118,7 +118,7 @@ def serve(
     made = RunFolder(folder)
     try:
         with Progress(quiet=True) as display:
-            return superlink.serve(
+            return on_flower.serve(
                 config.read(str(file), changes), made, display, resume, nodes
             )
     finally:

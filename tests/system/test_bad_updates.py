@@ -439,10 +439,10 @@ def honest(job: Job) -> list[pb.AgentFrame]:
 
 
 def test_metrics_that_are_none():
-    from fedlearn.engine.fleet import _metrics
+    from fedlearn.engine.questions import parse_metrics
 
     good = '"loss": 1.5, "accuracy": 0.5, "num-examples": %s}'
-    assert _metrics(("{" + good % "3").encode()) == {
+    assert parse_metrics(("{" + good % "3").encode()) == {
         "loss": 1.5,
         "accuracy": 0.5,
         "num-examples": 3,
@@ -462,7 +462,7 @@ def test_metrics_that_are_none():
         str(2**63),
         "[3]",
     ):
-        assert _metrics(("{" + good % count).encode()) is None, count
+        assert parse_metrics(("{" + good % count).encode()) is None, count
     for text in (
         b"",
         b"{}",
@@ -473,5 +473,7 @@ def test_metrics_that_are_none():
         b" " * 70_000 + ("{" + good % "3").encode(),
         b'{"x": 1' + b"0" * 400,
     ):
-        assert _metrics(text) is None
-    assert _metrics(('{"extra": 1%s, ' % ("0" * 400) + good % "3").encode()) is None
+        assert parse_metrics(text) is None
+    assert (
+        parse_metrics(('{"extra": 1%s, ' % ("0" * 400) + good % "3").encode()) is None
+    )
