@@ -215,16 +215,19 @@ torch.set_num_threads(1)
 torch.manual_seed(0)
 module = nn.Sequential(nn.Linear(4, 4096), nn.ReLU(), nn.Linear(4096, 2))
 random = np.random.default_rng(0)
-data = tensors(Samples(random.normal(size=(4096, 4)).astype(np.float32), random.integers(0, 2, 4096)), "features")
+features = random.normal(size=(4096, 4)).astype(np.float32)
+data = tensors(Samples(features, random.integers(0, 2, 4096)), "features")
 shape, plan = layout(module), Plan(round=1, seed=1, epochs=0, steps=1, batch_size=0)
 start = read_state(module, shape)
 small = train(module, shape, plan, start, data, 0, halvings=6)  # what is allocated once is there
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (48 << 20), -1))  # the step needs 64 MB and more for each of its activations
+# The step needs 64 MB and more for each of its activations.
+resource.setrlimit(resource.RLIMIT_AS, (used + (48 << 20), -1))
 limited = train(module, shape, plan, start, data, 0)
 resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
 whole = train(module, shape, plan, start, data, 0)
-print(limited.halvings, whole.halvings, float(np.abs(limited.difference.floats - whole.difference.floats).max()))
+gap = np.abs(limited.difference.floats - whole.difference.floats).max()
+print(limited.halvings, whole.halvings, float(gap))
 """
 
 

@@ -236,10 +236,8 @@ def test_a_disk_that_fills_in_the_middle_loses_nothing(tmp_path, capsys):
     )  # so it is this file that hits the limit
     with largest_file(limit):
         ran = run(tmp_path / "run", rounds, config=SIX)
-    assert (
-        "metrics.jsonl: File too large; what was written before is kept, and --resume goes on from there"
-        in told(capsys, ran.code)
-    )
+    advice = "what was written before is kept, and --resume goes on from there"
+    assert f"metrics.jsonl: File too large; {advice}" in told(capsys, ran.code)
     assert ran.code == 3 and not list(ran.folder.rglob("*.part"))
     assert 2 < (ran.folder / "metrics.jsonl").read_bytes().count(b"\n") < 20
     resumed = run(tmp_path / "run", rounds, config=SIX, resume=True)
@@ -367,7 +365,8 @@ def shell(
         (
             "$FEDLEARN simulatte",
             2,
-            f"fedlearn: unknown command 'simulatte'. Did you mean 'simulate'? Known: {', '.join(COMMANDS)}\n",
+            "fedlearn: unknown command 'simulatte'. Did you mean 'simulate'? "
+            f"Known: {', '.join(COMMANDS)}\n",
         ),
     ],
     ids=["head", "full", "closed", "errors full", "help", "unknown command"],
@@ -383,7 +382,8 @@ def test_a_whole_run_where_nothing_is_as_usual(tmp_path):
     """
     config = tmp_path / "mein Versuch ü.toml"
     config.write_text(CONFIG.replace("rounds = 3", "rounds = 1"))
-    command = f"$FEDLEARN simulate '{config}' --out '{tmp_path}/läuft \udcff' --set engine.kind=serial"
+    out = f"{tmp_path}/läuft \udcff"
+    command = f"$FEDLEARN simulate '{config}' --out '{out}' --set engine.kind=serial"
     script = f"{command} | head -1; exit ${{PIPESTATUS[0]}}"
     odd = {
         "LC_ALL": "C",

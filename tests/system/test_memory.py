@@ -45,7 +45,8 @@ from fedlearn.reporting.progress import Progress
 from fedlearn.records.writing import RunFolder
 
 summary = simulate(read(sys.argv[1]), RunFolder(Path(sys.argv[2])), Progress(quiet=True))
-peak = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+peak = [resource.getrusage(who).ru_maxrss / 1024 for who in whose]
 print(json.dumps([summary["clients"], *peak]))
 """
 

@@ -1,4 +1,7 @@
-"""A notebook runs an experiment on a model of its own cell, and Ctrl-C leaves a run to go on with."""
+"""A notebook runs an experiment on a model of its own cell.
+
+Ctrl-C leaves a run to go on with.
+"""
 
 import json
 import os

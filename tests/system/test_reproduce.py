@@ -128,10 +128,8 @@ def test_ctrl_c_says_how_to_go_on_and_the_run_goes_on(tmp_path):
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 130
-    assert (
-        f"interrupted; to go on: fedlearn reproduce {tmp_path / 'mine.toml'} --runs {tmp_path / 'runs'}"
-        in said
-    )
+    again = f"fedlearn reproduce {tmp_path / 'mine.toml'} --runs {tmp_path / 'runs'}"
+    assert f"interrupted; to go on: {again}" in said
     assert "Traceback" not in said
     lines = next((tmp_path / "runs").glob("*/metrics.jsonl"))
     before = lines.read_text()
@@ -184,7 +182,8 @@ def test_a_fleet_twin(tmp_path, capsys):
     config = CONFIG.replace("clients = 12", "clients = 2").replace(
         "fraction_train = 0.5", "fraction_train = 1.0"
     )
-    twin = '[variant.fleet]\nagents = 2\n[[claim]]\nwhat = "hash"\nof = "fleet"\nsame_as = "plain"\n'
+    claim = '[[claim]]\nwhat = "hash"\nof = "fleet"\nsame_as = "plain"\n'
+    twin = f"[variant.fleet]\nagents = 2\n{claim}"
     assert reproduce(tmp_path, HEAD + config + twin) == 0
     assert (
         summary(tmp_path, "fleet")["engine"] == "fleet"

@@ -20,19 +20,46 @@ OWN = OWN.replace('kind = "dirichlet"', 'kind = "iid"')
 NATURAL = OWN.replace('[data.partition]\nkind = "iid"\nclients = 4\n', "")
 
 KEYS = {
-    "a misspelt key": ("train.lrr=1", "--set train.lrr=1: unknown key 'train.lrr'. Did you mean 'lr'?"),
-    "a misspelt table": ("trian.lr=1", "--set trian.lr=1: unknown key 'trian'. Did you mean 'train'?"),
-    "text for a number": ('train.lr="fast"', "'train.lr': input should be a valid number (got 'fast')"),
-    "a fraction for a count": ("experiment.rounds=1.5", "'experiment.rounds': input should be a valid integer (got 1.5)"),
+    "a misspelt key": (
+        "train.lrr=1",
+        "--set train.lrr=1: unknown key 'train.lrr'. Did you mean 'lr'?",
+    ),
+    "a misspelt table": (
+        "trian.lr=1",
+        "--set trian.lr=1: unknown key 'trian'. Did you mean 'train'?",
+    ),
+    "text for a number": (
+        'train.lr="fast"',
+        "'train.lr': input should be a valid number (got 'fast')",
+    ),
+    "a fraction for a count": (
+        "experiment.rounds=1.5",
+        "'experiment.rounds': input should be a valid integer (got 1.5)",
+    ),
     "true for a count": ("experiment.rounds=true", "'experiment.rounds'"),
-    "a value for a table": ("data.partition=5", "'data.partition': input should be a table"),
-    "a word for a list": ("client.mods=tests.wrong:mod", "'client.mods': input should be a list"),
-    "no rounds": ("experiment.rounds=0", "'experiment.rounds': input should be greater than or equal to 1 (got 0)"),
-    "a negative lr": ("train.lr=-0.1", "'train.lr': input should be greater than 0 (got -0.1)"),
+    "a value for a table": (
+        "data.partition=5",
+        "'data.partition': input should be a table",
+    ),
+    "a word for a list": (
+        "client.mods=tests.wrong:mod",
+        "'client.mods': input should be a list",
+    ),
+    "no rounds": (
+        "experiment.rounds=0",
+        "'experiment.rounds': input should be greater than or equal to 1 (got 0)",
+    ),
+    "a negative lr": (
+        "train.lr=-0.1",
+        "'train.lr': input should be greater than 0 (got -0.1)",
+    ),
     "lr is NaN": ("train.lr=nan", "'train.lr': input should be a finite number"),
     "a negative seed": ("experiment.seed=-1", "'experiment.seed'"),
     "a name that is a path": ("experiment.name=../x", "'experiment.name'"),
-    "absurdly many workers": ("engine.workers=100000", "'engine.workers': input should be less than or equal to 1024"),
+    "absurdly many workers": (
+        "engine.workers=100000",
+        "'engine.workers': input should be less than or equal to 1024",
+    ),
     "an unknown engine": ("engine.kind=pol", "(got 'pol')"),
     "an unknown precision": ("train.precision=float8", "'train.precision'"),
     "steps without their length": ("train.schedule=step", "needs step_every"),
@@ -41,54 +68,135 @@ KEYS = {
     "--set into a value": ("train.lr.x=1", "'lr' is a value, not a table"),
     "--set nested too deep": ("train.lr=" + "[" * 5000, "'train.lr'"),
     "--set that is not text": ("experiment.about=\udcff", "not UTF-8"),
-}  # fmt: skip
+}
 
 NAMES = {
-    "an unknown data set": ("data.name=didgits", "unknown name 'didgits'. Did you mean 'digits'?"),
-    "an unknown partition": ("data.partition.kind=dirchlet", "Did you mean 'dirichlet'?"),
+    "an unknown data set": (
+        "data.name=didgits",
+        "unknown name 'didgits'. Did you mean 'digits'?",
+    ),
+    "an unknown partition": (
+        "data.partition.kind=dirchlet",
+        "Did you mean 'dirichlet'?",
+    ),
     "an unknown model": ("model.name=logistc", "Did you mean 'logistic'?"),
     "an unknown strategy": ("strategy.name=fedavgg", "Did you mean 'fedavg'?"),
     "an unknown codec": ("codec.up=raw33", "Did you mean 'raw32'?"),
     "an unknown augmentation": ("train.augment=flipp", "Did you mean 'flip'?"),
     "a module that is not there": ("model.name=no_such:Net", "cannot import 'no_such'"),
     "an attribute that is not there": (f"{FLOWER}:FedAvgg", "Did you mean 'FedAvg'?"),
-    "half an import path": ("data.name=tests.wrong:", "write it as 'my_package.my_module:name'"),
-    "data that is not here": ("data.name=mnist", "run 'fedlearn data fetch mnist', or set [data] synthetic = true"),
-    "a folder of data that is not there": (("data.name=dir", "data.path=/no/such"), "[data] path = '/no/such': there is no such folder"),
-}  # fmt: skip
+    "half an import path": (
+        "data.name=tests.wrong:",
+        "write it as 'my_package.my_module:name'",
+    ),
+    "data that is not here": (
+        "data.name=mnist",
+        "run 'fedlearn data fetch mnist', or set [data] synthetic = true",
+    ),
+    "a folder of data that is not there": (
+        ("data.name=dir", "data.path=/no/such"),
+        "[data] path = '/no/such': there is no such folder",
+    ),
+}
 
 PARTS = {
-    "no clients": ("data.partition.clients=0", "[data.partition] clients = 0 is out of range"),
-    "more clients than samples": ("data.partition.clients=1798", "more than the 1,438 training samples"),
-    "clients are text": ('data.partition.clients="a"', "[data.partition] clients = 'a' is not a whole number"),
-    "alpha is 0": ("data.partition.alpha=0", "[data.partition] alpha = 0 is out of range; it must be above 0"),
+    "no clients": (
+        "data.partition.clients=0",
+        "[data.partition] clients = 0 is out of range",
+    ),
+    "more clients than samples": (
+        "data.partition.clients=1798",
+        "more than the 1,438 training samples",
+    ),
+    "clients are text": (
+        'data.partition.clients="a"',
+        "[data.partition] clients = 'a' is not a whole number",
+    ),
+    "alpha is 0": (
+        "data.partition.alpha=0",
+        "[data.partition] alpha = 0 is out of range; it must be above 0",
+    ),
     "alpha is negative": ("data.partition.alpha=-1", "alpha = -1"),
-    "an option of another kind": ("data.partition.group_size=2", "takes no option 'group_size'"),
-    "a partition that is no function": ("data.partition.kind=tests.wrong:not_callable", "not a function"),
-    "a share that is text": ('strategy.fraction_train="a"', "fraction_train = 'a' is not a number"),
-    "a share above 1": ("strategy.fraction_train=1.5", "fraction_train = 1.5: it is a share of the clients"),
-    "half a client": ("strategy.clients_per_round=1.5", "clients_per_round = 1.5 is not a whole number"),
-    "more in a round than there are": ("strategy.clients_per_round=13", "the experiment has 12 clients"),
-    "more needed than in a round": ("experiment.min_clients=7", "a round has 6 clients, but experiment.min_clients = 7"),
-    "more needed than there are": ("experiment.min_clients=13", "but there are 12 clients"),
+    "an option of another kind": (
+        "data.partition.group_size=2",
+        "takes no option 'group_size'",
+    ),
+    "a partition that is no function": (
+        "data.partition.kind=tests.wrong:not_callable",
+        "not a function",
+    ),
+    "a share that is text": (
+        'strategy.fraction_train="a"',
+        "fraction_train = 'a' is not a number",
+    ),
+    "a share above 1": (
+        "strategy.fraction_train=1.5",
+        "fraction_train = 1.5: it is a share of the clients",
+    ),
+    "half a client": (
+        "strategy.clients_per_round=1.5",
+        "clients_per_round = 1.5 is not a whole number",
+    ),
+    "more in a round than there are": (
+        "strategy.clients_per_round=13",
+        "the experiment has 12 clients",
+    ),
+    "more needed than in a round": (
+        "experiment.min_clients=7",
+        "a round has 6 clients, but experiment.min_clients = 7",
+    ),
+    "more needed than there are": (
+        "experiment.min_clients=13",
+        "but there are 12 clients",
+    ),
     "server_lr is NaN": ("strategy.server_lr=nan", "server_lr = nan is not a number"),
     "what the experiment gives": ("strategy.seed=3", "set experiment.seed"),
     "an unknown option of ours": ("strategy.server_lrr=1", "Did you mean 'server_lr'?"),
-    "text for a Flower strategy's number": ((f"{FLOWER}:FedAvg", 'strategy.fraction_train="a"'), "fraction_train = 'a' is not a number"),
+    "text for a Flower strategy's number": (
+        (f"{FLOWER}:FedAvg", 'strategy.fraction_train="a"'),
+        "fraction_train = 'a' is not a number",
+    ),
     "a strategy that is none": ("strategy.name=tests.wrong:not_callable", "is a int"),
     "a model that raises": ("model.name=tests.wrong:model_raises", "cannot be built"),
-    "a model that is none": ("model.name=tests.wrong:not_a_model", "must return a torch.nn.Module"),
-    "a model too wide for the labels": ("model.name=tests.wrong:too_wide", "make its last layer 10 wide"),
-    "a model with nothing to train": ("model.name=tests.wrong:NothingToTrain", "no parameter to train"),
-    "a model that starts as NaN": ("model.name=tests.wrong:StartsAsNaN", "starts with NaN"),
+    "a model that is none": (
+        "model.name=tests.wrong:not_a_model",
+        "must return a torch.nn.Module",
+    ),
+    "a model too wide for the labels": (
+        "model.name=tests.wrong:too_wide",
+        "make its last layer 10 wide",
+    ),
+    "a model with nothing to train": (
+        "model.name=tests.wrong:NothingToTrain",
+        "no parameter to train",
+    ),
+    "a model that starts as NaN": (
+        "model.name=tests.wrong:StartsAsNaN",
+        "starts with NaN",
+    ),
     "a model for other data": ("model.name=lstm-char", "takes text"),
     "an unknown option of a model": ("model.depth=3", "takes no option 'depth'"),
-    "a ClientApp that is none": ("client.app=tests.wrong:not_callable", "not a flwr.clientapp.ClientApp"),
-    "a mod that is none": ('client.mods=["tests.wrong:not_callable"]', "not a function"),
-    "a device that is not here": ("engine.device=cuda:99", "device = 'cuda:99' cannot be used here"),
-    "a device without values": ("engine.device=meta", "device = 'meta' cannot be used here"),
-    "a device for a pool": (("engine.kind=pool", "engine.device=cuda"), "needs kind = \"stacked\" or \"serial\""),
-}  # fmt: skip
+    "a ClientApp that is none": (
+        "client.app=tests.wrong:not_callable",
+        "not a flwr.clientapp.ClientApp",
+    ),
+    "a mod that is none": (
+        'client.mods=["tests.wrong:not_callable"]',
+        "not a function",
+    ),
+    "a device that is not here": (
+        "engine.device=cuda:99",
+        "device = 'cuda:99' cannot be used here",
+    ),
+    "a device without values": (
+        "engine.device=meta",
+        "device = 'meta' cannot be used here",
+    ),
+    "a device for a pool": (
+        ("engine.kind=pool", "engine.device=cuda"),
+        'needs kind = "stacked" or "serial"',
+    ),
+}
 
 DATA = {
     "nan_data": "x_train[3] holds NaN or infinity; remove or fill such samples",
@@ -101,13 +209,29 @@ DATA = {
 }
 
 FAILS = {
-    "a model that fails in training": ("model.name=tests.wrong:FailsInTraining", "round 1 learned nothing in 3 attempts"),
-    "a model that fails in evaluation": ("model.name=tests.wrong:FailsInEvaluation", "ValueError: a bug in evaluation"),
-    "the same in a pool": (("model.name=tests.wrong:FailsInEvaluation", "engine.kind=pool", "engine.workers=1"), "a bug in evaluation"),
+    "a model that fails in training": (
+        "model.name=tests.wrong:FailsInTraining",
+        "round 1 learned nothing in 3 attempts",
+    ),
+    "a model that fails in evaluation": (
+        "model.name=tests.wrong:FailsInEvaluation",
+        "ValueError: a bug in evaluation",
+    ),
+    "the same in a pool": (
+        (
+            "model.name=tests.wrong:FailsInEvaluation",
+            "engine.kind=pool",
+            "engine.workers=1",
+        ),
+        "a bug in evaluation",
+    ),
     "lr far too large": ("train.lr=1e30", "diverged"),
     "server_lr far too large": ("strategy.server_lr=1e300", "NaN or infinite"),
-    "a strategy that waits for ever": ((f"{FLOWER}:FedMedian", "strategy.min_available_nodes=1000"), "waits for more clients than the 12"),
-}  # fmt: skip
+    "a strategy that waits for ever": (
+        (f"{FLOWER}:FedMedian", "strategy.min_available_nodes=1000"),
+        "waits for more clients than the 12",
+    ),
+}
 
 
 def told(capsys, code: int) -> str:

@@ -61,13 +61,16 @@ def orin_nano(root: Path, celsius: float = 48.5) -> Path:
         root,
         {
             "proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0",
-            "proc/device-tree/compatible": "nvidia,p3768-0000+p3767-0005\0nvidia,p3767-0005\0nvidia,tegra234\0",
+            "proc/device-tree/compatible": (
+                "nvidia,p3768-0000+p3767-0005\0nvidia,p3767-0005\0nvidia,tegra234\0"
+            ),
             "etc/nv_tegra_release": (
                 "# R36 (release), REVISION: 4.3, GCID: 38968081, "
                 "BOARD: generic, EABI: aarch64, DATE: Wed Jan  8"
             ),
             "etc/os-release": 'NAME="Ubuntu"\nPRETTY_NAME="Ubuntu 22.04.5 LTS"',
-            "etc/nvpmodel.conf": "< POWER_MODEL ID=0 NAME=15W >\nCPU_ONLINE CORE_0 1\n< POWER_MODEL ID=1 NAME=7W >\n"
+            "etc/nvpmodel.conf": "< POWER_MODEL ID=0 NAME=15W >\nCPU_ONLINE CORE_0 1\n"
+            "< POWER_MODEL ID=1 NAME=7W >\n"
             "< POWER_MODEL ID=2 NAME=MAXN_SUPER >\n< PM_CONFIG DEFAULT=0 >",
             "var/lib/nvpmodel/status": "pmode:0000",
             "proc/meminfo": (

@@ -210,7 +210,9 @@ def test_the_tightest_control_group_bounds_the_memory(tmp_path):
             f"{group}/memory.current": 1 << 30,
             f"{group}/fedlearn-agent.service/memory.max": 1 << 30,
             f"{group}/fedlearn-agent.service/memory.current": 900 << 20,
-            f"{group}/fedlearn-agent.service/memory.stat": f"active_file 77\ninactive_file {100 << 20}",
+            f"{group}/fedlearn-agent.service/memory.stat": (
+                f"active_file 77\ninactive_file {100 << 20}"
+            ),
         },
     )
     assert device.free_bytes(tmp_path) == (1024 - 900 + 100) << 20
@@ -223,12 +225,8 @@ def test_the_default_link_and_whether_it_is_a_modem(tmp_path):
         "00000000000000000000000000000000 00 00000000000000000000000000000000 00 "
         "fe80 00000400 00000001 00000000 00450003    eth1"
     )
-    boards.write(
-        tmp_path / "six",
-        {
-            "proc/net/ipv6_route": f"{six}\n{six.replace('00000400', '00000100').replace('eth1', 'enx1')}"
-        },
-    )
+    nearer = six.replace("00000400", "00000100").replace("eth1", "enx1")
+    boards.write(tmp_path / "six", {"proc/net/ipv6_route": f"{six}\n{nearer}"})
     assert device.default_link(tmp_path / "six") == "enx1"
     assert not device.is_modem("enx1", tmp_path / "six")
     boards.write(
