@@ -1,5 +1,7 @@
 """What a user can bring that does not work, by import path: ``tests.wrong:name``."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import nn
@@ -118,6 +120,15 @@ class FailsInEvaluation(Linear):
             not self.training and len(x) > 2
         ):  # not in the dry run before the first round
             raise ValueError("a bug in evaluation")
+        return super().forward(x)
+
+
+class FileMissingInEvaluation(Linear):
+    """An OSError of the user's code is not the engine's own pipe that broke."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training and len(x) > 2:
+            Path("/no/such/file").read_text()
         return super().forward(x)
 
 

@@ -299,18 +299,21 @@ def _serve(
                 payload = data
             else:
                 state = pool._state(data)
+        reply: object
         try:
             if slot == _PAYLOAD:
-                pipe.send(answers.leave(pool.answer(work, payload), half))
+                reply = answers.leave(pool.answer(work, payload), half)
             else:
-                pipe.send(pool.runner.score(work, state))
-        except OSError:
-            os._exit(0)
+                reply = pool.runner.score(work, state)
         except RecordError as error:
-            pipe.send(error)
+            reply = error
         except Exception as error:
             # Scoring has no client to blame: the parent ends the run with this reason.
-            pipe.send(f"{type(error).__name__}: {error}")
+            reply = f"{type(error).__name__}: {error}"
+        try:
+            pipe.send(reply)
+        except OSError:
+            os._exit(0)
 
 
 def _become_worker(inherited: Sequence[Connection]) -> None:

@@ -225,6 +225,14 @@ FAILS = {
         ),
         "a bug in evaluation",
     ),
+    "a file that a model misses, in a pool": (
+        (
+            "model.name=tests.wrong:FileMissingInEvaluation",
+            "engine.kind=pool",
+            "engine.workers=1",
+        ),
+        "FileNotFoundError",
+    ),
     "lr far too large": ("train.lr=1e30", "diverged"),
     "server_lr far too large": ("strategy.server_lr=1e300", "NaN or infinite"),
     "a strategy that waits for ever": (
