@@ -1,6 +1,7 @@
-"""The Python API: what ``import fedlearn`` offers, and the commands stand on.
+"""The Python API: what ``import fedlearn`` offers.
 
-`fedlearn.run` is `run` here, and so on; the names are listed in `fedlearn.__all__`.
+`fedlearn.run` is `run` here, and so on; the names are listed in `fedlearn.__all__`. It
+stands on `run_in_folder`, as the commands do, which add the reading of their arguments.
 """
 
 from __future__ import annotations

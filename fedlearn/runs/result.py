@@ -112,7 +112,7 @@ class Run:
         from fedlearn.models import build
 
         data = section(self._record.manifest, "data")
-        if "input_shape" not in data:
+        if not {"input_shape", "classes", "modality"} <= data.keys():
             raise RecordError(
                 f"{self.folder} was made by a version that did not record the shape of "
                 "its samples; run.state_dict() has the model's tensors"

@@ -161,6 +161,17 @@ def test_large_convolutions_go_apart_and_large_dense_layers_are_shared(monkeypat
     compare(module, PLAN, clients(state(module)))
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_large_dense_first_layer_is_shared(bias, monkeypatch):
+    monkeypatch.setattr(lowrank, "MIN_WEIGHTS", 1)
+    monkeypatch.setattr(lowrank, "MIN_RATIO", 0)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        dense = nn.Linear(128, 8, bias=bias)
+        module = nn.Sequential(nn.Flatten(), dense, nn.ReLU(), nn.Linear(8, 3))
+    compare(module, PLAN, clients(state(module)))
+
+
 def test_shared_layers_are_plain_sgd_alone():
     module = small()
     layout, found = models.layout(module), clients(state(module))

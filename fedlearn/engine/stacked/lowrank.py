@@ -13,7 +13,7 @@ all steps so far.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,6 +28,10 @@ MIN_WEIGHTS = 1 << 18
 MIN_RATIO = 3
 
 
+def _anchor() -> torch.Tensor:
+    return torch.zeros(0, requires_grad=True)
+
+
 @dataclass
 class LowRankSteps:
     """What K clients' steps did to a weight that they share."""
@@ -40,6 +44,9 @@ class LowRankSteps:
     gradients: torch.Tensor
     # R: those beyond are zero, and of steps to come.
     rows: int = 0
+    # An empty input whose gradient is asked for. Without it autograd would leave out a
+    # first layer, since neither its inputs nor the shared weight need a gradient.
+    anchor: torch.Tensor = field(default_factory=_anchor)
 
     @staticmethod
     def empty(clients: int, rows: int, weight: torch.Tensor, lr: float) -> LowRankSteps:
@@ -99,7 +106,9 @@ def rows_of(plan: Plan, steps: int, samples: Sequence[int]) -> int:
 
 def linear(x: torch.Tensor, weight: torch.Tensor, steps: LowRankSteps) -> torch.Tensor:
     """Return x (K, B, F) times each client's weight, (K, B, G)."""
-    out: torch.Tensor = _Linear.apply(x, weight, steps)  # type: ignore[no-untyped-call]
+    out: torch.Tensor = _Linear.apply(  # type: ignore[no-untyped-call]
+        x, weight, steps, steps.anchor
+    )
     return out
 
 
@@ -108,7 +117,11 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, steps: LowRankSteps
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        steps: LowRankSteps,
+        anchor: torch.Tensor,
     ) -> torch.Tensor:
         clients, batch, inputs = x.shape
         out = product(x.reshape(-1, inputs), weight).view(clients, batch, -1)
@@ -125,7 +138,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(
         ctx: Any, *gradients: torch.Tensor
-    ) -> tuple[torch.Tensor | None, None, None]:
+    ) -> tuple[torch.Tensor | None, None, None, None]:
         (gradient,) = gradients
         steps: LowRankSteps = ctx.steps
         clients, batch, outputs = gradient.shape
@@ -141,7 +154,7 @@ class _Linear(torch.autograd.Function):
                 back.baddbmm_(past, steps.inputs[:clients, :rows], alpha=-steps.lr)
         steps.gradients[:clients, rows : rows + batch] = gradient
         steps.rows = rows + batch
-        return back, None, None
+        return back, None, None, None
 
 
 # torch's own product of matrices takes MKL on a CPU, which reaches 40 % of what an AMD

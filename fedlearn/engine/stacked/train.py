@@ -261,11 +261,13 @@ class _Training:
         loss = losses.sum()
         if batches > 1:
             loss = loss / batches
-        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        anchors = [shared.anchor for shared in self.shared.values()]
+        inputs = [*leaves.values(), *anchors]
+        gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
         # A weight that these mini-batches do not reach has a zero gradient.
         return {
-            name: torch.zeros_like(leaves[name]) if gradient is None else gradient
-            for name, gradient in zip(leaves, gradients, strict=True)
+            name: torch.zeros_like(leaf) if gradient is None else gradient
+            for (name, leaf), gradient in zip(leaves.items(), gradients, strict=False)
         }
 
     def _scores(
