@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from fedlearn.errors import FedlearnError, one_line
@@ -42,8 +43,11 @@ class RunProcess:
         """Start the run."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOAD)
-        self._process = context.Process(target=_work, args=(request,))
+        self._ready, child_end = context.Pipe(duplex=False)
+        self._process = context.Process(target=_work, args=(request, child_end))
         self._process.start()
+        # The child has the only copy of its end, so that its death makes ours readable.
+        child_end.close()
 
     def poll(self) -> int | None:
         """Return the exit code, below 0 after a signal; None: the run goes on."""
@@ -51,6 +55,8 @@ class RunProcess:
 
     def interrupt(self) -> None:
         """End the run as Ctrl-C does: after that it can be resumed."""
+        # A fork of the server ignores the signal until its run begins; it would be lost.
+        self._ready.poll(None)
         if self._process.pid is not None and self._process.is_alive():
             os.kill(self._process.pid, signal.SIGINT)
 
@@ -65,22 +71,26 @@ class RunProcess:
         self._process.join()
 
 
-def _work(request: RunRequest) -> None:
-    """Run in this process, and end it with a command's exit code."""
+def _work(request: RunRequest, ready: Connection) -> None:
+    """Run in this process, and end it with a command's exit code.
+
+    ready: closed once an interrupt ends the run as Ctrl-C does.
+    """
     # In a session of its own: Ctrl-C is the parent's to pass on.
     os.setsid()
     _redirect(request.log)
     # Workers of the run are forked before a fleet listens, so no fork meets its threads.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    sys.exit(_exit_code(request))
+    sys.exit(_exit_code(request, ready))
 
 
-def _exit_code(request: RunRequest) -> int:
+def _exit_code(request: RunRequest, ready: Connection) -> int:
     """Make the run; what ends it early is the last line of the log."""
     from fedlearn.runs import api
 
     try:
+        ready.close()
         if request.agents:
             api.serve(
                 request.config,

@@ -168,6 +168,15 @@ def test_processes_run_by_the_api_and_fail_alone(tmp_path):
     assert not (tmp_path / "wrong").exists()
 
 
+def test_a_process_hears_an_interrupt_however_early(tmp_path):
+    """A fork of the server ignores SIGINT until its run begins."""
+    for attempt in range(5):
+        early = process(tmp_path, f"run-{attempt}", rounds=3000)
+        early.interrupt()
+        assert early.wait(60)
+        assert early.poll() == 130
+
+
 def test_an_interrupted_process_leaves_a_run_that_goes_on(tmp_path):
     long = process(tmp_path, "run", rounds=3000)
     until = time.monotonic() + 60
