@@ -8,6 +8,7 @@ import importlib
 import inspect
 import math
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,17 +48,25 @@ _ARGUMENTS = {"data set": "data", "codec": "up"}
 # Those objects by their names, such as "python:Net", for as long as the run goes on.
 _handed: dict[str, Any] = {}
 
+# Held by the thread whose run goes on. Runs share this process's random generators and
+# torch's threads besides those names, so two at a time would change each other's models.
+_turn = threading.RLock()
+
 
 @contextlib.contextmanager
 def handed_over(objects: Mapping[str, Any]) -> Iterator[None]:
-    """Let names of the module ``python`` lead to these objects, inside the block."""
-    before = dict(_handed)
-    _handed.update(objects)
-    try:
-        yield
-    finally:
-        _handed.clear()
-        _handed.update(before)
+    """Let names of the module ``python`` lead to these objects, inside the block.
+
+    One thread at a time: others wait. A block may stand in another one.
+    """
+    with _turn:
+        before = dict(_handed)
+        _handed.update(objects)
+        try:
+            yield
+        finally:
+            _handed.clear()
+            _handed.update(before)
 
 
 def is_handed(name: str) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fedlearn.commands.arguments import Parser, add_old_spelling, ended, interrupt
 from fedlearn.commands.run_arguments import run_parser
 from fedlearn.errors import ConfigError
+from fedlearn.runs.arguments import HIGHEST_PORT, MOST_LOCAL_AGENTS
 from fedlearn.runs.start import run_in_folder
 
 if TYPE_CHECKING:
@@ -21,11 +22,6 @@ if TYPE_CHECKING:
     from fedlearn.records.writing import RunFolder
     from fedlearn.reporting.progress import Progress
     from fedlearn.runs.serving import ServeOptions
-
-# Each local agent is a process; beyond this it is a mistake.
-MOST_LOCAL_AGENTS = 1000
-
-HIGHEST_PORT = 65535
 
 # Options that the command which goes on with a run has to repeat: name → default. The
 # ports are in the run's folder.

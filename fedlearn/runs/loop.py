@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
+import numpy as np
 from flwr.app import ArrayRecord
 from safetensors.numpy import save
 
@@ -22,7 +23,7 @@ from fedlearn.records.names import MODEL_FILE, SUMMARY_FILE
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.devices import totals
 from fedlearn.runs import checkpoint
-from fedlearn.runs.callbacks import Callback
+from fedlearn.runs.callbacks import Watchers
 from fedlearn.runs.checkpointing import Checkpointer
 from fedlearn.runs.doubt import rises
 from fedlearn.runs.expectations import expectations
@@ -60,9 +61,9 @@ class RunLoop:
         stack: Stack,
         folder: RunFolder,
         display: Display,
-        callbacks: Sequence[Callback] = (),
+        watchers: Watchers,
     ) -> None:
-        """Take the parts. callbacks: called after each round; any of them may end the run."""
+        """Take the parts. watchers: called after each round; any of them may end the run."""
         self.experiment = settled.experiment
         self.layout = parts.layout
         self.strategy = parts.strategy
@@ -71,7 +72,7 @@ class RunLoop:
         self.clock = stack.clock
         self.folder = folder
         self.display = display
-        self.callbacks = callbacks
+        self.watchers = watchers
         self.model = parts.initial
         self.done = 0
         self.lines: list[Line] = []
@@ -203,7 +204,8 @@ class RunLoop:
         self._note_models(self.grid.tally)
         self._renew_if_in_doubt(round)
         # Callbacks first: each of them has to see every round.
-        ended = self._ended_by_callback(line) or self._reached() is not None
+        ended = self.watchers.after_round(line, self._weights)
+        ended |= self._reached() is not None
         last = round == self.experiment.experiment.rounds
         if ended or last or self._checkpointer.due(round):
             self._checkpoint()
@@ -262,15 +264,10 @@ class RunLoop:
         self.display.round_done(line)
         return line
 
-    def _ended_by_callback(self, line: Line) -> bool:
-        """Call every callback, and return whether one of them ends the run."""
-        answers = [
-            callback.after_round(line, self._weights) for callback in self.callbacks
-        ]
-        return any(answers)
-
     def _weights(self) -> Mapping[str, Any]:
-        return dict(self.layout.split(self.model))
+        # Copies: a callback may keep them, and may write into them.
+        tensors = self.layout.split(self.model)
+        return {name: np.array(values) for name, values in tensors.items()}
 
     def _renew_if_in_doubt(self, round: int) -> None:
         downlink = self.grid.downlink

@@ -14,7 +14,7 @@ from fedlearn.memory.clients import ClientMemory
 from fedlearn.records.names import CONFIG_FILE, LINES_FILE, MANIFEST_FILE, SUMMARY_FILE
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.progress import Progress
-from fedlearn.runs.callbacks import Callback
+from fedlearn.runs.callbacks import Callback, Watchers
 from fedlearn.runs.grid import RunGrid
 from fedlearn.runs.layers import Layer, Site, Stack, stacked
 from fedlearn.runs.loop import RunLoop
@@ -41,6 +41,7 @@ def simulate(
     RoundError, RunError and RecordError.
     """
     begun = time.perf_counter()
+    watchers = Watchers(callbacks)
     # Two threads would change the low bits of sums, and fight the workers for cores.
     single_thread()
     # Flower refuses to make messages in a process that it does not know.
@@ -56,12 +57,11 @@ def simulate(
         stack = stacked(site, (agents, watch))
         with closing(stack.engine):
             # Step 5: run the rounds.
-            summary = _run_rounds(site, stack, folder, display, resume, callbacks)
+            summary = _run_rounds(site, stack, folder, display, resume, watchers)
     # Closing is part of what a user waits for, so the total is taken after it.
     summary["seconds_total"] = time.perf_counter() - begun
     folder.write_json(SUMMARY_FILE, summary)
-    for callback in callbacks:
-        callback.end(summary)
+    watchers.end(summary)
     return summary
 
 
@@ -84,12 +84,12 @@ def _run_rounds(
     folder: RunFolder,
     display: Progress,
     resume: bool,
-    callbacks: Sequence[Callback],
+    watchers: Watchers,
 ) -> dict[str, Any]:
     settled = site.settled
     parts = site.parts
     grid = RunGrid(site, stack, display.client_done)
-    loop = RunLoop(settled, parts, grid, stack, folder, display, callbacks)
+    loop = RunLoop(settled, parts, grid, stack, folder, display, watchers)
     if resume:
         # Before anything is written: a checkpoint that does not fit must leave no trace.
         loop.resume()
@@ -101,8 +101,7 @@ def _run_rounds(
     folder.write_json(MANIFEST_FILE, manifest(settled, parts, stack))
     begun = facts(settled, parts, stack) | {"lines": loop.lines}
     display.start(begun)
-    for callback in callbacks:
-        callback.begin(begun)
+    watchers.begin(begun)
     reason = stack.engine.not_stacked
     if reason:
         display.note(

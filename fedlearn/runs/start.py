@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedlearn.errors import ConfigError
 from fedlearn.records.names import BEFORE_CONFIG, CONFIG_FILE
+from fedlearn.runs.arguments import folder_path
 from fedlearn.runs.names import check_names
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def _chosen_folder(out: str | Path | None, resume: bool) -> Path | None:
             raise ConfigError(
                 "--out is empty; name a folder, or leave it out for runs/NAME-TIME"
             )
-        return Path(out)
+        return folder_path("out", out)
     return _newest_run() if resume else None
 
 
