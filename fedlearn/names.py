@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedlearn.errors import ConfigError
+from fedlearn.errors import ConfigError, reason_of
 
 # The share of letters in common, 0 to 1, from which two words are near. difflib's own
 # 0.6 would miss an abbreviation: "mom" and "momentum" have 0.55.
@@ -131,8 +131,7 @@ def _module(what: str, path: str, module_name: str) -> Any:
     # The user's module runs its own code when imported, which may raise anything.
     except (Exception, SystemExit) as error:
         raise ConfigError(
-            f"{what} '{path}': importing '{module_name}' raised "
-            f"{type(error).__name__}: {error}"
+            f"{what} '{path}': importing '{module_name}' raised {reason_of(error)}"
         ) from error
 
 

@@ -114,6 +114,16 @@ class FailsInTraining(Linear):
         return super().forward(x)
 
 
+class FailsAtLength(Linear):
+    """A batch of nine ends in colours, over 300 lines."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) == 9:
+            lines = [f"\x1b[31mlayer {line}" for line in range(300)]
+            raise ValueError("\n".join([*lines, "the cause"]))
+        return super().forward(x)
+
+
 class FailsInEvaluation(Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if (

@@ -41,7 +41,7 @@ from fedlearn.clients.build import local_of
 from fedlearn.clients.held import FileStorage, Holdings, MissingModel
 from fedlearn.clients.local import EncodedUpdate
 from fedlearn.clients.micro import NoRoom, ran_out
-from fedlearn.errors import ClientError, ConfigError, FedlearnError
+from fedlearn.errors import ClientError, ConfigError, reason_of
 from fedlearn.exchange.exchange_pb2 import Task
 from fedlearn.plan import Plan
 from fedlearn.system.failpoints import reach
@@ -224,15 +224,13 @@ def _failure(error: BaseException) -> WorkReply:
     if isinstance(error, MissingModel):
         return WorkReply("lacking")
     if isinstance(error, Declined | NoRoom):
-        return WorkReply("declined", str(error))
-    if isinstance(error, FedlearnError):
-        return WorkReply("failed", str(error))
+        return WorkReply("declined", reason_of(error))
     # Beside the mini-batches, which are halved: the model itself, or what is kept of it.
     if ran_out(error):
         return WorkReply("declined", "memory: it ran out")
     if isinstance(error, OSError):
         return WorkReply("failed", f"this device's disk: {error.strerror or error}")
-    return WorkReply("failed", f"{type(error).__name__}: {error}")
+    return WorkReply("failed", reason_of(error))
 
 
 class _Worker:

@@ -30,7 +30,7 @@ from fedlearn.engine.protocol import EveryClient, whole_score
 from fedlearn.engine.runner import Runner, single_thread
 from fedlearn.engine.shared import Answers, SharedModel
 from fedlearn.engine.task import Outcome, Task
-from fedlearn.errors import RecordError, RunError
+from fedlearn.errors import RecordError, RunError, reason_of
 from fedlearn.system.malloc import keep_pages
 from fedlearn.wire import Bytes
 from fedlearn.wire.payload import MARGIN
@@ -309,7 +309,7 @@ def _serve(
             reply = error
         except Exception as error:
             # Scoring has no client to blame: the parent ends the run with this reason.
-            reply = f"{type(error).__name__}: {error}"
+            reply = reason_of(error)
         try:
             pipe.send(reply)
         except OSError:

@@ -9,7 +9,7 @@ from fedlearn.clients.evaluate import Score, add
 from fedlearn.engine.protocol import EveryClient
 from fedlearn.engine.runner import Runner, single_thread
 from fedlearn.engine.task import Outcome, Task
-from fedlearn.errors import RunError
+from fedlearn.errors import RunError, reason_of
 
 
 class Serial(EveryClient):
@@ -33,9 +33,8 @@ class Serial(EveryClient):
         try:
             return add([runner.score(part, state) for part in range(runner.parts)])
         except Exception as error:  # the model is the user's code
-            reason = f"{type(error).__name__}: {error}"
             raise RunError(
-                f"the evaluation of held-out samples failed: {reason}"
+                f"the evaluation of held-out samples failed: {reason_of(error)}"
             ) from error
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from fedlearn.config import Experiment
 from fedlearn.data.samples import Population
 from fedlearn.devices.profiles import Devices
 from fedlearn.engine import apps
-from fedlearn.errors import ConfigError, ModelError
+from fedlearn.errors import ConfigError, ModelError, reason_of
 from fedlearn.names import nearest
 from fedlearn.runs import devices
 from fedlearn.strategies.build import build
@@ -203,7 +203,7 @@ def _check_device(device: str) -> None:
         float(torch.zeros(1, device=device))
     # torch has as many kinds of error as it has devices.
     except Exception as error:
-        reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"[engine] device = '{device}' cannot be used here: {reason}; use \"cpu\""
+            f"[engine] device = '{device}' cannot be used here: "
+            f'{reason_of(error)}; use "cpu"'
         ) from None

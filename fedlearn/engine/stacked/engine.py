@@ -29,7 +29,7 @@ from fedlearn.engine.serial import Serial
 from fedlearn.engine.stacked import train
 from fedlearn.engine.stacked.stack import NotStackable
 from fedlearn.engine.task import Held, Outcome, Task, with_download
-from fedlearn.errors import ClientError, FedlearnError, RecordError
+from fedlearn.errors import ClientError, FedlearnError, RecordError, reason_of
 from fedlearn.models import read_state
 from fedlearn.plan import Plan
 from fedlearn.wire import Bytes
@@ -125,7 +125,7 @@ class Stacker:
     ) -> Outcome:
         """Return a client's update as a payload, or the reason why there is none."""
         if isinstance(update, ClientError):
-            return Outcome(task.client, error=str(update))
+            return Outcome(task.client, error=reason_of(update))
         begun = time.perf_counter()
         try:
             payload, kept = self.runner.reply(
@@ -134,7 +134,7 @@ class Stacker:
         except RecordError:
             raise
         except FedlearnError as error:
-            return Outcome(task.client, error=str(error))
+            return Outcome(task.client, error=reason_of(error))
         encode_s = time.perf_counter() - begun
         return Outcome(task.client, payload, encode_s=encode_s, kept=kept)
 
@@ -158,7 +158,7 @@ class Stacker:
             return str(error)
         except Exception as error:
             # The model may be a user's code, and may raise anything.
-            return f"{type(error).__name__}: {error}"
+            return reason_of(error)
         return ""
 
     def _trial_clients(self, start: State) -> list[train.Client]:
