@@ -12,12 +12,10 @@ folder:
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import json
 import math
 import os
-import signal
 import sys
 import threading
 from pathlib import Path
@@ -45,13 +43,11 @@ from fedlearn.errors import ClientError, ConfigError, reason_of
 from fedlearn.exchange.exchange_pb2 import Task
 from fedlearn.plan import Plan
 from fedlearn.system.failpoints import reach
+from fedlearn.system.parent import end_with_parent
 
 # Models and residuals that are held: the coordinator may go back to its last checkpoint, or to the
 # one before.
 NEWEST = 4
-
-# PR_SET_PDEATHSIG of linux/prctl.h.
-_PARENT_DEATH_SIGNAL = 1
 
 # Added to the badness by which Linux chooses a process to kill (-1000 to 1000; proc(5)). The
 # agent has 0, so this process is killed first.
@@ -196,14 +192,14 @@ def _listen(source: IO[bytes], messages: SimpleQueue[pipe.Message]) -> None:
         os._exit(0)
 
 
-def _end_with_parent() -> None:
+def _end_with_agent() -> None:
     """Have the kernel kill this process with the agent, and before the agent when memory runs out.
 
     `_listen` does not suffice: a paused process reads nothing.
     """
-    # There is no prctl and no /proc where the system is not Linux.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    end_with_parent()
+    # There is no /proc where the system is not Linux.
+    with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
 
 
@@ -272,7 +268,7 @@ def main() -> int:
     out = os.fdopen(os.dup(1), "wb")
     # What a model prints must not stand among the answers.
     os.dup2(2, 1)
-    _end_with_parent()
+    _end_with_agent()
     # A second thread would change low bits.
     torch.set_num_threads(1)
     messages: SimpleQueue[pipe.Message] = SimpleQueue()

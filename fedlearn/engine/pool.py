@@ -32,6 +32,7 @@ from fedlearn.engine.shared import Answers, SharedModel
 from fedlearn.engine.task import Outcome, Task
 from fedlearn.errors import RecordError, RunError, reason_of
 from fedlearn.system.malloc import keep_pages
+from fedlearn.system.parent import end_forks_with_this, end_with_parent
 from fedlearn.wire import Bytes
 from fedlearn.wire.payload import MARGIN
 
@@ -85,6 +86,8 @@ class Pool(EveryClient):
         single_thread()
         keep_pages()
         self.runner = runner
+        # Workers end when this process does.
+        self.parent = os.getpid()
         self.workers = workers or len(os.sched_getaffinity(0))
         # No payload of this model takes more bytes; up to 3 of the 4 align it.
         self.payload_bytes = 2 * runner.layout.raw_bytes + MARGIN + 4
@@ -258,9 +261,7 @@ class Pool(EveryClient):
             args=(self, worker_end, answers, [parent_end, *siblings]),
             daemon=True,
         )
-        # What lies in the buffers would be written by the child a second time.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush_output()
         with warnings.catch_warnings():
             # Python 3.12+ warns of forking beside threads. The only ones here are
             # numpy's idle BLAS threads.
@@ -279,11 +280,21 @@ class Pool(EveryClient):
         )
 
 
+def _flush_output() -> None:
+    """Write out what a child would otherwise write a second time."""
+    for stream in (sys.stdout, sys.stderr):
+        # A program may have been started without one. A full one is told by the next
+        # thing that is printed there.
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+
+
 def _serve(
     pool: Pool, pipe: Connection, answers: Answers, inherited: Sequence[Connection]
 ) -> None:
     """Work until the parent closes its end, or dies. inherited: the parent's pipe ends."""
-    _become_worker(inherited)
+    _become_worker(pool.parent, inherited)
     versions = [0, 0]
     payload = memoryview(b"")
     state = State(np.empty(0, np.float32), np.empty(0, np.int64))
@@ -316,7 +327,13 @@ def _serve(
             os._exit(0)
 
 
-def _become_worker(inherited: Sequence[Connection]) -> None:
+def _become_worker(parent: int, inherited: Sequence[Connection]) -> None:
+    # A client that sleeps, or computes for hours, must not outlive a killed run.
+    end_with_parent(parent)
+    # Nor must the processes of a DataLoader in a user's code. The parent still ends this
+    # process as a daemon; only here it may have children of its own.
+    end_forks_with_this()
+    multiprocessing.current_process().daemon = False
     # Ctrl-C reaches the whole process group; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
