@@ -97,6 +97,13 @@ def _sleeps_beside_a_loader(message: Message, context: Context) -> Message:
     raise RuntimeError("a loader of nothing")
 
 
+def _third_sleeps(message: Message, context: Context) -> Message:
+    if int(context.node_config["partition-id"]) % 3 == 0:
+        time.sleep(600)
+    return _by_client(message, context)
+
+
+third_sleeps = client_app(_third_sleeps)
 loads_in_processes = client_app(_loads_in_processes)
 sleeps_beside_a_loader = client_app(_sleeps_beside_a_loader)
 by_client, third_fails, one_is_nan = (
@@ -186,6 +193,21 @@ class Slow(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training:
             time.sleep(self.seconds)
+        return self.linear(x.flatten(1))
+
+
+class Waits(nn.Module):
+    """A linear model that waits in each first step until a file exists, a minute at most."""
+
+    def __init__(self, input_shape, classes, path: str) -> None:
+        super().__init__()
+        self.linear = nn.Linear(int(np.prod(input_shape)), classes)
+        self.path = Path(path)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        until = time.monotonic() + 60
+        while self.training and not self.path.exists() and time.monotonic() < until:
+            time.sleep(0.01)
         return self.linear(x.flatten(1))
 
 

@@ -96,8 +96,14 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Show a warning, on one line: it may hold what a user's code says."""
+        line = shortened(text, LINE_CHARACTERS)
         if self._display:
-            self._display.note(shortened(text, LINE_CHARACTERS))
+            self._display.note(line)
+            return
+        # Before the run is shown: a loader that sleeps would never get there.
+        stream = self._stream or sys.stdout
+        if not self._quiet and stream is not None:
+            print(f"warning: {line}", file=stream, flush=True)
 
     def finish(self, summary: Mapping[str, Any], folder: Path) -> None:
         """Show the results: the summary of the run, and where its folder is."""
