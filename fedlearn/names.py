@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import inspect
 import math
@@ -13,10 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedlearn.errors import ConfigError, reason_of
-
-# The share of letters in common, 0 to 1, from which two words are near. difflib's own
-# 0.6 would miss an abbreviation: "mom" and "momentum" have 0.55.
-_NEAR_RATIO = 0.5
+from fedlearn.spelling import likely
 
 _AN_IMPORT_PATH = "write it as 'my_package.my_module:name'"
 
@@ -33,9 +29,12 @@ class Named:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the closest choice, or "" when none is close."""
-    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=_NEAR_RATIO)
-    return f" Did you mean '{close[0]}'?" if close else ""
+    """Return " Did you mean 'x'?" for what a word most likely means, or "" for none."""
+    close = likely(word, choices)
+    if not close:
+        return ""
+    quoted = [f"'{choice}'" for choice in close]
+    return f" Did you mean {' or '.join(quoted)}?"
 
 
 # The module of names that stand for Python objects which a program handed over to a run.
