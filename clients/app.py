@@ -42,7 +42,7 @@ from fedlearn.clients.build import local_of
 from fedlearn.clients.held import Holdings, MissingModel
 from fedlearn.clients.local import Contribution, StartModel
 from fedlearn.clients.train import train
-from fedlearn.errors import ClientError, ConfigError, FedlearnError, PayloadError
+from fedlearn.errors import ClientError, ConfigError, PayloadError, reason_of
 from fedlearn.exchange.exchange_pb2 import Task
 from fedlearn.flower import ERROR_CODE, EXAMPLES, to_record, to_state
 from fedlearn.plan import Plan
@@ -108,14 +108,12 @@ def payloads(message: Message, context: Context, call_next: NextApp) -> Message:
     # No error: the server answers this one by sending the models again.
     except MissingModel:
         return _reply(message, {"lacking": True})
-    except FedlearnError as error:
-        reason = str(error)
     except MemoryError:
         # Not the error's own text, which is empty or about an allocator.
         reason = "out of memory"
     # The app, the model or the data is the user's code, which raises anything.
     except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = reason_of(error)
     return Message(Error(code=ERROR_CODE, reason=reason), reply_to=message)
 
 

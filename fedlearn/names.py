@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import inspect
 import math
@@ -13,11 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedlearn.errors import ConfigError
-
-# The share of letters in common, 0 to 1, from which two words are near. difflib's own
-# 0.6 would miss an abbreviation: "mom" and "momentum" have 0.55.
-_NEAR_RATIO = 0.5
+from fedlearn.errors import ConfigError, reason_of
+from fedlearn.spelling import likely
 
 _AN_IMPORT_PATH = "write it as 'my_package.my_module:name'"
 
@@ -34,9 +30,12 @@ class Named:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the closest choice, or "" when none is close."""
-    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=_NEAR_RATIO)
-    return f" Did you mean '{close[0]}'?" if close else ""
+    """Return " Did you mean 'x'?" for what a word most likely means, or "" for none."""
+    close = likely(word, choices)
+    if not close:
+        return ""
+    quoted = [f"'{choice}'" for choice in close]
+    return f" Did you mean {' or '.join(quoted)}?"
 
 
 # The module of names that stand for Python objects which a program handed over to a run.
@@ -140,8 +139,7 @@ def _module(what: str, path: str, module_name: str) -> Any:
     # The user's module runs its own code when imported, which may raise anything.
     except (Exception, SystemExit) as error:
         raise ConfigError(
-            f"{what} '{path}': importing '{module_name}' raised "
-            f"{type(error).__name__}: {error}"
+            f"{what} '{path}': importing '{module_name}' raised {reason_of(error)}"
         ) from error
 
 

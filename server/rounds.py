@@ -31,9 +31,7 @@ from fedlearn.server.reception import Reception, RunTerms
 from fedlearn.server.sessions import Session
 from fedlearn.server.work import ModelMissing, WorkOrder, WorkResult
 from fedlearn.system.checksum import crc32
-
-# Characters of an agent's reason that are kept.
-REASON_CHARACTERS = 500
+from fedlearn.text import shortened
 
 
 class Rounds:
@@ -325,7 +323,7 @@ class Rounds:
             work.stage = WorkStage.REPAIRING
             work.repairs += 1
             return [ModelMissing(client, key)]
-        reason = failure.text[:REASON_CHARACTERS] or "the agent gave no reason"
+        reason = shortened(failure.text) or "the agent gave no reason"
         if failure.reason == pb.Failure.DECLINED:
             self.counters["declined"] += 1
             return self._fail(work, f"declined: {reason}")

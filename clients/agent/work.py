@@ -12,12 +12,10 @@ folder:
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import json
 import math
 import os
-import signal
 import sys
 import threading
 from pathlib import Path
@@ -41,17 +39,15 @@ from fedlearn.clients.build import local_of
 from fedlearn.clients.held import FileStorage, Holdings, MissingModel
 from fedlearn.clients.local import EncodedUpdate
 from fedlearn.clients.micro import NoRoom, ran_out
-from fedlearn.errors import ClientError, ConfigError, FedlearnError
+from fedlearn.errors import ClientError, ConfigError, reason_of
 from fedlearn.exchange.exchange_pb2 import Task
 from fedlearn.plan import Plan
 from fedlearn.system.failpoints import reach
+from fedlearn.system.parent import end_with_parent
 
 # Models and residuals that are held: the coordinator may go back to its last checkpoint, or to the
 # one before.
 NEWEST = 4
-
-# PR_SET_PDEATHSIG of linux/prctl.h.
-_PARENT_DEATH_SIGNAL = 1
 
 # Added to the badness by which Linux chooses a process to kill (-1000 to 1000; proc(5)). The
 # agent has 0, so this process is killed first.
@@ -196,14 +192,14 @@ def _listen(source: IO[bytes], messages: SimpleQueue[pipe.Message]) -> None:
         os._exit(0)
 
 
-def _end_with_parent() -> None:
+def _end_with_agent() -> None:
     """Have the kernel kill this process with the agent, and before the agent when memory runs out.
 
     `_listen` does not suffice: a paused process reads nothing.
     """
-    # There is no prctl and no /proc where the system is not Linux.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    end_with_parent()
+    # There is no /proc where the system is not Linux.
+    with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
 
 
@@ -224,15 +220,13 @@ def _failure(error: BaseException) -> WorkReply:
     if isinstance(error, MissingModel):
         return WorkReply("lacking")
     if isinstance(error, Declined | NoRoom):
-        return WorkReply("declined", str(error))
-    if isinstance(error, FedlearnError):
-        return WorkReply("failed", str(error))
+        return WorkReply("declined", reason_of(error))
     # Beside the mini-batches, which are halved: the model itself, or what is kept of it.
     if ran_out(error):
         return WorkReply("declined", "memory: it ran out")
     if isinstance(error, OSError):
         return WorkReply("failed", f"this device's disk: {error.strerror or error}")
-    return WorkReply("failed", f"{type(error).__name__}: {error}")
+    return WorkReply("failed", reason_of(error))
 
 
 class _Worker:
@@ -274,7 +268,7 @@ def main() -> int:
     out = os.fdopen(os.dup(1), "wb")
     # What a model prints must not stand among the answers.
     os.dup2(2, 1)
-    _end_with_parent()
+    _end_with_agent()
     # A second thread would change low bits.
     torch.set_num_threads(1)
     messages: SimpleQueue[pipe.Message] = SimpleQueue()

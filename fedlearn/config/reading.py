@@ -15,6 +15,7 @@ from typing import Any, get_args, get_origin
 import tomllib
 from pydantic import ValidationError
 
+from fedlearn.config import backslashes
 from fedlearn.config.plain import plain_table, plain_value
 from fedlearn.config.schema import FORMER_WORDS, Section, Tables
 from fedlearn.errors import ConfigError
@@ -114,16 +115,22 @@ def load(config: str | None) -> Source:
     try:
         # Some editors write a byte order mark.
         text = path.read_text(encoding="utf-8-sig")
-        return Source(path, text, tomllib.loads(text))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(
             f"{path} is not a text file (TOML in UTF-8 is expected)"
         ) from None
-    # tomllib raises these two also for a number too long and for tables too deep.
-    except (ValueError, RecursionError) as error:
+    try:
+        table = tomllib.loads(text)
+    # tomllib raises ValueError for a number too long, too.
+    except ValueError as error:
+        fix = backslashes.fix_of(text, error)
+        raise ConfigError(f"{path}: not valid TOML: {error}{fix}") from None
+    except RecursionError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    backslashes.check_paths(table, str(path))
+    return Source(path, text, table)
 
 
 def checked(
@@ -261,9 +268,16 @@ def _set(
 
 def _parsed(value: str) -> Any:
     """Return a TOML value; text that is none is a string, so quotes can be left out."""
+    text = f"value = {value}"
     try:
-        return tomllib.loads(f"value = {value}")["value"]
-    except (ValueError, RecursionError):
+        return tomllib.loads(text)["value"]
+    except ValueError as error:
+        fix = backslashes.fix_of(text, error)
+        # The quotes would be part of the text, and of the path that it is.
+        if fix and value.strip().startswith('"'):
+            raise ConfigError(f"--set {value.strip()}: {error}{fix}") from None
+        return value.strip()
+    except RecursionError:
         return value.strip()
 
 

@@ -260,6 +260,11 @@ class EngineSection(Section):
     device: str = "cpu"
     """a torch device; others than `cpu` need `kind = "stacked"` or `"serial"`"""
 
+    client_timeout_s: float = Field(0.0, ge=0)
+    """seconds after which a client's work is given up: it has failed, and the round goes
+    on; 0 = never. With `"pool"` and `"stacked"` on the CPU. Who is too slow depends on the
+    machine, and so does a result from which a client is missing"""
+
     collapse: bool = False
     """clients that take one step each take it as one batch
     (docs/performance.md#engines); refused, with the setting at fault, where each client
@@ -276,6 +281,12 @@ class EngineSection(Section):
             raise ValueError(
                 f'chunk is for kind = "stacked"; kind = "{self.kind}" trains one client '
                 "at a time"
+            )
+        ends_clients = self.device == "cpu" and self.kind not in ("serial", "ray")
+        if self.client_timeout_s and not ends_clients:
+            raise ValueError(
+                'client_timeout_s needs kind = "pool" or "stacked" on the CPU, whose '
+                "processes can be ended one by one"
             )
         if self.address and self.kind != "ray":
             raise ValueError(

@@ -21,13 +21,25 @@ BUNDLED = Path(__file__).parent / "bundled"
 
 
 def cache_folder() -> Path:
-    """Return the folder of fetched sets: $FEDLEARN_DATA, or fedlearn/ in the user's cache."""
+    """Return the folder of fetched sets: $FEDLEARN_DATA, or fedlearn/ in the user's cache.
+
+    Raises DataError for a user who has no cache.
+    """
     configured = os.environ.get("FEDLEARN_DATA")
     if configured:
         return Path(configured)
     # The XDG base directory specification: unset and empty both mean ~/.cache.
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "fedlearn"
+    cache = os.environ.get("XDG_CACHE_HOME")
+    if cache:
+        return Path(cache) / "fedlearn"
+    try:
+        return Path.home() / ".cache" / "fedlearn"
+    # As in a container, whose user has no name: neither $HOME nor /etc/passwd says it.
+    except RuntimeError:
+        raise DataError(
+            "this user has no home folder, where fetched data sets are kept; set "
+            "FEDLEARN_DATA to another folder"
+        ) from None
 
 
 def read_npz(path: Path, keys: Iterable[str], fix: str) -> Arrays:

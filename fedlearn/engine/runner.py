@@ -56,16 +56,19 @@ class Runner(Local):
         *,
         app: App | None = None,
         vectors: Mapping[str, ClientVectors] | None = None,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Take the parts.
 
         holdout: share of each client's samples kept for its evaluation. app: answers in
         the place of our own training, see `apps`. vectors: what clients keep between
         their rounds, by name; copies of the model where they are sent differences.
+        note: shows a line, such as one about a client that takes long.
         """
         super().__init__(module, layout, population, seed, holdout, device)
         self.app = app
         self.vectors = dict(vectors or {})
+        self.note = note
         # The payload decoded last, with what it holds: the clients of a cohort share one.
         self._decoded: tuple[Bytes, Header, State] | None = None
 

@@ -31,6 +31,7 @@ from fedlearn.runs.layers import Site, Stack
 from fedlearn.runs.receiving import Receiver
 from fedlearn.runs.tally import RoundTally
 from fedlearn.strategies.cohorts import takes_payloads
+from fedlearn.text import shortened
 
 # Times in a row that a strategy may ask for the nodes, before it is told that it waits
 # for more clients than there are.
@@ -113,7 +114,7 @@ class RunGrid(Grid):
     def leave_out(self, client: int, reason: str) -> None:
         """Note that a client's update is not used, so that its memory stays what it was."""
         # The first reason is the cause; later ones follow from it.
-        self.tally.failures.setdefault(client, reason)
+        self.tally.failures.setdefault(client, shortened(reason))
         self.memory.undo(client)
 
     @property
@@ -328,6 +329,8 @@ class RunGrid(Grid):
     def _failed(
         self, message: Message, client: int, reason: str, train: bool
     ) -> Message:
+        # Whoever says it: a strategy, an agent or a user's code.
+        reason = shortened(reason)
         # An evaluation that fails costs a figure, and no update.
         if train:
             self.tally.failures[client] = reason

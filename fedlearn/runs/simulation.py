@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import Any
 
 from fedlearn.config import Experiment, to_toml
+from fedlearn.engine.patience import looked_at
 from fedlearn.engine.runner import Runner, single_thread
 from fedlearn.flower import enter
 from fedlearn.memory.clients import ClientMemory
@@ -47,13 +48,14 @@ def simulate(
     # Flower refuses to make messages in a process that it does not know.
     enter()
     # Step 1: build what the config names.
-    parts = build_parts(experiment, agents=agents is not None)
+    with looked_at(display.note, "data, model and strategy are built"):
+        parts = build_parts(experiment, agents=agents is not None)
     # Step 2: settle what the config leaves open; it is not read again.
     settled = settle(experiment, parts, folder, resume, agents is not None)
     # Step 3: open what the run remembers of its clients.
     with closing(open_memory(settled, parts, folder)) as memory:
         # Step 4: stack the engines.
-        site = Site(settled, parts, memory, _runner(settled, parts, memory))
+        site = Site(settled, parts, memory, _runner(settled, parts, memory, display))
         stack = stacked(site, (agents, watch))
         with closing(stack.engine):
             # Step 5: run the rounds.
@@ -65,7 +67,9 @@ def simulate(
     return summary
 
 
-def _runner(settled: Settled, parts: Parts, memory: ClientMemory) -> Runner:
+def _runner(
+    settled: Settled, parts: Parts, memory: ClientMemory, display: Progress
+) -> Runner:
     return Runner(
         parts.module,
         parts.layout,
@@ -75,6 +79,7 @@ def _runner(settled: Settled, parts: Parts, memory: ClientMemory) -> Runner:
         settled.experiment.engine.device,
         app=parts.app,
         vectors=memory.vectors,
+        note=display.note,
     )
 
 

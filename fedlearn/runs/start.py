@@ -43,6 +43,8 @@ _MAY_CHANGE = {
     ("engine", "kind"),
     ("engine", "workers"),
     ("engine", "address"),
+    # A run that waits for a client that sleeps is ended, and goes on with a limit.
+    ("engine", "client_timeout_s"),
     ("fleet",),
     ("devices", "target"),
     ("devices", "cloud"),

