@@ -55,6 +55,9 @@ FIGURES_S = 5.0
 # How often an agent looks whether its certificate is to be renewed.
 RENEWAL_S = 3600.0
 
+# Frames that wait for a coordinator which does not read; work makes a few at a time.
+UNREAD_FRAMES = 10_000
+
 # Bounds of the sleep between two looks at the machine's alarms: it may set an earlier one
 # meanwhile.
 _LEAST_SLEEP_S = 0.05
@@ -250,8 +253,12 @@ class Agent:
             await asyncio.sleep(RENEWAL_S)
 
     def _send(self, frame: pb.AgentFrame, data: Data = b"") -> None:
-        if self._outbox is not None:
-            self._outbox.put_nowait((frame, data))
+        if self._outbox is None:
+            return
+        self._outbox.put_nowait((frame, data))
+        # Every task is answered: a coordinator that asks and does not read takes memory.
+        if self._outbox.qsize() == UNREAD_FRAMES:
+            self._perform(self._state.lost("the coordinator does not read"))
 
     # What the machine asks for
 

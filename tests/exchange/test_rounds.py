@@ -592,3 +592,25 @@ def test_a_stored_answer_that_cannot_be_used_is_refused():
     machine = asked()
     assert reason(machine.refuse(0, KEY, "not finite")) == "not finite"
     assert machine.refuse(1, KEY, "not finite") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"ram_mb": -7' + "0" * 3999 + "}",
+        '{"ram_mb": 1' + "0" * 400 + "}",
+        '{"ram_mb": 1e400}',
+        '{"ram_mb": NaN}',
+        '{"ram_mb": [1]}',
+        "[" * 4000,
+    ],
+    ids=["4000 digits", "400 digits", "infinite", "none", "nested", "deep"],
+)
+def test_facts_that_are_none_are_counted_and_harm_nobody(text):
+    machine = rounds()
+    attending(machine)
+    assert machine.heard(1, pb.AgentFrame(facts=pb.Facts(json=text)), 0.0) == []
+    assert machine.counters["wrong_facts"] == 1
+    sound = pb.AgentFrame(facts=pb.Facts(json='{"ram_mb": 7620, "cpu": "x"}'))
+    (known,) = machine.heard(1, sound, 0.0)
+    assert known.facts == {"ram_mb": 7620, "cpu": "x"}
