@@ -112,6 +112,7 @@ def serve(
     pki: str | Path | None = None,
     insecure: bool = False,
     metrics_port: int | None = None,
+    journal_megabytes: int | None = None,
 ) -> Run:
     """Run an experiment over real agents, as ``fedlearn serve`` does; return the run.
 
@@ -119,7 +120,8 @@ def serve(
     are started here, for a try. host, port, enroll_port: where agents attend and enroll;
     port 0: any that is free. pki: the authority's folder, made by ``fedlearn pki``; None:
     with local agents alone, one of the run's own. insecure: without TLS. metrics_port: of
-    Prometheus' figures; None: without.
+    Prometheus' figures; None: without. journal_megabytes: most that the journal of answers
+    may have on disk; None: nine tenths of what is free.
 
     Raises what `run` raises.
     """
@@ -139,6 +141,7 @@ def serve(
         insecure=insecure,
         local_agents=local_agents,
         metrics_port=metrics_port,
+        journal_megabytes=journal_megabytes,
         shown="nothing" if quiet else "notes",
     )
     with _own_threads():

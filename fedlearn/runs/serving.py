@@ -39,6 +39,7 @@ from fedlearn.server.journal import Journal
 from fedlearn.server.listening import Address
 from fedlearn.server.observe import Log
 from fedlearn.server.pages import LOOPBACK, Pages
+from fedlearn.server.quota import quota_bytes
 from fedlearn.server.rounds import Rounds
 from fedlearn.server.service import Service
 from fedlearn.server.witness import took_part
@@ -58,7 +59,8 @@ class ServeOptions:
     the run's former one. pki: the authority's folder; None: one of the run's own, unless
     ``insecure``, which is without TLS. local_agents: started here. metrics_port: of
     Prometheus' figures, 0: any that is free, None: without. shown: which events are
-    printed, see `Log`.
+    printed, see `Log`. journal_megabytes: most that the journal may have, None: nearly all
+    that the disk has free.
     """
 
     host: str = "127.0.0.1"
@@ -69,6 +71,7 @@ class ServeOptions:
     local_agents: int = 0
     metrics_port: int | None = None
     shown: str = "notes"
+    journal_megabytes: int | None = None
 
     def execute(
         self,
@@ -87,7 +90,7 @@ class ServeOptions:
             pki = self.pki or own_pki(folder.path)
         address = Address(self.host, self.port, self.enroll_port, pki)
         log = Log(folder.path / LOG_FILE, self.shown)
-        serving = Serving(folder, address, log, self.local_agents, self.metrics_port)
+        serving = Serving(folder, address, log, self)
         over = False
         try:
             summary = simulate(
@@ -120,15 +123,13 @@ class Serving:
         folder: RunFolder,
         address: Address,
         log: Log,
-        local_agents: int = 0,
-        metrics_port: int | None = None,
+        options: ServeOptions,
     ) -> None:
         """Take the parts; nothing is started before `layer`, and `close` ends the log."""
         self.folder = folder
         self.address = address
         self.log = log
-        self.local_agents = local_agents
-        self.metrics_port = metrics_port
+        self.options = options
         self.agents = LocalAgents(folder.path / AGENTS_FOLDER, address.pki)
         self.pages: Pages | None = None
         self.service: Service | None = None
@@ -145,8 +146,8 @@ class Serving:
         service = self._listen(site)
         place = self._announce(service)
         # After the ports are open, so that the first try of each agent succeeds.
-        self.agents.start(place, self.local_agents, modules(experiment))
-        enough = experiment.fleet.min_agents or self.local_agents or 1
+        self.agents.start(place, self.options.local_agents, modules(experiment))
+        enough = experiment.fleet.min_agents or self.options.local_agents or 1
         assert self.journal is not None
         fleet = Fleet(
             site.runner,
@@ -179,7 +180,7 @@ class Serving:
 
     def _check(self, experiment: Experiment, clients: int) -> None:
         """Refuse local agents that are too many, or that would wait for others for ever."""
-        local = self.local_agents
+        local = self.options.local_agents
         if local > clients:
             raise ConfigError(
                 f"--local-agents {local}: the experiment has {clients} clients"
@@ -201,15 +202,18 @@ class Serving:
         most_bytes = 2 * site.parts.layout.raw_bytes + LEAST_ROOM
         brief = settled.brief.to_json()
         rounds = Rounds(run_id(self.folder), brief, settled.clients, most_bytes)
-        self.journal = Journal(self.folder.path / JOURNAL_FOLDER)
+        journal = self.folder.path / JOURNAL_FOLDER
+        self.journal = Journal(
+            journal, quota_bytes(journal, self.options.journal_megabytes)
+        )
         self.service = Service(rounds, self.journal, self._listening_at(), self.log)
         self.service.devices = self._devices_before()
         self.service.start()
-        if self.metrics_port is not None:
+        if self.options.metrics_port is not None:
             lines = Lines(self.folder.path / LINES_FILE)
             total = settled.experiment.experiment.rounds
             figures = self.service.figures
-            self.pages = Pages(self.metrics_port, figures, lines, total)
+            self.pages = Pages(self.options.metrics_port, figures, lines, total)
         return self.service
 
     def _listening_at(self) -> Address:
