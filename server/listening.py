@@ -9,6 +9,8 @@ import grpc
 
 from fedlearn.errors import RunError
 from fedlearn.exchange import CHANNEL, methods
+from fedlearn.exchange.addresses import bare_host, joined
+from fedlearn.server.binding import why_not
 from fedlearn.server.enrollment import Enrollment
 from fedlearn.server.gate import CertificateGate
 from fedlearn.server.identity import server_credentials
@@ -31,7 +33,8 @@ GRACE_S = 0.2
 class Address:
     """Where the coordinator listens; port 0: any that is free.
 
-    pki: the authority's folder, None: without TLS.
+    host: a name or an address, an IPv6 one with brackets or without. pki: the authority's
+    folder, None: without TLS.
     """
 
     host: str = "127.0.0.1"
@@ -112,7 +115,8 @@ class Listeners:
         credentials: grpc.ServerCredentials | None,
     ) -> int:
         """Return the port that a server got; raises RunError when it gets none."""
-        place = f"{self.address.host}:{port}"
+        host = bare_host(self.address.host)
+        place = joined(host, port)
         # Some versions of grpc return 0 for a port that is taken, others raise.
         bound = 0
         try:
@@ -124,7 +128,7 @@ class Listeners:
             pass
         if not bound:
             raise RunError(
-                f"cannot listen on {place}: the port is taken, or the address is not "
-                "of this machine; give another --port"
+                f"cannot listen on {place}: {why_not(host, port)}; "
+                "give another --host, --port or --enroll-port"
             )
         return bound

@@ -44,8 +44,10 @@ from fedlearn.clients.device.guest import Guest
 from fedlearn.errors import RecordError, RunError, UserError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange import methods
+from fedlearn.exchange.addresses import detour
 from fedlearn.exchange.keys import Key, of
 from fedlearn.exchange.transfer import Data, packed
+from fedlearn.system import sockets
 from fedlearn.system.failpoints import reach
 from fedlearn.system.malloc import keep_pages
 
@@ -204,7 +206,8 @@ class Agent:
             if isinstance(error, RecordError | UserError):
                 raise error
             if error is not None and not self._hang_up.is_set():
-                self._perform(self._state.lost(_reason(error)))
+                reason = _reason(error) + detour(self.settings.coordinator)
+                self._perform(self._state.lost(reason))
         if not self._hang_up.is_set() and self._ending is None:
             self._perform(self._state.lost("the coordinator ended the connection"))
 
@@ -303,6 +306,9 @@ class Agent:
         settings = self.settings
         folder = settings.state / f"run-{welcome.run.hex()}"
         self.say(f"attending as client {settings.client}")
+        # While there is no work this agent is silent for long, and so is its coordinator.
+        for connection in sockets.connections():
+            sockets.keep_alive(connection)
         # After each welcome, as the coordinator may be another process than before.
         self._tell(board.facts(settings.root))
         # The same run again, after a break: the work goes on, and its answers are known.

@@ -14,6 +14,7 @@ from typing import Any
 from fedlearn.config import Experiment
 from fedlearn.engine.fleet import Fleet
 from fedlearn.errors import ConfigError, FedlearnError
+from fedlearn.exchange.addresses import bare_host, is_everywhere, joined
 from fedlearn.records.names import (
     ADDRESS_FILE,
     AGENTS_FOLDER,
@@ -31,7 +32,7 @@ from fedlearn.reporting.progress import Progress
 from fedlearn.runs.callbacks import Callback
 from fedlearn.runs.fleets import modules, with_fleet
 from fedlearn.runs.layers import Site, Stack
-from fedlearn.runs.local_agents import LocalAgents
+from fedlearn.runs.local_agents import LocalAgents, dialled_host
 from fedlearn.runs.simulation import simulate
 from fedlearn.server import identity
 from fedlearn.server.figures import Lines
@@ -87,7 +88,10 @@ class ServeOptions:
         """
         pki = None
         if not self.insecure:
-            pki = self.pki or own_pki(folder.path)
+            pki = self.pki or own_pki(folder.path, self.host)
+        if self.local_agents:
+            # For its error, before anything is built and anybody waits.
+            dialled_host(self.host, pki)
         address = Address(self.host, self.port, self.enroll_port, pki)
         log = Log(folder.path / LOG_FILE, self.shown)
         serving = Serving(folder, address, log, self)
@@ -106,12 +110,20 @@ class ServeOptions:
         return summary
 
 
-def own_pki(folder: Path) -> Path:
-    """Return the authority of a run that only local agents attend, made at its first start."""
+def own_pki(folder: Path, host: str) -> Path:
+    """Return the authority of a run that only local agents attend, made at its first start.
+
+    host: where the coordinator listens; the server's certificate is to name it.
+    """
     path = folder / PKI_FOLDER
+    names = ["localhost"]
+    if not is_everywhere(host):
+        names.append(bare_host(host))
     # Kept over a resume: the agents' certificates are from it.
     if not (path / "ca.pem").exists():
-        identity.make(path, ["localhost", "127.0.0.1"])
+        identity.make(path, names)
+    elif not set(names) <= set(identity.server_names(path)):
+        identity.renew_server(path, names)
     return path
 
 
@@ -144,9 +156,12 @@ class Serving:
         clients = site.settled.clients
         self._check(experiment, clients)
         service = self._listen(site)
-        place = self._announce(service)
+        self._announce(service)
         # After the ports are open, so that the first try of each agent succeeds.
-        self.agents.start(place, self.options.local_agents, modules(experiment))
+        if self.options.local_agents:
+            host = dialled_host(self.address.host, self.address.pki)
+            place = joined(host, service.port)
+            self.agents.start(place, self.options.local_agents, modules(experiment))
         enough = experiment.fleet.min_agents or self.options.local_agents or 1
         assert self.journal is not None
         fleet = Fleet(
@@ -228,9 +243,9 @@ class Serving:
             enroll_port=self.address.enroll_port or before["enrol"],
         )
 
-    def _announce(self, service: Service) -> str:
-        """Write down where agents attend, note it, and return it as ``HOST:PORT``."""
-        place = f"{self.address.host}:{service.port}"
+    def _announce(self, service: Service) -> None:
+        """Write down where agents attend, and note it."""
+        place = joined(self.address.host, service.port)
         metrics = self.pages.port if self.pages else None
         ports = {
             "host": self.address.host,
@@ -250,7 +265,6 @@ class Serving:
             self.log.note(
                 f"agents attend at {place}, and enroll at port {service.enroll_port}"
             )
-        return place
 
     def _wait(self, service: Service, enough: int) -> None:
         """Wait until so many agents attend. Raises RunError when a local one ends before."""

@@ -100,7 +100,7 @@ def test_a_hello_is_answered_by_a_welcome_and_the_open_work():
         first.frame.welcome.idle_ms,
         first.frame.welcome.busy_ms,
         first.frame.welcome.lease_ms,
-    ) == (200_000, 1000, 4500)
+    ) == (20_000, 1000, 4500)
     assert (second.session, of(second.frame.task.key)) == (1, KEY)
     assert (third.frame.chunk.offset, third.frame.chunk.total, third.data) == (
         0,
@@ -516,6 +516,17 @@ def test_an_idle_agent_is_released_after_400_seconds_and_work_gives_it_a_new_lea
     attending(machine, 2, now=600.0)
     machine.heard(2, failure(pb.Failure.FAILED), 600.0)
     assert silent(machine, 999.9) == [] and silent(machine, 1000.0) == [2]
+
+
+@pytest.mark.parametrize(
+    ("clients", "seconds"), [(1, 20), (500, 20), (1000, 40), (5000, 200), (10**6, 200)]
+)
+def test_agents_of_a_large_run_are_heard_less_often(clients, seconds):
+    machine = Rounds(RUN, "{}", clients, 100)
+    welcome = attending(machine)[0].frame.welcome
+    assert welcome.idle_ms == 1000 * seconds
+    # However often that is, all of them cost the coordinator no more.
+    assert clients / seconds <= 25 or seconds == 200
 
 
 def test_a_connection_without_hello_is_released_after_five_seconds():
