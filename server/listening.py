@@ -94,7 +94,8 @@ class Listeners:
         self._enrollment = Enrollment(pki)
         server = self._server(maximum_concurrent_rpcs=ENROLLING)
         server.add_generic_rpc_handlers((self._enrollment.handler(),))
-        self.enroll_port = self._bind(server, self.address.enroll_port, credentials)
+        port = self.address.enroll_port
+        self.enroll_port = self._bind(server, port, credentials, "--enroll-port")
 
     def _server(self, **limits: int) -> grpc.aio.Server:
         options = (
@@ -113,8 +114,12 @@ class Listeners:
         server: grpc.aio.Server,
         port: int,
         credentials: grpc.ServerCredentials | None,
+        option: str = "--port",
     ) -> int:
-        """Return the port that a server got; raises RunError when it gets none."""
+        """Return the port that a server got; raises RunError when it gets none.
+
+        option: by which the user gives the port.
+        """
         host = bare_host(self.address.host)
         place = joined(host, port)
         # Some versions of grpc return 0 for a port that is taken, others raise.
@@ -127,8 +132,6 @@ class Listeners:
         except RuntimeError:
             pass
         if not bound:
-            raise RunError(
-                f"cannot listen on {place}: {why_not(host, port)}; "
-                "give another --host, --port or --enroll-port"
-            )
+            reason = why_not(host, port, option)
+            raise RunError(f"cannot listen on {place}: {reason}")
         return bound

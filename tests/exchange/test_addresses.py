@@ -74,16 +74,18 @@ def test_loopback_goes_through_no_proxy_and_errors_elsewhere_name_it(monkeypatch
     assert addresses.detour(place) == ""
 
 
-def test_a_port_is_called_taken_only_when_it_is(monkeypatch):
+def test_a_port_is_called_taken_only_when_it_is():
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        assert why_not("127.0.0.1", port) == "the port is taken"
-    assert why_not("192.0.2.77", 0) == "this machine has no such address"
-    assert "the host is not known" in why_not("no.such.host.invalid", 0)
-    assert "the host is not known" in why_not("127.0.0.1:7400", 0)
-    assert "taken" not in why_not("h" * 300, 0)
+        taken = why_not("127.0.0.1", port, "--enroll-port")
+        assert taken == "the port is taken; give another --enroll-port"
+    unknown = why_not("192.0.2.77", 0, "--port")
+    assert unknown == "this machine has no such address; give another --host"
+    for host in ("no.such.host.invalid", "127.0.0.1:7400", "h" * 300):
+        reason = why_not(host, 0, "--port")
+        assert "taken" not in reason and reason.endswith("; give another --host")
 
 
 @pytest.mark.parametrize(
