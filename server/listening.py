@@ -9,6 +9,8 @@ import grpc
 
 from fedlearn.errors import RunError
 from fedlearn.exchange import CHANNEL, methods
+from fedlearn.exchange.addresses import bare_host, joined
+from fedlearn.server.binding import why_not
 from fedlearn.server.enrollment import Enrollment
 from fedlearn.server.gate import CertificateGate
 from fedlearn.server.identity import server_credentials
@@ -31,7 +33,8 @@ GRACE_S = 0.2
 class Address:
     """Where the coordinator listens; port 0: any that is free.
 
-    pki: the authority's folder, None: without TLS.
+    host: a name or an address, an IPv6 one with brackets or without. pki: the authority's
+    folder, None: without TLS.
     """
 
     host: str = "127.0.0.1"
@@ -91,7 +94,8 @@ class Listeners:
         self._enrollment = Enrollment(pki)
         server = self._server(maximum_concurrent_rpcs=ENROLLING)
         server.add_generic_rpc_handlers((self._enrollment.handler(),))
-        self.enroll_port = self._bind(server, self.address.enroll_port, credentials)
+        port = self.address.enroll_port
+        self.enroll_port = self._bind(server, port, credentials, "--enroll-port")
 
     def _server(self, **limits: int) -> grpc.aio.Server:
         options = (
@@ -110,9 +114,14 @@ class Listeners:
         server: grpc.aio.Server,
         port: int,
         credentials: grpc.ServerCredentials | None,
+        option: str = "--port",
     ) -> int:
-        """Return the port that a server got; raises RunError when it gets none."""
-        place = f"{self.address.host}:{port}"
+        """Return the port that a server got; raises RunError when it gets none.
+
+        option: by which the user gives the port.
+        """
+        host = bare_host(self.address.host)
+        place = joined(host, port)
         # Some versions of grpc return 0 for a port that is taken, others raise.
         bound = 0
         try:
@@ -123,8 +132,6 @@ class Listeners:
         except RuntimeError:
             pass
         if not bound:
-            raise RunError(
-                f"cannot listen on {place}: the port is taken, or the address is not "
-                "of this machine; give another --port"
-            )
+            reason = why_not(host, port, option)
+            raise RunError(f"cannot listen on {place}: {reason}")
         return bound

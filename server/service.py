@@ -21,7 +21,7 @@ from fedlearn.errors import FedlearnError, RecordError, RunError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key
 from fedlearn.exchange.methods import AttendContext
-from fedlearn.server import frames, streams, tokens
+from fedlearn.server import frames, streams
 from fedlearn.server.actions import (
     Action,
     DeviceFacts,
@@ -31,11 +31,11 @@ from fedlearn.server.actions import (
 )
 from fedlearn.server.figures import ExchangeFigures
 from fedlearn.server.gate import Caller, CertificateGate
-from fedlearn.server.identity import expiry
 from fedlearn.server.journal import Journal
 from fedlearn.server.listening import Address, Listeners
 from fedlearn.server.looping import LoopThread
 from fedlearn.server.observe import Log
+from fedlearn.server.renewals import Renewals
 from fedlearn.server.rounds import Rounds
 from fedlearn.server.streams import AgentStream, AgentStreams
 from fedlearn.server.witness import Witness
@@ -82,6 +82,8 @@ class Service:
         self._listeners = Listeners(address)
         # Set by `_open`, in the service's thread.
         self._gate: CertificateGate
+        # None without TLS: there are no certificates.
+        self._renewals: Renewals | None = None
         self._streams = AgentStreams()
         self._session_count = 0
         # Rings when `Rounds.tick` is due.
@@ -199,7 +201,9 @@ class Service:
     async def _open(self) -> None:
         self._gate = CertificateGate(self.address.pki, self.rounds.counters, self.log)
         await self._listeners.start(self._attend, self._gate)
-        if self.address.pki is not None:
+        pki = self.address.pki
+        if pki is not None:
+            self._renewals = Renewals(pki, self.rounds.counters, self.log)
             self._watching = self._loop.create_task(self._watch())
 
     async def _attending(self) -> list[int]:
@@ -287,9 +291,7 @@ class Service:
         while (frame := await self._read(session, context)) is not None:
             # Renewals go past the state machine, which knows no certificates.
             if frame.HasField("renewal") and caller.client is not None:
-                await self._renew(
-                    session, caller.client, caller.serial, frame.renewal.request
-                )
+                await self._renew(session, caller, frame.renewal.request)
             else:
                 self._perform(self.rounds.heard(session, frame, time.monotonic()))
 
@@ -304,24 +306,13 @@ class Service:
             return None
         return frame if isinstance(frame, pb.AgentFrame) else None
 
-    async def _renew(
-        self, session: int, client: int, serial: int, request: bytes
-    ) -> None:
+    async def _renew(self, session: int, caller: Caller, request: bytes) -> None:
         """Answer a request for a new certificate."""
-        assert self.address.pki is not None
-        try:
-            # In a thread: it waits for the authority's lock, and for the disk.
-            certificate = await asyncio.to_thread(
-                tokens.renew, self.address.pki, client, serial, request
-            )
-        except FedlearnError as error:
-            self.log.note(f"client {client}: its certificate is not renewed: {error}")
-            # The agent asks again: it has a third of its certificate's validity for
-            # that.
+        if self._renewals is None or caller.client is None:
             return
-        self.log("renewed", client, text="its certificate")
-        frame = frames.certificate(certificate, expiry(certificate))
-        self._perform([SendToAgent(session, frame)])
+        frame = await self._renewals.answer(caller.client, caller.serial, request)
+        if frame is not None:
+            self._perform([SendToAgent(session, frame)])
 
     # What the state machine asks
 

@@ -22,7 +22,8 @@ from typing import Any
 import grpc
 
 from fedlearn.errors import RecordError, RunError, UserError
-from fedlearn.exchange import CHANNEL, methods
+from fedlearn.exchange import methods
+from fedlearn.exchange.addresses import channel_options, detour
 from fedlearn.exchange.exchange_pb2 import EnrolReply, EnrolRequest
 from fedlearn.system.files import replace
 
@@ -305,7 +306,8 @@ def _exchange(
     """Return the coordinator's reply to an enrollment; raises UserError or RunError."""
     # Only the token's authority is trusted here, none of the system's.
     credentials = grpc.ssl_channel_credentials(ca)
-    with grpc.secure_channel(coordinator, credentials, CHANNEL) as channel:
+    options = channel_options(coordinator)
+    with grpc.secure_channel(coordinator, credentials, options) as channel:
         try:
             reply: EnrolReply = methods.enroll(channel)(request, timeout=timeout_s)
         except grpc.RpcError as error:
@@ -329,8 +331,8 @@ def _refusal(coordinator: str, error: Any) -> UserError | RunError:
         return _unavailable(coordinator, details)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return RunError(
-            f"{coordinator} did not answer in time; if the next try says that the "
-            "token was used, ask for a new one"
+            f"{coordinator} did not answer in time{detour(coordinator)}; "
+            "if the next try says that the token was used, ask for a new one"
         )
     return RunError(f"{coordinator} failed: {details[:200]}")
 
@@ -355,8 +357,8 @@ def _unavailable(coordinator: str, details: str) -> UserError | RunError:
             f"The token was not sent ({details[:300]})"
         )
     return RunError(
-        f"{coordinator} cannot be reached, or is not an enrollment port "
-        f"({details[:300]})"
+        f"{coordinator} cannot be reached, or is not an enrollment port"
+        f"{detour(coordinator)} ({details[:300]})"
     )
 
 

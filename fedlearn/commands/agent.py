@@ -96,7 +96,8 @@ def _add_limits(parser: Parser) -> None:
         type=int,
         default=1024,
         metavar="N",
-        help="decline tasks that send more than this (default: %(default)s)",
+        help="hold no more than this of all tasks and answers together, and decline what "
+        "is beyond (default: %(default)s)",
     )
 
 

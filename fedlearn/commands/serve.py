@@ -31,6 +31,7 @@ REPEATED = {
     "local_agents": 0,
     "log": None,
     "metrics_port": None,
+    "journal_megabytes": None,
 }
 
 
@@ -68,6 +69,13 @@ def parser() -> Parser:
         metavar="PORT",
         help="port of this machine, 127.0.0.1, for Prometheus' /metrics and for "
         "/healthz; 0: any that is free (default: none)",
+    )
+    parser.add_argument(
+        "--journal-megabytes",
+        type=int,
+        metavar="N",
+        help="most that the journal of answers may have on disk; the run stops there, and "
+        "goes on with a larger one (default: nine tenths of what is free)",
     )
     parser.add_argument(
         "--insecure",
@@ -146,6 +154,9 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigError(
             f"--local-agents {arguments.local_agents}: from 0 to {MOST_LOCAL_AGENTS}"
         )
+    megabytes = arguments.journal_megabytes
+    if megabytes is not None and megabytes < 1:
+        raise ConfigError(f"--journal-megabytes {megabytes}: a number from 1")
     # Found out here, where the command that makes one can be named.
     if arguments.pki and not (arguments.pki / "ca.pem").exists():
         raise ConfigError(
@@ -187,6 +198,7 @@ def _options(arguments: argparse.Namespace) -> ServeOptions:
         local_agents=arguments.local_agents,
         metrics_port=arguments.metrics_port,
         # --log is the stronger wish: it asks for lines, --quiet for none by default.
+        journal_megabytes=arguments.journal_megabytes,
         shown=arguments.log or ("nothing" if arguments.quiet else "notes"),
     )
 

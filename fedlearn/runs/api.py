@@ -20,6 +20,7 @@ from fedlearn.names import handed_over, is_handed
 from fedlearn.runs.arguments import (
     HIGHEST_PORT,
     MOST_LOCAL_AGENTS,
+    MOST_MEGABYTES,
     changes_of,
     folder_path,
     own_callbacks,
@@ -130,6 +131,7 @@ def serve(
     pki: str | Path | None = None,
     insecure: bool = False,
     metrics_port: int | None = None,
+    journal_megabytes: int | None = None,
 ) -> Run:
     """Run an experiment over real agents, as ``fedlearn serve`` does; return the run.
 
@@ -137,7 +139,8 @@ def serve(
     are started here, for a try. host, port, enroll_port: where agents attend and enroll;
     port 0: any that is free. pki: the authority's folder, made by ``fedlearn pki``; None:
     with local agents alone, one of the run's own. insecure: without TLS. metrics_port: of
-    Prometheus' figures; None: without.
+    Prometheus' figures; None: without. journal_megabytes: most that the journal of answers
+    may have on disk; None: nine tenths of what is free.
 
     Raises what `run` raises.
     """
@@ -155,6 +158,9 @@ def serve(
     metrics = None
     if metrics_port is not None:
         metrics = whole_number("metrics_port", metrics_port, HIGHEST_PORT)
+    quota = None
+    if journal_megabytes is not None:
+        quota = whole_number("journal_megabytes", journal_megabytes, MOST_MEGABYTES, 1)
     options = ServeOptions(
         host=host,
         port=whole_number("port", port, HIGHEST_PORT),
@@ -163,6 +169,7 @@ def serve(
         insecure=insecure,
         local_agents=whole_number("local_agents", local_agents, MOST_LOCAL_AGENTS),
         metrics_port=metrics,
+        journal_megabytes=quota,
         shown="nothing" if quiet else "notes",
     )
     with handed_over({}), _own_threads():

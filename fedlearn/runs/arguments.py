@@ -17,6 +17,9 @@ MOST_LOCAL_AGENTS = 1000
 
 HIGHEST_PORT = 65535
 
+# An exabyte: no disk has more.
+MOST_MEGABYTES = 10**12
+
 # Bytes of a file's name, and of a whole path, that Linux takes.
 _NAME_BYTES = 255
 _PATH_BYTES = 4095
@@ -80,10 +83,12 @@ def _described(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def whole_number(name: str, value: Any, highest: int) -> int:
-    """Return a whole number from 0 to ``highest``. Raises ConfigError naming the argument."""
+def whole_number(name: str, value: Any, highest: int, lowest: int = 0) -> int:
+    """Return a whole number of a range. Raises ConfigError naming the argument."""
     # Python counts its booleans among the numbers.
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or not 0 <= value <= highest:
-        raise ConfigError(f"{name} = {value!r:.40}: a whole number from 0 to {highest}")
+    if not whole or not lowest <= value <= highest:
+        raise ConfigError(
+            f"{name} = {value!r:.40}: a whole number from {lowest} to {highest}"
+        )
     return int(value)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlearn.errors import ConfigError
-from fedlearn.records.names import BEFORE_CONFIG, CONFIG_FILE
+from fedlearn.records.names import CONFIG_FILE, is_before_config
 from fedlearn.runs.arguments import folder_path
 from fedlearn.runs.names import check_names
 
@@ -242,7 +242,7 @@ def _check_unstarted(path: Path, resume: bool, config_given: bool) -> None:
     """Raise ConfigError for a folder without a config that no run can start in."""
     # The folder of a run killed while it started: with its CONFIG given, resuming is
     # starting.
-    killed = path.exists() and all(p.name in BEFORE_CONFIG for p in path.iterdir())
+    killed = path.exists() and all(is_before_config(p.name) for p in path.iterdir())
     if resume and not (killed and config_given):
         raise ConfigError(f"--resume: {path} holds no run (it has no config.toml)")
     if path.exists() and not killed:

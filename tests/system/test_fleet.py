@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,11 @@ fraction_train = 1.0
 
 
 def serve(
-    folder: Path, *sets: str, resume: bool = False, agents: int = 2
+    folder: Path,
+    *sets: str,
+    resume: bool = False,
+    agents: int = 2,
+    options: Sequence[str] = (),
 ) -> subprocess.Popen:
     file = folder.with_suffix(".toml")
     file.write_text(CONFIG)
@@ -50,6 +55,7 @@ def serve(
         str(folder),
         "--local-agents",
         str(agents),
+        *options,
     ]
     for text in ("engine.kind=serial", *sets):
         command += ["--set", text]
@@ -102,6 +108,24 @@ def test_a_coordinator_that_is_killed_goes_on(round, tmp_path):
         run(tmp_path / "simulated", *sets, config=CONFIG).summary,
         json.loads((tmp_path / "fleet" / "summary.json").read_text()),
     )
+
+
+def test_a_run_stops_at_its_journals_quota_and_goes_on_with_a_larger_one(tmp_path):
+    # Each update has 222 KB, so that the third round's second one is beyond a megabyte.
+    sets = ("codec.up=raw32", "codec.down=raw32", "model.name=2nn")
+    quota = "--journal-megabytes"
+    first = serve(tmp_path / "fleet", *sets, options=(quota, "1"))
+    line = first.communicate(timeout=280)[1]
+    assert first.returncode == 3
+    assert line.count("\n") == 1 and f"give a larger {quota}" in line
+    assert "what was acknowledged is kept" in line
+    lines = (tmp_path / "fleet" / "metrics.jsonl").read_text().splitlines()
+    assert 1 < len(lines) < 5
+    second = serve(tmp_path / "fleet", *sets, resume=True, options=(quota, "50"))
+    assert second.communicate(timeout=280)[1] == ""
+    simulated = run(tmp_path / "simulated", *sets, config=CONFIG)
+    summary = json.loads((tmp_path / "fleet" / "summary.json").read_text())
+    assert same(simulated.summary, summary)
 
 
 @pytest.mark.parametrize("cohort", ["available", "fastest"])
