@@ -24,9 +24,9 @@ class LocalAgents:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, coordinator: str, count: int, allowed: list[str]) -> None:
-        """Start the agents. allowed: the modules that they may import for the run.
+        """Start the agents. allowed: the names that they may import for the run.
 
-        The user who runs this gave those modules, on this machine.
+        The user who runs this gave those names, on this machine.
         """
         for client in range(count):
             state = self.folder / str(client)
@@ -77,8 +77,8 @@ class LocalAgents:
         command += ["--client", str(client), "--state", str(state)]
         if self.pki is None:
             command.append("--insecure")
-        for module in allowed:
-            command += ["--allow", module]
+        for name in allowed:
+            command += ["--allow", name]
         # It ends when we do, even if we are killed.
         command.append("--end-with-input")
         return command
