@@ -46,6 +46,7 @@ from fedlearn.errors import ClientError, FedlearnError
 from fedlearn.exchange.exchange_pb2 import Task
 from fedlearn.plan import Plan
 from fedlearn.system.failpoints import reach
+from fedlearn.system.files import make_folder, private
 
 # Models and residuals that are held: the coordinator may go back to its last checkpoint, or to the
 # one before.
@@ -180,8 +181,8 @@ def _lock(folder: Path) -> IO[bytes]:
 
     The process of an agent that was killed may not have ended yet.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = open(folder / ".lock", "wb")  # noqa: SIM115
+    make_folder(folder)
+    lock = open(folder / ".lock", "wb", opener=private)  # noqa: SIM115
     fcntl.flock(lock, fcntl.LOCK_EX)
     return lock
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from fedlearn.clients.agent import identity as agent_identity
 from fedlearn.errors import RunError
 from fedlearn.server import identity
+from fedlearn.system import files
 
 # How long an agent may take to end by itself.
 _PATIENCE_S = 5.0
@@ -28,13 +29,14 @@ class LocalAgents:
 
         The user who runs this gave those names, on this machine.
         """
+        files.make_folder(self.folder)
         for client in range(count):
             state = self.folder / str(client)
             if self.pki is not None:
                 self._enroll(client, state, self.pki)
-            state.mkdir(parents=True, exist_ok=True)
+            files.make_folder(state)
             command = self._command(coordinator, client, state, allowed)
-            with open(state / "agent.log", "ab") as log:
+            with open(state / "agent.log", "ab", opener=files.private) as log:
                 # In a session of its own, because Ctrl-C is ours to pass on.
                 process = subprocess.Popen(
                     command,
