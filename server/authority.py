@@ -15,6 +15,12 @@ from typing import Any
 from fedlearn.errors import RecordError, UserError
 from fedlearn.system import files
 
+# What to do about a damaged folder.
+RESTORE = (
+    "restore the folder from a copy, then revoke again since the day of that copy: "
+    "fedlearn revoke ID --anyway, for each client that was revoked after it was made"
+)
+
 
 @contextlib.contextmanager
 def locked(pki: Path) -> Iterator[None]:
@@ -95,4 +101,4 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def list_damaged(path: Path) -> RecordError:
     """Return the error of a list that is not what fedlearn writes."""
-    return RecordError(f"'{path}' is damaged; restore the folder from a copy")
+    return RecordError(f"'{path}' is damaged; {RESTORE}")
