@@ -49,6 +49,7 @@ from fedlearn.exchange.keys import Key, of
 from fedlearn.exchange.transfer import Data, packed
 from fedlearn.system import sockets
 from fedlearn.system.failpoints import reach
+from fedlearn.system.files import make_folder
 from fedlearn.system.malloc import keep_pages
 
 # The coordinator is told at most so often what work costs: rounds may be much shorter.
@@ -327,7 +328,8 @@ class Agent:
         )
         answers = folder / "answers"
         with _writing(folder):
-            answers.mkdir(parents=True, exist_ok=True)
+            for part in (settings.state, folder, answers):
+                make_folder(part)
             # Nobody will ask for work of other runs.
             for run in settings.state.glob("run-*"):
                 if run != folder:

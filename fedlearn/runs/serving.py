@@ -30,7 +30,7 @@ from fedlearn.records.names import (
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.progress import Progress
 from fedlearn.runs.callbacks import Callback
-from fedlearn.runs.fleets import modules, with_fleet
+from fedlearn.runs.fleets import allowances, with_fleet
 from fedlearn.runs.layers import Site, Stack
 from fedlearn.runs.local_agents import LocalAgents, dialled_host
 from fedlearn.runs.simulation import simulate
@@ -161,7 +161,8 @@ class Serving:
         if self.options.local_agents:
             host = dialled_host(self.address.host, self.address.pki)
             place = joined(host, service.port)
-            self.agents.start(place, self.options.local_agents, modules(experiment))
+            allowed = allowances(experiment)
+            self.agents.start(place, self.options.local_agents, allowed)
         enough = experiment.fleet.min_agents or self.options.local_agents or 1
         assert self.journal is not None
         fleet = Fleet(

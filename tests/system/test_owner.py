@@ -180,7 +180,7 @@ def test_no_module_is_imported_that_the_owner_does_not_allow(
         with pytest.raises(
             ConfigError,
             match=(
-                f"the coordinator asks for the {what} '{name}' of this device; to "
+                f"the coordinator asks for the {what} '{name}' of this device.*; .*to "
                 f"allow it: --allow"
             ),
         ):
