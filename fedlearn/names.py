@@ -131,7 +131,7 @@ def _module(what: str, path: str, module_name: str) -> Any:
     if "" not in sys.path and "." not in sys.path:
         sys.path.append("")
     try:
-        return importlib.import_module(module_name)
+        return _imported(module_name)
     except ImportError as error:
         raise ConfigError(
             f"{what} '{path}': cannot import '{module_name}' ({error})"
@@ -141,6 +141,19 @@ def _module(what: str, path: str, module_name: str) -> Any:
         raise ConfigError(
             f"{what} '{path}': importing '{module_name}' raised {reason_of(error)}"
         ) from error
+
+
+def _imported(module_name: str) -> Any:
+    """Return a module, imported with seeded generators where it is not loaded yet."""
+    # Some names are looked up at each step of a client's training.
+    if module_name in sys.modules:
+        return importlib.import_module(module_name)
+    # It imports numpy, for which reading a config need not wait.
+    from fedlearn.seeds import isolated
+
+    # A module may draw its data while it is imported: in each process the same.
+    with isolated(0):
+        return importlib.import_module(module_name)
 
 
 def call(

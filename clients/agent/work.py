@@ -226,9 +226,14 @@ class _Worker:
 
     def _build(self) -> Desk:
         setup = self.setup
-        return Desk(
+        desk = Desk(
             Path(setup.folder), setup.client, setup.experiment, setup.data, setup.limits
         )
+        # Of the experiment's own data the coordinator tells.
+        if setup.data != "auto":
+            for sentence in desk.local.population.notes:
+                print(f"warning: {sentence}", file=sys.stderr, flush=True)
+        return desk
 
 
 def main() -> int:

@@ -227,13 +227,20 @@ def compare(runs: Iterable[Run | str | Path], target: float = _TARGET) -> Compar
 
 
 def dataset(
-    x: Any, y: Any, x_test: Any, y_test: Any, clients: Any = None, name: str = "own"
+    x: Any,
+    y: Any,
+    x_test: Any,
+    y_test: Any,
+    clients: Any = None,
+    name: str = "own",
+    classes: int | None = None,
 ) -> Dataset:
     """Return a data set of plain arrays, for ``run(data=…)``.
 
-    x: (N, C, H, W) or (N, H, W) uint8, or floats in [0, 1], images · (N, T, F) floats,
-    series · (N, F) floats, features · (N, T) uint8 with y (N, T), text. y: (N,) whole
-    numbers from 0. clients: (N,) numbers or names of the owners of the training samples;
-    None: ``[data.partition]`` divides them. Raises DataError.
+    x: (N, C, H, W) or (N, H, W) uint8, or floats in [0, 1], images; such floats without
+    channels have H = W · (N, T, F) floats, series · (N, F) floats, features · (N, T)
+    uint8 with y (N, T), text. y: (N,) whole numbers from 0. clients: (N,) numbers or
+    names of the owners of the training samples; None: ``[data.partition]`` divides them.
+    classes: how many there are; None: up to the largest label. Raises DataError.
     """
-    return _dataset(name, x, y, x_test, y_test, clients)
+    return _dataset(name, x, y, x_test, y_test, clients, classes=classes)

@@ -22,7 +22,8 @@ from fedlearn.runs.loop import RunLoop
 from fedlearn.runs.manifest import facts, manifest
 from fedlearn.runs.parts import Parts, build_parts
 from fedlearn.runs.remembering import open_memory
-from fedlearn.runs.settle import Settled, settle
+from fedlearn.runs.same_data import check_same_data
+from fedlearn.runs.settle import Settled, manifest_of, settle
 
 
 def simulate(
@@ -50,6 +51,8 @@ def simulate(
     # Step 1: build what the config names.
     with looked_at(display.note, "data, model and strategy are built"):
         parts = build_parts(experiment, agents=agents is not None)
+    if resume:
+        check_same_data(parts, manifest_of(folder))
     # Step 2: settle what the config leaves open; it is not read again.
     settled = settle(experiment, parts, folder, resume, agents is not None)
     # Step 3: open what the run remembers of its clients.
@@ -107,6 +110,8 @@ def _run_rounds(
     begun = facts(settled, parts, stack) | {"lines": loop.lines}
     display.start(begun)
     watchers.begin(begun)
+    for sentence in parts.population.notes:
+        display.note(sentence)
     reason = stack.engine.not_stacked
     if reason:
         display.note(
