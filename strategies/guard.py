@@ -25,10 +25,11 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedlearn.arrays import Layout
-from fedlearn.errors import FedlearnError, RoundError, RunError
+from fedlearn.errors import FedlearnError, RoundError, StrategyError
 from fedlearn.flower import EXAMPLES, for_strategy, is_held, to_state
 from fedlearn.seeds import derive
 from fedlearn.strategies.cohorts import takes_payloads
+from fedlearn.strategies.sparing import spare
 
 # A new model and its metrics; None twice: there is no new model.
 Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
@@ -161,7 +162,7 @@ class Guarded(Strategy):
     ) -> Aggregate:
         """Return the new model, after as many attempts as it takes.
 
-        Raises RoundError when no attempt gives one, or when it is not finite.
+        Raises RoundError when no attempt gives one, StrategyError when it is no model.
         """
         number = server_round + self.offset
         # Flower's loop would go on to the next round: attempts are made within this one.
@@ -170,7 +171,7 @@ class Guarded(Strategy):
             arrays, metrics = self._aggregate(number, replies)
             if arrays is not None:
                 self.train_loss = _loss(metrics)
-                return self._sound(number, arrays), metrics
+                return arrays, metrics
             self._begin_attempt(number)
             replies = self._grid.send_and_receive(self._configure_again())
 
@@ -204,7 +205,17 @@ class Guarded(Strategy):
         failed = self._replies - len(usable)
         self.evaluation = {"failed": failed} | summarise(reports)
         self._seed("aggregate-evaluate", number)
-        metrics: MetricRecord | None = self._call("aggregate_evaluate", number, usable)
+
+        def call(some: list[Message]) -> MetricRecord | None:
+            metrics: MetricRecord | None = self._call(
+                "aggregate_evaluate", number, some
+            )
+            return metrics
+
+        metrics, odd, reason = spare(call, self.inner, usable, 0, lambda metrics: True)
+        if odd is not None:
+            client = odd.metadata.src_node_id
+            self.note(f"round {number}: client {client}'s evaluation: {reason}")
         return metrics
 
     def _begin_attempt(self, number: int) -> None:
@@ -236,9 +247,29 @@ class Guarded(Strategy):
             self._usable = len(usable)
             if self._usable < self.min_clients:
                 return None, None
-            sound = usable
-        aggregate: Aggregate = self._call("aggregate_train", number, sound)
+            return self._sparing(number, usable)
+        aggregate = self._sound(number, self._call("aggregate_train", number, sound))
+        for client, reason in getattr(self.inner, "left_out", {}).items():
+            self._leave_out(client, reason)
         return aggregate
+
+    def _sparing(self, number: int, replies: list[Message]) -> Aggregate:
+        """Return the strategy's new model; without the one reply on which it fails."""
+
+        def call(some: list[Message]) -> Aggregate:
+            self._seed("aggregate", number)
+            return self._sound(number, self._call("aggregate_train", number, some))
+
+        aggregate, odd, reason = spare(
+            call, self.inner, replies, self.min_clients, lambda new: new[0] is not None
+        )
+        if odd is not None:
+            self._leave_out(odd.metadata.src_node_id, reason)
+        return aggregate
+
+    def _leave_out(self, client: int, reason: str) -> None:
+        self._usable -= 1
+        self._grid.leave_out(client, reason)
 
     def _sound_replies(self, replies: Iterable[Message]) -> Iterator[Message]:
         """Yield the replies without an error, and count all of them."""
@@ -266,11 +297,17 @@ class Guarded(Strategy):
             self._grid.leave_out(reply.metadata.src_node_id, reason)
         return consistent
 
-    def _sound(self, number: int, arrays: ArrayRecord) -> ArrayRecord:
-        """Return a new model in its layout's dtypes; raises RoundError if not finite."""
+    def _sound(self, number: int, aggregate: Aggregate) -> Aggregate:
+        """Return a new model in its layout's dtypes, and its metrics.
+
+        Raises StrategyError if the model is not finite.
+        """
+        arrays, metrics = aggregate
+        if arrays is None:
+            return None, None
         state = to_state(self.layout, arrays)
         if not np.isfinite(state.floats).all():
-            raise RoundError(
+            raise StrategyError(
                 f"round {number}: {type(self.inner).__name__} made a model with NaN or "
                 "infinite values; the last checkpoint is kept"
             )
@@ -278,8 +315,8 @@ class Guarded(Strategy):
         tied = self.layout.tie(state)
         if tied is state and is_held(arrays):
             # Ours already: no copy of the model is needed.
-            return arrays
-        return for_strategy(self.layout, tied)
+            return arrays, metrics
+        return for_strategy(self.layout, tied), metrics
 
     def _reason(self) -> str:
         """Return why an attempt gave no model: one client's failure, or the strategy."""
@@ -300,7 +337,7 @@ class Guarded(Strategy):
     def _call(self, verb: str, number: int, *arguments: Any) -> Any:
         """Call a verb of the strategy for a round.
 
-        Raises RunError for any error of its own: a strategy may be the user's, and
+        Raises StrategyError for any error of its own: a strategy may be the user's, and
         Flower's own raise on odd rounds.
         """
         try:
@@ -309,7 +346,7 @@ class Guarded(Strategy):
             raise
         except Exception as error:
             kind = type(error).__name__
-            raise RunError(
+            raise StrategyError(
                 f"{type(self.inner).__name__}.{verb} raised {kind} in round {number}: "
                 f"{error}"
             ) from error
@@ -333,9 +370,14 @@ def _examples(reply: Message) -> float:
 
 
 def _metric_names(reply: Message) -> tuple[str, ...]:
-    """Return the names of all metrics of a reply, sorted."""
-    records = reply.content.metric_records.values()
-    return tuple(sorted(name for metrics in records for name in metrics))
+    """Return the names of all metrics of a reply, sorted; of a list with its length."""
+    names = []
+    for metrics in reply.content.metric_records.values():
+        for name, value in metrics.items():
+            if isinstance(value, list):
+                name = f"{name}[{len(value)}]"
+            names.append(name)
+    return tuple(sorted(names))
 
 
 def summarise(reports: list[MetricRecord]) -> dict[str, float]:
