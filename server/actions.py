@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 
 from fedlearn.exchange import exchange_pb2 as pb
@@ -13,6 +12,9 @@ from fedlearn.server.work import ModelMissing, WorkResult
 
 # Characters that an agent may say of its device in one frame.
 FACTS_CHARACTERS = 4096
+
+# Above every count of bytes or seconds that a device can mean.
+MOST_FACT = 1e30
 
 
 @dataclass(frozen=True)
@@ -73,4 +75,5 @@ def _is_fact(value: object) -> bool:
     """Tell whether a value is a text, or a number that JSON can hold."""
     if isinstance(value, str):
         return True
-    return isinstance(value, int | float) and math.isfinite(value)
+    # By comparison: a whole number of 400 digits is no float, and NaN is below nothing.
+    return isinstance(value, int | float) and abs(value) < MOST_FACT

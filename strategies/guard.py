@@ -26,7 +26,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedlearn.arrays import Layout
-from fedlearn.errors import RoundError
+from fedlearn.errors import RoundError, StrategyError
 from fedlearn.flower import for_strategy, is_held, to_state
 from fedlearn.strategies.answers import Aggregate
 from fedlearn.strategies.cohorts import shares, takes_payloads
@@ -34,6 +34,7 @@ from fedlearn.strategies.detour import Detour
 from fedlearn.strategies.evaluations import summarise
 from fedlearn.strategies.replies import consistent, examples_of
 from fedlearn.strategies.round_order import RoundOrder
+from fedlearn.strategies.sparing import spare
 from fedlearn.strategies.train_config import ATTEMPT, TrainConfig
 from fedlearn.strategies.verbs import VERBS, Verbs
 
@@ -233,7 +234,7 @@ class Guarded:
     ) -> Aggregate:
         """Return the new model, after as many attempts as it takes.
 
-        Raises RoundError when no attempt gives one, or when it is not finite.
+        Raises RoundError when no attempt gives one, StrategyError when it is no model.
         """
         number = server_round + self.offset
         with self._lasting():
@@ -243,8 +244,8 @@ class Guarded:
                 arrays, metrics = self._aggregate(number, replies)
                 if arrays is not None:
                     self.train_loss = _loss(metrics)
-                    self._order.model = self._sound(number, arrays)
-                    return self._order.model, metrics
+                    self._order.model = arrays
+                    return arrays, metrics
                 self._begin_attempt(number)
                 replies = self._grid.send_and_receive(self._configure_again())
 
@@ -285,9 +286,17 @@ class Guarded:
         ]
         failed = self._replies - len(usable)
         self.evaluation = {"failed": failed} | summarise(reports)
-        metrics: MetricRecord | None = self._answer(
-            "aggregate_evaluate", number, usable
-        )
+
+        def call(some: list[Message]) -> MetricRecord | None:
+            answer: MetricRecord | None = self._answer(
+                "aggregate_evaluate", number, some
+            )
+            return answer
+
+        metrics, odd, reason = spare(call, self.inner, usable, 0, lambda metrics: True)
+        if odd is not None:
+            client = odd.metadata.src_node_id
+            self.note(f"round {number}: client {client}'s evaluation: {reason}")
         return metrics
 
     def _begin_attempt(self, number: int) -> None:
@@ -321,9 +330,30 @@ class Guarded:
             self._usable = len(usable)
             if self._usable < self.min_clients:
                 return None, None
-            sound = usable
-        aggregate: Aggregate = self._answer("aggregate_train", number, sound)
+            return self._sparing(number, usable)
+        answer = self._answer("aggregate_train", number, sound)
+        aggregate = self._sound_aggregate(number, answer)
+        for client, reason in getattr(self.inner, "left_out", {}).items():
+            self._leave_out(client, reason)
         return aggregate
+
+    def _sparing(self, number: int, replies: list[Message]) -> Aggregate:
+        """Return the strategy's new model; without the one reply on which it fails."""
+
+        def call(some: list[Message]) -> Aggregate:
+            answer = self._answer("aggregate_train", number, some)
+            return self._sound_aggregate(number, answer)
+
+        aggregate, odd, reason = spare(
+            call, self.inner, replies, self.min_clients, lambda new: new[0] is not None
+        )
+        if odd is not None:
+            self._leave_out(odd.metadata.src_node_id, reason)
+        return aggregate
+
+    def _leave_out(self, client: int, reason: str) -> None:
+        self._usable -= 1
+        self._grid.leave_out(client, reason)
 
     def _sound_replies(self, replies: Iterable[Message]) -> Iterator[Message]:
         """Yield the replies without an error, and count all of them."""
@@ -340,11 +370,21 @@ class Guarded:
             self._grid.leave_out(client, reason)
         return alike
 
+    def _sound_aggregate(self, number: int, aggregate: Aggregate) -> Aggregate:
+        """Return a new model in its layout's dtypes, and its metrics; see `_sound`."""
+        arrays, metrics = aggregate
+        if arrays is None:
+            return None, None
+        return self._sound(number, arrays), metrics
+
     def _sound(self, number: int, arrays: ArrayRecord) -> ArrayRecord:
-        """Return a new model in its layout's dtypes; raises RoundError if not finite."""
+        """Return a model in its layout's dtypes.
+
+        Raises StrategyError if it is not finite.
+        """
         state = to_state(self.layout, arrays)
         if not np.isfinite(state.floats).all():
-            raise RoundError(
+            raise StrategyError(
                 f"round {number}: {self.name} made a model with NaN or "
                 "infinite values; the last checkpoint is kept"
             )

@@ -39,6 +39,11 @@ def examples_of(reply: Message) -> float:
 
 
 def _metric_names(reply: Message) -> tuple[str, ...]:
-    """Return the names of all metrics of a reply, sorted."""
-    records = reply.content.metric_records.values()
-    return tuple(sorted(name for metrics in records for name in metrics))
+    """Return the names of all metrics of a reply, sorted; of a list with its length."""
+    names = []
+    for metrics in reply.content.metric_records.values():
+        for name, value in metrics.items():
+            if isinstance(value, list):
+                name = f"{name}[{len(value)}]"
+            names.append(name)
+    return tuple(sorted(names))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from flwr.serverapp.strategy import Strategy
 
-from fedlearn.errors import FedlearnError, RunError
+from fedlearn.errors import FedlearnError, StrategyError
 from fedlearn.seeds import derive
 from fedlearn.strategies import answers
 
@@ -44,7 +44,7 @@ class Verbs:
     def call(self, name: str, number: int, attempt: int, *arguments: Any) -> Any:
         """Return what a verb answers for an attempt of a round.
 
-        Raises RunError for any error of its own, and for a wrong answer: a strategy may
+        Raises StrategyError for any error of its own, RunError for a wrong answer: it may
         be the user's, and Flower's own raise on odd rounds.
         """
         verb = VERBS[name]
@@ -60,7 +60,9 @@ class Verbs:
         except Exception as error:
             raise self.error(name, number, error) from error
 
-    def error(self, name: str, number: int, error: Exception) -> RunError:
+    def error(self, name: str, number: int, error: Exception) -> StrategyError:
         """Return the error that names a verb, and what it raised."""
         kind = type(error).__name__
-        return RunError(f"{self.name}.{name} raised {kind} in round {number}: {error}")
+        return StrategyError(
+            f"{self.name}.{name} raised {kind} in round {number}: {error}"
+        )

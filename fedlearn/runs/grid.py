@@ -315,7 +315,9 @@ class RunGrid(Grid):
         begun = time.perf_counter()
         cohort = len(broadcast.messages)
         try:
-            received = self._receiver.receive(task, outcome, broadcast.model, cohort)
+            received = self._receiver.receive(
+                task, outcome, broadcast.model, broadcast.state, cohort
+            )
         except PayloadError as error:
             # A real agent would otherwise go on as if its update counted.
             self.engine.refused(outcome.client, str(error))
@@ -349,10 +351,11 @@ class RunGrid(Grid):
     ) -> Message:
         """Return an update as the strategy takes it: as it was decoded, or as a model."""
         header = received.header
-        metrics = MetricRecord({EXAMPLES: header.examples})
+        metrics = MetricRecord(dict(header.metrics))
+        # Ours last: no metric of a client's takes the place of what was checked.
+        metrics[EXAMPLES] = header.examples
         if header.train_loss is not None:
             metrics["train_loss"] = header.train_loss
-        metrics.update(header.metrics)
         content = RecordDict({"metrics": metrics})
         if not self.payloads:
             # Added to the strategy's own model: what a client's copy lacks is no part of

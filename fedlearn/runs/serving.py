@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn.config import Experiment
-from fedlearn.engine.fleet import Fleet
-from fedlearn.errors import ConfigError, FedlearnError
+from fedlearn.engine.fleet import Fleet, left_out_name
+from fedlearn.errors import ConfigError, FedlearnError, StrategyError
 from fedlearn.records.names import (
     ADDRESS_FILE,
     AGENTS_FOLDER,
@@ -28,6 +28,7 @@ from fedlearn.records.names import (
 )
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.progress import Progress
+from fedlearn.runs import checkpoint
 from fedlearn.runs.callbacks import Callback
 from fedlearn.runs.fleets import modules, with_fleet
 from fedlearn.runs.layers import Site, Stack
@@ -58,7 +59,7 @@ class ServeOptions:
     the run's former one. pki: the authority's folder; None: one of the run's own, unless
     ``insecure``, which is without TLS. local_agents: started here. metrics_port: of
     Prometheus' figures, 0: any that is free, None: without. shown: which events are
-    printed, see `Log`.
+    printed, see `Log`. without: (client, round) whose answers are left out from now on.
     """
 
     host: str = "127.0.0.1"
@@ -69,6 +70,7 @@ class ServeOptions:
     local_agents: int = 0
     metrics_port: int | None = None
     shown: str = "notes"
+    without: tuple[tuple[int, int], ...] = ()
 
     def execute(
         self,
@@ -80,14 +82,16 @@ class ServeOptions:
     ) -> dict[str, Any]:
         """Run an experiment over agents, or go on with one, and return its summary.
 
-        Raises what `simulate` raises.
+        Raises what `simulate` raises, and ConfigError for answers that cannot be left out.
         """
+        self._check_without(folder.path, resume)
         pki = None
         if not self.insecure:
             pki = self.pki or own_pki(folder.path)
         address = Address(self.host, self.port, self.enroll_port, pki)
         log = Log(folder.path / LOG_FILE, self.shown)
         serving = Serving(folder, address, log, self.local_agents, self.metrics_port)
+        serving.without = self.without
         over = False
         try:
             summary = simulate(
@@ -98,9 +102,32 @@ class ServeOptions:
             folder.write_json(SUMMARY_FILE, summary)
             # Only now: agents of a run that failed are to come back.
             over = True
+        except StrategyError as error:
+            raise StrategyError(
+                f"{error}; if one client's answer is at fault, go on without it: "
+                "--resume --without CLIENT/ROUND"
+            ) from error
         finally:
             serving.close(over)
         return summary
+
+    def _check_without(self, folder: Path, resume: bool) -> None:
+        """Refuse to leave out answers that are in a checkpoint already."""
+        if not self.without:
+            return
+        newest = checkpoint.whole(folder)
+        done = newest[0].round if newest else 0
+        for client, round in self.without:
+            if not resume:
+                raise ConfigError(
+                    f"--without {client}/{round}: no run has begun in {folder}; "
+                    "start it without this option"
+                )
+            if round <= done:
+                raise ConfigError(
+                    f"--without {client}/{round}: the checkpoint of round {done} has that "
+                    f"answer in it; only answers from round {done + 1} on can be left out"
+                )
 
 
 def own_pki(folder: Path) -> Path:
@@ -129,6 +156,8 @@ class Serving:
         self.log = log
         self.local_agents = local_agents
         self.metrics_port = metrics_port
+        # (client, round): see `ServeOptions`.
+        self.without: tuple[tuple[int, int], ...] = ()
         self.agents = LocalAgents(folder.path / AGENTS_FOLDER, address.pki)
         self.pages: Pages | None = None
         self.service: Service | None = None
@@ -202,6 +231,7 @@ class Serving:
         brief = settled.brief.to_json()
         rounds = Rounds(run_id(self.folder), brief, settled.clients, most_bytes)
         self.journal = Journal(self.folder.path / JOURNAL_FOLDER)
+        self._leave_out(self.journal, settled.clients)
         self.service = Service(rounds, self.journal, self._listening_at(), self.log)
         self.service.devices = self._devices_before()
         self.service.start()
@@ -211,6 +241,18 @@ class Serving:
             figures = self.service.figures
             self.pages = Pages(self.metrics_port, figures, lines, total)
         return self.service
+
+    def _leave_out(self, journal: Journal, clients: int) -> None:
+        """Write down whose answers are left out: a resume and a replay do so too."""
+        for client, round in self.without:
+            if client >= clients:
+                raise ConfigError(
+                    f"--without {client}/{round}: the experiment has {clients} clients"
+                )
+            name = left_out_name(client, round)
+            if journal.find(name) is None:
+                journal.append({"kind": "without", "key": name}).result()
+            self.log.note(f"round {round} goes on without client {client}'s answers")
 
     def _listening_at(self) -> Address:
         """Return where to listen: where agents know the run, if no port is asked for."""
