@@ -78,11 +78,31 @@ def parser() -> Parser:
         "goes on with a larger one (default: nine tenths of what is free)",
     )
     parser.add_argument(
+        "--without",
+        type=_piece,
+        action="append",
+        default=[],
+        metavar="CLIENT/ROUND",
+        help="with --resume: leave out what a client answered in a round, and do not ask "
+        "it again there; may be repeated",
+    )
+    parser.add_argument(
         "--insecure",
         action="store_true",
         help="without TLS: whoever reaches the port can take part and read everything",
     )
     return parser
+
+
+def _piece(text: str) -> tuple[int, int]:
+    """Return the client and the round of ``CLIENT/ROUND``."""
+    client, slash, round = text.partition("/")
+    numbers = client.isdecimal() and round.isdecimal() and text.isascii()
+    if not slash or not numbers or int(round) < 1:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is no CLIENT/ROUND; client 3 in round 17 is 3/17"
+        )
+    return int(client), int(round)
 
 
 def _add_addresses(parser: Parser) -> None:
@@ -142,6 +162,10 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Raise ConfigError for options that do not go together, or are out of range."""
+    if arguments.without and not arguments.resume:
+        raise ConfigError(
+            "--without leaves out answers of a run that goes on; add --resume"
+        )
     if arguments.insecure and arguments.pki:
         raise ConfigError("--insecure and --pki exclude each other")
     # Local agents get an authority of the run's own, if none is given.
@@ -200,6 +224,7 @@ def _options(arguments: argparse.Namespace) -> ServeOptions:
         # --log is the stronger wish: it asks for lines, --quiet for none by default.
         journal_megabytes=arguments.journal_megabytes,
         shown=arguments.log or ("nothing" if arguments.quiet else "notes"),
+        without=tuple(arguments.without),
     )
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn.config import Experiment
-from fedlearn.engine.fleet import Fleet
-from fedlearn.errors import ConfigError, FedlearnError
+from fedlearn.engine.fleet import Fleet, left_out_name
+from fedlearn.errors import ConfigError, FedlearnError, StrategyError
 from fedlearn.exchange.addresses import bare_host, is_everywhere, joined
 from fedlearn.records.names import (
     ADDRESS_FILE,
@@ -29,6 +29,7 @@ from fedlearn.records.names import (
 )
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.progress import Progress
+from fedlearn.runs import checkpoint
 from fedlearn.runs.callbacks import Callback
 from fedlearn.runs.fleets import allowances, with_fleet
 from fedlearn.runs.layers import Site, Stack
@@ -61,7 +62,7 @@ class ServeOptions:
     ``insecure``, which is without TLS. local_agents: started here. metrics_port: of
     Prometheus' figures, 0: any that is free, None: without. shown: which events are
     printed, see `Log`. journal_megabytes: most that the journal may have, None: nearly all
-    that the disk has free.
+    that the disk has free. without: (client, round) whose answers are left out from now on.
     """
 
     host: str = "127.0.0.1"
@@ -73,6 +74,7 @@ class ServeOptions:
     metrics_port: int | None = None
     shown: str = "notes"
     journal_megabytes: int | None = None
+    without: tuple[tuple[int, int], ...] = ()
 
     def execute(
         self,
@@ -84,8 +86,9 @@ class ServeOptions:
     ) -> dict[str, Any]:
         """Run an experiment over agents, or go on with one, and return its summary.
 
-        Raises what `simulate` raises.
+        Raises what `simulate` raises, and ConfigError for answers that cannot be left out.
         """
+        self._check_without(folder.path, resume)
         pki = None
         if not self.insecure:
             pki = self.pki or own_pki(folder.path, self.host)
@@ -105,9 +108,32 @@ class ServeOptions:
             folder.write_json(SUMMARY_FILE, summary)
             # Only now: agents of a run that failed are to come back.
             over = True
+        except StrategyError as error:
+            raise StrategyError(
+                f"{error}; if one client's answer is at fault, go on without it: "
+                "--resume --without CLIENT/ROUND"
+            ) from error
         finally:
             serving.close(over)
         return summary
+
+    def _check_without(self, folder: Path, resume: bool) -> None:
+        """Refuse to leave out answers that are in a checkpoint already."""
+        if not self.without:
+            return
+        newest = checkpoint.whole(folder)
+        done = newest[0].round if newest else 0
+        for client, round in self.without:
+            if not resume:
+                raise ConfigError(
+                    f"--without {client}/{round}: no run has begun in {folder}; "
+                    "start it without this option"
+                )
+            if round <= done:
+                raise ConfigError(
+                    f"--without {client}/{round}: the checkpoint of round {done} has that "
+                    f"answer in it; only answers from round {done + 1} on can be left out"
+                )
 
 
 def own_pki(folder: Path, host: str) -> Path:
@@ -222,6 +248,7 @@ class Serving:
         self.journal = Journal(
             journal, quota_bytes(journal, self.options.journal_megabytes)
         )
+        self._leave_out(self.journal, settled.clients)
         self.service = Service(rounds, self.journal, self._listening_at(), self.log)
         self.service.devices = self._devices_before()
         self.service.start()
@@ -231,6 +258,18 @@ class Serving:
             figures = self.service.figures
             self.pages = Pages(self.options.metrics_port, figures, lines, total)
         return self.service
+
+    def _leave_out(self, journal: Journal, clients: int) -> None:
+        """Write down whose answers are left out: a resume and a replay do so too."""
+        for client, round in self.options.without:
+            if client >= clients:
+                raise ConfigError(
+                    f"--without {client}/{round}: the experiment has {clients} clients"
+                )
+            name = left_out_name(client, round)
+            if journal.find(name) is None:
+                journal.append({"kind": "without", "key": name}).result()
+            self.log.note(f"round {round} goes on without client {client}'s answers")
 
     def _listening_at(self) -> Address:
         """Return where to listen: where agents know the run, if no port is asked for."""
