@@ -288,7 +288,7 @@ class Agent:
         self._workshop.discard(key)
         with contextlib.suppress(OSError):
             reach("agent.before-discard")
-            (self._folder / "answers" / store.answer_name(key)).unlink()
+            (self._folder / store.ANSWERS / store.answer_name(key)).unlink()
             reach("agent.after-discard")
 
     def _enter(self, welcome: pb.Welcome) -> None:
@@ -312,7 +312,7 @@ class Agent:
                 limits,
             )
         )
-        answers = folder / "answers"
+        answers = folder / store.ANSWERS
         with _writing(folder):
             answers.mkdir(parents=True, exist_ok=True)
             # Nobody will ask for work of other runs.
