@@ -26,7 +26,7 @@ from fedlearn.clients.build import arrive
 from fedlearn.clients.local import Local, StartModel
 from fedlearn.exchange.exchange_pb2 import Task
 from fedlearn.exchange.keys import of, residual_name
-from fedlearn.system.files import replace
+from fedlearn.system.files import make_folder, replace
 from fedlearn.wire import decode_model, digest
 
 Vector = NDArray[np.float32]  # (P,)
@@ -161,7 +161,7 @@ class FileStorage:
     def write(self, kind: str, name: str, vector: Vector) -> None:
         """Bring a vector to disk; raises OSError."""
         path = self._path(kind, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         head = digest(vector)[: self._head(kind)]
         # Little-endian, whatever the board.
         replace(path, head + vector.astype("<f4").tobytes())

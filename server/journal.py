@@ -36,7 +36,7 @@ from fedlearn.server.segments import (
 )
 from fedlearn.system.checksum import crc32
 from fedlearn.system.failpoints import armed, reach
-from fedlearn.system.files import sync_folder
+from fedlearn.system.files import private, sync_folder
 
 # Small enough to copy and delete one at a time.
 SEGMENT_BYTES = 256 << 20
@@ -281,8 +281,8 @@ class Journal:
         self._mark = os.urandom(8)
         reach("journal.new-segment")
         # O_EXCL: a segment that is there already would be another process's.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._file = os.open(self._path(number), flags, 0o644)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        self._file = private(self._path(number), flags)
         write_all(self._file, [segment_head(self._mark)])
         # Before any record: a damaged mark is then damage, never a torn tail.
         os.fsync(self._file)

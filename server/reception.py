@@ -102,6 +102,13 @@ class Reception:
         frame = pb.CoordinatorFrame(welcome=welcome)
         return [*actions, SendToAgent(connection.number, frame)]
 
+    def expire(self, session: int) -> list[Action]:
+        """End the connection of a certificate that has expired; a renewed one may come back."""
+        self.counters["expired"] += 1
+        reason = "the certificate has expired"
+        goodbye = frames.goodbye_until(reason, sessions.EXPIRED_AGAIN_S)
+        return self._drop(session, goodbye, reason)
+
     def part(self, session: int, reason: str, counter: str) -> list[Action]:
         """Say why an agent cannot stay, and end its connection."""
         self.counters[counter] += 1

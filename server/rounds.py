@@ -237,6 +237,16 @@ class Rounds:
                 actions += self._fail(work, "its certificate is revoked")
         return actions
 
+    def expire(self, sessions: Iterable[int]) -> list[Action]:
+        """End connections whose certificates have expired; their work waits for them.
+
+        An agent that has renewed its certificate comes back with the new one at once.
+        """
+        actions: list[Action] = []
+        for session in sessions:
+            actions += self._reception.expire(session)
+        return actions
+
     # A hello
 
     def _hello(self, connection: Session, hello: pb.Hello, now: float) -> list[Action]:

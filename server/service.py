@@ -231,10 +231,16 @@ class Service:
         await self._listeners.stop()
 
     async def _watch(self) -> None:
-        """End the connections of revoked certificates, for ever."""
+        """End the connections of revoked and of expired certificates, for ever."""
         while True:
             await asyncio.sleep(POLL_S)
+            expired = self._streams.expired(time.time())
+            if expired:
+                self._perform(self.rounds.expire(expired))
             try:
+                restored = self._gate.restored()
+                if restored is not None:
+                    self.log.note(restored)
                 revoked = self._gate.shut_out(
                     self.rounds.attending,
                     self.rounds.book.open_work.keys(),
@@ -262,7 +268,7 @@ class Service:
         self._session_count += 1
         session = self._session_count
         caller = await self._gate.caller(context)
-        stream = AgentStream(context, reader, caller.serial)
+        stream = AgentStream(context, reader, caller.serial, caller.expires)
         self._streams.add(session, stream)
         try:
             await self._listen(session, caller, context)

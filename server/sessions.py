@@ -20,6 +20,10 @@ SILENT_S, LEASE_S = 2 * IDLE_S, 4.5
 # duplicates do not evict each other in a tight loop.
 REPLACED_AGAIN_S = (10.0, 30.0)
 
+# When an agent may come back whose certificate expired on its connection: with a renewed one, and
+# not all at once that were enrolled together.
+EXPIRED_AGAIN_S = (0.0, 3.0)
+
 # How long a new connection may keep silent.
 HELLO_S = 5.0
 

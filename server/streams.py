@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
+import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -26,11 +28,15 @@ DRAIN_S = 2.0
 
 @dataclass
 class AgentStream:
-    """One agent's connection. reader: the task that reads. serial: of its certificate."""
+    """One agent's connection. reader: the task that reads. serial: of its certificate.
+
+    expires: the certificate, in seconds since 1970.
+    """
 
     context: AttendContext
     reader: asyncio.Task[Any]
     serial: int = 0
+    expires: float = math.inf
     dropped: bool = False
     _waiting: deque[SendToAgent] = field(default_factory=deque)
     _unread_bytes: int = 0
@@ -94,6 +100,8 @@ class AgentStreams:
     def __init__(self) -> None:
         """Begin without streams."""
         self._by_session: dict[int, AgentStream] = {}
+        # When each certificate expires, and its connection: the first to expire is in front.
+        self._expiries: list[tuple[float, int]] = []
         # A task that nobody refers to may be collected before it ends.
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -104,6 +112,26 @@ class AgentStreams:
     def add(self, session: int, stream: AgentStream) -> None:
         """Take the stream of a new connection."""
         self._by_session[session] = stream
+        heapq.heappush(self._expiries, (stream.expires, session))
+        # Entries of connections that have ended would pile up until their certificates expire.
+        if len(self._expiries) > 2 * len(self._by_session) + 64:
+            self._expiries = [
+                entry for entry in self._expiries if entry[1] in self._by_session
+            ]
+            heapq.heapify(self._expiries)
+
+    def expired(self, now: float) -> list[int]:
+        """Return the connections whose certificates expired since this was asked last.
+
+        now: in seconds since 1970.
+        """
+        sessions = []
+        # A heap: thousands of connections are asked about twice a second.
+        while self._expiries and self._expiries[0][0] <= now:
+            _, session = heapq.heappop(self._expiries)
+            if session in self._by_session:
+                sessions.append(session)
+        return sessions
 
     def remove(self, session: int) -> None:
         """Forget the stream of a connection that ended."""

@@ -47,6 +47,7 @@ from fedlearn.exchange import methods
 from fedlearn.exchange.keys import Key, of
 from fedlearn.exchange.transfer import Data, packed
 from fedlearn.system.failpoints import reach
+from fedlearn.system.files import make_folder
 from fedlearn.system.malloc import keep_pages
 
 # The coordinator is told at most so often what work costs: rounds may be much shorter.
@@ -314,7 +315,8 @@ class Agent:
         )
         answers = folder / store.ANSWERS
         with _writing(folder):
-            answers.mkdir(parents=True, exist_ok=True)
+            for part in (settings.state, folder, answers):
+                make_folder(part)
             # Nobody will ask for work of other runs.
             for run in settings.state.glob("run-*"):
                 if run != folder:

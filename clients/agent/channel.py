@@ -30,7 +30,7 @@ def own_identity(state: Path, coordinator: str) -> Identity:
         raise UserError(
             f"there is no identity in '{state}'; get a token from the coordinator "
             "(fedlearn token --client ID), then: fedlearn enroll "
-            f"--coordinator {coordinator} --token TOKEN --state {state}"
+            f"--coordinator {coordinator} --token - --state {state}"
         )
     return identity
 

@@ -24,7 +24,7 @@ import grpc
 from fedlearn.errors import RecordError, RunError, UserError
 from fedlearn.exchange import CHANNEL, methods
 from fedlearn.exchange.exchange_pb2 import EnrolReply, EnrolRequest
-from fedlearn.system.files import replace
+from fedlearn.system.files import make_folder, replace
 
 # How long the coordinator may take to answer an enrollment.
 TIMEOUT_S = 30.0
@@ -44,9 +44,6 @@ _OPENSSL_TIMEOUT_S = 60.0
 _KEY = "key.pem"
 _CERTIFICATE = "certificate.pem"
 _IDENTITY = "identity.json"
-
-# Only the agent's identity user reads and writes a key.
-_PRIVATE = 0o600
 
 
 @dataclass(frozen=True)
@@ -126,8 +123,8 @@ def make_key_and_csr(folder: Path) -> bytes:
     key = _openssl("genpkey", "-algorithm", "EC", *curve, *encoding)
     path = folder / _KEY
     with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        replace(path, key, _PRIVATE)
+        make_folder(folder)
+        replace(path, key)
     request = (
         "req",
         "-new",
@@ -149,7 +146,7 @@ def store(
     Raises RunError for one that does not, RecordError when the folder cannot be written.
     """
     with _writing(folder):
-        replace(folder / _CERTIFICATE, certificate, _PRIVATE)
+        replace(folder / _CERTIFICATE, certificate)
         # Loading the pair is the test that the certificate belongs to the key.
         try:
             identity = _identity(folder, client, ca, not_after)
@@ -161,7 +158,7 @@ def store(
                 f"'{folder}'; the identity there stays as it was"
             ) from None
         # Last: until this replacement the old identity is whole and in use.
-        replace(folder / _IDENTITY, text, _PRIVATE)
+        replace(folder / _IDENTITY, text)
         # Both are part of the identity now.
         (folder / _KEY).unlink()
         (folder / _CERTIFICATE).unlink()

@@ -28,6 +28,7 @@ import torch
 
 from fedlearn.brief import Brief
 from fedlearn.clients.agent import pipe
+from fedlearn.clients.agent.allowed import check_brief
 from fedlearn.clients.agent.pipe import (
     Limits,
     WorkCost,
@@ -47,11 +48,11 @@ from fedlearn.clients.held import (
 )
 from fedlearn.clients.local import EncodedUpdate
 from fedlearn.clients.micro import NoRoom, ran_out
-from fedlearn.errors import ClientError, ConfigError, FedlearnError
+from fedlearn.errors import ClientError, FedlearnError
 from fedlearn.exchange.exchange_pb2 import Task
 from fedlearn.plan import Plan
 from fedlearn.system.failpoints import reach
-from fedlearn.system.files import sweep
+from fedlearn.system.files import make_folder, private, sweep
 
 # Models and residuals that are held: the coordinator may go back to its last checkpoint, or to the
 # one before.
@@ -82,7 +83,7 @@ class Desk:
         """
         brief = Brief.from_json(experiment)
         # Before anything is built: a build imports the code that the brief names.
-        _check_brief(brief, data, limits)
+        check_brief(brief, data, limits.allow)
         self.client = client
         self.limits = limits
         # Of the last task; told with its answer.
@@ -155,39 +156,6 @@ def _check_limit(unit: str, count: int, limit: int) -> None:
         )
 
 
-def _check_brief(brief: Brief, data: str, limits: Limits) -> None:
-    """Raise ConfigError for what the owner does not allow the coordinator to name."""
-    _check_allowed("model", brief.model, limits.allow)
-    if data != "auto":
-        return
-    _check_allowed("data", brief.data, limits.allow)
-    # The coordinator would choose which of this device's files are read.
-    if brief.data == "dir" and "dir" not in limits.allow:
-        raise ConfigError(
-            "the experiment's data is a folder of this device; "
-            "to allow it: --allow dir, or name your own by --data"
-        )
-    _check_allowed("partition", brief.partition.get("kind", ""), limits.allow)
-
-
-def _check_allowed(part: str, name: str, allow: tuple[str, ...]) -> None:
-    """Raise ConfigError for an import path (MODULE:NAME) whose module the owner does not allow.
-
-    A name without a module is one of fedlearn's own: no code comes from outside.
-    """
-    if ":" not in name:
-        return
-    module = name.partition(":")[0]
-    for allowed in allow:
-        # The dot: "my_pkg" allows "my_pkg.models", and not "my_pkg_other".
-        if module == allowed or module.startswith(f"{allowed}."):
-            return
-    raise ConfigError(
-        f"the coordinator asks for the {part} '{name}' of this device; "
-        f"to allow it: --allow {module}"
-    )
-
-
 def _listen(source: IO[bytes], messages: SimpleQueue[pipe.Message]) -> None:
     """Put the agent's messages in a queue, and end this process when the agent ends.
 
@@ -219,8 +187,8 @@ def _lock(folder: Path) -> IO[bytes]:
 
     The process of an agent that was killed may not have ended yet. Raises OSError.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = open(folder / ".lock", "wb")  # noqa: SIM115
+    make_folder(folder)
+    lock = open(folder / ".lock", "wb", opener=private)  # noqa: SIM115
     fcntl.flock(lock, fcntl.LOCK_EX)
     # That process may have been killed while it wrote any of these.
     for name in ("", COPIES, RESIDUALS, ANSWERS):

@@ -80,7 +80,8 @@ def _add_limits(parser: Parser) -> None:
         action="append",
         default=[],
         metavar="MODULE",
-        help="a module that models and data may be imported from; dir: folders",
+        help="a module whose own models and functions the coordinator may name; "
+        "MODULE:NAME: this one, whatever it is; dir: folders of this device",
     )
     for limit in ("epochs", "steps"):
         parser.add_argument(

@@ -21,9 +21,6 @@ from fedlearn.records.line import Line
 from fedlearn.records.names import CONFIG_FILE, LINES_FILE, LOCK_FILE
 from fedlearn.system import files
 
-# A run's files are for whoever the user's umask lets read them.
-_MODE = 0o666
-
 
 class RunFolder:
     """The folder of one run.
@@ -38,9 +35,9 @@ class RunFolder:
         """
         self.path = path
         with _errors_named(path, "choose another --out"):
-            path.mkdir(parents=True, exist_ok=True)
+            files.make_folder(path)
             # Open, and so locked, as long as the run; whatever ends the process frees it.
-            self._lock = open(path / LOCK_FILE, "w")  # noqa: SIM115
+            self._lock = open(path / LOCK_FILE, "w", opener=files.private)  # noqa: SIM115
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -72,8 +69,8 @@ class RunFolder:
             content = content.encode()
         path = self.path / name
         with _errors_named(path):
-            path.parent.mkdir(exist_ok=True)
-            files.replace(path, content, _MODE)
+            files.make_folder(path.parent)
+            files.replace(path, content)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Replace a JSON file whole; NaN and infinities become null. Raises RecordError."""
@@ -87,7 +84,7 @@ class RunFolder:
         """
         path = self.path / LINES_FILE
         data = json.dumps(_json_value(line)).encode()
-        with _errors_named(path), open(path, "ab") as file:
+        with _errors_named(path), open(path, "ab", opener=files.private) as file:
             # One write, so that a kill leaves at most one torn line, the last.
             file.write(data + b"\n")
 

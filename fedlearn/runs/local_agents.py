@@ -9,6 +9,7 @@ from pathlib import Path
 from fedlearn.clients.agent import identity as agent_identity
 from fedlearn.errors import RunError
 from fedlearn.server import identity
+from fedlearn.system import files
 
 # How long an agent may take to end by itself.
 _PATIENCE_S = 5.0
@@ -24,17 +25,18 @@ class LocalAgents:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, coordinator: str, count: int, allowed: list[str]) -> None:
-        """Start the agents. allowed: the modules that they may import for the run.
+        """Start the agents. allowed: the names that they may import for the run.
 
-        The user who runs this gave those modules, on this machine.
+        The user who runs this gave those names, on this machine.
         """
+        files.make_folder(self.folder)
         for client in range(count):
             state = self.folder / str(client)
             if self.pki is not None:
                 self._enroll(client, state, self.pki)
-            state.mkdir(parents=True, exist_ok=True)
+            files.make_folder(state)
             command = self._command(coordinator, client, state, allowed)
-            with open(state / "agent.log", "ab") as log:
+            with open(state / "agent.log", "ab", opener=files.private) as log:
                 # In a session of its own, because Ctrl-C is ours to pass on.
                 process = subprocess.Popen(
                     command,
@@ -77,8 +79,8 @@ class LocalAgents:
         command += ["--client", str(client), "--state", str(state)]
         if self.pki is None:
             command.append("--insecure")
-        for module in allowed:
-            command += ["--allow", module]
+        for name in allowed:
+            command += ["--allow", name]
         # It ends when we do, even if we are killed.
         command.append("--end-with-input")
         return command

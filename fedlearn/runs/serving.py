@@ -29,7 +29,7 @@ from fedlearn.records.names import (
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.progress import Progress
 from fedlearn.runs.callbacks import Callback
-from fedlearn.runs.fleets import modules, with_fleet
+from fedlearn.runs.fleets import allowances, with_fleet
 from fedlearn.runs.layers import Site, Stack
 from fedlearn.runs.local_agents import LocalAgents
 from fedlearn.runs.simulation import simulate
@@ -145,7 +145,7 @@ class Serving:
         service = self._listen(site)
         place = self._announce(service)
         # After the ports are open, so that the first try of each agent succeeds.
-        self.agents.start(place, self.local_agents, modules(experiment))
+        self.agents.start(place, self.local_agents, allowances(experiment))
         enough = experiment.fleet.min_agents or self.local_agents or 1
         assert self.journal is not None
         fleet = Fleet(

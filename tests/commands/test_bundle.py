@@ -141,6 +141,45 @@ def test_a_damaged_file_is_found_before_anything_is_installed(tmp_path):
     assert not (tmp_path / "place").exists()
 
 
+# Modules and programs that an installation uses, as somebody leaves them in a shared folder.
+BAIT = ("platform", "venv", "pip", "ensurepip", "runpy", "sys", "fedlearn", "torch")
+BAIT_PROGRAMS = ("sha256sum", "sed", "tail", "dirname", "python3", "openssl", "cmp")
+
+
+def test_nothing_of_the_current_folder_runs(tmp_path):
+    """The installation runs as root, and the folder may be anybody's."""
+    mark = tmp_path / "ran"
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    for name in BAIT:
+        (shared / f"{name}.py").write_text(
+            f"open({str(mark)!r}, 'a').write(__name__)\n"
+        )
+    for name in BAIT_PROGRAMS:
+        (shared / name).write_text(f"#!/bin/sh\necho {name} >> {mark}\n")
+        (shared / name).chmod(0o755)
+    python = "{}.{}".format(*sys.version_info)
+    values = {**VALUES, "PYTHON": python, "MACHINE": os.uname().machine}
+    texts = {"install.sh": archive.installer(values), "requirements.txt": "a\n"}
+    archive.write(tmp_path / "a.tar.xz", "folder", texts, {}, secret=False)
+    unpack(tmp_path / "a.tar.xz", tmp_path)
+    for path, python_path in (
+        (os.environ["PATH"], "."),
+        (f".:{os.environ['PATH']}", ""),
+    ):
+        done = subprocess.run(
+            ["/bin/sh", "../folder/install.sh", "../place"],
+            cwd=shared,
+            env={"PATH": path, "PYTHON": sys.executable, "PYTHONPATH": python_path},
+            capture_output=True,
+            text=True,
+        )
+        # As far as pip, which this bundle does not have.
+        assert "pip failed" in done.stderr
+        assert (tmp_path / "place/bin/python").exists()
+        assert not mark.exists(), mark.read_text()
+
+
 def test_an_installed_fedlearn_gives_the_wheel_that_it_came_from(registry, tmp_path):
     wheel = own.built(ROOT, tmp_path)
     place = tmp_path / "site"

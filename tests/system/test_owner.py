@@ -180,7 +180,7 @@ def test_no_module_is_imported_that_the_owner_does_not_allow(
         with pytest.raises(
             ConfigError,
             match=(
-                f"the coordinator asks for the {what} '{name}' of this device; to "
+                f"the coordinator asks for the {what} '{name}' of this device.*; .*to "
                 f"allow it: --allow"
             ),
         ):
@@ -340,8 +340,9 @@ def test_a_folder_that_an_agent_cannot_use_is_its_disks_failure(tmp_path, capfd)
     with contextlib.closing(Ending(Working(folder, experiment()))) as made:
         for _ in range(2):  # it lives on: the disk may be back for the next round
             made.working.ask(*work(None))
-            expected = WorkReply("failed", "this device's disk: Not a directory")
-            assert made.working.hear() == expected
+            reply = made.working.hear()
+            assert reply.result == "failed"
+            assert reply.text.startswith("this device's disk: ")
     assert capfd.readouterr().err == ""
 
 

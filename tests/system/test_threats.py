@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import pytest
@@ -30,7 +32,7 @@ from fedlearn.errors import RunError, UserError
 from fedlearn.exchange import FRAME_BYTES, methods
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import proto
-from fedlearn.server import listening, service, sessions, streams, tokens
+from fedlearn.server import gate, listening, service, sessions, streams, tokens
 from fedlearn.server.work import WorkOrder, WorkResult
 from tests.system.peers import (
     KEY,
@@ -261,6 +263,53 @@ def test_a_revoked_client_that_is_away_is_not_waited_for(guarded, monkeypatch):
     guarded.ask(5)
     time.sleep(0.2)  # ten looks
     assert 5 in guarded.service.rounds.book.open_work
+
+
+def test_a_certificate_that_expires_ends_its_connection(guarded, monkeypatch):
+    monkeypatch.setattr(service, "POLL_S", 0.02)
+    peer = guarded.attend(5)
+    guarded.ask(5)
+    later = SimpleNamespace(
+        time=lambda: time.time() + 91 * 86400, monotonic=time.monotonic
+    )
+    monkeypatch.setattr(service, "time", later)
+    goodbye = peer.hear("goodbye")
+    assert (goodbye.reason, goodbye.done) == ("the certificate has expired", False)
+    # With a renewed certificate it may come back, and its work waits for it.
+    assert goodbye.again_max_ms > 0
+    peer.ended()
+    assert guarded.counters["expired"] == 1
+    assert 5 in guarded.service.rounds.book.open_work
+
+
+def test_on_a_connection_that_lasts_an_expired_certificate_opens_nothing(
+    guarded, monkeypatch
+):
+    """TLS looked at the certificate once, when the connection was made."""
+    peer = guarded.attend(5)
+    later = SimpleNamespace(time=lambda: time.time() + 91 * 86400)
+    monkeypatch.setattr(gate, "time", later)
+    call = methods.attend(peer.channel)(iter([hello(5)]))
+    with pytest.raises(grpc.RpcError) as caught:
+        next(call)
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert "has expired" in caught.value.details()
+
+
+def test_expiries_are_told_in_order_and_once():
+    """And those of connections that have ended do not pile up."""
+    table: Any = streams.AgentStreams()
+    for session, expires in ((1, 30.0), (2, 10.0), (3, 20.0), (4, 10.0)):
+        table.add(session, SimpleNamespace(expires=expires))
+    table.remove(4)
+    assert table.expired(9.0) == []
+    assert table.expired(20.0) == [2, 3]
+    assert table.expired(20.0) == []
+    for session in range(5, 5000):
+        table.add(session, SimpleNamespace(expires=50.0))
+        table.remove(session)
+    assert len(table._expiries) < 100
+    assert table.expired(30.0) == [1]
 
 
 def test_a_client_that_connects_anew_takes_its_own_place(guarded):
