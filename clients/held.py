@@ -150,7 +150,7 @@ class FileStorage:
     def read(self, kind: str, name: str) -> Vector | None:
         """Return a vector; None where it is missing or damaged."""
         try:
-            data = self._path(kind, name).read_bytes()
+            data = _bytes(self._path(kind, name))
             vector = np.frombuffer(data[self._head(kind) :], "<f4").astype(np.float32)
         except (OSError, ValueError):
             return None
@@ -181,3 +181,14 @@ class FileStorage:
     def _head(self, kind: str) -> int:
         """Return the bytes of the digest that a file begins with."""
         return 0 if kind == FIRST else NAME_BYTES
+
+
+def _bytes(path: Path) -> bytes:
+    """Return what a file holds; raises OSError when it cannot be read twice.
+
+    What cannot be read is given up as lost, which a disk that fails once must not bring about.
+    """
+    try:
+        return path.read_bytes()
+    except OSError:
+        return path.read_bytes()

@@ -202,7 +202,7 @@ def lock_folder(folder: Path) -> BinaryIO:
     # Not waited for: two coordinators of one run are a mistake.
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         lock.close()
         raise RecordError(
             f"another process has the journal {folder} open; wait for it or end it"

@@ -299,7 +299,7 @@ class Agent:
         self._workshop.discard(key)
         with contextlib.suppress(OSError):
             reach("agent.before-discard")
-            (self._folder / "answers" / store.answer_name(key)).unlink()
+            (self._folder / store.ANSWERS / store.answer_name(key)).unlink()
             reach("agent.after-discard")
 
     def _enter(self, welcome: pb.Welcome) -> None:
@@ -326,7 +326,7 @@ class Agent:
                 limits,
             )
         )
-        answers = folder / "answers"
+        answers = folder / store.ANSWERS
         with _writing(folder):
             for part in (settings.state, folder, answers):
                 make_folder(part)

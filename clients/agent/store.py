@@ -13,6 +13,9 @@ from fedlearn.system.checksum import crc32
 from fedlearn.system.failpoints import armed, reach
 from fedlearn.system.files import make_folder, private, replace
 
+# Of a run's folder: the answers that the coordinator does not have yet.
+ANSWERS = "answers"
+
 # Bytes of the task, bytes of the answer, CRC-32 of both.
 _HEAD = struct.Struct("<III")
 

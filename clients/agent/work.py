@@ -34,17 +34,23 @@ from fedlearn.clients.agent.pipe import (
     WorkRequest,
     WorkSetup,
 )
-from fedlearn.clients.agent.store import write_answer
+from fedlearn.clients.agent.store import ANSWERS, write_answer
 from fedlearn.clients.batches import batches_per_pass
 from fedlearn.clients.build import local_of
-from fedlearn.clients.held import FileStorage, Holdings, MissingModel
+from fedlearn.clients.held import (
+    COPIES,
+    RESIDUALS,
+    FileStorage,
+    Holdings,
+    MissingModel,
+)
 from fedlearn.clients.local import EncodedUpdate
 from fedlearn.clients.micro import NoRoom, ran_out
 from fedlearn.errors import ClientError, reason_of
 from fedlearn.exchange.exchange_pb2 import Task
 from fedlearn.plan import Plan
 from fedlearn.system.failpoints import reach
-from fedlearn.system.files import make_folder, private
+from fedlearn.system.files import make_folder, private, sweep
 from fedlearn.system.parent import end_with_parent
 
 # Models and residuals that are held: the coordinator may go back to its last checkpoint, or to the
@@ -175,11 +181,14 @@ def _end_with_agent() -> None:
 def _lock(folder: Path) -> IO[bytes]:
     """Wait until no other process works in the run's folder, and lock it while the file is open.
 
-    The process of an agent that was killed may not have ended yet.
+    The process of an agent that was killed may not have ended yet. Raises OSError.
     """
     make_folder(folder)
     lock = open(folder / ".lock", "wb", opener=private)  # noqa: SIM115
     fcntl.flock(lock, fcntl.LOCK_EX)
+    # That process may have been killed while it wrote any of these.
+    for name in ("", COPIES, RESIDUALS, ANSWERS):
+        sweep(folder / name)
     return lock
 
 
@@ -199,10 +208,13 @@ def _failure(error: BaseException) -> WorkReply:
 
 
 class _Worker:
-    """Does the requests of one agent, and builds the desk at the first one."""
+    """Does the requests of one agent; at the first one it takes the folder and builds the desk."""
 
     def __init__(self, setup: WorkSetup) -> None:
         self.setup = setup
+        self.folder = Path(setup.folder)
+        # Held as long as the process.
+        self.lock: IO[bytes] | None = None
         self.desk: Desk | None = None
 
     def answer(
@@ -211,13 +223,14 @@ class _Worker:
         """Return the reply to a request as a message; the answer is on disk before it is told."""
         task = Task.FromString(task_bytes)
         try:
-            # Built inside of the handler: a model that cannot be built is a reply, not
-            # a crash.
+            # Inside of the handler, both: a disk that fails and a model that cannot be built
+            # are replies, not crashes.
+            if self.lock is None:
+                self.lock = _lock(self.folder)
             if self.desk is None:
                 self.desk = self._build()
             answer = self.desk.do(task, payloads, request.halvings)
-            path = Path(self.setup.folder) / "answers" / request.name
-            write_answer(path, task_bytes, answer)
+            write_answer(self.folder / ANSWERS / request.name, task_bytes, answer)
         # Model and data may be the user's code, which raises anything.
         except (Exception, SystemExit) as error:
             return pipe.pack(_failure(error).to_dict())
@@ -227,7 +240,7 @@ class _Worker:
     def _build(self) -> Desk:
         setup = self.setup
         desk = Desk(
-            Path(setup.folder), setup.client, setup.experiment, setup.data, setup.limits
+            self.folder, setup.client, setup.experiment, setup.data, setup.limits
         )
         # Of the experiment's own data the coordinator tells.
         if setup.data != "auto":
@@ -252,13 +265,12 @@ def main() -> int:
     ).start()
     setup = WorkSetup.from_dict(messages.get()[0])
     worker = _Worker(setup)
-    with _lock(Path(setup.folder)):
-        # `_listen` ends this process.
-        while True:
-            head, (task_bytes, *payloads) = messages.get()
-            request = WorkRequest.from_dict(head)
-            out.writelines(worker.answer(request, task_bytes, payloads))
-            out.flush()
+    # `_listen` ends this process.
+    while True:
+        head, (task_bytes, *payloads) = messages.get()
+        request = WorkRequest.from_dict(head)
+        out.writelines(worker.answer(request, task_bytes, payloads))
+        out.flush()
 
 
 if __name__ == "__main__":

@@ -39,14 +39,14 @@ class RunFolder:
             files.make_folder(path)
             # Open, and so locked, as long as the run; whatever ends the process frees it.
             self._lock = open(path / LOCK_FILE, "w", opener=files.private)  # noqa: SIM115
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise ConfigError(
-                f"another process is writing to {path}; "
-                "wait for it or choose another --out"
-            ) from None
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._lock.close()
+                raise ConfigError(
+                    f"another process is writing to {path}; "
+                    "wait for it or choose another --out"
+                ) from None
 
         # A worker that outlives a killed parent must not hold its lock, for --resume may follow
         # at once.

@@ -107,3 +107,13 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the parts that processes left in a folder which were killed in `replace`.
+
+    Only who holds the folder's lock may call it, as a living process needs its parts.
+    Raises OSError.
+    """
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
