@@ -68,6 +68,11 @@ class Rounds:
         return self._table.attending
 
     @property
+    def clients(self) -> int:
+        """Return how many clients the run has."""
+        return self._reception.terms.clients
+
+    @property
     def farewell(self) -> pb.CoordinatorFrame | None:
         """Return what everybody is told, once it drains."""
         return self._reception.farewell

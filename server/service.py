@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
-import resource
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 
+import grpc
 from google.protobuf.message import DecodeError
 
 from fedlearn.errors import FedlearnError, RecordError, RunError
@@ -29,6 +29,7 @@ from fedlearn.server.actions import (
     SendToAgent,
     StoreAnswer,
 )
+from fedlearn.server.descriptors import admission_for
 from fedlearn.server.figures import ExchangeFigures
 from fedlearn.server.gate import Caller, CertificateGate
 from fedlearn.server.journal import Journal
@@ -37,6 +38,7 @@ from fedlearn.server.looping import LoopThread
 from fedlearn.server.observe import Log
 from fedlearn.server.renewals import Renewals
 from fedlearn.server.rounds import Rounds
+from fedlearn.server.strangers import Strangers, peer_of
 from fedlearn.server.streams import AgentStream, AgentStreams
 from fedlearn.server.witness import Witness
 from fedlearn.server.work import ModelMissing, WorkOrder, WorkResult, journal_key
@@ -106,10 +108,6 @@ class Service:
     def start(self) -> None:
         """Listen; raises RunError for no address, UserError for a folder without keys."""
         keep_pages()
-        # A connection is a file, and 1024 is the usual first limit.
-        _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
         self._thread.start()
         self._thread.call(self._open()).result()
 
@@ -200,7 +198,12 @@ class Service:
 
     async def _open(self) -> None:
         self._gate = CertificateGate(self.address.pki, self.rounds.counters, self.log)
-        await self._listeners.start(self._attend, self._gate)
+        limits = admission_for(self.rounds.clients, self.log)
+        await self._listeners.start(self._attend, self._gate, limits)
+        ports = (self.port, self.enroll_port)
+        counters = self.rounds.counters
+        strangers = Strangers(ports, limits, self._streams.peers, counters)
+        self._looking = self._loop.create_task(strangers.watch())
         pki = self.address.pki
         if pki is not None:
             self._renewals = Renewals(pki, self.rounds.counters, self.log)
@@ -272,8 +275,9 @@ class Service:
         self._session_count += 1
         session = self._session_count
         caller = await self._gate.caller(context)
-        stream = AgentStream(context, reader, caller.serial, caller.expires)
-        self._streams.add(session, stream)
+        stream = AgentStream(context, reader, caller, peer_of(context.peer()))
+        if not self._streams.add(session, stream):
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls")
         try:
             await self._listen(session, caller, context)
         # Dropped by us, a stream is cancelled after its last frames have left.

@@ -20,7 +20,7 @@ from fedlearn.errors import DataError
         ("größe;wert\n".encode(), "is text"),
         (pickle.dumps({"x": 1}), "is a pickle, which is never read as it can run code"),
         (pickle.dumps([1], protocol=0), "no npz archive"),
-        (gzip.compress(b"x"), "is compressed by gzip"),
+        (gzip.compress(b"x", mtime=0), "is compressed by gzip"),
         (b"PAR1\x15\x04", "is a Parquet file"),
         (b"", "is empty"),
         (b"\x00\x01\x02\x03\x04", "begins with 00 01 02 03"),
