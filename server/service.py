@@ -48,6 +48,10 @@ from fedlearn.system.malloc import keep_pages
 # How often the list of revoked certificates is looked at.
 POLL_S = 0.5
 
+# How long the authority may be unreadable. Nobody is let in meanwhile, so a run that waited on
+# would wait for ever.
+UNREADABLE_S = 30.0
+
 # Facts of a device that are kept.
 FACTS = 64
 
@@ -74,8 +78,9 @@ class Service:
         self.log = log or Log(None, "nothing")
         # client → what its agent says of its device.
         self.devices: dict[int, dict[str, str | float]] = {}
-        # Why the journal takes no more answers.
+        # Why the journal takes no more answers, or nobody can be let in.
         self.trouble: str | None = None
+        self._failure: FedlearnError | None = None
         # Without a bound: what comes is bounded by the work that was asked for.
         self.events: queue.Queue[WorkResult | ModelMissing | FedlearnError] = (
             queue.Queue()
@@ -155,7 +160,12 @@ class Service:
             return event
 
     def attending(self) -> list[int]:
-        """Return the clients that are connected, sorted."""
+        """Return the clients that are connected, sorted.
+
+        Raises RecordError when nobody can be let in any more.
+        """
+        if self._failure is not None:
+            raise self._failure
         # Asked in the loop's thread: the table changes there.
         return sorted(self._thread.call(self._attending()).result())
 
@@ -239,6 +249,8 @@ class Service:
 
     async def _watch(self) -> None:
         """End the connections of revoked and of expired certificates, for ever."""
+        # Polls in a row that could not read the authority.
+        failures = 0
         while True:
             await asyncio.sleep(POLL_S)
             expired = self._streams.expired(time.time())
@@ -255,13 +267,28 @@ class Service:
                 )
             # Nobody new is let in while the list is unreadable; those here may go on.
             except FedlearnError as error:
-                self.log.note(str(error))
+                failures += 1
+                self._unreadable(error, failures)
                 continue
+            failures = 0
             for client in sorted(revoked):
                 self.log("revoked", client, text="its certificate is revoked")
             # Only then: `revoke` looks at every connection, and there may be thousands.
             if revoked:
                 self._perform(self.rounds.revoke(revoked))
+
+    def _unreadable(self, error: FedlearnError, failures: int) -> None:
+        """Note that the authority cannot be read, and in the end fail the run.
+
+        failures: polls in a row.
+        """
+        # Once, as the log would grow with each poll.
+        if failures == 1:
+            self.log.note(str(error))
+        if failures * POLL_S >= UNREADABLE_S and self._failure is None:
+            self.trouble = str(error)
+            self._failure = error
+            self.events.put(error)
 
     # One connection
 

@@ -28,7 +28,7 @@ from fedlearn.clients.agent import attendance
 from fedlearn.clients.agent.actions import Connect
 from fedlearn.clients.agent.agent import Agent
 from fedlearn.clients.agent.options import AgentSettings
-from fedlearn.errors import RunError, UserError
+from fedlearn.errors import RecordError, RunError, UserError
 from fedlearn.exchange import FRAME_BYTES, methods
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import proto
@@ -263,6 +263,25 @@ def test_a_revoked_client_that_is_away_is_not_waited_for(guarded, monkeypatch):
     guarded.ask(5)
     time.sleep(0.2)  # ten looks
     assert 5 in guarded.service.rounds.book.open_work
+
+
+def test_a_run_does_not_wait_for_ever_where_nobody_can_be_let_in(guarded, monkeypatch):
+    monkeypatch.setattr(service, "POLL_S", 0.02)
+    monkeypatch.setattr(service, "UNREADABLE_S", 0.1)
+    guarded.attend(5)
+    guarded.ask(6)
+    list_of_revoked = guarded.keys.pki / "revoked.json"
+    before = list_of_revoked.rename(list_of_revoked.with_name("before"))
+    list_of_revoked.mkdir()  # as a disk that fails: it is there and cannot be read
+    try:
+        with pytest.raises(RecordError, match=r"cannot read '.*revoked\.json'"):
+            guarded.service.next()
+        with pytest.raises(RecordError, match="cannot read"):
+            guarded.service.attending()
+        assert "cannot read" in guarded.service.figures().trouble
+    finally:
+        list_of_revoked.rmdir()
+        before.rename(list_of_revoked)
 
 
 def test_a_certificate_that_expires_ends_its_connection(guarded, monkeypatch):

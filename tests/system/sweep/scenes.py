@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
+import random
 import shutil
 import signal
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -16,7 +19,7 @@ from typing import Any
 
 from fedlearn.errors import RunError
 from fedlearn.experiments.benchmarks import unruly
-from fedlearn.experiments.benchmarks.chaos import KEPT, check_counts, free_port
+from fedlearn.experiments.benchmarks.chaos import KEPT, check_counts
 from fedlearn.experiments.benchmarks.nursery import Child, Nursery, start
 from fedlearn.records.names import MODEL_FILE
 from fedlearn.records.writing import read_lines
@@ -33,6 +36,8 @@ NO_PICTURES = "FEDLEARN_SWEEP_NO_PICTURES"
 
 # Lives of a run: one that a fault ends, and as many as it may take to go on.
 LIVES = 3
+
+_PORTS = itertools.cycle(random.sample(range(30_000, 32_700), 2_700))
 
 ROUNDS = 2
 AGENTS = 2
@@ -150,18 +155,19 @@ class Lab:
         self, command: str, arguments: Callable[[], list[str]], log: Path, plan: Plan
     ) -> int:
         """Run until it ends well; return the number of lives. Raises RunError."""
-        code, text = await self.life(command, arguments(), log, plan)
+        ends = []
+        present: Plan | None = plan
         for number in range(1, LIVES + 1):
+            code, text = await self.life(command, arguments(), log, present)
             check_end(code, text)
             if code == 0:
                 return number
+            ends.append(f"{code}: {text.strip()}")
             # With pictures where they were struck: a new start has to draw them.
             drawing = any("/plots" in call or ".html" in call for call in plan.calls)
             unarmed = Plan.write(log.with_name("unarmed"), log.with_name("nowhere"))
-            code, text = await self.life(
-                command, arguments(), log, unarmed if drawing else None
-            )
-        raise RunError(f"it does not go on: {text.strip()}")
+            present = unarmed if drawing else None
+        raise RunError(f"it does not go on: {ends}")
 
     def compare(self, folder: Path) -> None:
         """Raise RunError unless a run came to what the simulation came to."""
@@ -212,7 +218,7 @@ class Fleet:
     def __init__(self, lab: Lab, folder: Path) -> None:
         self.lab = lab
         self.folder = folder
-        self.port = free_port()
+        self.port = _next_port()
         self.children: set[Child] = set()
         # The state of the agent that may be struck lies where the plan counts.
         shutil.copytree(lab.out / "enrolled" / "agents", folder / "agents")
@@ -310,6 +316,19 @@ class Fleet:
             for client, reason in json.loads(line)["failures"].items():
                 if client != "0" or "disk" not in reason:
                     raise RunError(f"client {client} failed: {reason}")
+
+
+def _next_port() -> int:
+    """Return a free port that no other trial of this sweep has.
+
+    It must stay free while its coordinator is down, so it is below those that the system gives
+    away, and beyond those that other tests draw.
+    """
+    for port in _PORTS:
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RunError("no port is free")
 
 
 def _ended(lives: int) -> str:
