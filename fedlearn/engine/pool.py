@@ -32,7 +32,7 @@ from fedlearn.engine.protocol import EveryClient, whole_score
 from fedlearn.engine.runner import Runner, single_thread
 from fedlearn.engine.shared import Answers, SharedModel
 from fedlearn.engine.task import Outcome, Task
-from fedlearn.errors import RecordError, RunError, reason_of
+from fedlearn.errors import ConfigError, RecordError, RunError, reason_of
 from fedlearn.system.malloc import keep_pages
 from fedlearn.wire import Bytes
 from fedlearn.wire.payload import MARGIN
@@ -94,6 +94,12 @@ class Pool(EveryClient):
         client_timeout_s: seconds after which a client has failed; 0 = never.
         """
         # Before the fork, so that workers inherit both.
+        # Python forbids such a process, a worker of multiprocessing.Pool, to start others.
+        if multiprocessing.current_process().daemon:
+            raise ConfigError(
+                "this process may not start others, as it is a worker of another pool; "
+                'use engine.kind = "serial" in it'
+            )
         single_thread()
         keep_pages()
         self.runner = runner

@@ -145,17 +145,25 @@ class Run:
         """Return the class of each sample, (N,) int64, or (N, T) for text.
 
         x: (N, …) samples as the data set gives them, such as uint8 images; one sample
-        without its N is taken too. probabilities: return those of every class instead,
-        (N, K) or (N, T, K) float32. Raises DataError for samples of another shape.
+        without its N is taken too. They go through the casts of training, so that pictures
+        may be whole numbers up to 255 or floats up to 1. probabilities: return those of
+        every class instead, (N, K) or (N, T, K) float32. Raises DataError for samples that
+        training would refuse.
         """
         import torch
 
         from fedlearn.clients.batches import tensors
         from fedlearn.data.samples import Samples
 
-        data = section(self._record.manifest, "data")
         module = self.model()
-        samples = _samples(np.asarray(x), tuple(data["input_shape"]))
+        data = section(self._record.manifest, "data")
+        samples = _samples(x, tuple(data["input_shape"]), data["modality"])
+        if not len(samples):
+            lines = samples.shape[1:] if data["modality"] == "text" else ()
+            shape = (0, *lines)
+            if probabilities:
+                return np.empty((*shape, int(data["classes"])), np.float32)
+            return np.empty(shape, np.int64)
         outputs = []
         # Predicting needs no gradients, which would take the memory of all batches.
         with torch.no_grad():
@@ -251,7 +259,25 @@ def _is_nested(value: Any) -> bool:
     return isinstance(value, Mapping | list)
 
 
-def _samples(x: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[Any]:
+def _samples(x: Any, input_shape: tuple[int, ...], modality: str) -> NDArray[Any]:
+    """Return samples (N, …) in the type of the training samples; see `Run.predict`."""
+    from fedlearn.data import casts
+    from fedlearn.data.own_arrays import NUMBERS, as_array
+
+    where = "predict: x"
+    array = _with_samples_axis(as_array(where, x), input_shape)
+    if array.dtype.kind not in NUMBERS:
+        raise DataError(f"{where} has dtype {array.dtype}; numbers are needed")
+    if not len(array):
+        return array
+    if modality == "text":
+        return casts.to_bytes(where, array)
+    if modality == "image":
+        return casts.to_pixels(where, array)
+    return casts.to_float32(where, array)
+
+
+def _with_samples_axis(x: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[Any]:
     """Return samples with their leading N, and images with their channel."""
     if x.shape == input_shape:
         x = x[np.newaxis]

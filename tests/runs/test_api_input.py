@@ -1,12 +1,14 @@
 """What a program may hand over to `fedlearn.run` and its like, and what it may not."""
 
 import functools
+import multiprocessing
 import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from flwr.serverapp.strategy import FedAvg
 from torch import nn
 
@@ -344,3 +346,50 @@ def test_a_faulty_codec_is_named(codec, words, tmp_path):
     with pytest.raises(fl.FedlearnError) as error:
         fl.run(CONFIG, up=codec, out=tmp_path / "run", quiet=True)
     assert words in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    return fl.run(CONFIG, out=tmp_path_factory.mktemp("digits") / "run", quiet=True)
+
+
+def test_predict_casts_as_training_does(digits_run):
+    x = np.random.default_rng(0).integers(0, 256, (9, 1, 8, 8)).astype(np.uint8)
+    scores = digits_run.predict(x, probabilities=True)
+    for same in (x.astype(np.int64), x.tolist(), x / 255, torch.tensor(x), x[:, 0]):
+        assert np.array_equal(digits_run.predict(same, probabilities=True), scores)
+    assert digits_run.predict(x[:0]).shape == (0,)
+    assert digits_run.predict(x[:0], probabilities=True).shape == (0, 10)
+    assert digits_run.predict(x[0]).shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x: x * np.nan, "holds NaN"),
+        (lambda x: x + 0j, "has dtype complex128"),
+        (lambda x: x * 255.0, "images are uint8, or floats from 0 to 1"),
+        (lambda x: x.astype(str), "numbers are needed"),
+        (lambda x: [[1, 2], [3]], "is no array"),
+        (lambda x: x[:, :, :4], "samples of shape (1, 4, 8)"),
+        (lambda x: torch.tensor(x, requires_grad=True), "is no array"),
+        (lambda x: None, "not a numpy array"),
+    ],
+)
+def test_predict_refuses_what_training_would(change, words, digits_run):
+    with pytest.raises(fl.DataError) as error:
+        digits_run.predict(change(np.linspace(0, 1, 128).reshape(2, 1, 8, 8)))
+    assert words in str(error.value)
+
+
+def pooled(folder):
+    try:
+        fl.run(CONFIG, {"engine.kind": "pool"}, out=folder, quiet=True)
+    except fl.ConfigError as error:
+        return str(error)
+    return ""
+
+
+def test_a_pool_in_a_worker_of_another_names_the_engine(tmp_path):
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert 'engine.kind = "serial"' in pool.apply(pooled, (tmp_path / "run",))
