@@ -26,7 +26,7 @@ from fedlearn.clients.build import arrive
 from fedlearn.clients.local import Local, StartModel
 from fedlearn.exchange.exchange_pb2 import Task
 from fedlearn.exchange.keys import of, residual_name
-from fedlearn.system.files import replace
+from fedlearn.system.files import make_folder, replace
 from fedlearn.wire import decode_model, digest
 
 Vector = NDArray[np.float32]  # (P,)
@@ -150,7 +150,7 @@ class FileStorage:
     def read(self, kind: str, name: str) -> Vector | None:
         """Return a vector; None where it is missing or damaged."""
         try:
-            data = self._path(kind, name).read_bytes()
+            data = _bytes(self._path(kind, name))
             vector = np.frombuffer(data[self._head(kind) :], "<f4").astype(np.float32)
         except (OSError, ValueError):
             return None
@@ -161,7 +161,7 @@ class FileStorage:
     def write(self, kind: str, name: str, vector: Vector) -> None:
         """Bring a vector to disk; raises OSError."""
         path = self._path(kind, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         head = digest(vector)[: self._head(kind)]
         # Little-endian, whatever the board.
         replace(path, head + vector.astype("<f4").tobytes())
@@ -181,3 +181,14 @@ class FileStorage:
     def _head(self, kind: str) -> int:
         """Return the bytes of the digest that a file begins with."""
         return 0 if kind == FIRST else NAME_BYTES
+
+
+def _bytes(path: Path) -> bytes:
+    """Return what a file holds; raises OSError when it cannot be read twice.
+
+    What cannot be read is given up as lost, which a disk that fails once must not bring about.
+    """
+    try:
+        return path.read_bytes()
+    except OSError:
+        return path.read_bytes()

@@ -15,10 +15,10 @@ board loads none of them.
 
 from __future__ import annotations
 
-from fedlearn.own_path import spare_library
+from fedlearn.own_path import begin
 
 # Before anything else is imported: a file beside the user's config may have its name.
-spare_library()
+begin()
 
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402

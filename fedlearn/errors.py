@@ -7,6 +7,7 @@ FedlearnError                 one root; ``exit_code`` is what a command ends wit
 │   └── ModelError            a model that cannot be built or does not fit the data
 ├── RunError           (3)    the run itself failed
 │   ├── RoundError            no attempt of a round gave enough usable updates
+│   ├── StrategyError         what a strategy makes of a round's answers cannot be used
 │   └── RecordError           the run folder cannot be written or read
 ├── ExpectationError   (4)    the run ended, but an ``[expect]`` line of its config does not hold
 ├── PayloadError       (3)    bytes that a decoder refuses, or values that a codec cannot carry
@@ -51,6 +52,10 @@ class RunError(FedlearnError):
 
 class RoundError(RunError):
     """No attempt of a round gave enough usable updates."""
+
+
+class StrategyError(RunError):
+    """A strategy raised on a round's answers, or made a model of them that is none."""
 
 
 class RecordError(RunError):

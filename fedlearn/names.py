@@ -6,6 +6,8 @@ import contextlib
 import inspect
 import math
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,17 +49,25 @@ _ARGUMENTS = {"data set": "data", "codec": "up"}
 # Those objects by their names, such as "python:Net", for as long as the run goes on.
 _handed: dict[str, Any] = {}
 
+# Held by the thread whose run goes on. Runs share this process's random generators and
+# torch's threads besides those names, so two at a time would change each other's models.
+_turn = threading.RLock()
+
 
 @contextlib.contextmanager
 def handed_over(objects: Mapping[str, Any]) -> Iterator[None]:
-    """Let names of the module ``python`` lead to these objects, inside the block."""
-    before = dict(_handed)
-    _handed.update(objects)
-    try:
-        yield
-    finally:
-        _handed.clear()
-        _handed.update(before)
+    """Let names of the module ``python`` lead to these objects, inside the block.
+
+    One thread at a time: others wait. A block may stand in another one.
+    """
+    with _turn:
+        before = dict(_handed)
+        _handed.update(objects)
+        try:
+            yield
+        finally:
+            _handed.clear()
+            _handed.update(before)
 
 
 def is_handed(name: str) -> bool:
@@ -123,7 +133,7 @@ def _module(what: str, path: str, module_name: str) -> Any:
     if not module_name.startswith("fedlearn."):
         own_path.look_in("")
     try:
-        return own_path.load(module_name)
+        return _imported(module_name)
     except ImportError as error:
         raise ConfigError(
             f"{what} '{path}': cannot import '{module_name}' ({shortened(str(error))})"
@@ -134,6 +144,19 @@ def _module(what: str, path: str, module_name: str) -> Any:
         raise ConfigError(
             f"{what} '{path}': importing '{module_name}' raised {reason_of(error)}"
         ) from error
+
+
+def _imported(module_name: str) -> Any:
+    """Return a module, imported with seeded generators where it is not loaded yet."""
+    # Some names are looked up at each step of a client's training.
+    if module_name.startswith("fedlearn.") and module_name in sys.modules:
+        return sys.modules[module_name]
+    # It imports numpy, for which reading a config need not wait.
+    from fedlearn.seeds import isolated
+
+    # A module may draw its data while it is imported: in each process the same.
+    with isolated(0):
+        return own_path.load(module_name)
 
 
 def _looked_in(module_name: str, error: ImportError) -> str:

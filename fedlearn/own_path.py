@@ -27,6 +27,17 @@ _PREFIX = "own_"
 _FIXED = ("__main__", "fedlearn")
 
 
+# Folders for a process that this one starts; they are looked in as those here are.
+# PYTHONPATH would have them come before Python's library.
+_VARIABLE = "FEDLEARN_MODULES"
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a process that is to find the modules found here."""
+    folders = [os.path.abspath(folder) for folder in own_folders()]
+    return {**os.environ, _VARIABLE: os.pathsep.join(folders)}
+
+
 def look_in(folder: str) -> None:
     """Have Python look for modules in a folder, if it does not yet; "": the current one."""
     if folder in sys.path:
@@ -38,7 +49,15 @@ def look_in(folder: str) -> None:
     sys.path.insert(_first_installed(), folder)
 
 
-def spare_library() -> None:
+def begin() -> None:
+    """Have a new process find modules as its parent does, whatever command it is."""
+    _spare_library()
+    for folder in os.environ.get(_VARIABLE, "").split(os.pathsep):
+        if folder:
+            look_in(folder)
+
+
+def _spare_library() -> None:
     """Put the current folder behind Python's library, where ``python -m fedlearn…`` put it first.
 
     ``fedlearn simulate`` and ``python -m fedlearn.simulate`` then find the same modules.

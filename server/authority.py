@@ -8,13 +8,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fedlearn.errors import RecordError, UserError
-from fedlearn.system.files import replace
+from fedlearn.system import files
+
+# What to do about a damaged folder.
+RESTORE = (
+    "restore the folder from a copy, then revoke again since the day of that copy: "
+    "fedlearn revoke ID --anyway, for each client that was revoked after it was made"
+)
 
 
 @contextlib.contextmanager
@@ -28,8 +33,7 @@ def locked(pki: Path) -> Iterator[None]:
             f"there is no authority in '{pki}'; make one: fedlearn pki init --pki {pki}"
         )
     # Whoever comes first makes the lock file, and nobody removes it.
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-    with writing(pki), open(os.open(pki / ".lock", flags, 0o600), "wb") as lock:
+    with writing(pki), open(pki / ".lock", "ab", opener=files.private) as lock:
         # Waits: whoever holds it works for milliseconds, and no agent should be
         # refused.
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -70,8 +74,8 @@ def write(path: Path, data: bytes) -> None:
     Certificates may be read by anyone, keys and lists by their owner alone.
     """
     # By the ending, so that no caller can publish a key by mistake.
-    mode = 0o644 if path.suffix == ".pem" else 0o600
-    replace(path, data, mode)
+    mode = files.PUBLIC if path.suffix == ".pem" else files.PRIVATE
+    files.replace(path, data, mode)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -97,4 +101,4 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def list_damaged(path: Path) -> RecordError:
     """Return the error of a list that is not what fedlearn writes."""
-    return RecordError(f"'{path}' is damaged; restore the folder from a copy")
+    return RecordError(f"'{path}' is damaged; {RESTORE}")

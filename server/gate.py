@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
@@ -11,17 +13,21 @@ import grpc
 
 from fedlearn.errors import FedlearnError
 from fedlearn.exchange.methods import CallContext
-from fedlearn.server.identity import IdentityError, identity_of
+from fedlearn.server.identity import IdentityError, expiry, identity_of
 from fedlearn.server.tokens import Revocations
 from fedlearn.server.work import EventLog
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who calls. client: None without TLS. serial: of the certificate."""
+    """Who calls. client: None without TLS. serial: of the certificate.
+
+    expires: the certificate, in seconds since 1970.
+    """
 
     client: int | None = None
     serial: int = 0
+    expires: float = math.inf
 
 
 class CertificateGate:
@@ -65,6 +71,15 @@ class CertificateGate:
                 clients.add(client)
         return clients
 
+    def restored(self) -> str | None:
+        """Return what to say of an authority whose folder was restored from a copy.
+
+        None: nothing, or it was said already. Raises UserError, RecordError.
+        """
+        if self.revocations is None:
+            return None
+        return self.revocations.restored()
+
     async def caller(self, context: CallContext) -> Caller:
         """Return who calls; the call of one who may not is ended."""
         if self.revocations is None:
@@ -77,9 +92,13 @@ class CertificateGate:
             client, serial = identity_of(certificate)
             if self.revocations.refused(client, serial):
                 raise IdentityError("revoked", "the certificate is revoked")
+            # TLS looked at it once, and a connection lasts.
+            expires = expiry(certificate)
+            if expires <= time.time():
+                raise IdentityError("expired", "the certificate has expired")
         # Whatever cannot be read is turned away: in doubt nobody comes in.
         except (FedlearnError, KeyError, IndexError) as error:
             self._counters["wrong_certificate"] += 1
             self._log("turned away", client, text=str(error))
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
-        return Caller(client, serial)
+        return Caller(client, serial, expires)

@@ -1,7 +1,7 @@
 """The coordinator's certificate authority: who is who, and what was issued.
 
-One folder has its keys, its certificates and the list of what it has issued. Serial numbers
-grow by one per certificate, and a number is on disk before it is used.
+One folder has its keys, its certificates and the list of what it has issued
+(`fedlearn.server.issued`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedlearn.errors import FedlearnError, RecordError, UserError
-from fedlearn.server import authority
+from fedlearn.server import authority, issued
 from fedlearn.server.certificates import (
     CA_DAYS,
     CLIENT_URI,
@@ -71,7 +71,7 @@ class IdentityError(FedlearnError):
     def __init__(self, reason: str, text: str) -> None:
         """Keep the reason: request, certificate, revoked, unknown, used or expired.
 
-        The last three are a token's.
+        Unknown and used are a token's.
         """
         super().__init__(text)
         self.reason = reason
@@ -114,7 +114,7 @@ def make(
         server_key.public_key(), 2, map(_general_name, server_names), now
     )
     # Serial numbers 1 and 2 are taken: by the authority, and by its server.
-    issued = {"next": 3, "days": days, "certificates": {}}
+    listed = {"next": 3, "days": days, "certificates": {}, "changed": int(now)}
     with authority.writing(pki):
         pki.parent.mkdir(parents=True, exist_ok=True)
         # Only its owner may look inside, and it is renamed when it is whole.
@@ -124,7 +124,7 @@ def make(
             authority.write(part / "server.key", private_pem(server_key))
             authority.write(part / "ca.pem", pem(ca.certificate))
             authority.write(part / "server.pem", pem(certificate))
-            authority.write_json(part / "issued.json", issued)
+            authority.write_json(issued.file_of(part), listed)
             authority.write_json(part / "revoked.json", {})
             authority.write_json(part / "tokens.json", {})
             # On one file system: the folder appears whole, or not at all.
@@ -136,26 +136,41 @@ def make(
     return server_names
 
 
-def renew_server(pki: Path, names: Iterable[str] = ()) -> tuple[str, ...]:
-    """Issue the server's certificate anew for its key, and return its names.
+def renew_server(
+    pki: Path, names: Iterable[str] = (), new_key_too: bool = False
+) -> tuple[str, ...]:
+    """Issue the server's certificate anew, and return its names.
 
-    names: as in `make`; without any, those that it has. Raises UserError for a folder that
-    is no authority's or a name that is none, RecordError when it cannot be written.
+    names: as in `make`; without any, those that it has. new_key_too: for a new key, where the
+    present one may be known to others. Raises UserError for a folder that is no authority's or
+    a name that is none, RecordError when it cannot be written.
     """
     new_names = tuple(names)
-    path = pki / "server.pem"
     with authority.locked(pki):
         new_names = _all_names(new_names) if new_names else server_names(pki)
         ca = _authority(pki)
-        public = x509.load_pem_x509_certificate(authority.read(path)).public_key()
-        if not isinstance(public, ec.EllipticCurvePublicKey):
-            raise _not_ours(path)
-        serial = _next_serial(pki, None, 0)
+        key = new_key() if new_key_too else _server_key(pki)
+        serial = issued.take_serial(pki, None, 0)
         certificate = ca.server_certificate(
-            public, serial, map(_general_name, new_names), time.time()
+            key.public_key(), serial, map(_general_name, new_names), time.time()
         )
-        authority.write(path, pem(certificate))
+        # Two files: a crash between them is told at the next start, with this command.
+        if new_key_too:
+            authority.write(pki / "server.key", private_pem(key))
+        authority.write(pki / "server.pem", pem(certificate))
     return new_names
+
+
+def _server_key(pki: Path) -> ec.EllipticCurvePrivateKey:
+    """Return the coordinator's key; raises RecordError for one that is none of ours."""
+    path = pki / "server.key"
+    try:
+        key = serialization.load_pem_private_key(authority.read(path), None)
+    except _UNREADABLE:
+        raise _not_ours(path) from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise _not_ours(path)
+    return key
 
 
 def server_names(pki: Path) -> tuple[str, ...]:
@@ -169,11 +184,19 @@ def server_names(pki: Path) -> tuple[str, ...]:
     return tuple(str(name.value) for name in names)
 
 
+def server_expiry(pki: Path) -> int:
+    """Return when the server's certificate expires, in seconds since 1970.
+
+    Raises UserError for no authority, RecordError for a file that cannot be read.
+    """
+    return expiry(authority.read(pki / "server.pem"))
+
+
 def server_credentials(pki: Path) -> ServerCredentials:
     """Return what the coordinator's TLS needs.
 
-    Raises UserError when its certificate has expired, or for no authority, RecordError for
-    a file that cannot be read.
+    Raises UserError when its certificate has expired or is another key's, or for no
+    authority, RecordError for a file that cannot be read.
     """
     credentials = ServerCredentials(
         key=authority.read(pki / "server.key"),
@@ -184,6 +207,12 @@ def server_credentials(pki: Path) -> ServerCredentials:
         raise UserError(
             f"the server's certificate in '{pki}' has expired; "
             f"make a new one: fedlearn pki server --pki {pki}"
+        )
+    certificate = x509.load_pem_x509_certificate(credentials.certificate)
+    if _server_key(pki).public_key() != certificate.public_key():
+        raise UserError(
+            f"server.key and server.pem in '{pki}' do not belong together; "
+            f"make both anew: fedlearn pki server --new-key --pki {pki}"
         )
     return credentials
 
@@ -206,11 +235,10 @@ def issue(pki: Path, client: int, request: bytes, days: int | None = None) -> by
     public = public_key_of(request)
     ca = _authority(pki)
     if days is None:
-        days = int(authority.read_json(pki / "issued.json")["days"])
+        days = int(authority.read_json(issued.file_of(pki))["days"])
     now = time.time()
     expires = min(int(now) + days * DAY_S, int(ca.expires))
-    # On disk before the certificate exists, so that a crash wastes a number and no more.
-    serial = _next_serial(pki, client, expires)
+    serial = issued.take_serial(pki, client, expires)
     return pem(ca.client_certificate(public, serial, client, days, now))
 
 
@@ -293,9 +321,7 @@ def _bad_certificate(text: str) -> IdentityError:
 
 
 def _not_ours(path: Path) -> RecordError:
-    return RecordError(
-        f"'{path}' is not what fedlearn writes; restore the folder from a copy"
-    )
+    return RecordError(f"'{path}' is not what fedlearn writes; {authority.RESTORE}")
 
 
 def _check_empty(pki: Path) -> None:
@@ -306,28 +332,6 @@ def _check_empty(pki: Path) -> None:
     if (pki / "ca.pem").exists():
         state = "holds an authority already, which its agents trust"
     raise UserError(f"'{pki}' {state}; nothing was changed. Choose another with --pki")
-
-
-def _next_serial(pki: Path, client: int | None, expires: int) -> int:
-    """Take the next serial number, and forget what has expired.
-
-    The number is on disk before anything is signed with it.
-    """
-    issued = authority.read_json(pki / "issued.json")
-    serial = int(issued["next"])
-    issued["next"] = serial + 1
-    # The list stays as long as what is valid; a revocation needs nothing older.
-    now = time.time()
-    certificates = {
-        number: entry
-        for number, entry in issued["certificates"].items()
-        if entry["expires"] > now
-    }
-    if client is not None:
-        certificates[str(serial)] = {"client": client, "expires": expires}
-    issued["certificates"] = certificates
-    authority.write_json(pki / "issued.json", issued)
-    return serial
 
 
 def _authority(pki: Path) -> Authority:
@@ -341,8 +345,7 @@ def _authority(pki: Path) -> Authority:
         key = serialization.load_pem_private_key(authority.read(key_path), None)
     except _UNREADABLE as error:
         raise RecordError(
-            f"the authority in '{pki}' is damaged ({error}); "
-            "restore the folder from a copy"
+            f"the authority in '{pki}' is damaged ({error}); {authority.RESTORE}"
         ) from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise _not_ours(key_path)

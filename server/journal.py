@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn.errors import RecordError
+from fedlearn.server.quota import check_quota
 from fedlearn.server.segments import (
     RECORD_HEAD,
     SEGMENT_HEAD,
@@ -36,7 +37,7 @@ from fedlearn.server.segments import (
 )
 from fedlearn.system.checksum import crc32
 from fedlearn.system.failpoints import armed, reach
-from fedlearn.system.files import sync_folder
+from fedlearn.system.files import private, sync_folder
 
 # Small enough to copy and delete one at a time.
 SEGMENT_BYTES = 256 << 20
@@ -80,19 +81,17 @@ class _Waiting:
 
 
 class Journal:
-    """A folder of records, in order.
+    """A folder of records in order, for any thread; one journal at a time owns the folder."""
 
-    Any thread may call any method; one journal at a time owns the folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, quota: int | None = None) -> None:
         """Open the journal, made if need be, and cut off a torn tail; reads all of it.
 
-        Every record found is on disk again when this returns. Raises RecordError for a
-        folder that cannot be used, that another journal owns, or with damage elsewhere than
-        in its last group of records.
+        quota: bytes; beyond them it fails as on a full disk. Every record found is on disk
+        again when this returns. Raises RecordError for a folder that cannot be used, that
+        another journal owns, or with damage elsewhere than in its last group of records.
         """
         self.folder = folder
+        self._quota = quota
         self._index: dict[str, JournalEntry] = {}
         # Of each segment, the bytes that are synced.
         self._ends: dict[int, int] = {}
@@ -223,6 +222,8 @@ class Journal:
 
     def _commit(self, group: list[_Waiting]) -> None:
         """Write a group and sync it; from then on `find` and `records` know it."""
+        group_bytes = sum(waiting.size for waiting in group)
+        check_quota(sum(self._ends.values()), group_bytes, self._quota)
         # Whatever the size of the group: a group is never split over two segments.
         if self._file < 0 or self._ends[max(self._ends)] > SEGMENT_BYTES:
             self._begin_segment()
@@ -281,8 +282,8 @@ class Journal:
         self._mark = os.urandom(8)
         reach("journal.new-segment")
         # O_EXCL: a segment that is there already would be another process's.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._file = os.open(self._path(number), flags, 0o644)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        self._file = private(self._path(number), flags)
         write_all(self._file, [segment_head(self._mark)])
         # Before any record: a damaged mark is then damage, never a torn tail.
         os.fsync(self._file)

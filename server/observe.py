@@ -21,6 +21,7 @@ from typing import Any, TextIO
 
 from fedlearn.exchange.keys import Key
 from fedlearn.records.names import LOG_FILE, OLD_LOG_FILE
+from fedlearn.system.files import private
 from fedlearn.text import printable
 
 # Beyond this `fleet.log` becomes `fleet.log.1` and a new one begins, so that both together
@@ -159,7 +160,7 @@ class Log:
                 os.replace(self.path, self.path.with_name(f"{self.path.name}.1"))
         if self._file < 0:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            self._file = os.open(self.path, flags, 0o644)
+            self._file = private(self.path, flags)
         # A half line is ended, so that it spoils no whole one.
         if self._torn and os.fstat(self._file).st_size:
             data = b"\n" + data

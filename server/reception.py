@@ -92,8 +92,8 @@ class Reception:
             version=min(NEWEST, hello.newest),
             run=self.terms.run,
             experiment=self.terms.experiment,
-            idle_ms=round(1000 * sessions.IDLE_S),
             # Told in each welcome: this side decides how often it hears an agent.
+            idle_ms=round(1000 * sessions.idle_s(self.terms.clients)),
             busy_ms=round(1000 * sessions.BUSY_S),
             lease_ms=round(1000 * sessions.LEASE_S),
             limit_bytes=self.terms.limit_bytes,
@@ -101,6 +101,13 @@ class Reception:
         )
         frame = pb.CoordinatorFrame(welcome=welcome)
         return [*actions, SendToAgent(connection.number, frame)]
+
+    def expire(self, session: int) -> list[Action]:
+        """End the connection of a certificate that has expired; a renewed one may come back."""
+        self.counters["expired"] += 1
+        reason = "the certificate has expired"
+        goodbye = frames.goodbye_until(reason, sessions.EXPIRED_AGAIN_S)
+        return self._drop(session, goodbye, reason)
 
     def part(self, session: int, reason: str, counter: str) -> list[Action]:
         """Say why an agent cannot stay, and end its connection."""

@@ -68,6 +68,11 @@ class Rounds:
         return self._table.attending
 
     @property
+    def clients(self) -> int:
+        """Return how many clients the run has."""
+        return self._reception.terms.clients
+
+    @property
     def farewell(self) -> pb.CoordinatorFrame | None:
         """Return what everybody is told, once it drains."""
         return self._reception.farewell
@@ -233,6 +238,16 @@ class Rounds:
         for client in sorted(revoked & self.book.open_work.keys()):
             for work in list(self.book.of(client)):
                 actions += self._fail(work, "its certificate is revoked")
+        return actions
+
+    def expire(self, sessions: Iterable[int]) -> list[Action]:
+        """End connections whose certificates have expired; their work waits for them.
+
+        An agent that has renewed its certificate comes back with the new one at once.
+        """
+        actions: list[Action] = []
+        for session in sessions:
+            actions += self._reception.expire(session)
         return actions
 
     # A hello

@@ -28,7 +28,7 @@ from typing import BinaryIO
 from fedlearn.errors import RecordError
 from fedlearn.system.checksum import crc32
 from fedlearn.system.failpoints import reach
-from fedlearn.system.files import sync_folder
+from fedlearn.system.files import make_folder, private, sync_folder
 
 # The last byte is the format's version.
 _MAGIC = b"fedlog\x00\x01"
@@ -195,14 +195,14 @@ def lock_folder(folder: Path) -> BinaryIO:
     A second journal would take what the first is writing for a torn tail.
     """
     if not folder.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         sync_folder(folder.parent)
     # Held as long as the journal.
-    lock = open(folder / ".lock", "wb")  # noqa: SIM115
+    lock = open(folder / ".lock", "wb", opener=private)  # noqa: SIM115
     # Not waited for: two coordinators of one run are a mistake.
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         lock.close()
         raise RecordError(
             f"another process has the journal {folder} open; wait for it or end it"

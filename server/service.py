@@ -9,19 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
-import resource
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 
+import grpc
 from google.protobuf.message import DecodeError
 
 from fedlearn.errors import FedlearnError, RecordError, RunError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key
 from fedlearn.exchange.methods import AttendContext
-from fedlearn.server import frames, streams, tokens
+from fedlearn.server import frames, streams
 from fedlearn.server.actions import (
     Action,
     DeviceFacts,
@@ -29,14 +29,16 @@ from fedlearn.server.actions import (
     SendToAgent,
     StoreAnswer,
 )
+from fedlearn.server.descriptors import admission_for
 from fedlearn.server.figures import ExchangeFigures
 from fedlearn.server.gate import Caller, CertificateGate
-from fedlearn.server.identity import expiry
 from fedlearn.server.journal import Journal
 from fedlearn.server.listening import Address, Listeners
 from fedlearn.server.looping import LoopThread
 from fedlearn.server.observe import Log
+from fedlearn.server.renewals import Renewals
 from fedlearn.server.rounds import Rounds
+from fedlearn.server.strangers import Strangers, peer_of
 from fedlearn.server.streams import AgentStream, AgentStreams
 from fedlearn.server.witness import Witness
 from fedlearn.server.work import ModelMissing, WorkOrder, WorkResult, journal_key
@@ -45,6 +47,10 @@ from fedlearn.system.malloc import keep_pages
 
 # How often the list of revoked certificates is looked at.
 POLL_S = 0.5
+
+# How long the authority may be unreadable. Nobody is let in meanwhile, so a run that waited on
+# would wait for ever.
+UNREADABLE_S = 30.0
 
 # Facts of a device that are kept.
 FACTS = 64
@@ -72,8 +78,9 @@ class Service:
         self.log = log or Log(None, "nothing")
         # client → what its agent says of its device.
         self.devices: dict[int, dict[str, str | float]] = {}
-        # Why the journal takes no more answers.
+        # Why the journal takes no more answers, or nobody can be let in.
         self.trouble: str | None = None
+        self._failure: FedlearnError | None = None
         # Without a bound: what comes is bounded by the work that was asked for.
         self.events: queue.Queue[WorkResult | ModelMissing | FedlearnError] = (
             queue.Queue()
@@ -82,6 +89,8 @@ class Service:
         self._listeners = Listeners(address)
         # Set by `_open`, in the service's thread.
         self._gate: CertificateGate
+        # None without TLS: there are no certificates.
+        self._renewals: Renewals | None = None
         self._streams = AgentStreams()
         self._session_count = 0
         # Rings when `Rounds.tick` is due.
@@ -104,10 +113,6 @@ class Service:
     def start(self) -> None:
         """Listen; raises RunError for no address, UserError for a folder without keys."""
         keep_pages()
-        # A connection is a file, and 1024 is the usual first limit.
-        _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
         self._thread.start()
         self._thread.call(self._open()).result()
 
@@ -155,7 +160,12 @@ class Service:
             return event
 
     def attending(self) -> list[int]:
-        """Return the clients that are connected, sorted."""
+        """Return the clients that are connected, sorted.
+
+        Raises RecordError when nobody can be let in any more.
+        """
+        if self._failure is not None:
+            raise self._failure
         # Asked in the loop's thread: the table changes there.
         return sorted(self._thread.call(self._attending()).result())
 
@@ -198,8 +208,15 @@ class Service:
 
     async def _open(self) -> None:
         self._gate = CertificateGate(self.address.pki, self.rounds.counters, self.log)
-        await self._listeners.start(self._attend, self._gate)
-        if self.address.pki is not None:
+        limits = admission_for(self.rounds.clients, self.log)
+        await self._listeners.start(self._attend, self._gate, limits)
+        ports = (self.port, self.enroll_port)
+        counters = self.rounds.counters
+        strangers = Strangers(ports, limits, self._streams.peers, counters)
+        self._looking = self._loop.create_task(strangers.watch())
+        pki = self.address.pki
+        if pki is not None:
+            self._renewals = Renewals(pki, self.rounds.counters, self.log)
             self._watching = self._loop.create_task(self._watch())
 
     async def _attending(self) -> list[int]:
@@ -231,10 +248,18 @@ class Service:
         await self._listeners.stop()
 
     async def _watch(self) -> None:
-        """End the connections of revoked certificates, for ever."""
+        """End the connections of revoked and of expired certificates, for ever."""
+        # Polls in a row that could not read the authority.
+        failures = 0
         while True:
             await asyncio.sleep(POLL_S)
+            expired = self._streams.expired(time.time())
+            if expired:
+                self._perform(self.rounds.expire(expired))
             try:
+                restored = self._gate.restored()
+                if restored is not None:
+                    self.log.note(restored)
                 revoked = self._gate.shut_out(
                     self.rounds.attending,
                     self.rounds.book.open_work.keys(),
@@ -242,13 +267,28 @@ class Service:
                 )
             # Nobody new is let in while the list is unreadable; those here may go on.
             except FedlearnError as error:
-                self.log.note(str(error))
+                failures += 1
+                self._unreadable(error, failures)
                 continue
+            failures = 0
             for client in sorted(revoked):
                 self.log("revoked", client, text="its certificate is revoked")
             # Only then: `revoke` looks at every connection, and there may be thousands.
             if revoked:
                 self._perform(self.rounds.revoke(revoked))
+
+    def _unreadable(self, error: FedlearnError, failures: int) -> None:
+        """Note that the authority cannot be read, and in the end fail the run.
+
+        failures: polls in a row.
+        """
+        # Once, as the log would grow with each poll.
+        if failures == 1:
+            self.log.note(str(error))
+        if failures * POLL_S >= UNREADABLE_S and self._failure is None:
+            self.trouble = str(error)
+            self._failure = error
+            self.events.put(error)
 
     # One connection
 
@@ -262,8 +302,9 @@ class Service:
         self._session_count += 1
         session = self._session_count
         caller = await self._gate.caller(context)
-        stream = AgentStream(context, reader, caller.serial)
-        self._streams.add(session, stream)
+        stream = AgentStream(context, reader, caller, peer_of(context.peer()))
+        if not self._streams.add(session, stream):
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls")
         try:
             await self._listen(session, caller, context)
         # Dropped by us, a stream is cancelled after its last frames have left.
@@ -287,9 +328,7 @@ class Service:
         while (frame := await self._read(session, context)) is not None:
             # Renewals go past the state machine, which knows no certificates.
             if frame.HasField("renewal") and caller.client is not None:
-                await self._renew(
-                    session, caller.client, caller.serial, frame.renewal.request
-                )
+                await self._renew(session, caller, frame.renewal.request)
             else:
                 self._perform(self.rounds.heard(session, frame, time.monotonic()))
 
@@ -304,24 +343,13 @@ class Service:
             return None
         return frame if isinstance(frame, pb.AgentFrame) else None
 
-    async def _renew(
-        self, session: int, client: int, serial: int, request: bytes
-    ) -> None:
+    async def _renew(self, session: int, caller: Caller, request: bytes) -> None:
         """Answer a request for a new certificate."""
-        assert self.address.pki is not None
-        try:
-            # In a thread: it waits for the authority's lock, and for the disk.
-            certificate = await asyncio.to_thread(
-                tokens.renew, self.address.pki, client, serial, request
-            )
-        except FedlearnError as error:
-            self.log.note(f"client {client}: its certificate is not renewed: {error}")
-            # The agent asks again: it has a third of its certificate's validity for
-            # that.
+        if self._renewals is None or caller.client is None:
             return
-        self.log("renewed", client, text="its certificate")
-        frame = frames.certificate(certificate, expiry(certificate))
-        self._perform([SendToAgent(session, frame)])
+        frame = await self._renewals.answer(caller.client, caller.serial, request)
+        if frame is not None:
+            self._perform([SendToAgent(session, frame)])
 
     # What the state machine asks
 

@@ -3,7 +3,8 @@
 A token works once. It carries the authority's certificate, so that an agent can trust the
 coordinator at its first contact. Of its secret only a SHA-256 is kept. A revocation refuses
 every serial number that a client's certificates have had so far: numbers only grow, so one
-limit per client says it all, and a new token lets the client back in.
+limit per client says it all, and a new token lets the client back in. Revocations and spent
+tokens hold though the folder is restored from an older copy (`fedlearn.server.anchor`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn.errors import RecordError, UserError
-from fedlearn.server import authority, identity
+from fedlearn.server import anchor, authority, identity, issued
 from fedlearn.server.identity import IdentityError
 
 TOKEN_VERSION = 1
@@ -31,8 +32,9 @@ TOKEN_VERSION = 1
 HOURS = 24.0
 LONGEST_HOURS = 24.0 * 365
 
-# A token that expired longer ago than this is unknown.
-REMEMBERED_S = 7 * 86400.0
+# A token that expired longer ago than this is unknown. As long as for certificates: a clock that
+# was ahead for a while forgets nothing.
+REMEMBERED_S = issued.KEPT_S
 
 
 @dataclass(frozen=True)
@@ -106,13 +108,14 @@ def take(pki: Path, secret: str) -> int:
         )
     client = int(token["client"])
     fix = f"ask for a new one (fedlearn token --client {client})"
-    if token["used"] is not None:
+    if token["used"] is not None or digest in anchor.read(pki).spent:
         raise IdentityError("used", f"the token was used already; {fix}")
     if token["expires"] <= time.time():
         raise IdentityError("expired", f"the token has expired; {fix}")
     # Kept, not deleted: a second try is told that it is the second.
     token["used"] = time.time()
     authority.write_json(pki / "tokens.json", tokens)
+    anchor.add(pki, {}, {digest: token["expires"]})
     return client
 
 
@@ -127,42 +130,100 @@ def renew(pki: Path, client: int, serial: int, request: bytes) -> bytes:
             raise IdentityError(
                 "revoked", f"the certificate {serial} of client {client} is revoked"
             )
+        expires = issued.of_client(pki, client).get(serial)
+        if expires is not None and expires <= time.time():
+            raise IdentityError(
+                "expired", f"the certificate {serial} of client {client} has expired"
+            )
         return identity.issue(pki, client, request)
 
 
-def revoke(pki: Path, client: int) -> Revoked:
+def revoke(pki: Path, client: int, anyway: bool = False) -> Revoked:
     """Refuse every certificate that the client has got so far, and its unused tokens.
 
-    Raises UserError for a client to whom neither a certificate nor a token was given: most
-    likely a mistyped id. RecordError for a folder that is damaged or cannot be written.
+    anyway: though this folder knows neither certificate nor token of the client, as after it
+    was restored from a copy; otherwise UserError is raised, most likely for a mistyped id.
+    Raises RecordError for a folder that is damaged or cannot be written.
     """
     identity.check_client(client)
     with authority.locked(pki):
         tokens = _remembered(pki)
         limits = _limits(pki)
-        issued = authority.read_json(pki / "issued.json")
-        limit = limits.get(client, 0)
-        valid = [
-            number
-            for number, entry in issued["certificates"].items()
-            if entry["client"] == client and int(number) > limit
-        ]
-        unused = _unused(tokens, client)
-        if not valid and not unused and client not in limits:
+        certificates = issued.of_client(pki, client)
+        unspent = _unspent(tokens, client)
+        if not (certificates or unspent or client in limits or anyway):
             raise UserError(
                 f"client {client} has neither a certificate nor a token from '{pki}'; "
-                "nothing was changed"
+                f"nothing was changed. If it has one all the same: --anyway"
             )
-        # Or one that is not used yet would let the client back in.
-        for digest in unused:
+        now = time.time()
+        last_limit = limits.get(client, 0)
+        valid = [
+            number
+            for number, expires in certificates.items()
+            if number > last_limit and expires > now
+        ]
+        usable = [token for token in unspent.values() if token["expires"] > now]
+        # Expired ones too, as the clock may be wrong: an unused one would let it back in.
+        for digest in unspent:
             del tokens[digest]
         # All numbers so far, of whatever client: only this client's are compared with it.
-        limits[client] = int(issued["next"]) - 1
-        limits_json = {str(number): limits[number] for number in sorted(limits)}
+        limits[client] = issued.take_limit(pki)
         # Tokens first: a crash between the two leaves no token that could undo it.
         authority.write_json(pki / "tokens.json", tokens)
-        authority.write_json(pki / "revoked.json", limits_json)
-    return Revoked(client, len(valid), len(unused))
+        _write_limits(pki, limits)
+        spent = {digest: token["expires"] for digest, token in unspent.items()}
+        anchor.add(pki, {client: limits[client]}, spent)
+    return Revoked(client, len(valid), len(usable))
+
+
+def recover(pki: Path) -> str | None:
+    """Put back what a folder forgot that was restored from an older copy, and say so.
+
+    None: it forgot nothing that this machine remembers. What was revoked elsewhere a person has
+    to revoke again. Raises UserError for no authority, RecordError.
+    """
+    with authority.locked(pki):
+        remembered = anchor.read(pki)
+        limits = _folder_limits(pki)
+        tokens = authority.read_json(pki / "tokens.json")
+        revoked = [
+            client
+            for client, limit in remembered.limits.items()
+            if limit > limits.get(client, 0)
+        ]
+        unspent = [
+            digest
+            for digest in remembered.spent
+            if digest in tokens and tokens[digest]["used"] is None
+        ]
+        if not revoked and not unspent:
+            return None
+        since = _last_change(pki)
+        for digest in unspent:
+            tokens[digest]["used"] = time.time()
+        authority.write_json(pki / "tokens.json", tokens)
+        _write_limits(pki, anchor.merged(limits, remembered.limits))
+    return (
+        f"'{pki}' was restored from a copy: {len(revoked)} revocations and "
+        f"{len(unspent)} used tokens are put back, as this machine remembers them. What "
+        f"another machine did is forgotten: revoke again since {since} "
+        "(fedlearn revoke ID --anyway)"
+    )
+
+
+def _last_change(pki: Path) -> str:
+    """Return when a folder was last used, for a person."""
+    moment = issued.changed(pki)
+    # An authority of an earlier version did not write it down.
+    if moment is None:
+        return "the day of that copy"
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(moment))
+
+
+def _write_limits(pki: Path, limits: Mapping[int, int]) -> None:
+    content = {str(number): limits[number] for number in sorted(limits)}
+    authority.write_json(pki / "revoked.json", content)
 
 
 class Revocations:
@@ -179,6 +240,8 @@ class Revocations:
         self._pki = pki
         # Of the file as it was read: inode, time of its change, size.
         self._version: tuple[int, int, int] | None = None
+        # Of the file that `restored` has looked at.
+        self._recovered_version: tuple[int, int, int] | None = None
         self._limits: dict[int, int] = {}
         self.current()
 
@@ -202,6 +265,17 @@ class Revocations:
             self._version = version
         return self._limits
 
+    def restored(self) -> str | None:
+        """Return what `recover` says, where the file has changed since this was asked last.
+
+        Raises UserError, RecordError.
+        """
+        self.current()
+        if self._recovered_version == self._version:
+            return None
+        self._recovered_version = self._version
+        return recover(self._pki)
+
     def refused(self, client: int, serial: int) -> bool:
         """Tell whether a client's certificate is revoked; raises RecordError."""
         limit = self.current().get(client, 0)
@@ -213,17 +287,24 @@ class Revocations:
         Raises RecordError.
         """
         limits = self.current()
-        issued = authority.read_json(self._pki / "issued.json")
+        listed = authority.read_json(issued.file_of(self._pki))
         readmitted = {
             entry["client"]
-            for number, entry in issued["certificates"].items()
+            for number, entry in listed["certificates"].items()
             if int(number) > limits.get(entry["client"], 0)
         }
         return set(clients) - readmitted
 
 
 def _limits(pki: Path) -> dict[int, int]:
-    """Return the largest refused serial number of each revoked client."""
+    """Return the largest refused serial number of each revoked client.
+
+    Those of the folder, and those that this machine remembers.
+    """
+    return anchor.merged(_folder_limits(pki), anchor.read(pki).limits)
+
+
+def _folder_limits(pki: Path) -> dict[int, int]:
     path = pki / "revoked.json"
     content = authority.read_json(path)
     try:
@@ -241,16 +322,13 @@ def _remembered(pki: Path) -> dict[str, Any]:
     }
 
 
-def _unused(tokens: Mapping[str, Any], client: int) -> list[str]:
-    """Return the digests of a client's tokens that can still be used."""
-    now = time.time()
-    return [
-        digest
+def _unspent(tokens: Mapping[str, Any], client: int) -> dict[str, Any]:
+    """Return a client's tokens that were not used, by their digests."""
+    return {
+        digest: token
         for digest, token in tokens.items()
-        if token["client"] == client
-        and token["used"] is None
-        and token["expires"] > now
-    ]
+        if token["client"] == client and token["used"] is None
+    }
 
 
 def _digest(secret: str) -> str:

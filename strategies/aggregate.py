@@ -20,6 +20,9 @@ from fedlearn.errors import PayloadError
 # size.
 UNIT = 2.0**-32
 
+# The largest weight of an update: sums of weights stay below 2**63 for any cohort.
+MOST_WEIGHT = 1 << 32
+
 # Values worked on at a time: 256 KB of float64, so that scratch arrays stay in the cache.
 BLOCK = 1 << 15
 
@@ -86,6 +89,9 @@ class ExactSum:
 
         Raises PayloadError, and adds nothing, when a value is too large to be exact.
         """
+        # A subclass may weigh by what a client says; NaN is refused too.
+        if not 0 < weight <= MOST_WEIGHT:
+            raise PayloadError(f"an update of weight {weight} cannot be added")
         times = 1 if summed else weight
         largest = check_range(update, times, self.max_updates)
         factor = times / UNIT

@@ -73,9 +73,9 @@ class Streaming(Strategy):
 
     # `fedlearn.strategies.cohorts.takes_payloads` reads this.
     takes_payloads: ClassVar[bool] = True
-    # Left out of checkpoints: `cohort` holds all that these three decide.
+    # Left out of checkpoints: `cohort` holds what sizes decide, the guard what was left out.
     not_remembered: ClassVar[frozenset[str]] = frozenset(
-        {"clients", "fraction_train", "clients_per_round", "methods"}
+        {"clients", "fraction_train", "clients_per_round", "methods", "left_out"}
     )
 
     def __post_init__(self) -> None:
@@ -101,6 +101,8 @@ class Streaming(Strategy):
         self.current: State | None = None
         # This round's clients, and the place of each in the sorted cohort.
         self.places: dict[int, int] = {}
+        # The clients whose updates could not be added, and why; the guard tells.
+        self.left_out: dict[int, str] = {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -125,15 +127,22 @@ class Streaming(Strategy):
         Returns None twice for fewer than ``min_clients`` updates.
         """
         assert self.current is not None
+        self.left_out = {}
         running = self.start_sum()
         losses: list[tuple[float | None, int]] = []
         for reply in replies:
             if reply.has_error():
                 continue
-            received = update_of(reply, self.layout, self.current)
-            place = self.places[received.client]
-            weight = self.weight(received)
-            running.add(received.difference, weight, place, received.summed)
+            try:
+                received = update_of(reply, self.layout, self.current)
+                place = self.places[received.client]
+                weight = self.weight(received)
+                running.add(received.difference, weight, place, received.summed)
+            # A weight of a subclass may be anything; one update must not end the run.
+            except Exception as error:
+                reason = f"it cannot be added: {error}"
+                self.left_out[reply.metadata.src_node_id] = reason
+                continue
             losses.append((received.header.train_loss, received.header.examples))
         if running.count < self.min_clients:
             return None, None

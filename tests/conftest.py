@@ -7,6 +7,14 @@ import pytest
 _started: dict[str, Any] = {}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_state_home(tmp_path_factory):
+    """Keep what tests remember of their authorities away from the user's own folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 def pytest_collection_modifyitems(items):
     """Remember where each module's generator stands once the module is imported."""
     for item in items:

@@ -106,6 +106,18 @@ def _third_sleeps(message: Message, context: Context) -> Message:
 third_sleeps = client_app(_third_sleeps)
 loads_in_processes = client_app(_loads_in_processes)
 sleeps_beside_a_loader = client_app(_sleeps_beside_a_loader)
+
+
+class FailsOnTwo(FedAvg):
+    """Raises in round 2 unless two of its three clients are missing; one is not enough."""
+
+    def aggregate_train(self, server_round, replies):
+        replies = list(replies)
+        if server_round == 2 and len(replies) > 1:
+            raise KeyError("two of them")
+        return super().aggregate_train(server_round, replies)
+
+
 by_client, third_fails, one_is_nan = (
     client_app(_by_client),
     client_app(_third_fails),

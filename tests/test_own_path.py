@@ -101,6 +101,27 @@ def test_both_commands_find_what_lies_beside_a_config_elsewhere(place):
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
+def test_local_agents_find_it_too(place):
+    loader = LOADER.replace("sets", "").replace("path) as", '"conf/sets/mine.npz") as')
+    (place / "conf" / "mine.py").write_text(NET + loader.replace("(path):", "():"))
+    text = CONFIG.replace('path = "sets/mine.npz"\n', "")
+    text = text.replace("code:", "mine:").replace("test:", "mine:")
+    (place / "conf" / "mine.toml").write_text(text)
+    words = ["serve", "conf/mine.toml", "--local-agents", "2", "--out", "out"]
+    ran = subprocess.run(
+        [COMMANDS["the command"][0], *words],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    line = json.loads((place / "out" / "metrics.jsonl").read_text().splitlines()[1])
+    assert line["clients"] > 0
+    assert line["failures"] == {}
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """An empty folder to stand in; what is imported from it is forgotten again."""

@@ -44,9 +44,12 @@ from fedlearn.clients.device.guest import Guest
 from fedlearn.errors import RecordError, RunError, UserError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange import methods
+from fedlearn.exchange.addresses import detour
 from fedlearn.exchange.keys import Key, of
 from fedlearn.exchange.transfer import Data, packed
+from fedlearn.system import sockets
 from fedlearn.system.failpoints import reach
+from fedlearn.system.files import make_folder
 from fedlearn.system.malloc import keep_pages
 
 # The coordinator is told at most so often what work costs: rounds may be much shorter.
@@ -54,6 +57,9 @@ FIGURES_S = 5.0
 
 # How often an agent looks whether its certificate is to be renewed.
 RENEWAL_S = 3600.0
+
+# Frames that wait for a coordinator which does not read; work makes a few at a time.
+UNREAD_FRAMES = 10_000
 
 # Bounds of the sleep between two looks at the machine's alarms: it may set an earlier one
 # meanwhile.
@@ -201,7 +207,8 @@ class Agent:
             if isinstance(error, RecordError | UserError):
                 raise error
             if error is not None and not self._hang_up.is_set():
-                self._perform(self._state.lost(_reason(error)))
+                reason = _reason(error) + detour(self.settings.coordinator)
+                self._perform(self._state.lost(reason))
         if not self._hang_up.is_set() and self._ending is None:
             self._perform(self._state.lost("the coordinator ended the connection"))
 
@@ -250,8 +257,12 @@ class Agent:
             await asyncio.sleep(RENEWAL_S)
 
     def _send(self, frame: pb.AgentFrame, data: Data = b"") -> None:
-        if self._outbox is not None:
-            self._outbox.put_nowait((frame, data))
+        if self._outbox is None:
+            return
+        self._outbox.put_nowait((frame, data))
+        # Every task is answered: a coordinator that asks and does not read takes memory.
+        if self._outbox.qsize() == UNREAD_FRAMES:
+            self._perform(self._state.lost("the coordinator does not read"))
 
     # What the machine asks for
 
@@ -288,7 +299,7 @@ class Agent:
         self._workshop.discard(key)
         with contextlib.suppress(OSError):
             reach("agent.before-discard")
-            (self._folder / "answers" / store.answer_name(key)).unlink()
+            (self._folder / store.ANSWERS / store.answer_name(key)).unlink()
             reach("agent.after-discard")
 
     def _enter(self, welcome: pb.Welcome) -> None:
@@ -296,6 +307,9 @@ class Agent:
         settings = self.settings
         folder = settings.state / f"run-{welcome.run.hex()}"
         self.say(f"attending as client {settings.client}")
+        # While there is no work this agent is silent for long, and so is its coordinator.
+        for connection in sockets.connections():
+            sockets.keep_alive(connection)
         # After each welcome, as the coordinator may be another process than before.
         self._tell(board.facts(settings.root))
         # The same run again, after a break: the work goes on, and its answers are known.
@@ -312,9 +326,10 @@ class Agent:
                 limits,
             )
         )
-        answers = folder / "answers"
+        answers = folder / store.ANSWERS
         with _writing(folder):
-            answers.mkdir(parents=True, exist_ok=True)
+            for part in (settings.state, folder, answers):
+                make_folder(part)
             # Nobody will ask for work of other runs.
             for run in settings.state.glob("run-*"):
                 if run != folder:

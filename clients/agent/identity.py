@@ -22,9 +22,10 @@ from typing import Any
 import grpc
 
 from fedlearn.errors import RecordError, RunError, UserError
-from fedlearn.exchange import CHANNEL, methods
+from fedlearn.exchange import methods
+from fedlearn.exchange.addresses import channel_options, detour
 from fedlearn.exchange.exchange_pb2 import EnrolReply, EnrolRequest
-from fedlearn.system.files import replace
+from fedlearn.system.files import make_folder, replace
 
 # How long the coordinator may take to answer an enrollment.
 TIMEOUT_S = 30.0
@@ -44,9 +45,6 @@ _OPENSSL_TIMEOUT_S = 60.0
 _KEY = "key.pem"
 _CERTIFICATE = "certificate.pem"
 _IDENTITY = "identity.json"
-
-# Only the agent's identity user reads and writes a key.
-_PRIVATE = 0o600
 
 
 @dataclass(frozen=True)
@@ -126,8 +124,8 @@ def make_key_and_csr(folder: Path) -> bytes:
     key = _openssl("genpkey", "-algorithm", "EC", *curve, *encoding)
     path = folder / _KEY
     with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        replace(path, key, _PRIVATE)
+        make_folder(folder)
+        replace(path, key)
     request = (
         "req",
         "-new",
@@ -149,7 +147,7 @@ def store(
     Raises RunError for one that does not, RecordError when the folder cannot be written.
     """
     with _writing(folder):
-        replace(folder / _CERTIFICATE, certificate, _PRIVATE)
+        replace(folder / _CERTIFICATE, certificate)
         # Loading the pair is the test that the certificate belongs to the key.
         try:
             identity = _identity(folder, client, ca, not_after)
@@ -161,7 +159,7 @@ def store(
                 f"'{folder}'; the identity there stays as it was"
             ) from None
         # Last: until this replacement the old identity is whole and in use.
-        replace(folder / _IDENTITY, text, _PRIVATE)
+        replace(folder / _IDENTITY, text)
         # Both are part of the identity now.
         (folder / _KEY).unlink()
         (folder / _CERTIFICATE).unlink()
@@ -305,7 +303,8 @@ def _exchange(
     """Return the coordinator's reply to an enrollment; raises UserError or RunError."""
     # Only the token's authority is trusted here, none of the system's.
     credentials = grpc.ssl_channel_credentials(ca)
-    with grpc.secure_channel(coordinator, credentials, CHANNEL) as channel:
+    options = channel_options(coordinator)
+    with grpc.secure_channel(coordinator, credentials, options) as channel:
         try:
             reply: EnrolReply = methods.enroll(channel)(request, timeout=timeout_s)
         except grpc.RpcError as error:
@@ -329,8 +328,8 @@ def _refusal(coordinator: str, error: Any) -> UserError | RunError:
         return _unavailable(coordinator, details)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return RunError(
-            f"{coordinator} did not answer in time; if the next try says that the "
-            "token was used, ask for a new one"
+            f"{coordinator} did not answer in time{detour(coordinator)}; "
+            "if the next try says that the token was used, ask for a new one"
         )
     return RunError(f"{coordinator} failed: {details[:200]}")
 
@@ -355,8 +354,8 @@ def _unavailable(coordinator: str, details: str) -> UserError | RunError:
             f"The token was not sent ({details[:300]})"
         )
     return RunError(
-        f"{coordinator} cannot be reached, or is not an enrollment port "
-        f"({details[:300]})"
+        f"{coordinator} cannot be reached, or is not an enrollment port"
+        f"{detour(coordinator)} ({details[:300]})"
     )
 
 

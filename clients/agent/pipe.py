@@ -35,7 +35,7 @@ class Limits:
     epochs: int = 0
     # Mini-batches.
     steps: int = 0
-    # Modules that models and data may be imported from.
+    # Modules that models and data may be imported from, and exact names MODULE:NAME.
     allow: tuple[str, ...] = ()
 
 

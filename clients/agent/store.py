@@ -11,7 +11,10 @@ from urllib.parse import quote
 from fedlearn.exchange.keys import Key
 from fedlearn.system.checksum import crc32
 from fedlearn.system.failpoints import armed, reach
-from fedlearn.system.files import replace
+from fedlearn.system.files import make_folder, private, replace
+
+# Of a run's folder: the answers that the coordinator does not have yet.
+ANSWERS = "answers"
 
 # Bytes of the task, bytes of the answer, CRC-32 of both.
 _HEAD = struct.Struct("<III")
@@ -33,9 +36,10 @@ def write_answer(path: Path, task: bytes, answer: bytes) -> None:
     reach("agent.before-answer")
     if armed("agent.half-answer"):
         # What a kill in the middle of the write leaves behind.
-        (path.parent / f".{path.name}.part").write_bytes(data[: len(data) // 2])
+        with open(path.with_name(f".{path.name}.part"), "wb", opener=private) as part:
+            part.write(data[: len(data) // 2])
         reach("agent.half-answer")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     replace(path, data)
     reach("agent.after-answer")
 

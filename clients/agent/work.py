@@ -26,6 +26,7 @@ import torch
 
 from fedlearn.brief import Brief
 from fedlearn.clients.agent import pipe
+from fedlearn.clients.agent.allowed import check_brief
 from fedlearn.clients.agent.pipe import (
     Limits,
     WorkCost,
@@ -33,16 +34,23 @@ from fedlearn.clients.agent.pipe import (
     WorkRequest,
     WorkSetup,
 )
-from fedlearn.clients.agent.store import write_answer
+from fedlearn.clients.agent.store import ANSWERS, write_answer
 from fedlearn.clients.batches import batches_per_pass
 from fedlearn.clients.build import local_of
-from fedlearn.clients.held import FileStorage, Holdings, MissingModel
+from fedlearn.clients.held import (
+    COPIES,
+    RESIDUALS,
+    FileStorage,
+    Holdings,
+    MissingModel,
+)
 from fedlearn.clients.local import EncodedUpdate
 from fedlearn.clients.micro import NoRoom, ran_out
-from fedlearn.errors import ClientError, ConfigError, reason_of
+from fedlearn.errors import ClientError, reason_of
 from fedlearn.exchange.exchange_pb2 import Task
 from fedlearn.plan import Plan
 from fedlearn.system.failpoints import reach
+from fedlearn.system.files import make_folder, private, sweep
 from fedlearn.system.parent import end_with_parent
 
 # Models and residuals that are held: the coordinator may go back to its last checkpoint, or to the
@@ -71,7 +79,7 @@ class Desk:
         """
         brief = Brief.from_json(experiment)
         # Before anything is built: a build imports the code that the brief names.
-        _check_brief(brief, data, limits)
+        check_brief(brief, data, limits.allow)
         self.client = client
         self.limits = limits
         # Of the last task; told with its answer.
@@ -144,39 +152,6 @@ def _check_limit(unit: str, count: int, limit: int) -> None:
         )
 
 
-def _check_brief(brief: Brief, data: str, limits: Limits) -> None:
-    """Raise ConfigError for what the owner does not allow the coordinator to name."""
-    _check_allowed("model", brief.model, limits.allow)
-    if data != "auto":
-        return
-    _check_allowed("data", brief.data, limits.allow)
-    # The coordinator would choose which of this device's files are read.
-    if brief.data == "dir" and "dir" not in limits.allow:
-        raise ConfigError(
-            "the experiment's data is a folder of this device; "
-            "to allow it: --allow dir, or name your own by --data"
-        )
-    _check_allowed("partition", brief.partition.get("kind", ""), limits.allow)
-
-
-def _check_allowed(part: str, name: str, allow: tuple[str, ...]) -> None:
-    """Raise ConfigError for an import path (MODULE:NAME) whose module the owner does not allow.
-
-    A name without a module is one of fedlearn's own: no code comes from outside.
-    """
-    if ":" not in name:
-        return
-    module = name.partition(":")[0]
-    for allowed in allow:
-        # The dot: "my_pkg" allows "my_pkg.models", and not "my_pkg_other".
-        if module == allowed or module.startswith(f"{allowed}."):
-            return
-    raise ConfigError(
-        f"the coordinator asks for the {part} '{name}' of this device; "
-        f"to allow it: --allow {module}"
-    )
-
-
 def _listen(source: IO[bytes], messages: SimpleQueue[pipe.Message]) -> None:
     """Put the agent's messages in a queue, and end this process when the agent ends.
 
@@ -206,11 +181,14 @@ def _end_with_agent() -> None:
 def _lock(folder: Path) -> IO[bytes]:
     """Wait until no other process works in the run's folder, and lock it while the file is open.
 
-    The process of an agent that was killed may not have ended yet.
+    The process of an agent that was killed may not have ended yet. Raises OSError.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = open(folder / ".lock", "wb")  # noqa: SIM115
+    make_folder(folder)
+    lock = open(folder / ".lock", "wb", opener=private)  # noqa: SIM115
     fcntl.flock(lock, fcntl.LOCK_EX)
+    # That process may have been killed while it wrote any of these.
+    for name in ("", COPIES, RESIDUALS, ANSWERS):
+        sweep(folder / name)
     return lock
 
 
@@ -230,10 +208,13 @@ def _failure(error: BaseException) -> WorkReply:
 
 
 class _Worker:
-    """Does the requests of one agent, and builds the desk at the first one."""
+    """Does the requests of one agent; at the first one it takes the folder and builds the desk."""
 
     def __init__(self, setup: WorkSetup) -> None:
         self.setup = setup
+        self.folder = Path(setup.folder)
+        # Held as long as the process.
+        self.lock: IO[bytes] | None = None
         self.desk: Desk | None = None
 
     def answer(
@@ -242,13 +223,14 @@ class _Worker:
         """Return the reply to a request as a message; the answer is on disk before it is told."""
         task = Task.FromString(task_bytes)
         try:
-            # Built inside of the handler: a model that cannot be built is a reply, not
-            # a crash.
+            # Inside of the handler, both: a disk that fails and a model that cannot be built
+            # are replies, not crashes.
+            if self.lock is None:
+                self.lock = _lock(self.folder)
             if self.desk is None:
                 self.desk = self._build()
             answer = self.desk.do(task, payloads, request.halvings)
-            path = Path(self.setup.folder) / "answers" / request.name
-            write_answer(path, task_bytes, answer)
+            write_answer(self.folder / ANSWERS / request.name, task_bytes, answer)
         # Model and data may be the user's code, which raises anything.
         except (Exception, SystemExit) as error:
             return pipe.pack(_failure(error).to_dict())
@@ -257,9 +239,14 @@ class _Worker:
 
     def _build(self) -> Desk:
         setup = self.setup
-        return Desk(
-            Path(setup.folder), setup.client, setup.experiment, setup.data, setup.limits
+        desk = Desk(
+            self.folder, setup.client, setup.experiment, setup.data, setup.limits
         )
+        # Of the experiment's own data the coordinator tells.
+        if setup.data != "auto":
+            for sentence in desk.local.population.notes:
+                print(f"warning: {sentence}", file=sys.stderr, flush=True)
+        return desk
 
 
 def main() -> int:
@@ -278,13 +265,12 @@ def main() -> int:
     ).start()
     setup = WorkSetup.from_dict(messages.get()[0])
     worker = _Worker(setup)
-    with _lock(Path(setup.folder)):
-        # `_listen` ends this process.
-        while True:
-            head, (task_bytes, *payloads) = messages.get()
-            request = WorkRequest.from_dict(head)
-            out.writelines(worker.answer(request, task_bytes, payloads))
-            out.flush()
+    # `_listen` ends this process.
+    while True:
+        head, (task_bytes, *payloads) = messages.get()
+        request = WorkRequest.from_dict(head)
+        out.writelines(worker.answer(request, task_bytes, payloads))
+        out.flush()
 
 
 if __name__ == "__main__":

@@ -183,7 +183,7 @@ class Workshop:
         # A rise by the time the process dies means that memory ran out.
         self._oom_kills = readings.oom_kills(self.root)
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
+            *_python(),
             "-m",
             "fedlearn.clients.agent.work",
             stdin=PIPE,
@@ -217,3 +217,16 @@ class Workshop:
         return WorkReply(
             "failed", f"the working process ended with code {code} ({hint})"
         )
+
+
+def _python() -> list[str]:
+    """Return the command of a Python that looks for modules where this one does.
+
+    Isolated as the service is: its working directory holds what the coordinator sent.
+    """
+    command = [sys.executable]
+    if sys.flags.isolated:
+        command.append("-I")
+    if sys.dont_write_bytecode:
+        command.append("-B")
+    return command

@@ -159,7 +159,7 @@ def certificate(state: Path, now: float) -> tuple[Finding, Identity | None]:
 
     now: seconds since 1970. Returns the identity too, where there is one.
     """
-    enroll = f"fedlearn enroll --coordinator HOST:PORT --token T --state {state}"
+    enroll = f"fedlearn enroll --coordinator HOST:PORT --token - --state {state}"
     try:
         own_identity = identity.read_identity(state)
     except RecordError as error:

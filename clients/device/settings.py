@@ -31,10 +31,10 @@ TEMPLATE = """\
 # client = 3                       # default: as the certificate says
 # state = /var/lib/fedlearn        # key, certificate, models, answers
 # data = auto                      # auto, a FILE.npz with x and y, or my_pkg:load
-# allow = my_pkg, other_pkg        # modules that models and data may be imported from
+# allow = my_pkg, other_pkg:load   # modules whose models and loaders may be named; or one name
 # epochs = 0                       # most of a plan that are done; 0: no limit
 # steps = 0
-# megabytes = 1024                 # most that a task sends
+# megabytes = 1024                 # most of all tasks and answers together
 # insecure = no                    # yes: without TLS
 
 [rules]

@@ -53,7 +53,8 @@ def unit(
             "install fedlearn in a folder without quotes in its name"
         )
     command = (
-        f"{quoted(path)} -m fedlearn.agent --state {STATE} "
+        # Isolated: nothing runs that somebody left in the working directory.
+        f"{quoted(path)} -I -u -B -m fedlearn.agent --state {STATE} "
         "--settings ${CREDENTIALS_DIRECTORY}/settings"
     )
     values = {

@@ -166,7 +166,7 @@ class Chaos:
     async def run(self) -> dict[str, Any]:
         """Return the run's summary; raises RunError when the run fails or hangs."""
         self.folder.mkdir(parents=True)
-        port = _free_port()
+        port = free_port()
         states = self._enroll()
         self.proxy = Proxy(port)
         server = await self.proxy.start()
@@ -391,7 +391,7 @@ async def _within(made: Child, seconds: float) -> None:
         await asyncio.wait_for(made.wait(), seconds)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Return a port below those that connections are given by themselves: it must stay free
     while nobody listens.
     """
@@ -625,7 +625,8 @@ def _tell(out: Path, happened: dict[str, Any]) -> None:
     print(line, flush=True)
 
 
-def _warm() -> None:
+def warm() -> None:
+    """Set a nursery up for processes of a fleet."""
     os.environ |= {
         "GRPC_ENABLE_FORK_SUPPORT": "0",
         "GRPC_VERBOSITY": "NONE",
@@ -637,7 +638,7 @@ def _warm() -> None:
 COMMANDS = ("serve", "simulate", "agent", "work", "survivors")
 
 
-def _command(name: str, arguments: list[str]) -> int:
+def run_command(name: str, arguments: list[str]) -> int:
     """Be a process of the fleet."""
     from fedlearn.clients.agent import work
     from fedlearn.commands import simulate
@@ -665,7 +666,7 @@ def _run(given: argparse.Namespace) -> None:
     given.deadline_s = 1.0 if given.leave else 3600.0
     if small:
         given.kills = given.cut = given.agent_kills = given.unruly = 0
-    nursery = Nursery({name: partial(_command, name) for name in COMMANDS}, _warm)
+    nursery = Nursery({name: partial(run_command, name) for name in COMMANDS}, warm)
     try:
         if small:
             known = every_point()

@@ -19,6 +19,7 @@ from fedlearn.config import to_toml
 from fedlearn.errors import RecordError, UserError, one_line
 from fedlearn.records.names import CHECKPOINT_FOLDER
 from fedlearn.records.writing import owned
+from fedlearn.system import files
 
 # Seconds between two looks at the processes: short against a run, and no load.
 POLL_S = 0.1
@@ -98,11 +99,13 @@ def _begin(run: PlannedRun, jobs: int, watch: Watch) -> _RunningJob:
     if owned(run.folder):
         return _RunningJob(run)
     config = _beside(run.folder, "toml")
+    log = _beside(run.folder, "log")
     try:
-        run.folder.parent.mkdir(parents=True, exist_ok=True)
-        config.write_text(to_toml(with_workers(run, cores_each(jobs))))
-        log = _beside(run.folder, "log")
-        log.write_bytes(b"")
+        files.make_folder(run.folder.parent)
+        with open(config, "w", opener=files.private) as file:
+            file.write(to_toml(with_workers(run, cores_each(jobs))))
+        with open(log, "wb", opener=files.private):
+            pass
     except OSError as error:
         raise RecordError(
             f"cannot write '{error.filename or config}': {error.strerror}; "

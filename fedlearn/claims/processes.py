@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from fedlearn.errors import FedlearnError, one_line
+from fedlearn.system.files import private
 
 # As shells have it, after Ctrl-C.
 _INTERRUPTED = 130
@@ -119,7 +120,7 @@ def _exit_code(request: RunRequest, ready: Connection) -> int:
 def _redirect(log: Path) -> None:
     """Have this process, and what it starts, read nothing and print to a log."""
     source = os.open(os.devnull, os.O_RDONLY)
-    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    target = private(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(source, 0)
     os.dup2(target, 1)
     os.dup2(target, 2)

@@ -211,7 +211,7 @@ def _write(path: Path, text: str) -> None:
     """Write a file whole; raises RecordError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.replace(path, text.encode())
+        files.replace(path, text.encode(), files.PUBLIC)
     except OSError as error:
         raise RecordError(
             f"cannot write '{path}': {error.strerror or error}; "

@@ -81,7 +81,8 @@ def _add_limits(parser: Parser) -> None:
         action="append",
         default=[],
         metavar="MODULE",
-        help="a module that models and data may be imported from; dir: folders",
+        help="a module whose own models and functions the coordinator may name; "
+        "MODULE:NAME: this one, whatever it is; dir: folders of this device",
     )
     for limit in ("epochs", "steps"):
         parser.add_argument(
@@ -96,7 +97,8 @@ def _add_limits(parser: Parser) -> None:
         type=int,
         default=1024,
         metavar="N",
-        help="decline tasks that send more than this (default: %(default)s)",
+        help="hold no more than this of all tasks and answers together, and decline what "
+        "is beyond (default: %(default)s)",
     )
 
 

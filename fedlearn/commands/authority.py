@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +19,18 @@ def add_pki(parser: argparse.ArgumentParser) -> None:
         default=Path("pki"),
         help="the authority's folder (default: pki)",
     )
+
+
+def tell_restored(pki: Path) -> None:
+    """Say on standard error where an authority's folder was restored from a copy.
+
+    Raises UserError for no authority, RecordError.
+    """
+    from fedlearn.server.tokens import recover
+
+    sentence = recover(pki)
+    if sentence is not None:
+        print(f"fedlearn: {sentence}", file=sys.stderr)
 
 
 def require_cryptography() -> None:

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from getpass import getpass
 from pathlib import Path
 
 from fedlearn.commands.arguments import Parser, ended
@@ -35,8 +36,8 @@ def parser() -> argparse.ArgumentParser:
     token.add_argument(
         "--token",
         metavar="T",
-        help="the token; - reads it from standard input, where no list of processes "
-        "shows it",
+        help="- asks for the token, or reads it from a pipe; the token itself works too, "
+        "and stands in the list of processes for every user to see",
     )
     token.add_argument(
         "--token-file", metavar="F", type=Path, help="a file that holds the token"
@@ -82,6 +83,9 @@ def _token(arguments: argparse.Namespace) -> str:
     # The program was started with standard input closed.
     if sys.stdin is None:
         raise UserError("standard input is closed; give --token-file")
+    # At a terminal: one line, and not shown.
+    if sys.stdin.isatty():
+        return getpass("token: ")
     return sys.stdin.read(LONGEST_TOKEN + 1)
 
 

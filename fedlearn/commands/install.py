@@ -30,10 +30,10 @@ HOMES = ("/home", "/root", "/run/user")
 SYSUSERS = Path("/etc/sysusers.d/fedlearn.conf")
 UNITS = Path("/etc/systemd/system")
 
-ENROLL = "fedlearn enroll --coordinator HOST:PORT --token T"
+ENROLL = "fedlearn enroll --coordinator HOST:PORT --token -"
 
 INSTALL_ADVICE = (
-    "install it where every user can read: sudo python3 -m venv --system-site-packages "
+    "install it where every user can read: sudo python3 -I -m venv --system-site-packages "
     "/opt/fedlearn && sudo /opt/fedlearn/bin/pip install fedlearn, then sudo "
     "/opt/fedlearn/bin/fedlearn agent install …"
 )
@@ -120,8 +120,9 @@ def _run(arguments: argparse.Namespace) -> None:
             print(f"# {path}\n{text}")
         return
     for path, (text, mode) in files.items():
-        _write(_below(root, path), text.encode(), mode)
-        print(f"written: {_below(root, path)}")
+        place = _below(root, path, last=False)
+        _write(place, text.encode(), mode)
+        print(f"written: {place}")
     # After the files: what fails before leaves the identity where it was.
     if arguments.state:
         _move(arguments.state, _below(root, STATE))
@@ -158,8 +159,20 @@ def _files(arguments: argparse.Namespace, root: Path) -> dict[Path, tuple[str, i
     }
 
 
-def _below(root: Path, path: Path) -> Path:
-    return root / path.relative_to("/")
+def _below(root: Path, path: Path, last: bool = True) -> Path:
+    """Return the place of a system's path; last: see `fedlearn.system.inside`.
+
+    A link in an image may name a folder of this system, where nothing is to be written. Raises
+    RecordError for links in a circle.
+    """
+    from fedlearn.system.inside import inside
+
+    try:
+        return inside(root, path, last)
+    except OSError as error:
+        raise RecordError(
+            f"cannot follow '{error.filename}': {error.strerror}"
+        ) from error
 
 
 def _is_in_home(path: Path) -> bool:
@@ -210,7 +223,8 @@ def _check_system(arguments: argparse.Namespace) -> None:
     elif os.geteuid() != 0:
         raise UserError(
             "only root can install a service: "
-            f"sudo {sys.executable} -m fedlearn agent install …"
+            # Isolated: root runs nothing of the current folder.
+            f"sudo {sys.executable} -I -m fedlearn agent install …"
         )
 
 
@@ -342,9 +356,7 @@ def _write(path: Path, data: bytes, mode: int) -> None:
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace(path, data, mode)
-        # The umask may have taken rights away.
-        path.chmod(mode)
+        replace(path, data, mode, whatever_umask=True)
     except OSError as error:
         raise RecordError(
             f"cannot write '{path}': {error.strerror or error}"
@@ -369,10 +381,23 @@ def _move(source: Path, state: Path) -> None:
             f"{identity.client}; move one away"
         )
     file = source / "identity.json"
+    _make_state(state)
     _write(state / file.name, file.read_bytes(), 0o600)
     # Last, so that a failed write does not lose the key.
     file.unlink()
     print(f"moved: the identity of client {identity.client} to {state}")
+
+
+def _make_state(state: Path) -> None:
+    """Make the folder of the identity for root alone; systemd gives it to the service's user."""
+    from fedlearn.system.files import make_folder
+
+    try:
+        make_folder(state)
+    except OSError as error:
+        raise RecordError(
+            f"cannot make '{state}': {error.strerror or error}"
+        ) from error
 
 
 def _is_same_folder(first: Path, second: Path) -> bool:
@@ -383,7 +408,7 @@ def _is_same_folder(first: Path, second: Path) -> bool:
 
 def _enable(root: Path, name: str) -> None:
     """Do what `systemctl enable` does, for a system that does not run."""
-    wants = root / "etc/systemd/system/multi-user.target.wants"
+    wants = _below(root, UNITS / "multi-user.target.wants")
     try:
         wants.mkdir(parents=True, exist_ok=True)
         # A link of an earlier install would be in the way.

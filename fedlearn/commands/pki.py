@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 
 from fedlearn.commands.arguments import Parser, ended
-from fedlearn.commands.authority import add_pki, require_cryptography
+from fedlearn.commands.authority import add_pki, require_cryptography, tell_restored
 
 EPILOG = (
     "exit codes: 0 done, 2 wrong input, 3 the folder cannot be written. "
@@ -47,6 +48,11 @@ def parser() -> argparse.ArgumentParser:
     )
     add_pki(server)
     _add_names(server, "the names it has")
+    server.add_argument(
+        "--new-key",
+        action="store_true",
+        help="for a new key, where others may know the present one",
+    )
     return parser
 
 
@@ -82,11 +88,22 @@ def _run(arguments: argparse.Namespace) -> None:
 def _renew_server(arguments: argparse.Namespace) -> None:
     from fedlearn.server import identity
 
-    names = identity.renew_server(arguments.pki, arguments.name)
-    print(
-        f"{shlex.quote(str(arguments.pki))}/server.pem is new, for {', '.join(names)}; "
-        "restart the coordinator to use it"
-    )
+    tell_restored(arguments.pki)
+    before = identity.server_expiry(arguments.pki)
+    names = identity.renew_server(arguments.pki, arguments.name, arguments.new_key)
+    folder = shlex.quote(str(arguments.pki))
+    written = f"{folder}/server.pem is new"
+    if arguments.new_key:
+        written = f"{folder}/server.key and server.pem are new"
+    print(f"{written}, for {', '.join(names)}; restart the coordinator to use it")
+    if arguments.new_key:
+        # Agents trust the authority, and no list tells them what it takes back.
+        until = time.strftime("%Y-%m-%d", time.gmtime(before))
+        print(
+            f"agents take it as it is. Who knows the former key can play the coordinator "
+            f"until {until}, when its certificate ends; to shut that out before, make a new "
+            "authority and enroll the agents anew"
+        )
 
 
 def _make(arguments: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from fedlearn.commands.arguments import Parser, ended
-from fedlearn.commands.authority import add_pki, require_cryptography
+from fedlearn.commands.authority import add_pki, require_cryptography, tell_restored
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,6 +23,12 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "clients", type=int, nargs="+", metavar="ID", help="a client's id"
+    )
+    parser.add_argument(
+        "--anyway",
+        action="store_true",
+        help="refuse also whom the folder does not know, as after it was restored from a "
+        "copy: certificates that were given since",
     )
     add_pki(parser)
     return parser
@@ -39,9 +45,10 @@ def _run(arguments: argparse.Namespace) -> None:
     # Loaded after the check, which says how to install what is missing.
     from fedlearn.server.tokens import revoke
 
+    tell_restored(arguments.pki)
     # One after another: what was refused before a wrong id stays refused.
     for client in arguments.clients:
-        revoked = revoke(arguments.pki, client)
+        revoked = revoke(arguments.pki, client, arguments.anyway)
         print(
             f"client {client} is refused from now on (valid certificates: "
             f"{revoked.certificates}, unused tokens: {revoked.tokens})"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from fedlearn.commands.arguments import Parser, ended
-from fedlearn.commands.authority import add_pki, require_cryptography
+from fedlearn.commands.authority import add_pki, require_cryptography, tell_restored
 
 EPILOG = (
     "The token is all of standard output: one line. It is as good as a password until it "
@@ -50,6 +50,7 @@ def _run(arguments: argparse.Namespace) -> None:
     require_cryptography()
     from fedlearn.server.tokens import new_token
 
+    tell_restored(arguments.pki)
     # Nothing but the token: it may be piped into `fedlearn enroll --token -`.
     print(new_token(arguments.pki, arguments.client, arguments.hours))
 

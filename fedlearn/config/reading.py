@@ -16,6 +16,7 @@ import tomllib
 from pydantic import ValidationError
 
 from fedlearn.config import backslashes
+from fedlearn.config.plain import plain_table, plain_value
 from fedlearn.config.schema import FORMER_WORDS, Section, Tables
 from fedlearn.errors import ConfigError
 from fedlearn.names import nearest
@@ -51,7 +52,7 @@ def shipped() -> dict[str, Path]:
 
 
 # Changes of single keys: texts ``section.key=value``, or a mapping of keys to values.
-Overrides = Sequence[str] | Mapping[str, Any]
+Overrides = Sequence[str] | Mapping[str, Any] | None
 
 
 class Experiment(Tables):
@@ -61,8 +62,8 @@ class Experiment(Tables):
     def read(cls, config: ConfigSource = None, changes: Overrides = ()) -> Experiment:
         """Return the experiment of a file, a shipped name or a dict of tables.
 
-        None: the default's. changes: of single keys, such as {"train.lr": 0.05}. Raises
-        ConfigError naming the place and the nearest valid key.
+        None: the default's. changes: of single keys, such as {"train.lr": 0.05}; None
+        takes a key away. Raises ConfigError naming the place and the nearest valid key.
         """
         return read(config, changes)
 
@@ -164,16 +165,21 @@ def checked(
 
     name, text: the file's, which locate errors in it. Raises ConfigError.
     """
-    # The caller's table stays as it is.
-    changed = copy.deepcopy(dict(table))
+    # A copy: the caller's table stays as it is.
+    changed = plain_table(table, name)
     places: dict[KeyPath, str] = {}
     if isinstance(overrides, Mapping):
         for dotted_key, value in overrides.items():
-            shown = f"changes {{{dotted_key!r}: {_shortened(repr(value))}}}"
+            shown = f"changes {{{dotted_key!r}: {_shown(value)}}}"
             _set(changed, str(dotted_key).split("."), value, shown, places)
-    else:
+    elif isinstance(overrides, list | tuple):
         for override in overrides:
             _override(changed, override, places)
+    elif overrides is not None:
+        raise ConfigError(
+            f"changes is a {type(overrides).__name__}; give a mapping of keys to values, "
+            "such as {'train.lr': 0.05}"
+        )
     return validate(changed, name, text, places)
 
 
@@ -245,8 +251,9 @@ def _config_path(config: str | None) -> Path:
 
 def _override(table: dict[str, Any], override: str, places: dict[KeyPath, str]) -> None:
     """Set one key of a table, and note the override as the key's place."""
-    # Python hands over bytes that are no UTF-8 as lone surrogates, which the run
-    # folder's config.toml could not hold.
+    if not isinstance(override, str):
+        raise ConfigError(f"changes: {override!r:.60} is no text section.key=value")
+    # Bytes that are no UTF-8, which the run folder's config.toml could not hold.
     if override != override.encode(errors="replace").decode():
         raise ConfigError(f"--set {override!a}: the value is not UTF-8 text")
     dotted_key, equals, value = override.partition("=")
@@ -276,7 +283,11 @@ def _set(
         if not isinstance(subsection, dict):
             raise ConfigError(f"{shown}: '{part}' is a value, not a table")
         section = subsection
-    section[key[-1]] = value
+    # TOML has no null: None takes a key away, and its default holds.
+    if value is None:
+        section.pop(key[-1], None)
+    else:
+        section[key[-1]] = plain_value(value, shown)
     places[tuple(key)] = shown
 
 
@@ -318,7 +329,15 @@ def _explanation(key: KeyPath, error: Mapping[str, Any]) -> str:
     # Of a whole table the message says enough.
     if isinstance(value, dict | Section):
         return f"'{dotted_key}': {message}"
-    return f"'{dotted_key}': {message} (got {_shortened(repr(value))})"
+    return f"'{dotted_key}': {message} (got {_shown(value)})"
+
+
+def _shown(value: Any) -> str:
+    try:
+        return _shortened(repr(value))
+    # Python writes no number of thousands of digits, and a user's class may fail.
+    except Exception:
+        return f"a {type(value).__name__}"
 
 
 def _shortened(text: str) -> str:

@@ -13,6 +13,7 @@ from fedlearn.data.partition import Partitioned, divide
 from fedlearn.data.samples import Dataset, Population
 from fedlearn.errors import ConfigError, DataError, FedlearnError
 from fedlearn.names import Named, call, find
+from fedlearn.seeds import derive, isolated
 
 # The loaders by name, imported when used; each takes its own options of ``[data]``.
 DATASETS: dict[str, Named] = {
@@ -80,6 +81,7 @@ def population(
         loaded.input_shape,
         shares,
         loaded.test,
+        loaded.notes,
     )
 
 
@@ -137,7 +139,9 @@ def _twin(name: str, options: Mapping[str, Any], seed: int) -> Dataset:
 def _call_loader(name: str, loader: Any, options: Mapping[str, Any], seed: int) -> Any:
     """Return what a loader gives; raises ConfigError or DataError, whatever the loader raises."""
     try:
-        return call(f"data set '{name}'", loader, options, {"seed": seed})
+        # A user's loader may draw from global generators: each start gives the same data.
+        with isolated(derive(seed, "data")):
+            return call(f"data set '{name}'", loader, options, {"seed": seed})
     except FedlearnError:
         raise
     # The loader may be the user's code, which may raise anything.

@@ -70,7 +70,12 @@ def _mod(path: str) -> Any:
 
 
 class UserApp:
-    """A ClientApp that answers the tasks of simulated clients."""
+    """A ClientApp that answers the tasks of simulated clients.
+
+    reads_plan: whether it trains by the plan; a user's own reads the strategy's config.
+    """
+
+    reads_plan = False
 
     def __init__(self, app: ClientApp) -> None:
         """Take the app."""
@@ -104,6 +109,8 @@ class UserApp:
 
 class OurApp(UserApp):
     """Our local training as a ClientApp behind mods; one runner and one task at a time."""
+
+    reads_plan = True
 
     def __init__(self, mods: list[Any]) -> None:
         """Take the mods, outermost first."""

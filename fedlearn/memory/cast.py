@@ -18,6 +18,7 @@ from fedlearn.memory.downlink import Published, Saved, Snapshots
 from fedlearn.memory.slots import ClientSlots, contracts
 from fedlearn.memory.versions import Versions
 from fedlearn.seeds import derive
+from fedlearn.system import files
 from fedlearn.wire import Header, digest, encode_difference, encode_model
 
 # How many of the differences a client has, as its version holds it.
@@ -86,10 +87,12 @@ class Cast(Snapshots):
         """Add a payload to the series; header: of the model that it leads to."""
         if self.log:
             # Kept for agents that were away; a simulation counts their bytes alone.
-            self.log.mkdir(parents=True, exist_ok=True)
+            files.make_folder(self.log)
             # Before the series names it: a killed run finds a file too many, and none
             # too few.
-            self._file(len(self.sizes)).write_bytes(payload)
+            path = self._file(len(self.sizes))
+            with open(path, "wb", opener=files.private) as file:
+                file.write(payload)
         self.sizes.append(len(payload))
         self.names.append(header.digest)
 

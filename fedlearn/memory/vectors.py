@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from fedlearn.errors import RecordError
 from fedlearn.memory.slots import NONE, Slots
 from fedlearn.memory.versions import Row, Versions
+from fedlearn.system import files
 
 # The last two checkpoints name one slot each; the newest vector has one, and its
 # successor needs another.
@@ -51,9 +52,9 @@ class ClientVectors:
         self.clients = clients
         self.size = size
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            files.make_folder(path.parent)
             # Not truncated: a resumed run finds its vectors there.
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._file = files.private(path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise RecordError(
                 f"cannot keep clients' vectors in {path}: {error.strerror}"

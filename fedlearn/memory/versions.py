@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.errors import RecordError
+from fedlearn.system import files
 
 # Most of what is held in memory until the next checkpoint; beyond it all goes to the
 # database at once.
@@ -207,7 +208,10 @@ class Versions:
             return self._database.execute(statement, values).fetchall()
 
     def _open(self) -> sqlite3.Connection:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(self.path.parent)
+        # SQLite would make it as the umask says; its log gets the mode of the file.
+        with open(self.path, "ab", opener=files.private):
+            pass
         # Transactions are begun by hand: Python's own would end one at odd moments.
         database = sqlite3.connect(self.path, isolation_level=None)
         try:

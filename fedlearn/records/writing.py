@@ -12,17 +12,15 @@ import fcntl
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fedlearn.errors import ConfigError, RecordError
 from fedlearn.records.line import Line
-from fedlearn.records.names import CONFIG_FILE, LINES_FILE, LOCK_FILE
+from fedlearn.records.names import CONFIG_FILE, LINES_FILE, LOCK_FILE, is_unfinished
 from fedlearn.system import files
-
-# A run's files are for whoever the user's umask lets read them.
-_MODE = 0o666
 
 
 class RunFolder:
@@ -38,21 +36,23 @@ class RunFolder:
         """
         self.path = path
         with _errors_named(path, "choose another --out"):
-            path.mkdir(parents=True, exist_ok=True)
+            files.make_folder(path)
             # Open, and so locked, as long as the run; whatever ends the process frees it.
-            self._lock = open(path / LOCK_FILE, "w")  # noqa: SIM115
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise ConfigError(
-                f"another process is writing to {path}; "
-                "wait for it or choose another --out"
-            ) from None
+            self._lock = open(path / LOCK_FILE, "w", opener=files.private)  # noqa: SIM115
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._lock.close()
+                raise ConfigError(
+                    f"another process is writing to {path}; "
+                    "wait for it or choose another --out"
+                ) from None
 
         # A worker that outlives a killed parent must not hold its lock, for --resume may follow
         # at once.
         os.register_at_fork(after_in_child=self._lock.close)
+        # Under the lock: what is unfinished now belongs to a process that has ended.
+        _sweep(path)
 
     def close(self) -> None:
         """Release the folder."""
@@ -72,8 +72,8 @@ class RunFolder:
             content = content.encode()
         path = self.path / name
         with _errors_named(path):
-            path.parent.mkdir(exist_ok=True)
-            files.replace(path, content, _MODE)
+            files.make_folder(path.parent)
+            files.replace(path, content)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Replace a JSON file whole; NaN and infinities become null. Raises RecordError."""
@@ -87,7 +87,7 @@ class RunFolder:
         """
         path = self.path / LINES_FILE
         data = json.dumps(_json_value(line)).encode()
-        with _errors_named(path), open(path, "ab") as file:
+        with _errors_named(path), open(path, "ab", opener=files.private) as file:
             # One write, so that a kill leaves at most one torn line, the last.
             file.write(data + b"\n")
 
@@ -111,6 +111,21 @@ class RunFolder:
         text = "".join(json.dumps(line) + "\n" for line in lines)
         self.write(LINES_FILE, text)
         return lines
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a process that was killed left unfinished in a run folder.
+
+    What cannot be removed stays: nobody reads it.
+    """
+    for entry in path.iterdir():
+        if not is_unfinished(entry.name):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                entry.unlink()
 
 
 def owned(path: Path) -> bool:

@@ -121,8 +121,8 @@ def write_document(path: Path, title: str, *body: object) -> Path:
     # What UTF-8 cannot hold, half of a pair of surrogates, becomes a question mark.
     data = page.encode("utf-8", "replace")
     try:
-        # Whoever the user's umask lets read it may: a page is for others too.
-        files.replace(path, data, 0o666)
+        # A page is for others too, unless it lies in a run's own folder.
+        files.replace(path, data, files.page_mode(path.parent))
     except OSError as error:
         raise RecordError(
             f"cannot write the page '{path}': {error.strerror}"

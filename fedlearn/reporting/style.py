@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedlearn.errors import RecordError
 from fedlearn.reporting.units import bytes_text
+from fedlearn.system import files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,8 +98,11 @@ def canvas(
         yield figure, axes
         # Not reached where drawing failed: half a picture would be worse than none.
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path)
+            files.make_folder(path.parent)
+            picture = io.BytesIO()
+            figure.savefig(picture, format="png")
+            mode = files.page_mode(path.parent)
+            files.replace(path, picture.getvalue(), mode)
         except OSError as error:
             raise RecordError(
                 f"cannot write the plot '{path}': {error.strerror or error}"

@@ -26,15 +26,16 @@ def with_fleet(stack: Stack, site: Site, fleet: Fleet) -> Stack:
     return replace(stack, engine=fleet, choose=choose)
 
 
-def modules(experiment: Experiment) -> list[str]:
+def allowances(experiment: Experiment) -> list[str]:
     """Return what agents have to allow, sorted.
 
-    Those are the modules of the experiment's own model, data and partition, and "dir"
+    Those are the import paths of the experiment's own model, data and partition, and "dir"
     where its data is a folder.
     """
     data = experiment.data
     names = (experiment.model.name, data.name, data.partition.kind or "")
-    allowed = {name.partition(":")[0] for name in names if ":" in name}
+    # Exactly these: of a whole module an agent takes only what is defined there.
+    allowed = {name for name in names if ":" in name}
     # The coordinator would choose which of a device's files are read: its owner says.
     if data.name == "dir":
         # An agent reads a folder of its device only where its owner allows it.

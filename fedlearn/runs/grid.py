@@ -29,8 +29,10 @@ from fedlearn.flower import (
 from fedlearn.memory.downlink import Published
 from fedlearn.runs.layers import Site, Stack
 from fedlearn.runs.receiving import Receiver
+from fedlearn.runs.requests import Requests, configs_of
 from fedlearn.runs.tally import RoundTally
 from fedlearn.strategies.cohorts import takes_payloads
+from fedlearn.strategies.train_config import ATTEMPT
 from fedlearn.text import shortened
 
 # Times in a row that a strategy may ask for the nodes, before it is told that it waits
@@ -40,14 +42,14 @@ _MOST_ASKED = 5
 
 @dataclass(frozen=True)
 class _Broadcast:
-    """One model as it was sent, and the message of each node.
+    """One model as it was sent, and the messages that it was sent with.
 
     state: what the strategy sent, before it was published.
     """
 
     model: Published
     state: State
-    messages: dict[int, Message]
+    messages: list[Message]
 
 
 class RunGrid(Grid):
@@ -58,8 +60,12 @@ class RunGrid(Grid):
         site: Site,
         stack: Stack,
         on_client: Callable[[int, int], None] = lambda done, total: None,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Take the parts of the run and its engine. on_client: called as (done, total)."""
+        """Take the parts of the run and its engine.
+
+        on_client: called as (done, total). note: called with what a user should know.
+        """
         self.settled = site.settled
         self.memory = site.memory
         self.downlink = site.memory.downlink
@@ -70,6 +76,9 @@ class RunGrid(Grid):
         # arrays.
         self.payloads = takes_payloads(site.parts.strategy)
         self.on_client = on_client
+        self.note = note
+        app = site.parts.app
+        self._requests = Requests(app is None or app.reads_plan, app is not None, note)
         self.clients = site.parts.clients
         # Flower's strategies make two lists of all nodes each round. Of a million nodes
         # that takes 8 ms out of a tuple, and 95 ms out of a range.
@@ -197,7 +206,7 @@ class RunGrid(Grid):
     def _all_replies(self, messages: list[Message]) -> Iterator[Message]:
         done = 0
         for broadcast in self._broadcasts(messages):
-            sent = broadcast.messages.values()
+            sent = broadcast.messages
             # In a fixed order, so that a run repeats whatever order a strategy pushed.
             for kind in sorted({message.metadata.message_type for message in sent}):
                 for reply in self._replies_of(kind, broadcast):
@@ -220,17 +229,13 @@ class RunGrid(Grid):
             trained = self.round if evaluated else self.round - 1
             model = self.downlink.publish(self.round, place, state, trained)
             self.tally.publish(time.perf_counter() - begun)
-            nodes = {message.metadata.dst_node_id: message for message in group}
-            yield _Broadcast(model, state, nodes)
+            yield _Broadcast(model, state, group)
 
     def _replies_of(self, kind: str, broadcast: _Broadcast) -> Iterator[Message]:
         """Yield the replies to a broadcast's messages of one kind, as they come."""
-        messages = {
-            node: message
-            for node, message in broadcast.messages.items()
-            if message.metadata.message_type == kind
-        }
-        tasks = {node: self._task(node, message) for node, message in messages.items()}
+        messages = self._by_node(kind, broadcast.messages)
+        # One task for all messages to a node: they are alike, and so is what comes of them.
+        tasks = {node: self._task(node, group[0]) for node, group in messages.items()}
         train = kind == "train"
         self.tally.ask(len(tasks), self.layout.raw_bytes, train)
         # A cohort smaller than the pool keeps only some workers busy.
@@ -248,26 +253,45 @@ class RunGrid(Grid):
                 # Before the reply is judged: Flower keeps a context whatever the strategy does.
                 self.memory.states.put(client, outcome.state)
             begun = time.perf_counter()
-            reply = self._reply(messages[client], task, outcome, broadcast)
+            content = self._content(task, outcome, broadcast)
+            replies = [
+                self._reply(message, content, broadcast) for message in messages[client]
+            ]
             self.tally.seconds["aggregate"] += time.perf_counter() - begun
-            yield reply
+            yield from replies
+
+    def _by_node(self, kind: str, sent: list[Message]) -> dict[int, list[Message]]:
+        """Return the messages of a kind by their nodes: one that is drawn twice has two.
+
+        Raises RunError for a node that is none, and where its messages differ: a client
+        works once a round.
+        """
+        nodes: dict[int, list[Message]] = {}
+        for message in sent:
+            if message.metadata.message_type == kind:
+                nodes.setdefault(message.metadata.dst_node_id, []).append(message)
+        for node, group in nodes.items():
+            if not 0 <= node < self.clients:
+                raise RunError(
+                    f"the strategy sends a message to node {node} in round "
+                    f"{self.round}; the nodes are 0 to {self.clients - 1}"
+                )
+            if any(configs_of(m) != configs_of(group[0]) for m in group[1:]):
+                raise RunError(
+                    f"the strategy sends client {node} two messages with one model and "
+                    f"different configs in round {self.round}; send one, or two alike"
+                )
+        return nodes
 
     def _task(self, node: int, message: Message) -> Task:
-        configs = {
-            name: dict(record)
-            for name, record in message.content.config_records.items()
-        }
-        changes: dict[str, Any] = {}
-        # All records in one: strategies put their settings into records of their own
-        # names.
-        for values in configs.values():
-            changes |= values
+        configs = configs_of(message)
+        changes = self._requests.changes(configs)
         kind = message.metadata.message_type
-        attempt = changes.get("attempt", 0)
+        attempt = changes.get(ATTEMPT, 0)
         task = Task(
             node,
             kind,
-            self.settled.plan(self.round, changes),
+            self.settled.plan(self.round, self._requests.for_plan(changes)),
             slots=self.memory.slots(node),
             delivery=self.downlink.delivery(node, self.round, kind, attempt),
             download=self.downlink.download(node),
@@ -279,39 +303,62 @@ class RunGrid(Grid):
         config = {"configs": configs, "arrays": arrays}
         return replace(task, config=config, state=states.get(node))
 
-    def _reply(
-        self, message: Message, task: Task, outcome: Outcome, broadcast: _Broadcast
-    ) -> Message:
+    def _content(
+        self, task: Task, outcome: Outcome, broadcast: _Broadcast
+    ) -> Received | MetricRecord | Error:
+        """Return what a client's replies hold, and keep of it what the run remembers."""
         train = task.kind == "train"
         if outcome.error is not None:
-            return self._failed(message, outcome.client, outcome.error, train)
+            return self._failed(outcome.client, outcome.error, train)
         if not train:
-            metrics = MetricRecord(dict(outcome.metrics))
-            return Message(RecordDict({"metrics": metrics}), reply_to=message)
+            return MetricRecord(dict(outcome.metrics))
         self.tally.upload(outcome.bytes_up, self.layout.raw_bytes)
         begun = time.perf_counter()
         cohort = len(broadcast.messages)
         try:
-            received = self._receiver.receive(task, outcome, broadcast.model, cohort)
+            received = self._receiver.receive(
+                task, outcome, broadcast.model, broadcast.state, cohort
+            )
         except PayloadError as error:
             # A real agent would otherwise go on as if its update counted.
             self.engine.refused(outcome.client, str(error))
-            return self._failed(message, outcome.client, str(error), train)
+            return self._failed(outcome.client, str(error), train)
         self.tally.codec_s["up_decode"] += time.perf_counter() - begun
         self.tally.damaged += self._receiver.lost_residual(task, received)
         # Only now: of a refused update nothing is carried over.
         self.memory.keep(outcome.client, task.slots, outcome.kept)
-        return self._content(message, received, broadcast)
+        return received
 
-    def _content(
+    def _failed(self, client: int, reason: str, train: bool) -> Error:
+        # Whoever says it: a strategy, an agent or a user's code.
+        reason = shortened(reason)
+        # An evaluation that fails costs a figure, and no update.
+        if train:
+            self.tally.failures[client] = reason
+        return Error(code=ERROR_CODE, reason=reason)
+
+    def _reply(
+        self,
+        message: Message,
+        content: Received | MetricRecord | Error,
+        broadcast: _Broadcast,
+    ) -> Message:
+        if isinstance(content, Error):
+            return Message(content, reply_to=message)
+        if isinstance(content, MetricRecord):
+            return Message(RecordDict({"metrics": content.copy()}), reply_to=message)
+        return self._update(message, content, broadcast)
+
+    def _update(
         self, message: Message, received: Received, broadcast: _Broadcast
     ) -> Message:
         """Return an update as the strategy takes it: as it was decoded, or as a model."""
         header = received.header
-        metrics = MetricRecord({EXAMPLES: header.examples})
+        metrics = MetricRecord(dict(header.metrics))
+        # Ours last: no metric of a client's takes the place of what was checked.
+        metrics[EXAMPLES] = header.examples
         if header.train_loss is not None:
             metrics["train_loss"] = header.train_loss
-        metrics.update(header.metrics)
         content = RecordDict({"metrics": metrics})
         if not self.payloads:
             # Added to the strategy's own model: what a client's copy lacks is no part of
@@ -325,16 +372,6 @@ class RunGrid(Grid):
         if self.payloads:
             return attach(reply, received)
         return reply
-
-    def _failed(
-        self, message: Message, client: int, reason: str, train: bool
-    ) -> Message:
-        # Whoever says it: a strategy, an agent or a user's code.
-        reason = shortened(reason)
-        # An evaluation that fails costs a figure, and no update.
-        if train:
-            self.tally.failures[client] = reason
-        return Message(Error(code=ERROR_CODE, reason=reason), reply_to=message)
 
 
 def _arrays(message: Message) -> ArrayRecord:

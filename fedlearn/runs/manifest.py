@@ -121,8 +121,6 @@ def _data(parts: Parts) -> dict[str, Any]:
     sized = range(min(len(clients), _SIZED))
     sizes = np.sort([clients.size(client) for client in sized])
     shown_clients, counts = data.label_counts(population)
-    # A user's own population need not have one.
-    partition = getattr(clients, "partition", None)
     return {
         "name": population.name,
         "modality": population.modality,
@@ -131,7 +129,9 @@ def _data(parts: Parts) -> dict[str, Any]:
         "clients": len(clients),
         "test_samples": len(population.test),
         "sizes": [int(sizes[0]), int(np.median(sizes)), int(sizes[-1])],
-        "partition_sha256": partition.sha256() if partition is not None else None,
+        # A resumed run compares them.
+        **parts.fingerprints,
+        "notes": list(population.notes),
         "label_counts": {"clients": shown_clients.tolist(), "counts": counts.tolist()},
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from fedlearn.clients.augment import KINDS
 from fedlearn.clients.methods import METHODS
 from fedlearn.clients.normal import single_sample_fault
 from fedlearn.config import Experiment
+from fedlearn.data.fingerprint import fingerprints
 from fedlearn.data.samples import Population
 from fedlearn.devices.profiles import Devices
 from fedlearn.engine import apps
@@ -50,6 +52,11 @@ class Parts:
     def clients(self) -> int:
         """Return how many clients there are."""
         return len(self.population.clients)
+
+    @cached_property
+    def fingerprints(self) -> Mapping[str, str | None]:
+        """Return the fingerprints of the data, by their names in the manifest."""
+        return fingerprints(self.population)
 
 
 def build_parts(experiment: Experiment, agents: bool = False) -> Parts:

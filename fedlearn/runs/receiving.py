@@ -8,13 +8,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.arrays import Change, Layout, Sparse
+from fedlearn.arrays import Change, Layout, Sparse, State
 from fedlearn.codec import codec, feedback
 from fedlearn.engine.task import Outcome, Summed, Task
-from fedlearn.errors import PayloadError
+from fedlearn.errors import FedlearnError, PayloadError
 from fedlearn.flower import Received
 from fedlearn.memory.downlink import Downlink, Published
 from fedlearn.memory.slots import RESIDUALS
+from fedlearn.models.buffers import BufferBounds
 from fedlearn.strategies.aggregate import check_range
 from fedlearn.wire import FRESH, GRADIENT, UPDATE, decode
 
@@ -29,17 +30,42 @@ class Receiver:
         self.layout = layout
         self.downlink = downlink
         self.initial = initial
+        self._buffers = BufferBounds(layout)
 
     def receive(
-        self, task: Task, outcome: Outcome, model: Published, cohort: int
+        self,
+        task: Task,
+        outcome: Outcome,
+        model: Published,
+        state: State,
+        cohort: int,
     ) -> Received:
         """Return a checked update. Raises PayloadError when it must not be aggregated.
 
-        model: what the cohort was sent. cohort: clients whose updates are summed.
+        model: what the cohort was sent. state: what the strategy adds updates to. cohort:
+        clients whose updates are summed.
         """
         # A part of a sum has no payload of its own to decode.
         if outcome.summed:
             return self._of_sum(outcome.client, outcome.summed)
+        try:
+            return self._of_payload(task, outcome, model, state, cohort)
+        except FedlearnError:
+            raise
+        # What a client sends may be made to find our mistakes. One of them costs its
+        # sender a round, and not everybody the run.
+        except Exception as error:
+            kind = type(error).__name__
+            raise PayloadError(f"its answer cannot be read: {kind}: {error}") from error
+
+    def _of_payload(
+        self,
+        task: Task,
+        outcome: Outcome,
+        model: Published,
+        state: State,
+        cohort: int,
+    ) -> Received:
         _, codec_name = feedback(task.plan.codec)
         moved = None
         if codec(codec_name).uses_moved:
@@ -63,6 +89,7 @@ class Receiver:
             raise PayloadError("the update reports 0 examples; it would weigh nothing")
         # Here and not in the sum: a refused update is its client's failure, by name.
         check_range(change, header.examples, cohort)
+        self._buffers.check(state, change)
         return Received(outcome.client, header, change)
 
     def lost_residual(self, task: Task, received: Received) -> bool:

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from fedlearn import config
 from fedlearn.config import Experiment
-from fedlearn.errors import DataError, RecordError, UserError
-from fedlearn.names import handed_over
+from fedlearn.errors import DataError, ModelError, RecordError, UserError
+from fedlearn.names import handed_over, is_handed
 from fedlearn.records.line import Line
 from fedlearn.records.names import CONFIG_FILE, MODEL_FILE
 from fedlearn.records.reading import RunRecord, read, section
 from fedlearn.reporting.inline import run_html
+from fedlearn.runs.arguments import folder_path
 
 if TYPE_CHECKING:
     import pandas
@@ -42,7 +43,7 @@ class Run:
         Raises UserError for a folder that holds no run, RecordError for one that cannot
         be read.
         """
-        self.folder = Path(folder)
+        self.folder = folder_path("folder", folder)
         self._objects = dict(objects or {})
         self._record = read(self.folder)
 
@@ -119,6 +120,13 @@ class Run:
             )
         experiment = self.config
         state = self.state_dict()
+        name = experiment.model.name
+        if is_handed(name) and name not in self._objects:
+            own_name = name.partition(":")[2]
+            raise UserError(
+                f"the model of {self.folder} was a Python object; hand it over again: "
+                f"fedlearn.load({str(self.folder)!r}, model={own_name})"
+            )
         # The model may be a class of the caller's own, which no import finds.
         with handed_over(self._objects):
             module = build(
@@ -129,7 +137,7 @@ class Run:
                 seed=experiment.experiment.seed,
                 modality=data["modality"],
             )
-        # Built by the same code with the same seed, so names and shapes are the state's.
+        _check_state(module, state)
         module.load_state_dict(state)
         return module.eval()
 
@@ -216,13 +224,26 @@ class Comparison:
         from fedlearn.reporting.comparison import write_comparison
 
         records = [run.record for run in self.runs]
-        return write_comparison(records, self.rows, self.target, Path(path))
+        page = folder_path("path", path)
+        return write_comparison(records, self.rows, self.target, page)
 
     def _repr_html_(self) -> str:
         from fedlearn.reporting.inline import comparison_html
 
         return comparison_html(
             [run.record for run in self.runs], self.rows, self.target
+        )
+
+
+def _check_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Raise ModelError where a module is not the one that a state was trained with."""
+    own = module.state_dict()
+    for name in sorted(own.keys() | state.keys()):
+        if name in own and name in state and own[name].shape == state[name].shape:
+            continue
+        raise ModelError(
+            f"a {type(module).__name__} of these options is not the run's model: "
+            f"'{name}' differs"
         )
 
 

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from fedlearn.errors import ConfigError
 from fedlearn.own_path import look_in
-from fedlearn.records.names import BEFORE_CONFIG, CONFIG_FILE, MANIFEST_FILE
+from fedlearn.records.names import CONFIG_FILE, MANIFEST_FILE, is_before_config
+from fedlearn.runs.arguments import folder_path
 from fedlearn.runs.names import check_names
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ def _chosen_folder(out: str | Path | None, resume: bool) -> Path | None:
             raise ConfigError(
                 "--out is empty; name a folder, or leave it out for runs/NAME-TIME"
             )
-        return Path(out)
+        return folder_path("out", out)
     return _newest_run() if resume else None
 
 
@@ -257,7 +258,7 @@ def _check_unstarted(path: Path, resume: bool, config_given: bool) -> None:
     """Raise ConfigError for a folder without a config that no run can start in."""
     # The folder of a run killed while it started: with its CONFIG given, resuming is
     # starting.
-    killed = path.exists() and all(p.name in BEFORE_CONFIG for p in path.iterdir())
+    killed = path.exists() and all(is_before_config(p.name) for p in path.iterdir())
     if resume and not (killed and config_given):
         raise ConfigError(f"--resume: {path} holds no run (it has no config.toml)")
     if path.exists() and not killed:

@@ -1,15 +1,31 @@
-"""Files that are replaced whole and are on disk when the call returns."""
+"""Files and folders: for their owner alone, replaced whole, on disk when the call returns.
+
+What a run or an agent writes holds what clients learned from their data. So folders are made
+with 0700 and files with 0600, whatever the umask says; who wants to share them changes that
+afterwards. Root gives what it writes to the owner of the folder that it lies in: another user's
+program has to read it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
+# Modes of files: for their owner alone, or for everyone to read.
+PRIVATE = 0o600
+PUBLIC = 0o644
 
-def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
+_PRIVATE_FOLDER = 0o700
+
+
+def replace(
+    path: Path, data: bytes, mode: int = PRIVATE, whatever_umask: bool = False
+) -> None:
     """Replace a file whole: a reader and a power cut find the old content or the new.
 
-    mode: who may read it. Raises OSError.
+    mode: who may read it, less what the umask takes away unless ``whatever_umask``. Raises
+    OSError.
     """
     part = path.with_name(f".{path.name}.part")
     # A part that a killed process left may have another mode, and O_EXCL refuses it.
@@ -17,6 +33,10 @@ def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
         with open(os.open(part, flags, mode), "wb") as file:
+            # By the open file, as a name may have become a link by now.
+            if whatever_umask:
+                os.fchmod(file.fileno(), mode)
+            give_to_owner(file.fileno(), path.parent)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -25,6 +45,56 @@ def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
         part.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def private(path: str | os.PathLike[str], flags: int) -> int:
+    """Open a file for `open`, as its ``opener``: one that is made is its owner's alone.
+
+    A file that is there stays as it is, whoever may read it. Raises OSError.
+    """
+    flags |= os.O_CLOEXEC
+    if not flags & os.O_CREAT:
+        return os.open(path, flags)
+    try:
+        descriptor = os.open(path, flags | os.O_EXCL, PRIVATE)
+    except FileExistsError:
+        return os.open(path, flags, PRIVATE)
+    # Of a new file alone: what was there before may be a link to anybody's file.
+    give_to_owner(descriptor, Path(path).parent)
+    return descriptor
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for its owner alone, if it is not there; raises OSError.
+
+    Folders on the way are made as the umask says. A folder that is there stays as it is: it
+    may be shared on purpose.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(_PRIVATE_FOLDER, exist_ok=True)
+
+
+def page_mode(folder: Path) -> int:
+    """Return the mode of a page or a plot in a folder: for whom the folder is, it is too.
+
+    Less what the umask takes away. Raises OSError.
+    """
+    return 0o666 & folder.stat().st_mode
+
+
+def give_to_owner(descriptor: int, folder: Path) -> None:
+    """Give a file that root has made to the owner of its folder; raises OSError.
+
+    Otherwise a service could not read what was written for it with sudo.
+    """
+    if os.geteuid() != 0:
+        return
+    owner = folder.stat()
+    if os.fstat(descriptor).st_uid == owner.st_uid:
+        return
+    # In a container, or on a network's disk, root may not give files away.
+    with contextlib.suppress(PermissionError):
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def sync_folder(folder: Path) -> None:
@@ -37,3 +107,13 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the parts that processes left in a folder which were killed in `replace`.
+
+    Only who holds the folder's lock may call it, as a living process needs its parts.
+    Raises OSError.
+    """
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)

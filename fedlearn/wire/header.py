@@ -25,6 +25,15 @@ Metric = int | float | list[int] | list[float]
 # The most metrics in a payload.
 METRICS = 1000
 
+# More samples than any client has: with any cohort, sums of weights stay below 2**63.
+MOST_EXAMPLES = 1 << 32
+
+# A metric's largest magnitude: means weighted by examples stay far from a float's end.
+MOST_METRIC = 1e100
+
+# Characters of a metric's name: reasons and tables show it.
+METRIC_CHARACTERS = 200
+
 
 @dataclass(frozen=True)
 class Header:
@@ -92,11 +101,34 @@ def check_header(message: payload_pb2.Payload) -> None:
         )
     if not math.isfinite(message.train_loss):
         raise FormatError("the training loss is NaN or infinite")
+    if message.examples > MOST_EXAMPLES:
+        raise FormatError(
+            f"the payload claims {message.examples} examples, "
+            f"where a client has at most {MOST_EXAMPLES}"
+        )
+    for metric in message.metrics:
+        _check_metric(metric)
     # One way to write each codec, so that the same payload has the same bytes.
     text = canonical(message.codec)
     if text != message.codec:
         raise FormatError(
             f"the codec '{message.codec}' is not written as payloads write it: {text}"
+        )
+
+
+def _check_metric(metric: payload_pb2.Payload.Metric) -> None:
+    """Raise FormatError for a metric with which a strategy could not calculate."""
+    if len(metric.name) > METRIC_CHARACTERS:
+        raise FormatError(
+            f"a metric's name has {len(metric.name)} characters, "
+            f"where {METRIC_CHARACTERS} are allowed"
+        )
+    # What is not finite is told by `_of_metric`; NaN is above nothing.
+    largest = max((abs(number) for number in metric.values), default=0.0)
+    if MOST_METRIC < largest < math.inf:
+        raise FormatError(
+            f"the metric '{metric.name}' is {largest:.3g}, "
+            f"where {MOST_METRIC:g} is the largest"
         )
 
 

@@ -6,12 +6,14 @@ import contextlib
 import datetime
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import grpc
@@ -24,7 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from fedlearn.errors import RecordError, UserError
 from fedlearn.exchange import methods
 from fedlearn.exchange.exchange_pb2 import EnrolRequest
-from fedlearn.server import enrollment, identity, tokens
+from fedlearn.server import anchor, enrollment, identity, issued, tokens
 from fedlearn.server.identity import IdentityError
 
 DAY_S = 86400
@@ -91,6 +93,7 @@ def at(monkeypatch, seconds):
     with monkeypatch.context() as patch:
         patch.setattr(identity, "time", moved)
         patch.setattr(tokens, "time", moved)
+        patch.setattr(issued, "time", moved)
         yield
 
 
@@ -198,7 +201,8 @@ def test_validity_and_names(pki):
         "127.0.0.1",
         "::1",
     )
-    assert [c.serial_number for c in (ca, server, client)] == [1, 2, 3]
+    assert [c.serial_number for c in (ca, server)] == [1, 2]
+    assert 2 < client.serial_number < 2**159
     for certificate in (server, client):
         certificate.verify_directly_issued_by(ca)
         assert not certificate.extensions.get_extension_for_class(
@@ -261,7 +265,8 @@ def test_nothing_is_overwritten(pki, tmp_path):
 def test_an_empty_folder_is_taken(tmp_path):
     (tmp_path / "pki").mkdir()
     identity.make(tmp_path / "pki")
-    assert identity.identity_of(identity.sign(tmp_path / "pki", 0, request())) == (0, 3)
+    signed = identity.sign(tmp_path / "pki", 0, request())
+    assert identity.identity_of(signed)[0] == 0
 
 
 def test_the_server_certificate_is_made_anew_for_its_key(pki, monkeypatch):
@@ -276,9 +281,10 @@ def test_the_server_certificate_is_made_anew_for_its_key(pki, monkeypatch):
         "127.0.0.1",
         "::1",
     )
-    assert (after.key, after.ca) == (before.key, before.ca) and load(
-        after.certificate
-    ).serial_number == 4
+    assert (after.key, after.ca) == (before.key, before.ca)
+    assert (
+        load(after.certificate).serial_number > load(before.certificate).serial_number
+    )
     assert load(after.certificate).public_key() == load(before.certificate).public_key()
     with at(monkeypatch, 731 * DAY_S):
         with pytest.raises(UserError, match="fedlearn pki server"):
@@ -333,14 +339,16 @@ def test_a_full_disk_issues_nothing(pki, monkeypatch):
             identity.sign(pki, 1, request())
     assert (pki / "issued.json").read_bytes() == before
     assert not [path for path in pki.iterdir() if path.name.endswith(".part")]
-    assert identity.identity_of(identity.sign(pki, 1, request())) == (1, 3)
+    assert identity.identity_of(identity.sign(pki, 1, request()))[0] == 1
 
 
-def test_expired_certificates_are_forgotten(pki, monkeypatch):
-    with at(monkeypatch, -91 * DAY_S):
-        identity.sign(pki, 1, request())
+def test_what_expired_more_than_a_year_ago_is_forgotten(pki, monkeypatch):
+    for days in (-456, -454, -91):
+        with at(monkeypatch, days * DAY_S):
+            identity.sign(pki, -days, request())
     identity.sign(pki, 2, request())
-    assert list(json.loads((pki / "issued.json").read_text())["certificates"]) == ["4"]
+    listed = json.loads((pki / "issued.json").read_text())["certificates"]
+    assert [entry["client"] for entry in listed.values()] == [454, 91, 2]
 
 
 ISSUE = """
@@ -363,8 +371,9 @@ def test_two_processes_issue_different_numbers(pki):
         )
         for n in (1, 2)
     ]
-    found = [sorted(map(int, child.communicate()[0].split())) for child in children]
-    assert sorted(found[0] + found[1]) == list(range(3, 33))
+    found = [list(map(int, child.communicate()[0].split())) for child in children]
+    assert len(set(found[0] + found[1])) == 30
+    assert all(numbers == sorted(numbers) for numbers in found)
     listed = json.loads((pki / "issued.json").read_text())["certificates"]
     assert {n: entry["client"] for n, entry in listed.items()} == {
         str(s): n + 1 for n in (0, 1) for s in found[n]
@@ -513,12 +522,15 @@ def test_a_token_expires(pki, monkeypatch):
     assert caught.value.reason == "expired"
     with at(monkeypatch, 2 * 3600 - 60):
         assert tokens.redeem(pki, secret) == 7
-    with at(monkeypatch, 10 * DAY_S):
+    with at(monkeypatch, 364 * DAY_S):
+        tokens.new_token(pki, 9)
+    assert len(json.loads((pki / "tokens.json").read_text())) == 2
+    with at(monkeypatch, 366 * DAY_S):
         tokens.new_token(pki, 8)
     assert [
         token["client"]
         for token in json.loads((pki / "tokens.json").read_text()).values()
-    ] == [8]
+    ] == [9, 8]
 
 
 @pytest.mark.parametrize("secret", ["", "x", "A" * 43, "\udcff", "é" * 20])
@@ -588,7 +600,7 @@ def test_a_revoked_client_comes_back_with_a_new_token_only(pki):
     assert not running.refused(*old)
     assert tokens.revoke(pki, 7) == tokens.Revoked(7, 1, 1)
     assert running.refused(*old) and not running.refused(*other)
-    assert running.current() == {7: 4}
+    assert list(running.current()) == [7]
     with pytest.raises(IdentityError, match="withdrawn"):
         tokens.redeem(pki, unused)
     tokens.redeem(pki, secret_of(tokens.new_token(pki, 7)))
@@ -602,7 +614,7 @@ def test_a_revoked_client_comes_back_with_a_new_token_only(pki):
 def test_no_renewal_past_a_revocation(pki):
     client, serial = identity.identity_of(identity.sign(pki, 7, request()))
     client, serial = identity.identity_of(tokens.renew(pki, client, serial, request()))
-    assert (client, serial) == (7, 4)
+    assert client == 7
     tokens.revoke(pki, 7)
     before = (pki / "issued.json").read_bytes()
     with pytest.raises(IdentityError, match="revoked") as caught:
@@ -628,6 +640,177 @@ def test_a_damaged_list_of_revocations_lets_nobody_in(content, pki):
     for _ in "ab":
         with pytest.raises((RecordError, UserError)):
             running.refused(7, 3)
+
+
+# Clocks and copies
+
+
+@pytest.fixture
+def restored(pki, tmp_path):
+    """Return a function that puts the authority back to how it is now."""
+    shutil.copytree(pki, tmp_path / "copy")
+
+    def restore() -> None:
+        shutil.rmtree(pki)
+        shutil.copytree(tmp_path / "copy", pki)
+
+    return restore
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Return a function that forgets what this machine remembers, as another one would."""
+    return lambda: monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "elsewhere"))
+
+
+@pytest.mark.parametrize("days", [100, 450, 2000, -30])
+def test_a_clock_that_was_wrong_for_a_while_forgets_no_revocation(
+    days, pki, monkeypatch
+):
+    old = identity.identity_of(identity.sign(pki, 7, request()))
+    unused = secret_of(tokens.new_token(pki, 7))
+    tokens.revoke(pki, 8, anyway=True)
+    with at(monkeypatch, days * DAY_S):
+        identity.sign(pki, 1, request())
+        tokens.new_token(pki, 1)
+        tokens.revoke(pki, 2, anyway=True)
+    # In 2000 days the token and the certificate are forgotten, and refused all the same.
+    assert tokens.revoke(pki, 7, anyway=days == 2000).client == 7
+    assert tokens.Revocations(pki).refused(*old)
+    with pytest.raises(IdentityError, match="withdrawn"):
+        tokens.redeem(pki, unused)
+    new = identity.identity_of(identity.sign(pki, 7, request()))
+    assert not tokens.Revocations(pki).refused(*new)
+
+
+def test_a_revocation_while_the_clock_is_ahead_withdraws_every_token(pki, monkeypatch):
+    unused = secret_of(tokens.new_token(pki, 7, hours=1))
+    with at(monkeypatch, DAY_S):
+        assert tokens.revoke(pki, 7) == tokens.Revoked(7, 0, 0)
+    with pytest.raises(IdentityError, match="withdrawn"):
+        tokens.redeem(pki, unused)
+
+
+def test_no_number_is_used_twice(pki, restored, elsewhere, monkeypatch):
+    """Whatever the clock says, and though the folder forgets what it has issued."""
+    numbers = []
+    elsewhere()
+    for days in (0, 0, 40, -40, 0, 3000, 0):
+        with at(monkeypatch, days * DAY_S):
+            numbers += [
+                identity.identity_of(identity.sign(pki, 1, request()))[1]
+                for _ in range(3)
+            ]
+        if days == 3000:
+            restored()
+    assert len(set(numbers)) == len(numbers)
+    in_between = [numbers[n : n + 3] for n in range(0, len(numbers), 3)]
+    assert all(part == sorted(part) for part in in_between)
+
+
+def test_what_was_revoked_and_used_holds_in_a_restored_folder(pki, restored):
+    old = identity.identity_of(identity.sign(pki, 7, request()))
+    used, withdrawn = (secret_of(tokens.new_token(pki, n)) for n in (7, 8))
+    running = tokens.Revocations(pki)
+    copy = pki.parent / "copy"
+    shutil.rmtree(copy)
+    shutil.copytree(pki, copy)
+    tokens.redeem(pki, used)
+    for client in (7, 8):
+        tokens.revoke(pki, client)
+    restored()
+    assert running.refused(*old)
+    for secret in (used, withdrawn):
+        with pytest.raises(IdentityError, match="used already"):
+            tokens.redeem(pki, secret)
+    with pytest.raises(IdentityError, match="is revoked"):
+        tokens.renew(pki, *old, request())
+    sentence = tokens.recover(pki)
+    assert sentence is not None
+    assert "2 revocations and 2 used tokens are put back" in sentence
+    assert time.strftime("revoke again since %Y-", time.gmtime()) in sentence
+    assert tokens.recover(pki) is None
+    assert list(json.loads((pki / "revoked.json").read_text())) == ["7", "8"]
+    # And a new token lets the client in.
+    tokens.redeem(pki, secret_of(tokens.new_token(pki, 7)))
+    new = identity.identity_of(identity.sign(pki, 7, request()))
+    assert not running.refused(*new)
+
+
+def test_a_running_coordinator_says_once_that_a_folder_was_restored(pki, restored):
+    running = tokens.Revocations(pki)
+    assert running.restored() is None
+    tokens.revoke(pki, 7, anyway=True)
+    assert running.restored() is None
+    restored()
+    assert "1 revocations and 0 used tokens" in str(running.restored())
+    assert running.restored() is None
+
+
+def test_on_another_machine_a_person_revokes_again(pki, restored, elsewhere):
+    """What was given after the copy is unknown there, and is refused on request."""
+    restored()
+    lost = identity.identity_of(identity.sign(pki, 9, request()))
+    tokens.revoke(pki, 9)
+    elsewhere()
+    restored()
+    assert not tokens.Revocations(pki).refused(*lost)
+    with pytest.raises(UserError, match="all the same: --anyway"):
+        tokens.revoke(pki, 9)
+    assert tokens.revoke(pki, 9, anyway=True) == tokens.Revoked(9, 0, 0)
+    assert tokens.Revocations(pki).refused(*lost)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"limits": 3}', b"[" * 9999])
+def test_a_damaged_memory_ends_nothing(content, pki):
+    tokens.revoke(pki, 7, anyway=True)
+    path = anchor.place(pki)
+    assert path is not None
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.write_bytes(content)
+    assert tokens.Revocations(pki).current().keys() == {7}
+    tokens.revoke(pki, 8, anyway=True)
+    assert anchor.read(pki).limits.keys() == {8}
+
+
+def test_without_a_home_nothing_is_remembered(pki, monkeypatch):
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    assert tokens.revoke(pki, 7, anyway=True).client == 7
+    assert anchor.read(pki) == anchor.Anchor()
+
+
+def no_home():
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_an_expired_certificate_is_not_renewed(pki, monkeypatch):
+    client, serial = identity.identity_of(identity.sign(pki, 7, request(), 3))
+    with (
+        at(monkeypatch, 4 * DAY_S),
+        pytest.raises(IdentityError, match="has expired") as caught,
+    ):
+        tokens.renew(pki, client, serial, request())
+    assert caught.value.reason == "expired"
+
+
+def test_the_coordinators_key_is_replaced_and_its_agents_take_it(pki):
+    before = identity.server_credentials(pki)
+    identity.renew_server(pki, new_key_too=True)
+    after = identity.server_credentials(pki)
+    assert after.key != before.key
+    assert load(after.certificate).public_key() != load(before.certificate).public_key()
+    assert identity.server_names(pki)[:2] == ("coordinator.example.org", "10.1.2.3")
+    assert stat.S_IMODE((pki / "server.key").stat().st_mode) == 0o600
+    with enrolling(pki) as port:
+        reply = ask(port, before.ca, secret_of(tokens.new_token(pki, 7)), request())
+    assert reply.client == 7
+    # A crash between the two files.
+    (pki / "server.pem").write_bytes(before.certificate)
+    with pytest.raises(UserError, match="fedlearn pki server --new-key"):
+        identity.server_credentials(pki)
+    identity.renew_server(pki)
+    identity.server_credentials(pki)
 
 
 # The enrollment service
@@ -670,7 +853,7 @@ def test_the_service_answers_refuses_and_counts(pki, monkeypatch):
         (pki / "tokens.json").write_bytes(b"{")
         assert code("guess", request()) is grpc.StatusCode.INTERNAL
     assert (reply.client, reply.expires) == (7, identity.expiry(reply.certificate))
-    assert identity.identity_of(reply.certificate) == (7, 3)
+    assert identity.identity_of(reply.certificate)[0] == 7
     assert service.counts == Counter(
         enrolled=1, request=1, unknown=2, used=1, expired=1, failed=1
     )

@@ -180,7 +180,7 @@ def test_no_module_is_imported_that_the_owner_does_not_allow(
         with pytest.raises(
             ConfigError,
             match=(
-                f"the coordinator asks for the {what} '{name}' of this device; to "
+                f"the coordinator asks for the {what} '{name}' of this device.*; .*to "
                 f"allow it: --allow"
             ),
         ):
@@ -331,6 +331,29 @@ def test_a_full_disk_of_an_agent_is_a_failure_of_its_own(tmp_path):
         expected = WorkReply("failed", "this device's disk: File too large")
         assert made.working.hear() == expected
     assert not list(store.answers(tmp_path / "answers"))
+
+
+def test_a_folder_that_an_agent_cannot_use_is_its_disks_failure(tmp_path, capfd):
+    """Before any work: the lock of the run's folder is the first file of all."""
+    (tmp_path / "card").write_text("a file, where the mount point should be")
+    folder = tmp_path / "card" / "run-7"
+    with contextlib.closing(Ending(Working(folder, experiment()))) as made:
+        for _ in range(2):  # it lives on: the disk may be back for the next round
+            made.working.ask(*work(None))
+            reply = made.working.hear()
+            assert reply.result == "failed"
+            assert reply.text.startswith("this device's disk: ")
+    assert capfd.readouterr().err == ""
+
+
+def test_what_a_killed_process_half_wrote_is_removed_by_the_next_one(tmp_path):
+    for kind in ("copies", "residuals", "answers"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / ".0123.part").write_bytes(b"half")
+    with contextlib.closing(Ending(Working(tmp_path, experiment()))) as made:
+        made.working.ask(*work(None))
+        assert made.working.hear().result == "answer"
+    assert not list(tmp_path.rglob("*.part"))
 
 
 class Ending:

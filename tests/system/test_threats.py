@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import pytest
@@ -26,11 +28,11 @@ from fedlearn.clients.agent import attendance
 from fedlearn.clients.agent.actions import Connect
 from fedlearn.clients.agent.agent import Agent
 from fedlearn.clients.agent.options import AgentSettings
-from fedlearn.errors import RunError, UserError
+from fedlearn.errors import RecordError, RunError, UserError
 from fedlearn.exchange import FRAME_BYTES, methods
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import proto
-from fedlearn.server import listening, service, sessions, streams, tokens
+from fedlearn.server import gate, listening, service, sessions, streams, tokens
 from fedlearn.server.work import WorkOrder, WorkResult
 from tests.system.peers import (
     KEY,
@@ -263,6 +265,72 @@ def test_a_revoked_client_that_is_away_is_not_waited_for(guarded, monkeypatch):
     assert 5 in guarded.service.rounds.book.open_work
 
 
+def test_a_run_does_not_wait_for_ever_where_nobody_can_be_let_in(guarded, monkeypatch):
+    monkeypatch.setattr(service, "POLL_S", 0.02)
+    monkeypatch.setattr(service, "UNREADABLE_S", 0.1)
+    guarded.attend(5)
+    guarded.ask(6)
+    list_of_revoked = guarded.keys.pki / "revoked.json"
+    before = list_of_revoked.rename(list_of_revoked.with_name("before"))
+    list_of_revoked.mkdir()  # as a disk that fails: it is there and cannot be read
+    try:
+        with pytest.raises(RecordError, match=r"cannot read '.*revoked\.json'"):
+            guarded.service.next()
+        with pytest.raises(RecordError, match="cannot read"):
+            guarded.service.attending()
+        assert "cannot read" in guarded.service.figures().trouble
+    finally:
+        list_of_revoked.rmdir()
+        before.rename(list_of_revoked)
+
+
+def test_a_certificate_that_expires_ends_its_connection(guarded, monkeypatch):
+    monkeypatch.setattr(service, "POLL_S", 0.02)
+    peer = guarded.attend(5)
+    guarded.ask(5)
+    later = SimpleNamespace(
+        time=lambda: time.time() + 91 * 86400, monotonic=time.monotonic
+    )
+    monkeypatch.setattr(service, "time", later)
+    goodbye = peer.hear("goodbye")
+    assert (goodbye.reason, goodbye.done) == ("the certificate has expired", False)
+    # With a renewed certificate it may come back, and its work waits for it.
+    assert goodbye.again_max_ms > 0
+    peer.ended()
+    assert guarded.counters["expired"] == 1
+    assert 5 in guarded.service.rounds.book.open_work
+
+
+def test_on_a_connection_that_lasts_an_expired_certificate_opens_nothing(
+    guarded, monkeypatch
+):
+    """TLS looked at the certificate once, when the connection was made."""
+    peer = guarded.attend(5)
+    later = SimpleNamespace(time=lambda: time.time() + 91 * 86400)
+    monkeypatch.setattr(gate, "time", later)
+    call = methods.attend(peer.channel)(iter([hello(5)]))
+    with pytest.raises(grpc.RpcError) as caught:
+        next(call)
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert "has expired" in caught.value.details()
+
+
+def test_expiries_are_told_in_order_and_once():
+    """And those of connections that have ended do not pile up."""
+    table: Any = streams.AgentStreams()
+    for session, expires in ((1, 30.0), (2, 10.0), (3, 20.0), (4, 10.0)):
+        table.add(session, SimpleNamespace(expires=expires))
+    table.remove(4)
+    assert table.expired(9.0) == []
+    assert table.expired(20.0) == [2, 3]
+    assert table.expired(20.0) == []
+    for session in range(5, 5000):
+        table.add(session, SimpleNamespace(expires=50.0))
+        table.remove(session)
+    assert len(table._expiries) < 100
+    assert table.expired(30.0) == [1]
+
+
 def test_a_client_that_connects_anew_takes_its_own_place(guarded):
     first, second = guarded.attend(3), guarded.attend(3)
     goodbye = first.hear("goodbye")
@@ -323,6 +391,31 @@ def test_one_connection_has_few_calls(plain, monkeypatch):
     assert len(plain.service.rounds.sessions) <= listening.STREAMS
     for call in calls:
         call.cancel()
+
+
+def test_a_client_that_opens_streams_without_end_gets_few(guarded, monkeypatch):
+    monkeypatch.setattr(sessions, "HELLO_S", WAIT_S)
+    here = guarded.attend(7)
+    flood = [guarded.connect(7) for _ in range(30)]
+    until(lambda: len(guarded.service.rounds.sessions) == streams.STREAMS_EACH)
+    refused = [peer for peer in flood if not peer.came.empty()]
+    assert {peer.ended() for peer in refused} <= {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    # Nobody else is turned away, nor is the client's own connection.
+    answers(guarded, 8)
+    assert 7 in guarded.service.attending()
+    del here
+
+
+def test_strangers_are_ended_before_they_are_too_many(guarded):
+    """A flood of silent connections at both ports, and agents who come meanwhile."""
+    ports = (guarded.service.port, guarded.service.enroll_port)
+    with contextlib.ExitStack() as stack:
+        for number in range(600):
+            place = ("127.0.0.1", ports[number % 2])
+            guest = stack.enter_context(socket.create_connection(place))
+            guest.setblocking(False)
+        until(lambda: guarded.counters.get("strangers", 0) > 100)
+        answers(guarded, 3)
 
 
 @pytest.mark.parametrize(

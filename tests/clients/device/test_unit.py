@@ -124,7 +124,9 @@ def test_the_pause_grows_where_systemd_can():
 
 def test_odd_paths_stay_one_word():
     told = keys(unit.unit(Path("/opt/a b/50%/$x/python")))
-    assert told["ExecStart"].startswith('"/opt/a b/50%%/$$x/python" -m fedlearn.agent ')
+    assert told["ExecStart"].startswith(
+        '"/opt/a b/50%%/$$x/python" -I -u -B -m fedlearn.agent '
+    )
 
 
 @pytest.mark.parametrize(
@@ -324,6 +326,50 @@ def test_an_image(tmp_path, capsys):
     )  # again: what was set stays
     found = settings.read(root / "etc/fedlearn/agent.ini")
     assert (found.agent["coordinator"], found.rules.metered) == ("i:2", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "file"),
+    [
+        # As the image would follow them: from its own root, and no higher.
+        ("etc", "/own/etc", "own/etc/fedlearn/agent.ini"),
+        ("etc/fedlearn", "{host}", "{host}/agent.ini"),
+        ("etc/fedlearn", "../../../{host}", "{host}/agent.ini"),
+        ("etc/systemd", "/own/systemd", "own/systemd/system/fedlearn-agent.service"),
+        ("var", "../../../../own", "own/lib/fedlearn/identity.json"),
+        # A link in the place of the file itself is replaced.
+        ("etc/fedlearn/agent.ini", "{host}/file", "etc/fedlearn/agent.ini"),
+    ],
+)
+def test_an_image_that_has_links_is_not_left(name, target, file, tmp_path, capsys):
+    host = tmp_path / "host"
+    host.mkdir()
+    (host / "file").write_text("[agent]\ncoordinator = of.the.host:1\n")
+    (host / "agent.ini").write_text("[agent]\ncoordinator = of.the.host:1\n")
+    before = {path.name: path.read_bytes() for path in host.iterdir()}
+    root = tmp_path / "image"
+    link = root / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(target.format(host=host))
+    state = enrolled(tmp_path / "pki", tmp_path / "agent")
+    code, _, err = run("--root", root, "--data", "auto", capsys=capsys)
+    assert (code, "where is the coordinator?" in err) == (2, True)
+    options = ("--root", root, "--coordinator", "h:1", "--state", state)
+    assert run(*options, capsys=capsys)[0] == 0
+    assert {path.name: path.read_bytes() for path in host.iterdir()} == before
+    inner = file.format(host=str(host).lstrip("/"))
+    assert (root / inner).is_file()
+    assert not (root / inner).is_symlink()
+
+
+def test_links_in_a_circle_are_one_line(tmp_path, capsys):
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image/etc").symlink_to("/etc")
+    code, _, err = run(
+        "--root", tmp_path / "image", "--coordinator", "h:1", capsys=capsys
+    )
+    assert (code, err.count("\n")) == (3, 1)
+    assert "cannot follow" in err
 
 
 def test_to_print_changes_nothing(elsewhere, tmp_path, monkeypatch, capsys):
