@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import inspect
 import math
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fedlearn import own_path
 from fedlearn.errors import ConfigError, reason_of
 from fedlearn.spelling import likely
+from fedlearn.text import first_few, shortened
 
 _AN_IMPORT_PATH = "write it as 'my_package.my_module:name'"
 
@@ -127,14 +129,15 @@ def import_path(what: str, path: str) -> Any:
 
 
 def _module(what: str, path: str, module_name: str) -> Any:
-    # A user's module beside the config; a console script does not search this folder.
-    if "" not in sys.path and "." not in sys.path:
-        sys.path.append("")
+    # A user's module may lie in the current folder, which a console script does not search.
+    if not module_name.startswith("fedlearn."):
+        own_path.look_in("")
     try:
         return _imported(module_name)
     except ImportError as error:
         raise ConfigError(
-            f"{what} '{path}': cannot import '{module_name}' ({error})"
+            f"{what} '{path}': cannot import '{module_name}' ({shortened(str(error))})"
+            f"{_looked_in(module_name, error)}"
         ) from error
     # The user's module runs its own code when imported, which may raise anything.
     except (Exception, SystemExit) as error:
@@ -146,14 +149,25 @@ def _module(what: str, path: str, module_name: str) -> Any:
 def _imported(module_name: str) -> Any:
     """Return a module, imported with seeded generators where it is not loaded yet."""
     # Some names are looked up at each step of a client's training.
-    if module_name in sys.modules:
-        return importlib.import_module(module_name)
+    if module_name.startswith("fedlearn.") and module_name in sys.modules:
+        return sys.modules[module_name]
     # It imports numpy, for which reading a config need not wait.
     from fedlearn.seeds import isolated
 
     # A module may draw its data while it is imported: in each process the same.
     with isolated(0):
-        return importlib.import_module(module_name)
+        return own_path.load(module_name)
+
+
+def _looked_in(module_name: str, error: ImportError) -> str:
+    """Return where a module was looked for, if it is that one which is not there."""
+    if error.name != module_name.partition(".")[0]:
+        return ""
+    folders = [os.path.abspath(folder) for folder in own_path.own_folders()]
+    return (
+        f"; looked in {first_few(dict.fromkeys(folders))} and among installed packages: "
+        "put the file beside the config, or its folder on PYTHONPATH"
+    )
 
 
 def call(

@@ -15,7 +15,7 @@ from fedlearn.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"text", "spelling"},
+    {"text", "spelling", "own_path"},
     {"errors", "seeds", "arrays", "plan", "brief", "config", "names", "system"},
     {"models", "data", "codec", "records", "devices", "bundling"},
     {"wire", "exchange", "reporting"},
@@ -47,6 +47,7 @@ AGENT = {
         "system",
         "text",
         "spelling",
+        "own_path",
     ),
 }
 """The parts that run where the data is. Of each other they may import what the layers allow; of

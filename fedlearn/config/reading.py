@@ -20,6 +20,7 @@ from fedlearn.config.plain import plain_table, plain_value
 from fedlearn.config.schema import FORMER_WORDS, Section, Tables
 from fedlearn.errors import ConfigError
 from fedlearn.names import nearest
+from fedlearn.own_path import look_in
 
 SHIPPED = Path(__file__).parents[1] / "experiments"
 
@@ -101,7 +102,7 @@ def read_recorded(path: str | Path, overrides: Overrides = ()) -> Experiment:
     An earlier version may have written it, so its words are taken for today's. In a
     file of the user's own they are errors, which name today's. Raises ConfigError.
     """
-    source = load(str(path))
+    source = _read(Path(path))
     table = _in_todays_words(source.table)
     return checked(table, str(source.path), source.text, overrides)
 
@@ -109,9 +110,33 @@ def read_recorded(path: str | Path, overrides: Overrides = ()) -> Experiment:
 def load(config: str | None) -> Source:
     """Return what a config file or a shipped name says, without a look at its keys.
 
-    None: the default. Raises ConfigError for a file that is missing or is not TOML.
+    None: the default. From here on modules are looked for beside the file, too. Raises
+    ConfigError for a file that is missing or is not TOML.
     """
-    path = _config_path(config)
+    source = _read(_config_path(config))
+    folder = source.path.resolve().parent
+    if folder != SHIPPED:
+        look_in(str(folder))
+        _find_data(source.table, folder)
+    return source
+
+
+def _find_data(table: Mapping[str, Any], folder: Path) -> None:
+    """Make ``[data] path`` the one beside the config, where the current folder has none."""
+    section = table.get("data")
+    if not isinstance(section, dict):
+        return
+    path = section.get("path")
+    # What is wrong with it is told where the data is loaded.
+    if not isinstance(path, str) or path.startswith("~") or "\0" in path:
+        return
+    beside = folder / path
+    if not Path(path).exists() and beside.exists():
+        section["path"] = str(beside)
+
+
+def _read(path: Path) -> Source:
+    """Return what a file says; raises ConfigError for one that cannot be read."""
     try:
         # Some editors write a byte order mark.
         text = path.read_text(encoding="utf-8-sig")

@@ -10,6 +10,7 @@ from pathlib import Path
 from fedlearn.clients.agent import identity as agent_identity
 from fedlearn.errors import ConfigError, RunError
 from fedlearn.exchange.addresses import bare_host, is_everywhere
+from fedlearn.own_path import environment
 from fedlearn.server import identity
 from fedlearn.system import files
 
@@ -71,6 +72,7 @@ class LocalAgents:
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
+                    env=environment(),
                 )
             self._processes.append(process)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import time
@@ -14,6 +15,7 @@ import torch
 import fedlearn
 from fedlearn import data
 from fedlearn.devices.machine import cores, processor
+from fedlearn.own_path import own_folders
 from fedlearn.runs.layers import Stack
 from fedlearn.runs.parts import Parts
 from fedlearn.runs.settle import Settled
@@ -71,6 +73,8 @@ def manifest(settled: Settled, parts: Parts, stack: Stack) -> dict[str, Any]:
         "model": model,
         "codec": codec,
         "command": sys.argv,
+        # A run that is resumed elsewhere finds its user's code there.
+        "modules_from": [os.path.abspath(folder) for folder in own_folders()],
         **_choices(settled, stack),
     }
 

@@ -8,6 +8,7 @@ the Flower app give it what their users gave them.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import sys
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlearn.errors import ConfigError
-from fedlearn.records.names import CONFIG_FILE, is_before_config
+from fedlearn.own_path import look_in
+from fedlearn.records.names import CONFIG_FILE, MANIFEST_FILE, is_before_config
 from fedlearn.runs.arguments import folder_path
 from fedlearn.runs.names import check_names
 
@@ -184,8 +186,22 @@ def _experiment(
     from fedlearn.config import read, read_recorded
 
     if path and resume and config is None and (path / CONFIG_FILE).exists():
+        _look_where_before(path)
         return read_recorded(path / CONFIG_FILE, changes)
     return read(config, changes)
+
+
+def _look_where_before(path: Path) -> None:
+    """Have Python look for a resumed run's modules where they were when it began."""
+    try:
+        manifest = json.loads((path / MANIFEST_FILE).read_text())
+    # Torn by a kill: then the run is resumed where it began, or its CONFIG is given.
+    except (OSError, ValueError, RecursionError):
+        return
+    folders = manifest.get("modules_from") if isinstance(manifest, dict) else None
+    for folder in folders if isinstance(folders, list) else []:
+        if isinstance(folder, str) and os.path.isdir(folder):
+            look_in(folder)
 
 
 def _chosen_folder(out: str | Path | None, resume: bool) -> Path | None:
