@@ -120,9 +120,9 @@ def test_an_npz_of_pickles_is_refused_unread(tmp_path):
 
 
 def test_an_agents_data_that_are_neither_a_file_nor_an_import_path(tmp_path):
-    with pytest.raises(DataError, match="does not exist: .* or 'my_data:load'"):
+    with pytest.raises(DataError, match=r"does not exist: .* or 'my_data:load'"):
         samples_of(str(tmp_path / "readings.csv"), "features", 2, (3,))
-    with pytest.raises(DataError, match="Is a directory.*: an agent's own data are"):
+    with pytest.raises(DataError, match=r"Is a directory.*: an agent's own data are"):
         samples_of(str(tmp_path), "features", 2, (3,))
 
 
