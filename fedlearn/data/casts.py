@@ -39,11 +39,13 @@ TINY = 1e-30
 LEAST_SHADES = 16
 
 
-def to_float32(where: str, x: Array) -> NDArray[np.float32]:
+def to_float32(where: str, x: Array, strict: bool = True) -> NDArray[np.float32]:
     """Return numbers (N, …) as float32; an array that is float32 already is returned itself.
 
-    Raises DataError for values that are not finite before the cast or after it, and for a
-    column (the last axis) whose distinct values the cast makes one.
+    strict: x is all there is. Of a client, whose values may be alike where those of others
+    are not, whole numbers alone are compared. Raises DataError for values that are not finite
+    before the cast or after it, and for a column (the last axis) whose distinct values the cast
+    makes one.
     """
     _check_finite(where, x, "remove or fill such samples")
     # Too large a number is met below, in our own words.
@@ -57,15 +59,17 @@ def to_float32(where: str, x: Array) -> NDArray[np.float32]:
     )
     columns = x.shape[-1]
     if columns and x.size:
-        _check_distinct(where, x.reshape(-1, columns), cast.reshape(-1, columns))
+        rows = x.reshape(-1, columns)
+        _check_distinct(where, rows, cast.reshape(-1, columns), strict)
     return cast
 
 
-def to_pixels(where: str, x: Array) -> NDArray[np.uint8]:
+def to_pixels(where: str, x: Array, strict: bool = True) -> NDArray[np.uint8]:
     """Return the values of pictures as uint8: floats from 0 to 1 become 0 … 255.
 
-    Whole numbers from 0 to 255 and truth values (black and white) are taken too. Raises
-    DataError for other ranges, and for floats of which few shades would be left.
+    Whole numbers from 0 to 255 and truth values (black and white) are taken too. strict: x is
+    all there is, as a client may have dark pictures alone. Raises DataError for other ranges,
+    and where it is strict for floats of which few shades would be left.
     """
     if x.dtype == np.uint8:
         return x
@@ -82,7 +86,8 @@ def to_pixels(where: str, x: Array) -> NDArray[np.uint8]:
             "images are uint8, or floats from 0 to 1"
         )
     pixels: NDArray[np.uint8] = np.rint(x * 255).astype(np.uint8)
-    _check_shades(where, x, pixels)
+    if strict:
+        _check_shades(where, x, pixels)
     return pixels
 
 
@@ -122,7 +127,9 @@ def _check_finite(where: str, x: Array, fix: str) -> None:
     raise DataError(f"{where}[{first_bad}] holds NaN or infinity; {fix}")
 
 
-def _check_distinct(where: str, x: Array, cast: NDArray[np.float32]) -> None:
+def _check_distinct(
+    where: str, x: Array, cast: NDArray[np.float32], strict: bool
+) -> None:
     """Raise DataError for a column (N, F) of which float32 makes distinct values one."""
     # Two passes without a copy tell which few columns have to be looked at.
     low = x.min(axis=0)
@@ -131,7 +138,7 @@ def _check_distinct(where: str, x: Array, cast: NDArray[np.float32]) -> None:
         values = x[:, column]
         before = len(np.unique(values))
         after = len(np.unique(cast[:, column]))
-        if after < before and not _is_fine(values):
+        if after < before and not _is_fine(values, strict):
             raise DataError(
                 f"{where} has {before:,} distinct values in column {column}, of which "
                 f"float32 keeps {after:,}; subtract their smallest and divide by a scale, "
@@ -159,7 +166,7 @@ def _is_coarse(low: Array, high: Array) -> NDArray[np.bool_]:
     return coarse
 
 
-def _is_fine(values: Array) -> bool:
+def _is_fine(values: Array, strict: bool) -> bool:
     """Return whether a column (N,) may lose some of its values: fractions among many."""
     low = values.min()
     high = values.max()
@@ -168,7 +175,7 @@ def _is_fine(values: Array) -> bool:
     # of float64 is whole.
     if values.dtype.kind != "f" or (magnitude <= 2**53 and is_whole(values)):
         return False
-    if high - low < NOISE * magnitude:
+    if not strict or high - low < NOISE * magnitude:
         return True
     return magnitude >= TINY and not _is_coarse(low, high)
 

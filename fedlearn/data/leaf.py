@@ -187,7 +187,8 @@ def _numbers(
     if numbers.ndim < 2:
         raise DataError(f"{folder}: x must be lists of numbers of one length")
     # Here, so that pictures are rounded from float32, as ever.
-    x = to_float32(f"{folder}: x", numbers)
+    strict = folder.name == "train"
+    x = to_float32(f"{folder}: x", numbers, strict)
     y = _array(folder, "y", part.targets)
     if not is_whole(y):
         raise DataError(

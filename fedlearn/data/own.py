@@ -175,10 +175,13 @@ def _arrays_of(source: str) -> tuple[Any, Any]:
 
     Raises DataError or ConfigError when there is no such thing, or it gives no two arrays.
     """
-    if source.endswith(".npz"):
-        path = Path(source).expanduser()
-        fix = "an agent's own data are the arrays x and y"
-        arrays = read_npz(path, ("x", "y"), fix)
+    path = Path(source).expanduser()
+    # Whatever its ending: a table or a folder is no import path, and is told what is.
+    if source.endswith(".npz") or ":" not in source or path.exists():
+        fix = (
+            "an agent's own data are an npz with the arrays x and y, or 'my_data:load'"
+        )
+        arrays = read_npz(path, ("x", "y"), fix, ())
         return arrays["x"], arrays["y"]
     attribute = import_path("data", source)
     try:

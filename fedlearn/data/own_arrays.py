@@ -25,9 +25,12 @@ MAX_LABELS = 1_000_000
 
 # How labels of any sort become classes. Each part alone would number them its own way.
 NUMBERED = (
-    "numpy.unique(labels, return_inverse=True)[1] numbers the classes from 0, over the "
-    "labels of both parts together"
+    "numpy.unique(labels, return_inverse=True)[1] numbers classes from 0, over the labels "
+    "of both parts together"
 )
+
+# Whoever predicts prices or ages has whole numbers too.
+NO_REGRESSION = "a quantity is no class, and fedlearn learns no regression"
 
 # numpy's kinds: booleans, whole numbers with and without sign, floats.
 NUMBERS = "biuf"
@@ -119,7 +122,8 @@ def checked_samples(
 ) -> Samples:
     """Return x and y as the samples of a modality, in the types that `Samples` names.
 
-    part: "train", "test" or "own". Raises DataError naming the array and what is wrong.
+    part: "train", "test", or "own" for those of one client. Raises DataError naming the array
+    and what is wrong.
     """
     where = f"{name}: x_{part}"
     if len(x) != len(y):
@@ -128,9 +132,12 @@ def checked_samples(
         lines = to_bytes(where, x)
         return Samples(lines, _targets(f"{name}: y_{part}", lines, y))
     labels = _labels(f"{name}: y_{part}", y)
+    # The training samples of all clients; other parts may well be more alike.
+    strict = part == "train"
     if modality == "image":
-        return Samples(to_pixels(where, _channels_first(where, x)), labels)
-    return Samples(to_float32(where, x), labels)
+        pictures = _channels_first(where, x)
+        return Samples(to_pixels(where, pictures, strict), labels)
+    return Samples(to_float32(where, x, strict), labels)
 
 
 def _targets(where: str, x: Array, y: Array) -> Array:
@@ -204,7 +211,7 @@ def _labels(where: str, y: Array) -> Array:
     if int(y.min()) < 0 or int(y.max()) >= MAX_LABELS:
         raise DataError(
             f"{where} has labels from {y.min():.0f} to {y.max():.0f}; they must count "
-            f"from 0: {NUMBERED}"
+            f"from 0: {NUMBERED}; {NO_REGRESSION}"
         )
     return y.astype(np.int64, copy=False)
 
@@ -221,5 +228,5 @@ def _check_whole(where: str, y: Array) -> None:
     fraction = y[np.rint(y) != y][0]
     raise DataError(
         f"{where} is {y.dtype} with {fraction:g} among its values; labels are whole "
-        "numbers, the class of each sample: fedlearn learns no regression"
+        f"numbers, the class of each sample: {NO_REGRESSION}"
     )

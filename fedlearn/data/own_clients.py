@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -30,6 +30,8 @@ class CheckedClients:
     classes: int
     input_shape: tuple[int, ...]
     clients: ClientData
+    # Those that were read once and needed no cast: a check would cost as much as reading.
+    ready: set[int] = field(default_factory=set)
 
     def __len__(self) -> int:
         """Return the number of clients."""
@@ -42,6 +44,8 @@ class CheckedClients:
     def __getitem__(self, client: int) -> Samples:
         """Return the samples of one client as training takes them; raises DataError."""
         samples = self.clients[client]
+        if client in self.ready:
+            return samples
         where = f"{self.name}, client {client}"
         if not (hasattr(samples, "x") and hasattr(samples, "y")):
             raise DataError(
@@ -50,7 +54,10 @@ class CheckedClients:
         # Who has nothing fails where it is trained, in the words of its round.
         if not len(samples.y):
             return samples
-        return checked_part(where, "train", samples, self)
+        part = checked_part(where, "own", samples, self)
+        if part.x is samples.x and part.y is samples.y:
+            self.ready.add(client)
+        return part
 
 
 def checked_population(name: str, population: Population) -> Population:

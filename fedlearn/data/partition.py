@@ -206,6 +206,10 @@ def _call_kind(
             split = call(
                 f"[data.partition] kind = '{kind}'", function, options, offered
             )
+        if np.ma.is_masked(split):
+            raise ConfigError(
+                f"partition '{kind}' returned a masked array; -1 stands for nobody"
+            )
         # A user's kind may not share samples among clients: it returns owners.
         if kind == "drawn" and isinstance(split, DrawnPartition):
             return split

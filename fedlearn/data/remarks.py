@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.data.own_arrays import NUMBERED
+from fedlearn.data.own_arrays import NO_REGRESSION, NUMBERED
 from fedlearn.data.samples import Modality, Samples
 
 # Pictures whose brightest value is at most this are read as nearly black: 1/8 of white.
@@ -107,7 +107,7 @@ def _of_gaps(name: str, present: NDArray[np.generic]) -> Iterator[str]:
     yield (
         f"{name}: {len(present):,} of the classes 0 to {largest:,} have samples, and a "
         f"model gets {largest + 1:,} outputs; state classes = {largest + 1} if that is "
-        f"meant, else {NUMBERED}"
+        f"meant, else {NUMBERED}; {NO_REGRESSION}"
     )
 
 

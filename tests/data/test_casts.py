@@ -55,6 +55,17 @@ def test_what_keeps_its_meaning_is_taken(x):
     assert np.allclose(cast, x, rtol=1e-6)
 
 
+def test_a_client_may_have_values_that_are_all_alike():
+    place = column(52.52 + np.arange(N) * 1e-9)
+    with pytest.raises(DataError, match="distinct"):
+        to_float32("own: x", place)
+    assert to_float32("own: x", place, strict=False)[0, 1] == np.float32(52.52)
+    with pytest.raises(DataError, match="distinct"):
+        to_float32("own: x", column(DAY + np.arange(N)), strict=False)
+    night = np.linspace(0, 0.01, N)
+    assert to_pixels("own: x", night, strict=False).max() == 3
+
+
 def test_float32_is_returned_itself():
     x = np.ones((3, 2), np.float32)
     assert to_float32("own: x", x) is x

@@ -34,10 +34,10 @@ def test_other_files_in_the_place_of_an_npz(tmp_path, content, words):
     text = str(caught.value)
     assert "my_data:load" in text
     assert "allow_pickle" not in text and "unsafe" not in text
-    own = tmp_path / "own.npz"
-    own.write_bytes(content)
-    with pytest.raises(DataError, match=words):
-        samples_of(str(own), "features", 2, (3,))
+    for source in (path, path.with_suffix(".npz")):
+        source.write_bytes(content)
+        with pytest.raises(DataError, match=words):
+            samples_of(str(source), "features", 2, (3,))
 
 
 NPZ: dict[str, Any] = {
@@ -117,3 +117,15 @@ def test_an_npz_of_pickles_is_refused_unread(tmp_path):
     )
     with pytest.raises(DataError, match="array 'x_train' holds Python objects, which"):
         folder(str(tmp_path / "own.npz"))
+
+
+def test_an_agents_data_that_are_neither_a_file_nor_an_import_path(tmp_path):
+    with pytest.raises(DataError, match=r"does not exist: .* or 'my_data:load'"):
+        samples_of(str(tmp_path / "readings.csv"), "features", 2, (3,))
+    with pytest.raises(DataError, match=r"Is a directory.*: an agent's own data are"):
+        samples_of(str(tmp_path), "features", 2, (3,))
+
+
+def test_an_agents_npz_may_hold_more(tmp_path):
+    np.savez(tmp_path / "a.npz", x=NPZ["x_train"], y=NPZ["y_train"], names=OBJECTS)
+    assert len(samples_of(str(tmp_path / "a.npz"), "features", 2, (3,))) == 4

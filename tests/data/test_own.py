@@ -80,6 +80,8 @@ X = np.zeros((4, 5))
         ),
         ((X, Y * np.nan, X, Y), r"y_train\[0\] is NaN or infinite"),
         ((X, Y - 1, X, Y), "labels from -1 to 1; they must count from 0"),
+        # Prices, for example: to number them would make a class of each.
+        ((X, Y + 2e6, X, Y), "from 2000000 to 2000002.* quantity is no class"),
         ((X, np.array(list("abca")), X, Y), r"<U1; numbers are needed; numpy.unique"),
         ((X, np.eye(4), X, Y), r"y_train has shape \(4, 4\).* y.argmax"),
         ((X, Y, np.where(np.eye(4, 5) > 0, np.nan, X), Y), r"x_test\[0\] holds NaN"),
@@ -273,10 +275,14 @@ class Lazy:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (Samples(X + 1e200, Y), r"own, client 1: x_train\[0\] holds NaN or infinity"),
-        (Samples(np.ma.masked_equal(X, 0), Y), "own, client 1: train.x is a masked"),
-        (Samples(X, Y + 1), "train.y has label 3, but classes = 3"),
+        (Samples(X + 1e200, Y), r"own, client 1: x_own\[0\] holds NaN or infinity"),
+        (Samples(np.ma.masked_equal(X, 0), Y), "own, client 1: own.x is a masked"),
+        (Samples(X, Y + 1), "own.y has label 3, but classes = 3"),
         (Samples(X[:, :4], Y), r"input_shape says \(5,\)"),
+        (
+            Samples(10**18 + np.arange(20).reshape(4, 5), Y),
+            "x_own has 4 distinct values in column 0, of which float32 keeps 1",
+        ),
         ((X, Y), "own, client 1 gives a tuple"),
     ],
 )
