@@ -21,8 +21,10 @@ STRANGERS = 512
 # Files where the system sets no limit.
 UNLIMITED = 1 << 20
 
-# Connections at the port of the enrollment: each is one short call.
-ENROLLING = 256
+# Connections at the port of the enrollment: each is one short call. And those at either port
+# that come between two looks at the strangers, who have room until they are ended.
+ENROLLING = 1024
+ARRIVALS = 1024
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def admission(limit: int, clients: int) -> Admission:
     # A client that comes back may have its old connection still.
     strangers = min(room - enrolling, clients + STRANGERS)
     return Admission(
-        attending=min(room - enrolling, 2 * clients + STRANGERS),
+        attending=min(room - enrolling, 2 * clients + STRANGERS + ARRIVALS),
         enrolling=enrolling,
         # All clients may come back at once, and from behind one address.
         each=max(1, min(room // 2, clients + STRANGERS_EACH)),
