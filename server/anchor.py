@@ -25,11 +25,13 @@ class Anchor:
     """What is remembered.
 
     limits: client → the largest serial number that is refused. spent: the digests of tokens
-    that were used or withdrawn → when they expire, in seconds since 1970.
+    that were used or withdrawn → when they expire, in seconds since 1970. last: the largest
+    serial number that was ever taken.
     """
 
     limits: Mapping[int, int] = field(default_factory=dict)
     spent: Mapping[str, float] = field(default_factory=dict)
+    last: int = 0
 
 
 def place(pki: Path) -> Path | None:
@@ -54,22 +56,29 @@ def read(pki: Path) -> Anchor:
         content = json.loads(path.read_bytes())
         limits = {int(client): int(limit) for client, limit in _part(content, "limits")}
         spent = {digest: float(end) for digest, end in _part(content, "spent")}
+        last = int(content.get("last", 0))
     # It is a second copy: damage to it must not end what the folder itself can do.
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
         return Anchor()
-    return Anchor(limits, spent)
+    return Anchor(limits, spent, last)
 
 
-def add(pki: Path, limits: Mapping[int, int], spent: Mapping[str, float]) -> None:
-    """Remember limits and spent tokens too; for a caller that holds the authority's lock."""
+def add(
+    pki: Path,
+    limits: Mapping[int, int] | None = None,
+    spent: Mapping[str, float] | None = None,
+    last: int = 0,
+) -> None:
+    """Remember more, see `Anchor`; for a caller that holds the authority's lock."""
     path = place(pki)
     if path is None:
         return
     before = read(pki)
     content = {
         "folder": os.fspath(pki.resolve()),
-        "limits": merged(before.limits, limits),
-        "spent": {**before.spent, **spent},
+        "limits": merged(before.limits, limits or {}),
+        "spent": {**before.spent, **(spent or {})},
+        "last": max(before.last, last),
     }
     data = json.dumps(content).encode()
     # A full disk here must not keep a person from revoking.

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedlearn.server import authority
+from fedlearn.server import anchor, authority
 
 # What expired longer ago than this is forgotten: a clock that was ahead for a while forgets
 # nothing that is valid.
@@ -39,7 +39,7 @@ def take_serial(pki: Path, client: int | None, expires: int) -> int:
     now = time.time()
     gap = secrets.randbits(_RANDOM_BITS)
     # By the clock, or behind the last number where the clock has gone back.
-    serial = max(int(issued["next"]) + gap, _first_at(now) + gap)
+    serial = max(_next(pki, issued) + gap, _first_at(now) + gap)
     issued["next"] = serial + 1
     certificates = {
         number: entry
@@ -61,7 +61,7 @@ def take_limit(pki: Path) -> int:
     """
     issued = authority.read_json(file_of(pki))
     now = time.time()
-    limit = max(int(issued["next"]) - 1, _first_at(now) + (1 << _RANDOM_BITS))
+    limit = max(_next(pki, issued) - 1, _first_at(now) + (1 << _RANDOM_BITS))
     issued["next"] = limit + 1
     _write(pki, issued, now)
     return limit
@@ -86,6 +86,15 @@ def changed(pki: Path) -> float | None:
     return float(moment) if isinstance(moment, int | float) else None
 
 
+def _next(pki: Path, issued: Mapping[str, Any]) -> int:
+    """Return a number above all that were taken, also before the folder was restored.
+
+    The clock alone would not do: it may have been ahead of now at the last number, and a
+    limit that was taken then would refuse the next certificate, too.
+    """
+    return max(int(issued["next"]), anchor.read(pki).last + 1)
+
+
 def _first_at(now: float) -> int:
     """Return the first number of a moment."""
     microseconds = int(now * 1e6)
@@ -93,4 +102,6 @@ def _first_at(now: float) -> int:
 
 
 def _write(pki: Path, issued: Mapping[str, Any], now: float) -> None:
+    # Remembered first: a number that is in the folder alone could be forgotten with it.
+    anchor.add(pki, last=int(issued["next"]) - 1)
     authority.write_json(file_of(pki), {**issued, "changed": int(now)})

@@ -11,6 +11,7 @@ from typing import Any
 from fedlearn.clients.agent import attendance
 from fedlearn.clients.agent.actions import (
     Begin,
+    Certificate,
     Connect,
     Discard,
     Enter,
@@ -109,9 +110,8 @@ class Agent(Party):
 
     def dial(self, number):
         if self.alive and not self.left and number == self.dials:
-            self.link = self.world.connect(
-                self, self.client if self.world.secure else None
-            )
+            certificate = self.client if self.world.secure else None
+            self.link = self.world.connect(self, certificate)
             if self.link is None:
                 self.world.at(self.world.random.random() * 0.1, self.refused, number)
             else:
@@ -172,6 +172,8 @@ class Agent(Party):
             elif isinstance(action, Connect):
                 self.close()
                 self.again(action.after_s)
+            elif isinstance(action, Certificate):
+                world.certified(self, action)
             elif isinstance(action, Leave):
                 self.close()
                 self.left = True
@@ -179,7 +181,7 @@ class Agent(Party):
                     world.at(1 + world.random.random(), self.crash)
                 else:
                     holds(
-                        action.done or self.client in world.refused,
+                        action.done or self.client in world.doubted,
                         f"agent {self.client} leaves: {action.reason}",
                     )
         self.arm()
@@ -448,7 +450,7 @@ class Coordinator(Party):
                 )
             )
         if self.alive:
-            self.perform(self.machine.revoke(world.refused))
+            self.perform(self.machine.revoke(world.shut_out()))
         if self.alive and not works:
             self.advance()
 
@@ -505,7 +507,7 @@ class Coordinator(Party):
         reason = words.get(fate, "its answer has" if fate == "oversized" else "-")
         late, revoked = (
             limited and result.startswith("late: "),
-            client in world.refused and "revoked" in result,
+            client in world.doubted and "revoked" in result,
         )
         holds(
             result.startswith(reason) or late or revoked,
@@ -562,6 +564,8 @@ class Coordinator(Party):
                     frame.chunk.total,
                     frame.chunk.checksum,
                 )
+            if frame.HasField("renewal") and self.world.renews(self, link, frame):
+                return
             self.perform(self.machine.heard(link.number, frame, self.clock()))
             self.claim = None
             wrong = frame.WhichOneof("frame") == "hello" and link.certificate not in (

@@ -31,6 +31,7 @@ from tests.exchange.parties import (
     END,
     LIMIT,
     Agent,
+    Broken,
     Coordinator,
     Link,
     Stranger,
@@ -149,7 +150,9 @@ class World:
             0.0,
         )
         self.coordinator: Any = None  # None while it is down
-        self.checkpoints, self.agents, self.refused = [], [], set()
+        self.checkpoints, self.agents = [], []
+        self.refused: set[int] = set()
+        self.doubted = self.refused  # who was refused at any time
         self.fates, self.parted, self.rates, self.written, self.counted_at = (
             {},
             {},
@@ -208,6 +211,19 @@ class World:
                 self.limits[number, kind] = deadline_s, enough
                 self.fired["deadline"] += deadline_s < 99
                 self.fired["enough"] += enough < len(cohort)
+
+    # What certificates are for; `tests.exchange.trust` has an authority for it
+
+    def shut_out(self):
+        """Return whose certificates are revoked, as a coordinator that asks knows it."""
+        return self.refused
+
+    def renews(self, coordinator, link, frame):
+        """Take an agent's request for a certificate; tells whether somebody signs here."""
+        return False
+
+    def certified(self, agent, action):
+        raise Broken("a certificate, and nobody who signs")
 
     # What is true
 
@@ -641,7 +657,7 @@ class World:
                     c
                     for c in cohort
                     if c != self.rogue
-                    and c not in self.refused
+                    and c not in self.doubted
                     and deadline_s > 99
                     and enough > 98
                 ]
@@ -713,6 +729,14 @@ class World:
             )
 
 
+def make(seed, trace=None):
+    """Return a seed's world: each sixteenth has an authority, and dates that are wrong."""
+    from tests.exchange.trust import TrustedWorld
+
+    kind = TrustedWorld if seed % 16 == 15 else World
+    return kind(seed, trace)
+
+
 def fail(number, frame):
     raise TimeoutError("a machine does not come to an end")
 
@@ -734,13 +758,13 @@ def main(arguments=None):
     for seed in seeds:
         signal.alarm(60)
         try:
-            fired += World(seed, print if given.trace else None).run()
+            fired += make(seed, print if given.trace else None).run()
         except Exception:
             traceback.print_exc()
             lines: deque[str] = deque(maxlen=60)
             if not given.trace:
                 try:
-                    World(seed, lines.append).run()
+                    make(seed, lines.append).run()
                 except Exception:
                     print(*lines, sep="\n")
             print(
