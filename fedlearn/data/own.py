@@ -7,6 +7,7 @@ and of what a population gives out in `fedlearn.data.own_clients`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +31,26 @@ from fedlearn.names import import_path
 from fedlearn.seeds import derive, isolated
 
 
-def checked(name: str, loaded: object) -> Dataset | Population:
+def checked(
+    name: str, loaded: object, classes: int | None = None
+) -> Dataset | Population:
     """Return what a user's loader gave as a checked data set, or its population.
 
     loaded: a Dataset, a Population, or a tuple (x_train, y_train, x_test, y_test[, client_ids])
-    of numpy arrays. Raises DataError naming the data set, the array and what is wrong with it.
+    of numpy arrays. classes: how many there are; None: as loaded, or up to the largest label.
+    Raises DataError naming the data set, the array and what is wrong with it.
     """
+    if classes is not None:
+        classes = whole(f"{name}: classes", classes, 1, MAX_LABELS)
     if isinstance(loaded, Population):
-        return checked_population(name, loaded)
+        return checked_population(
+            name, replace(loaded, classes=classes or loaded.classes)
+        )
     if isinstance(loaded, Dataset):
-        return checked_dataset(name, loaded)
+        return checked_dataset(name, replace(loaded, classes=classes or loaded.classes))
     # With or without client_ids.
     if isinstance(loaded, tuple | list) and len(loaded) in (4, 5):
-        return dataset(name, *loaded)
+        return dataset(name, *loaded, classes=classes)
     raise DataError(
         f"data set '{name}' returned a {_described(loaded)}; return a fedlearn "
         "Dataset or Population, or a tuple "

@@ -203,9 +203,9 @@ def _labels(where: str, y: Array) -> Array:
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1:
+        fix = "y.argmax(axis=1)" if _is_one_hot(y) else NO_REGRESSION
         raise DataError(
-            f"{where} has shape {y.shape}; labels are (N,) whole numbers: y.argmax(axis=1) "
-            "makes such of rows with a 1 for their class"
+            f"{where} has shape {y.shape}; labels are (N,) whole numbers: {fix}"
         )
     _check_whole(where, y)
     if int(y.min()) < 0 or int(y.max()) >= MAX_LABELS:
@@ -214,6 +214,13 @@ def _labels(where: str, y: Array) -> Array:
             f"from 0: {NUMBERED}; {NO_REGRESSION}"
         )
     return y.astype(np.int64, copy=False)
+
+
+def _is_one_hot(y: Array) -> bool:
+    """Return whether the rows of y (N, K) have a 1 for their class, and 0 elsewhere."""
+    if y.ndim != 2 or not np.isin(y, (0, 1)).all():
+        return False
+    return bool((y.sum(axis=1) == 1).all())
 
 
 def _check_whole(where: str, y: Array) -> None:

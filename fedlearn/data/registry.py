@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -102,18 +103,33 @@ def _load(
         return call(  # type: ignore[no-any-return]
             "data set 'synthetic'", loader, options, offered
         )
+    classes = None
+    # Known here for every set of a user's, unless its loader has its own use for the word.
+    if name not in DATASETS and not _takes(loader, "classes"):
+        classes = options.pop("classes", None)
     loaded = _call_loader(name, loader, options, seed)
     if name in DATASETS:
         return loaded  # type: ignore[no-any-return]
     from fedlearn.data.own import checked
 
-    data = checked(name, loaded)
+    data = checked(name, loaded, classes)
     if isinstance(data, Population) and partition:
         raise ConfigError(
             f"data set '{name}' brings its own clients: remove [data.partition] "
             f"({', '.join(partition)})"
         )
     return data
+
+
+def _takes(loader: Any, option: str) -> bool:
+    """Return whether a loader can be given an option by name."""
+    try:
+        parameters = inspect.signature(loader).parameters
+    # Of what cannot be called, or is written in C: `call` says what is wrong.
+    except (TypeError, ValueError):
+        return False
+    kinds = {parameter.kind for parameter in parameters.values()}
+    return option in parameters or inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def _wants_twin(name: str, options: dict[str, Any]) -> bool:

@@ -83,7 +83,8 @@ X = np.zeros((4, 5))
         # Prices, for example: to number them would make a class of each.
         ((X, Y + 2e6, X, Y), "from 2000000 to 2000002.* quantity is no class"),
         ((X, np.array(list("abca")), X, Y), r"<U1; numbers are needed; numpy.unique"),
-        ((X, np.eye(4), X, Y), r"y_train has shape \(4, 4\).* y.argmax"),
+        ((X, np.eye(4), X, Y), r"y_train has shape \(4, 4\).* y.argmax\(axis=1\)$"),
+        ((X, np.eye(4) / 2, X, Y), r"has shape \(4, 4\).* learns no regression$"),
         ((X, Y, np.where(np.eye(4, 5) > 0, np.nan, X), Y), r"x_test\[0\] holds NaN"),
         ((X, Y, np.zeros((4, 6)), Y), r"shape \(5,\), x_test of \(6,\)"),
         ((np.zeros(4), Y, X, Y), "known are"),
@@ -253,6 +254,26 @@ def test_whoever_states_the_classes_is_not_told_of_gaps():
     assert (data.classes, data.notes) == (50, ())
     with pytest.raises(DataError, match="has the label 42, but classes = 42"):
         dataset("own", X, Y + 40, X, Y + 40, classes=42)
+
+
+def test_the_config_states_the_classes_of_any_loader(monkeypatch):
+    arrays = (X, Y, X, Y)
+    own_data = SimpleNamespace(
+        arrays=lambda: arrays,
+        data=lambda: dataset("own", *arrays),
+        takes=lambda classes: (X, Y % classes, X, Y % classes),
+    )
+    monkeypatch.setitem(sys.modules, "own_data", own_data)
+    shares = {"clients": 2}
+    for loader in ("arrays", "data"):
+        name = f"own_data:{loader}"
+        assert population(name, {"classes": 9}, shares, 0).classes == 9
+        with pytest.raises(DataError, match="label 2, but classes = 2"):
+            population(name, {"classes": 2}, shares, 0)
+    with pytest.raises(ConfigError, match="classes = 'ten' is not a whole number"):
+        population("own_data:arrays", {"classes": "ten"}, shares, 0)
+    # A loader with an argument of the name has it.
+    assert population("own_data:takes", {"classes": 2}, shares, 0).classes == 2
 
 
 class Lazy:
