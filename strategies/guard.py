@@ -20,22 +20,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedlearn.arrays import Layout
-from fedlearn.errors import RoundError, StrategyError
-from fedlearn.flower import for_strategy, is_held, to_state
+from fedlearn.errors import RoundError
 from fedlearn.strategies.answers import Aggregate
-from fedlearn.strategies.cohorts import shares, takes_payloads
+from fedlearn.strategies.cohorts import shares
 from fedlearn.strategies.detour import Detour
-from fedlearn.strategies.evaluations import summarise
-from fedlearn.strategies.replies import consistent, examples_of
+from fedlearn.strategies.evaluations import Evaluations
+from fedlearn.strategies.notes import Notes
 from fedlearn.strategies.round_order import RoundOrder
-from fedlearn.strategies.sparing import spare
 from fedlearn.strategies.train_config import ATTEMPT, TrainConfig
+from fedlearn.strategies.updates import Updates
 from fedlearn.strategies.verbs import VERBS, Verbs
 
 
@@ -61,9 +59,8 @@ class Guarded:
     The strategy's own ``start`` runs on the strategy itself, and meets the guard where it
     calls a verb of its own.
 
-    attempt: of the current round, from 0. train_loss: of the last round; None where
-    clients report none. evaluation: what this round's clients evaluated, see `summarise`;
-    None without any.
+    attempt: of the current round, from 0. updates, evaluations: what came of the last
+    round's.
     """
 
     def __init__(
@@ -90,18 +87,16 @@ class Guarded:
         self.inner = inner
         self.name = type(inner).__name__
         self.verbs = Verbs(inner, seed)
-        self.layout = layout
         # Flower counts from 1 in each run; ours go on where the last run ended.
         self.offset = first_round - 1
         self.min_clients = min_clients
         self.attempts = attempts
         self.config = config or TrainConfig()
         self.settings = settings
-        self.evaluates = evaluates
-        self.note = note
+        self.notes = Notes(note)
         self.attempt = 0
-        self.train_loss: float | None = None
-        self.evaluation: dict[str, float] | None = None
+        self.updates = Updates(self.verbs, layout, min_clients, self.notes)
+        self.evaluations = Evaluations(self.verbs, evaluates, self.notes)
         self._detour = Detour(inner, {verb: getattr(self, verb) for verb in VERBS})
         # Flower's own loop has no use for scores, which cost time.
         self._has_own_start = type(inner).start is not Strategy.start
@@ -112,10 +107,8 @@ class Guarded:
         self._grid: Any = None
         # Makes the messages of another attempt of this round.
         self._configure_again: Callable[[], Iterable[Message]]
-        # Messages of this attempt; its replies: all, and those without an error.
+        # Messages of this attempt.
         self._messages = 0
-        self._replies = 0
-        self._usable = 0
 
     def run(
         self,
@@ -139,13 +132,13 @@ class Guarded:
             result = self._start(grid, arrays, rounds)
         ended = self._order.end()
         if ended:
-            self.note(ended)
+            self.notes.say(ended)
         returned = None
         # Flower makes a result without arrays where no round gave any.
         if isinstance(result, Result) and result.arrays:
-            returned = self._sound(self._order.begun, result.arrays)
+            returned = self.updates.sound(self._order.begun, result.arrays)
         elif self._has_own_start:
-            self.note(
+            self.notes.say(
                 f"{start} returned {type(result).__name__} without a model; "
                 "the run ends with the model of its last round"
             )
@@ -181,7 +174,7 @@ class Guarded:
         with self._lasting():
             number = server_round + self.offset
             if number == self._order.begun > self._order.recorded:
-                self._order.record(number, self._sound(number, arrays))
+                self._order.record(number, self.updates.sound(number, arrays))
             if not self._has_own_start:
                 return None
             self._order.scored = number
@@ -241,9 +234,10 @@ class Guarded:
             self._order.aggregate(number)
             # Flower's loop would go on to the next round: attempts are made within this one.
             while True:
-                arrays, metrics = self._aggregate(number, replies)
+                arrays, metrics = self.updates.aggregate(
+                    number, self.attempt, replies, self._grid.leave_out
+                )
                 if arrays is not None:
-                    self.train_loss = _loss(metrics)
                     self._order.model = arrays
                     return arrays, metrics
                 self._begin_attempt(number)
@@ -255,12 +249,9 @@ class Guarded:
         """Return the messages to the clients that evaluate; none in other rounds."""
         number = server_round + self.offset
         with self._lasting():
-            self.evaluation = None
-            if not self.evaluates(number):
-                return []
-            arguments = (number, arrays, config, grid)
-            messages: list[Message] = self._answer("configure_evaluate", *arguments)
-            return messages
+            return self.evaluations.configure(
+                number, self.attempt, arrays, config, grid
+            )
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -268,42 +259,13 @@ class Guarded:
         """Return the strategy's own sum of the clients' evaluations; note ours too."""
         number = server_round + self.offset
         with self._lasting():
-            return self._aggregate_evaluations(number, replies)
-
-    def _aggregate_evaluations(
-        self, number: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        self._replies = 0
-        # A client without held-out samples has nothing to report.
-        scored = [r for r in self._sound_replies(replies) if examples_of(r) > 0]
-        # By client: the order of arrival must not reach the strategy.
-        scored.sort(key=lambda reply: reply.metadata.src_node_id)
-        usable = self._consistent(scored)
-        if not usable:
-            return None
-        reports = [
-            next(iter(reply.content.metric_records.values())) for reply in usable
-        ]
-        failed = self._replies - len(usable)
-        self.evaluation = {"failed": failed} | summarise(reports)
-
-        def call(some: list[Message]) -> MetricRecord | None:
-            answer: MetricRecord | None = self._answer(
-                "aggregate_evaluate", number, some
-            )
-            return answer
-
-        metrics, odd, reason = spare(call, self.inner, usable, 0, lambda metrics: True)
-        if odd is not None:
-            client = odd.metadata.src_node_id
-            self.note(f"round {number}: client {client}'s evaluation: {reason}")
-        return metrics
+            return self.evaluations.aggregate(number, self.attempt, replies)
 
     def _begin_attempt(self, number: int) -> None:
         """Start the round's next attempt; raises RoundError when there is none left."""
         self.attempt += 1
         why = (
-            f"{self._usable} of {self._replies} clients gave a usable update"
+            f"{self.updates.usable} of {self.updates.replies} clients gave a usable update"
             f"{self._reason()}"
         )
         if not self._messages:
@@ -314,86 +276,10 @@ class Guarded:
                 f"At least {self.min_clients} are needed (experiment.min_clients); "
                 "the last checkpoint is kept"
             )
-        self.note(
+        self.notes.say(
             f"round {number}, attempt {self.attempt}: {why}; again with a new cohort"
         )
         self._grid.begin_attempt()
-
-    def _aggregate(self, number: int, replies: Iterable[Message]) -> Aggregate:
-        """Return the strategy's new model of the sound replies."""
-        self._usable = 0
-        self._replies = 0
-        sound: Iterable[Message] = self._sound_replies(replies)
-        if not takes_payloads(self.inner):
-            usable = self._consistent(list(sound))
-            # Those of odd metrics are not usable after all.
-            self._usable = len(usable)
-            if self._usable < self.min_clients:
-                return None, None
-            return self._sparing(number, usable)
-        answer = self._answer("aggregate_train", number, sound)
-        aggregate = self._sound_aggregate(number, answer)
-        for client, reason in getattr(self.inner, "left_out", {}).items():
-            self._leave_out(client, reason)
-        return aggregate
-
-    def _sparing(self, number: int, replies: list[Message]) -> Aggregate:
-        """Return the strategy's new model; without the one reply on which it fails."""
-
-        def call(some: list[Message]) -> Aggregate:
-            answer = self._answer("aggregate_train", number, some)
-            return self._sound_aggregate(number, answer)
-
-        aggregate, odd, reason = spare(
-            call, self.inner, replies, self.min_clients, lambda new: new[0] is not None
-        )
-        if odd is not None:
-            self._leave_out(odd.metadata.src_node_id, reason)
-        return aggregate
-
-    def _leave_out(self, client: int, reason: str) -> None:
-        self._usable -= 1
-        self._grid.leave_out(client, reason)
-
-    def _sound_replies(self, replies: Iterable[Message]) -> Iterator[Message]:
-        """Yield the replies without an error, and count all of them."""
-        for reply in replies:
-            self._replies += 1
-            if not reply.has_error():
-                self._usable += 1
-                yield reply
-
-    def _consistent(self, replies: list[Message]) -> list[Message]:
-        """Return the replies that report the metrics that most of them report."""
-        alike, reasons = consistent(replies)
-        for client, reason in reasons.items():
-            self._grid.leave_out(client, reason)
-        return alike
-
-    def _sound_aggregate(self, number: int, aggregate: Aggregate) -> Aggregate:
-        """Return a new model in its layout's dtypes, and its metrics; see `_sound`."""
-        arrays, metrics = aggregate
-        if arrays is None:
-            return None, None
-        return self._sound(number, arrays), metrics
-
-    def _sound(self, number: int, arrays: ArrayRecord) -> ArrayRecord:
-        """Return a model in its layout's dtypes.
-
-        Raises StrategyError if it is not finite.
-        """
-        state = to_state(self.layout, arrays)
-        if not np.isfinite(state.floats).all():
-            raise StrategyError(
-                f"round {number}: {self.name} made a model with NaN or "
-                "infinite values; the last checkpoint is kept"
-            )
-        # Tensors that share their values may have been moved apart.
-        tied = self.layout.tie(state)
-        if tied is state and is_held(arrays):
-            # Ours already: no copy of the model is needed.
-            return arrays
-        return for_strategy(self.layout, tied)
 
     def _answer(self, verb: str, number: int, *arguments: Any) -> Any:
         """Return what a verb of the strategy answers; see `Verbs.call`."""
@@ -422,12 +308,3 @@ def _reset(config: ConfigRecord, values: Mapping[str, Any]) -> None:
     for key in list(config):
         del config[key]
     config.update(values)
-
-
-def _loss(metrics: MetricRecord | None) -> float | None:
-    """Return the training loss among a round's metrics; None where there is none."""
-    loss = metrics.get("train_loss") if metrics else None
-    # A user's strategy may report a list.
-    if not isinstance(loss, int | float):
-        return None
-    return float(loss)

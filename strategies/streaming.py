@@ -10,7 +10,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import fsum
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,9 +27,10 @@ from numpy.typing import NDArray
 
 from fedlearn.arrays import Layout, State
 from fedlearn.errors import ConfigError
-from fedlearn.flower import EXAMPLES, Received, for_strategy, to_state, update_of
+from fedlearn.flower import Received, for_strategy, to_state, update_of
 from fedlearn.strategies.aggregate import BLOCK, ExactSum, MedianOfMeans
 from fedlearn.strategies.cohorts import cohort_size, uniform
+from fedlearn.strategies.means import Means
 from fedlearn.strategies.plans import METHOD
 
 # Where updates are added: both have `add`, `count` and `mean`.
@@ -129,7 +129,7 @@ class Streaming(Strategy):
         assert self.current is not None
         self.left_out = {}
         running = self.start_sum()
-        losses: list[tuple[float | None, int]] = []
+        means = Means()
         for reply in replies:
             if reply.has_error():
                 continue
@@ -143,7 +143,7 @@ class Streaming(Strategy):
                 reason = f"it cannot be added: {error}"
                 self.left_out[reply.metadata.src_node_id] = reason
                 continue
-            losses.append((received.header.train_loss, received.header.examples))
+            means.add(received)
         if running.count < self.min_clients:
             return None, None
         floats, integers = running.mean()
@@ -153,7 +153,7 @@ class Streaming(Strategy):
         # A checkpoint follows: what served this round only has no place in it.
         self.current = None
         self.places = {}
-        return for_strategy(self.layout, model), _metrics(losses)
+        return for_strategy(self.layout, model), means.record()
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -191,7 +191,7 @@ class Streaming(Strategy):
         """Return what this algorithm changes in the plan of its clients."""
 
     @abstractmethod
-    def weight(self, received: Received) -> int:
+    def weight(self, received: Received) -> float:
         """Return the weight of an update in the sum."""
 
     def _step(
@@ -237,17 +237,6 @@ def _messages(
     return [
         Message(content=content, message_type=kind, dst_node_id=node) for node in nodes
     ]
-
-
-def _metrics(losses: list[tuple[float | None, int]]) -> MetricRecord:
-    """Return a round's metrics from each client's loss and number of examples."""
-    metrics = MetricRecord({EXAMPLES: sum(examples for _, examples in losses)})
-    # A ClientApp need not report a loss.
-    reported = [(loss, examples) for loss, examples in losses if loss is not None]
-    if reported:
-        total = fsum(loss * examples for loss, examples in reported)
-        metrics["train_loss"] = total / sum(examples for _, examples in reported)
-    return metrics
 
 
 def _nodes(grid: Grid) -> Sequence[int]:

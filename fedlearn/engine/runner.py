@@ -28,7 +28,6 @@ from fedlearn.seeds import derive, isolated
 from fedlearn.wire import (
     Bytes,
     Header,
-    Metric,
     decode_model,
     digest,
     encode_difference,
@@ -139,20 +138,14 @@ class Runner(Local):
         return -(-len(self.population.test) // SCORE_SAMPLES)
 
     def reply(
-        self,
-        task: Task,
-        held: Held,
-        difference: State,
-        examples: int,
-        loss: float | None,
-        metrics: Mapping[str, Metric],
+        self, task: Task, held: Held, contribution: Contribution
     ) -> tuple[bytes, dict[str, bytes]]:
         """Return an update as a payload, and the digests of what the client keeps of it."""
         answer = self.answer(
             task.client,
             task.plan,
             StartModel(held.header, held.state),
-            Contribution(difference, examples, loss, metrics),
+            contribution,
             self._residual(task),
         )
         return answer.payload, self._keep(task, answer)

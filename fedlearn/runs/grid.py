@@ -20,13 +20,13 @@ from fedlearn.engine.task import Outcome, Task
 from fedlearn.errors import PayloadError, RunError
 from fedlearn.flower import (
     ERROR_CODE,
-    EXAMPLES,
     Received,
     attach,
     for_strategy,
     to_state,
 )
 from fedlearn.memory.downlink import Published
+from fedlearn.runs import reports
 from fedlearn.runs.layers import Site, Stack
 from fedlearn.runs.receiving import Receiver
 from fedlearn.runs.requests import Requests, configs_of
@@ -86,7 +86,12 @@ class RunGrid(Grid):
         self.nodes: Sequence[int] = nodes if self.payloads else tuple(nodes)
         self.round = 0
         self.tally = RoundTally()
-        self._receiver = Receiver(self.layout, self.downlink, site.parts.initial.floats)
+        self._receiver = Receiver(
+            self.layout,
+            self.downlink,
+            site.parts.initial.floats,
+            reports.weight_key(site.parts.strategy),
+        )
         self._attempt = 0
         # Whether a cohort is being made: only then are the chosen clients offered.
         self._choosing = False
@@ -311,7 +316,9 @@ class RunGrid(Grid):
         if outcome.error is not None:
             return self._failed(outcome.client, outcome.error, train)
         if not train:
-            return MetricRecord(dict(outcome.metrics))
+            metrics, unusable = reports.finite(outcome.metrics)
+            self.tally.note_unusable(outcome.client, unusable)
+            return MetricRecord(metrics)
         self.tally.upload(outcome.bytes_up, self.layout.raw_bytes)
         begun = time.perf_counter()
         cohort = len(broadcast.messages)
@@ -325,6 +332,7 @@ class RunGrid(Grid):
             return self._failed(outcome.client, str(error), train)
         self.tally.codec_s["up_decode"] += time.perf_counter() - begun
         self.tally.damaged += self._receiver.lost_residual(task, received)
+        self.tally.note_unusable(outcome.client, received.header.unusable)
         # Only now: of a refused update nothing is carried over.
         self.memory.keep(outcome.client, task.slots, outcome.kept)
         return received
@@ -353,13 +361,7 @@ class RunGrid(Grid):
         self, message: Message, received: Received, broadcast: _Broadcast
     ) -> Message:
         """Return an update as the strategy takes it: as it was decoded, or as a model."""
-        header = received.header
-        metrics = MetricRecord(dict(header.metrics))
-        # Ours last: no metric of a client's takes the place of what was checked.
-        metrics[EXAMPLES] = header.examples
-        if header.train_loss is not None:
-            metrics["train_loss"] = header.train_loss
-        content = RecordDict({"metrics": metrics})
+        content = RecordDict(dict(reports.records(received.header)))
         if not self.payloads:
             # Added to the strategy's own model: what a client's copy lacks is no part of
             # its update.
@@ -367,7 +369,9 @@ class RunGrid(Grid):
             state = broadcast.state
             integers = state.integers + change.integers
             end = State(change.after(state.floats), integers)
-            content["arrays"] = for_strategy(self.layout, end)
+            # Under the name that the strategy knows its model by.
+            name = next(iter(message.content.array_records))
+            content[name] = for_strategy(self.layout, end)
         reply = Message(content, reply_to=message)
         if self.payloads:
             return attach(reply, received)

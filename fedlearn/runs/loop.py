@@ -32,6 +32,7 @@ from fedlearn.runs.expectations import expectations
 from fedlearn.runs.grid import RunGrid
 from fedlearn.runs.layers import Stack
 from fedlearn.runs.parts import Parts
+from fedlearn.runs.reports import reported
 from fedlearn.runs.resuming import check_checkpoint, check_stop_at, reached
 from fedlearn.runs.settle import Settled
 from fedlearn.runs.tally import RoundTally
@@ -247,7 +248,7 @@ class RunLoop:
     def _line(self, round: int, tally: RoundTally) -> Line:
         """Return a round's line, but for its score and its seconds."""
         line = empty_line(round)
-        line["train_loss"] = self._guard.train_loss
+        line["train_loss"] = self._guard.updates.train_loss
         line["clients"] = tally.clients
         line["failed"] = len(tally.failures)
         line["failures"] = {
@@ -263,7 +264,8 @@ class RunLoop:
         line["seconds_codec"] = dict(tally.codec_s)
         line["seconds_training"] = tally.training_s
         line["seconds_by_phase"] = dict(tally.seconds)
-        line["clients_evaluation"] = self._guard.evaluation
+        line["clients_evaluation"] = self._guard.evaluations.summary
+        line["metrics"] = reported(round, tally.unusable, self._guard)
         if self.clock:
             line["devices"] = self.clock.take()
         return line

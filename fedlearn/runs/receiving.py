@@ -12,10 +12,11 @@ from fedlearn.arrays import Change, Layout, Sparse, State
 from fedlearn.codec import codec, feedback
 from fedlearn.engine.task import Outcome, Summed, Task
 from fedlearn.errors import FedlearnError, PayloadError
-from fedlearn.flower import Received
+from fedlearn.flower import EXAMPLES, Received
 from fedlearn.memory.downlink import Downlink, Published
 from fedlearn.memory.slots import RESIDUALS
 from fedlearn.models.buffers import BufferBounds
+from fedlearn.runs import reports
 from fedlearn.strategies.aggregate import check_range
 from fedlearn.wire import FRESH, GRADIENT, UPDATE, decode
 
@@ -24,9 +25,17 @@ class Receiver:
     """Decodes the updates of a run's clients."""
 
     def __init__(
-        self, layout: Layout, downlink: Downlink, initial: NDArray[np.float32]
+        self,
+        layout: Layout,
+        downlink: Downlink,
+        initial: NDArray[np.float32],
+        key: str = EXAMPLES,
     ) -> None:
-        """Take the run's layout, downlink and first model's floats (P,)."""
+        """Take the run's layout, downlink and first model's floats (P,).
+
+        key: of the metric by which the strategy weighs.
+        """
+        self.key = key
         self.layout = layout
         self.downlink = downlink
         self.initial = initial
@@ -85,12 +94,12 @@ class Receiver:
             raise PayloadError(
                 "the update started from another model than the one sent"
             )
-        if header.examples < 1:
-            raise PayloadError("the update reports 0 examples; it would weigh nothing")
+        header = reports.sound(header)
+        weight = reports.weight(header, self.key)
         # Here and not in the sum: a refused update is its client's failure, by name.
-        check_range(change, header.examples, cohort)
+        check_range(change, weight, cohort)
         self._buffers.check(state, change)
-        return Received(outcome.client, header, change)
+        return Received(outcome.client, header, change, weight=weight)
 
     def lost_residual(self, task: Task, received: Received) -> bool:
         """Return whether a client began anew although it had a residual: it was damaged."""

@@ -23,6 +23,7 @@ from torch import nn
 from fedlearn.arrays import State
 from fedlearn.clients import train as alone
 from fedlearn.clients.batches import Tensors
+from fedlearn.clients.local import Contribution
 from fedlearn.engine.patience import looked_at
 from fedlearn.engine.pool import Pool, Unit
 from fedlearn.engine.runner import Runner
@@ -130,9 +131,10 @@ class Stacker:
             return Outcome(task.client, error=reason_of(update))
         begun = time.perf_counter()
         try:
-            payload, kept = self.runner.reply(
-                task, held, update.difference, update.examples, update.train_loss, {}
+            contribution = Contribution(
+                update.difference, update.examples, update.train_loss
             )
+            payload, kept = self.runner.reply(task, held, contribution)
         except RecordError:
             raise
         except FedlearnError as error:
