@@ -212,7 +212,7 @@ class Service:
         await self._listeners.start(self._attend, self._gate, limits)
         ports = (self.port, self.enroll_port)
         counters = self.rounds.counters
-        strangers = Strangers(ports, limits, self._streams.peers, counters)
+        strangers = Strangers(ports, limits, self._streams, counters)
         self._looking = self._loop.create_task(strangers.watch())
         pki = self.address.pki
         if pki is not None:

@@ -10,10 +10,12 @@ or a token.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from typing import Protocol
 from urllib.parse import unquote
 
 from fedlearn.server.descriptors import Admission
@@ -63,6 +65,16 @@ def excess(
     return too_many
 
 
+class Members(Protocol):
+    """Those who passed the gate."""
+
+    def __len__(self) -> int:
+        """Return how many calls they have."""
+
+    def peers(self) -> Collection[End]:
+        """Return the other ends of their calls."""
+
+
 class Strangers:
     """Watches the ports of a coordinator; see the module."""
 
@@ -70,10 +82,10 @@ class Strangers:
         self,
         ports: Collection[int],
         limits: Admission,
-        members: Callable[[], Collection[End]],
+        members: Members,
         counters: Counter[str],
     ) -> None:
-        """Take the ports. members: returns the peers of those who passed the gate."""
+        """Take the ports, those who are no strangers, and where the ended are counted."""
         self._ports = frozenset(ports)
         self._limits = limits
         self._members = members
@@ -87,16 +99,18 @@ class Strangers:
         """Look for ever."""
         while True:
             began = time.perf_counter()
-            self.look()
+            # Out of descriptors for the look itself, as where gRPC is old and has no bound:
+            # the next look may have one.
+            with contextlib.suppress(OSError):
+                self.look()
             took_s = time.perf_counter() - began
             await asyncio.sleep(max(LOOK_S, took_s / SHARE))
 
     def look(self) -> None:
         """End the strangers that are too many."""
-        members = self._members()
         # Counted first, which is quick: each connection is looked at only when there may be
         # too many.
-        suspects = sockets.open_files() - self._other_files - len(members)
+        suspects = sockets.open_files() - self._other_files - len(self._members)
         if suspects <= min(self._limits.each, self._limits.strangers):
             return
         here = [
@@ -105,7 +119,7 @@ class Strangers:
             if connection.local[1] in self._ports
         ]
         self._other_files = sockets.open_files() - len(here)
-        known = set(members)
+        known = set(self._members.peers())
         strangers = [guest for guest in here if guest.peer not in known]
         self._note_arrivals(strangers)
         for stranger in excess(strangers, self._order, self._limits):

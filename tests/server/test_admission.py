@@ -75,6 +75,13 @@ def test_the_other_end_is_read_as_grpc_names_it(text, peer):
     assert peer_of(text) == peer
 
 
+class Members(list[sockets.End]):
+    """Those who passed the gate, by their ends."""
+
+    def peers(self) -> list[sockets.End]:
+        return list(self)
+
+
 def test_a_flood_leaves_room_and_members_alone():
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -83,8 +90,7 @@ def test_a_flood_leaves_room_and_members_alone():
         stack.enter_context(listener.accept()[0])
         counters = Counter[str]()
         limits = Admission(attending=99, enrolling=99, each=6, strangers=99)
-        members = [member.getsockname()]
-        guard = Strangers([port], limits, lambda: members, counters)
+        guard = Strangers([port], limits, Members([member.getsockname()]), counters)
         guests = []
         for _ in range(40):
             guests.append(
