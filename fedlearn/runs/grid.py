@@ -8,7 +8,7 @@ Flower's arrays, in the order of the nodes, so that float sums do not depend on 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,9 +27,11 @@ from fedlearn.flower import (
     to_state,
 )
 from fedlearn.memory.downlink import Published
+from fedlearn.runs.bounding import bounds_of
 from fedlearn.runs.layers import Site, Stack
 from fedlearn.runs.receiving import Receiver
 from fedlearn.runs.tally import RoundTally
+from fedlearn.strategies.aggregate import check_range
 from fedlearn.strategies.cohorts import takes_payloads
 
 # Times in a row that a strategy may ask for the nodes, before it is told that it waits
@@ -57,8 +59,9 @@ class RunGrid(Grid):
         site: Site,
         stack: Stack,
         on_client: Callable[[int, int], None] = lambda done, total: None,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Take the parts of the run and its engine. on_client: called as (done, total)."""
+        """Take the parts. on_client: called as (done, total); note: with a warning."""
         self.settled = site.settled
         self.memory = site.memory
         self.downlink = site.memory.downlink
@@ -76,6 +79,9 @@ class RunGrid(Grid):
         self.nodes: Sequence[int] = nodes if self.payloads else tuple(nodes)
         self.round = 0
         self.tally = RoundTally()
+        self.bounds = bounds_of(site, note, self.engine.remark)
+        # Updates that wait for their cohort: client → its task, and what it keeps.
+        self._waiting: dict[int, tuple[Task, Mapping[str, bytes]]] = {}
         self._receiver = Receiver(self.layout, self.downlink, site.parts.initial.floats)
         self._attempt = 0
         # Whether a cohort is being made: only then are the chosen clients offered.
@@ -93,6 +99,7 @@ class RunGrid(Grid):
         self._asked = 0
         # A round that begins makes what the clients kept in the last one final.
         self.memory.settle()
+        self.bounds.begin()
 
     def begin_attempt(self) -> None:
         """Start another attempt of the round.
@@ -105,6 +112,7 @@ class RunGrid(Grid):
         self._choosing = True
         self._asked = 0
         self.memory.undo()
+        self.bounds.repeat()
 
     def failures(self) -> dict[int, str]:
         """Return the reasons of the clients that failed in this round."""
@@ -235,7 +243,10 @@ class RunGrid(Grid):
         # A cohort smaller than the pool keeps only some workers busy.
         workers = min(self.engine.workers, max(1, len(tasks)))
         payload = broadcast.model.payload
-        for outcome in self.engine.run(list(tasks.values()), payload):
+        if train:
+            self.bounds.open(len(tasks))
+        outcomes = self.engine.run(list(tasks.values()), payload)
+        for number, outcome in enumerate(outcomes, 1):
             client = outcome.client
             task = tasks[client]
             self.tally.download(outcome, broadcast.model.fallback)
@@ -249,7 +260,11 @@ class RunGrid(Grid):
             begun = time.perf_counter()
             reply = self._reply(messages[client], task, outcome, broadcast)
             self.tally.seconds["aggregate"] += time.perf_counter() - begun
-            yield reply
+            if reply is not None:
+                yield reply
+            # Before the engine ends: a fleet then writes down whose answers count.
+            if train and number == len(tasks):
+                yield from self._held_replies(messages, broadcast)
 
     def _task(self, node: int, message: Message) -> Task:
         configs = {
@@ -278,9 +293,21 @@ class RunGrid(Grid):
         config = {"configs": configs, "arrays": arrays}
         return replace(task, config=config, state=states.get(node))
 
+    def _held_replies(
+        self, messages: Mapping[int, Message], broadcast: _Broadcast
+    ) -> Iterator[Message]:
+        """Yield the replies that waited for their cohort, now that it is complete."""
+        for client, received, fault in self.bounds.close():
+            task, kept = self._waiting.pop(client)
+            if received is None:
+                yield self._refused(messages[client], client, fault)
+            else:
+                yield self._accepted(messages[client], task, received, kept, broadcast)
+
     def _reply(
         self, message: Message, task: Task, outcome: Outcome, broadcast: _Broadcast
-    ) -> Message:
+    ) -> Message | None:
+        """Return the reply to a message; None: it waits for the rest of its cohort."""
         train = task.kind == "train"
         if outcome.error is not None:
             return self._failed(message, outcome.client, outcome.error, train)
@@ -288,21 +315,46 @@ class RunGrid(Grid):
             metrics = MetricRecord(dict(outcome.metrics))
             return Message(RecordDict({"metrics": metrics}), reply_to=message)
         self.tally.upload(outcome.bytes_up, self.layout.raw_bytes)
+        client = outcome.client
         begun = time.perf_counter()
-        cohort = len(broadcast.messages)
         try:
             received = self._receiver.receive(
-                task, outcome, broadcast.model, broadcast.state, cohort
+                task, outcome, broadcast.model, broadcast.state
             )
         except PayloadError as error:
-            # A real agent would otherwise go on as if its update counted.
-            self.engine.refused(outcome.client, str(error))
-            return self._failed(message, outcome.client, str(error), train)
+            return self._refused(message, client, str(error))
         self.tally.codec_s["up_decode"] += time.perf_counter() - begun
+        free = self.bounds.take(self.bounds.capped(received))
+        if free is None:
+            self._waiting[client] = (task, outcome.kept)
+            return None
+        return self._accepted(message, task, free, outcome.kept, broadcast)
+
+    def _accepted(
+        self,
+        message: Message,
+        task: Task,
+        received: Received,
+        kept: Mapping[str, bytes],
+        broadcast: _Broadcast,
+    ) -> Message:
+        """Return the reply with an update that counts."""
+        examples = received.header.examples
+        try:
+            # Here and not in the sum: a refused update is its client's failure, by name.
+            if not received.summed:
+                check_range(received.difference, examples, len(broadcast.messages))
+        except PayloadError as error:
+            return self._refused(message, received.client, str(error))
         self.tally.damaged += self._receiver.lost_residual(task, received)
         # Only now: of a refused update nothing is carried over.
-        self.memory.keep(outcome.client, task.slots, outcome.kept)
+        self.memory.keep(received.client, task.slots, kept)
         return self._content(message, received, broadcast)
+
+    def _refused(self, message: Message, client: int, reason: str) -> Message:
+        # A real agent would otherwise go on as if its update counted.
+        self.engine.refused(client, reason)
+        return self._failed(message, client, reason, True)
 
     def _content(
         self, message: Message, received: Received, broadcast: _Broadcast

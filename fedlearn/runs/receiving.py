@@ -16,7 +16,6 @@ from fedlearn.flower import Received
 from fedlearn.memory.downlink import Downlink, Published
 from fedlearn.memory.slots import RESIDUALS
 from fedlearn.models.buffers import BufferBounds
-from fedlearn.strategies.aggregate import check_range
 from fedlearn.wire import FRESH, GRADIENT, UPDATE, decode
 
 
@@ -38,18 +37,16 @@ class Receiver:
         outcome: Outcome,
         model: Published,
         state: State,
-        cohort: int,
     ) -> Received:
         """Return a checked update. Raises PayloadError when it must not be aggregated.
 
-        model: what the cohort was sent. state: what the strategy adds updates to. cohort:
-        clients whose updates are summed.
+        model: what the cohort was sent. state: what the strategy adds updates to.
         """
         # A part of a sum has no payload of its own to decode.
         if outcome.summed:
             return self._of_sum(outcome.client, outcome.summed)
         try:
-            return self._of_payload(task, outcome, model, state, cohort)
+            return self._of_payload(task, outcome, model, state)
         except FedlearnError:
             raise
         # What a client sends may be made to find our mistakes. One of them costs its
@@ -64,7 +61,6 @@ class Receiver:
         outcome: Outcome,
         model: Published,
         state: State,
-        cohort: int,
     ) -> Received:
         _, codec_name = feedback(task.plan.codec)
         moved = None
@@ -87,8 +83,6 @@ class Receiver:
             )
         if header.examples < 1:
             raise PayloadError("the update reports 0 examples; it would weigh nothing")
-        # Here and not in the sum: a refused update is its client's failure, by name.
-        check_range(change, header.examples, cohort)
         self._buffers.check(state, change)
         return Received(outcome.client, header, change)
 

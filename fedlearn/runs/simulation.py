@@ -88,7 +88,7 @@ def _run_rounds(
 ) -> dict[str, Any]:
     settled = site.settled
     parts = site.parts
-    grid = RunGrid(site, stack, display.client_done)
+    grid = RunGrid(site, stack, display.client_done, display.note)
     loop = RunLoop(settled, parts, grid, stack, folder, display, callbacks)
     if resume:
         # Before anything is written: a checkpoint that does not fit must leave no trace.
