@@ -205,7 +205,8 @@ class Bounds:
 
     def _past_usual(self) -> Measures:
         """Return what is usual by the cohorts before alone (3,); 0 without any."""
-        return PAST_SHARE * self._past.max(axis=0, initial=0.0)
+        highest: Measures = self._past.max(axis=0, initial=0.0)
+        return PAST_SHARE * highest
 
     def _most(self, client: int, usual: Measures) -> Measures:
         """Return the limits (3,) of a client's measures; infinite where there is none."""
@@ -312,7 +313,9 @@ def _part(
     if isinstance(floats, Sparse):
         chosen = layout.is_trained[floats.indices] == trained
         return floats.values[chosen]
-    return floats[layout.trained_at if trained else layout.buffers_at]
+    places = layout.trained_at if trained else layout.buffers_at
+    part: NDArray[np.float32] = floats[places]
+    return part
 
 
 def _norm(values: NDArray[np.float32]) -> float:

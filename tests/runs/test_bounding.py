@@ -9,7 +9,7 @@ from fedlearn.arrays import Change, Entry, Layout, Sparse
 from fedlearn.experiments.benchmarks.liars import Case, named, noise, run, scaled
 from fedlearn.flower import Received
 from fedlearn.runs import bounding
-from fedlearn.runs.bounding import Bounds, AnswerLimits
+from fedlearn.runs.bounding import AnswerLimits, Bounds
 from fedlearn.wire import UPDATE, Header
 
 LAYOUT = Layout((Entry("w", (4,), "float32", True),))
