@@ -311,8 +311,10 @@ def _part(
             return none
         return floats.values if isinstance(floats, Sparse) else floats
     if isinstance(floats, Sparse):
-        chosen = layout.is_trained[floats.indices] == trained
-        return floats.values[chosen]
+        chosen: NDArray[np.float32] = floats.values[
+            layout.is_trained[floats.indices] == trained
+        ]
+        return chosen
     places = layout.trained_at if trained else layout.buffers_at
     part: NDArray[np.float32] = floats[places]
     return part
