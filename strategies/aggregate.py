@@ -73,8 +73,8 @@ def check_range(update: State | Change, weight: float, max_updates: int) -> floa
     # Not `>=`: NaN is refused too.
     if not largest < range_limit(max_updates):
         raise PayloadError(
-            f"an update of magnitude {largest / weight:.3g} is beyond the exact sum's "
-            "range: it diverged"
+            f"an update of magnitude {largest / weight:.3g} that counts {weight} times is "
+            "beyond the exact sum's range: it diverged"
         )
     return largest
 

@@ -196,6 +196,14 @@ class StrategySection(OpenSection):
     """`"fedavg"`, `"fedprox"`, `"minibatch-sgd"`, or any Flower strategy by import
     path"""
 
+    max_norm: float = Field(5.0, ge=0, allow_inf_nan=False)
+    """updates longer than this many times what is usual are refused; 0 = none is. Of
+    honest clients none was longer than 3.7 times: docs/strategies.md#one-liar"""
+
+    max_examples: int = Field(0, ge=0)
+    """examples that a client counts with at most; 0 = its share of the partition, and ten
+    times what is usual where clients may have other data (agents, a ClientApp)"""
+
 
 class ClientSection(Section):
     """Code of Flower's in place of our local training, or around it: docs/flower.md."""

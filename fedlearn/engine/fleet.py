@@ -154,6 +154,11 @@ class Fleet:
         if self.service and client in self._last:
             self.service.refuse(client, self._last[client], reason)
 
+    def remark(self, client: int, text: str) -> None:
+        """Note in the log what is odd about a client's answer."""
+        if self.service:
+            self.service.log("odd", client, self._last.get(client), text)
+
     def close(self) -> None:
         """End the scoring processes; the service is its maker's to stop."""
         self.inner.close()

@@ -8,7 +8,7 @@ Flower's arrays, in the order of the nodes, so that float sums do not depend on 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,10 +27,12 @@ from fedlearn.flower import (
 )
 from fedlearn.memory.downlink import Published
 from fedlearn.runs import reports
+from fedlearn.runs.bounding import bounds_of
 from fedlearn.runs.layers import Site, Stack
 from fedlearn.runs.receiving import Receiver
 from fedlearn.runs.requests import Requests, configs_of
 from fedlearn.runs.tally import RoundTally
+from fedlearn.strategies.aggregate import check_range
 from fedlearn.strategies.cohorts import takes_payloads
 from fedlearn.strategies.train_config import ATTEMPT
 from fedlearn.text import shortened
@@ -38,6 +40,10 @@ from fedlearn.text import shortened
 # Times in a row that a strategy may ask for the nodes, before it is told that it waits
 # for more clients than there are.
 _MOST_ASKED = 5
+
+
+# What a client's replies hold: an update, an evaluation, or why there is none.
+Content = Received | MetricRecord | Error
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,9 @@ class RunGrid(Grid):
         self.nodes: Sequence[int] = nodes if self.payloads else tuple(nodes)
         self.round = 0
         self.tally = RoundTally()
+        self.bounds = bounds_of(site, note, self.engine.remark)
+        # Updates that wait for their cohort: client → its task, and what it keeps.
+        self._waiting: dict[int, tuple[Task, Mapping[str, bytes]]] = {}
         self._receiver = Receiver(
             self.layout,
             self.downlink,
@@ -108,6 +117,7 @@ class RunGrid(Grid):
         self._asked = 0
         # A round that begins makes what the clients kept in the last one final.
         self.memory.settle()
+        self.bounds.begin()
 
     def begin_attempt(self) -> None:
         """Start another attempt of the round.
@@ -120,6 +130,7 @@ class RunGrid(Grid):
         self._choosing = True
         self._asked = 0
         self.memory.undo()
+        self.bounds.repeat()
 
     def failures(self) -> dict[int, str]:
         """Return the reasons of the clients that failed in this round."""
@@ -246,7 +257,11 @@ class RunGrid(Grid):
         # A cohort smaller than the pool keeps only some workers busy.
         workers = min(self.engine.workers, max(1, len(tasks)))
         payload = broadcast.model.payload
-        for outcome in self.engine.run(list(tasks.values()), payload):
+        if train:
+            self.bounds.open(len(tasks))
+            self._waiting = {}
+        outcomes = self.engine.run(list(tasks.values()), payload)
+        for number, outcome in enumerate(outcomes, 1):
             client = outcome.client
             task = tasks[client]
             self.tally.download(outcome, broadcast.model.fallback)
@@ -259,11 +274,12 @@ class RunGrid(Grid):
                 self.memory.states.put(client, outcome.state)
             begun = time.perf_counter()
             content = self._content(task, outcome, broadcast)
-            replies = [
-                self._reply(message, content, broadcast) for message in messages[client]
-            ]
+            replies = self._replies_with(content, messages[client], broadcast)
             self.tally.seconds["aggregate"] += time.perf_counter() - begun
             yield from replies
+            # Before the engine ends: a fleet then writes down whose answers count.
+            if train and number == len(tasks):
+                yield from self._held_replies(messages, broadcast)
 
     def _by_node(self, kind: str, sent: list[Message]) -> dict[int, list[Message]]:
         """Return the messages of a kind by their nodes: one that is drawn twice has two.
@@ -308,10 +324,23 @@ class RunGrid(Grid):
         config = {"configs": configs, "arrays": arrays}
         return replace(task, config=config, state=states.get(node))
 
+    def _held_replies(
+        self, messages: Mapping[int, list[Message]], broadcast: _Broadcast
+    ) -> Iterator[Message]:
+        """Yield the replies that waited for their cohort, now that it is complete."""
+        for client, received, fault in self.bounds.close():
+            task, kept = self._waiting.pop(client)
+            content: Content
+            if received is None:
+                content = self._refused(client, fault)
+            else:
+                content = self._accepted(task, received, kept, broadcast)
+            yield from self._replies_with(content, messages[client], broadcast)
+
     def _content(
         self, task: Task, outcome: Outcome, broadcast: _Broadcast
-    ) -> Received | MetricRecord | Error:
-        """Return what a client's replies hold, and keep of it what the run remembers."""
+    ) -> Content | None:
+        """Return what a client's replies hold; None: it waits for the rest of its cohort."""
         train = task.kind == "train"
         if outcome.error is not None:
             return self._failed(outcome.client, outcome.error, train)
@@ -320,22 +349,46 @@ class RunGrid(Grid):
             self.tally.note_unusable(outcome.client, unusable)
             return MetricRecord(metrics)
         self.tally.upload(outcome.bytes_up, self.layout.raw_bytes)
+        client = outcome.client
         begun = time.perf_counter()
-        cohort = len(broadcast.messages)
         try:
             received = self._receiver.receive(
-                task, outcome, broadcast.model, broadcast.state, cohort
+                task, outcome, broadcast.model, broadcast.state
             )
         except PayloadError as error:
-            # A real agent would otherwise go on as if its update counted.
-            self.engine.refused(outcome.client, str(error))
-            return self._failed(outcome.client, str(error), train)
+            return self._refused(client, str(error))
         self.tally.codec_s["up_decode"] += time.perf_counter() - begun
+        free = self.bounds.take(self.bounds.capped(received))
+        if free is None:
+            self._waiting[client] = (task, outcome.kept)
+            return None
+        return self._accepted(task, free, outcome.kept, broadcast)
+
+    def _accepted(
+        self,
+        task: Task,
+        received: Received,
+        kept: Mapping[str, bytes],
+        broadcast: _Broadcast,
+    ) -> Received | Error:
+        """Return an update that counts, and keep of its client what the run remembers."""
+        cohort = len(broadcast.messages)
+        try:
+            # Here and not in the sum: a refused update is its client's failure, by name.
+            if not received.summed:
+                check_range(received.difference, received.examples, cohort)
+        except PayloadError as error:
+            return self._refused(received.client, str(error))
         self.tally.damaged += self._receiver.lost_residual(task, received)
-        self.tally.note_unusable(outcome.client, received.header.unusable)
+        self.tally.note_unusable(received.client, received.header.unusable)
         # Only now: of a refused update nothing is carried over.
-        self.memory.keep(outcome.client, task.slots, outcome.kept)
+        self.memory.keep(received.client, task.slots, kept)
         return received
+
+    def _refused(self, client: int, reason: str) -> Error:
+        # A real agent would otherwise go on as if its update counted.
+        self.engine.refused(client, reason)
+        return self._failed(client, reason, True)
 
     def _failed(self, client: int, reason: str, train: bool) -> Error:
         # Whoever says it: a strategy, an agent or a user's code.
@@ -345,11 +398,16 @@ class RunGrid(Grid):
             self.tally.failures[client] = reason
         return Error(code=ERROR_CODE, reason=reason)
 
+    def _replies_with(
+        self, content: Content | None, messages: list[Message], broadcast: _Broadcast
+    ) -> list[Message]:
+        """Return the replies to a client's messages; none while it waits for its cohort."""
+        if content is None:
+            return []
+        return [self._reply(message, content, broadcast) for message in messages]
+
     def _reply(
-        self,
-        message: Message,
-        content: Received | MetricRecord | Error,
-        broadcast: _Broadcast,
+        self, message: Message, content: Content, broadcast: _Broadcast
     ) -> Message:
         if isinstance(content, Error):
             return Message(content, reply_to=message)

@@ -336,7 +336,7 @@ class RunLoop:
 
     def _remembered(self) -> list[Remembered]:
         """Return what lies outside the checkpoints and goes back with them."""
-        parts = self.grid.memory.parts()
+        parts = [*self.grid.memory.parts(), self.grid.bounds]
         if self.clock:
             parts.append(self.clock)
         return parts

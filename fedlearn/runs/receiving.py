@@ -17,7 +17,6 @@ from fedlearn.memory.downlink import Downlink, Published
 from fedlearn.memory.slots import RESIDUALS
 from fedlearn.models.buffers import BufferBounds
 from fedlearn.runs import reports
-from fedlearn.strategies.aggregate import check_range
 from fedlearn.wire import FRESH, GRADIENT, UPDATE, decode
 
 
@@ -47,18 +46,16 @@ class Receiver:
         outcome: Outcome,
         model: Published,
         state: State,
-        cohort: int,
     ) -> Received:
         """Return a checked update. Raises PayloadError when it must not be aggregated.
 
-        model: what the cohort was sent. state: what the strategy adds updates to. cohort:
-        clients whose updates are summed.
+        model: what the cohort was sent. state: what the strategy adds updates to.
         """
         # A part of a sum has no payload of its own to decode.
         if outcome.summed:
             return self._of_sum(outcome.client, outcome.summed)
         try:
-            return self._of_payload(task, outcome, model, state, cohort)
+            return self._of_payload(task, outcome, model, state)
         except FedlearnError:
             raise
         # What a client sends may be made to find our mistakes. One of them costs its
@@ -73,7 +70,6 @@ class Receiver:
         outcome: Outcome,
         model: Published,
         state: State,
-        cohort: int,
     ) -> Received:
         _, codec_name = feedback(task.plan.codec)
         moved = None
@@ -96,8 +92,6 @@ class Receiver:
             )
         header = reports.sound(header)
         weight = reports.weight(header, self.key)
-        # Here and not in the sum: a refused update is its client's failure, by name.
-        check_range(change, weight, cohort)
         self._buffers.check(state, change)
         return Received(outcome.client, header, change, weight=weight)
 

@@ -50,6 +50,24 @@ def weight(header: Header, key: str) -> float:
     return float(value) if value % 1 else int(value)
 
 
+def with_weight(header: Header, key: str, value: float) -> Header:
+    """Return a header that reports another weight under a key, in each of its records."""
+    if key == EXAMPLES:
+        # A client's own metric of that name no longer agrees with it, and counts no more.
+        return replace(header, examples=int(value))
+    metrics = _with_value(header.metrics, key, value)
+    every = {
+        name: _with_value(values, key, value) for name, values in header.records.items()
+    }
+    return replace(header, metrics=metrics, records=every)
+
+
+def _with_value(
+    metrics: Mapping[str, Metric], key: str, value: float
+) -> dict[str, Metric]:
+    return {**metrics, key: value} if key in metrics else dict(metrics)
+
+
 def records(header: Header) -> dict[str, MetricRecord]:
     """Return the MetricRecords of a reply as the strategy gets them."""
     checked: dict[str, Metric] = {}
