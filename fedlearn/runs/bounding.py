@@ -287,7 +287,8 @@ class Bounds:
         if claimed <= limit:
             return received
         key = self.limits.key
-        text = f"it claims {claimed:g} {key} and counts as {limit:g}"
+        word = "examples" if key == EXAMPLES else key
+        text = f"it claims {claimed} {word} and counts as {limit}"
         self.remark(received.client, text)
         if received.client not in self._noted:
             self._noted.add(received.client)
