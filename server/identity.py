@@ -34,7 +34,7 @@ from fedlearn.server.certificates import (
     pem,
     private_pem,
 )
-from fedlearn.system.files import sync_folder
+from fedlearn.system.files import give_folder, sync_folder
 
 CLIENT_DAYS = 90
 
@@ -120,6 +120,8 @@ def make(
         # Only its owner may look inside, and it is renamed when it is whole.
         part = Path(tempfile.mkdtemp(prefix=f".{pki.name}.", dir=pki.parent))
         try:
+            # First: what is written into it follows.
+            give_folder(part)
             authority.write(part / "ca.key", private_pem(ca.key))
             authority.write(part / "server.key", private_pem(server_key))
             authority.write(part / "ca.pem", pem(ca.certificate))

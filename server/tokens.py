@@ -187,11 +187,11 @@ def recover(pki: Path) -> str | None:
         remembered = anchor.read(pki)
         limits = _folder_limits(pki)
         tokens = authority.read_json(pki / "tokens.json")
-        revoked = [
-            client
-            for client, limit in remembered.limits.items()
-            if limit > limits.get(client, 0)
-        ]
+        revoked = _beyond(remembered.limits, limits)
+        # Another user may have revoked, who remembers it elsewhere.
+        unremembered = _beyond(limits, remembered.limits)
+        if unremembered:
+            anchor.add(pki, unremembered, {})
         unspent = [
             digest
             for digest in remembered.spent
@@ -210,6 +210,15 @@ def recover(pki: Path) -> str | None:
         f"another machine did is forgotten: revoke again since {since} "
         "(fedlearn revoke ID --anyway)"
     )
+
+
+def _beyond(limits: Mapping[int, int], others: Mapping[int, int]) -> dict[int, int]:
+    """Return those limits that are larger than the others of the same client."""
+    return {
+        client: limit
+        for client, limit in limits.items()
+        if limit > others.get(client, 0)
+    }
 
 
 def _last_change(pki: Path) -> str:

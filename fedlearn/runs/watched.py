@@ -19,6 +19,7 @@ from fedlearn.models import read_state
 from fedlearn.reporting.profile import RoundTraining
 from fedlearn.runs.devices import Workload
 from fedlearn.runs.layers import Site, Stack
+from fedlearn.system.files import PRIVATE
 
 # Steps that a trace shows, at most: they repeat, and its file grows by some 100 kB with
 # each.
@@ -126,5 +127,7 @@ def trace(runner: Runner, task: Task, path: Path) -> None:
             train_once()
     try:
         profile.export_chrome_trace(str(path))
+        # torch writes it as the umask says.
+        path.chmod(PRIVATE)
     except (OSError, RuntimeError) as error:
         raise RunError(f"cannot write the trace {path}: {error}") from error

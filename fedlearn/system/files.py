@@ -71,7 +71,24 @@ def make_folder(folder: Path) -> None:
     may be shared on purpose.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(_PRIVATE_FOLDER, exist_ok=True)
+    try:
+        folder.mkdir(_PRIVATE_FOLDER)
+    except FileExistsError:
+        # A file of this name is no folder; a link to one is.
+        if not folder.is_dir():
+            raise
+        return
+    give_folder(folder)
+
+
+def give_folder(folder: Path) -> None:
+    """Give a folder that root has made to the owner of the folder around it; raises OSError."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(folder, flags)
+    try:
+        give_to_owner(descriptor, folder.parent)
+    finally:
+        os.close(descriptor)
 
 
 def page_mode(folder: Path) -> int:
@@ -83,7 +100,7 @@ def page_mode(folder: Path) -> int:
 
 
 def give_to_owner(descriptor: int, folder: Path) -> None:
-    """Give a file that root has made to the owner of its folder; raises OSError.
+    """Give what root has made in a folder to the folder's owner; raises OSError.
 
     Otherwise a service could not read what was written for it with sudo.
     """

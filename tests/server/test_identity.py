@@ -747,6 +747,16 @@ def test_a_running_coordinator_says_once_that_a_folder_was_restored(pki, restore
     assert running.restored() is None
 
 
+def test_a_coordinator_remembers_what_another_user_has_revoked(
+    pki, restored, elsewhere
+):
+    tokens.revoke(pki, 7, anyway=True)
+    elsewhere()
+    assert tokens.recover(pki) is None
+    restored()
+    assert tokens.Revocations(pki).current().keys() == {7}
+
+
 def test_on_another_machine_a_person_revokes_again(pki, restored, elsewhere):
     """What was given after the copy is unknown there, and is refused on request."""
     restored()

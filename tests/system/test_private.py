@@ -9,6 +9,7 @@ import pytest
 import fedlearn as fl
 from fedlearn.commands import pki, serve, simulate, tune
 from fedlearn.reporting.html import write_document
+from fedlearn.server import identity
 from fedlearn.system import files
 
 # With error feedback and a copy of each client's model, so that all that is remembered is written.
@@ -146,10 +147,12 @@ def test_root_gives_what_it_writes_to_the_owner_of_the_folder(tmp_path):
     outside.write_text("root's own")
     (theirs / "link").symlink_to(outside)
     files.replace(theirs / "whole", b"a")
+    files.make_folder(theirs / "folder")
+    identity.make(theirs / "pki")
     for name in ("opened", "link"):
         with open(theirs / name, "a", opener=files.private):
             pass
-    for name in ("whole", "opened"):
+    for name in ("whole", "opened", "folder", "pki", "pki/ca.key"):
         status = (theirs / name).stat()
         assert (status.st_uid, status.st_gid) == (12345, 23456)
     # Through a link that the folder's owner laid, root gives nothing away.
