@@ -50,10 +50,11 @@ def checked(
         return checked_dataset(name, replace(loaded, classes=classes or loaded.classes))
     # With or without client_ids.
     if isinstance(loaded, tuple | list) and len(loaded) in (4, 5):
-        # By its positions: mypy cannot count the parts of a user's tuple.
-        x, y, x_test, y_test, *owners = loaded
+        x_train, y_train, x_test, y_test, *owners = loaded
         client_ids = owners[0] if owners else None
-        return dataset(name, x, y, x_test, y_test, client_ids, classes=classes)
+        return dataset(
+            name, x_train, y_train, x_test, y_test, client_ids, classes=classes
+        )
     raise DataError(
         f"data set '{name}' returned a {_described(loaded)}; return a fedlearn "
         "Dataset or Population, or a tuple "
