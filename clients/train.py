@@ -10,14 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from fedlearn.arrays import Layout, State
 from fedlearn.clients.augment import augment
 from fedlearn.clients.batches import Tensors, batches_per_pass, passes
+from fedlearn.clients.finite import check_finite
 from fedlearn.clients.methods import methods_of
 from fedlearn.clients.micro import Room
 from fedlearn.clients.normal import normalises, single_samples_named
@@ -86,8 +85,9 @@ def train(
     difference = State(end.floats - start.floats, end.integers - start.integers)
     if plan.answer == "gradient":
         difference = with_gradients(module, layout, difference)
-    loss = float(torch.stack(losses).mean())
-    check_finite(client, plan, loss, difference.floats)
+    step_losses = torch.stack(losses)
+    check_finite(client, plan, step_losses, difference.floats)
+    loss = float(step_losses.mean())
     return Update(difference, len(data), loss, len(losses), gradients.room.halvings)
 
 
@@ -141,18 +141,6 @@ def turns(plan: Plan, client: int) -> int:
             "and train.straggler_work is none"
         )
     return int(random.integers(1, count + 1))
-
-
-def check_finite(
-    client: int, plan: Plan, loss: float, floats: NDArray[np.float32]
-) -> None:
-    """Raise ClientError for an update, floats (P,), that is not finite."""
-    # Checked here, so that the error names the settings that help.
-    if not (math.isfinite(loss) and np.isfinite(floats).all()):
-        raise ClientError(
-            f"client {client} diverged in round {plan.round}: its loss became {loss:g}; "
-            "lower train.lr or set train.clip_norm"
-        )
 
 
 class _Gradients:

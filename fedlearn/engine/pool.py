@@ -177,12 +177,13 @@ class Pool(EveryClient):
                 self._workers.append(self._fork(Answers(half_bytes)))
         except OSError as error:
             self.close()
-            setting = "engine.workers"
+            # Left at 0, neither of them could be lowered.
+            fix = f"set engine.workers below {self.workers}"
             if self.unit_size > 1:
-                setting = "engine.workers or engine.chunk"
+                fix += f", or engine.chunk below {self.unit_size}"
             raise RunError(
                 f"cannot start {self.workers} worker processes: "
-                f"{error.strerror or error}; lower {setting}"
+                f"{error.strerror or error}; {fix}"
             ) from error
 
     def _work(self, works: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
@@ -299,7 +300,10 @@ class Pool(EveryClient):
             end = f"killed by {signal.Signals(-code).name}"
         hint = ""
         if code == -signal.SIGKILL:
-            hint = " (out of memory? lower engine.workers or train.batch_size)"
+            fix = "set a smaller train.batch_size"
+            if self.workers > 1:
+                fix += f", or engine.workers below {self.workers}"
+            hint = f" (out of memory? {fix})"
         return f"its worker process was {end} twice{hint}"
 
     def _restart(self) -> None:

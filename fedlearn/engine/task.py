@@ -118,7 +118,10 @@ class Outcome:
 def failure_reason(error: BaseException) -> str:
     """Return what is recorded of a client whose work raised an error."""
     if isinstance(error, MemoryError):
-        return "out of memory; lower train.batch_size or engine.workers"
+        return (
+            "out of memory; set a smaller train.batch_size (0 is all of a client's "
+            "samples) or fewer engine.workers"
+        )
     return reason_of(error)
 
 

@@ -74,8 +74,8 @@ def _dry_run(
     except Exception as error:
         raise ModelError(
             f"{label} fails on {PROBE} {modality} samples, "
-            f"a {zeros.dtype} tensor of shape {list(zeros.shape)}: {reason_of(error)}; "
-            "make its layers fit this input, or choose another model or data set"
+            f"a {zeros.dtype} tensor of shape {list(zeros.shape)}: "
+            f"{reason_of(error)}{_input_fix(error)}"
         ) from error
     finally:
         for layer, training in modes:
@@ -87,6 +87,13 @@ def _dry_run(
     if not output.is_floating_point():
         raise _wrong_output(label, f"a {output.dtype} tensor")
     return tuple(output.shape)
+
+
+def _input_fix(error: Exception) -> str:
+    """Return what to do where the input is at fault; a misspelt name in it is not mended so."""
+    if not isinstance(error, RuntimeError | ValueError | IndexError):
+        return ""
+    return "; make its layers fit this input, or choose another model or data set"
 
 
 def _wrong_output(label: str, kind: str) -> ModelError:

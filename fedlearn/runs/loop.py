@@ -282,7 +282,8 @@ class RunLoop:
             if not math.isfinite(score.loss):
                 self.display.note(
                     f"round {round}: the loss on held-out samples is not finite; "
-                    "lower train.lr, or look at the data"
+                    f"{'' if round == 0 else 'lower train.lr, or '}look at the model "
+                    "and the data"
                 )
         now = time.perf_counter()
         phases = line["seconds_by_phase"]

@@ -336,7 +336,7 @@ def test_a_pool_that_cannot_start_is_one_line(tmp_path, capsys):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert (
-        "cannot start 50 worker processes: Too many open files; lower engine.workers"
+        "cannot start 50 worker processes: Too many open files; set engine.workers below 50"
         in told(capsys, ran.code)
     )
     assert ran.code == 3 and not ran.folder.exists()

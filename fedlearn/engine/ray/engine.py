@@ -175,8 +175,8 @@ class Ray(EveryClient):
                         if queue.lost(number, result.blamed):
                             continue
                         result = (
-                            "its Ray actor died twice (out of memory? "
-                            "lower train.batch_size or engine.workers)"
+                            "its Ray actor died twice (out of memory? set a smaller "
+                            "train.batch_size or fewer engine.workers)"
                         )
                     queue.unanswered -= 1
                     yield tasks[number], result

@@ -23,8 +23,9 @@ from torch.nn import functional as F
 
 from fedlearn.arrays import Entry, Layout, State
 from fedlearn.clients.batches import Tensors
+from fedlearn.clients.finite import check_finite
 from fedlearn.clients.normal import normalises
-from fedlearn.clients.train import Update, check_finite, steps
+from fedlearn.clients.train import Update, steps
 from fedlearn.data.samples import IGNORE
 
 # Importing the rules enters them into `stack.RULES`.
@@ -311,9 +312,10 @@ class _Training:
             self._write(entry, gradients, columns[:, start : start + entry.size])
         updates: dict[int, Update | ClientError] = {}
         for k, client in enumerate(self.clients):
-            loss = float(self.losses[: self.counts[k], k].mean())
+            losses = self.losses[: self.counts[k], k]
+            loss = float(losses.mean())
             try:
-                check_finite(client.number, self.plan, loss, floats[k])
+                check_finite(client.number, self.plan, losses, floats[k])
             except ClientError as error:
                 updates[client.number] = error
                 continue
