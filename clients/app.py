@@ -16,7 +16,6 @@ Legend: P floats of the model's layout.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -38,15 +37,15 @@ from numpy.typing import NDArray
 
 from fedlearn.arrays import State
 from fedlearn.brief import Brief
+from fedlearn.clients import report
 from fedlearn.clients.build import local_of
 from fedlearn.clients.held import Holdings, MissingModel
 from fedlearn.clients.local import Contribution, StartModel
 from fedlearn.clients.train import train
-from fedlearn.errors import ClientError, ConfigError, FedlearnError, PayloadError
+from fedlearn.errors import ClientError, ConfigError, PayloadError, reason_of
 from fedlearn.exchange.exchange_pb2 import Task
 from fedlearn.flower import ERROR_CODE, EXAMPLES, to_record, to_state
 from fedlearn.plan import Plan
-from fedlearn.wire import Metric
 
 # The ConfigRecord of a message with its task.
 RECORD = "fedlearn"
@@ -108,14 +107,12 @@ def payloads(message: Message, context: Context, call_next: NextApp) -> Message:
     # No error: the server answers this one by sending the models again.
     except MissingModel:
         return _reply(message, {"lacking": True})
-    except FedlearnError as error:
-        reason = str(error)
     except MemoryError:
         # Not the error's own text, which is empty or about an allocator.
         reason = "out of memory"
     # The app, the model or the data is the user's code, which raises anything.
     except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = reason_of(error)
     return Message(Error(code=ERROR_CODE, reason=reason), reply_to=message)
 
 
@@ -222,11 +219,18 @@ class _Bench:
         message.content = self._content(message, start)
         with self.local.alone(kind, plan, self.client):
             reply = call_next(message, context)
+        if not isinstance(reply, Message):
+            raise ClientError(
+                f"client {self.client}: the app's {kind} function returned "
+                f"{type(reply).__name__}; it must return a Message(…, reply_to=…)"
+            )
         # The app behind the mod failed; its own error says more than ours.
         if reply.has_error():
             return reply
         if kind != "train":
-            return _payload_reply(message, json.dumps(_metrics(reply)).encode())
+            metrics = report.flat(reply.content.metric_records)
+            finite = {k: v for k, v in metrics.items() if report.is_finite(v)}
+            return _payload_reply(message, json.dumps(finite).encode())
         contribution = self._contribution(reply, start.state)
         update = self.local.answer(
             self.client, plan, start, contribution, holdings.residual(task)
@@ -250,14 +254,14 @@ class _Bench:
 
     def _contribution(self, reply: Message, start: State) -> Contribution:
         """Return the update in the app's reply, and what its metrics tell."""
-        metrics = _metrics(reply)
-        examples = int(metrics.pop(EXAMPLES, 0))  # type: ignore[arg-type]  # the user's
-        loss = metrics.pop("train_loss", None)
-        train_loss = None
-        # A user's app may report NaN, which a payload cannot carry.
-        if isinstance(loss, int | float) and math.isfinite(loss):
-            train_loss = float(loss)
-        return Contribution(self._update(reply, start), examples, train_loss, metrics)
+        said = report.read(self.client, reply.content.metric_records)
+        return Contribution(
+            self._update(reply, start),
+            said.examples,
+            said.train_loss,
+            said.metrics,
+            said.records,
+        )
 
     def _update(self, reply: Message, start: State) -> State:
         """Return the app's model minus the one it started from."""
@@ -329,14 +333,6 @@ def _client(context: Context) -> int:
             "start it with --node-config 'partition-id=0' (or 1, 2, …)"
         )
     return client
-
-
-def _metrics(reply: Message) -> dict[str, Metric]:
-    """Return all metrics of a reply."""
-    metrics: dict[str, Metric] = {}
-    for record in reply.content.metric_records.values():
-        metrics.update(record)
-    return metrics
 
 
 def _to_record(payloads: Sequence[bytes]) -> ArrayRecord:

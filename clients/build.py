@@ -21,6 +21,7 @@ from fedlearn.clients.local import Local, StartModel
 from fedlearn.codec import codec as find_codec
 from fedlearn.data import population
 from fedlearn.data.own import samples_of
+from fedlearn.data.remarks import faint
 from fedlearn.data.samples import Modality, Population, Samples
 from fedlearn.errors import ConfigError, PayloadError
 from fedlearn.models import build, layout
@@ -125,4 +126,21 @@ def _population(brief: Brief, client: int, source: str) -> Population:
     # The coordinator tests on its own samples; this client's never leave it.
     no_test = Samples(samples.x[:0], samples.y[:0])
     clients = OneClient(client, samples)
-    return Population(source, modality, brief.classes, shape, clients, no_test)
+    return Population(
+        source,
+        modality,
+        brief.classes,
+        shape,
+        clients,
+        no_test,
+        _notes(source, samples),
+    )
+
+
+def _notes(source: str, samples: Samples) -> tuple[str, ...]:
+    """Return what the owner should know of samples of its own."""
+    # Of labels nothing: a client need not have samples of every class.
+    if samples.x.ndim != 4:
+        return ()
+    sentence = faint(f"{source}: x", samples.x)
+    return (sentence,) if sentence else ()

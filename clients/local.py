@@ -53,13 +53,15 @@ class StartModel:
 class Contribution:
     """What a client adds to a round, before it is encoded.
 
-    train_loss: mean over the steps taken; None where a ClientApp tells none.
+    train_loss: mean over the steps taken; None where a ClientApp tells none. metrics,
+    records: see `Header`.
     """
 
     difference: State
     examples: int
     train_loss: float | None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+    records: Mapping[str, Mapping[str, Metric]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,9 @@ class Local:
         header = answer_header(
             client, plan, start.header, contribution.examples, contribution.train_loss
         )
-        header = replace(header, metrics=contribution.metrics)
+        header = replace(
+            header, metrics=contribution.metrics, records=contribution.records
+        )
         if not has_feedback:
             # NO_FEEDBACK tells the server that this client holds no residual.
             header = replace(header, residual=NO_FEEDBACK)

@@ -20,6 +20,7 @@ from fedlearn.clients.augment import augment
 from fedlearn.clients.batches import Tensors, batches_per_pass, passes
 from fedlearn.clients.methods import methods_of
 from fedlearn.clients.micro import Room
+from fedlearn.clients.normal import normalises, single_samples_named
 from fedlearn.data.samples import IGNORE
 from fedlearn.errors import ClientError
 from fedlearn.models import read_state, write_state
@@ -72,7 +73,7 @@ def train(
     module.train()
     gradients = _Gradients(module, plan, Room(halvings))
     # Dropout draws from torch's global generator, which is the caller's.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), single_samples_named(module, client):
         dropout_seed = derive(plan.seed, "dropout", plan.round, client)
         torch.default_generator.manual_seed(dropout_seed)
         if plan.answer == "gradient":
@@ -106,12 +107,6 @@ def mini_batches(
         return batches
     random = torch_generator(plan.seed, "augment", plan.round, client)
     return ((augment(plan.augment, x, random), y) for x, y in batches)
-
-
-def normalises(module: nn.Module) -> bool:
-    """Tell whether a module normalises over its batches, so that none may have one sample only."""
-    batch_norm = nn.modules.batchnorm._BatchNorm
-    return any(isinstance(layer, batch_norm) for layer in module.modules())
 
 
 def steps(plan: Plan, samples: int, merge: bool, client: int) -> int:

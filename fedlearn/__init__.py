@@ -15,8 +15,13 @@ board loads none of them.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from fedlearn.own_path import begin
+
+# Before anything else is imported: a file beside the user's config may have its name.
+begin()
+
+from pathlib import Path  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
 
 if TYPE_CHECKING:
     from fedlearn.codec import Codec

@@ -279,15 +279,16 @@ class Layout:
         """Return the flat vectors of named arrays.
 
         Float values are cast to float32, integers to int64 (a float array at an integer's
-        place is rounded). Raises ModelError unless names, their order and shapes are this
+        place is rounded), in any order. Raises ModelError unless names and shapes are this
         layout's.
         """
         floats = np.empty(self.floats, np.float32)
         integers = np.empty(self.integers, np.int64)
         state = State(floats, integers)
         views = self.split(state)
-        if list(arrays) != list(views):
-            differing = sorted(set(arrays) ^ set(views)) or ["(another order)"]
+        # By name: the order of a dict is not what tells tensors apart.
+        if set(arrays) != set(views):
+            differing = sorted(set(arrays) ^ set(views))
             raise ModelError(
                 "the arrays are not this model's; "
                 f"differing names: {', '.join(differing[:5])}"

@@ -7,6 +7,7 @@ FedlearnError                 one root; ``exit_code`` is what a command ends wit
 │   └── ModelError            a model that cannot be built or does not fit the data
 ├── RunError           (3)    the run itself failed
 │   ├── RoundError            no attempt of a round gave enough usable updates
+│   ├── StrategyError         what a strategy makes of a round's answers cannot be used
 │   └── RecordError           the run folder cannot be written or read
 ├── ExpectationError   (4)    the run ended, but an ``[expect]`` line of its config does not hold
 ├── PayloadError       (3)    bytes that a decoder refuses, or values that a codec cannot carry
@@ -15,7 +16,10 @@ FedlearnError                 one root; ``exit_code`` is what a command ends wit
 └── ClientError        (3)    one client could not do what the plan asks; the round goes on
 """
 
-from fedlearn.text import printable
+from fedlearn.text import shortened
+
+# Characters of what a command prints of an error. Our own texts may list many names.
+LINE_CHARACTERS = 2000
 
 
 class FedlearnError(Exception):
@@ -48,6 +52,10 @@ class RunError(FedlearnError):
 
 class RoundError(RunError):
     """No attempt of a round gave enough usable updates."""
+
+
+class StrategyError(RunError):
+    """A strategy raised on a round's answers, or made a model of them that is none."""
 
 
 class RecordError(RunError):
@@ -84,4 +92,25 @@ def one_line(error: BaseException) -> str:
 
     Line breaks become spaces, whatever a user's code raised.
     """
-    return printable(" ".join(str(error).split()))
+    return shortened(_text(error), LINE_CHARACTERS)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why something failed: one printable line of `fedlearn.text.REASON_CHARACTERS`.
+
+    Errors raised on purpose say it in their text. Of any other the kind is told too: some
+    texts say little, such as a KeyError's.
+    """
+    text = _text(error)
+    if isinstance(error, FedlearnError):
+        return shortened(text)
+    kind = type(error).__name__
+    return shortened(f"{kind}: {text}" if text.strip() else kind)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    # A user's own class of errors, whose text fails itself.
+    except Exception:
+        return ""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message
+from flwr.clientapp import ClientApp
 from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
@@ -30,13 +32,20 @@ _STATE = "fedlearn_state"
 class Received:
     """One client's update as the Grid received, decoded and checked it.
 
-    summed: see `ExactSum.add`.
+    summed: see `ExactSum.add`. weight: what the client reports under the strategy's key;
+    0: its examples.
     """
 
     client: int
     header: Header
     difference: Change
     summed: bool = False
+    weight: float = 0
+
+    @property
+    def examples(self) -> float:
+        """Return the weight of the update, which is its number of examples as a rule."""
+        return self.weight or self.header.examples
 
 
 class HeldArray(Array):
@@ -116,22 +125,31 @@ def update_of(reply: Message, layout: Layout, current: State) -> Received:
     difference = Change(
         state.floats - current.floats, state.integers - current.integers
     )
-    return Received(reply.metadata.src_node_id, _header(reply), difference)
-
-
-def _header(reply: Message) -> Header:
-    """Return the header of a reply that no payload brought: its examples and its loss."""
     metrics: dict[str, Any] = {}
     for record in reply.content.metric_records.values():
         metrics.update(record)
+    header = _header(metrics)
+    client = reply.metadata.src_node_id
+    return Received(client, header, difference, weight=metrics[EXAMPLES])
+
+
+def is_of_client_fn(app: ClientApp) -> bool:
+    """Return whether a ClientApp is of Flower's old style, ``ClientApp(client_fn=…)``."""
+    # Flower keeps it in a private attribute, and has no other way to ask.
+    return getattr(app, "_call", None) is not None
+
+
+def _header(metrics: dict[str, Any]) -> Header:
+    """Return the header of a reply that no payload brought: its examples and its loss."""
+    loss = metrics.get("train_loss")
     return Header(
         # Nothing was encoded, so there is no version, digest or codec to tell.
         kind=UPDATE,
         round=0,
         digest=bytes(8),
         codec="",
-        examples=int(metrics[EXAMPLES]),
-        train_loss=metrics.get("train_loss"),
+        examples=math.ceil(metrics[EXAMPLES]),
+        train_loss=loss if isinstance(loss, int | float) else None,
     )
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
-import importlib
 import inspect
 import math
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedlearn.errors import ConfigError
-
-# The share of letters in common, 0 to 1, from which two words are near. difflib's own
-# 0.6 would miss an abbreviation: "mom" and "momentum" have 0.55.
-_NEAR_RATIO = 0.5
+from fedlearn import own_path
+from fedlearn.errors import ConfigError, reason_of
+from fedlearn.spelling import likely
+from fedlearn.text import first_few, shortened
 
 _AN_IMPORT_PATH = "write it as 'my_package.my_module:name'"
 
@@ -33,9 +32,12 @@ class Named:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the closest choice, or "" when none is close."""
-    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=_NEAR_RATIO)
-    return f" Did you mean '{close[0]}'?" if close else ""
+    """Return " Did you mean 'x'?" for what a word most likely means, or "" for none."""
+    close = likely(word, choices)
+    if not close:
+        return ""
+    quoted = [f"'{choice}'" for choice in close]
+    return f" Did you mean {' or '.join(quoted)}?"
 
 
 # The module of names that stand for Python objects which a program handed over to a run.
@@ -47,17 +49,25 @@ _ARGUMENTS = {"data set": "data", "codec": "up"}
 # Those objects by their names, such as "python:Net", for as long as the run goes on.
 _handed: dict[str, Any] = {}
 
+# Held by the thread whose run goes on. Runs share this process's random generators and
+# torch's threads besides those names, so two at a time would change each other's models.
+_turn = threading.RLock()
+
 
 @contextlib.contextmanager
 def handed_over(objects: Mapping[str, Any]) -> Iterator[None]:
-    """Let names of the module ``python`` lead to these objects, inside the block."""
-    before = dict(_handed)
-    _handed.update(objects)
-    try:
-        yield
-    finally:
-        _handed.clear()
-        _handed.update(before)
+    """Let names of the module ``python`` lead to these objects, inside the block.
+
+    One thread at a time: others wait. A block may stand in another one.
+    """
+    with _turn:
+        before = dict(_handed)
+        _handed.update(objects)
+        try:
+            yield
+        finally:
+            _handed.clear()
+            _handed.update(before)
 
 
 def is_handed(name: str) -> bool:
@@ -119,21 +129,45 @@ def import_path(what: str, path: str) -> Any:
 
 
 def _module(what: str, path: str, module_name: str) -> Any:
-    # A user's module beside the config; a console script does not search this folder.
-    if "" not in sys.path and "." not in sys.path:
-        sys.path.append("")
+    # A user's module may lie in the current folder, which a console script does not search.
+    if not module_name.startswith("fedlearn."):
+        own_path.look_in("")
     try:
-        return importlib.import_module(module_name)
+        return _imported(module_name)
     except ImportError as error:
         raise ConfigError(
-            f"{what} '{path}': cannot import '{module_name}' ({error})"
+            f"{what} '{path}': cannot import '{module_name}' ({shortened(str(error))})"
+            f"{_looked_in(module_name, error)}"
         ) from error
     # The user's module runs its own code when imported, which may raise anything.
     except (Exception, SystemExit) as error:
         raise ConfigError(
-            f"{what} '{path}': importing '{module_name}' raised "
-            f"{type(error).__name__}: {error}"
+            f"{what} '{path}': importing '{module_name}' raised {reason_of(error)}"
         ) from error
+
+
+def _imported(module_name: str) -> Any:
+    """Return a module, imported with seeded generators where it is not loaded yet."""
+    # Some names are looked up at each step of a client's training.
+    if module_name.startswith("fedlearn.") and module_name in sys.modules:
+        return sys.modules[module_name]
+    # It imports numpy, for which reading a config need not wait.
+    from fedlearn.seeds import isolated
+
+    # A module may draw its data while it is imported: in each process the same.
+    with isolated(0):
+        return own_path.load(module_name)
+
+
+def _looked_in(module_name: str, error: ImportError) -> str:
+    """Return where a module was looked for, if it is that one which is not there."""
+    if error.name != module_name.partition(".")[0]:
+        return ""
+    folders = [os.path.abspath(folder) for folder in own_path.own_folders()]
+    return (
+        f"; looked in {first_few(dict.fromkeys(folders))} and among installed packages: "
+        "put the file beside the config, or its folder on PYTHONPATH"
+    )
 
 
 def call(

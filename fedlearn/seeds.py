@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -40,22 +41,34 @@ def generator(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
 def isolated(seed: int) -> Iterator[None]:
     """Seed Python's, numpy's and torch's global generators for code that is not ours.
 
-    They are put back as they were afterwards.
+    They are put back as they were afterwards. torch is seeded where it is loaded: its
+    first draws are the same in every process.
     """
-    import torch
-
     python_state = random.getstate()
     numpy_state = np.random.get_state()
-    with torch.random.fork_rng():
+    with _torch_apart(seed):
         random.seed(seed)
         # numpy's old generator takes 32 bits.
         np.random.seed(seed % 2**32)
-        _seed_torch(seed)
         try:
             yield
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)
+
+
+@contextmanager
+def _torch_apart(seed: int) -> Iterator[None]:
+    """Seed torch's global generators, and put them back; nothing where torch is not loaded."""
+    # Loading it takes a second, for modules that may not use it.
+    if "torch" not in sys.modules:
+        yield
+        return
+    import torch
+
+    with torch.random.fork_rng():
+        _seed_torch(seed)
+        yield
 
 
 def _seed_torch(seed: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 
 from fedlearn.exchange import exchange_pb2 as pb
@@ -13,6 +12,9 @@ from fedlearn.server.work import ModelMissing, WorkResult
 
 # Characters that an agent may say of its device in one frame.
 FACTS_CHARACTERS = 4096
+
+# No figure of a device is larger; a text of digits can name numbers beyond any float.
+LARGEST_FACT = 1e18
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,10 @@ Action = (
 
 
 def parse_facts(text: str) -> dict[str, str | float] | None:
-    """Return the facts of an agent's JSON; None for anything but a flat, finite object."""
+    """Return the facts of an agent's JSON; None for anything but a flat object.
+
+    Its values are texts, and numbers up to LARGEST_FACT.
+    """
     # Before it is parsed: nested JSON takes far more memory than its text.
     if len(text) > FACTS_CHARACTERS:
         return None
@@ -70,7 +75,8 @@ def parse_facts(text: str) -> dict[str, str | float] | None:
 
 
 def _is_fact(value: object) -> bool:
-    """Tell whether a value is a text, or a number that JSON can hold."""
+    """Tell whether a value is a text, or a number that a figure can have."""
     if isinstance(value, str):
         return True
-    return isinstance(value, int | float) and math.isfinite(value)
+    # Compared as it is: to turn a whole number of any length into a float can fail.
+    return isinstance(value, int | float) and abs(value) <= LARGEST_FACT

@@ -6,6 +6,7 @@ Its port shows only the server's TLS: an agent has no certificate yet.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,10 @@ from fedlearn.server.identity import IdentityError
 
 # Before a refusal is answered, so that guessing is slow.
 PAUSE_S = 0.2
+
+# Refusals that are answered in a second, of whatever address: a flood of guesses waits in
+# line, and those with a good token do not, for only a wrong one is told from it.
+REFUSALS = 50
 
 
 def enroll(pki: Path, secret: str, request: bytes) -> EnrolReply:
@@ -49,12 +54,19 @@ class Enrollment:
         self.counts: Counter[str] = Counter()
         self._pki = pki
         self._pause_s = pause_s
+        # When the last refusal in line is answered.
+        self._line_s = 0.0
         # One at a time: a flood of guesses costs no more than this thread.
         self._thread = ThreadPoolExecutor(1, "enrollment")
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what the server adds."""
         return enroll_handler(self._answer)
+
+    def _wait_s(self, now: float) -> float:
+        """Return how long the next refusal waits; now: seconds of any steady clock."""
+        self._line_s = max(self._line_s, now) + 1 / REFUSALS
+        return max(self._pause_s, self._line_s - now)
 
     async def _answer(self, request: EnrolRequest, context: CallContext) -> EnrolReply:
         try:
@@ -63,7 +75,7 @@ class Enrollment:
             )
         except IdentityError as error:
             self.counts[error.reason] += 1
-            await asyncio.sleep(self._pause_s)
+            await asyncio.sleep(self._wait_s(time.monotonic()))
             code = grpc.StatusCode.PERMISSION_DENIED
             if error.reason == "request":
                 code = grpc.StatusCode.INVALID_ARGUMENT

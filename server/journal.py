@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn.errors import RecordError
+from fedlearn.server.quota import check_quota
 from fedlearn.server.segments import (
     RECORD_HEAD,
     SEGMENT_HEAD,
@@ -80,19 +81,17 @@ class _Waiting:
 
 
 class Journal:
-    """A folder of records, in order.
+    """A folder of records in order, for any thread; one journal at a time owns the folder."""
 
-    Any thread may call any method; one journal at a time owns the folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, quota: int | None = None) -> None:
         """Open the journal, made if need be, and cut off a torn tail; reads all of it.
 
-        Every record found is on disk again when this returns. Raises RecordError for a
-        folder that cannot be used, that another journal owns, or with damage elsewhere than
-        in its last group of records.
+        quota: bytes; beyond them it fails as on a full disk. Every record found is on disk
+        again when this returns. Raises RecordError for a folder that cannot be used, that
+        another journal owns, or with damage elsewhere than in its last group of records.
         """
         self.folder = folder
+        self._quota = quota
         self._index: dict[str, JournalEntry] = {}
         # Of each segment, the bytes that are synced.
         self._ends: dict[int, int] = {}
@@ -223,6 +222,8 @@ class Journal:
 
     def _commit(self, group: list[_Waiting]) -> None:
         """Write a group and sync it; from then on `find` and `records` know it."""
+        group_bytes = sum(waiting.size for waiting in group)
+        check_quota(sum(self._ends.values()), group_bytes, self._quota)
         # Whatever the size of the group: a group is never split over two segments.
         if self._file < 0 or self._ends[max(self._ends)] > SEGMENT_BYTES:
             self._begin_segment()

@@ -9,6 +9,9 @@ import grpc
 
 from fedlearn.errors import RunError
 from fedlearn.exchange import CHANNEL, methods
+from fedlearn.exchange.addresses import bare_host, joined
+from fedlearn.server.binding import why_not
+from fedlearn.server.descriptors import Admission
 from fedlearn.server.enrollment import Enrollment
 from fedlearn.server.gate import CertificateGate
 from fedlearn.server.identity import server_credentials
@@ -20,8 +23,13 @@ HANDSHAKE_S = 10.0
 # Calls of one connection at a time: an agent has one, and for a moment the one before.
 STREAMS = 4
 
-# Enrollments at a time; they are signed one after another.
-ENROLLING = 16
+# How long a connection may be without a call.
+IDLE_S = 20.0
+
+# How long one at the enrollment's port may last, whatever it does, and how long its call is
+# given to end after that.
+ENROLLING_S = 30.0
+ENROLLED_S = 10.0
 
 # Seconds that calls are given to end when a server stops.
 GRACE_S = 0.2
@@ -31,7 +39,8 @@ GRACE_S = 0.2
 class Address:
     """Where the coordinator listens; port 0: any that is free.
 
-    pki: the authority's folder, None: without TLS.
+    host: a name or an address, an IPv6 one with brackets or without. pki: the authority's
+    folder, None: without TLS.
     """
 
     host: str = "127.0.0.1"
@@ -51,13 +60,15 @@ class Listeners:
         self._servers: list[grpc.aio.Server] = []
         self._enrollment: Enrollment | None = None
 
-    async def start(self, attend: methods.Attend, gate: CertificateGate) -> None:
+    async def start(
+        self, attend: methods.Attend, gate: CertificateGate, limits: Admission
+    ) -> None:
         """Serve streams by ``attend``, and probes of the link to whom a gate lets in.
 
         Raises RunError when a port cannot be used, UserError for a folder without keys.
         """
         pki = self.address.pki
-        server = self._server()
+        server = self._server(limits.attending, STREAMS)
         handlers = (methods.attend_handler(attend), LinkService(gate).handler())
         server.add_generic_rpc_handlers(handlers)
         if pki is None:
@@ -70,7 +81,7 @@ class Listeners:
                 pair, keys.ca, require_client_auth=True
             )
             self.port = self._bind(server, self.address.port, mutual)
-            self._open_enrollment(pki, grpc.ssl_server_credentials(pair))
+            self._open_enrollment(pki, grpc.ssl_server_credentials(pair), limits)
         # Started together, after all ports are bound: a port that is taken ends the
         # start early.
         for each_server in self._servers:
@@ -87,21 +98,38 @@ class Listeners:
             return {}
         return dict(self._enrollment.counts)
 
-    def _open_enrollment(self, pki: Path, credentials: grpc.ServerCredentials) -> None:
+    def _open_enrollment(
+        self, pki: Path, credentials: grpc.ServerCredentials, limits: Admission
+    ) -> None:
         self._enrollment = Enrollment(pki)
-        server = self._server(maximum_concurrent_rpcs=ENROLLING)
+        # Here nobody is known, so a call that never ends has an end.
+        ages = (
+            ("grpc.max_connection_age_ms", _ms(ENROLLING_S)),
+            ("grpc.max_connection_age_grace_ms", _ms(ENROLLED_S)),
+        )
+        server = self._server(limits.enrolling, 1, ages)
         server.add_generic_rpc_handlers((self._enrollment.handler(),))
-        self.enroll_port = self._bind(server, self.address.enroll_port, credentials)
+        port = self.address.enroll_port
+        self.enroll_port = self._bind(server, port, credentials, "--enroll-port")
 
-    def _server(self, **limits: int) -> grpc.aio.Server:
+    def _server(
+        self, connections: int, calls: int, more: tuple[tuple[str, int], ...] = ()
+    ) -> grpc.aio.Server:
+        """Return a server. connections: at a time. calls: of one connection at a time."""
         options = (
             *CHANNEL,
-            ("grpc.server_handshake_timeout_ms", round(1000 * HANDSHAKE_S)),
-            ("grpc.max_concurrent_streams", STREAMS),
+            ("grpc.server_handshake_timeout_ms", _ms(HANDSHAKE_S)),
+            # Whoever greets and then says nothing.
+            ("grpc.max_connection_idle_ms", _ms(IDLE_S)),
+            ("grpc.max_concurrent_streams", calls),
+            # More are accepted and closed at once, so that descriptors stay for files.
+            # Old versions of grpcio have no such bound; `strangers` has another.
+            ("grpc.max_allowed_incoming_connections", connections),
             # Without it two coordinators could share a port, and each miss half the agents.
             ("grpc.so_reuseport", 0),
+            *more,
         )
-        server = grpc.aio.server(options=options, **limits)
+        server = grpc.aio.server(options=options)
         self._servers.append(server)
         return server
 
@@ -110,9 +138,14 @@ class Listeners:
         server: grpc.aio.Server,
         port: int,
         credentials: grpc.ServerCredentials | None,
+        option: str = "--port",
     ) -> int:
-        """Return the port that a server got; raises RunError when it gets none."""
-        place = f"{self.address.host}:{port}"
+        """Return the port that a server got; raises RunError when it gets none.
+
+        option: by which the user gives the port.
+        """
+        host = bare_host(self.address.host)
+        place = joined(host, port)
         # Some versions of grpc return 0 for a port that is taken, others raise.
         bound = 0
         try:
@@ -123,8 +156,10 @@ class Listeners:
         except RuntimeError:
             pass
         if not bound:
-            raise RunError(
-                f"cannot listen on {place}: the port is taken, or the address is not "
-                "of this machine; give another --port"
-            )
+            reason = why_not(host, port, option)
+            raise RunError(f"cannot listen on {place}: {reason}")
         return bound
+
+
+def _ms(seconds: float) -> int:
+    return round(1000 * seconds)

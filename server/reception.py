@@ -92,8 +92,8 @@ class Reception:
             version=min(NEWEST, hello.newest),
             run=self.terms.run,
             experiment=self.terms.experiment,
-            idle_ms=round(1000 * sessions.IDLE_S),
             # Told in each welcome: this side decides how often it hears an agent.
+            idle_ms=round(1000 * sessions.idle_s(self.terms.clients)),
             busy_ms=round(1000 * sessions.BUSY_S),
             lease_ms=round(1000 * sessions.LEASE_S),
             limit_bytes=self.terms.limit_bytes,

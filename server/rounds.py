@@ -31,9 +31,7 @@ from fedlearn.server.reception import Reception, RunTerms
 from fedlearn.server.sessions import Session
 from fedlearn.server.work import ModelMissing, WorkOrder, WorkResult
 from fedlearn.system.checksum import crc32
-
-# Characters of an agent's reason that are kept.
-REASON_CHARACTERS = 500
+from fedlearn.text import shortened
 
 
 class Rounds:
@@ -68,6 +66,11 @@ class Rounds:
     def attending(self) -> Mapping[int, int]:
         """Return the number of each attending client's connection."""
         return self._table.attending
+
+    @property
+    def clients(self) -> int:
+        """Return how many clients the run has."""
+        return self._reception.terms.clients
 
     @property
     def farewell(self) -> pb.CoordinatorFrame | None:
@@ -335,7 +338,7 @@ class Rounds:
             work.stage = WorkStage.REPAIRING
             work.repairs += 1
             return [ModelMissing(client, key)]
-        reason = failure.text[:REASON_CHARACTERS] or "the agent gave no reason"
+        reason = shortened(failure.text) or "the agent gave no reason"
         if failure.reason == pb.Failure.DECLINED:
             self.counters["declined"] += 1
             return self._fail(work, f"declined: {reason}")

@@ -9,19 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
-import resource
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 
+import grpc
 from google.protobuf.message import DecodeError
 
 from fedlearn.errors import FedlearnError, RecordError, RunError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key
 from fedlearn.exchange.methods import AttendContext
-from fedlearn.server import frames, streams, tokens
+from fedlearn.server import frames, streams
 from fedlearn.server.actions import (
     Action,
     DeviceFacts,
@@ -29,14 +29,16 @@ from fedlearn.server.actions import (
     SendToAgent,
     StoreAnswer,
 )
+from fedlearn.server.descriptors import admission_for
 from fedlearn.server.figures import ExchangeFigures
 from fedlearn.server.gate import Caller, CertificateGate
-from fedlearn.server.identity import expiry
 from fedlearn.server.journal import Journal
 from fedlearn.server.listening import Address, Listeners
 from fedlearn.server.looping import LoopThread
 from fedlearn.server.observe import Log
+from fedlearn.server.renewals import Renewals
 from fedlearn.server.rounds import Rounds
+from fedlearn.server.strangers import Strangers, peer_of
 from fedlearn.server.streams import AgentStream, AgentStreams
 from fedlearn.server.witness import Witness
 from fedlearn.server.work import ModelMissing, WorkOrder, WorkResult, journal_key
@@ -87,6 +89,8 @@ class Service:
         self._listeners = Listeners(address)
         # Set by `_open`, in the service's thread.
         self._gate: CertificateGate
+        # None without TLS: there are no certificates.
+        self._renewals: Renewals | None = None
         self._streams = AgentStreams()
         self._session_count = 0
         # Rings when `Rounds.tick` is due.
@@ -109,10 +113,6 @@ class Service:
     def start(self) -> None:
         """Listen; raises RunError for no address, UserError for a folder without keys."""
         keep_pages()
-        # A connection is a file, and 1024 is the usual first limit.
-        _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
         self._thread.start()
         self._thread.call(self._open()).result()
 
@@ -208,8 +208,15 @@ class Service:
 
     async def _open(self) -> None:
         self._gate = CertificateGate(self.address.pki, self.rounds.counters, self.log)
-        await self._listeners.start(self._attend, self._gate)
-        if self.address.pki is not None:
+        limits = admission_for(self.rounds.clients, self.log)
+        await self._listeners.start(self._attend, self._gate, limits)
+        ports = (self.port, self.enroll_port)
+        counters = self.rounds.counters
+        strangers = Strangers(ports, limits, self._streams, counters)
+        self._looking = self._loop.create_task(strangers.watch())
+        pki = self.address.pki
+        if pki is not None:
+            self._renewals = Renewals(pki, self.rounds.counters, self.log)
             self._watching = self._loop.create_task(self._watch())
 
     async def _attending(self) -> list[int]:
@@ -296,8 +303,9 @@ class Service:
         self._session_count += 1
         session = self._session_count
         caller = await self._gate.caller(context)
-        stream = AgentStream(context, reader, caller.serial, caller.expires)
-        self._streams.add(session, stream)
+        stream = AgentStream(context, reader, caller, peer_of(context.peer()))
+        if not self._streams.add(session, stream):
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls")
         try:
             await self._listen(session, caller, context)
         # Dropped by us, a stream is cancelled after its last frames have left.
@@ -321,9 +329,7 @@ class Service:
         while (frame := await self._read(session, context)) is not None:
             # Renewals go past the state machine, which knows no certificates.
             if frame.HasField("renewal") and caller.client is not None:
-                await self._renew(
-                    session, caller.client, caller.serial, frame.renewal.request
-                )
+                await self._renew(session, caller, frame.renewal.request)
             else:
                 self._perform(self.rounds.heard(session, frame, time.monotonic()))
 
@@ -338,24 +344,13 @@ class Service:
             return None
         return frame if isinstance(frame, pb.AgentFrame) else None
 
-    async def _renew(
-        self, session: int, client: int, serial: int, request: bytes
-    ) -> None:
+    async def _renew(self, session: int, caller: Caller, request: bytes) -> None:
         """Answer a request for a new certificate."""
-        assert self.address.pki is not None
-        try:
-            # In a thread: it waits for the authority's lock, and for the disk.
-            certificate = await asyncio.to_thread(
-                tokens.renew, self.address.pki, client, serial, request
-            )
-        except FedlearnError as error:
-            self.log.note(f"client {client}: its certificate is not renewed: {error}")
-            # The agent asks again: it has a third of its certificate's validity for
-            # that.
+        if self._renewals is None or caller.client is None:
             return
-        self.log("renewed", client, text="its certificate")
-        frame = frames.certificate(certificate, expiry(certificate))
-        self._perform([SendToAgent(session, frame)])
+        frame = await self._renewals.answer(caller.client, caller.serial, request)
+        if frame is not None:
+            self._perform([SendToAgent(session, frame)])
 
     # What the state machine asks
 

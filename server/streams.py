@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
-import math
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
 from fedlearn.exchange.methods import AttendContext
 from fedlearn.exchange.transfer import packed
 from fedlearn.server.actions import SendToAgent
+from fedlearn.server.gate import Caller
+from fedlearn.system.sockets import End
 
 # Unsent bytes that are kept for an agent which does not read: every frame of an agent is
 # answered, so an unbounded queue would be an attack.
@@ -22,21 +23,24 @@ UNREAD_BYTES = 8 << 20
 # Bytes of memory that a waiting frame takes beyond its own.
 FRAME_COST = 512
 
+# Streams of one client at a time: it has one, and those that it gave up end within seconds.
+STREAMS_EACH = 8
+
 # How long a stream that ends waits for its last frames to leave.
 DRAIN_S = 2.0
 
 
 @dataclass
 class AgentStream:
-    """One agent's connection. reader: the task that reads. serial: of its certificate.
+    """One agent's connection. reader: the task that reads. caller: of its certificate.
 
-    expires: the certificate, in seconds since 1970.
+    peer: its other end; None: gRPC does not say.
     """
 
     context: AttendContext
     reader: asyncio.Task[Any]
-    serial: int = 0
-    expires: float = math.inf
+    caller: Caller
+    peer: End | None
     dropped: bool = False
     _waiting: deque[SendToAgent] = field(default_factory=deque)
     _unread_bytes: int = 0
@@ -102,6 +106,8 @@ class AgentStreams:
         self._by_session: dict[int, AgentStream] = {}
         # When each certificate expires, and its connection: the first to expire is in front.
         self._expiries: list[tuple[float, int]] = []
+        # client → its streams; without certificates nobody is counted.
+        self._of_client = Counter[int]()
         # A task that nobody refers to may be collected before it ends.
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -109,16 +115,22 @@ class AgentStreams:
         """Return how many there are."""
         return len(self._by_session)
 
-    def add(self, session: int, stream: AgentStream) -> None:
-        """Take the stream of a new connection."""
+    def add(self, session: int, stream: AgentStream) -> bool:
+        """Take the stream of a new connection; False: its client has too many."""
+        client = stream.caller.client
+        if client is not None:
+            if self._of_client[client] >= STREAMS_EACH:
+                return False
+            self._of_client[client] += 1
         self._by_session[session] = stream
-        heapq.heappush(self._expiries, (stream.expires, session))
+        heapq.heappush(self._expiries, (stream.caller.expires, session))
         # Entries of connections that have ended would pile up until their certificates expire.
         if len(self._expiries) > 2 * len(self._by_session) + 64:
             self._expiries = [
                 entry for entry in self._expiries if entry[1] in self._by_session
             ]
             heapq.heapify(self._expiries)
+        return True
 
     def expired(self, now: float) -> list[int]:
         """Return the connections whose certificates expired since this was asked last.
@@ -135,11 +147,22 @@ class AgentStreams:
 
     def remove(self, session: int) -> None:
         """Forget the stream of a connection that ended."""
-        self._by_session.pop(session, None)
+        stream = self._by_session.pop(session, None)
+        if stream is not None and stream.caller.client is not None:
+            # No entry of zero: every client ever seen would stay.
+            client = stream.caller.client
+            self._of_client[client] -= 1
+            if not self._of_client[client]:
+                del self._of_client[client]
 
     def serial(self, session: int) -> int:
         """Return the serial number of a connection's certificate."""
-        return self._by_session[session].serial
+        return self._by_session[session].caller.serial
+
+    def peers(self) -> list[End]:
+        """Return the other ends of all of them."""
+        streams = self._by_session.values()
+        return [stream.peer for stream in streams if stream.peer is not None]
 
     def push(self, send: SendToAgent) -> bool:
         """Have a frame written; False: its agent does not read, and is dropped now."""

@@ -10,6 +10,8 @@ Legend: P floats and Q integers of a state.
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +21,13 @@ from fedlearn.errors import PayloadError
 # The rounding step of a weighted update: far below float32's own for weights of ordinary
 # size.
 UNIT = 2.0**-32
+
+# The largest weight of an update: sums of weights stay below 2**63 for any cohort.
+MOST_WEIGHT = 1 << 32
+
+# The smallest weight of an update: a product with a smaller one is hardly more than the
+# rounding of `UNIT`.
+LEAST_WEIGHT = 2.0**-16
 
 # Values worked on at a time: 256 KB of float64, so that scratch arrays stay in the cache.
 BLOCK = 1 << 15
@@ -41,18 +50,31 @@ def range_limit(max_updates: int) -> float:
     return whole_range / max(1, max_updates)
 
 
-def check_range(update: State | Change, weight: int, max_updates: int) -> float:
+def check_weight(weight: float) -> None:
+    """Raise PayloadError for a weight that no sum can take; NaN is none either."""
+    if not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
+        raise PayloadError(
+            f"an update of weight {weight:.9g} cannot be added: weights are "
+            f"{LEAST_WEIGHT:.2g} to {MOST_WEIGHT}"
+        )
+
+
+def check_range(update: State | Change, weight: float, max_updates: int) -> float:
     """Return the magnitude of ``weight`` × update.
 
     max_updates: the largest number of updates that are summed. Raises PayloadError when that
     many of this magnitude could leave the range in which the sum is exact.
     """
-    largest = weight * max(update.largest, magnitude(update.integers) * UNIT)
+    whole = magnitude(update.integers) * UNIT
+    largest = weight * max(update.largest, whole)
+    if weight % 1:
+        # What a fraction adds of an integer is counted in `UNIT`, as floats are.
+        largest = max(largest, whole / UNIT)
     # Not `>=`: NaN is refused too.
     if not largest < range_limit(max_updates):
         raise PayloadError(
-            f"an update of magnitude {largest / weight:.3g} is beyond the exact sum's "
-            "range: it diverged"
+            f"an update of magnitude {largest / weight:.3g} that counts {weight} times is "
+            "beyond the exact sum's range: it diverged"
         )
     return largest
 
@@ -66,7 +88,9 @@ class ExactSum:
         floats, integers: P and Q. max_updates: the largest number of updates that will be added.
         """
         self.integer_total = np.zeros(integers, np.int64)
-        self.weight = 0
+        # What fractions of weights add to the integers, in `UNIT`.
+        self.integer_parts = np.zeros(integers, np.int64)
+        self.weight: int | Fraction = 0
         self.count = 0
         self.max_updates = max_updates
         self.limit = range_limit(max_updates)
@@ -76,16 +100,23 @@ class ExactSum:
         self._scratch = np.empty(BLOCK, np.float64)
 
     def add(
-        self, update: State | Change, weight: int, place: int = 0, summed: bool = False
+        self,
+        update: State | Change,
+        weight: float,
+        place: int = 0,
+        summed: bool = False,
     ) -> None:
         """Add ``weight`` × update; a sparse update costs its own values only.
 
-        place: of the client in the sorted cohort, which a plain sum does not need.
-        summed: the update is a sum over clients, weighted already; or it is zero, because
-        another client's update is that sum. Its ``weight`` counts for the mean only.
+        weight: whole numbers and fractions add up exactly alike. place: of the client in
+        the sorted cohort, which a plain sum does not need. summed: the update is a sum
+        over clients, weighted already; or it is zero, because another client's update is
+        that sum. Its ``weight`` counts for the mean only.
 
         Raises PayloadError, and adds nothing, when a value is too large to be exact.
         """
+        # A subclass may weigh by what a client says.
+        check_weight(weight)
         times = 1 if summed else weight
         largest = check_range(update, times, self.max_updates)
         factor = times / UNIT
@@ -95,8 +126,13 @@ class ExactSum:
             self._sums[update.floats.indices] += np.rint(values).astype(np.int64)
         else:
             self._add(update.floats, factor, largest / UNIT < _MAGIC_BELOW)
-        self.integer_total += times * update.integers
-        self.weight += weight
+        whole = int(times)
+        self.integer_total += whole * update.integers
+        if times != whole:
+            parts = update.integers * ((times - whole) / UNIT)
+            self.integer_parts += np.rint(parts).astype(np.int64)
+        # A float is a fraction of two whole numbers, which add up in any order.
+        self.weight += weight if isinstance(weight, int) else Fraction(weight)
         self.count += 1
 
     def _add(self, floats: NDArray[np.float32], factor: float, small: bool) -> None:
@@ -138,7 +174,10 @@ class ExactSum:
             mean = floats[start : start + BLOCK]
             exact = np.subtract(sums, self._magic, out=scratch[: sums.size])
             np.multiply(exact, UNIT / self.weight, out=mean)
-        integers = np.rint(self.integer_total / self.weight)
+        total = self.integer_total + self.integer_parts * UNIT
+        if isinstance(self.weight, int):
+            total = self.integer_total
+        integers = np.rint(total / float(self.weight))
         return floats, integers.astype(np.int64)
 
 
@@ -161,7 +200,11 @@ class MedianOfMeans:
             self.groups.append(ExactSum(floats, integers, max_updates))
 
     def add(
-        self, update: State | Change, weight: int, place: int = 0, summed: bool = False
+        self,
+        update: State | Change,
+        weight: float,
+        place: int = 0,
+        summed: bool = False,
     ) -> None:
         """Add ``weight`` × update to the group of its client; see `ExactSum.add`.
 

@@ -9,6 +9,9 @@ from flwr.serverapp.strategy import FedAvg, FedAvgM, FedProx, Strategy
 from fedlearn.errors import ConfigError
 from fedlearn.seeds import generator
 
+# Keys of Flower's strategies that decide how many clients are asked to train.
+_SHARES = ("fraction_train", "min_train_nodes")
+
 
 def cohort_size(clients: int, fraction_train: float, clients_per_round: int) -> int:
     """Return the clients of a round: the number given, else max(1, round(f × clients)).
@@ -59,6 +62,15 @@ def cohort_of(strategy: Strategy, clients: int) -> int:
         cohort = round(getattr(asking, "fraction_train", 1.0) * clients)
     at_least = getattr(asking, "min_train_nodes", 1)
     return min(clients, max(1, cohort, at_least))
+
+
+def shares(strategy: Strategy) -> str:
+    """Return a strategy's keys that decide how many clients train, as " (…)"; "": none."""
+    # Flower's wrappers for differential privacy hold the strategy that asks.
+    asking = getattr(strategy, "strategy", strategy)
+    values = [(key, getattr(asking, key, None)) for key in _SHARES]
+    texts = [f"{key} = {value}" for key, value in values if value is not None]
+    return f" ({', '.join(texts)})" if texts else ""
 
 
 def takes_payloads(strategy: Strategy) -> bool:

@@ -30,6 +30,6 @@ class FedAvg(Streaming):
         """Return nothing: clients train as ``[train]`` says."""
         return {}
 
-    def weight(self, received: Received) -> int:
+    def weight(self, received: Received) -> float:
         """Return the client's number of examples, or 1."""
-        return received.header.examples if self.weighted else 1
+        return received.examples if self.weighted else 1

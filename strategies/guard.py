@@ -15,23 +15,26 @@ Around the strategy's four verbs it
 
 from __future__ import annotations
 
-import random
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedlearn.arrays import Layout
-from fedlearn.errors import FedlearnError, RoundError, RunError
-from fedlearn.flower import EXAMPLES, for_strategy, is_held, to_state
-from fedlearn.seeds import derive
-from fedlearn.strategies.cohorts import takes_payloads
-
-# A new model and its metrics; None twice: there is no new model.
-Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
+from fedlearn.errors import RoundError
+from fedlearn.strategies.answers import Aggregate
+from fedlearn.strategies.cohorts import shares
+from fedlearn.strategies.detour import Detour
+from fedlearn.strategies.evaluations import Evaluations
+from fedlearn.strategies.notes import Notes
+from fedlearn.strategies.round_order import RoundOrder
+from fedlearn.strategies.train_config import ATTEMPT, TrainConfig
+from fedlearn.strategies.updates import Updates
+from fedlearn.strategies.verbs import VERBS, Verbs
 
 
 class Failures(Protocol):
@@ -50,12 +53,14 @@ class Failures(Protocol):
         """Note that a client's update is not used."""
 
 
-class Guarded(Strategy):
+class Guarded:
     """A strategy behind the guard; a resumed run's rounds start after the first.
 
-    attempt: of the current round, from 0. train_loss: of the last round; None where
-    clients report none. evaluation: what this round's clients evaluated, see `summarise`;
-    None without any.
+    The strategy's own ``start`` runs on the strategy itself, and meets the guard where it
+    calls a verb of its own.
+
+    attempt: of the current round, from 0. updates, evaluations: what came of the last
+    round's.
     """
 
     def __init__(
@@ -67,36 +72,43 @@ class Guarded(Strategy):
         first_round: int = 1,
         min_clients: int = 1,
         attempts: int = 3,
+        config: TrainConfig | None = None,
         settings: Callable[[int], Mapping[str, Any]] = lambda number: {},
         evaluates: Callable[[int], bool] = lambda number: True,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Take the strategy.
 
-        first_round: what Flower's loop calls round 1. settings: round → what the
-        experiment adds to the strategy's train config. evaluates: rounds in which clients
-        may evaluate. note: called with a line about a repeated round.
+        first_round: what Flower's loop calls round 1. config: what the strategy's train
+        config holds before. settings: round → what the experiment adds to it. evaluates:
+        rounds in which clients may evaluate. note: called with a line about a repeated
+        round.
         """
-        # First: `__getattr__` looks for everything else on it.
         self.inner = inner
-        self.layout = layout
-        self.seed = seed
+        self.name = type(inner).__name__
+        self.verbs = Verbs(inner, seed)
         # Flower counts from 1 in each run; ours go on where the last run ended.
         self.offset = first_round - 1
         self.min_clients = min_clients
         self.attempts = attempts
+        self.config = config or TrainConfig()
         self.settings = settings
-        self.evaluates = evaluates
-        self.note = note
+        self.notes = Notes(note)
         self.attempt = 0
-        self.train_loss: float | None = None
-        self.evaluation: dict[str, float] | None = None
+        self.updates = Updates(self.verbs, layout, min_clients, self.notes)
+        self.evaluations = Evaluations(self.verbs, evaluates, self.notes)
+        self._detour = Detour(inner, {verb: getattr(self, verb) for verb in VERBS})
+        # Flower's own loop has no use for scores, which cost time.
+        self._has_own_start = type(inner).start is not Strategy.start
+        self._order: RoundOrder
+        self._score: Callable[[ArrayRecord], Mapping[str, float]]
+        # What ended the run, should the strategy's loop catch it and go on.
+        self._failure: BaseException | None = None
         self._grid: Any = None
         # Makes the messages of another attempt of this round.
         self._configure_again: Callable[[], Iterable[Message]]
-        # Replies of this attempt: all, and those without an error.
-        self._replies = 0
-        self._usable = 0
+        # Messages of this attempt.
+        self._messages = 0
 
     def run(
         self,
@@ -104,266 +116,195 @@ class Guarded(Strategy):
         arrays: ArrayRecord,
         rounds: int,
         after: Callable[[int, ArrayRecord], None],
-    ) -> Result:
+        score: Callable[[ArrayRecord], Mapping[str, float]] = lambda arrays: {},
+    ) -> ArrayRecord | None:
         """Run the rounds up to ``rounds`` by the strategy's own ``start``.
 
-        after: called with each round's number and its new model.
+        after: called with each round's number and its new model. score: of a model on
+        held-out samples, for a ``start`` of the strategy's own. Returns the model that
+        such a ``start`` ends with, where it returns one.
         """
+        start = f"{self.name}.start"
+        self._order = RoundOrder(start, self.offset, rounds, after)
+        self._score = score
+        self._failure = None
+        with self._detour.led():
+            result = self._start(grid, arrays, rounds)
+        ended = self._order.end()
+        if ended:
+            self.notes.say(ended)
+        returned = None
+        # Flower makes a result without arrays where no round gave any.
+        if isinstance(result, Result) and result.arrays:
+            returned = self.updates.sound(self._order.begun, result.arrays)
+        elif self._has_own_start:
+            self.notes.say(
+                f"{start} returned {type(result).__name__} without a model; "
+                "the run ends with the model of its last round"
+            )
+        return returned if self._has_own_start else None
 
-        def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
-            # Flower calls this for the initial model too, as round 0.
-            if server_round:
-                after(server_round + self.offset, arrays)
-            return None
+    def _start(self, grid: Grid, arrays: ArrayRecord, rounds: int) -> Any:
+        """Call the strategy's ``start``. Raises what ended the run."""
+        start = self.inner.start
+        offered = {
+            "num_rounds": rounds - self.offset,
+            "train_config": self.config.record,
+            "evaluate_fn": self._evaluate,
+        }
+        result = None
+        try:
+            result = start(grid, arrays, **_accepted(start, offered))
+        except Exception as error:
+            # Flower's own loop does nothing that could fail by itself.
+            if self._failure is None and self._has_own_start:
+                raise self.verbs.error("start", self._order.begun, error) from error
+            if self._failure is None:
+                raise
+        # The strategy may have caught it and gone on, or raised another.
+        if self._failure is not None:
+            raise self._failure
+        return result
 
-        # Unbound: a strategy's own loop runs with the guard in the strategy's place.
-        start = type(self.inner).start
-        return start(
-            self,
-            grid,
-            arrays,
-            num_rounds=rounds - self.offset,
-            train_config=ConfigRecord(),
-            evaluate_fn=evaluate,
-        )
+    def _evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        """Record a round, and return the model's score for a loop of the strategy's own.
 
-    def __getattr__(self, name: str) -> Any:
-        """Return an attribute of the strategy, for a ``start`` that looks on itself."""
-        if name == "inner":
-            # Not set yet, as in unpickling: without this, the search would not end.
-            raise AttributeError(name)
-        return getattr(self.inner, name)
+        Round 0 is the model that the rounds begin from.
+        """
+        with self._lasting():
+            number = server_round + self.offset
+            if number == self._order.begun > self._order.recorded:
+                self._order.record(number, self.updates.sound(number, arrays))
+            if not self._has_own_start:
+                return None
+            self._order.scored = number
+            return MetricRecord(dict(self._score(arrays)))
 
-    def summary(self) -> None:
-        """Log nothing: the run's own progress shows what is running."""
+    @contextmanager
+    def _lasting(self) -> Iterator[None]:
+        """Run a part of ours inside the strategy's loop, which is itself there.
+
+        What is raised inside ends the run, whatever the loop makes of it.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            with self._detour.aside():
+                yield
+        except BaseException as error:
+            self._failure = error
+            raise
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Return the messages of a round's first attempt."""
         number = server_round + self.offset
-        self._grid = grid
-        self.attempt = 0
-        self._grid.begin(number)
+        with self._lasting():
+            self._order.begin(number, arrays)
+            self._grid = grid
+            self.attempt = 0
+            self._grid.begin(number)
+            if not isinstance(config, ConfigRecord):
+                config = ConfigRecord(config)
+            self.config.fill(config, self.settings(number))
+            before = dict(config)
 
-        # Another attempt has the same model and config, and another seed and cohort.
-        def configure() -> Iterable[Message]:
-            self._seed("configure", number)
-            settings = self.settings(number)
-            request = ConfigRecord({**config, **settings, "attempt": self.attempt})
-            return list(self._call("configure_train", number, arrays, request, grid))
+            # Another attempt has the same model and config, and another seed and cohort.
+            def configure() -> Iterable[Message]:
+                # The strategy may have changed it; what it writes this time counts.
+                _reset(config, {**before, ATTEMPT: self.attempt})
+                arguments = (number, arrays, config, grid)
+                messages: list[Message] = self._answer("configure_train", *arguments)
+                self._messages = len(messages)
+                return messages
 
-        self._configure_again = configure
-        return configure()
+            self._configure_again = configure
+            return configure()
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> Aggregate:
         """Return the new model, after as many attempts as it takes.
 
-        Raises RoundError when no attempt gives one, or when it is not finite.
+        Raises RoundError when no attempt gives one, StrategyError when it is no model.
         """
         number = server_round + self.offset
-        # Flower's loop would go on to the next round: attempts are made within this one.
-        while True:
-            self._seed("aggregate", number)
-            arrays, metrics = self._aggregate(number, replies)
-            if arrays is not None:
-                self.train_loss = _loss(metrics)
-                return self._sound(number, arrays), metrics
-            self._begin_attempt(number)
-            replies = self._grid.send_and_receive(self._configure_again())
+        with self._lasting():
+            self._order.aggregate(number)
+            # Flower's loop would go on to the next round: attempts are made within this one.
+            while True:
+                arrays, metrics = self.updates.aggregate(
+                    number, self.attempt, replies, self._grid.leave_out
+                )
+                if arrays is not None:
+                    self._order.model = arrays
+                    return arrays, metrics
+                self._begin_attempt(number)
+                replies = self._grid.send_and_receive(self._configure_again())
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Return the messages to the clients that evaluate; none in other rounds."""
         number = server_round + self.offset
-        self.evaluation = None
-        if not self.evaluates(number):
-            return []
-        self._seed("configure-evaluate", number)
-        return list(self._call("configure_evaluate", number, arrays, config, grid))
+        with self._lasting():
+            return self.evaluations.configure(
+                number, self.attempt, arrays, config, grid
+            )
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Return the strategy's own sum of the clients' evaluations; note ours too."""
         number = server_round + self.offset
-        self._replies = 0
-        # A client without held-out samples has nothing to report.
-        scored = [r for r in self._sound_replies(replies) if _examples(r) > 0]
-        # By client: the order of arrival must not reach the strategy.
-        scored.sort(key=lambda reply: reply.metadata.src_node_id)
-        usable = self._consistent(scored)
-        if not usable:
-            return None
-        reports = [
-            next(iter(reply.content.metric_records.values())) for reply in usable
-        ]
-        failed = self._replies - len(usable)
-        self.evaluation = {"failed": failed} | summarise(reports)
-        self._seed("aggregate-evaluate", number)
-        metrics: MetricRecord | None = self._call("aggregate_evaluate", number, usable)
-        return metrics
+        with self._lasting():
+            return self.evaluations.aggregate(number, self.attempt, replies)
 
     def _begin_attempt(self, number: int) -> None:
         """Start the round's next attempt; raises RoundError when there is none left."""
         self.attempt += 1
         why = (
-            f"{self._usable} of {self._replies} clients gave a usable update"
+            f"{self.updates.usable} of {self.updates.replies} clients gave a usable update"
             f"{self._reason()}"
         )
+        if not self._messages:
+            why = f"{self.name}.configure_train asked no client{shares(self.inner)}"
         if self.attempt >= self.attempts:
             raise RoundError(
                 f"round {number} learned nothing in {self.attempts} attempts: {why}. "
                 f"At least {self.min_clients} are needed (experiment.min_clients); "
                 "the last checkpoint is kept"
             )
-        self.note(
+        self.notes.say(
             f"round {number}, attempt {self.attempt}: {why}; again with a new cohort"
         )
         self._grid.begin_attempt()
 
-    def _aggregate(self, number: int, replies: Iterable[Message]) -> Aggregate:
-        """Return the strategy's new model of the sound replies."""
-        self._usable = 0
-        self._replies = 0
-        sound: Iterable[Message] = self._sound_replies(replies)
-        if not takes_payloads(self.inner):
-            usable = self._consistent(list(sound))
-            # Those of odd metrics are not usable after all.
-            self._usable = len(usable)
-            if self._usable < self.min_clients:
-                return None, None
-            sound = usable
-        aggregate: Aggregate = self._call("aggregate_train", number, sound)
-        return aggregate
-
-    def _sound_replies(self, replies: Iterable[Message]) -> Iterator[Message]:
-        """Yield the replies without an error, and count all of them."""
-        for reply in replies:
-            self._replies += 1
-            if not reply.has_error():
-                self._usable += 1
-                yield reply
-
-    def _consistent(self, replies: list[Message]) -> list[Message]:
-        """Return the replies that report the metrics that most of them report.
-
-        Flower's strategies fail when one differs.
-        """
-        names = [_metric_names(reply) for reply in replies]
-        # Of two that are equally common the later in the alphabet: not the first to arrive.
-        common = max(set(names), key=lambda key: (names.count(key), key), default=())
-        consistent = []
-        for reply, reported in zip(replies, names, strict=True):
-            if reported == common:
-                consistent.append(reply)
-                continue
-            odd = ", ".join(sorted(set(reported) ^ set(common)))
-            reason = f"its metrics differ from the other clients': {odd}"
-            self._grid.leave_out(reply.metadata.src_node_id, reason)
-        return consistent
-
-    def _sound(self, number: int, arrays: ArrayRecord) -> ArrayRecord:
-        """Return a new model in its layout's dtypes; raises RoundError if not finite."""
-        state = to_state(self.layout, arrays)
-        if not np.isfinite(state.floats).all():
-            raise RoundError(
-                f"round {number}: {type(self.inner).__name__} made a model with NaN or "
-                "infinite values; the last checkpoint is kept"
-            )
-        # Tensors that share their values may have been moved apart.
-        tied = self.layout.tie(state)
-        if tied is state and is_held(arrays):
-            # Ours already: no copy of the model is needed.
-            return arrays
-        return for_strategy(self.layout, tied)
+    def _answer(self, verb: str, number: int, *arguments: Any) -> Any:
+        """Return what a verb of the strategy answers; see `Verbs.call`."""
+        return self.verbs.call(verb, number, self.attempt, *arguments)
 
     def _reason(self) -> str:
         """Return why an attempt gave no model: one client's failure, or the strategy."""
         failures = self._grid.failures()
         if not failures:
-            return f", and {type(self.inner).__name__} made no model of them"
+            return f", and {self.name} made no model of them"
         # The first by number: which failed first depends on the machine.
         client, reason = min(failures.items())
         return f" (client {client}: {reason})"
 
-    def _seed(self, verb: str, number: int) -> None:
-        """Seed the global generators for a verb of a round's attempt."""
-        seed = derive(self.seed, f"strategy-{verb}", number, self.attempt)
-        random.seed(seed)
-        # numpy takes 32 bits.
-        np.random.seed(seed % 2**32)
 
-    def _call(self, verb: str, number: int, *arguments: Any) -> Any:
-        """Call a verb of the strategy for a round.
-
-        Raises RunError for any error of its own: a strategy may be the user's, and
-        Flower's own raise on odd rounds.
-        """
-        try:
-            return getattr(self.inner, verb)(number, *arguments)
-        except FedlearnError:
-            raise
-        except Exception as error:
-            kind = type(error).__name__
-            raise RunError(
-                f"{type(self.inner).__name__}.{verb} raised {kind} in round {number}: "
-                f"{error}"
-            ) from error
+def _accepted(start: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the offered arguments that a ``start`` takes by name."""
+    parameters = inspect.signature(start).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return dict(offered)
+    return {name: value for name, value in offered.items() if name in parameters}
 
 
-def _loss(metrics: MetricRecord | None) -> float | None:
-    """Return the training loss among a round's metrics; None where there is none."""
-    loss = metrics.get("train_loss") if metrics else None
-    # A user's strategy may report a list.
-    if not isinstance(loss, int | float):
-        return None
-    return float(loss)
-
-
-def _examples(reply: Message) -> float:
-    """Return how many samples a client evaluated on; 1 where it does not report that."""
-    for metrics in reply.content.metric_records.values():
-        if EXAMPLES in metrics:
-            return float(metrics[EXAMPLES])  # type: ignore[arg-type]
-    return 1.0
-
-
-def _metric_names(reply: Message) -> tuple[str, ...]:
-    """Return the names of all metrics of a reply, sorted."""
-    records = reply.content.metric_records.values()
-    return tuple(sorted(name for metrics in records for name in metrics))
-
-
-def summarise(reports: list[MetricRecord]) -> dict[str, float]:
-    """Return what clients' evaluations come to, each client counting alike.
-
-    clients: how many; accuracy: their mean; worst10: the mean of the worst 10 % (at least
-    one client); spread: the standard deviation of the accuracies; loss: the mean. What
-    clients do not report, or is not finite, is left out.
-    """
-    summary: dict[str, float] = {"clients": len(reports)}
-    accuracies = np.sort(_finite(reports, "accuracy"))
-    if accuracies.size:
-        count = max(1, round(0.1 * accuracies.size))
-        worst = accuracies[:count]
-        summary["accuracy"] = float(accuracies.mean())
-        summary["worst10"] = float(worst.mean())
-        summary["spread"] = float(accuracies.std())
-    losses = _finite(reports, "loss")
-    if losses:
-        summary["loss"] = float(np.mean(losses))
-    return summary
-
-
-def _finite(reports: list[MetricRecord], name: str) -> list[float]:
-    """Return the finite values of a metric, of the clients that report it."""
-    values = [
-        float(report[name])  # type: ignore[arg-type]
-        for report in reports
-        if name in report
-    ]
-    return [value for value in values if np.isfinite(value)]
+def _reset(config: ConfigRecord, values: Mapping[str, Any]) -> None:
+    """Give a config these values and no others; it stays the same object."""
+    for key in list(config):
+        del config[key]
+    config.update(values)

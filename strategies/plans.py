@@ -6,7 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from fedlearn.config import Experiment, TrainSection
+from fedlearn.errors import RunError
 from fedlearn.plan import Plan
 
 # What a strategy's config may change in a plan: its key → the plan's field. Flower's
@@ -15,30 +18,32 @@ ASKED = {
     "proximal-mu": "proximal_mu",
     "task": "answer",
     "accumulate": "accumulate",
-    "clip_norm": "clip_norm",
     "lr": "lr",
 }
 
-# Client methods whose number is a field of the plan.
-OWN_FIELDS = ("proximal_mu",)
-
-# How the key of a client method's number begins, as in "method.proximal_mu".
-METHOD = "method."
-
-# Fields of a plan that are those of ``[train]``.
-AS_SET = (
+# Keys of ``[train]`` that a strategy may change, for a round or for one client.
+CHANGED = (
     "epochs",
     "steps",
     "batch_size",
     "momentum",
     "nesterov",
     "weight_decay",
+    "clip_norm",
     "label_smoothing",
-    "precision",
-    "augment",
-    "stragglers",
-    "straggler_work",
 )
+
+# Keys of ``[train]`` that it may not: the engines are built for them.
+FIXED = ("precision", "augment", "stragglers", "straggler_work")
+
+# What strategies tell clients, and no plan needs: the round, and which attempt it is.
+TOLD = ("server-round", "attempt")
+
+# Client methods whose number is a field of the plan.
+OWN_FIELDS = ("proximal_mu",)
+
+# How the key of a client method's number begins, as in "method.proximal_mu".
+METHOD = "method."
 
 
 def learning_rate(train: TrainSection, number: int, rounds: int) -> float:
@@ -65,23 +70,37 @@ def learning_rate(train: TrainSection, number: int, rounds: int) -> float:
 def plan(experiment: Experiment, number: int, request: Mapping[str, Any]) -> Plan:
     """Return the plan of round ``number``.
 
-    request: what the strategy's config says; of it only the keys of `ASKED` and `METHOD` count.
+    request: what the strategy's config says to a client; of it only the keys of `ASKED`,
+    `CHANGED` and `METHOD` count, see `unread`. Raises RunError for a key of ``[train]``
+    that a strategy may not change, and for a value that the key does not take.
     """
     train = experiment.train
     fields: dict[str, Any] = {
-        "lr": learning_rate(train, number, experiment.experiment.rounds),
-        "clip_norm": train.clip_norm,
+        "lr": learning_rate(train, number, experiment.experiment.rounds)
     }
     methods: dict[str, float] = {}
+    changes: dict[str, Any] = {}
     for key, value in request.items():
+        name = _field(key)
         if key in ASKED:
             fields[ASKED[key]] = value
+        elif name in CHANGED:
+            # Checking takes longer than all else here, and most ask for what is set.
+            if value != getattr(train, name):
+                changes[name] = value
+        elif name in FIXED:
+            raise RunError(
+                f"the strategy's config says {key} = {value!r}, which no strategy can "
+                f"change; set train.{name}"
+            )
         elif key.startswith(METHOD):
             methods[key.removeprefix(METHOD)] = float(value)
     # FedProx's number has a field of its own, which the fast engines read.
     fields.update({name: methods.pop(name) for name in OWN_FIELDS if name in methods})
-    # After the strategy's: it may not change these.
-    for name in AS_SET:
+    _check_numbers(fields)
+    if changes:
+        train = _changed(train, changes)
+    for name in (*CHANGED, *FIXED):
         fields[name] = getattr(train, name)
     return Plan(
         round=number,
@@ -90,3 +109,50 @@ def plan(experiment: Experiment, number: int, request: Mapping[str, Any]) -> Pla
         methods=methods,
         **fields,
     )
+
+
+def unread(request: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a strategy's config that our training does not read."""
+    known = (*ASKED, *TOLD)
+    return [
+        key
+        for key in request
+        if key not in known
+        and not key.startswith(METHOD)
+        and _field(key) not in (*CHANGED, *FIXED)
+    ]
+
+
+def _field(key: str) -> str:
+    """Return a key as ``[train]`` spells it: Flower's users write "batch-size" too."""
+    return key.replace("-", "_")
+
+
+def _check_numbers(fields: Mapping[str, Any]) -> None:
+    """Raise RunError for numbers of `ASKED` that are none, or out of range."""
+    for key, name in ASKED.items():
+        value = fields.get(name, 0.0)
+        if name == "answer" or _is_amount(value):
+            continue
+        raise _refused(key, value, "it is a number, at least 0")
+
+
+def _is_amount(value: Any) -> bool:
+    # To Python, true is a number too.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and value >= 0
+
+
+def _changed(train: TrainSection, changes: Mapping[str, Any]) -> TrainSection:
+    """Return the section with a strategy's changes; raises RunError where they do not fit."""
+    try:
+        return TrainSection.model_validate({**train.model_dump(), **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else next(iter(changes))
+        raise _refused(name, changes.get(name), str(first["msg"])) from None
+
+
+def _refused(key: str, value: Any, reason: str) -> RunError:
+    return RunError(f"the strategy's config says {key} = {value!r}: {reason}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import fsum
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,9 +27,10 @@ from numpy.typing import NDArray
 
 from fedlearn.arrays import Layout, State
 from fedlearn.errors import ConfigError
-from fedlearn.flower import EXAMPLES, Received, for_strategy, to_state, update_of
+from fedlearn.flower import Received, for_strategy, to_state, update_of
 from fedlearn.strategies.aggregate import BLOCK, ExactSum, MedianOfMeans
 from fedlearn.strategies.cohorts import cohort_size, uniform
+from fedlearn.strategies.means import Means
 from fedlearn.strategies.plans import METHOD
 
 # Where updates are added: both have `add`, `count` and `mean`.
@@ -73,9 +73,9 @@ class Streaming(Strategy):
 
     # `fedlearn.strategies.cohorts.takes_payloads` reads this.
     takes_payloads: ClassVar[bool] = True
-    # Left out of checkpoints: `cohort` holds all that these three decide.
+    # Left out of checkpoints: `cohort` holds what sizes decide, the guard what was left out.
     not_remembered: ClassVar[frozenset[str]] = frozenset(
-        {"clients", "fraction_train", "clients_per_round", "methods"}
+        {"clients", "fraction_train", "clients_per_round", "methods", "left_out"}
     )
 
     def __post_init__(self) -> None:
@@ -101,6 +101,8 @@ class Streaming(Strategy):
         self.current: State | None = None
         # This round's clients, and the place of each in the sorted cohort.
         self.places: dict[int, int] = {}
+        # The clients whose updates could not be added, and why; the guard tells.
+        self.left_out: dict[int, str] = {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -125,16 +127,23 @@ class Streaming(Strategy):
         Returns None twice for fewer than ``min_clients`` updates.
         """
         assert self.current is not None
+        self.left_out = {}
         running = self.start_sum()
-        losses: list[tuple[float | None, int]] = []
+        means = Means()
         for reply in replies:
             if reply.has_error():
                 continue
-            received = update_of(reply, self.layout, self.current)
-            place = self.places[received.client]
-            weight = self.weight(received)
-            running.add(received.difference, weight, place, received.summed)
-            losses.append((received.header.train_loss, received.header.examples))
+            try:
+                received = update_of(reply, self.layout, self.current)
+                place = self.places[received.client]
+                weight = self.weight(received)
+                running.add(received.difference, weight, place, received.summed)
+            # A weight of a subclass may be anything; one update must not end the run.
+            except Exception as error:
+                reason = f"it cannot be added: {error}"
+                self.left_out[reply.metadata.src_node_id] = reason
+                continue
+            means.add(received)
         if running.count < self.min_clients:
             return None, None
         floats, integers = running.mean()
@@ -144,7 +153,7 @@ class Streaming(Strategy):
         # A checkpoint follows: what served this round only has no place in it.
         self.current = None
         self.places = {}
-        return for_strategy(self.layout, model), _metrics(losses)
+        return for_strategy(self.layout, model), means.record()
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -182,7 +191,7 @@ class Streaming(Strategy):
         """Return what this algorithm changes in the plan of its clients."""
 
     @abstractmethod
-    def weight(self, received: Received) -> int:
+    def weight(self, received: Received) -> float:
         """Return the weight of an update in the sum."""
 
     def _step(
@@ -228,17 +237,6 @@ def _messages(
     return [
         Message(content=content, message_type=kind, dst_node_id=node) for node in nodes
     ]
-
-
-def _metrics(losses: list[tuple[float | None, int]]) -> MetricRecord:
-    """Return a round's metrics from each client's loss and number of examples."""
-    metrics = MetricRecord({EXAMPLES: sum(examples for _, examples in losses)})
-    # A ClientApp need not report a loss.
-    reported = [(loss, examples) for loss, examples in losses if loss is not None]
-    if reported:
-        total = fsum(loss * examples for loss, examples in reported)
-        metrics["train_loss"] = total / sum(examples for _, examples in reported)
-    return metrics
 
 
 def _nodes(grid: Grid) -> Sequence[int]:

@@ -1,6 +1,7 @@
 """Clients and strategies that go wrong on purpose, by import path: ``tests.faults:name``."""
 
 import fcntl
+import multiprocessing
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from fedlearn.strategies.fedavg import FedAvg as OurFedAvg
 
@@ -74,6 +76,46 @@ def _odd_metrics(message: Message, context: Context) -> Message:
 
 def _all_fail(message: Message, context: Context) -> Message:
     raise RuntimeError("no power")
+
+
+def _loads_in_processes(message: Message, context: Context) -> Message:
+    """Answer with what a loader's own processes bring, in an order that torch draws."""
+    samples = TensorDataset(torch.arange(11.0))
+    loader = DataLoader(samples, batch_size=3, shuffle=True, num_workers=2)
+    total = sum(place * float(batch.sum()) for place, (batch,) in enumerate(loader))
+    return reply(message, moved(message, total / 1000), **{"num-examples": 11})
+
+
+def _sleeps_beside_a_loader(message: Message, context: Context) -> Message:
+    """Sleep for ever in the middle of a loader's samples; the file PIDS says who does."""
+    loader = DataLoader(TensorDataset(torch.arange(99.0)), num_workers=1)
+    for _ in loader:
+        children = [str(process.pid) for process in multiprocessing.active_children()]
+        with open(os.environ["PIDS"], "a") as file:
+            file.write(" ".join([str(os.getpid()), *children]) + "\n")
+        time.sleep(600)
+    raise RuntimeError("a loader of nothing")
+
+
+def _third_sleeps(message: Message, context: Context) -> Message:
+    if int(context.node_config["partition-id"]) % 3 == 0:
+        time.sleep(600)
+    return _by_client(message, context)
+
+
+third_sleeps = client_app(_third_sleeps)
+loads_in_processes = client_app(_loads_in_processes)
+sleeps_beside_a_loader = client_app(_sleeps_beside_a_loader)
+
+
+class FailsOnTwo(FedAvg):
+    """Raises in round 2 unless two of its three clients are missing; one is not enough."""
+
+    def aggregate_train(self, server_round, replies):
+        replies = list(replies)
+        if server_round == 2 and len(replies) > 1:
+            raise KeyError("two of them")
+        return super().aggregate_train(server_round, replies)
 
 
 by_client, third_fails, one_is_nan = (
@@ -163,6 +205,21 @@ class Slow(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training:
             time.sleep(self.seconds)
+        return self.linear(x.flatten(1))
+
+
+class Waits(nn.Module):
+    """A linear model that waits in each first step until a file exists, a minute at most."""
+
+    def __init__(self, input_shape, classes, path: str) -> None:
+        super().__init__()
+        self.linear = nn.Linear(int(np.prod(input_shape)), classes)
+        self.path = Path(path)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        until = time.monotonic() + 60
+        while self.training and not self.path.exists() and time.monotonic() < until:
+            time.sleep(0.01)
         return self.linear(x.flatten(1))
 
 

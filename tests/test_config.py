@@ -215,3 +215,31 @@ def test_every_key_is_described_with_all_its_choices():
 def test_a_page_without_the_marks_is_refused():
     with pytest.raises(UserError, match="has no lines"):
         documented.with_tables("# The config\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        (r'path = "D:\sets\mnist"', "not valid TOML: Unescaped"),
+        (r'path = "D:\users\me"', "not valid TOML: Invalid hex value"),
+        (r'path = "D:\temp\new"', r"'data.path': a backslash in double quotes begins"),
+        (r'path = "sets\new"', r"'data.path': a backslash in double quotes begins"),
+        (r'home = "\\\\nas\top"', r"'data.home': a backslash in double quotes begins"),
+    ],
+)
+def test_a_windows_path_is_told_how_to_be_written(write, path, words):
+    with pytest.raises(ConfigError) as caught:
+        config.read(write(f'[data]\nname = "dir"\n{path}\n'))
+    assert words in str(caught.value)
+    assert r"in single quotes, such as 'C:\data'" in str(caught.value)
+
+
+def test_paths_and_texts_that_mean_what_they_say_are_left_alone(write):
+    text = "[data]\nname = 'dir'\npath = 'D:\\sets\\new'\n"
+    assert config.read(write(text)).data.options == {"path": r"D:\sets\new"}
+    about = '[experiment]\nabout = "two\\tcolumns"\n'
+    assert config.read(write(about)).experiment.about == "two\tcolumns"
+    changes = [r"data.path=D:\sets\new", "data.name=dir"]
+    assert config.read(None, changes).data.options == {"path": r"D:\sets\new"}
+    with pytest.raises(ConfigError, match="in single quotes"):
+        config.read(None, [r'data.path="D:\sets"'])

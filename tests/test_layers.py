@@ -15,7 +15,7 @@ from fedlearn.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"text"},
+    {"text", "spelling", "own_path"},
     {"errors", "seeds", "arrays", "plan", "brief", "config", "names", "system"},
     {"models", "data", "codec", "records", "devices", "bundling"},
     {"wire", "exchange", "reporting"},
@@ -37,7 +37,18 @@ SIBLINGS = {
 }
 AGENT = {
     *("clients", "codec", "wire", "exchange", "models", "data"),
-    *("arrays", "plan", "brief", "seeds", "errors", "names", "system", "text"),
+    *(
+        "arrays",
+        "plan",
+        "brief",
+        "seeds",
+        "errors",
+        "names",
+        "system",
+        "text",
+        "spelling",
+        "own_path",
+    ),
 }
 """The parts that run where the data is. Of each other they may import what the layers allow; of
 all else, `PACKAGES`.

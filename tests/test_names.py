@@ -3,7 +3,8 @@
 import pytest
 
 from fedlearn.errors import ConfigError
-from fedlearn.names import Named, call, find, import_path
+from fedlearn.names import Named, call, find, import_path, nearest
+from fedlearn.spelling import distance
 
 REGISTRY = {"sqrt": Named("math:sqrt", "square root")}
 
@@ -48,3 +49,52 @@ def test_options_are_checked_against_the_signature():
         call("it", function, {"alhpa": 2}, {"clients": 3})
     with pytest.raises(ConfigError, match="it needs the option 'clients'"):
         call("it", function, {})
+
+
+@pytest.mark.parametrize(
+    ("word", "choices", "hint"),
+    [
+        ("unweighted", ["weighted", "sorted"], ""),
+        ("weighted", ["unweighted"], ""),
+        ("non-overlapping", ["overlapping"], ""),
+        ("notuniform", ["uniform"], ""),
+        ("unwieghted", ["weighted"], ""),
+        ("nuniform", ["uniform"], ""),
+        ("max_rounds", ["min_rounds"], ""),
+        ("min_rounds", ["max_rounds", "min_round"], " Did you mean 'min_round'?"),
+        ("x_test", ["x_train"], ""),
+        ("unwieghted", ["weighted", "unweighted"], " Did you mean 'unweighted'?"),
+    ],
+)
+def test_the_opposite_is_never_offered(word, choices, hint):
+    assert nearest(word, choices) == hint
+
+
+@pytest.mark.parametrize(
+    ("word", "choices", "hint"),
+    [
+        ("unet34", ["unet-tiny", "net", "lenet"], " Did you mean 'unet-tiny'?"),
+        ("densenet_v2", ["densenet-small", "lenet"], " Did you mean 'densenet-small'?"),
+        ("svhn", ["shvn-mini", "svn"], " Did you mean 'svn'?"),
+        ("imagenet", ["lenet", "image", "magenta"], " Did you mean 'image'?"),
+        ("kmnist", ["mnist"], ""),
+        ("vel", ["velocity", "level"], " Did you mean 'velocity'?"),
+        ("gru", ["gru-a", "gru-b", "lstm"], " Did you mean 'gru-a' or 'gru-b'?"),
+        ("gru", ["gru-a", "gru-b", "gru-c", "gru-d"], ""),
+        ("Cnn", ["cnn", "rnn"], " Did you mean 'cnn'?"),
+        ("medain", ["median", "mean"], " Did you mean 'median'?"),
+        ("Meann", ["Mean", "Means"], " Did you mean 'Mean'?"),
+        ("z", ["y"], ""),
+        ("", ["y"], ""),
+    ],
+)
+def test_only_what_a_word_most_likely_means_is_offered(word, choices, hint):
+    assert nearest(word, choices) == hint
+
+
+def test_typos_are_letters_too_many_missing_wrong_or_swapped():
+    assert [distance("abcd", other) for other in ("abcd", "abd", "abxcd", "acbd")] == [
+        *(0, 1, 1, 1)
+    ]
+    assert distance("ab", "ba") == 1
+    assert distance("", "abc") == 3

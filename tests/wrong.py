@@ -114,6 +114,26 @@ class FailsInTraining(Linear):
         return super().forward(x)
 
 
+class BatchNormed(nn.Sequential):
+    """Features through a layer that needs two samples at least."""
+
+    def __init__(self, input_shape, classes) -> None:
+        width = int(np.prod(input_shape))
+        super().__init__(
+            nn.Flatten(), nn.Linear(width, 6), nn.BatchNorm1d(6), nn.Linear(6, classes)
+        )
+
+
+class FailsAtLength(Linear):
+    """A batch of nine ends in colours, over 300 lines."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) == 9:
+            lines = [f"\x1b[31mlayer {line}" for line in range(300)]
+            raise ValueError("\n".join([*lines, "the cause"]))
+        return super().forward(x)
+
+
 class FailsInEvaluation(Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if (

@@ -44,8 +44,10 @@ from fedlearn.clients.device.guest import Guest
 from fedlearn.errors import RecordError, RunError, UserError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange import methods
+from fedlearn.exchange.addresses import detour
 from fedlearn.exchange.keys import Key, of
 from fedlearn.exchange.transfer import Data, packed
+from fedlearn.system import sockets
 from fedlearn.system.failpoints import reach
 from fedlearn.system.files import make_folder
 from fedlearn.system.malloc import keep_pages
@@ -55,6 +57,9 @@ FIGURES_S = 5.0
 
 # How often an agent looks whether its certificate is to be renewed.
 RENEWAL_S = 3600.0
+
+# Frames that wait for a coordinator which does not read; work makes a few at a time.
+UNREAD_FRAMES = 10_000
 
 # Bounds of the sleep between two looks at the machine's alarms: it may set an earlier one
 # meanwhile.
@@ -202,7 +207,8 @@ class Agent:
             if isinstance(error, RecordError | UserError):
                 raise error
             if error is not None and not self._hang_up.is_set():
-                self._perform(self._state.lost(_reason(error)))
+                reason = _reason(error) + detour(self.settings.coordinator)
+                self._perform(self._state.lost(reason))
         if not self._hang_up.is_set() and self._ending is None:
             self._perform(self._state.lost("the coordinator ended the connection"))
 
@@ -251,8 +257,12 @@ class Agent:
             await asyncio.sleep(RENEWAL_S)
 
     def _send(self, frame: pb.AgentFrame, data: Data = b"") -> None:
-        if self._outbox is not None:
-            self._outbox.put_nowait((frame, data))
+        if self._outbox is None:
+            return
+        self._outbox.put_nowait((frame, data))
+        # Every task is answered: a coordinator that asks and does not read takes memory.
+        if self._outbox.qsize() == UNREAD_FRAMES:
+            self._perform(self._state.lost("the coordinator does not read"))
 
     # What the machine asks for
 
@@ -297,6 +307,9 @@ class Agent:
         settings = self.settings
         folder = settings.state / f"run-{welcome.run.hex()}"
         self.say(f"attending as client {settings.client}")
+        # While there is no work this agent is silent for long, and so is its coordinator.
+        for connection in sockets.connections():
+            sockets.keep_alive(connection)
         # After each welcome, as the coordinator may be another process than before.
         self._tell(board.facts(settings.root))
         # The same run again, after a break: the work goes on, and its answers are known.

@@ -47,17 +47,12 @@ from fedlearn.clients.agent.actions import (
 )
 from fedlearn.clients.agent.backoff import backoff_bound_s
 from fedlearn.clients.agent.pieces import Download, Piece, PieceStage, Upload
+from fedlearn.clients.agent.room import PAYLOAD_BYTES, WorkRoom
 from fedlearn.exchange import NEWEST, OLDEST
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key, of, proto
 from fedlearn.exchange.transfer import Data, Pace, Transfer
 from fedlearn.system.checksum import crc32
-
-# Most bytes of a task's payloads, unless the device's owner sets another limit.
-PAYLOAD_BYTES = 1 << 30
-
-# Most payloads of a task.
-PARTS = 10_000
 
 # From the start of a try to its welcome. On a slow link, or with thousands of agents that connect
 # at once, TLS alone takes seconds.
@@ -80,12 +75,12 @@ class Attendance:
     ) -> None:
         """Take who the agent is.
 
-        draw: returns a random number from 0 to 1. most_bytes: of a task's payloads.
+        draw: returns a random number from 0 to 1. most_bytes: of all the work it holds.
         """
         self.client = client
         self.software = software
         self.draw = draw
-        self.most_bytes = most_bytes
+        self._room = WorkRoom(most_bytes)
         # Of an answer, as the coordinator says.
         self.limit_bytes = 0
         # Why no new work is taken now.
@@ -168,7 +163,12 @@ class Attendance:
         # It was cancelled meanwhile, or is another piece by now.
         if piece is None or piece.stage is not PieceStage.WORKING:
             return [Discard(key)]
+        if not self._room.takes(self.pieces.values(), answer):
+            text = f"the answers kept have over {self._room.most_bytes} bytes with this one"
+            failure = self.failed(key, pb.Failure.FAILED, text)
+            return [Discard(key), *failure]
         piece.stage = PieceStage.ANSWERED
+        piece.payload_bytes = 0
         piece.answer = answer
         return self._upload(key, piece, now) if piece.requested else []
 
@@ -188,6 +188,9 @@ class Attendance:
         """
         # The round is over for the coordinator, so it will never ask for this answer.
         if key[0] < self._round:
+            return [Discard(key)]
+        # Beyond the owner's limit the work is done anew, if it is still asked for.
+        if not self._room.takes(self.pieces.values(), answer):
             return [Discard(key)]
         self.pieces[key] = Piece(PieceStage.ANSWERED, task, answer=answer)
         return []
@@ -298,13 +301,10 @@ class Attendance:
     def _start(self, key: Key, task: pb.Task, text: bytes) -> list[Action]:
         """Take a new piece of work, or decline it."""
         total = sum(task.sizes)
-        # Checked before memory is taken: the sizes come from the coordinator.
-        if total > self.most_bytes or len(task.sizes) > PARTS:
-            reason = (
-                f"its payloads have {total} bytes in {len(task.sizes)} parts; "
-                f"the owner of this device allows {self.most_bytes}"
-            )
-            return [failure_of(key, pb.Failure.DECLINED, reason)]
+        pieces = self.pieces.values()
+        objection = self._room.objection(pieces, total, len(task.sizes))
+        if objection is not None:
+            return [failure_of(key, pb.Failure.DECLINED, objection)]
         # It is declined before its payloads come: the link may be the reason.
         if self.decline_reason is not None:
             return [
@@ -313,7 +313,11 @@ class Attendance:
             ]
         download = Download(task, total)
         self.pieces[key] = Piece(
-            PieceStage.COMING, text, requested=True, download=download
+            PieceStage.COMING,
+            text,
+            requested=True,
+            download=download,
+            payload_bytes=total,
         )
         # Without payloads there is no chunk whose arrival would begin the work.
         return [] if total else self._begin(key, self.pieces[key], download)

@@ -9,11 +9,11 @@ import grpc
 
 from fedlearn.clients.agent.identity import Identity, read_identity
 from fedlearn.errors import UserError
-from fedlearn.exchange import CHANNEL
+from fedlearn.exchange.addresses import channel_options
 
+# Of an agent's channel, besides those of both ends.
 OPTIONS = (
     # gRPC's own waits stay below the agent's bounds, which decide when to try.
-    *CHANNEL,
     ("grpc.initial_reconnect_backoff_ms", 100),
     # Despite its name this is the connect timeout; slow links and mass reconnects need 10 s.
     ("grpc.min_reconnect_backoff_ms", 10_000),
@@ -37,10 +37,11 @@ def own_identity(state: Path, coordinator: str) -> Identity:
 
 def open_channel(coordinator: str, identity: Identity | None) -> Any:
     """Return a channel to a coordinator (HOST:PORT); identity: None for a channel without TLS."""
+    options = (*channel_options(coordinator), *OPTIONS)
     if identity is None:
-        return grpc.aio.insecure_channel(coordinator, OPTIONS)
+        return grpc.aio.insecure_channel(coordinator, options)
     # The agent's own certificate too: to the coordinator a client is who that says.
     credentials = grpc.ssl_channel_credentials(
         identity.ca, identity.key, identity.certificate
     )
-    return grpc.aio.secure_channel(coordinator, credentials, OPTIONS)
+    return grpc.aio.secure_channel(coordinator, credentials, options)

@@ -19,11 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import grpc
-
+from fedlearn.clients.agent.enrolling import exchanged
 from fedlearn.errors import RecordError, RunError, UserError
-from fedlearn.exchange import CHANNEL, methods
-from fedlearn.exchange.exchange_pb2 import EnrolReply, EnrolRequest
+from fedlearn.exchange.exchange_pb2 import EnrolRequest
 from fedlearn.system.files import make_folder, replace
 
 # How long the coordinator may take to answer an enrollment.
@@ -260,7 +258,7 @@ def enroll(
         )
     csr = make_key_and_csr(folder)
     request = EnrolRequest(secret=token.secret, request=csr)
-    reply = _exchange(coordinator, token.ca, request, timeout_s)
+    reply = exchanged(coordinator, token.ca, request, timeout_s)
     # A certificate for another client would let this device speak in its name.
     if reply.client != token.client:
         raise RunError(
@@ -294,67 +292,6 @@ def _is_port(port: str) -> bool:
     if not port.isascii() or not port.isdigit():
         return False
     return 0 < int(port[:6]) <= 65535
-
-
-def _exchange(
-    coordinator: str, ca: bytes, request: EnrolRequest, timeout_s: float
-) -> EnrolReply:
-    """Return the coordinator's reply to an enrollment; raises UserError or RunError."""
-    # Only the token's authority is trusted here, none of the system's.
-    credentials = grpc.ssl_channel_credentials(ca)
-    with grpc.secure_channel(coordinator, credentials, CHANNEL) as channel:
-        try:
-            reply: EnrolReply = methods.enroll(channel)(request, timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise _refusal(coordinator, error) from None
-    return reply
-
-
-def _refusal(coordinator: str, error: Any) -> UserError | RunError:
-    """Return our error for gRPC's."""
-    code = error.code()
-    details = error.details() or ""
-    # A person has to mend these; other failures may pass by themselves.
-    if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT):
-        return UserError(f"{coordinator} refuses: {details}")
-    if code is grpc.StatusCode.UNIMPLEMENTED:
-        return UserError(
-            f"{coordinator} does not enroll agents; "
-            "give the coordinator's enrollment port"
-        )
-    if code is grpc.StatusCode.UNAVAILABLE:
-        return _unavailable(coordinator, details)
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return RunError(
-            f"{coordinator} did not answer in time; if the next try says that the "
-            "token was used, ask for a new one"
-        )
-    return RunError(f"{coordinator} failed: {details[:200]}")
-
-
-def _unavailable(coordinator: str, details: str) -> UserError | RunError:
-    """Return the error for a coordinator to which no connection was made.
-
-    gRPC tells the reason in words only.
-    """
-    reason = details.lower()
-    if "hostname" in reason or "peer name" in reason:
-        host = coordinator.rpartition(":")[0]
-        return UserError(
-            f"the coordinator's certificate is not for the name {host}; "
-            f"there: fedlearn pki server --name {host}"
-        )
-    if "handshake" in reason or "ssl" in reason or "certificate" in reason:
-        today = time.strftime("%Y-%m-%d", time.gmtime())
-        return UserError(
-            f"{coordinator} could not prove that it is the coordinator of this token; "
-            f"check the address, the token and this device's clock ({today}). "
-            f"The token was not sent ({details[:300]})"
-        )
-    return RunError(
-        f"{coordinator} cannot be reached, or is not an enrollment port "
-        f"({details[:300]})"
-    )
 
 
 def _openssl(*arguments: str, stdin: bytes = b"") -> bytes:

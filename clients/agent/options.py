@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedlearn.clients.agent.attendance import PAYLOAD_BYTES
+from fedlearn.clients.agent.room import PAYLOAD_BYTES
 from fedlearn.clients.device.rules import NO_RULES, Rules
 from fedlearn.clients.device.sysfiles import ROOT
 
@@ -29,7 +29,7 @@ class AgentSettings:
     allow: tuple[str, ...] = ()
     # End when standard input does, that is, with the process that started this agent.
     end_with_input: bool = False
-    # Of a task's payloads: a bound on what the coordinator can have this device hold.
+    # Of all tasks and answers: a bound on what the coordinator can have this device hold.
     most_bytes: int = PAYLOAD_BYTES
     rules: Rules = NO_RULES
     # Where the device is read; a test writes a folder.

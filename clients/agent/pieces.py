@@ -76,3 +76,10 @@ class Piece:
     answer: bytes = b""
     # From the first request of the answer on, over all connections.
     upload: Upload | None = None
+    # Of the payloads that come, or that the work holds.
+    payload_bytes: int = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Return the bytes that this device holds for it."""
+        return len(self.text) + self.payload_bytes + len(self.answer)

@@ -12,12 +12,10 @@ folder:
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import json
 import math
 import os
-import signal
 import sys
 import threading
 from pathlib import Path
@@ -48,18 +46,16 @@ from fedlearn.clients.held import (
 )
 from fedlearn.clients.local import EncodedUpdate
 from fedlearn.clients.micro import NoRoom, ran_out
-from fedlearn.errors import ClientError, FedlearnError
+from fedlearn.errors import ClientError, reason_of
 from fedlearn.exchange.exchange_pb2 import Task
 from fedlearn.plan import Plan
 from fedlearn.system.failpoints import reach
 from fedlearn.system.files import make_folder, private, sweep
+from fedlearn.system.parent import end_with_parent
 
 # Models and residuals that are held: the coordinator may go back to its last checkpoint, or to the
 # one before.
 NEWEST = 4
-
-# PR_SET_PDEATHSIG of linux/prctl.h.
-_PARENT_DEATH_SIGNAL = 1
 
 # Added to the badness by which Linux chooses a process to kill (-1000 to 1000; proc(5)). The
 # agent has 0, so this process is killed first.
@@ -171,14 +167,14 @@ def _listen(source: IO[bytes], messages: SimpleQueue[pipe.Message]) -> None:
         os._exit(0)
 
 
-def _end_with_parent() -> None:
+def _end_with_agent() -> None:
     """Have the kernel kill this process with the agent, and before the agent when memory runs out.
 
     `_listen` does not suffice: a paused process reads nothing.
     """
-    # There is no prctl and no /proc where the system is not Linux.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    end_with_parent()
+    # There is no /proc where the system is not Linux.
+    with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
 
 
@@ -202,15 +198,13 @@ def _failure(error: BaseException) -> WorkReply:
     if isinstance(error, MissingModel):
         return WorkReply("lacking")
     if isinstance(error, Declined | NoRoom):
-        return WorkReply("declined", str(error))
-    if isinstance(error, FedlearnError):
-        return WorkReply("failed", str(error))
+        return WorkReply("declined", reason_of(error))
     # Beside the mini-batches, which are halved: the model itself, or what is kept of it.
     if ran_out(error):
         return WorkReply("declined", "memory: it ran out")
     if isinstance(error, OSError):
         return WorkReply("failed", f"this device's disk: {error.strerror or error}")
-    return WorkReply("failed", f"{type(error).__name__}: {error}")
+    return WorkReply("failed", reason_of(error))
 
 
 class _Worker:
@@ -245,9 +239,14 @@ class _Worker:
 
     def _build(self) -> Desk:
         setup = self.setup
-        return Desk(
+        desk = Desk(
             self.folder, setup.client, setup.experiment, setup.data, setup.limits
         )
+        # Of the experiment's own data the coordinator tells.
+        if setup.data != "auto":
+            for sentence in desk.local.population.notes:
+                print(f"warning: {sentence}", file=sys.stderr, flush=True)
+        return desk
 
 
 def main() -> int:
@@ -256,7 +255,7 @@ def main() -> int:
     out = os.fdopen(os.dup(1), "wb")
     # What a model prints must not stand among the answers.
     os.dup2(2, 1)
-    _end_with_parent()
+    _end_with_agent()
     # A second thread would change low bits.
     torch.set_num_threads(1)
     messages: SimpleQueue[pipe.Message] = SimpleQueue()

@@ -20,7 +20,7 @@ from fedlearn.clients.device.findings import (
     Finding,
     span,
 )
-from fedlearn.exchange import CHANNEL
+from fedlearn.exchange.addresses import channel_options
 from fedlearn.exchange.link import LARGEST_BYTES, measure
 from fedlearn.exchange.link_pb2 import Probe
 
@@ -63,13 +63,14 @@ def link(coordinator: str, identity: Identity | None) -> list[Finding]:
 
     identity: None for a coordinator (HOST:PORT) without TLS.
     """
+    options = channel_options(coordinator)
     if identity is None:
-        channel = grpc.insecure_channel(coordinator, CHANNEL)
+        channel = grpc.insecure_channel(coordinator, options)
     else:
         credentials = grpc.ssl_channel_credentials(
             identity.ca, identity.key, identity.certificate
         )
-        channel = grpc.secure_channel(coordinator, credentials, CHANNEL)
+        channel = grpc.secure_channel(coordinator, credentials, options)
     with channel:
         try:
             measurement = ask(measure(channel))

@@ -26,6 +26,7 @@ from fedlearn.clients.device.findings import (
     span,
 )
 from fedlearn.clients.device.link import link
+from fedlearn.exchange.addresses import host_of, joined, proxy
 
 # How long each step may take before it counts as no answer.
 CONNECT_S = 10.0
@@ -55,10 +56,9 @@ def reach(
 
     identity: None before enrollment.
     """
-    host, _, digits = coordinator.rpartition(":")
-    host = host.strip("[]")
-    port = int(digits)
-    findings = [_name(host, port)]
+    host = host_of(coordinator)
+    port = int(coordinator.rpartition(":")[2])
+    findings = [*_proxy(coordinator, host), _name(host, port)]
     # Each step needs the one before: no port without a name, no TLS without a port.
     if findings[-1].state == WELL:
         findings.append(_port(host, port))
@@ -70,6 +70,16 @@ def reach(
     if identity is None or any(finding.state == FAILS for finding in findings):
         return findings
     return findings + link(coordinator, identity)
+
+
+def _proxy(coordinator: str, host: str) -> list[Finding]:
+    """Return a note where the agent goes through a proxy; the steps here do not."""
+    name = proxy(coordinator)
+    if name is None:
+        return []
+    text = f"the agent reaches {host} through {name}; what follows is without it"
+    fix = f"if the coordinator is reached directly: no_proxy={host}"
+    return [Finding("proxy", NOTE, text, fix)]
 
 
 def _name(host: str, port: int) -> Finding:
@@ -91,7 +101,7 @@ def _name(host: str, port: int) -> Finding:
 
 
 def _port(host: str, port: int) -> Finding:
-    place = f"{host}:{port}"
+    place = joined(host, port)
     began = time.monotonic()
     try:
         # Opened and closed at once: TLS comes on a connection of its own.
@@ -117,7 +127,7 @@ def _port(host: str, port: int) -> Finding:
 
 def _tls(host: str, port: int, identity: Identity | None) -> list[Finding]:
     """Shake hands as the agent does, and name what fails."""
-    place = f"{host}:{port}"
+    place = joined(host, port)
     try:
         with _connection(host, port, identity) as connection:
             refusal = _refusal(connection, place, identity is not None)
@@ -218,7 +228,7 @@ def _unverified(
     host: str, port: int, identity: Identity | None, error: ssl.SSLCertVerificationError
 ) -> Finding:
     """Return what is wrong with the coordinator's certificate, as this device sees it."""
-    place = f"{host}:{port}"
+    place = joined(host, port)
     code = error.verify_code
     if code in WRONG_NAME:
         text = f"the coordinator's certificate is not for {host}"

@@ -34,7 +34,7 @@ TEMPLATE = """\
 # allow = my_pkg, other_pkg:load   # modules whose models and loaders may be named; or one name
 # epochs = 0                       # most of a plan that are done; 0: no limit
 # steps = 0
-# megabytes = 1024                 # most that a task sends
+# megabytes = 1024                 # most of all tasks and answers together
 # insecure = no                    # yes: without TLS
 
 [rules]

@@ -31,6 +31,7 @@ from fedlearn.clients.agent.actions import Action, Connect, Leave, SendFrame
 from fedlearn.clients.agent.channel import OPTIONS
 from fedlearn.errors import RunError
 from fedlearn.exchange import methods
+from fedlearn.exchange.addresses import channel_options
 
 
 def enroll(folder: Path, clients: int) -> None:
@@ -162,7 +163,9 @@ async def _crowd(folder: Path, port: int, clients: Sequence[int]) -> None:
         )
         return _Idle(
             attendance.Attendance(client, "benchmark", draw),
-            lambda: grpc.aio.secure_channel(target, credentials, OPTIONS),
+            lambda: grpc.aio.secure_channel(
+                target, credentials, (*channel_options(target), *OPTIONS)
+            ),
         )
 
     made = [agent(client) for client in clients]

@@ -248,6 +248,7 @@ def coordinate(
     """
     crowd.open_files()
     sessions.IDLE_S = interval_s
+    sessions.LEAST_IDLE_S = interval_s
     counted = Counted(RUN, "{}", clients, LIMIT)
     service = Place(Path(path)).service(clients, port, counted)
     asked.send((service.port, time.monotonic()))
@@ -470,7 +471,7 @@ def parser() -> Parser:
         type=float,
         default=sessions.IDLE_S,
         metavar="S",
-        help="of idle: between heartbeats; default: the real one",
+        help="of idle: between heartbeats; default: that of 5,000 clients",
     )
     made.add_argument(
         "--watch",

@@ -1,6 +1,6 @@
 """The archive of a bundle: one folder with all that a machine without a network needs.
 
-Beside the files it holds their checksums, which the installer compares.
+Beside the files it holds their checksums, and a signature of these, which the installer checks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,15 @@ PRESET: Final = 1
 
 # The installer's text, with places for its values.
 INSTALLER = Path(__file__).with_name("install.sh")
+
+# The list of checksums, its detached signature, and the key that made it. The last two are in no
+# list: the signature vouches for the list.
+SUMS = "SHA256SUMS"
+SIGNATURE = "SHA256SUMS.sig"
+PUBLIC_KEY = "release.pem"
+
+Signer = Callable[[bytes], Mapping[str, bytes]]
+"""The list of checksums → the files `SIGNATURE` and `PUBLIC_KEY`."""
 
 # Modes of files: for everyone to read, and for the owner alone.
 PUBLIC = 0o644
@@ -40,14 +49,17 @@ def write(
     texts: Mapping[str, str],
     files: Mapping[str, Path],
     secret: bool,
+    sign: Signer | None = None,
 ) -> str:
     """Write an archive that unpacks to a folder, and return its SHA-256.
 
     The same content gives the same bytes.
     name: of the folder. texts, files: content by the name inside. secret: only its owner may
-    read the archive. Raises OSError.
+    read the archive. sign: None for one that no installer takes. Raises OSError.
     """
     content = _content(texts, files)
+    if sign is not None:
+        content.update(sign(content[SUMS]))
     part = path.with_name(f".{path.name}.part")
     part.unlink(missing_ok=True)
     # A new file with its mode from the start: a token is never readable by others.
@@ -78,5 +90,5 @@ def _content(texts: Mapping[str, str], files: Mapping[str, Path]) -> dict[str, b
     sums = ""
     for inside, data in sorted(content.items()):
         sums += f"{hashlib.sha256(data).hexdigest()}  {inside}\n"
-    content["SHA256SUMS"] = sums.encode()
+    content[SUMS] = sums.encode()
     return content

@@ -1,12 +1,19 @@
 #!/bin/sh
 # Install the fedlearn agent from this folder. It needs no network, and leaves the system's own Python packages as they are.
-#   sh install.sh [DIR]     DIR: where to install (default: /opt/fedlearn)
+#   sh install.sh [--key SHA256] [DIR]     DIR: where to install (default: /opt/fedlearn)
+# --key: of the release key, as `fedlearn bundle` prints it. The first installation keeps the key in DIR, and later ones
+# take no bundle that another key has signed.
 #   PYTHON=python3.X sh install.sh    with this Python
 # Run it as root from any folder: nothing of the current folder runs, and nothing of the caller's Python settings.
 set -eu
 unset CDPATH
 target=@TARGET@ machine=@MACHINE@ version=@PYTHON@ advice=@ADVICE@
 coordinator=@COORDINATOR@ enrollment=@ENROLLMENT@ settings=@SETTINGS@
+
+trusted=
+case ${1:-} in
+    --key) trusted=${2:-none}; shift; [ $# -eq 0 ] || shift ;;
+esac
 
 fail() { echo "install: $1" >&2; exit 1; }
 # No program is called before `cd /`: with a PATH that has "." it would be the current folder's.
@@ -27,6 +34,24 @@ found=$("$python" -I -c 'import platform, sys; print("%d.%d" % sys.version_info[
     fail "this bundle is for Python $version on $machine ($target); $python here is Python ${found% *} on ${found#* }: make another (fedlearn bundle --target … --python ${found% *}) or name another Python (PYTHON=python$version sh install.sh)"
 (cd "$here" && sha256sum --check --quiet --strict SHA256SUMS) || fail "the bundle is damaged: copy it here again"
 
+# Nothing of the bundle runs before its list of checksums is known to be of who may make bundles.
+[ -f "$here/SHA256SUMS.sig" ] && [ -f "$here/release.pem" ] || fail "this bundle is not signed, and nothing of it was installed: make it with fedlearn bundle"
+openssl pkeyutl -help 2>&1 | grep -q -e -rawin || fail "the signature is checked with openssl 3, which is missing here: sudo apt-get install openssl"
+key=$(sha256sum <"$here/release.pem")
+key=${key%% *}
+kept=$folder/release.pem
+if [ -n "$trusted" ]; then
+    [ "$key" = "$trusted" ] || fail "this bundle is signed with the key $key, not with $trusted, and nothing of it was installed"
+elif [ -f "$kept" ]; then
+    cmp -s "$kept" "$here/release.pem" || fail "this bundle is signed with the key $key, not with the one of the installation in $folder, and nothing of it was installed; if fedlearn bundle printed that key: sh install.sh --key $key"
+fi
+openssl pkeyutl -verify -pubin -inkey "$here/release.pem" -rawin -in "$here/SHA256SUMS" -sigfile "$here/SHA256SUMS.sig" >/dev/null 2>&1 ||
+    fail "the signature of this bundle is wrong, and nothing of it was installed: copy it here again"
+# Files beside the listed ones would be found by their names: requirements, settings, a token.
+listed=$(cd "$here" && { sed 's/^[^ ]*  //' SHA256SUMS; echo SHA256SUMS; echo SHA256SUMS.sig; echo release.pem; } | LC_ALL=C sort)
+present=$(cd "$here" && find . ! -type d | sed 's,^\./,,' | LC_ALL=C sort)
+[ "$listed" = "$present" ] || fail "this bundle has files that its list does not name, and nothing of it was installed: unpack it anew in an empty folder"
+
 # Packages of the system stay visible, so that the board's own torch is found; nothing is installed over it.
 "$python" -I -m venv --without-pip --system-site-packages "$folder" ||
     fail "cannot make $folder; as root: sudo sh install.sh, or name a folder of your own: sh install.sh ~/fedlearn"
@@ -42,6 +67,9 @@ offline() {
 }
 offline requirements.txt
 "$mine" -I -c 'import fedlearn.clients.agent.agent' || fail "what was installed does not run, see above"
+# From now on the key of this installation.
+cp "$here/release.pem" "$kept"
+chmod 644 "$kept"
 
 # numpy() too: a torch of numpy 1 imports beside numpy 2, and fails here.
 works='import torch; torch.zeros(1).numpy(); print("torch", torch.__version__, "from", torch.__path__[0])'
@@ -61,6 +89,7 @@ fi
     echo "install: the installation is complete; what is not well yet, the doctor says above" >&2
 
 if [ -e "$here/token" ]; then token="--token-file $here/token"; else token="--token -"; fi
+[ -n "$trusted" ] || echo "install: signed with the key $key; compare it with what fedlearn bundle printed"
 echo "installed: $folder/bin/fedlearn. Next:"
 echo "  sudo $folder/bin/fedlearn enroll --coordinator ${enrollment:-HOST:PORT} $token --state /var/lib/fedlearn"
 echo "  sudo $folder/bin/fedlearn agent install --coordinator ${coordinator:-HOST:PORT}${settings:+ --settings $settings}"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from fedlearn.clients.device import notify
 from fedlearn.commands.arguments import Parser, ended
-from fedlearn.errors import UserError
+from fedlearn.errors import LINE_CHARACTERS, UserError
+from fedlearn.text import shortened
 
 if TYPE_CHECKING:
     from fedlearn.clients.agent.options import AgentSettings
@@ -96,7 +97,8 @@ def _add_limits(parser: Parser) -> None:
         type=int,
         default=1024,
         metavar="N",
-        help="decline tasks that send more than this (default: %(default)s)",
+        help="hold no more than this of all tasks and answers together, and decline what "
+        "is beyond (default: %(default)s)",
     )
 
 
@@ -190,9 +192,11 @@ def _client(arguments: argparse.Namespace) -> int:
 
 def _say(text: str) -> None:
     """Print a line for whoever reads the log, and for systemd if it runs this."""
+    # Some of it are a coordinator's words, or a model's.
+    line = shortened(text, LINE_CHARACTERS)
     # At once: the line says what the agent does now.
-    print(text, file=sys.stderr, flush=True)
-    notify.tell(STATUS=text)
+    print(line, file=sys.stderr, flush=True)
+    notify.tell(STATUS=line)
 
 
 if __name__ == "__main__":

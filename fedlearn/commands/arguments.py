@@ -107,9 +107,19 @@ def ended(command: Callable[[], int | None]) -> int:
 
 
 def _prepare_streams() -> None:
-    # None: the program was started with standard output closed.
+    """Have all three standard streams, though the program was started without some."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free is this one. Otherwise a file of the run
+            # would get it, and with it all that anybody writes to standard error.
+            os.open(os.devnull, os.O_RDWR)
+    # None: closed when Python started. Both stay open as long as the process.
     if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # open as long as the process
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         # A terminal that knows only ASCII gets "?", not an exception.
         # A test, or a notebook, may have put another object in its place.

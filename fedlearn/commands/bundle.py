@@ -20,6 +20,7 @@ from fedlearn.reporting.units import bytes_text
 
 if TYPE_CHECKING:
     from fedlearn.bundling.wheels import Target
+    from fedlearn.server.release import ReleaseKey
 
 # A week: boards travel.
 TOKEN_HOURS = 168.0
@@ -28,7 +29,9 @@ TOKEN_HOURS = 168.0
 SETTINGS = "agent.ini"
 
 EPILOG = (
-    "targets: {targets}. On the board: tar xf FILE && sudo sh fedlearn-*/install.sh. "
+    "targets: {targets}. On the board: tar xf FILE && sudo sh fedlearn-*/install.sh "
+    "--key SHA256, as it is printed. Keep the key secret, and a copy of it: who has it can "
+    "install what they like on each board. "
     "exit codes: 0 done, 2 wrong input, 3 the registry cannot be reached or has no "
     "fitting wheels"
 )
@@ -114,6 +117,13 @@ def _add_token(parser: Parser) -> None:
         help=f"how long the token can be used (default: {TOKEN_HOURS:g})",
     )
     add_pki(parser)
+    parser.add_argument(
+        "--key",
+        metavar="FILE",
+        type=Path,
+        help="the key that signs the bundle, made at its first use (default: release.key "
+        "in the authority's folder)",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -136,21 +146,53 @@ def _run(arguments: argparse.Namespace) -> None:
     folder = out.absolute().parent
     if not folder.is_dir():
         raise UserError(f"--out {out}: there is no folder '{folder}'")
-    digest = _write(arguments, target, out, name)
+    key_path = _key_path(arguments)
+    key = _release_key(key_path)
+    digest = _write(arguments, target, out, name, key)
     size = bytes_text(out.stat().st_size)
     print(f"{out}: {size}, for {target.about} with Python {target.python}")
     # To be compared where the archive arrives.
     print(f"sha256 {digest}")
+    print(f"signed with {key_path}, whose public half has the sha256 {key.fingerprint}")
     if has_token:
         print(
             f"it holds a token, as good as a password for {arguments.hours:g} hours or "
             "until it is used: hand it over by a safe way"
         )
-    print(f"on the board: tar xf {out.name} && sudo sh {name}/install.sh")
+    print(
+        f"on the board: tar xf {out.name} && "
+        f"sudo sh {name}/install.sh --key {key.fingerprint}"
+    )
 
 
-def _write(arguments: argparse.Namespace, target: Target, out: Path, name: str) -> str:
-    """Write the archive and return its SHA-256."""
+def _key_path(arguments: argparse.Namespace) -> Path:
+    """Return the file of the key that signs; raises UserError where none is named."""
+    require_cryptography()
+    if arguments.key is not None:
+        return Path(arguments.key)
+    # Not made by itself: a new key is one that no device knows.
+    if not (arguments.pki / "ca.pem").exists():
+        raise UserError(
+            f"a bundle is signed, and there is no authority in '{arguments.pki}' to keep "
+            "its key; name a file, which is made if it is not there: --key release.key"
+        )
+    return Path(arguments.pki) / "release.key"
+
+
+def _release_key(path: Path) -> ReleaseKey:
+    from fedlearn.server.release import release_key
+
+    return release_key(path)
+
+
+def _write(
+    arguments: argparse.Namespace,
+    target: Target,
+    out: Path,
+    name: str,
+    key: ReleaseKey,
+) -> str:
+    """Write the archive, signed, and return its SHA-256."""
     from fedlearn.bundling import archive, wheels
 
     has_token = arguments.client is not None
@@ -168,8 +210,15 @@ def _write(arguments: argparse.Namespace, target: Target, out: Path, name: str) 
 
             token = new_token(arguments.pki, arguments.client, arguments.hours)
             texts["token"] = f"{token}\n"
+
+        def sign(sums: bytes) -> Mapping[str, bytes]:
+            return {
+                archive.SIGNATURE: key.sign(sums),
+                archive.PUBLIC_KEY: key.public_pem,
+            }
+
         # With a token in it, only the archive's owner may read it.
-        return archive.write(out, name, texts, files, secret=has_token)
+        return archive.write(out, name, texts, files, has_token, sign)
 
 
 def _installer_values(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fedlearn.commands.arguments import Parser, add_old_spelling, ended, interrupt
 from fedlearn.commands.run_arguments import run_parser
 from fedlearn.errors import ConfigError
+from fedlearn.runs.arguments import HIGHEST_PORT, MOST_LOCAL_AGENTS
 from fedlearn.runs.start import run_in_folder
 
 if TYPE_CHECKING:
@@ -21,11 +22,6 @@ if TYPE_CHECKING:
     from fedlearn.records.writing import RunFolder
     from fedlearn.reporting.progress import Progress
     from fedlearn.runs.serving import ServeOptions
-
-# Each local agent is a process; beyond this it is a mistake.
-MOST_LOCAL_AGENTS = 1000
-
-HIGHEST_PORT = 65535
 
 # Options that the command which goes on with a run has to repeat: name → default. The
 # ports are in the run's folder.
@@ -35,6 +31,7 @@ REPEATED = {
     "local_agents": 0,
     "log": None,
     "metrics_port": None,
+    "journal_megabytes": None,
 }
 
 
@@ -74,11 +71,38 @@ def parser() -> Parser:
         "/healthz; 0: any that is free (default: none)",
     )
     parser.add_argument(
+        "--journal-megabytes",
+        type=int,
+        metavar="N",
+        help="most that the journal of answers may have on disk; the run stops there, and "
+        "goes on with a larger one (default: nine tenths of what is free)",
+    )
+    parser.add_argument(
+        "--without",
+        type=_piece,
+        action="append",
+        default=[],
+        metavar="CLIENT/ROUND",
+        help="with --resume: leave out what a client answered in a round, and do not ask "
+        "it again there; may be repeated",
+    )
+    parser.add_argument(
         "--insecure",
         action="store_true",
         help="without TLS: whoever reaches the port can take part and read everything",
     )
     return parser
+
+
+def _piece(text: str) -> tuple[int, int]:
+    """Return the client and the round of ``CLIENT/ROUND``."""
+    client, slash, round = text.partition("/")
+    numbers = client.isdecimal() and round.isdecimal() and text.isascii()
+    if not slash or not numbers or int(round) < 1:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is no CLIENT/ROUND; client 3 in round 17 is 3/17"
+        )
+    return int(client), int(round)
 
 
 def _add_addresses(parser: Parser) -> None:
@@ -138,6 +162,10 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Raise ConfigError for options that do not go together, or are out of range."""
+    if arguments.without and not arguments.resume:
+        raise ConfigError(
+            "--without leaves out answers of a run that goes on; add --resume"
+        )
     if arguments.insecure and arguments.pki:
         raise ConfigError("--insecure and --pki exclude each other")
     # Local agents get an authority of the run's own, if none is given.
@@ -150,6 +178,9 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigError(
             f"--local-agents {arguments.local_agents}: from 0 to {MOST_LOCAL_AGENTS}"
         )
+    megabytes = arguments.journal_megabytes
+    if megabytes is not None and megabytes < 1:
+        raise ConfigError(f"--journal-megabytes {megabytes}: a number from 1")
     # Found out here, where the command that makes one can be named.
     if arguments.pki and not (arguments.pki / "ca.pem").exists():
         raise ConfigError(
@@ -191,7 +222,9 @@ def _options(arguments: argparse.Namespace) -> ServeOptions:
         local_agents=arguments.local_agents,
         metrics_port=arguments.metrics_port,
         # --log is the stronger wish: it asks for lines, --quiet for none by default.
+        journal_megabytes=arguments.journal_megabytes,
         shown=arguments.log or ("nothing" if arguments.quiet else "notes"),
+        without=tuple(arguments.without),
     )
 
 

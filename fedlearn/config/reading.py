@@ -15,9 +15,12 @@ from typing import Any, get_args, get_origin
 import tomllib
 from pydantic import ValidationError
 
+from fedlearn.config import backslashes
+from fedlearn.config.plain import plain_table, plain_value
 from fedlearn.config.schema import FORMER_WORDS, Section, Tables
 from fedlearn.errors import ConfigError
 from fedlearn.names import nearest
+from fedlearn.own_path import look_in
 
 SHIPPED = Path(__file__).parents[1] / "experiments"
 
@@ -49,7 +52,7 @@ def shipped() -> dict[str, Path]:
 
 
 # Changes of single keys: texts ``section.key=value``, or a mapping of keys to values.
-Overrides = Sequence[str] | Mapping[str, Any]
+Overrides = Sequence[str] | Mapping[str, Any] | None
 
 
 class Experiment(Tables):
@@ -59,8 +62,8 @@ class Experiment(Tables):
     def read(cls, config: ConfigSource = None, changes: Overrides = ()) -> Experiment:
         """Return the experiment of a file, a shipped name or a dict of tables.
 
-        None: the default's. changes: of single keys, such as {"train.lr": 0.05}. Raises
-        ConfigError naming the place and the nearest valid key.
+        None: the default's. changes: of single keys, such as {"train.lr": 0.05}; None
+        takes a key away. Raises ConfigError naming the place and the nearest valid key.
         """
         return read(config, changes)
 
@@ -99,7 +102,7 @@ def read_recorded(path: str | Path, overrides: Overrides = ()) -> Experiment:
     An earlier version may have written it, so its words are taken for today's. In a
     file of the user's own they are errors, which name today's. Raises ConfigError.
     """
-    source = load(str(path))
+    source = _read(Path(path))
     table = _in_todays_words(source.table)
     return checked(table, str(source.path), source.text, overrides)
 
@@ -107,22 +110,52 @@ def read_recorded(path: str | Path, overrides: Overrides = ()) -> Experiment:
 def load(config: str | None) -> Source:
     """Return what a config file or a shipped name says, without a look at its keys.
 
-    None: the default. Raises ConfigError for a file that is missing or is not TOML.
+    None: the default. From here on modules are looked for beside the file, too. Raises
+    ConfigError for a file that is missing or is not TOML.
     """
-    path = _config_path(config)
+    source = _read(_config_path(config))
+    folder = source.path.resolve().parent
+    if folder != SHIPPED:
+        look_in(str(folder))
+        _find_data(source.table, folder)
+    return source
+
+
+def _find_data(table: Mapping[str, Any], folder: Path) -> None:
+    """Make ``[data] path`` the one beside the config, where the current folder has none."""
+    section = table.get("data")
+    if not isinstance(section, dict):
+        return
+    path = section.get("path")
+    # What is wrong with it is told where the data is loaded.
+    if not isinstance(path, str) or path.startswith("~") or "\0" in path:
+        return
+    beside = folder / path
+    if not Path(path).exists() and beside.exists():
+        section["path"] = str(beside)
+
+
+def _read(path: Path) -> Source:
+    """Return what a file says; raises ConfigError for one that cannot be read."""
     try:
         # Some editors write a byte order mark.
         text = path.read_text(encoding="utf-8-sig")
-        return Source(path, text, tomllib.loads(text))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(
             f"{path} is not a text file (TOML in UTF-8 is expected)"
         ) from None
-    # tomllib raises these two also for a number too long and for tables too deep.
-    except (ValueError, RecursionError) as error:
+    try:
+        table = tomllib.loads(text)
+    # tomllib raises ValueError for a number too long, too.
+    except ValueError as error:
+        fix = backslashes.fix_of(text, error)
+        raise ConfigError(f"{path}: not valid TOML: {error}{fix}") from None
+    except RecursionError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    backslashes.check_paths(table, str(path))
+    return Source(path, text, table)
 
 
 def checked(
@@ -132,16 +165,21 @@ def checked(
 
     name, text: the file's, which locate errors in it. Raises ConfigError.
     """
-    # The caller's table stays as it is.
-    changed = copy.deepcopy(dict(table))
+    # A copy: the caller's table stays as it is.
+    changed = plain_table(table, name)
     places: dict[KeyPath, str] = {}
     if isinstance(overrides, Mapping):
         for dotted_key, value in overrides.items():
-            shown = f"changes {{{dotted_key!r}: {_shortened(repr(value))}}}"
+            shown = f"changes {{{dotted_key!r}: {_shown(value)}}}"
             _set(changed, str(dotted_key).split("."), value, shown, places)
-    else:
+    elif isinstance(overrides, list | tuple):
         for override in overrides:
             _override(changed, override, places)
+    elif overrides is not None:
+        raise ConfigError(
+            f"changes is a {type(overrides).__name__}; give a mapping of keys to values, "
+            "such as {'train.lr': 0.05}"
+        )
     return validate(changed, name, text, places)
 
 
@@ -213,8 +251,9 @@ def _config_path(config: str | None) -> Path:
 
 def _override(table: dict[str, Any], override: str, places: dict[KeyPath, str]) -> None:
     """Set one key of a table, and note the override as the key's place."""
-    # Python hands over bytes that are no UTF-8 as lone surrogates, which the run
-    # folder's config.toml could not hold.
+    if not isinstance(override, str):
+        raise ConfigError(f"changes: {override!r:.60} is no text section.key=value")
+    # Bytes that are no UTF-8, which the run folder's config.toml could not hold.
     if override != override.encode(errors="replace").decode():
         raise ConfigError(f"--set {override!a}: the value is not UTF-8 text")
     dotted_key, equals, value = override.partition("=")
@@ -244,15 +283,26 @@ def _set(
         if not isinstance(subsection, dict):
             raise ConfigError(f"{shown}: '{part}' is a value, not a table")
         section = subsection
-    section[key[-1]] = value
+    # TOML has no null: None takes a key away, and its default holds.
+    if value is None:
+        section.pop(key[-1], None)
+    else:
+        section[key[-1]] = plain_value(value, shown)
     places[tuple(key)] = shown
 
 
 def _parsed(value: str) -> Any:
     """Return a TOML value; text that is none is a string, so quotes can be left out."""
+    text = f"value = {value}"
     try:
-        return tomllib.loads(f"value = {value}")["value"]
-    except (ValueError, RecursionError):
+        return tomllib.loads(text)["value"]
+    except ValueError as error:
+        fix = backslashes.fix_of(text, error)
+        # The quotes would be part of the text, and of the path that it is.
+        if fix and value.strip().startswith('"'):
+            raise ConfigError(f"--set {value.strip()}: {error}{fix}") from None
+        return value.strip()
+    except RecursionError:
         return value.strip()
 
 
@@ -279,7 +329,15 @@ def _explanation(key: KeyPath, error: Mapping[str, Any]) -> str:
     # Of a whole table the message says enough.
     if isinstance(value, dict | Section):
         return f"'{dotted_key}': {message}"
-    return f"'{dotted_key}': {message} (got {_shortened(repr(value))})"
+    return f"'{dotted_key}': {message} (got {_shown(value)})"
+
+
+def _shown(value: Any) -> str:
+    try:
+        return _shortened(repr(value))
+    # Python writes no number of thousands of digits, and a user's class may fail.
+    except Exception:
+        return f"a {type(value).__name__}"
 
 
 def _shortened(text: str) -> str:

@@ -196,6 +196,14 @@ class StrategySection(OpenSection):
     """`"fedavg"`, `"fedprox"`, `"minibatch-sgd"`, or any Flower strategy by import
     path"""
 
+    max_norm: float = Field(5.0, ge=0, allow_inf_nan=False)
+    """updates longer than this many times what is usual are refused; 0 = none is. Of
+    honest clients none was longer than 3.7 times: docs/strategies.md#one-liar"""
+
+    max_examples: int = Field(0, ge=0)
+    """examples that a client counts with at most; 0 = its share of the partition, and ten
+    times what is usual where clients may have other data (agents, a ClientApp)"""
+
 
 class ClientSection(Section):
     """Code of Flower's in place of our local training, or around it: docs/flower.md."""
@@ -260,6 +268,11 @@ class EngineSection(Section):
     device: str = "cpu"
     """a torch device; others than `cpu` need `kind = "stacked"` or `"serial"`"""
 
+    client_timeout_s: float = Field(0.0, ge=0)
+    """seconds after which a client's work is given up: it has failed, and the round goes
+    on; 0 = never. With `"pool"` and `"stacked"` on the CPU. Who is too slow depends on the
+    machine, and so does a result from which a client is missing"""
+
     collapse: bool = False
     """clients that take one step each take it as one batch
     (docs/performance.md#engines); refused, with the setting at fault, where each client
@@ -276,6 +289,12 @@ class EngineSection(Section):
             raise ValueError(
                 f'chunk is for kind = "stacked"; kind = "{self.kind}" trains one client '
                 "at a time"
+            )
+        ends_clients = self.device == "cpu" and self.kind not in ("serial", "ray")
+        if self.client_timeout_s and not ends_clients:
+            raise ValueError(
+                'client_timeout_s needs kind = "pool" or "stacked" on the CPU, whose '
+                "processes can be ended one by one"
             )
         if self.address and self.kind != "ray":
             raise ValueError(

@@ -21,6 +21,9 @@ from fedlearn.errors import DataError
 # claims more is damaged or hostile.
 LIMIT_BYTES = 1 << 31
 
+# The first bytes of a gzip stream.
+GZIP = b"\x1f\x8b"
+
 # The header's code for unsigned bytes, the type of all sets of this family.
 UNSIGNED_BYTES = 8
 
@@ -56,12 +59,15 @@ def parse_idx(data: bytes, where: str) -> NDArray[np.uint8]:
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """Return the array of an IDX file, gzipped if its name ends in .gz.
+    """Return the array of an IDX file, plain or gzipped, whatever its name says.
 
     Raises DataError naming the file.
     """
     try:
-        if path.suffix == ".gz":
+        with path.open("rb") as file:
+            head = file.read(len(GZIP))
+        # Files are renamed, and some browsers unpack what they fetch.
+        if head == GZIP:
             with gzip.open(path, "rb") as file:
                 return parse_idx(_bounded(file, path), str(path))  # type: ignore[arg-type]
         with path.open("rb") as file:

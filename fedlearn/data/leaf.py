@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlearn.data.casts import is_whole, to_float32
+from fedlearn.data.leaf_text import alphabet
 from fedlearn.data.own import dataset
 from fedlearn.data.samples import IGNORE, Dataset
 from fedlearn.errors import DataError
@@ -26,10 +28,10 @@ FEMNIST_LENGTH = 784
 
 
 class LeafPart(NamedTuple):
-    """The samples of train/ or test/: x (N, …), y (N, …) and the user of each sample, N names."""
+    """The samples of train/ or test/ as JSON has them: N inputs, targets and names of users."""
 
-    x: NDArray[Any]
-    y: NDArray[Any]
+    inputs: list[Any]
+    targets: list[Any]
     users: list[str]
 
 
@@ -41,20 +43,33 @@ class LeafUser(NamedTuple):
     targets: list[Any]
 
 
-def read_leaf(folder: Path, shape: tuple[int, ...] | None) -> Dataset:
+def read_leaf(
+    folder: Path, shape: tuple[int, ...] | None, classes: int | None = None
+) -> Dataset:
     """Return the set in a LEAF folder; ``shape`` (C, H, W) says that a flat list is a picture.
 
-    784 numbers from 0 to 1 are taken for a 28×28 picture (FEMNIST). Raises DataError naming the
-    file and its defect.
+    784 numbers from 0 to 1 are taken for a 28×28 picture (FEMNIST). classes: as in
+    `fedlearn.data.own.dataset`. Raises DataError naming the file and its defect.
     """
-    train = _read_part(folder / "train", shape)
-    test = _read_part(folder / "test", shape)
+    train = _read_part(folder / "train")
+    test = _read_part(folder / "test")
     name = f"dir {folder}"
+    notes: list[str] = []
+    # The first sample decides; the readers refuse a set that mixes both.
+    if isinstance(train.inputs[0], str):
+        bytes_of, notes = alphabet(folder, [train, test])
+        x_train, y_train = _text(folder / "train", train, bytes_of)
+        x_test, y_test = _text(folder / "test", test, bytes_of)
+    else:
+        x_train, y_train = _numbers(folder / "train", train, shape)
+        x_test, y_test = _numbers(folder / "test", test, shape)
     owners = np.array(train.users)
-    return dataset(name, train.x, train.y, test.x, test.y, owners)
+    return dataset(
+        name, x_train, y_train, x_test, y_test, owners, classes=classes, notes=notes
+    )
 
 
-def _read_part(folder: Path, shape: tuple[int, ...] | None) -> LeafPart:
+def _read_part(folder: Path) -> LeafPart:
     """Return the samples of all files of train/ or test/; raises DataError."""
     # Sorted, because the order of a folder differs between machines.
     files = sorted(folder.glob("*.json"))
@@ -62,24 +77,15 @@ def _read_part(folder: Path, shape: tuple[int, ...] | None) -> LeafPart:
         raise DataError(
             f"{folder} holds no .json file; a LEAF set has train/*.json and test/*.json"
         )
-    inputs: list[Any] = []
-    targets: list[Any] = []
-    users: list[str] = []
+    part = LeafPart([], [], [])
     for file in files:
         for user in _users(file):
-            inputs += user.inputs
-            targets += user.targets
-            users += [user.name] * len(user.targets)
-    if not inputs:
+            part.inputs.extend(user.inputs)
+            part.targets.extend(user.targets)
+            part.users.extend([user.name] * len(user.targets))
+    if not part.inputs:
         raise DataError(f"{folder} holds no samples")
-    x: NDArray[Any]
-    y: NDArray[Any]
-    # The first sample decides; the readers refuse a set that mixes both.
-    if isinstance(inputs[0], str):
-        x, y = _text(folder, inputs, targets)
-    else:
-        x, y = _numbers(folder, inputs, targets, shape)
-    return LeafPart(x, y, users)
+    return part
 
 
 def _users(file: Path) -> Iterator[LeafUser]:
@@ -110,6 +116,9 @@ def _users(file: Path) -> Iterator[LeafUser]:
 
 def _user(file: Path, name: Any, count: Any, data: Mapping[str, Any]) -> LeafUser:
     """Return one user's lists; raises DataError unless they are there and ``count`` long."""
+    # Numbers too name users; the keys of JSON are texts all the same.
+    if isinstance(name, int | float):
+        name = str(name)
     # A name may be any JSON value, and a list or a table would be no key.
     samples = data.get(name) if isinstance(name, str) else None
     if not isinstance(samples, dict):
@@ -130,25 +139,30 @@ def _user(file: Path, name: Any, count: Any, data: Mapping[str, Any]) -> LeafUse
 
 
 def _text(
-    folder: Path, inputs: list[Any], targets: list[Any]
+    folder: Path, part: LeafPart, bytes_of: Mapping[int, int]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
     """Return strings as x (N, T) bytes, and y (N, T) with the next character in the last place.
 
-    The other places of y are `IGNORE`: LEAF's task is the last character alone. Raises DataError
-    unless all strings are of one length.
+    bytes_of: the byte of each character that has another than its own number. The other places
+    of y are `IGNORE`: LEAF's task is the last character alone. Raises DataError unless all
+    strings are of one length.
     """
     # The first line sets the length: an array has one for all.
-    length = len(inputs[0])
-    for text, target in zip(inputs, targets, strict=True):
-        if not (_is_text(text, length) and _is_text(target, 1)):
+    length = len(part.inputs[0])
+    for text, target in zip(part.inputs, part.targets, strict=True):
+        if not _is_text(target, 1):
             raise DataError(
-                f"{folder}: every x must be a string of {length} characters "
-                "and every y one character"
+                f"{folder}: x is {str(text)[:40]!r} and y is {str(target)[:40]!r}; text "
+                "needs the next character as y, and files that x may name are not read"
             )
-    # One byte a character, so that lengths stay; what Latin-1 lacks becomes "?".
-    x_bytes = "".join(inputs).encode("latin-1", "replace")
-    y_bytes = "".join(targets).encode("latin-1", "replace")
-    shape = (len(inputs), length)
+        if not _is_text(text, length):
+            raise DataError(
+                f"{folder}: every x must be a string of {length} characters"
+            )
+    # One byte a character, so that lengths stay.
+    x_bytes = "".join(part.inputs).translate(bytes_of).encode("latin-1")
+    y_bytes = "".join(part.targets).translate(bytes_of).encode("latin-1")
+    shape = (len(part.inputs), length)
     x = np.frombuffer(x_bytes, np.uint8).reshape(shape)
     y = np.full(shape, IGNORE, np.int16)
     y[:, -1] = np.frombuffer(y_bytes, np.uint8)
@@ -163,22 +177,23 @@ def _is_text(value: object, length: int) -> bool:
 
 
 def _numbers(
-    folder: Path, inputs: list[Any], targets: list[Any], shape: tuple[int, ...] | None
-) -> tuple[NDArray[np.float32], NDArray[Any]]:
-    """Return lists of numbers as x (N, F), or (N, *shape) for pictures, and labels y (N,).
+    folder: Path, part: LeafPart, shape: tuple[int, ...] | None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return lists of numbers as x (N, F), or (N, *shape) for pictures, and targets y (N,).
 
-    Raises DataError for lists of several lengths, labels that are not whole, another shape.
+    Raises DataError for lists of several lengths, texts, and another shape.
     """
-    try:
-        x = np.array(inputs, np.float32)
-        # Without a type, so that labels with a fraction are seen and not cut off.
-        y = np.array(targets)
-    except (TypeError, ValueError) as error:
+    numbers = _array(folder, "x", part.inputs)
+    if numbers.ndim < 2:
+        raise DataError(f"{folder}: x must be lists of numbers of one length")
+    # Here, so that pictures are rounded from float32, as ever.
+    strict = folder.name == "train"
+    x = to_float32(f"{folder}: x", numbers, strict)
+    y = _array(folder, "y", part.targets)
+    if not is_whole(y):
         raise DataError(
-            f"{folder}: x must be lists of numbers of one length ({error})"
-        ) from error
-    if y.dtype.kind not in "iu":
-        raise DataError(f"{folder}: y must be whole numbers, not {y.dtype}")
+            f"{folder}: y must be whole numbers, the class of each sample, not fractions"
+        )
     if shape is None:
         # Numbers outside [0, 1] are features, however many there are.
         is_picture = x.shape[1:] == (FEMNIST_LENGTH,) and x.min() >= 0 and x.max() <= 1
@@ -191,3 +206,22 @@ def _numbers(
             f"a sample there has {x.shape[1:]} numbers"
         )
     return x.reshape(len(x), *shape), y
+
+
+def _array(folder: Path, key: str, values: list[Any]) -> NDArray[Any]:
+    """Return lists of JSON as an array of numbers; raises DataError for anything else."""
+    try:
+        array = np.array(values)
+    except ValueError as error:
+        raise DataError(
+            f"{folder}: {key} must be lists of numbers of one length ({error})"
+        ) from error
+    if array.dtype.kind not in "biuf":
+        example = (
+            values[0][0] if isinstance(values[0], list) and values[0] else values[0]
+        )
+        raise DataError(
+            f"{folder}: {key} must be lists of numbers of one length; it has "
+            f"{str(example)[:40]!r}, and words or sentences are not learned from"
+        )
+    return array

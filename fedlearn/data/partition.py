@@ -22,7 +22,7 @@ from fedlearn.data.drawn import DrawnPartition
 from fedlearn.data.samples import Dataset, Samples
 from fedlearn.errors import ConfigError, FedlearnError
 from fedlearn.names import Named, call, find
-from fedlearn.seeds import generator
+from fedlearn.seeds import derive, generator, isolated
 
 # The kinds by name, imported when used: a run needs one of them.
 KINDS: dict[str, Named] = {
@@ -201,7 +201,15 @@ def _call_kind(
         "rng": generator(seed, "partition"),
     }
     try:
-        split = call(f"[data.partition] kind = '{kind}'", function, options, offered)
+        # A user's kind may draw from global generators instead of `rng`.
+        with isolated(derive(seed, "partition")):
+            split = call(
+                f"[data.partition] kind = '{kind}'", function, options, offered
+            )
+        if np.ma.is_masked(split):
+            raise ConfigError(
+                f"partition '{kind}' returned a masked array; -1 stands for nobody"
+            )
         # A user's kind may not share samples among clients: it returns owners.
         if kind == "drawn" and isinstance(split, DrawnPartition):
             return split

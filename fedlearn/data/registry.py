@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from fedlearn.data.partition import Partitioned, divide
 from fedlearn.data.samples import Dataset, Population
 from fedlearn.errors import ConfigError, DataError, FedlearnError
 from fedlearn.names import Named, call, find
+from fedlearn.seeds import derive, isolated
 
 # The loaders by name, imported when used; each takes its own options of ``[data]``.
 DATASETS: dict[str, Named] = {
@@ -80,6 +82,7 @@ def population(
         loaded.input_shape,
         shares,
         loaded.test,
+        loaded.notes,
     )
 
 
@@ -100,18 +103,33 @@ def _load(
         return call(  # type: ignore[no-any-return]
             "data set 'synthetic'", loader, options, offered
         )
+    classes = None
+    # Known here for every set of a user's, unless its loader has its own use for the word.
+    if name not in DATASETS and not _takes(loader, "classes"):
+        classes = options.pop("classes", None)
     loaded = _call_loader(name, loader, options, seed)
     if name in DATASETS:
         return loaded  # type: ignore[no-any-return]
     from fedlearn.data.own import checked
 
-    data = checked(name, loaded)
+    data = checked(name, loaded, classes)
     if isinstance(data, Population) and partition:
         raise ConfigError(
             f"data set '{name}' brings its own clients: remove [data.partition] "
             f"({', '.join(partition)})"
         )
     return data
+
+
+def _takes(loader: Any, option: str) -> bool:
+    """Return whether a loader can be given an option by name."""
+    try:
+        parameters = inspect.signature(loader).parameters
+    # Of what cannot be called, or is written in C: `call` says what is wrong.
+    except (TypeError, ValueError):
+        return False
+    kinds = {parameter.kind for parameter in parameters.values()}
+    return option in parameters or inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def _wants_twin(name: str, options: dict[str, Any]) -> bool:
@@ -137,7 +155,9 @@ def _twin(name: str, options: Mapping[str, Any], seed: int) -> Dataset:
 def _call_loader(name: str, loader: Any, options: Mapping[str, Any], seed: int) -> Any:
     """Return what a loader gives; raises ConfigError or DataError, whatever the loader raises."""
     try:
-        return call(f"data set '{name}'", loader, options, {"seed": seed})
+        # A user's loader may draw from global generators: each start gives the same data.
+        with isolated(derive(seed, "data")):
+            return call(f"data set '{name}'", loader, options, {"seed": seed})
     except FedlearnError:
         raise
     # The loader may be the user's code, which may raise anything.

@@ -61,6 +61,8 @@ class Dataset:
     ids: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     licence: str = ""
     source: str = ""
+    # What its user should know of it, a sentence each: a run shows them once.
+    notes: tuple[str, ...] = ()
 
 
 class ClientData(Protocol):
@@ -90,3 +92,5 @@ class Population:
     # Asked for one client at a time, so a population need not fit in memory.
     clients: ClientData
     test: Samples
+    # As in `Dataset`.
+    notes: tuple[str, ...] = ()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlearn.data.kinds_of_files import HEAD_BYTES, kind_of
 from fedlearn.errors import DataError
 
 Arrays = dict[str, NDArray[Any]]
@@ -21,35 +23,69 @@ BUNDLED = Path(__file__).parent / "bundled"
 
 
 def cache_folder() -> Path:
-    """Return the folder of fetched sets: $FEDLEARN_DATA, or fedlearn/ in the user's cache."""
+    """Return the folder of fetched sets: $FEDLEARN_DATA, or fedlearn/ in the user's cache.
+
+    Raises DataError for a user who has no cache.
+    """
     configured = os.environ.get("FEDLEARN_DATA")
     if configured:
         return Path(configured)
     # The XDG base directory specification: unset and empty both mean ~/.cache.
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "fedlearn"
+    cache = os.environ.get("XDG_CACHE_HOME")
+    if cache:
+        return Path(cache) / "fedlearn"
+    try:
+        return Path.home() / ".cache" / "fedlearn"
+    # As in a container, whose user has no name: neither $HOME nor /etc/passwd says it.
+    except RuntimeError:
+        raise DataError(
+            "this user has no home folder, where fetched data sets are kept; set "
+            "FEDLEARN_DATA to another folder"
+        ) from None
 
 
-def read_npz(path: Path, keys: Iterable[str], fix: str) -> Arrays:
-    """Return all arrays of an npz that has the keys; nothing in the file is ever unpickled.
+def read_npz(
+    path: Path, keys: Iterable[str], fix: str, others: Iterable[str] | None = None
+) -> Arrays:
+    """Return arrays of an npz that has the keys; nothing in the file is ever unpickled.
 
-    Raises DataError naming the file, what is wrong and ``fix``.
+    others: names that are read where they are there; None: all names. Raises DataError naming
+    the file, the array, what is wrong and ``fix``.
     """
+    with _opened(path, fix) as archive:
+        needed = list(keys)
+        absent = [key for key in needed if key not in archive.files]
+        if absent:
+            present = ", ".join(archive.files)
+            raise DataError(
+                f"{path} has no array '{absent[0]}' (it has: {present}): {fix}"
+            )
+        wanted = archive.files if others is None else [*needed, *others]
+        return {
+            key: _array(path, archive, key) for key in archive.files if key in wanted
+        }
+
+
+def names_in(path: Path, fix: str) -> list[str]:
+    """Return the names of an npz's arrays; raises DataError as `read_npz` does."""
+    with _opened(path, fix) as archive:
+        return list(archive.files)
+
+
+@contextmanager
+def _opened(path: Path, fix: str) -> Iterator[Any]:
+    """Open an npz archive; whatever is wrong with the file is a DataError."""
     try:
         with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            # numpy gives the array itself where the file is an .npy under another name.
-            if isinstance(archive, np.ndarray):
+            head = file.read(HEAD_BYTES)
+            file.seek(0)
+            # numpy takes any other file for a pickle, and tells how to load it unsafely.
+            kind = kind_of(head)
+            if kind:
                 raise DataError(
-                    f"{path} holds a single array (.npy), not an npz archive: {fix}"
+                    f"{path} cannot be read (it {kind}, and no npz archive): {fix}"
                 )
-            absent = [key for key in keys if key not in archive.files]
-            if absent:
-                present = ", ".join(archive.files)
-                raise DataError(
-                    f"{path} has no array '{absent[0]}' (it has: {present}): {fix}"
-                )
-            return {key: archive[key] for key in archive.files}
+            yield np.load(file, allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: {fix}") from None
     # All that numpy and zipfile raise for a damaged file, or one that claims too much.
@@ -64,6 +100,21 @@ def read_npz(path: Path, keys: Iterable[str], fix: str) -> Arrays:
     ) as error:
         reason = str(error) or type(error).__name__
         raise DataError(f"{path} cannot be read ({reason}): {fix}") from error
+
+
+def _array(path: Path, archive: Any, key: str) -> NDArray[Any]:
+    """Return one array of an archive; raises DataError where it would have to be unpickled."""
+    try:
+        array: NDArray[Any] = archive[key]
+    except ValueError as error:
+        # numpy's word for it; its advice is to run whatever the file says.
+        if "pickle" not in str(error):
+            raise
+        raise DataError(
+            f"{path}: array '{key}' holds Python objects, which are never read, as they "
+            "can run code; save it as numbers, or as text with .astype(str)"
+        ) from None
+    return array
 
 
 def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -23,12 +23,14 @@ from flwr.app import (
 from flwr.clientapp import ClientApp
 
 from fedlearn.arrays import State
+from fedlearn.clients import report
 from fedlearn.clients.evaluate import evaluate
+from fedlearn.clients.local import Contribution
 from fedlearn.clients.train import train
 from fedlearn.engine.runner import Runner
 from fedlearn.engine.task import Held, Outcome, Task
 from fedlearn.errors import ClientError, ConfigError
-from fedlearn.flower import EXAMPLES, enter, to_record, to_state
+from fedlearn.flower import EXAMPLES, enter, is_of_client_fn, to_record, to_state
 from fedlearn.models import write_state
 from fedlearn.names import import_path
 
@@ -56,6 +58,12 @@ def _client_app(path: str) -> ClientApp:
         raise ConfigError(
             f"client app '{path}' is a {type(app).__name__}, not a flwr.clientapp.ClientApp"
         )
+    if is_of_client_fn(app):
+        raise ConfigError(
+            f"client app '{path}' is a ClientApp(client_fn=…), of Client or NumPyClient, "
+            "which does not run here; write functions for @app.train() and "
+            "@app.evaluate(), as Flower has them since 1.21"
+        )
     return app
 
 
@@ -70,7 +78,12 @@ def _mod(path: str) -> Any:
 
 
 class UserApp:
-    """A ClientApp that answers the tasks of simulated clients."""
+    """A ClientApp that answers the tasks of simulated clients.
+
+    reads_plan: whether it trains by the plan; a user's own reads the strategy's config.
+    """
+
+    reads_plan = False
 
     def __init__(self, app: ClientApp) -> None:
         """Take the app."""
@@ -82,16 +95,23 @@ class UserApp:
         begun = time.perf_counter()
         context = _context(runner, task)
         reply = self.app(_message(runner, task, held.state), context)
+        # Whatever a user's function returns comes through Flower's unchanged.
+        if not isinstance(reply, Message):
+            raise ClientError(
+                f"client {task.client}: the app's {task.kind} function returned "
+                f"{type(reply).__name__}; it must return a Message(…, reply_to=…)"
+            )
         if reply.has_error():
             raise ClientError(f"client {task.client}: {reply.error.reason}")
         train_s = time.perf_counter() - begun
-        metrics = _metrics(reply)
+        records = reply.content.metric_records
         if task.kind != "train":
+            metrics = report.flat(records)
             return Outcome(
                 task.client, metrics=metrics, state=context.state, train_s=train_s
             )
         begun = time.perf_counter()
-        payload, kept = _encoded(runner, task, held, reply, metrics)
+        payload, kept = _encoded(runner, task, held, reply)
         return Outcome(
             task.client,
             payload,
@@ -104,6 +124,8 @@ class UserApp:
 
 class OurApp(UserApp):
     """Our local training as a ClientApp behind mods; one runner and one task at a time."""
+
+    reads_plan = True
 
     def __init__(self, mods: list[Any]) -> None:
         """Take the mods, outermost first."""
@@ -181,28 +203,18 @@ def _model(runner: Runner, message: Message) -> State:
     return to_state(runner.layout, arrays)
 
 
-def _metrics(reply: Message) -> dict[str, Any]:
-    metrics: dict[str, Any] = {}
-    for record in reply.content.metric_records.values():
-        metrics |= record
-    return metrics
-
-
 def _encoded(
-    runner: Runner, task: Task, held: Held, reply: Message, metrics: dict[str, Any]
+    runner: Runner, task: Task, held: Held, reply: Message
 ) -> tuple[bytes, dict[str, bytes]]:
     """Return an app's update as a payload, and the digests of what its client keeps."""
     start = held.state
     end = to_state(runner.layout, _arrays(task, reply))
     difference = State(end.floats - start.floats, end.integers - start.integers)
-    # It has a field of its own in the payload's header.
-    examples = int(metrics.pop(EXAMPLES, 0))
-    if examples < 0:
-        raise ClientError(f"client {task.client} reports {examples} examples")
-    loss = metrics.get("train_loss")
-    if not isinstance(loss, float):
-        loss = None
-    return runner.reply(task, held, difference, examples, loss, metrics)
+    said = report.read(task.client, reply.content.metric_records)
+    contribution = Contribution(
+        difference, said.examples, said.train_loss, said.metrics, said.records
+    )
+    return runner.reply(task, held, contribution)
 
 
 def _arrays(task: Task, reply: Message) -> ArrayRecord:

@@ -23,6 +23,7 @@ from fedlearn.engine.runner import Runner, single_thread
 from fedlearn.engine.stacked.engine import Stacker
 from fedlearn.engine.stacked.train import Client
 from fedlearn.engine.stacked.train import train as train_many
+from fedlearn.errors import reason_of
 from fedlearn.models import read_state
 from fedlearn.plan import Plan
 
@@ -75,7 +76,7 @@ def choose(runner: Runner, plan: Plan, cohort: int, workers: int) -> EngineChoic
         estimates = _estimates(runner, plan, cohort, processes)
     except Exception as error:
         # A fault of a client or of the model shows in the rounds.
-        reason = f"the probe failed: {type(error).__name__}: {error}"
+        reason = f"the probe failed: {reason_of(error)}"
         return EngineChoice("pool", 0, workers, reason)
     return _fastest(estimates, workers)
 

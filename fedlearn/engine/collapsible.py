@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from fedlearn.arrays import State
 from fedlearn.clients.batches import Tensors, tensors
-from fedlearn.clients.train import Update, normalises, train
+from fedlearn.clients.normal import normalises
+from fedlearn.clients.train import Update, train
 from fedlearn.codec import codec, feedback
 from fedlearn.config import Experiment
 from fedlearn.engine import together

@@ -44,6 +44,11 @@ Waiting = dict[tuple[int, Key], Question]
 """The questions without an answer, by client and key."""
 
 
+def left_out_name(client: int, round: int) -> str:
+    """Return the journal's name for the wish to do without a client's answers of a round."""
+    return f"without/{client}/{round}"
+
+
 class Fleet:
     """See the module. ``workers`` is 1: an agent's seconds are its own."""
 
@@ -94,6 +99,9 @@ class Fleet:
         self._without = {}
         closed = self._closed(round, kind)
         journaled, waiting = self._sorted(tasks, payload, closed)
+        for question in self._left_out(waiting):
+            client = question.task.client
+            yield self._failed(question, f"left out: --without {client}/{round}")
         counted = [question.task.client for question, _ in journaled]
         for question, data in journaled:
             if self.service:
@@ -106,7 +114,8 @@ class Fleet:
                 yield self._failed(question, reason)
             return
         self.service.forget(round - 1)
-        enough = math.ceil(self.section.enough * len(tasks)) - len(journaled)
+        askable = len(journaled) + len(waiting)
+        enough = math.ceil(self.section.enough * askable) - len(journaled)
         for outcome in self._ask(self.service, waiting, payload, enough):
             if outcome.error is None:
                 counted.append(outcome.client)
@@ -145,6 +154,11 @@ class Fleet:
         if self.service and client in self._last:
             self.service.refuse(client, self._last[client], reason)
 
+    def remark(self, client: int, text: str) -> None:
+        """Note in the log what is odd about a client's answer."""
+        if self.service:
+            self.service.log("odd", client, self._last.get(client), text)
+
     def close(self) -> None:
         """End the scoring processes; the service is its maker's to stop."""
         self.inner.close()
@@ -162,13 +176,25 @@ class Fleet:
             question = self._questions.ask(task, payload)
             self._last[task.client] = question.key
             data = None
-            if closed is None or task.client in closed:
+            counts = closed is None or task.client in closed
+            if counts and not self._is_left_out(question):
                 data = self._journaled(question)
             if data is None:
                 waiting[task.client, question.key] = question
             else:
                 journaled.append((question, data))
         return journaled, waiting
+
+    def _left_out(self, waiting: Waiting) -> list[Question]:
+        """Take out of the waiting the questions whose answers are to be left out."""
+        questions = [q for q in waiting.values() if self._is_left_out(q)]
+        for question in questions:
+            del waiting[question.task.client, question.key]
+        return questions
+
+    def _is_left_out(self, question: Question) -> bool:
+        name = left_out_name(question.task.client, question.task.plan.round)
+        return self.journal.find(name) is not None
 
     def _ask(
         self, service: WorkService, waiting: Waiting, payload: bytes, enough: int

@@ -13,11 +13,11 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import sys
+import time
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -26,11 +26,13 @@ import numpy as np
 
 from fedlearn.arrays import State
 from fedlearn.clients.evaluate import Score
+from fedlearn.engine.forked import become_worker, flush_output
+from fedlearn.engine.patience import LOOK_S, SCORING, Patience, clients_of
 from fedlearn.engine.protocol import EveryClient, whole_score
 from fedlearn.engine.runner import Runner, single_thread
 from fedlearn.engine.shared import Answers, SharedModel
 from fedlearn.engine.task import Outcome, Task
-from fedlearn.errors import RecordError, RunError
+from fedlearn.errors import ConfigError, RecordError, RunError, reason_of
 from fedlearn.system.malloc import keep_pages
 from fedlearn.wire import Bytes
 from fedlearn.wire.payload import MARGIN
@@ -38,6 +40,9 @@ from fedlearn.wire.payload import MARGIN
 # Attempts at a task whose worker dies. With two, a worker killed by chance costs
 # nothing, and a client that always kills its worker costs one round its update.
 MAX_ATTEMPTS = 2
+
+# What a user can do about a client that does not answer.
+_ADVICE = "engine.client_timeout_s fails a client that takes longer"
 
 # What `Pool` publishes to its workers: the cohort's payload, or a state to score.
 _PAYLOAD = 0
@@ -55,6 +60,8 @@ class _Assignment:
     work: Any
     # Counted from 1.
     attempt: int
+    # It was ended because it took too long.
+    late: bool = False
 
 
 @dataclass
@@ -68,6 +75,8 @@ class _PoolWorker:
     units: int = 0
     # None while it is idle.
     assignment: _Assignment | None = None
+    # Seconds that the pool has waited for the assignment.
+    waited_s: float = 0.0
 
 
 class Pool(EveryClient):
@@ -76,15 +85,28 @@ class Pool(EveryClient):
     # Tasks in a unit, at most.
     unit_size = 1
 
-    def __init__(self, runner: Runner, workers: int = 0) -> None:
+    def __init__(
+        self, runner: Runner, workers: int = 0, client_timeout_s: float = 0.0
+    ) -> None:
         """Fork the workers. Raises RunError when the system has no room for them.
 
         workers: their number; 0 = one per core that this process may use.
+        client_timeout_s: seconds after which a client has failed; 0 = never.
         """
         # Before the fork, so that workers inherit both.
+        # Python forbids such a process, a worker of multiprocessing.Pool, to start others.
+        if multiprocessing.current_process().daemon:
+            raise ConfigError(
+                "this process may not start others, as it is a worker of another pool; "
+                'use engine.kind = "serial" in it'
+            )
         single_thread()
         keep_pages()
         self.runner = runner
+        # Workers end when this process does.
+        self.parent = os.getpid()
+        self.client_timeout_s = client_timeout_s
+        self._patience = Patience(runner.note, _ADVICE)
         self.workers = workers or len(os.sched_getaffinity(0))
         # No payload of this model takes more bytes; up to 3 of the 4 align it.
         self.payload_bytes = 2 * runner.layout.raw_bytes + MARGIN + 4
@@ -172,8 +194,7 @@ class Pool(EveryClient):
         try:
             while queue or self._busy():
                 self._hand_out(queue)
-                ready = wait([worker.pipe for worker in self._busy()])
-                for worker in [w for w in self._workers if w.pipe in ready]:
+                for worker in self._ready():
                     assignment = worker.assignment
                     assert assignment is not None
                     try:
@@ -193,6 +214,40 @@ class Pool(EveryClient):
             if self._busy():
                 self._restart()
 
+    def _ready(self) -> list[_PoolWorker]:
+        """Return the workers that answer, have died or take too long; none after a while."""
+        busy = self._busy()
+        begun = time.monotonic()
+        pipes = wait([worker.pipe for worker in busy], LOOK_S)
+        # A program that was suspended has not waited for its clients.
+        waited_s = min(time.monotonic() - begun, LOOK_S)
+        for worker in busy:
+            worker.waited_s += waited_s
+        if pipes:
+            self._patience.came()
+        else:
+            units = [worker.assignment.work for worker in busy if worker.assignment]
+            works = [unit if isinstance(unit, tuple) else SCORING for unit in units]
+            self._patience.passed(waited_s, works)
+        return [w for w in busy if w.pipe in pipes or self._ended_as_late(w)]
+
+    def _ended_as_late(self, worker: _PoolWorker) -> bool:
+        """Kill a worker whose clients take longer than they may; return whether they do."""
+        assignment = worker.assignment
+        # Held-out samples have no client to leave out.
+        if not self.client_timeout_s or not assignment:
+            return False
+        if not isinstance(assignment.work, tuple):
+            return False
+        # The clients of a stack have the time of all of them.
+        limit_s = self.client_timeout_s * len(clients_of(assignment.work))
+        if worker.waited_s <= limit_s:
+            return False
+        worker.process.kill()
+        # A second attempt would take as long.
+        worker.assignment = replace(assignment, attempt=MAX_ATTEMPTS, late=True)
+        return True
+
     def _busy(self) -> list[_PoolWorker]:
         return [worker for worker in self._workers if worker.assignment is not None]
 
@@ -206,6 +261,7 @@ class Pool(EveryClient):
         slot = _PAYLOAD if isinstance(assignment.work, tuple) else _STATE
         published = self._published[slot]
         worker.assignment = assignment
+        worker.waited_s = 0.0
         worker.units += 1
         message = (
             assignment.work,
@@ -233,6 +289,10 @@ class Pool(EveryClient):
         """Fork a worker in the place of a dead one, and return how that died."""
         worker.pipe.close()
         worker.process.join()
+        self._workers[self._workers.index(worker)] = self._fork(worker.answers)
+        if worker.assignment and worker.assignment.late:
+            limit_s = self.client_timeout_s
+            return f"it took longer than engine.client_timeout_s = {limit_s:g}"
         code = worker.process.exitcode or 0
         end = f"ended with code {code}"
         if code < 0:
@@ -240,7 +300,6 @@ class Pool(EveryClient):
         hint = ""
         if code == -signal.SIGKILL:
             hint = " (out of memory? lower engine.workers or train.batch_size)"
-        self._workers[self._workers.index(worker)] = self._fork(worker.answers)
         return f"its worker process was {end} twice{hint}"
 
     def _restart(self) -> None:
@@ -258,9 +317,7 @@ class Pool(EveryClient):
             args=(self, worker_end, answers, [parent_end, *siblings]),
             daemon=True,
         )
-        # What lies in the buffers would be written by the child a second time.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush_output()
         with warnings.catch_warnings():
             # Python 3.12+ warns of forking beside threads. The only ones here are
             # numpy's idle BLAS threads.
@@ -283,7 +340,7 @@ def _serve(
     pool: Pool, pipe: Connection, answers: Answers, inherited: Sequence[Connection]
 ) -> None:
     """Work until the parent closes its end, or dies. inherited: the parent's pipe ends."""
-    _become_worker(inherited)
+    become_worker(pool.parent, inherited)
     versions = [0, 0]
     payload = memoryview(b"")
     state = State(np.empty(0, np.float32), np.empty(0, np.int64))
@@ -309,24 +366,8 @@ def _serve(
             reply = error
         except Exception as error:
             # Scoring has no client to blame: the parent ends the run with this reason.
-            reply = f"{type(error).__name__}: {error}"
+            reply = reason_of(error)
         try:
             pipe.send(reply)
         except OSError:
             os._exit(0)
-
-
-def _become_worker(inherited: Sequence[Connection]) -> None:
-    # Ctrl-C reaches the whole process group; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # A worker that wakes must not hold up the parent, which has other workers to wake.
-    if hasattr(os, "SCHED_BATCH"):
-        # Refused from an idle class or in a sandbox; it is only a matter of speed.
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    # Otherwise a dead parent's pipes would stay open in its children, which would then
-    # wait for ever.
-    for connection in inherited:
-        connection.close()
-    single_thread()

@@ -33,6 +33,9 @@ class Engine(Protocol):
     def refused(self, client: int, reason: str) -> None:
         """Take note that a client's last answer cannot be used."""
 
+    def remark(self, client: int, text: str) -> None:
+        """Take note of what is odd about a client's last answer, which is used."""
+
     def close(self) -> None:
         """Release what the engine holds; it cannot be used afterwards."""
 
@@ -47,6 +50,9 @@ class EveryClient:
 
     def refused(self, client: int, reason: str) -> None:
         """Do nothing: the run's line has the reason, and nobody else waits for it."""
+
+    def remark(self, client: int, text: str) -> None:
+        """Do nothing: a simulation has no log."""
 
 
 class Layer:
@@ -69,6 +75,10 @@ class Layer:
     def refused(self, client: int, reason: str) -> None:
         """Tell the inner engine."""
         self.inner.refused(client, reason)
+
+    def remark(self, client: int, text: str) -> None:
+        """Tell the inner engine."""
+        self.inner.remark(client, text)
 
     def close(self) -> None:
         """Close the inner engine."""

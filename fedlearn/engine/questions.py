@@ -6,7 +6,6 @@ Legend: P floats of the model's layout.
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -23,13 +22,11 @@ from fedlearn.exchange.keys import Key, proto
 from fedlearn.memory.downlink import Downlink
 from fedlearn.memory.slots import COPIES, RESIDUALS
 from fedlearn.server.work import WorkOrder
-from fedlearn.wire import GRADIENT, UPDATE, digest, encode_model, read_header
+from fedlearn.wire import GRADIENT, UPDATE, digest, encode_model, read_message
+from fedlearn.wire.header import MOST_EXAMPLES, MOST_METRIC, check_header
 
 # An evaluation has a few numbers; a longer text is somebody's attempt to fill the memory.
 _METRICS_BYTES = 1 << 16
-
-# More samples than any client has: the sum over a cohort stays far below 2**63.
-_MOST_SAMPLES = 1 << 48
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,9 @@ class Question:
                 return "the metrics are not numbers"
             return None
         try:
-            header = read_header(data)
+            header, message = read_message(data)
+            # Here and not when it is decoded: what is stored must not end a run.
+            check_header(message)
             codec = canonical(feedback(self.task.plan.codec)[1])
         except PayloadError as error:
             return str(error)
@@ -61,7 +60,8 @@ class Question:
             return "the update started from another model than the one sent"
         if header.codec != codec:
             return f"the update is encoded by {header.codec}, not by {codec} as asked"
-        if not header.examples:
+        # A strategy may weigh by another metric, which is checked when it is decoded.
+        if not (header.examples or header.metrics or header.records):
             return "the update reports 0 examples; it would weigh nothing"
         return None
 
@@ -162,20 +162,21 @@ def parse_metrics(data: bytes) -> dict[str, float] | None:
         return None
     try:
         metrics = json.loads(data)
-        if not isinstance(metrics, dict) or not all(map(_is_finite, metrics.values())):
+        if not isinstance(metrics, dict) or not all(map(_is_number, metrics.values())):
             return None
-    except (ValueError, RecursionError, OverflowError):
+    except (ValueError, RecursionError):
         return None
-    if not {"loss", "accuracy", "num-examples"} <= set(metrics):
-        return None
-    count = metrics["num-examples"]
-    if not isinstance(count, int) or not 0 < count < _MOST_SAMPLES:
+    # An app under `flwr run` may have other names than "loss" and "accuracy".
+    count = metrics.get("num-examples")
+    if not isinstance(count, int) or not 0 < count <= MOST_EXAMPLES:
         return None
     return metrics
 
 
-def _is_finite(value: object) -> bool:
+def _is_number(value: object) -> bool:
+    """Tell whether a value is a number that a mean can be taken of."""
     # To Python, true is a number too.
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value)
+    # False for NaN too.
+    return abs(value) <= MOST_METRIC

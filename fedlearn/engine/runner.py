@@ -28,7 +28,6 @@ from fedlearn.seeds import derive, isolated
 from fedlearn.wire import (
     Bytes,
     Header,
-    Metric,
     decode_model,
     digest,
     encode_difference,
@@ -56,16 +55,19 @@ class Runner(Local):
         *,
         app: App | None = None,
         vectors: Mapping[str, ClientVectors] | None = None,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Take the parts.
 
         holdout: share of each client's samples kept for its evaluation. app: answers in
         the place of our own training, see `apps`. vectors: what clients keep between
         their rounds, by name; copies of the model where they are sent differences.
+        note: shows a line, such as one about a client that takes long.
         """
         super().__init__(module, layout, population, seed, holdout, device)
         self.app = app
         self.vectors = dict(vectors or {})
+        self.note = note
         # The payload decoded last, with what it holds: the clients of a cohort share one.
         self._decoded: tuple[Bytes, Header, State] | None = None
 
@@ -136,20 +138,14 @@ class Runner(Local):
         return -(-len(self.population.test) // SCORE_SAMPLES)
 
     def reply(
-        self,
-        task: Task,
-        held: Held,
-        difference: State,
-        examples: int,
-        loss: float | None,
-        metrics: Mapping[str, Metric],
+        self, task: Task, held: Held, contribution: Contribution
     ) -> tuple[bytes, dict[str, bytes]]:
         """Return an update as a payload, and the digests of what the client keeps of it."""
         answer = self.answer(
             task.client,
             task.plan,
             StartModel(held.header, held.state),
-            Contribution(difference, examples, loss, metrics),
+            contribution,
             self._residual(task),
         )
         return answer.payload, self._keep(task, answer)

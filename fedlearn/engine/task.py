@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.arrays import State
-from fedlearn.errors import FedlearnError
+from fedlearn.errors import reason_of
 from fedlearn.memory.slots import ClientSlots, Delivery
 from fedlearn.plan import Plan
 from fedlearn.wire import Bytes, Header
@@ -117,11 +117,9 @@ class Outcome:
 
 def failure_reason(error: BaseException) -> str:
     """Return what is recorded of a client whose work raised an error."""
-    if isinstance(error, FedlearnError):
-        return str(error)
     if isinstance(error, MemoryError):
         return "out of memory; lower train.batch_size or engine.workers"
-    return f"{type(error).__name__}: {error}"
+    return reason_of(error)
 
 
 def with_download(outcome: Outcome, held: Held, receive_s: float = 0.0) -> Outcome:

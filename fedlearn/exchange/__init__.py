@@ -15,8 +15,9 @@ FRAME_BYTES = 4 << 20
 # Of a transfer that may be under way: two chunks of the largest size.
 WINDOW_BYTES = 2 << 20
 
-# Options of both ends' channels. Silence is noticed by heartbeats of our own, because
-# gRPC's keepalive never notices a stopped process.
+# Options of both ends' channels. Silence is noticed by heartbeats of our own and by the
+# kernel's keepalive: gRPC's pings cost a third of a heartbeat, and a busy machine that
+# answers them late would lose healthy connections.
 CHANNEL = (
     ("grpc.max_receive_message_length", FRAME_BYTES),
     ("grpc.max_send_message_length", FRAME_BYTES),

@@ -22,6 +22,9 @@ class CallContext(Protocol):
     def auth_context(self) -> Mapping[str, Sequence[bytes]]:
         """Return what TLS knows of the caller."""
 
+    def peer(self) -> str:
+        """Return the caller's end of the connection, as gRPC names it."""
+
     async def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
         """End the call with an error."""
 

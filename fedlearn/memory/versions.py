@@ -10,6 +10,7 @@ its first use, after the workers are forked.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.errors import RecordError
+from fedlearn.errors import ConfigError, RecordError
 from fedlearn.system import files
 
 # Most of what is held in memory until the next checkpoint; beyond it all goes to the
@@ -28,6 +29,10 @@ HELD_BYTES = 16 << 20
 
 # What the Python objects of one remembered row take besides its content, about.
 _ROW_BYTES = 200
+
+# Bytes of a path that SQLite takes: its own 512 (SQLITE_MAX_PATHNAME), but for the ending
+# of its journal.
+_MOST_PATH_BYTES = 512 - len("-journal")
 
 Row = tuple[int, bytes]
 """The moment at which something was remembered, and what."""
@@ -47,8 +52,10 @@ class Versions:
     def __init__(self, path: Path) -> None:
         """Take the file; its stem names the versions in checkpoints.
 
-        What the file holds counts only after `recall`.
+        What the file holds counts only after `recall`. Raises ConfigError for a path that
+        SQLite does not take.
         """
+        check_length(path)
         self.path = path
         # The moment that new rows belong to; it goes on at each checkpoint.
         self.moment = 1
@@ -242,3 +249,14 @@ class Versions:
 def _newest_moment(rows: Sequence[Row], cut: int) -> int:
     """Return the newest moment up to a checkpoint's; 0: there is none."""
     return max((moment for moment, _ in rows if moment <= cut), default=0)
+
+
+def check_length(path: Path) -> None:
+    """Raise ConfigError for a path that is too long for SQLite."""
+    # Links are followed, and the path made a whole one, before SQLite counts.
+    length = len(os.fsencode(path.resolve()))
+    if length > _MOST_PATH_BYTES:
+        raise ConfigError(
+            f"--out: the path of {path.name} has {length} bytes, and SQLite takes "
+            f"{_MOST_PATH_BYTES}; choose a folder with a shorter path"
+        )

@@ -12,8 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fedlearn.errors import ModelError, UserError
-from fedlearn.models.inputs import reason
+from fedlearn.errors import ModelError, UserError, reason_of
 from fedlearn.models.state import layout, read_state, write_state
 from fedlearn.names import Named, call, find
 from fedlearn.seeds import derive
@@ -124,9 +123,9 @@ def build(
             raise
         # The factory may be a user's, and options may be of any type.
         except Exception as error:
-            problem = reason(error)
             raise ModelError(
-                f"{label} cannot be built with {_described(options)}: {problem}"
+                f"{label} cannot be built with {_described(options)}: "
+                f"{reason_of(error)}"
             ) from error
         # Inside the fork: the first call draws the weights of torch's lazy layers.
         check_fit(

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from fedlearn.errors import ModelError
-from fedlearn.models.inputs import reason
+from fedlearn.errors import ModelError, reason_of
 from fedlearn.models.state import layout
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def _dry_run(
     except Exception as error:
         raise ModelError(
             f"{label} fails on {PROBE} {modality} samples, "
-            f"a {zeros.dtype} tensor of shape {list(zeros.shape)}: {reason(error)}; "
+            f"a {zeros.dtype} tensor of shape {list(zeros.shape)}: {reason_of(error)}; "
             "make its layers fit this input, or choose another model or data set"
         ) from error
     finally:

@@ -11,19 +11,6 @@ from fedlearn.errors import ModelError
 IMAGE_MODELS = "cnn, cnn-small, lenet, resnet-small, mobilenet-small"
 
 
-def reason(error: Exception) -> str:
-    """Return an error's kind and the first line of its text.
-
-    torch's own texts may run over many lines.
-    """
-    # The kind is told, too: some texts say little, such as a KeyError's.
-    kind = type(error).__name__
-    lines = str(error).strip().splitlines()
-    if not lines:
-        return kind
-    return f"{kind}: {lines[0].strip()}"
-
-
 def image(
     model: str, input_shape: tuple[int, ...], minimum: int = 1
 ) -> tuple[int, int, int]:

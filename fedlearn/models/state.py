@@ -25,10 +25,12 @@ def layout(module: nn.Module) -> Layout:
     An entry is trained when it is a parameter that requires a gradient. A tensor that
     stands under two names (tied weights) has two entries, as in ``state_dict``, and only
     its first name counts as trained. Raises ModelError for a state that is no tensor
-    (``get_extra_state``) or whose dtype no payload carries.
+    (``get_extra_state``) or whose dtype no payload carries, and for a trained weight that
+    the state does not hold.
     """
     parameters = module.named_parameters()
     trained = {name for name, parameter in parameters if parameter.requires_grad}
+    _check_held(module, trained)
 
     # Tied weights are one memory under two names, as parameters or as buffers.
     first_names: dict[tuple[int, ...], str] = {}
@@ -50,6 +52,25 @@ def layout(module: nn.Module) -> Layout:
         )
         entries.append(entry)
     return Layout(tuple(entries))
+
+
+def _check_held(module: nn.Module, trained: set[str]) -> None:
+    """Raise ModelError for trained weights, by name, that a module's state does not hold."""
+    tensors = _tensors(module)
+    memory = {tensor.data_ptr() for tensor in tensors.values()}
+    hidden = []
+    for name, parameter in module.named_parameters():
+        # A state may name a weight otherwise; a copy of it would not be written back.
+        is_held = not parameter.numel() or parameter.data_ptr() in memory
+        if name in trained and (name not in tensors or not is_held):
+            hidden.append(name)
+    if hidden:
+        names = ", ".join(hidden[:5])
+        raise ModelError(
+            f"{type(module).__name__} trains {names}, which its state_dict does not hold: "
+            "no payload carries it, and it would pass from client to client; keep it in "
+            "state_dict, or set requires_grad = False"
+        )
 
 
 def read_state(module: nn.Module, layout: Layout) -> State:

@@ -6,7 +6,7 @@ Readers must expect less: a line of another version or of a damaged file may lac
 
 from __future__ import annotations
 
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 
 class DevicesLine(TypedDict):
@@ -62,6 +62,10 @@ class Line(TypedDict):
     # How the model does on the clients' own data: ``clients``, ``accuracy`` (mean), ``worst10``
     # (mean of the worst 10 %), ``spread``, ``loss``, ``failed``. None where they did not evaluate.
     clients_evaluation: dict[str, float] | None
+    # What clients report under other names: ``train`` and ``evaluate`` as the strategy sums it
+    # up, or else means over those that report it; ``unusable``: a metric that was no finite
+    # number → how many clients' it was. None where there is nothing of the kind.
+    metrics: dict[str, dict[str, Any]] | None
     # With ``[devices]`` only.
     devices: NotRequired[DevicesLine]
 
@@ -91,4 +95,5 @@ def empty_line(round_number: int) -> Line:
         "seconds_training": 0.0,
         "seconds_by_phase": {},
         "clients_evaluation": None,
+        "metrics": None,
     }

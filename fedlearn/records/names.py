@@ -5,6 +5,8 @@ docs/report.md and docs/exchange.md say what each one holds.
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
+
 # Held by the process that writes the folder; see `fedlearn.records.writing.owned`.
 LOCK_FILE = ".lock"
 
@@ -64,7 +66,6 @@ OLD_LOG_FILE = f"{LOG_FILE}.1"
 # more than this is that of a run killed while it started: it may be used again.
 BEFORE_CONFIG = (
     LOCK_FILE,
-    f".{CONFIG_FILE}.part",
     CHECKPOINT_FOLDER,
     JOURNAL_FOLDER,
     PKI_FOLDER,
@@ -73,4 +74,22 @@ BEFORE_CONFIG = (
     ADDRESS_FILE,
     LOG_FILE,
     OLD_LOG_FILE,
+    CLIENTS_FILE,
+    DEVICES_FILE,
 )
+
+# What a kill leaves of a file that is being replaced, and of an authority that is being made.
+_UNFINISHED = (".*.part", f".{PKI_FOLDER}.*")
+
+
+def is_unfinished(name: str) -> bool:
+    """Tell whether a name in a run folder is of something that was never whole.
+
+    Nobody reads it, and whoever writes it next begins anew.
+    """
+    return any(fnmatch(name, pattern) for pattern in _UNFINISHED)
+
+
+def is_before_config(name: str) -> bool:
+    """Tell whether a run may leave this name in its folder before its config is written."""
+    return name in BEFORE_CONFIG or is_unfinished(name)

@@ -12,13 +12,14 @@ import fcntl
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fedlearn.errors import ConfigError, RecordError
 from fedlearn.records.line import Line
-from fedlearn.records.names import CONFIG_FILE, LINES_FILE, LOCK_FILE
+from fedlearn.records.names import CONFIG_FILE, LINES_FILE, LOCK_FILE, is_unfinished
 from fedlearn.system import files
 
 
@@ -50,6 +51,8 @@ class RunFolder:
         # A worker that outlives a killed parent must not hold its lock, for --resume may follow
         # at once.
         os.register_at_fork(after_in_child=self._lock.close)
+        # Under the lock: what is unfinished now belongs to a process that has ended.
+        _sweep(path)
 
     def close(self) -> None:
         """Release the folder."""
@@ -108,6 +111,21 @@ class RunFolder:
         text = "".join(json.dumps(line) + "\n" for line in lines)
         self.write(LINES_FILE, text)
         return lines
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a process that was killed left unfinished in a run folder.
+
+    What cannot be removed stays: nobody reads it.
+    """
+    for entry in path.iterdir():
+        if not is_unfinished(entry.name):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                entry.unlink()
 
 
 def owned(path: Path) -> bool:

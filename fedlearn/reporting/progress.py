@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
 
+from fedlearn.errors import LINE_CHARACTERS
 from fedlearn.records.line import Line
 from fedlearn.records.names import PAGE_FILE, PLOTS_FOLDER
 from fedlearn.records.reading import number
@@ -27,6 +28,7 @@ from fedlearn.reporting.units import (
     percent_text,
     time_text,
 )
+from fedlearn.text import shortened
 
 
 class _Display(Protocol):
@@ -93,9 +95,15 @@ class Progress:
             self._display.moved(round_ended=True)
 
     def note(self, text: str) -> None:
-        """Show a warning."""
+        """Show a warning, on one line: it may hold what a user's code says."""
+        line = shortened(text, LINE_CHARACTERS)
         if self._display:
-            self._display.note(text)
+            self._display.note(line)
+            return
+        # Before the run is shown: a loader that sleeps would never get there.
+        stream = self._stream or sys.stdout
+        if not self._quiet and stream is not None:
+            print(f"warning: {line}", file=stream, flush=True)
 
     def finish(self, summary: Mapping[str, Any], folder: Path) -> None:
         """Show the results: the summary of the run, and where its folder is."""

@@ -15,12 +15,20 @@ from typing import Any
 from fedlearn.config import ConfigSource
 from fedlearn.data.own import dataset as _dataset
 from fedlearn.data.samples import Dataset
-from fedlearn.errors import UserError
-from fedlearn.names import handed_over
+from fedlearn.errors import ConfigError, UserError
+from fedlearn.names import handed_over, is_handed
+from fedlearn.runs.arguments import (
+    HIGHEST_PORT,
+    MOST_LOCAL_AGENTS,
+    MOST_MEGABYTES,
+    changes_of,
+    folder_path,
+    own_callbacks,
+    whole_number,
+)
 from fedlearn.runs.callbacks import Callback
-from fedlearn.runs.handed import named
 from fedlearn.runs.result import Comparison, Run
-from fedlearn.runs.start import run_in_folder
+from fedlearn.runs.start import require_extra, run_in_folder
 
 # The accuracy that a comparison counts rounds and bytes to, as `fedlearn report` does.
 _TARGET = 0.8
@@ -44,21 +52,28 @@ def run(
 
     config: a shipped experiment's name, a TOML file's path, a dict of tables, or an
     `Experiment`; None: the default, or with ``resume`` the folder's own. changes: single
-    keys, such as {"train.lr": 0.05}. out: the run folder; None: a new one below ``runs``,
-    or with ``resume`` the newest there. resume: go on with that run. callbacks: see
-    `Callback`. quiet: show no progress.
+    keys, such as {"train.lr": 0.05}; None takes a key away. out: the run folder; None: a
+    new one below ``runs``, or with ``resume`` the newest there. resume: go on with that
+    run. callbacks: see `Callback`. quiet: show no progress.
 
     data, model, strategy, up, down: a name, or the Python object itself in the place of
     ``[data]``, ``[model]`` and ``[strategy]`` ``name`` and of ``[codec]`` ``up`` and
     ``down``. A class or a function is called as a config's would be; an instance is used
-    as it is, and copied where it can change.
+    as it is, and copied where it can change. It has its arguments, so those that the
+    config has for the thing of its name are left out.
+
+    Runs of one process take turns: a run in another thread waits for this one.
 
     Raises UserError for wrong input, RunError when the run fails, and what a callback
     raises. KeyboardInterrupt leaves a run that ``resume=True`` continues.
     """
+    require_extra()
     # Here and not at the top: `import fedlearn` must not load torch.
+    from fedlearn.config import read
+    from fedlearn.runs.handed import named, without_options
     from fedlearn.runs.simulation import simulate
 
+    watchers = own_callbacks(callbacks)
     objects = {
         "data": data,
         "model": model,
@@ -68,11 +83,15 @@ def run(
     }
     # Names win over the config's: what is handed over is meant.
     names, at_hand = named(objects)
+    left_out: Mapping[str, Any] = {}
+    # A resumed run's own config has none of those options.
+    if config is not None or not resume:
+        left_out = without_options(objects, read(config))
     with handed_over(at_hand), _own_threads():
         result = run_in_folder(
-            partial(simulate, callbacks=tuple(callbacks)),
+            partial(simulate, callbacks=watchers),
             config=config,
-            changes={**(changes or {}), **names},
+            changes={**left_out, **changes_of(changes), **names},
             out=out,
             resume=resume,
             quiet=quiet,
@@ -112,6 +131,7 @@ def serve(
     pki: str | Path | None = None,
     insecure: bool = False,
     metrics_port: int | None = None,
+    journal_megabytes: int | None = None,
 ) -> Run:
     """Run an experiment over real agents, as ``fedlearn serve`` does; return the run.
 
@@ -119,7 +139,8 @@ def serve(
     are started here, for a try. host, port, enroll_port: where agents attend and enroll;
     port 0: any that is free. pki: the authority's folder, made by ``fedlearn pki``; None:
     with local agents alone, one of the run's own. insecure: without TLS. metrics_port: of
-    Prometheus' figures; None: without.
+    Prometheus' figures; None: without. journal_megabytes: most that the journal of answers
+    may have on disk; None: nine tenths of what is free.
 
     Raises what `run` raises.
     """
@@ -131,21 +152,31 @@ def serve(
             "agents are known by certificates: give pki, the folder of an authority made "
             "with 'fedlearn pki init', or local_agents for a try"
         )
+    if not isinstance(host, str) or not host:
+        raise ConfigError(f"host = {host!r:.40}: the text of an address")
+    watchers = own_callbacks(callbacks)
+    metrics = None
+    if metrics_port is not None:
+        metrics = whole_number("metrics_port", metrics_port, HIGHEST_PORT)
+    quota = None
+    if journal_megabytes is not None:
+        quota = whole_number("journal_megabytes", journal_megabytes, MOST_MEGABYTES, 1)
     options = ServeOptions(
         host=host,
-        port=port,
-        enroll_port=enroll_port,
-        pki=Path(pki) if pki else None,
+        port=whole_number("port", port, HIGHEST_PORT),
+        enroll_port=whole_number("enroll_port", enroll_port, HIGHEST_PORT),
+        pki=folder_path("pki", pki) if pki else None,
         insecure=insecure,
-        local_agents=local_agents,
-        metrics_port=metrics_port,
+        local_agents=whole_number("local_agents", local_agents, MOST_LOCAL_AGENTS),
+        metrics_port=metrics,
+        journal_megabytes=quota,
         shown="nothing" if quiet else "notes",
     )
-    with _own_threads():
+    with handed_over({}), _own_threads():
         result = run_in_folder(
-            partial(options.execute, callbacks=tuple(callbacks)),
+            partial(options.execute, callbacks=watchers),
             config=config,
-            changes=changes or {},
+            changes=changes_of(changes),
             out=out,
             resume=resume,
             quiet=quiet,
@@ -161,9 +192,19 @@ def load(folder: str | Path, *, model: Any = None) -> Run:
     model: the class or function that the run was given as a Python object; needed for
     `Run.model` and `Run.predict` alone. Raises UserError for a folder that holds no run.
     """
-    # The run's own config has the name that leads to it.
-    _, at_hand = named({"model": model})
-    return Run(folder, at_hand)
+    run = Run(folder)
+    if model is None:
+        return run
+    require_extra()
+    from fedlearn.runs.handed import importable_name, maker
+
+    name = run.config.model.name
+    if is_handed(name):
+        # Whatever it is called now, it is handed over as this run's model.
+        return Run(folder, {name: maker("model", model)})
+    if model != name and importable_name(model) != name:
+        raise ConfigError(f"{folder}: its model is '{name}', which needs no model=")
+    return run
 
 
 def compare(runs: Iterable[Run | str | Path], target: float = _TARGET) -> Comparison:
@@ -172,23 +213,34 @@ def compare(runs: Iterable[Run | str | Path], target: float = _TARGET) -> Compar
     runs: runs or their folders, two at least. target: accuracy (0 to 1) to count rounds
     and bytes to. Raises UserError.
     """
+    if isinstance(runs, str) or not isinstance(runs, Iterable):
+        raise UserError(
+            f"compare takes a list of runs; this is a {type(runs).__name__}"
+        )
     loaded = [run if isinstance(run, Run) else Run(run) for run in runs]
     # Two at least: the page is about differences.
     if len(loaded) < 2:
         raise UserError(f"compare takes two runs or more; {len(loaded)} given")
-    if not 0 < target <= 1:
-        raise UserError(f"target = {target:g}: give a share of 1, such as 0.8 for 80 %")
+    if not isinstance(target, int | float) or not 0 < target <= 1:
+        raise UserError(f"target = {target!r:.40}: a share of 1, such as 0.8 for 80 %")
     return Comparison(loaded, target)
 
 
 def dataset(
-    x: Any, y: Any, x_test: Any, y_test: Any, clients: Any = None, name: str = "own"
+    x: Any,
+    y: Any,
+    x_test: Any,
+    y_test: Any,
+    clients: Any = None,
+    name: str = "own",
+    classes: int | None = None,
 ) -> Dataset:
     """Return a data set of plain arrays, for ``run(data=…)``.
 
-    x: (N, C, H, W) or (N, H, W) uint8, or floats in [0, 1], images · (N, T, F) floats,
-    series · (N, F) floats, features · (N, T) uint8 with y (N, T), text. y: (N,) whole
-    numbers from 0. clients: (N,) numbers or names of the owners of the training samples;
-    None: ``[data.partition]`` divides them. Raises DataError.
+    x: (N, C, H, W) or (N, H, W) uint8, or floats in [0, 1], images; such floats without
+    channels have H = W · (N, T, F) floats, series · (N, F) floats, features · (N, T)
+    uint8 with y (N, T), text. y: (N,) whole numbers from 0. clients: (N,) numbers or
+    names of the owners of the training samples; None: ``[data.partition]`` divides them.
+    classes: how many there are; None: up to the largest label. Raises DataError.
     """
-    return _dataset(name, x, y, x_test, y_test, clients)
+    return _dataset(name, x, y, x_test, y_test, clients, classes=classes)

@@ -19,6 +19,7 @@ from fedlearn.memory.clients import Remembered
 from fedlearn.records.writing import RunFolder
 from fedlearn.runs import checkpoint
 from fedlearn.strategies import remember
+from fedlearn.strategies.train_config import TrainConfig
 
 # Seconds between two checkpoints of quick rounds, where ``checkpoint_every`` leaves it to
 # us. A small model's checkpoint takes a sixth of its round (2.7 of 15 ms on W1 of
@@ -33,18 +34,21 @@ class Checkpointer:
         self,
         folder: RunFolder,
         strategy: Strategy,
+        config: TrainConfig,
         remembered: Sequence[Remembered],
         every: int,
         beside: bool,
     ) -> None:
         """Take what is written.
 
-        remembered: what lies outside the checkpoint. every: rounds between checkpoints;
-        0: every round, or one in `PAUSE_S`. beside: write while the next round goes on; a
-        kill then costs that round too, and never more.
+        config: what the strategy's rounds share. remembered: what lies outside the
+        checkpoint. every: rounds between checkpoints; 0: every round, or one in
+        `PAUSE_S`. beside: write while the next round goes on; a kill then costs that
+        round too, and never more.
         """
         self.folder = folder
         self.strategy = strategy
+        self.config = config
         self.remembered = remembered
         self.every = every
         self._writer = ThreadPoolExecutor(1, "checkpoint") if beside else None
@@ -69,7 +73,10 @@ class Checkpointer:
         RecordError.
         """
         arrays: remember.Arrays = {}
-        memory = {"strategy": remember.remember(self.strategy, arrays)}
+        memory = {
+            "strategy": remember.remember(self.strategy, arrays),
+            "train_config": remember.save(self.config.own(), arrays),
+        }
         # What is kept of clients may forget an older checkpoint only when the last one is
         # on disk.
         self.wait()

@@ -8,7 +8,7 @@ Flower's arrays, in the order of the nodes, so that float sums do not depend on 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,33 +20,42 @@ from fedlearn.engine.task import Outcome, Task
 from fedlearn.errors import PayloadError, RunError
 from fedlearn.flower import (
     ERROR_CODE,
-    EXAMPLES,
     Received,
     attach,
     for_strategy,
     to_state,
 )
 from fedlearn.memory.downlink import Published
+from fedlearn.runs import reports
+from fedlearn.runs.bounding import bounds_of
 from fedlearn.runs.layers import Site, Stack
 from fedlearn.runs.receiving import Receiver
+from fedlearn.runs.requests import Requests, configs_of
 from fedlearn.runs.tally import RoundTally
+from fedlearn.strategies.aggregate import check_range
 from fedlearn.strategies.cohorts import takes_payloads
+from fedlearn.strategies.train_config import ATTEMPT
+from fedlearn.text import shortened
 
 # Times in a row that a strategy may ask for the nodes, before it is told that it waits
 # for more clients than there are.
 _MOST_ASKED = 5
 
 
+# What a client's replies hold: an update, an evaluation, or why there is none.
+Content = Received | MetricRecord | Error
+
+
 @dataclass(frozen=True)
 class _Broadcast:
-    """One model as it was sent, and the message of each node.
+    """One model as it was sent, and the messages that it was sent with.
 
     state: what the strategy sent, before it was published.
     """
 
     model: Published
     state: State
-    messages: dict[int, Message]
+    messages: list[Message]
 
 
 class RunGrid(Grid):
@@ -57,8 +66,12 @@ class RunGrid(Grid):
         site: Site,
         stack: Stack,
         on_client: Callable[[int, int], None] = lambda done, total: None,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Take the parts of the run and its engine. on_client: called as (done, total)."""
+        """Take the parts of the run and its engine.
+
+        on_client: called as (done, total). note: called with what a user should know.
+        """
         self.settled = site.settled
         self.memory = site.memory
         self.downlink = site.memory.downlink
@@ -69,6 +82,9 @@ class RunGrid(Grid):
         # arrays.
         self.payloads = takes_payloads(site.parts.strategy)
         self.on_client = on_client
+        self.note = note
+        app = site.parts.app
+        self._requests = Requests(app is None or app.reads_plan, app is not None, note)
         self.clients = site.parts.clients
         # Flower's strategies make two lists of all nodes each round. Of a million nodes
         # that takes 8 ms out of a tuple, and 95 ms out of a range.
@@ -76,7 +92,15 @@ class RunGrid(Grid):
         self.nodes: Sequence[int] = nodes if self.payloads else tuple(nodes)
         self.round = 0
         self.tally = RoundTally()
-        self._receiver = Receiver(self.layout, self.downlink, site.parts.initial.floats)
+        self.bounds = bounds_of(site, note, self.engine.remark)
+        # Updates that wait for their cohort: client → its task, and what it keeps.
+        self._waiting: dict[int, tuple[Task, Mapping[str, bytes]]] = {}
+        self._receiver = Receiver(
+            self.layout,
+            self.downlink,
+            site.parts.initial.floats,
+            reports.weight_key(site.parts.strategy),
+        )
         self._attempt = 0
         # Whether a cohort is being made: only then are the chosen clients offered.
         self._choosing = False
@@ -93,6 +117,7 @@ class RunGrid(Grid):
         self._asked = 0
         # A round that begins makes what the clients kept in the last one final.
         self.memory.settle()
+        self.bounds.begin()
 
     def begin_attempt(self) -> None:
         """Start another attempt of the round.
@@ -105,6 +130,7 @@ class RunGrid(Grid):
         self._choosing = True
         self._asked = 0
         self.memory.undo()
+        self.bounds.repeat()
 
     def failures(self) -> dict[int, str]:
         """Return the reasons of the clients that failed in this round."""
@@ -113,7 +139,7 @@ class RunGrid(Grid):
     def leave_out(self, client: int, reason: str) -> None:
         """Note that a client's update is not used, so that its memory stays what it was."""
         # The first reason is the cause; later ones follow from it.
-        self.tally.failures.setdefault(client, reason)
+        self.tally.failures.setdefault(client, shortened(reason))
         self.memory.undo(client)
 
     @property
@@ -196,7 +222,7 @@ class RunGrid(Grid):
     def _all_replies(self, messages: list[Message]) -> Iterator[Message]:
         done = 0
         for broadcast in self._broadcasts(messages):
-            sent = broadcast.messages.values()
+            sent = broadcast.messages
             # In a fixed order, so that a run repeats whatever order a strategy pushed.
             for kind in sorted({message.metadata.message_type for message in sent}):
                 for reply in self._replies_of(kind, broadcast):
@@ -219,23 +245,23 @@ class RunGrid(Grid):
             trained = self.round if evaluated else self.round - 1
             model = self.downlink.publish(self.round, place, state, trained)
             self.tally.publish(time.perf_counter() - begun)
-            nodes = {message.metadata.dst_node_id: message for message in group}
-            yield _Broadcast(model, state, nodes)
+            yield _Broadcast(model, state, group)
 
     def _replies_of(self, kind: str, broadcast: _Broadcast) -> Iterator[Message]:
         """Yield the replies to a broadcast's messages of one kind, as they come."""
-        messages = {
-            node: message
-            for node, message in broadcast.messages.items()
-            if message.metadata.message_type == kind
-        }
-        tasks = {node: self._task(node, message) for node, message in messages.items()}
+        messages = self._by_node(kind, broadcast.messages)
+        # One task for all messages to a node: they are alike, and so is what comes of them.
+        tasks = {node: self._task(node, group[0]) for node, group in messages.items()}
         train = kind == "train"
         self.tally.ask(len(tasks), self.layout.raw_bytes, train)
         # A cohort smaller than the pool keeps only some workers busy.
         workers = min(self.engine.workers, max(1, len(tasks)))
         payload = broadcast.model.payload
-        for outcome in self.engine.run(list(tasks.values()), payload):
+        if train:
+            self.bounds.open(len(tasks))
+            self._waiting = {}
+        outcomes = self.engine.run(list(tasks.values()), payload)
+        for number, outcome in enumerate(outcomes, 1):
             client = outcome.client
             task = tasks[client]
             self.tally.download(outcome, broadcast.model.fallback)
@@ -247,26 +273,46 @@ class RunGrid(Grid):
                 # Before the reply is judged: Flower keeps a context whatever the strategy does.
                 self.memory.states.put(client, outcome.state)
             begun = time.perf_counter()
-            reply = self._reply(messages[client], task, outcome, broadcast)
+            content = self._content(task, outcome, broadcast)
+            replies = self._replies_with(content, messages[client], broadcast)
             self.tally.seconds["aggregate"] += time.perf_counter() - begun
-            yield reply
+            yield from replies
+            # Before the engine ends: a fleet then writes down whose answers count.
+            if train and number == len(tasks):
+                yield from self._held_replies(messages, broadcast)
+
+    def _by_node(self, kind: str, sent: list[Message]) -> dict[int, list[Message]]:
+        """Return the messages of a kind by their nodes: one that is drawn twice has two.
+
+        Raises RunError for a node that is none, and where its messages differ: a client
+        works once a round.
+        """
+        nodes: dict[int, list[Message]] = {}
+        for message in sent:
+            if message.metadata.message_type == kind:
+                nodes.setdefault(message.metadata.dst_node_id, []).append(message)
+        for node, group in nodes.items():
+            if not 0 <= node < self.clients:
+                raise RunError(
+                    f"the strategy sends a message to node {node} in round "
+                    f"{self.round}; the nodes are 0 to {self.clients - 1}"
+                )
+            if any(configs_of(m) != configs_of(group[0]) for m in group[1:]):
+                raise RunError(
+                    f"the strategy sends client {node} two messages with one model and "
+                    f"different configs in round {self.round}; send one, or two alike"
+                )
+        return nodes
 
     def _task(self, node: int, message: Message) -> Task:
-        configs = {
-            name: dict(record)
-            for name, record in message.content.config_records.items()
-        }
-        changes: dict[str, Any] = {}
-        # All records in one: strategies put their settings into records of their own
-        # names.
-        for values in configs.values():
-            changes |= values
+        configs = configs_of(message)
+        changes = self._requests.changes(configs)
         kind = message.metadata.message_type
-        attempt = changes.get("attempt", 0)
+        attempt = changes.get(ATTEMPT, 0)
         task = Task(
             node,
             kind,
-            self.settled.plan(self.round, changes),
+            self.settled.plan(self.round, self._requests.for_plan(changes)),
             slots=self.memory.slots(node),
             delivery=self.downlink.delivery(node, self.round, kind, attempt),
             download=self.downlink.download(node),
@@ -278,40 +324,102 @@ class RunGrid(Grid):
         config = {"configs": configs, "arrays": arrays}
         return replace(task, config=config, state=states.get(node))
 
-    def _reply(
-        self, message: Message, task: Task, outcome: Outcome, broadcast: _Broadcast
-    ) -> Message:
-        train = task.kind == "train"
-        if outcome.error is not None:
-            return self._failed(message, outcome.client, outcome.error, train)
-        if not train:
-            metrics = MetricRecord(dict(outcome.metrics))
-            return Message(RecordDict({"metrics": metrics}), reply_to=message)
-        self.tally.upload(outcome.bytes_up, self.layout.raw_bytes)
-        begun = time.perf_counter()
-        cohort = len(broadcast.messages)
-        try:
-            received = self._receiver.receive(task, outcome, broadcast.model, cohort)
-        except PayloadError as error:
-            # A real agent would otherwise go on as if its update counted.
-            self.engine.refused(outcome.client, str(error))
-            return self._failed(message, outcome.client, str(error), train)
-        self.tally.codec_s["up_decode"] += time.perf_counter() - begun
-        self.tally.damaged += self._receiver.lost_residual(task, received)
-        # Only now: of a refused update nothing is carried over.
-        self.memory.keep(outcome.client, task.slots, outcome.kept)
-        return self._content(message, received, broadcast)
+    def _held_replies(
+        self, messages: Mapping[int, list[Message]], broadcast: _Broadcast
+    ) -> Iterator[Message]:
+        """Yield the replies that waited for their cohort, now that it is complete."""
+        for client, received, fault in self.bounds.close():
+            task, kept = self._waiting.pop(client)
+            content: Content
+            if received is None:
+                content = self._refused(client, fault)
+            else:
+                content = self._accepted(task, received, kept, broadcast)
+            yield from self._replies_with(content, messages[client], broadcast)
 
     def _content(
+        self, task: Task, outcome: Outcome, broadcast: _Broadcast
+    ) -> Content | None:
+        """Return what a client's replies hold; None: it waits for the rest of its cohort."""
+        train = task.kind == "train"
+        if outcome.error is not None:
+            return self._failed(outcome.client, outcome.error, train)
+        if not train:
+            metrics, unusable = reports.finite(outcome.metrics)
+            self.tally.note_unusable(outcome.client, unusable)
+            return MetricRecord(metrics)
+        self.tally.upload(outcome.bytes_up, self.layout.raw_bytes)
+        client = outcome.client
+        begun = time.perf_counter()
+        try:
+            received = self._receiver.receive(
+                task, outcome, broadcast.model, broadcast.state
+            )
+        except PayloadError as error:
+            return self._refused(client, str(error))
+        self.tally.codec_s["up_decode"] += time.perf_counter() - begun
+        free = self.bounds.take(self.bounds.capped(received))
+        if free is None:
+            self._waiting[client] = (task, outcome.kept)
+            return None
+        return self._accepted(task, free, outcome.kept, broadcast)
+
+    def _accepted(
+        self,
+        task: Task,
+        received: Received,
+        kept: Mapping[str, bytes],
+        broadcast: _Broadcast,
+    ) -> Received | Error:
+        """Return an update that counts, and keep of its client what the run remembers."""
+        cohort = len(broadcast.messages)
+        try:
+            # Here and not in the sum: a refused update is its client's failure, by name.
+            if not received.summed:
+                check_range(received.difference, received.examples, cohort)
+        except PayloadError as error:
+            return self._refused(received.client, str(error))
+        self.tally.damaged += self._receiver.lost_residual(task, received)
+        self.tally.note_unusable(received.client, received.header.unusable)
+        # Only now: of a refused update nothing is carried over.
+        self.memory.keep(received.client, task.slots, kept)
+        return received
+
+    def _refused(self, client: int, reason: str) -> Error:
+        # A real agent would otherwise go on as if its update counted.
+        self.engine.refused(client, reason)
+        return self._failed(client, reason, True)
+
+    def _failed(self, client: int, reason: str, train: bool) -> Error:
+        # Whoever says it: a strategy, an agent or a user's code.
+        reason = shortened(reason)
+        # An evaluation that fails costs a figure, and no update.
+        if train:
+            self.tally.failures[client] = reason
+        return Error(code=ERROR_CODE, reason=reason)
+
+    def _replies_with(
+        self, content: Content | None, messages: list[Message], broadcast: _Broadcast
+    ) -> list[Message]:
+        """Return the replies to a client's messages; none while it waits for its cohort."""
+        if content is None:
+            return []
+        return [self._reply(message, content, broadcast) for message in messages]
+
+    def _reply(
+        self, message: Message, content: Content, broadcast: _Broadcast
+    ) -> Message:
+        if isinstance(content, Error):
+            return Message(content, reply_to=message)
+        if isinstance(content, MetricRecord):
+            return Message(RecordDict({"metrics": content.copy()}), reply_to=message)
+        return self._update(message, content, broadcast)
+
+    def _update(
         self, message: Message, received: Received, broadcast: _Broadcast
     ) -> Message:
         """Return an update as the strategy takes it: as it was decoded, or as a model."""
-        header = received.header
-        metrics = MetricRecord({EXAMPLES: header.examples})
-        if header.train_loss is not None:
-            metrics["train_loss"] = header.train_loss
-        metrics.update(header.metrics)
-        content = RecordDict({"metrics": metrics})
+        content = RecordDict(dict(reports.records(received.header)))
         if not self.payloads:
             # Added to the strategy's own model: what a client's copy lacks is no part of
             # its update.
@@ -319,19 +427,13 @@ class RunGrid(Grid):
             state = broadcast.state
             integers = state.integers + change.integers
             end = State(change.after(state.floats), integers)
-            content["arrays"] = for_strategy(self.layout, end)
+            # Under the name that the strategy knows its model by.
+            name = next(iter(message.content.array_records))
+            content[name] = for_strategy(self.layout, end)
         reply = Message(content, reply_to=message)
         if self.payloads:
             return attach(reply, received)
         return reply
-
-    def _failed(
-        self, message: Message, client: int, reason: str, train: bool
-    ) -> Message:
-        # An evaluation that fails costs a figure, and no update.
-        if train:
-            self.tally.failures[client] = reason
-        return Message(Error(code=ERROR_CODE, reason=reason), reply_to=message)
 
 
 def _arrays(message: Message) -> ArrayRecord:

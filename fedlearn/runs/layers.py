@@ -79,6 +79,7 @@ def _engine(site: Site) -> Engine:
         "runner": site.runner,
         "workers": section.workers,
         "chunk": section.chunk,
+        "client_timeout_s": section.client_timeout_s,
         "plan": settled.plan(1, {}),
         "experiment": settled.experiment,
         "brief": settled.brief,

@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 from fedlearn.clients.agent import identity as agent_identity
-from fedlearn.errors import RunError
+from fedlearn.errors import ConfigError, RunError
+from fedlearn.exchange.addresses import bare_host, is_everywhere
+from fedlearn.own_path import environment
 from fedlearn.server import identity
 from fedlearn.system import files
 
+# This machine, by the names that a server's certificate may have.
+LOOPBACKS = ("127.0.0.1", "localhost", "::1")
+
 # How long an agent may take to end by itself.
 _PATIENCE_S = 5.0
+
+
+def dialled_host(host: str, pki: Path | None) -> str:
+    """Return the host at which agents of this machine reach a coordinator.
+
+    host: where it listens. pki: the authority's folder; None: without TLS. Raises
+    ConfigError for a host that the server's certificate does not name.
+    """
+    bare = bare_host(host)
+    # "All addresses" is none that anybody could connect to, or that a certificate names.
+    choices = LOOPBACKS if is_everywhere(bare) else (bare,)
+    if pki is None:
+        return choices[0]
+    names = identity.server_names(pki)
+    for choice in choices:
+        if choice in names:
+            return choice
+    raise ConfigError(
+        f"--host {host}: local agents would not trust it, for the certificate in '{pki}' "
+        f"names {', '.join(names)} alone; "
+        f"fedlearn pki server --pki {shlex.quote(str(pki))} --name {bare}"
+    )
 
 
 class LocalAgents:
@@ -44,6 +72,7 @@ class LocalAgents:
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
+                    env=environment(),
                 )
             self._processes.append(process)
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 from flwr.app import ArrayRecord
 from safetensors.numpy import save
 
-from fedlearn.arrays import model_sha256
-from fedlearn.errors import ConfigError, RunError
+from fedlearn.arrays import State, model_sha256
+from fedlearn.errors import RunError
 from fedlearn.flower import for_strategy, to_state
 from fedlearn.memory.clients import Remembered
 from fedlearn.records.line import Line, empty_line
@@ -22,31 +23,27 @@ from fedlearn.records.names import MODEL_FILE, SUMMARY_FILE
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.devices import totals
 from fedlearn.runs import checkpoint
-from fedlearn.runs.callbacks import Callback
+from fedlearn.runs.callbacks import Watchers
 from fedlearn.runs.checkpointing import Checkpointer
+from fedlearn.runs.display import Display
 from fedlearn.runs.doubt import rises
+from fedlearn.runs.ending import line_score, sums
 from fedlearn.runs.expectations import expectations
 from fedlearn.runs.grid import RunGrid
 from fedlearn.runs.layers import Stack
 from fedlearn.runs.parts import Parts
+from fedlearn.runs.reports import reported
+from fedlearn.runs.resuming import check_checkpoint, check_stop_at, reached
 from fedlearn.runs.settle import Settled
 from fedlearn.runs.tally import RoundTally
 from fedlearn.strategies import remember
 from fedlearn.strategies.guard import Guarded
+from fedlearn.strategies.train_config import TrainConfig
 
 
-class _Ended(Exception):
+# No `Exception`: a strategy's own loop may catch those.
+class _Ended(BaseException):
     """The run ends before its last round: the one way out of a strategy's own loop."""
-
-
-class Display(Protocol):
-    """What shows a run's progress."""
-
-    def round_done(self, line: Line) -> None:
-        """Show a round's line."""
-
-    def note(self, text: str) -> None:
-        """Show a warning."""
 
 
 class RunLoop:
@@ -60,9 +57,9 @@ class RunLoop:
         stack: Stack,
         folder: RunFolder,
         display: Display,
-        callbacks: Sequence[Callback] = (),
+        watchers: Watchers,
     ) -> None:
-        """Take the parts. callbacks: called after each round; any of them may end the run."""
+        """Take the parts. watchers: called after each round; any of them may end the run."""
         self.experiment = settled.experiment
         self.layout = parts.layout
         self.strategy = parts.strategy
@@ -71,7 +68,7 @@ class RunLoop:
         self.clock = stack.clock
         self.folder = folder
         self.display = display
-        self.callbacks = callbacks
+        self.watchers = watchers
         self.model = parts.initial
         self.done = 0
         self.lines: list[Line] = []
@@ -85,14 +82,18 @@ class RunLoop:
         # Agents, and clients' vectors, rely on what the last checkpoint holds: with them
         # it is waited for.
         beside = not settled.agents and not grid.memory.must_be_synced
+        self.config = TrainConfig()
         self._checkpointer = Checkpointer(
             folder,
             parts.strategy,
+            self.config,
             self._remembered(),
             self.experiment.experiment.checkpoint_every,
             beside,
         )
         self._guard: Guarded
+        # Whether the strategy returned a model in the place of the last round's.
+        self._is_returned = False
 
     def resume(self) -> int:
         """Go back to the newest whole checkpoint, or to the start.
@@ -105,15 +106,18 @@ class RunLoop:
         if newest is None:
             self.lines = self.folder.rewind(-1)
         else:
-            self._check(newest)
+            check_checkpoint(newest, self.experiment, self.layout, self.folder.path)
             self.done = newest.round
             self.lines = self.folder.rewind(newest.round)
             self._note_lost_lines()
         # A lower stop_at than before would mean that rounds were run in vain.
-        self._check_stop_at()
+        check_stop_at(self.experiment.experiment.stop_at, self.lines, self.done)
         if newest is not None:
             self.model = newest.model
             remember.recall(self.strategy, newest.memory["strategy"], newest.arrays)
+            # Checkpoints of the first release have none.
+            values = newest.memory.get("train_config", {"dict": []})
+            self.config.recall(remember.load(values, newest.arrays))
         try:
             for part in self._remembered():
                 part.recall(
@@ -146,10 +150,17 @@ class RunLoop:
             self._add_line(empty_line(self.done))
         self._guard = self._guarded()
         try:
-            if self.done < settings.rounds and self._reached() is None:
+            if self.done < settings.rounds and not self._has_reached():
                 # Flower counts from round 1; the guard leads it to the first that is missing.
                 start = for_strategy(self.layout, self.model)
-                self._guard.run(self.grid, start, settings.rounds, self._after_round)
+                returned = self._guard.run(
+                    self.grid,
+                    start,
+                    settings.rounds,
+                    self._after_round,
+                    self._score_for_strategy,
+                )
+                self._adopt(returned)
         except _Ended:
             pass
         finally:
@@ -169,6 +180,7 @@ class RunLoop:
             first_round=self.done + 1,
             min_clients=settings.min_clients,
             attempts=settings.attempts,
+            config=self.config,
             settings=self._round_settings,
             evaluates=self._evaluates_clients,
             note=self.display.note,
@@ -184,15 +196,10 @@ class RunLoop:
         settings = self.experiment.experiment
         return round % settings.evaluate_every == 0 or round == settings.rounds
 
-    def _reached(self) -> int | None:
-        """Return the first round with the accuracy that ends the run; None: not yet."""
+    def _has_reached(self) -> bool:
+        """Return whether a round had the accuracy that ends the run."""
         stop_at = self.experiment.experiment.stop_at
-        if not stop_at:
-            return None
-        for line in self.lines:
-            if (line["accuracy"] or 0.0) >= stop_at:
-                return int(line["round"])
-        return None
+        return reached(stop_at, self.lines) is not None
 
     def _after_round(self, round: int, arrays: ArrayRecord) -> None:
         """Record a round: its line, its checkpoint. Raises `_Ended` after the last one."""
@@ -203,7 +210,8 @@ class RunLoop:
         self._note_models(self.grid.tally)
         self._renew_if_in_doubt(round)
         # Callbacks first: each of them has to see every round.
-        ended = self._ended_by_callback(line) or self._reached() is not None
+        ended = self.watchers.after_round(line, self._weights)
+        ended |= self._has_reached()
         last = round == self.experiment.experiment.rounds
         if ended or last or self._checkpointer.due(round):
             self._checkpoint()
@@ -212,10 +220,35 @@ class RunLoop:
             # Flower's loop has no other way out; `go` catches it and finishes the run.
             raise _Ended
 
+    def _score_for_strategy(self, arrays: ArrayRecord) -> dict[str, float]:
+        """Return a model's score on held-out samples: for a strategy's own loop."""
+        model = to_state(self.layout, arrays)
+        # The line's own, where the round was evaluated and this is its model.
+        score = line_score(self.lines[-1]) if model is self.model else None
+        return score or self._score_of(model)
+
+    def _score_of(self, model: State) -> dict[str, float]:
+        score = self.score(model)
+        return {"loss": score.loss, "accuracy": score.accuracy}
+
+    def _adopt(self, returned: ArrayRecord | None) -> None:
+        """Take the model that a strategy's own ``start`` returned, if it is another one."""
+        if returned is None:
+            return
+        model = to_state(self.layout, returned)
+        if model_sha256(self.layout, model) == model_sha256(self.layout, self.model):
+            return
+        self.model = model
+        self._is_returned = True
+        self.display.note(
+            f"{type(self.strategy).__name__}.start returned another model than that of "
+            f"round {self.done}; it is the run's"
+        )
+
     def _line(self, round: int, tally: RoundTally) -> Line:
         """Return a round's line, but for its score and its seconds."""
         line = empty_line(round)
-        line["train_loss"] = self._guard.train_loss
+        line["train_loss"] = self._guard.updates.train_loss
         line["clients"] = tally.clients
         line["failed"] = len(tally.failures)
         line["failures"] = {
@@ -231,7 +264,8 @@ class RunLoop:
         line["seconds_codec"] = dict(tally.codec_s)
         line["seconds_training"] = tally.training_s
         line["seconds_by_phase"] = dict(tally.seconds)
-        line["clients_evaluation"] = self._guard.evaluation
+        line["clients_evaluation"] = self._guard.evaluations.summary
+        line["metrics"] = reported(round, tally.unusable, self._guard)
         if self.clock:
             line["devices"] = self.clock.take()
         return line
@@ -262,15 +296,10 @@ class RunLoop:
         self.display.round_done(line)
         return line
 
-    def _ended_by_callback(self, line: Line) -> bool:
-        """Call every callback, and return whether one of them ends the run."""
-        answers = [
-            callback.after_round(line, self._weights) for callback in self.callbacks
-        ]
-        return any(answers)
-
     def _weights(self) -> Mapping[str, Any]:
-        return dict(self.layout.split(self.model))
+        # Copies: a callback may keep them, and may write into them.
+        tensors = self.layout.split(self.model)
+        return {name: np.array(values) for name, values in tensors.items()}
 
     def _renew_if_in_doubt(self, round: int) -> None:
         downlink = self.grid.downlink
@@ -307,36 +336,10 @@ class RunLoop:
 
     def _remembered(self) -> list[Remembered]:
         """Return what lies outside the checkpoints and goes back with them."""
-        parts = self.grid.memory.parts()
+        parts = [*self.grid.memory.parts(), self.grid.bounds]
         if self.clock:
             parts.append(self.clock)
         return parts
-
-    def _check(self, newest: checkpoint.Checkpoint) -> None:
-        """Refuse a checkpoint that is not of this run."""
-        rounds = self.experiment.experiment.rounds
-        if newest.round > rounds:
-            raise ConfigError(
-                f"--resume: {newest.round} rounds are done, more than "
-                f"experiment.rounds = {rounds}; raise it or start anew"
-            )
-        # The config was edited, or the folder is another run's.
-        sizes = (newest.model.floats.size, newest.model.integers.size)
-        if sizes != (self.layout.floats, self.layout.integers):
-            raise RunError(
-                f"--resume: {self.folder.path}/checkpoint is of another model than its "
-                "config.toml; give the CONFIG that the run began with"
-            )
-
-    def _check_stop_at(self) -> None:
-        reached = self._reached()
-        if reached is not None and reached < self.done:
-            stop_at = self.experiment.experiment.stop_at
-            raise ConfigError(
-                f"--resume: accuracy {stop_at:g} was reached in round {reached}, and "
-                f"{self.done} rounds are done; leave experiment.stop_at as it was, "
-                "or start anew"
-            )
 
     def _note_lost_lines(self) -> None:
         lost = self.done + 1 - len({line["round"] for line in self.lines})
@@ -356,36 +359,32 @@ class RunLoop:
 
     def _finish(self) -> dict[str, Any]:
         """Write the model and the summary. Raises RunError for a model that is not finite."""
-        scored = [line for line in self.lines if line["accuracy"] is not None]
-        last = scored[-1]
-        if last["loss"] is None or not math.isfinite(last["loss"]):
+        score = line_score(self.lines[-1])
+        # A run may end after a round that the record leaves out, or with another model.
+        if score is None or self._is_returned:
+            score = self._score_of(self.model)
+        if not math.isfinite(score["loss"]):
             raise RunError(
                 "the final model's loss on held-out samples is not finite: "
                 "nothing that can be used was learned"
             )
-        summary = self._summary(scored)
+        summary = self._summary(score)
         # Safetensors: any framework reads it, and reading it runs no code.
         model = save(dict(self.layout.split(self.model)))
         self.folder.write(MODEL_FILE, model)
         self.folder.write_json(SUMMARY_FILE, summary)
         return summary
 
-    def _summary(self, scored: list[Line]) -> dict[str, Any]:
-        trained = [line for line in self.lines if line["round"]]
-        last = scored[-1]
+    def _summary(self, score: Mapping[str, float]) -> dict[str, Any]:
+        scored = [line for line in self.lines if line["accuracy"] is not None]
+        accuracies = [line["accuracy"] or 0.0 for line in scored]
         summary: dict[str, Any] = {
             "name": self.experiment.experiment.name,
             "model_sha256": model_sha256(self.layout, self.model),
             "rounds": self.done,
-            "loss": last["loss"],
-            "accuracy": last["accuracy"],
-            "best_accuracy": max(line["accuracy"] or 0.0 for line in scored),
-            "bytes_up": sum(line["bytes_up"] for line in trained),
-            "bytes_down": sum(line["bytes_down"] for line in trained),
-            "bytes_raw": sum(line["bytes_raw"] for line in trained),
-            "seconds": sum(line["seconds"] for line in trained),
-            "seconds_training": sum(line["seconds_training"] for line in trained),
-            "failed": sum(line["failed"] for line in trained),
+            **score,
+            "best_accuracy": max([score["accuracy"], *accuracies]),
+            **sums(self.lines),
             "engine": self.experiment.engine.kind,
             "clients": self.grid.clients,
             "parameters": self.layout.trained,

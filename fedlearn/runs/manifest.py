@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import time
@@ -14,6 +15,7 @@ import torch
 import fedlearn
 from fedlearn import data
 from fedlearn.devices.machine import cores, processor
+from fedlearn.own_path import own_folders
 from fedlearn.runs.layers import Stack
 from fedlearn.runs.parts import Parts
 from fedlearn.runs.settle import Settled
@@ -71,6 +73,8 @@ def manifest(settled: Settled, parts: Parts, stack: Stack) -> dict[str, Any]:
         "model": model,
         "codec": codec,
         "command": sys.argv,
+        # A run that is resumed elsewhere finds its user's code there.
+        "modules_from": [os.path.abspath(folder) for folder in own_folders()],
         **_choices(settled, stack),
     }
 
@@ -117,8 +121,6 @@ def _data(parts: Parts) -> dict[str, Any]:
     sized = range(min(len(clients), _SIZED))
     sizes = np.sort([clients.size(client) for client in sized])
     shown_clients, counts = data.label_counts(population)
-    # A user's own population need not have one.
-    partition = getattr(clients, "partition", None)
     return {
         "name": population.name,
         "modality": population.modality,
@@ -127,7 +129,9 @@ def _data(parts: Parts) -> dict[str, Any]:
         "clients": len(clients),
         "test_samples": len(population.test),
         "sizes": [int(sizes[0]), int(np.median(sizes)), int(sizes[-1])],
-        "partition_sha256": partition.sha256() if partition is not None else None,
+        # A resumed run compares them.
+        **parts.fingerprints,
+        "notes": list(population.notes),
         "label_counts": {"clients": shown_clients.tolist(), "counts": counts.tolist()},
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,13 @@ from fedlearn import data, models
 from fedlearn.arrays import Layout, State
 from fedlearn.clients.augment import KINDS
 from fedlearn.clients.methods import METHODS
+from fedlearn.clients.normal import single_sample_fault
 from fedlearn.config import Experiment
+from fedlearn.data.fingerprint import fingerprints
 from fedlearn.data.samples import Population
 from fedlearn.devices.profiles import Devices
 from fedlearn.engine import apps
-from fedlearn.errors import ConfigError, ModelError
+from fedlearn.errors import ConfigError, ModelError, reason_of
 from fedlearn.names import nearest
 from fedlearn.runs import devices
 from fedlearn.strategies.build import build
@@ -50,6 +53,11 @@ class Parts:
         """Return how many clients there are."""
         return len(self.population.clients)
 
+    @cached_property
+    def fingerprints(self) -> Mapping[str, str | None]:
+        """Return the fingerprints of the data, by their names in the manifest."""
+        return fingerprints(self.population)
+
 
 def build_parts(experiment: Experiment, agents: bool = False) -> Parts:
     """Return the parts of an experiment. agents: real ones train, on devices of their own.
@@ -68,6 +76,8 @@ def build_parts(experiment: Experiment, agents: bool = False) -> Parts:
             simulated = devices.checked(experiment, clients)
     app = _app(experiment, agents)
     initial = _initial(experiment, module, layout)
+    if app is None or experiment.client.mods:
+        _check_batches(experiment, module, population)
     # Last: it loads a GPU's libraries, and every cheaper mistake is told before.
     _check_device(experiment.engine.device)
     return Parts(population, module, layout, initial, strategy, app, simulated)
@@ -143,6 +153,20 @@ def _initial(experiment: Experiment, module: torch.nn.Module, layout: Layout) ->
     return initial
 
 
+def _check_batches(
+    experiment: Experiment, module: torch.nn.Module, population: Population
+) -> None:
+    """Refuse mini-batches of one sample where the model cannot train on them."""
+    if experiment.train.batch_size != 1:
+        return
+    dtype = torch.int64 if population.modality == "text" else torch.float32
+    fault = single_sample_fault(
+        module, torch.zeros(1, *population.input_shape, dtype=dtype)
+    )
+    if fault:
+        raise ConfigError(f"[train] batch_size = 1: {fault}")
+
+
 def _strategy(experiment: Experiment, layout: Layout, clients: int) -> Strategy:
     settings = experiment.experiment
     if settings.min_clients > clients:
@@ -203,7 +227,7 @@ def _check_device(device: str) -> None:
         float(torch.zeros(1, device=device))
     # torch has as many kinds of error as it has devices.
     except Exception as error:
-        reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"[engine] device = '{device}' cannot be used here: {reason}; use \"cpu\""
+            f"[engine] device = '{device}' cannot be used here: "
+            f'{reason_of(error)}; use "cpu"'
         ) from None

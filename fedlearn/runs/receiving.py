@@ -8,14 +8,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.arrays import Change, Layout, Sparse
+from fedlearn.arrays import Change, Layout, Sparse, State
 from fedlearn.codec import codec, feedback
 from fedlearn.engine.task import Outcome, Summed, Task
-from fedlearn.errors import PayloadError
-from fedlearn.flower import Received
+from fedlearn.errors import FedlearnError, PayloadError
+from fedlearn.flower import EXAMPLES, Received
 from fedlearn.memory.downlink import Downlink, Published
 from fedlearn.memory.slots import RESIDUALS
-from fedlearn.strategies.aggregate import check_range
+from fedlearn.models.buffers import BufferBounds
+from fedlearn.runs import reports
 from fedlearn.wire import FRESH, GRADIENT, UPDATE, decode
 
 
@@ -23,23 +24,53 @@ class Receiver:
     """Decodes the updates of a run's clients."""
 
     def __init__(
-        self, layout: Layout, downlink: Downlink, initial: NDArray[np.float32]
+        self,
+        layout: Layout,
+        downlink: Downlink,
+        initial: NDArray[np.float32],
+        key: str = EXAMPLES,
     ) -> None:
-        """Take the run's layout, downlink and first model's floats (P,)."""
+        """Take the run's layout, downlink and first model's floats (P,).
+
+        key: of the metric by which the strategy weighs.
+        """
+        self.key = key
         self.layout = layout
         self.downlink = downlink
         self.initial = initial
+        self._buffers = BufferBounds(layout)
 
     def receive(
-        self, task: Task, outcome: Outcome, model: Published, cohort: int
+        self,
+        task: Task,
+        outcome: Outcome,
+        model: Published,
+        state: State,
     ) -> Received:
         """Return a checked update. Raises PayloadError when it must not be aggregated.
 
-        model: what the cohort was sent. cohort: clients whose updates are summed.
+        model: what the cohort was sent. state: what the strategy adds updates to.
         """
         # A part of a sum has no payload of its own to decode.
         if outcome.summed:
             return self._of_sum(outcome.client, outcome.summed)
+        try:
+            return self._of_payload(task, outcome, model, state)
+        except FedlearnError:
+            raise
+        # What a client sends may be made to find our mistakes. One of them costs its
+        # sender a round, and not everybody the run.
+        except Exception as error:
+            kind = type(error).__name__
+            raise PayloadError(f"its answer cannot be read: {kind}: {error}") from error
+
+    def _of_payload(
+        self,
+        task: Task,
+        outcome: Outcome,
+        model: Published,
+        state: State,
+    ) -> Received:
         _, codec_name = feedback(task.plan.codec)
         moved = None
         if codec(codec_name).uses_moved:
@@ -59,11 +90,10 @@ class Receiver:
             raise PayloadError(
                 "the update started from another model than the one sent"
             )
-        if header.examples < 1:
-            raise PayloadError("the update reports 0 examples; it would weigh nothing")
-        # Here and not in the sum: a refused update is its client's failure, by name.
-        check_range(change, header.examples, cohort)
-        return Received(outcome.client, header, change)
+        header = reports.sound(header)
+        weight = reports.weight(header, self.key)
+        self._buffers.check(state, change)
+        return Received(outcome.client, header, change, weight=weight)
 
     def lost_residual(self, task: Task, received: Received) -> bool:
         """Return whether a client began anew although it had a residual: it was damaged."""

@@ -9,7 +9,7 @@ from fedlearn.memory.shadow import Shadow
 from fedlearn.memory.slots import COPIES, RESIDUALS
 from fedlearn.memory.states import States
 from fedlearn.memory.vectors import ClientVectors
-from fedlearn.memory.versions import Versions
+from fedlearn.memory.versions import Versions, check_length
 from fedlearn.records.names import (
     CAST_FOLDER,
     COPIES_FILE,
@@ -23,13 +23,19 @@ from fedlearn.runs.settle import Settled
 
 
 def open_memory(settled: Settled, parts: Parts, folder: RunFolder) -> ClientMemory:
-    """Return the memory of a run's clients, to be closed at its end. Raises RecordError."""
+    """Return the memory of a run's clients, to be closed at its end.
+
+    Raises RecordError, and ConfigError for a folder whose path is too long.
+    """
     layout = parts.layout
     files = {}
     if settled.downlink == "shadow":
         files[COPIES] = COPIES_FILE
     if settled.residuals:
         files[RESIDUALS] = RESIDUALS_FILE
+    # Before anything is made: a run that cannot begin leaves nothing.
+    if files or settled.downlink == "cast" or parts.app is not None:
+        check_length((folder.path / RESIDUALS_FILE).with_suffix(".sqlite"))
     # Opened before the workers are forked, who write into the same files.
     vectors = {
         name: ClientVectors(folder.path / file, settled.clients, layout.floats)

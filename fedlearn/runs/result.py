@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from fedlearn import config
 from fedlearn.config import Experiment
-from fedlearn.errors import DataError, RecordError, UserError
-from fedlearn.names import handed_over
+from fedlearn.errors import DataError, ModelError, RecordError, UserError
+from fedlearn.names import handed_over, is_handed
 from fedlearn.records.line import Line
 from fedlearn.records.names import CONFIG_FILE, MODEL_FILE
 from fedlearn.records.reading import RunRecord, read, section
 from fedlearn.reporting.inline import run_html
+from fedlearn.runs.arguments import folder_path
 
 if TYPE_CHECKING:
     import pandas
@@ -42,7 +43,7 @@ class Run:
         Raises UserError for a folder that holds no run, RecordError for one that cannot
         be read.
         """
-        self.folder = Path(folder)
+        self.folder = folder_path("folder", folder)
         self._objects = dict(objects or {})
         self._record = read(self.folder)
 
@@ -119,6 +120,13 @@ class Run:
             )
         experiment = self.config
         state = self.state_dict()
+        name = experiment.model.name
+        if is_handed(name) and name not in self._objects:
+            own_name = name.partition(":")[2]
+            raise UserError(
+                f"the model of {self.folder} was a Python object; hand it over again: "
+                f"fedlearn.load({str(self.folder)!r}, model={own_name})"
+            )
         # The model may be a class of the caller's own, which no import finds.
         with handed_over(self._objects):
             module = build(
@@ -129,7 +137,7 @@ class Run:
                 seed=experiment.experiment.seed,
                 modality=data["modality"],
             )
-        # Built by the same code with the same seed, so names and shapes are the state's.
+        _check_state(module, state)
         module.load_state_dict(state)
         return module.eval()
 
@@ -137,17 +145,25 @@ class Run:
         """Return the class of each sample, (N,) int64, or (N, T) for text.
 
         x: (N, …) samples as the data set gives them, such as uint8 images; one sample
-        without its N is taken too. probabilities: return those of every class instead,
-        (N, K) or (N, T, K) float32. Raises DataError for samples of another shape.
+        without its N is taken too. They go through the casts of training, so that pictures
+        may be whole numbers up to 255 or floats up to 1. probabilities: return those of
+        every class instead, (N, K) or (N, T, K) float32. Raises DataError for samples that
+        training would refuse.
         """
         import torch
 
         from fedlearn.clients.batches import tensors
         from fedlearn.data.samples import Samples
 
-        data = section(self._record.manifest, "data")
         module = self.model()
-        samples = _samples(np.asarray(x), tuple(data["input_shape"]))
+        data = section(self._record.manifest, "data")
+        samples = _samples(x, tuple(data["input_shape"]), data["modality"])
+        if not len(samples):
+            lines = samples.shape[1:] if data["modality"] == "text" else ()
+            shape = (0, *lines)
+            if probabilities:
+                return np.empty((*shape, int(data["classes"])), np.float32)
+            return np.empty(shape, np.int64)
         outputs = []
         # Predicting needs no gradients, which would take the memory of all batches.
         with torch.no_grad():
@@ -216,7 +232,8 @@ class Comparison:
         from fedlearn.reporting.comparison import write_comparison
 
         records = [run.record for run in self.runs]
-        return write_comparison(records, self.rows, self.target, Path(path))
+        page = folder_path("path", path)
+        return write_comparison(records, self.rows, self.target, page)
 
     def _repr_html_(self) -> str:
         from fedlearn.reporting.inline import comparison_html
@@ -226,11 +243,41 @@ class Comparison:
         )
 
 
+def _check_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Raise ModelError where a module is not the one that a state was trained with."""
+    own = module.state_dict()
+    for name in sorted(own.keys() | state.keys()):
+        if name in own and name in state and own[name].shape == state[name].shape:
+            continue
+        raise ModelError(
+            f"a {type(module).__name__} of these options is not the run's model: "
+            f"'{name}' differs"
+        )
+
+
 def _is_nested(value: Any) -> bool:
     return isinstance(value, Mapping | list)
 
 
-def _samples(x: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[Any]:
+def _samples(x: Any, input_shape: tuple[int, ...], modality: str) -> NDArray[Any]:
+    """Return samples (N, …) in the type of the training samples; see `Run.predict`."""
+    from fedlearn.data import casts
+    from fedlearn.data.own_arrays import NUMBERS, as_array
+
+    where = "predict: x"
+    array = _with_samples_axis(as_array(where, x), input_shape)
+    if array.dtype.kind not in NUMBERS:
+        raise DataError(f"{where} has dtype {array.dtype}; numbers are needed")
+    if not len(array):
+        return array
+    if modality == "text":
+        return casts.to_bytes(where, array)
+    if modality == "image":
+        return casts.to_pixels(where, array)
+    return casts.to_float32(where, array)
+
+
+def _with_samples_axis(x: NDArray[Any], input_shape: tuple[int, ...]) -> NDArray[Any]:
     """Return samples with their leading N, and images with their channel."""
     if x.shape == input_shape:
         x = x[np.newaxis]

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn.config import Experiment
-from fedlearn.engine.fleet import Fleet
-from fedlearn.errors import ConfigError, FedlearnError
+from fedlearn.engine.fleet import Fleet, left_out_name
+from fedlearn.errors import ConfigError, FedlearnError, StrategyError
+from fedlearn.exchange.addresses import bare_host, is_everywhere, joined
 from fedlearn.records.names import (
     ADDRESS_FILE,
     AGENTS_FOLDER,
@@ -28,10 +29,11 @@ from fedlearn.records.names import (
 )
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.progress import Progress
+from fedlearn.runs import checkpoint
 from fedlearn.runs.callbacks import Callback
 from fedlearn.runs.fleets import allowances, with_fleet
 from fedlearn.runs.layers import Site, Stack
-from fedlearn.runs.local_agents import LocalAgents
+from fedlearn.runs.local_agents import LocalAgents, dialled_host
 from fedlearn.runs.simulation import simulate
 from fedlearn.server import identity
 from fedlearn.server.figures import Lines
@@ -39,6 +41,7 @@ from fedlearn.server.journal import Journal
 from fedlearn.server.listening import Address
 from fedlearn.server.observe import Log
 from fedlearn.server.pages import LOOPBACK, Pages
+from fedlearn.server.quota import quota_bytes
 from fedlearn.server.rounds import Rounds
 from fedlearn.server.service import Service
 from fedlearn.server.witness import took_part
@@ -58,7 +61,8 @@ class ServeOptions:
     the run's former one. pki: the authority's folder; None: one of the run's own, unless
     ``insecure``, which is without TLS. local_agents: started here. metrics_port: of
     Prometheus' figures, 0: any that is free, None: without. shown: which events are
-    printed, see `Log`.
+    printed, see `Log`. journal_megabytes: most that the journal may have, None: nearly all
+    that the disk has free. without: (client, round) whose answers are left out from now on.
     """
 
     host: str = "127.0.0.1"
@@ -69,6 +73,8 @@ class ServeOptions:
     local_agents: int = 0
     metrics_port: int | None = None
     shown: str = "notes"
+    journal_megabytes: int | None = None
+    without: tuple[tuple[int, int], ...] = ()
 
     def execute(
         self,
@@ -80,14 +86,18 @@ class ServeOptions:
     ) -> dict[str, Any]:
         """Run an experiment over agents, or go on with one, and return its summary.
 
-        Raises what `simulate` raises.
+        Raises what `simulate` raises, and ConfigError for answers that cannot be left out.
         """
+        self._check_without(folder.path, resume)
         pki = None
         if not self.insecure:
-            pki = self.pki or own_pki(folder.path)
+            pki = self.pki or own_pki(folder.path, self.host)
+        if self.local_agents:
+            # For its error, before anything is built and anybody waits.
+            dialled_host(self.host, pki)
         address = Address(self.host, self.port, self.enroll_port, pki)
         log = Log(folder.path / LOG_FILE, self.shown)
-        serving = Serving(folder, address, log, self.local_agents, self.metrics_port)
+        serving = Serving(folder, address, log, self)
         over = False
         try:
             summary = simulate(
@@ -98,17 +108,48 @@ class ServeOptions:
             folder.write_json(SUMMARY_FILE, summary)
             # Only now: agents of a run that failed are to come back.
             over = True
+        except StrategyError as error:
+            raise StrategyError(
+                f"{error}; if one client's answer is at fault, go on without it: "
+                "--resume --without CLIENT/ROUND"
+            ) from error
         finally:
             serving.close(over)
         return summary
 
+    def _check_without(self, folder: Path, resume: bool) -> None:
+        """Refuse to leave out answers that are in a checkpoint already."""
+        if not self.without:
+            return
+        newest = checkpoint.whole(folder)
+        done = newest[0].round if newest else 0
+        for client, round in self.without:
+            if not resume:
+                raise ConfigError(
+                    f"--without {client}/{round}: no run has begun in {folder}; "
+                    "start it without this option"
+                )
+            if round <= done:
+                raise ConfigError(
+                    f"--without {client}/{round}: the checkpoint of round {done} has that "
+                    f"answer in it; only answers from round {done + 1} on can be left out"
+                )
 
-def own_pki(folder: Path) -> Path:
-    """Return the authority of a run that only local agents attend, made at its first start."""
+
+def own_pki(folder: Path, host: str) -> Path:
+    """Return the authority of a run that only local agents attend, made at its first start.
+
+    host: where the coordinator listens; the server's certificate is to name it.
+    """
     path = folder / PKI_FOLDER
+    names = ["localhost"]
+    if not is_everywhere(host):
+        names.append(bare_host(host))
     # Kept over a resume: the agents' certificates are from it.
     if not (path / "ca.pem").exists():
-        identity.make(path, ["localhost", "127.0.0.1"])
+        identity.make(path, names)
+    elif not set(names) <= set(identity.server_names(path)):
+        identity.renew_server(path, names)
     return path
 
 
@@ -120,15 +161,13 @@ class Serving:
         folder: RunFolder,
         address: Address,
         log: Log,
-        local_agents: int = 0,
-        metrics_port: int | None = None,
+        options: ServeOptions,
     ) -> None:
         """Take the parts; nothing is started before `layer`, and `close` ends the log."""
         self.folder = folder
         self.address = address
         self.log = log
-        self.local_agents = local_agents
-        self.metrics_port = metrics_port
+        self.options = options
         self.agents = LocalAgents(folder.path / AGENTS_FOLDER, address.pki)
         self.pages: Pages | None = None
         self.service: Service | None = None
@@ -143,10 +182,14 @@ class Serving:
         clients = site.settled.clients
         self._check(experiment, clients)
         service = self._listen(site)
-        place = self._announce(service)
+        self._announce(service)
         # After the ports are open, so that the first try of each agent succeeds.
-        self.agents.start(place, self.local_agents, allowances(experiment))
-        enough = experiment.fleet.min_agents or self.local_agents or 1
+        if self.options.local_agents:
+            host = dialled_host(self.address.host, self.address.pki)
+            place = joined(host, service.port)
+            allowed = allowances(experiment)
+            self.agents.start(place, self.options.local_agents, allowed)
+        enough = experiment.fleet.min_agents or self.options.local_agents or 1
         assert self.journal is not None
         fleet = Fleet(
             site.runner,
@@ -179,7 +222,7 @@ class Serving:
 
     def _check(self, experiment: Experiment, clients: int) -> None:
         """Refuse local agents that are too many, or that would wait for others for ever."""
-        local = self.local_agents
+        local = self.options.local_agents
         if local > clients:
             raise ConfigError(
                 f"--local-agents {local}: the experiment has {clients} clients"
@@ -201,16 +244,32 @@ class Serving:
         most_bytes = 2 * site.parts.layout.raw_bytes + LEAST_ROOM
         brief = settled.brief.to_json()
         rounds = Rounds(run_id(self.folder), brief, settled.clients, most_bytes)
-        self.journal = Journal(self.folder.path / JOURNAL_FOLDER)
+        journal = self.folder.path / JOURNAL_FOLDER
+        self.journal = Journal(
+            journal, quota_bytes(journal, self.options.journal_megabytes)
+        )
+        self._leave_out(self.journal, settled.clients)
         self.service = Service(rounds, self.journal, self._listening_at(), self.log)
         self.service.devices = self._devices_before()
         self.service.start()
-        if self.metrics_port is not None:
+        if self.options.metrics_port is not None:
             lines = Lines(self.folder.path / LINES_FILE)
             total = settled.experiment.experiment.rounds
             figures = self.service.figures
-            self.pages = Pages(self.metrics_port, figures, lines, total)
+            self.pages = Pages(self.options.metrics_port, figures, lines, total)
         return self.service
+
+    def _leave_out(self, journal: Journal, clients: int) -> None:
+        """Write down whose answers are left out: a resume and a replay do so too."""
+        for client, round in self.options.without:
+            if client >= clients:
+                raise ConfigError(
+                    f"--without {client}/{round}: the experiment has {clients} clients"
+                )
+            name = left_out_name(client, round)
+            if journal.find(name) is None:
+                journal.append({"kind": "without", "key": name}).result()
+            self.log.note(f"round {round} goes on without client {client}'s answers")
 
     def _listening_at(self) -> Address:
         """Return where to listen: where agents know the run, if no port is asked for."""
@@ -224,9 +283,9 @@ class Serving:
             enroll_port=self.address.enroll_port or before["enrol"],
         )
 
-    def _announce(self, service: Service) -> str:
-        """Write down where agents attend, note it, and return it as ``HOST:PORT``."""
-        place = f"{self.address.host}:{service.port}"
+    def _announce(self, service: Service) -> None:
+        """Write down where agents attend, and note it."""
+        place = joined(self.address.host, service.port)
         metrics = self.pages.port if self.pages else None
         ports = {
             "host": self.address.host,
@@ -246,7 +305,6 @@ class Serving:
             self.log.note(
                 f"agents attend at {place}, and enroll at port {service.enroll_port}"
             )
-        return place
 
     def _wait(self, service: Service, enough: int) -> None:
         """Wait until so many agents attend. Raises RunError when a local one ends before."""

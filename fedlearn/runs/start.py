@@ -8,6 +8,7 @@ the Flower app give it what their users gave them.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import sys
@@ -19,7 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlearn.errors import ConfigError
-from fedlearn.records.names import BEFORE_CONFIG, CONFIG_FILE
+from fedlearn.own_path import look_in
+from fedlearn.records.names import CONFIG_FILE, MANIFEST_FILE, is_before_config
+from fedlearn.runs.arguments import folder_path
 from fedlearn.runs.names import check_names
 
 if TYPE_CHECKING:
@@ -42,6 +45,8 @@ _MAY_CHANGE = {
     ("engine", "kind"),
     ("engine", "workers"),
     ("engine", "address"),
+    # A run that waits for a client that sleeps is ended, and goes on with a limit.
+    ("engine", "client_timeout_s"),
     ("fleet",),
     ("devices", "target"),
     ("devices", "cloud"),
@@ -181,8 +186,22 @@ def _experiment(
     from fedlearn.config import read, read_recorded
 
     if path and resume and config is None and (path / CONFIG_FILE).exists():
+        _look_where_before(path)
         return read_recorded(path / CONFIG_FILE, changes)
     return read(config, changes)
+
+
+def _look_where_before(path: Path) -> None:
+    """Have Python look for a resumed run's modules where they were when it began."""
+    try:
+        manifest = json.loads((path / MANIFEST_FILE).read_text())
+    # Torn by a kill: then the run is resumed where it began, or its CONFIG is given.
+    except (OSError, ValueError, RecursionError):
+        return
+    folders = manifest.get("modules_from") if isinstance(manifest, dict) else None
+    for folder in folders if isinstance(folders, list) else []:
+        if isinstance(folder, str) and os.path.isdir(folder):
+            look_in(folder)
 
 
 def _chosen_folder(out: str | Path | None, resume: bool) -> Path | None:
@@ -193,7 +212,7 @@ def _chosen_folder(out: str | Path | None, resume: bool) -> Path | None:
             raise ConfigError(
                 "--out is empty; name a folder, or leave it out for runs/NAME-TIME"
             )
-        return Path(out)
+        return folder_path("out", out)
     return _newest_run() if resume else None
 
 
@@ -239,7 +258,7 @@ def _check_unstarted(path: Path, resume: bool, config_given: bool) -> None:
     """Raise ConfigError for a folder without a config that no run can start in."""
     # The folder of a run killed while it started: with its CONFIG given, resuming is
     # starting.
-    killed = path.exists() and all(p.name in BEFORE_CONFIG for p in path.iterdir())
+    killed = path.exists() and all(is_before_config(p.name) for p in path.iterdir())
     if resume and not (killed and config_given):
         raise ConfigError(f"--resume: {path} holds no run (it has no config.toml)")
     if path.exists() and not killed:

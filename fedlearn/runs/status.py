@@ -133,7 +133,8 @@ def _last_scored(lines: Sequence[Line]) -> Mapping[str, Any]:
     """Return the last line of an evaluated round; empty where there is none."""
     for line in reversed(lines):
         if line.get("accuracy") is not None:
-            return line
+            scored: Mapping[str, Any] = line
+            return scored
     return {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fedlearn.engine.task import Outcome
@@ -20,7 +21,8 @@ class RoundTally:
     clients: those asked to train. failures: client → reason. bytes_raw: what float32
     would have taken, both ways. whole_models: sent where a difference was to be sent and
     would have closed too little. damaged: clients whose vectors on disk were not what had
-    been written. codec_s: seconds of the codecs' work: "up_encode", "up_decode", and
+    been written. unusable: name of a metric that was no finite number → its clients.
+    codec_s: seconds of the codecs' work: "up_encode", "up_decode", and
     "down" (both ends of it, and the copies). training_s: of local training, summed over
     clients and divided by the workers. seconds: by phase, of which training is one.
     """
@@ -34,6 +36,7 @@ class RoundTally:
     messages_down: int = 0
     whole_models: int = 0
     damaged: int = 0
+    unusable: dict[str, set[int]] = field(default_factory=dict)
     codec_s: dict[str, float] = field(default_factory=_seconds)
     training_s: float = 0.0
     seconds: dict[str, float] = field(default_factory=_seconds)
@@ -45,6 +48,12 @@ class RoundTally:
         # The clients' numbers are those of the attempt that counts; bytes were sent all
         # the same.
         self.failures = {}
+        self.unusable = {}
+
+    def note_unusable(self, client: int, names: Sequence[str]) -> None:
+        """Note the metrics that were left out of a client's report."""
+        for name in names:
+            self.unusable.setdefault(name, set()).add(client)
 
     def publish(self, seconds: float) -> None:
         """Count the encoding of a model for all."""

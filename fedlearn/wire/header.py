@@ -22,8 +22,21 @@ CARRIED = payload_pb2.Payload.CARRIED
 # What a client may report under a name: a number or a list of numbers.
 Metric = int | float | list[int] | list[float]
 
+# Whole numbers from here on may differ from their doubles; those of an int64 end there.
+_EXACT = 1 << 53
+_INT64 = 1 << 63
+
 # The most metrics in a payload.
 METRICS = 1000
+
+# More samples than any client has: with any cohort, sums of weights stay below 2**63.
+MOST_EXAMPLES = 1 << 32
+
+# A metric's largest magnitude: means weighted by examples stay far from a float's end.
+MOST_METRIC = 1e100
+
+# Characters of a metric's name: reasons and tables show it.
+METRIC_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,10 @@ class Header:
     base_digest: bytes = bytes(8)
     residual: int = NO_FEEDBACK
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+    # MetricRecord → its metrics, where a client's reply has others than "metrics" alone.
+    records: Mapping[str, Mapping[str, Metric]] = field(default_factory=dict)
+    # Names of metrics that came and are no finite numbers: they cost no update.
+    unusable: tuple[str, ...] = ()
 
     def fill(self, message: payload_pb2.Payload) -> None:
         """Set the fields of a message that this header says."""
@@ -59,12 +76,21 @@ class Header:
         message.examples = self.examples
         if self.train_loss is not None:
             message.train_loss = self.train_loss
-        for name, value in self.metrics.items():
-            message.metrics.append(_to_metric(name, value))
+        for record, metrics in {"": self.metrics, **self.records}.items():
+            for name, value in metrics.items():
+                message.metrics.append(_to_metric(record, name, value))
 
     @classmethod
     def of(cls, message: payload_pb2.Payload) -> Header:
-        """Return what a message says; raises FormatError for metrics that are none."""
+        """Return what a message says; metrics that are no finite numbers are left out."""
+        records: dict[str, dict[str, Metric]] = {"": {}}
+        unusable = []
+        for metric in message.metrics:
+            value = _of_metric(metric)
+            if value is None:
+                unusable.append(metric.name)
+            else:
+                records.setdefault(metric.record, {})[metric.name] = value
         # A loss of 0 is sent; one that was never computed is not.
         loss = message.train_loss if message.HasField("train_loss") else None
         return cls(
@@ -75,7 +101,9 @@ class Header:
             seed=message.seed,
             examples=message.examples,
             train_loss=loss,
-            metrics={metric.name: _of_metric(metric) for metric in message.metrics},
+            metrics=records.pop(""),
+            records=records,
+            unusable=tuple(unusable),
             base_digest=message.base_digest.to_bytes(8, "little"),
             residual=message.residual,
         )
@@ -92,6 +120,13 @@ def check_header(message: payload_pb2.Payload) -> None:
         )
     if not math.isfinite(message.train_loss):
         raise FormatError("the training loss is NaN or infinite")
+    if message.examples > MOST_EXAMPLES:
+        raise FormatError(
+            f"the payload claims {message.examples} examples, "
+            f"where a client has at most {MOST_EXAMPLES}"
+        )
+    for metric in message.metrics:
+        _check_metric(metric)
     # One way to write each codec, so that the same payload has the same bytes.
     text = canonical(message.codec)
     if text != message.codec:
@@ -100,24 +135,51 @@ def check_header(message: payload_pb2.Payload) -> None:
         )
 
 
-def _to_metric(name: str, value: Metric) -> payload_pb2.Payload.Metric:
+def _check_metric(metric: payload_pb2.Payload.Metric) -> None:
+    """Raise FormatError for a metric with which a strategy could not calculate."""
+    characters = max(len(metric.name), len(metric.record))
+    if characters > METRIC_CHARACTERS:
+        raise FormatError(
+            f"a metric's name has {characters} characters, "
+            f"where {METRIC_CHARACTERS} are allowed"
+        )
+    # What is not finite is left out by `_of_metric`; NaN is above nothing.
+    largest = max((abs(number) for number in metric.values), default=0.0)
+    if MOST_METRIC < largest < math.inf:
+        raise FormatError(
+            f"the metric '{metric.name}' is {largest:.3g}, "
+            f"where {MOST_METRIC:g} is the largest"
+        )
+
+
+def _to_metric(record: str, name: str, value: Metric) -> payload_pb2.Payload.Metric:
     values = value if isinstance(value, list) else [value]
-    return payload_pb2.Payload.Metric(
-        name=name,
-        values=values,
-        # Values travel as doubles, so the receiver is told which were whole numbers.
-        whole=all(isinstance(number, int) for number in values),
-        list=isinstance(value, list),
+    # Values travel as doubles, so the receiver is told which were whole numbers.
+    whole = all(isinstance(number, int) for number in values)
+    metric = payload_pb2.Payload.Metric(
+        record=record, name=name, whole=whole, list=isinstance(value, list)
     )
+    if whole and any(abs(number) >= _EXACT for number in values):
+        # Beyond an int64 they end at its bounds: of a record of Flower's they cannot be.
+        inside = [min(max(int(number), -_INT64), _INT64 - 1) for number in values]
+        metric.large.extend(inside)
+    else:
+        metric.values.extend(values)
+    return metric
 
 
-def _of_metric(metric: payload_pb2.Payload.Metric) -> Metric:
+def _of_metric(metric: payload_pb2.Payload.Metric) -> Metric | None:
+    """Return a metric's value; None where it is no finite number, nor a list of them."""
+    if metric.large:
+        numbers = list(metric.large)
+        return numbers if metric.list else _single(numbers)
     values: list[int] | list[float] = list(metric.values)
-    if not metric.list and len(values) != 1:
-        flaw = "finite" if values else "a number"
-        raise FormatError(f"the metric '{metric.name}' is not {flaw}")
     if not all(map(math.isfinite, values)):
-        raise FormatError(f"the metric '{metric.name}' is not finite")
+        return None
     if metric.whole:
         values = [int(number) for number in values]
-    return values if metric.list else values[0]
+    return values if metric.list else _single(values)
+
+
+def _single(values: list[int] | list[float]) -> int | float | None:
+    return values[0] if len(values) == 1 else None

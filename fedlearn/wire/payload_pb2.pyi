@@ -30,16 +30,20 @@ class Payload(_message.Message):
     FRESH: Payload.Residual
     CARRIED: Payload.Residual
     class Metric(_message.Message):
-        __slots__ = ("name", "values", "whole", "list")
+        __slots__ = ("name", "values", "whole", "list", "record", "large")
         NAME_FIELD_NUMBER: _ClassVar[int]
         VALUES_FIELD_NUMBER: _ClassVar[int]
         WHOLE_FIELD_NUMBER: _ClassVar[int]
         LIST_FIELD_NUMBER: _ClassVar[int]
+        RECORD_FIELD_NUMBER: _ClassVar[int]
+        LARGE_FIELD_NUMBER: _ClassVar[int]
         name: str
         values: _containers.RepeatedScalarFieldContainer[float]
         whole: bool
         list: bool
-        def __init__(self, name: _Optional[str] = ..., values: _Optional[_Iterable[float]] = ..., whole: bool = ..., list: bool = ...) -> None: ...
+        record: str
+        large: _containers.RepeatedScalarFieldContainer[int]
+        def __init__(self, name: _Optional[str] = ..., values: _Optional[_Iterable[float]] = ..., whole: bool = ..., list: bool = ..., record: _Optional[str] = ..., large: _Optional[_Iterable[int]] = ...) -> None: ...
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     SCHEMA_FIELD_NUMBER: _ClassVar[int]

@@ -3,6 +3,7 @@
 In between: our own wheel, and other machines' wheels.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -18,7 +19,8 @@ from fedlearn.bundling import archive, commands, own
 from fedlearn.bundling.wheels import TARGETS, download, lock, resolve
 from fedlearn.commands import bundle, serve
 from fedlearn.commands.bundle import main
-from fedlearn.errors import RunError, UserError
+from fedlearn.errors import RecordError, RunError, UserError
+from fedlearn.server.release import ReleaseKey, release_key
 
 ROOT = Path(__file__).parents[2]
 EDGE = ["numpy>=1.24", "grpcio>=1.60", "protobuf>=6.31.1,<8"]
@@ -60,13 +62,16 @@ def registry(tmp_path_factory):
         (["--target", "jp6", "--out", "nowhere/x.tar.xz"], ("nowhere",)),
         (["--target", "jp6", "--with-torch", "torch.whl"], ("torch.whl",)),
         (["--target", "x86", "--with-torch"], ("CUDA", "--with-torch FILE.whl")),
+        (["--target", "jp6"], ("a bundle is signed", "--key release.key")),
+        (["--target", "jp6", "--key", "nowhere/x"], ("nowhere/x", "--key")),
     ],
 )
 def test_a_mistake_is_one_line_before_any_work(
     options, words, capsys, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    assert main(options) == 2
+    # 3: a file that cannot be written.
+    assert main(options) == (3 if "nowhere/x" in options else 2)
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert all(word in told for word in words)
@@ -158,11 +163,7 @@ def test_nothing_of_the_current_folder_runs(tmp_path):
     for name in BAIT_PROGRAMS:
         (shared / name).write_text(f"#!/bin/sh\necho {name} >> {mark}\n")
         (shared / name).chmod(0o755)
-    python = "{}.{}".format(*sys.version_info)
-    values = {**VALUES, "PYTHON": python, "MACHINE": os.uname().machine}
-    texts = {"install.sh": archive.installer(values), "requirements.txt": "a\n"}
-    archive.write(tmp_path / "a.tar.xz", "folder", texts, {}, secret=False)
-    unpack(tmp_path / "a.tar.xz", tmp_path)
+    signed(tmp_path, release_key(tmp_path / "release.key"))
     for path, python_path in (
         (os.environ["PATH"], "."),
         (f".:{os.environ['PATH']}", ""),
@@ -178,6 +179,132 @@ def test_nothing_of_the_current_folder_runs(tmp_path):
         assert "pip failed" in done.stderr
         assert (tmp_path / "place/bin/python").exists()
         assert not mark.exists(), mark.read_text()
+
+
+def signed(folder: Path, key: ReleaseKey, **texts: str) -> Path:
+    """Write a bundle of texts for this Python, unpack it, and return its folder."""
+    python = "{}.{}".format(*sys.version_info)
+    values = {**VALUES, "PYTHON": python, "MACHINE": os.uname().machine}
+    texts = {"install.sh": archive.installer(values), "requirements.txt": "a\n"} | texts
+    file = folder / "a.tar.xz"
+
+    def sign(sums: bytes) -> dict[str, bytes]:
+        return {"SHA256SUMS.sig": key.sign(sums), "release.pem": key.public_pem}
+
+    archive.write(file, "folder", texts, {}, secret=False, sign=sign)
+    shutil.rmtree(folder / "folder", ignore_errors=True)
+    unpack(file, folder)
+    return folder / "folder"
+
+
+def unsigned_is(folder: Path) -> None:
+    (folder / "SHA256SUMS.sig").unlink()
+
+
+def without_key(folder: Path) -> None:
+    (folder / "release.pem").unlink()
+
+
+def changed_list(folder: Path) -> None:
+    """Replace a file and its checksum, as who changes an archive does."""
+    (folder / "requirements.txt").write_text("b\n")
+    digest = hashlib.sha256(b"b\n").hexdigest()
+    sums = (folder / "SHA256SUMS").read_text().splitlines()
+    sums = [
+        f"{digest}  requirements.txt" if "requir" in line else line for line in sums
+    ]
+    (folder / "SHA256SUMS").write_text("\n".join(sums) + "\n")
+
+
+def others_signature(folder: Path) -> None:
+    sums = (folder / "SHA256SUMS").read_bytes()
+    other = release_key(folder.parent / "other.key")
+    (folder / "SHA256SUMS.sig").write_bytes(other.sign(sums))
+
+
+def others_key_too(folder: Path) -> None:
+    others_signature(folder)
+    other = release_key(folder.parent / "other.key")
+    (folder / "release.pem").write_bytes(other.public_pem)
+
+
+def cut_signature(folder: Path) -> None:
+    signature = (folder / "SHA256SUMS.sig").read_bytes()
+    (folder / "SHA256SUMS.sig").write_bytes(signature[:-1])
+
+
+def file_beside(folder: Path) -> None:
+    (folder / "requirements-torch.txt").write_text("evil\n")
+
+
+def link_beside(folder: Path) -> None:
+    (folder / "wheels").symlink_to("/tmp")
+
+
+@pytest.mark.parametrize(
+    ("attack", "reason"),
+    [
+        (unsigned_is, "not signed"),
+        (without_key, "not signed"),
+        (changed_list, "signature of this bundle is wrong"),
+        (others_signature, "signature of this bundle is wrong"),
+        (cut_signature, "signature of this bundle is wrong"),
+        (others_key_too, "is signed with the key"),
+        (file_beside, "files that its list does not name"),
+        (link_beside, "files that its list does not name"),
+    ],
+)
+@pytest.mark.parametrize("pin", ["option", "installation"])
+def test_nothing_is_installed_of_a_bundle_that_was_changed(
+    attack, reason, pin, tmp_path
+):
+    key = release_key(tmp_path / "release.key")
+    folder = signed(tmp_path, key)
+    place = tmp_path / "place"
+    options: tuple[str, ...] = ("--key", key.fingerprint)
+    # A later installation knows the key by itself.
+    if pin == "installation":
+        options = ()
+        place.mkdir()
+        (place / "release.pem").write_bytes(key.public_pem)
+    before = list(tmp_path.glob("place/*"))
+    attack(folder)
+    done = install(folder, place, sys.executable, options=options)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert reason in done.stderr
+    assert "nothing of it was installed" in done.stderr
+    assert list(tmp_path.glob("place/*")) == before
+
+
+def test_a_new_key_is_taken_where_a_person_names_it(tmp_path):
+    place = tmp_path / "place"
+    place.mkdir()
+    former = release_key(tmp_path / "former.key")
+    (place / "release.pem").write_bytes(former.public_pem)
+    key = release_key(tmp_path / "release.key")
+    folder = signed(tmp_path, key)
+    done = install(folder, place, sys.executable)
+    assert f"sh install.sh --key {key.fingerprint}" in done.stderr
+    done = install(folder, place, sys.executable, options=("--key", key.fingerprint))
+    # As far as pip, which this bundle does not have.
+    assert "pip failed" in done.stderr
+    # Not installed whole, so the former key stays.
+    assert (place / "release.pem").read_bytes() == former.public_pem
+
+
+def test_the_release_key_is_made_once_and_its_owners_alone(tmp_path):
+    path = tmp_path / "release.key"
+    first, second = release_key(path), release_key(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert first.public_pem == second.public_pem
+    assert first.fingerprint == hashlib.sha256(first.public_pem).hexdigest()
+    assert "PRIVATE" not in repr(first)
+    for content in (b"", b"x", first.public_pem):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="holds no release key"):
+            release_key(path)
+    with pytest.raises(RecordError, match="name another with --key"):
+        release_key(tmp_path / "nowhere" / "release.key")
 
 
 def test_an_installed_fedlearn_gives_the_wheel_that_it_came_from(registry, tmp_path):
@@ -254,6 +381,8 @@ def test_an_agent_is_installed_with_the_network_cut(python, registry, tmp_path):
                 python,
                 "--out",
                 str(tmp_path / "x.tar.xz"),
+                "--key",
+                str(tmp_path / "release.key"),
                 "--coordinator",
                 "192.0.2.1:7400",
             ]
@@ -262,8 +391,11 @@ def test_an_agent_is_installed_with_the_network_cut(python, registry, tmp_path):
     )
     assert (tmp_path / "x.tar.xz").stat().st_size < 30e6
     (folder,) = unpack(tmp_path / "x.tar.xz", tmp_path / "unpacked")
-    done = install(folder, tmp_path / "place", program, cut)
+    key = release_key(tmp_path / "release.key")
+    pin = ("--key", key.fingerprint)
+    done = install(folder, tmp_path / "place", program, cut, pin)
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / "place/release.pem").read_bytes() == key.public_pem
     assert (
         f"{tmp_path}/place/bin/fedlearn agent install --coordinator 192.0.2.1:7400"
         in done.stdout
@@ -302,9 +434,13 @@ def unpack(file: Path, folder: Path) -> list[Path]:
 
 
 def install(
-    folder: Path, place: Path, python: str, cut: tuple[str, ...] | list[str] = ()
+    folder: Path,
+    place: Path,
+    python: str,
+    cut: tuple[str, ...] | list[str] = (),
+    options: tuple[str, ...] = (),
 ) -> subprocess.CompletedProcess:
-    command = [*cut, "sh", str(folder / "install.sh"), str(place)]
+    command = [*cut, "sh", str(folder / "install.sh"), *options, str(place)]
     return subprocess.run(
         command, env={**os.environ, "PYTHON": python}, capture_output=True, text=True
     )

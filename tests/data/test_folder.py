@@ -1,4 +1,4 @@
-"""``name = "dir"``: IDX folders, LEAF folders and npz files of the user's, sound and damaged."""
+"""``name = "dir"``: IDX folders and LEAF folders of the user's, sound and damaged."""
 
 import gzip
 import json
@@ -80,7 +80,7 @@ def test_damaged_idx(data, message):
         ),
         (
             lambda p: (p / "train-images-idx3-ubyte.gz").write_bytes(b"junk"),
-            "train-images-idx3-ubyte.gz cannot be read",
+            "train-images-idx3-ubyte.gz is not an IDX file",
         ),
         (
             lambda p: (p / "train-images-idx3-ubyte.gz").write_bytes(
@@ -196,7 +196,27 @@ ONE = {
         ),
         (
             json.dumps({**ONE, "user_data": {"u": {"x": ["ab"], "y": ["long"]}}}),
-            "every y one character",
+            "x is 'ab' and y is 'long'; text needs the next character as y",
+        ),
+        (
+            json.dumps({**ONE, "user_data": {"u": {"x": ["7.png"], "y": [3]}}}),
+            "x is '7.png' and y is '3'.* files that x may name are not read",
+        ),
+        (
+            json.dumps({**ONE, "user_data": {"u": {"x": [["a tweet"]], "y": [1]}}}),
+            "it has 'a tweet', and words or sentences are not learned from",
+        ),
+        (
+            json.dumps({**ONE, "user_data": {"u": {"x": [[10**400]], "y": [1]}}}),
+            "lists of numbers of one length",
+        ),
+        (
+            json.dumps({**ONE, "user_data": {"u": {"x": [[-1e60, 2]], "y": [1]}}}),
+            r"x\[0\] holds NaN or infinity; float32 ends at",
+        ),
+        (
+            json.dumps({**ONE, "user_data": {"u": {"x": [[1, 2]], "y": [{}]}}}),
+            "y must be lists of numbers",
         ),
         (
             json.dumps(
@@ -217,40 +237,92 @@ def test_damaged_leaf(tmp_path, content, message):
         folder(str(tmp_path))
 
 
-def test_a_users_npz(tmp_path):
-    x, y = np.zeros((4, 3)), np.array([0, 1, 1, 0])
-    np.savez(
-        tmp_path / "own.npz",
-        x_train=x,
-        y_train=y,
-        x_test=x,
-        y_test=y,
-        client_train=np.array(["b", "a", "b", "b"]),
-    )
-    found = population("dir", {"path": str(tmp_path / "own.npz")}, {}, 0)
-    assert (found.modality, [found.clients.size(k) for k in range(2)]) == (
-        "features",
-        [1, 3],
-    )
-    np.savez(tmp_path / "part.npz", x_train=x)
-    with pytest.raises(DataError, match=r"has no array 'y_train' \(it has: x_train\)"):
-        folder(str(tmp_path / "part.npz"))
-    np.save(tmp_path / "one.npy", x)
-    with pytest.raises(DataError, match="holds a single array"):
-        folder(str(tmp_path / "one.npy"))
+def test_leaf_as_fedprox_writes_it(tmp_path):
+    # Its generator has labels as floats; other sets number their users.
+    own = {
+        "0": {"x": [[1.5, -2.0]] * 2, "y": [1.0, 0.0]},
+        "1": {"x": [[0, 3]], "y": [2.0]},
+    }
+    write_leaf(tmp_path, own, own)
+    path = tmp_path / "train" / "all_data.json"
+    path.write_text(path.read_text().replace('["0", "1"]', "[0, 1]"))
+    data = folder(str(tmp_path))
+    assert (data.modality, data.classes) == ("features", 3)
+    assert data.train.y.tolist() == [1, 0, 2]
+    assert data.ids["client"].tolist() == [0, 0, 1]
+    assert data.notes == ()
+    assert folder(str(tmp_path), classes=7).classes == 7
 
 
-def test_an_npz_of_pickles_is_refused_unread(tmp_path):
-    objects = np.array([print, {}], dtype=object)
-    np.savez(
-        tmp_path / "own.npz",
-        x_train=objects,
-        y_train=objects,
-        x_test=objects,
-        y_test=objects,
-    )
-    with pytest.raises(DataError, match="allow_pickle=False"):
-        folder(str(tmp_path / "own.npz"))
+def test_characters_beyond_latin_1_stay_apart(tmp_path):
+    lines = ["“a”", "‘a’", "你好吗", "é\x00ü", "aß\x80"]
+    own = {"u": {"x": lines, "y": ["”", "’", "吗", "\x00", "\x80"]}}
+    write_leaf(tmp_path, own, {"v": {"x": ["—a—"], "y": ["—"]}})
+    data = folder(str(tmp_path))
+    # Latin-1 keeps its bytes, and 0 is padding.
+    assert data.train.x[4].tolist() == [97, 223, 128]
+    assert data.train.x.min() > 0
+    letters = "".join(lines) + "—a—"
+    seen = np.concatenate([data.train.x.ravel(), data.test.x.ravel()])
+    pairs = set(zip(letters, seen.tolist(), strict=True))
+    assert len(pairs) == len(set(letters)) == len(set(seen.tolist()))
+    assert (data.train.y[:, -1] == data.train.x[:, -1])[[0, 1, 2, 4]].all()
+    assert "U+2019" in data.notes[0]
+
+
+def test_more_characters_than_bytes_are_refused(tmp_path):
+    own = {"u": {"x": [chr(0x4E00 + k) for k in range(300)], "y": ["a"] * 300}}
+    write_leaf(tmp_path, own, own)
+    with pytest.raises(DataError, match=r"301 distinct characters.*such as U\+4E00"):
+        folder(str(tmp_path))
+
+
+def rename_idx(place, names):
+    for name in names:
+        first, _, last = name.partition("=")
+        for path in place.iterdir():
+            path.rename(path.with_name(path.name.replace(first, last)))
+    return place
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["-idx=.idx"],
+        ["train-=emnist-letters-train-", "t10k-=emnist-letters-test-"],
+        ["t10k=test", "-idx=.idx"],
+        # Some browsers unpack what they fetch, and keep the name.
+        ["ubyte=ubyte.gz"],
+    ],
+)
+def test_idx_under_the_names_that_people_have(tmp_path, names):
+    data = folder(str(rename_idx(write_idx(tmp_path), names)))
+    assert (len(data.train), len(data.test), data.classes) == (6, 4, 3)
+
+
+def test_gzipped_idx_under_a_plain_name(tmp_path):
+    rename_idx(write_idx(tmp_path, ".gz"), [".gz="])
+    assert len(folder(str(tmp_path)).train) == 6
+
+
+def test_several_idx_sets_in_one_folder_are_named(tmp_path):
+    rename_idx(write_idx(tmp_path), ["train-=a-train-", "t10k-=a-test-"])
+    (tmp_path / "b-train-images-idx3-ubyte").write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"several sets \(a, b\); keep the files of one"
+    ):
+        folder(str(tmp_path))
+    # Those of MNIST's own names win.
+    write_idx(tmp_path)
+    assert len(folder(str(tmp_path)).train) == 6
+
+
+@pytest.mark.parametrize("below", ["train/cat", "dog"])
+def test_folders_of_picture_files_are_no_leaf(tmp_path, below):
+    (tmp_path / below).mkdir(parents=True)
+    (tmp_path / below / "1.JPG").write_bytes(b"")
+    with pytest.raises(DataError, match="holds folders of picture files"):
+        folder(str(tmp_path))
 
 
 def test_places_that_hold_nothing(tmp_path):

@@ -413,6 +413,8 @@ def test_a_kind_of_ones_own_is_called_and_checked(monkeypatch):
         halves=lambda labels: np.arange(len(labels)) % 2,
         short=lambda labels: labels[1:],
         none=lambda labels: labels * 0 - 1,
+        masked=lambda labels: np.ma.masked_equal(labels * 0 + [0, 1, 2], 1),
+        drawn=lambda labels: np.random.permutation(len(labels)),
     )
     monkeypatch.setitem(sys.modules, "own_kinds", own)
     assert divide(
@@ -425,3 +427,10 @@ def test_a_kind_of_ones_own_is_called_and_checked(monkeypatch):
         divide(dataset([3, 3, 3]), {"kind": "own_kinds:short"}, 0)
     with pytest.raises(ConfigError, match="gives no client any sample"):
         divide(dataset([3, 3, 3]), {"kind": "own_kinds:none"}, 0)
+    with pytest.raises(ConfigError, match="returned a masked array"):
+        divide(dataset([3, 3, 3]), {"kind": "own_kinds:masked"}, 0)
+    # One that draws from numpy's global generator gives the same shares at each start.
+    drawn = [
+        divide(dataset(np.zeros(40)), {"kind": "own_kinds:drawn"}, 0) for _ in range(2)
+    ]
+    assert drawn[0].sha256() == drawn[1].sha256()

@@ -94,7 +94,7 @@ class InPairs(Pool):
             SimpleNamespace(size=lambda client: 1),
         )
         runner: Any = SimpleNamespace(
-            layout=layout, population=SimpleNamespace(clients=clients)
+            layout=layout, population=SimpleNamespace(clients=clients), note=print
         )
         super().__init__(runner, 2)
 

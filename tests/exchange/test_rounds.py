@@ -10,6 +10,7 @@ from fedlearn.exchange.keys import of, proto
 from fedlearn.server.actions import DropSession, SendToAgent, StoreAnswer
 from fedlearn.server.rounds import Rounds
 from fedlearn.server.work import ModelMissing, WorkOrder, WorkResult
+from fedlearn.text import shortened
 
 KEY, LATER = (1, "train", 0), (2, "train", 0)
 RUN = b"run"
@@ -100,7 +101,7 @@ def test_a_hello_is_answered_by_a_welcome_and_the_open_work():
         first.frame.welcome.idle_ms,
         first.frame.welcome.busy_ms,
         first.frame.welcome.lease_ms,
-    ) == (200_000, 1000, 4500)
+    ) == (20_000, 1000, 4500)
     assert (second.session, of(second.frame.task.key)) == (1, KEY)
     assert (third.frame.chunk.offset, third.frame.chunk.total, third.data) == (
         0,
@@ -388,7 +389,7 @@ def test_an_answer_from_before_a_restart_is_acknowledged_without_asking():
 
 def test_failures_carry_their_reason_cut_to_500_characters():
     for told, counter, expected in (
-        (failure(pb.Failure.FAILED, "x" * 9999), "failed", "x" * 500),
+        (failure(pb.Failure.FAILED, "x" * 9999), "failed", shortened("x" * 9999)),
         (failure(pb.Failure.DECLINED, "too hot"), "declined", "declined: too hot"),
         (
             failure(99),
@@ -518,6 +519,17 @@ def test_an_idle_agent_is_released_after_400_seconds_and_work_gives_it_a_new_lea
     assert silent(machine, 999.9) == [] and silent(machine, 1000.0) == [2]
 
 
+@pytest.mark.parametrize(
+    ("clients", "seconds"), [(1, 20), (500, 20), (1000, 40), (5000, 200), (10**6, 200)]
+)
+def test_agents_of_a_large_run_are_heard_less_often(clients, seconds):
+    machine = Rounds(RUN, "{}", clients, 100)
+    welcome = attending(machine)[0].frame.welcome
+    assert welcome.idle_ms == 1000 * seconds
+    # However often that is, all of them cost the coordinator no more.
+    assert clients / seconds <= 25 or seconds == 200
+
+
 def test_a_connection_without_hello_is_released_after_five_seconds():
     machine = rounds()
     machine.connected(1, 0, 0.0)
@@ -592,3 +604,25 @@ def test_a_stored_answer_that_cannot_be_used_is_refused():
     machine = asked()
     assert reason(machine.refuse(0, KEY, "not finite")) == "not finite"
     assert machine.refuse(1, KEY, "not finite") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"ram_mb": -7' + "0" * 3999 + "}",
+        '{"ram_mb": 1' + "0" * 400 + "}",
+        '{"ram_mb": 1e400}',
+        '{"ram_mb": NaN}',
+        '{"ram_mb": [1]}',
+        "[" * 4000,
+    ],
+    ids=["4000 digits", "400 digits", "infinite", "none", "nested", "deep"],
+)
+def test_facts_that_are_none_are_counted_and_harm_nobody(text):
+    machine = rounds()
+    attending(machine)
+    assert machine.heard(1, pb.AgentFrame(facts=pb.Facts(json=text)), 0.0) == []
+    assert machine.counters["wrong_facts"] == 1
+    sound = pb.AgentFrame(facts=pb.Facts(json='{"ram_mb": 7620, "cpu": "x"}'))
+    (known,) = machine.heard(1, sound, 0.0)
+    assert known.facts == {"ram_mb": 7620, "cpu": "x"}

@@ -2,8 +2,9 @@
 
 import pytest
 
-from fedlearn.errors import RecordError
+from fedlearn.errors import ConfigError, RecordError
 from fedlearn.memory.versions import Versions
+from tests.jobs import run
 
 
 @pytest.fixture
@@ -80,3 +81,29 @@ def test_a_folder_that_is_none_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RecordError, match=r"things\.sqlite"):
         Versions(tmp_path / "file" / "things.sqlite").adopt([(1, 1, b"")], (1, 2))
+
+
+def test_a_path_that_is_too_long_for_sqlite_is_refused_at_once(tmp_path):
+    folder = tmp_path
+    while len(str(folder)) < 380:
+        folder /= "d" * 60
+    room = 504 - len(str(folder)) - len("/.sqlite")
+    folder.mkdir(parents=True)
+    longest = Versions(folder / f"{'n' * room}.sqlite")
+    longest.put(3, b"x")
+    longest.sync()
+    longest.close()
+    with pytest.raises(ConfigError, match=r"has 505 bytes, and SQLite takes 504"):
+        Versions(folder / f"{'n' * (room + 1)}.sqlite")
+
+
+def test_a_run_in_such_a_folder_leaves_nothing(tmp_path, capsys):
+    folder = tmp_path
+    while len(str(folder)) < 480:
+        folder /= "d" * 60
+    ran = run(folder, "codec.down=eden1")
+    assert ran.code == 2
+    assert "choose a folder with a shorter path" in capsys.readouterr().err
+    assert not folder.exists()
+    # Without databases any path will do.
+    assert run(folder, "experiment.rounds=1").code == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,49 @@ class Mixed(nn.Module):
         self.register_buffer("d", torch.tensor(0.25, dtype=torch.float64))
         self.register_buffer("e", torch.tensor([True, False]))
         self.register_buffer("unsaved", torch.tensor([9.0]), persistent=False)
+
+
+class Hides(nn.Module):
+    """A state without its first layer, and with a copy of its last weight."""
+
+    def __init__(self, names: tuple[str, ...], frozen: bool = False) -> None:
+        super().__init__()
+        self.names = names
+        self.first = nn.Linear(2, 3)
+        self.last = nn.Linear(3, 1)
+        self.first.requires_grad_(not frozen)
+
+    def state_dict(self, *arguments: Any, **options: Any) -> Any:
+        state = super().state_dict(*arguments, **options)
+        shown = {name: state[name] for name in self.names if name in state}
+        if "copy" in self.names:
+            shown["last.weight"] = state["last.weight"].clone()
+        return shown
+
+
+ALL = ("first.weight", "first.bias", "last.weight", "last.bias")
+
+
+@pytest.mark.parametrize(
+    ("names", "hidden"),
+    [
+        (ALL[2:], "first.weight, first.bias"),
+        (ALL[:3], "last.bias"),
+        ((*ALL, "copy"), "last.weight"),
+        ((), ", ".join(ALL)),
+    ],
+)
+def test_trained_weights_that_no_state_holds_are_named(
+    names: tuple[str, ...], hidden: str
+) -> None:
+    with pytest.raises(ModelError, match=f"Hides trains {hidden}, which"):
+        layout(Hides(names))
+
+
+def test_what_is_not_trained_need_not_be_in_the_state() -> None:
+    assert layout(Hides(ALL)).trained == 13
+    # A frozen first layer is the same for everybody, from the seed.
+    assert layout(Hides(ALL[2:], frozen=True)).trained == 4
 
 
 def test_layout_follows_state_dict() -> None:

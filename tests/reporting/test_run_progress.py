@@ -116,6 +116,15 @@ def test_quiet_prints_nothing(write, lines, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_warning_before_the_run_is_shown_is_a_line_too():
+    stream = io.StringIO()
+    with Progress(stream=stream) as progress:
+        progress.note("nothing has come\nfrom \x1b[31myour loader")
+    assert stream.getvalue() == (
+        "warning: nothing has come from \\x1b[31myour loader\n"
+    )
+
+
 def test_an_interrupted_run_names_the_command_that_continues_it(write, lines):
     stream = io.StringIO()
     with Progress(stream=stream) as progress:

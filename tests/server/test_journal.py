@@ -5,6 +5,7 @@ absence is told.
 import errno
 import os
 import random
+import shutil
 import signal
 import stat
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 from fedlearn.errors import ConfigError, RecordError
 from fedlearn.server import journal
 from fedlearn.server.journal import Journal
+from fedlearn.server.quota import quota_bytes
 from fedlearn.system.failpoints import VARIABLE, Failpoints, reach
 from tests.server.journal_child import data
 
@@ -645,3 +647,37 @@ def test_a_point_that_fails_kills_the_journal_not_the_process(tmp_path):
         set(ended.stdout.split()) <= set(held(tmp_path))
         and len(ended.stdout.split()) > 2
     )
+
+
+# A quota.
+
+
+def test_beyond_its_quota_nothing_is_acknowledged_and_a_larger_one_goes_on(tmp_path):
+    with closing(Journal(tmp_path, 5000)) as log:
+        acked = []
+        for key in ("a", "b", "c", "d"):
+            error = log.append({"key": key}, bytes(2000)).exception(60)
+            if error is None:
+                acked.append(key)
+        assert acked == ["a", "b"]
+        assert "larger --journal-megabytes" in str(error)
+        assert log.append({}).exception(60) is error
+    with closing(Journal(tmp_path, 5000)) as log:
+        assert [meta["key"] for meta, _ in log.records()] == acked
+        assert isinstance(log.append({}, bytes(2000)).exception(60), RecordError)
+    # A refusal leaves no empty segment behind.
+    assert len(segments(tmp_path)) == 1
+    with closing(Journal(tmp_path, 9000)) as log:
+        log.append({"key": "c"}, bytes(2000)).result(60)
+        assert [meta["key"] for meta, _ in log.records()] == ["a", "b", "c"]
+
+
+def test_a_quota_is_what_the_user_says_or_of_what_is_free(tmp_path, monkeypatch):
+    folder = tmp_path / "run" / "journal"
+    assert quota_bytes(folder, 3) == 3_000_000
+    free = shutil.disk_usage(tmp_path)._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: free)
+    assert quota_bytes(folder, None) == 9000
+    folder.mkdir(parents=True)
+    (folder / "00000001.log").write_bytes(bytes(700))
+    assert quota_bytes(folder, None) == 9700

@@ -117,6 +117,14 @@ def other_codec(job: Job) -> bytes:
     )
 
 
+def with_metric(payload: bytes, name: str, value: float) -> bytes:
+    """Return a payload with one more metric, sealed as if it were sound."""
+    message = payload_pb2.Payload.FromString(payload)
+    message.metrics.add(name=name, values=[value])
+    message.ClearField("checksum")
+    return sealed(message.SerializeToString(deterministic=True))
+
+
 def all_zeros(job: Job) -> bytes:
     """Return a body of the right form whose stream inflates to far more than the model."""
     stream = max((data for data, sort in bomb_streams() if sort == "deflate"), key=len)
@@ -162,8 +170,14 @@ ATTACKS: dict[str, tuple[str, Attack, str, str]] = {
     "most examples": (
         "raw32",
         sends(lambda job: job.changed(examples=2**64 - 1)),
-        "refused",
-        "",
+        "malformed",
+        "claims 18446744073709551615 examples",
+    ),
+    "a metric too large": (
+        "raw32",
+        sends(lambda job: with_metric(job.payload, "score", 1e300)),
+        "malformed",
+        "the metric 'score' is 1e+300",
     ),
     "no examples": (
         "raw32",

@@ -99,6 +99,21 @@ def test_an_empty_folder_is_used_and_left_empty_by_a_wrong_config(tmp_path):
     assert run(tmp_path / "run").code == 0
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_a_killed_start_leaves_blocks_no_folder(resume, tmp_path):
+    """Each file that is replaced has a part beside it, and an authority a folder."""
+    folder = tmp_path / "run"
+    (folder / ".pki.k2j4").mkdir(parents=True)
+    (folder / ".pki.k2j4" / "ca.key").write_text("half")
+    for name in (".address.json.part", ".manifest.json.part", ".run_id.part"):
+        (folder / name).write_bytes(b"\0half")
+    (folder / "devices.json").write_text("{}")
+    began = run(folder, resume=resume)
+    assert began.code == 0
+    left = [entry.name for entry in folder.iterdir() if entry.name.startswith(".")]
+    assert left == [".lock"]
+
+
 def test_resume_refuses_another_experiment_and_nothing_at_all(half, tmp_path, capsys):
     before = {p.name: p.read_bytes() for p in half.rglob("*") if p.is_file()}
     for sets, words in (

@@ -393,6 +393,31 @@ def test_one_connection_has_few_calls(plain, monkeypatch):
         call.cancel()
 
 
+def test_a_client_that_opens_streams_without_end_gets_few(guarded, monkeypatch):
+    monkeypatch.setattr(sessions, "HELLO_S", WAIT_S)
+    here = guarded.attend(7)
+    flood = [guarded.connect(7) for _ in range(30)]
+    until(lambda: len(guarded.service.rounds.sessions) == streams.STREAMS_EACH)
+    refused = [peer for peer in flood if not peer.came.empty()]
+    assert {peer.ended() for peer in refused} <= {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    # Nobody else is turned away, nor is the client's own connection.
+    answers(guarded, 8)
+    assert 7 in guarded.service.attending()
+    del here
+
+
+def test_strangers_are_ended_before_they_are_too_many(guarded):
+    """A flood of silent connections at both ports, and agents who come meanwhile."""
+    ports = (guarded.service.port, guarded.service.enroll_port)
+    with contextlib.ExitStack() as stack:
+        for number in range(600):
+            place = ("127.0.0.1", ports[number % 2])
+            guest = stack.enter_context(socket.create_connection(place))
+            guest.setblocking(False)
+        until(lambda: guarded.counters.get("strangers", 0) > 100)
+        answers(guarded, 3)
+
+
 @pytest.mark.parametrize(
     "first",
     [

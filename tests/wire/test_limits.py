@@ -47,6 +47,31 @@ def test_what_is_no_message_is_refused(tail):
         read_header(sealed(tail))
 
 
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ({"examples": 2**32 + 1}, "claims 4294967297 examples"),
+        ({"metrics": {"score": [1.0, -1.1e100]}}, "'score' is 1.1e"),
+        ({"metrics": {"n" * 201: 1}}, "name has 201 characters"),
+    ],
+)
+def test_what_no_strategy_can_calculate_with_is_refused(header, words):
+    state = State(np.ones(6, np.float32), np.empty(0, np.int64))
+    usual = Header(
+        UPDATE,
+        1,
+        bytes(8),
+        "raw32",
+        examples=2**32,
+        metrics={"n" * 200: 1e100, "none": []},
+    )
+    data = encode(LAYOUT, usual, state)
+    decode(LAYOUT, data, (UPDATE,))
+    data = encode(LAYOUT, Header(UPDATE, 1, bytes(8), "raw32", **header), state)
+    with pytest.raises(FormatError, match=words):
+        decode(LAYOUT, data, (UPDATE,))
+
+
 def test_zeros_of_another_sign_are_another_model():
     """Only BatchNorm's buffer differs, in the sign of a zero: the receiver must end with
     the sender's bits.

@@ -27,7 +27,7 @@ from fedlearn.data.samples import Population
 from fedlearn.engine.runner import Runner
 from fedlearn.engine.serial import Serial
 from fedlearn.engine.task import Outcome, Task
-from fedlearn.errors import ConfigError, UserError, one_line
+from fedlearn.errors import ConfigError, reason_of
 from fedlearn.memory.vectors import ClientVectors
 from fedlearn.system.malloc import keep_pages
 from fedlearn.wire import digest
@@ -122,11 +122,9 @@ class Actor:
             _check_versions(setup.versions)
             _follow(setup)
             self._build(setup)
-        except UserError as error:
-            return f"{worker}: {one_line(error)}"
         except (Exception, SystemExit) as error:
             # The user's code, on a machine that may lack what it needs.
-            return f"{worker}: {type(error).__name__}: {one_line(error)}"
+            return f"{worker}: {reason_of(error)}"
         ray: Any = import_module("ray")
         node = ray.get_runtime_context().get_node_id()
         return ActorPlace(node, platform.node(), os.getpid())

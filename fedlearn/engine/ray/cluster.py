@@ -8,7 +8,7 @@ import os
 import socket
 from typing import Any
 
-from fedlearn.errors import ConfigError, one_line
+from fedlearn.errors import ConfigError, reason_of
 
 # Seconds that a cluster's address may take to accept a connection.
 _CONNECT_S = 10
@@ -46,7 +46,7 @@ def connect(address: str, cpus: int) -> tuple[Any, bool]:
 
 
 def _unusable(address: str, error: Exception) -> ConfigError:
-    reason = one_line(error)
+    reason = reason_of(error)
     if not address:
         return ConfigError(f"[engine] Ray cannot start a cluster here: {reason}")
     return ConfigError(

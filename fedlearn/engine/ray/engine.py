@@ -34,7 +34,7 @@ from fedlearn.engine.ray.cluster import connect
 from fedlearn.engine.ray.lots import TaskQueue
 from fedlearn.engine.runner import Runner, single_thread
 from fedlearn.engine.task import Outcome, Task
-from fedlearn.errors import ConfigError, RunError, one_line
+from fedlearn.errors import ConfigError, RunError, reason_of
 from fedlearn.wire import digest
 
 # Seconds without a single working actor after which a run gives up.
@@ -43,9 +43,6 @@ MAX_WAIT_S = 300
 # Give up after this many actors in a row died during start-up: chance alone does not
 # kill so many.
 MAX_FAILED_STARTS = 3
-
-# Characters of an error of Ray's that has no cause: it may bring a whole log.
-_MAX_REASON = 400
 
 # The clients' tasks are tried again by `TaskQueue`, and not by Ray.
 _ACTOR_OPTIONS = {
@@ -354,7 +351,4 @@ def _setup(runner: Runner, experiment: Experiment, brief: Brief) -> ActorSetup:
 
 def _reason(error: BaseException) -> str:
     """Return the reason in an error of Ray's, without its traceback."""
-    cause = getattr(error, "cause", None)
-    if cause is None:
-        return one_line(error)[:_MAX_REASON]
-    return f"{type(cause).__name__}: {one_line(cause)}"
+    return reason_of(getattr(error, "cause", None) or error)

@@ -23,13 +23,15 @@ from torch import nn
 from fedlearn.arrays import State
 from fedlearn.clients import train as alone
 from fedlearn.clients.batches import Tensors
+from fedlearn.clients.local import Contribution
+from fedlearn.engine.patience import looked_at
 from fedlearn.engine.pool import Pool, Unit
 from fedlearn.engine.runner import Runner
 from fedlearn.engine.serial import Serial
 from fedlearn.engine.stacked import train
 from fedlearn.engine.stacked.stack import NotStackable
 from fedlearn.engine.task import Held, Outcome, Task, with_download
-from fedlearn.errors import ClientError, FedlearnError, RecordError
+from fedlearn.errors import ClientError, FedlearnError, RecordError, reason_of
 from fedlearn.models import read_state
 from fedlearn.plan import Plan
 from fedlearn.wire import Bytes
@@ -64,7 +66,8 @@ class Stacker:
         self.chunk = chunk or GPU_CHUNK
         if not chunk and runner.device == "cpu":
             self.chunk = CPU_CHUNK
-        self.not_stacked = self._obstacle(plan)
+        with looked_at(runner.note, "a first step of two clients, as a stack"):
+            self.not_stacked = self._obstacle(plan)
 
     def units(self, tasks: Sequence[Task]) -> list[Unit]:
         """Return the tasks in stacks of clients of like size, the largest first."""
@@ -125,16 +128,17 @@ class Stacker:
     ) -> Outcome:
         """Return a client's update as a payload, or the reason why there is none."""
         if isinstance(update, ClientError):
-            return Outcome(task.client, error=str(update))
+            return Outcome(task.client, error=reason_of(update))
         begun = time.perf_counter()
         try:
-            payload, kept = self.runner.reply(
-                task, held, update.difference, update.examples, update.train_loss, {}
+            contribution = Contribution(
+                update.difference, update.examples, update.train_loss
             )
+            payload, kept = self.runner.reply(task, held, contribution)
         except RecordError:
             raise
         except FedlearnError as error:
-            return Outcome(task.client, error=str(error))
+            return Outcome(task.client, error=reason_of(error))
         encode_s = time.perf_counter() - begun
         return Outcome(task.client, payload, encode_s=encode_s, kept=kept)
 
@@ -158,7 +162,7 @@ class Stacker:
             return str(error)
         except Exception as error:
             # The model may be a user's code, and may raise anything.
-            return f"{type(error).__name__}: {error}"
+            return reason_of(error)
         return ""
 
     def _trial_clients(self, start: State) -> list[train.Client]:
@@ -210,14 +214,16 @@ def _close(stacked: NDArray[np.float32], single: NDArray[np.float32]) -> bool:
 class StackedPool(Pool):
     """Stacks in worker processes."""
 
-    def __init__(self, stacker: Stacker, workers: int = 0) -> None:
-        """Fork the workers. Raises RunError, as `Pool`."""
+    def __init__(
+        self, stacker: Stacker, workers: int = 0, client_timeout_s: float = 0.0
+    ) -> None:
+        """Fork the workers. Raises RunError, as `Pool`, and has its arguments."""
         self.stacker = stacker
         self.not_stacked = stacker.not_stacked
         if not stacker.not_stacked:
             clients = len(stacker.runner.population.clients)
             self.unit_size = min(stacker.chunk, clients)
-        super().__init__(stacker.runner, workers)
+        super().__init__(stacker.runner, workers, client_timeout_s)
 
     def units(self, tasks: Sequence[Task]) -> list[Unit]:
         """Return the tasks in stacks."""
@@ -240,14 +246,22 @@ class StackedSerial(Serial):
     def run(self, tasks: Sequence[Task], payload: bytes) -> Iterator[Outcome]:
         """Yield one outcome per task."""
         for unit in self.stacker.units(tasks):
-            yield from self.stacker.answer(unit, payload)
+            yield from self.watched(unit, payload)
+
+    def answer(self, unit: Unit, payload: Bytes) -> list[Outcome]:
+        """Return the outcomes of a stack."""
+        return self.stacker.answer(unit, payload)
 
 
 def stacked_engine(
-    runner: Runner, workers: int, chunk: int, plan: Plan
+    runner: Runner,
+    workers: int,
+    chunk: int,
+    plan: Plan,
+    client_timeout_s: float = 0.0,
 ) -> StackedPool | StackedSerial:
     """Return the engine for the runner's device. Arguments as in `Stacker` and `Pool`."""
     stacker = Stacker(runner, chunk, plan)
     if runner.device == "cpu":
-        return StackedPool(stacker, workers)
+        return StackedPool(stacker, workers, client_timeout_s)
     return StackedSerial(stacker)

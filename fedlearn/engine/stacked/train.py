@@ -23,7 +23,8 @@ from torch.nn import functional as F
 
 from fedlearn.arrays import Entry, Layout, State
 from fedlearn.clients.batches import Tensors
-from fedlearn.clients.train import Update, check_finite, normalises, steps
+from fedlearn.clients.normal import normalises
+from fedlearn.clients.train import Update, check_finite, steps
 from fedlearn.data.samples import IGNORE
 
 # Importing the rules enters them into `stack.RULES`.

@@ -596,3 +596,70 @@ def test_a_new_certificate_is_handed_on():
     )
     assert agent().heard(frame, 0.0) == [Certificate(b"pem", 99)]
     assert agent().heard(pb.CoordinatorFrame(), 0.0) == []  # a frame of a later version
+
+
+# What a device holds at a time
+
+
+def small(most_bytes):
+    """Return a machine of a device whose owner allows few bytes."""
+    machine = Attendance(7, "test", lambda: 0.5, most_bytes)
+    machine.opened(0.0)
+    machine.heard(welcome(), 0.0)
+    return machine
+
+
+def turn(number):
+    return (1, "train", number)
+
+
+def declined(actions):
+    return [
+        action.frame.failure.text
+        for action in actions
+        if isinstance(action, SendFrame) and action.frame.HasField("failure")
+    ]
+
+
+def test_the_owners_bytes_are_those_of_all_tasks_together():
+    machine = small(100)
+    for number in range(5):
+        machine.heard(task(turn(number), sizes=[30]), 0.0)
+    assert list(machine.pieces) == [turn(0), turn(1)]
+    (text,) = declined(machine.heard(task(turn(9), sizes=[30]), 0.0))
+    assert "its payloads have 30 bytes in 1 parts, beside" in text
+    assert "of other work; the owner of this device allows 100" in text
+    # Payloads that the work has count on, and what was dropped does not.
+    machine.heard(part(b"." * 30, key=turn(0), total=30), 0.0)
+    assert declined(machine.heard(task(turn(9), sizes=[30]), 0.0))
+    machine.heard(cancel(turn(0)), 0.0)
+    assert not declined(machine.heard(task(turn(9), sizes=[30]), 0.0))
+
+
+def test_answers_that_wait_count_among_the_owners_bytes():
+    machine = small(100)
+    machine.heard(task(turn(0)), 0.0)
+    machine.answered(turn(0), b"." * 80, 0.0)
+    assert declined(machine.heard(task(turn(1), sizes=[30]), 0.0))
+    machine.heard(ack(80, stored=True, key=turn(0)), 0.0)
+    assert not declined(machine.heard(task(turn(1), sizes=[30]), 0.0))
+
+
+def test_an_answer_is_kept_alone_whatever_its_size_and_not_beside_others():
+    machine = small(100)
+    for number in range(2):
+        machine.heard(task(turn(number)), 0.0)
+    machine.answered(turn(0), b"." * 200, 0.0)
+    discard, failure = machine.answered(turn(1), b"...", 0.0)
+    assert discard == Discard(turn(1))
+    assert "the answers kept have over 100 bytes" in failure.frame.failure.text
+    assert list(machine.pieces) == [turn(0)]
+    assert machine.recall(turn(2), b"task", b"...") == [Discard(turn(2))]
+
+
+def test_a_device_has_so_many_pieces_of_work_however_small():
+    machine = agent()
+    for number in range(1000):
+        machine.heard(task(turn(number)), 0.0)
+    (text,) = declined(machine.heard(task(turn(1000)), 0.0))
+    assert text == "this device has 1000 pieces of work already"

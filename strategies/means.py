@@ -1,0 +1,54 @@
+"""Means of what clients report, weighted by their examples, exact in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import fsum
+from typing import Any
+
+from flwr.app import MetricRecord
+
+from fedlearn.flower import EXAMPLES, Received
+
+LOSS = "train_loss"
+
+
+class Means:
+    """The mean of each metric over the clients that report it; lists are left out."""
+
+    def __init__(self) -> None:
+        """Begin without reports."""
+        self._weights: list[float] = []
+        # Name → value and weight of each client that reports it.
+        self._values: dict[str, list[tuple[float, float]]] = {}
+
+    def add(self, received: Received) -> None:
+        """Add what a client's update reports."""
+        header = received.header
+        metrics: dict[str, Any] = {**header.metrics}
+        for record in header.records.values():
+            metrics |= record
+        # The one that was checked. A ClientApp need not report a loss.
+        metrics.pop(LOSS, None)
+        if header.train_loss is not None:
+            metrics[LOSS] = header.train_loss
+        self.add_metrics(metrics, received.examples)
+
+    def add_metrics(self, metrics: Mapping[str, Any], weight: float) -> None:
+        """Add a client's metrics with its weight."""
+        self._weights.append(weight)
+        for name, value in metrics.items():
+            if name != EXAMPLES and isinstance(value, int | float):
+                self._values.setdefault(name, []).append((value, weight))
+
+    def record(self) -> MetricRecord:
+        """Return the means, and the sum of the weights as the number of examples."""
+        # Whole numbers stay whole.
+        whole = all(isinstance(weight, int) for weight in self._weights)
+        total = sum(self._weights) if whole else fsum(self._weights)
+        record = MetricRecord({EXAMPLES: total})
+        for name, pairs in self._values.items():
+            weights = fsum(weight for _, weight in pairs)
+            if weights:
+                record[name] = fsum(value * weight for value, weight in pairs) / weights
+        return record

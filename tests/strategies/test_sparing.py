@@ -1,0 +1,63 @@
+"""One reply on which a strategy fails is left out; a strategy that always fails says so."""
+
+from typing import Any
+
+import pytest
+from flwr.app import Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAvg
+
+from fedlearn.errors import StrategyError
+from fedlearn.flower import enter
+from fedlearn.strategies.sparing import spare
+
+
+def replies(*values: float) -> list[Message]:
+    enter()
+    return [
+        Message(RecordDict({"m": MetricRecord({"v": value})}), 0, "train")
+        for value in values
+    ]
+
+
+def numbers(reply: Message) -> list[Any]:
+    return list(reply.content.metric_records["m"].values())
+
+
+def inverse_sum(some: list[Message]) -> float:
+    """Return the sum of 1 / v: it fails on a zero."""
+    try:
+        return sum(1.0 / values[0] for values in map(numbers, some))
+    except ZeroDivisionError:
+        raise StrategyError("the strategy raised ZeroDivisionError") from None
+
+
+def test_the_one_reply_at_fault_is_left_out():
+    some = replies(1, 2, 0, 4)
+    result, odd, reason = spare(inverse_sum, FedAvg(), some, 1, lambda total: True)
+    assert (result, odd, reason) == (
+        1.75,
+        some[2],
+        "the strategy raised ZeroDivisionError",
+    )
+    result, odd, reason = spare(inverse_sum, FedAvg(), some[:2], 1, lambda total: True)
+    assert (result, odd, reason) == (1.5, None, "")
+
+
+@pytest.mark.parametrize(
+    ("values", "at_least"), [((0, 0, 1), 1), ((0, 1), 2), ((0,), 0)]
+)
+def test_more_than_one_at_fault_is_the_strategys_error(values, at_least):
+    with pytest.raises(StrategyError, match="raised ZeroDivisionError"):
+        spare(inverse_sum, FedAvg(), replies(*values), at_least, lambda total: True)
+
+
+def test_what_the_failed_call_has_set_is_undone():
+    strategy: Any = FedAvg()
+    strategy.calls = 0
+
+    def call(some: list[Message]) -> float:
+        strategy.calls += 1
+        return inverse_sum(some)
+
+    spare(call, strategy, replies(1, 0), 1, lambda total: True)
+    assert strategy.calls == 1
