@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 EDGE ?= $(HOME)/.cache/fedlearn-edge
 PYTHONS ?= python3.10 python3.13
 TIER ?= ci
+OUT ?= build/sweep
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install simulate test reproduce check build wheel-test edge-test edge-pythons proto clean
+.PHONY: help install simulate test reproduce sweep check build wheel-test edge-test edge-pythons proto clean
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +29,9 @@ test: install ## run the tests
 
 reproduce: install ## run the claims of a tier (TIER=ci, nightly, release); data sets are fetched once
 	$(BIN)/fedlearn reproduce --tier $(TIER) --jobs 2 --fetch
+
+sweep: install ## let every file call of short runs go wrong, one at a time (an hour on two cores)
+	$(BIN)/python -m tests.system.sweep $(OUT)
 
 check: install ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -28,7 +28,9 @@ def locked(pki: Path) -> Iterator[None]:
 
     A system's error inside becomes RecordError. Raises UserError for no authority.
     """
-    if not (pki / "ca.pem").exists():
+    with writing(pki):
+        is_authority = (pki / "ca.pem").exists()
+    if not is_authority:
         raise UserError(
             f"there is no authority in '{pki}'; make one: fedlearn pki init --pki {pki}"
         )

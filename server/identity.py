@@ -197,8 +197,8 @@ def server_expiry(pki: Path) -> int:
 def server_credentials(pki: Path) -> ServerCredentials:
     """Return what the coordinator's TLS needs.
 
-    Raises UserError when its certificate has expired or is another key's, or for no
-    authority, RecordError for a file that cannot be read.
+    Raises UserError when its certificate has expired, is not valid yet or is another key's,
+    or for no authority, RecordError for a file that cannot be read.
     """
     credentials = ServerCredentials(
         key=authority.read(pki / "server.key"),
@@ -211,6 +211,14 @@ def server_credentials(pki: Path) -> ServerCredentials:
             f"make a new one: fedlearn pki server --pki {pki}"
         )
     certificate = x509.load_pem_x509_certificate(credentials.certificate)
+    begins = certificate.not_valid_before_utc
+    # Nobody would believe it, and every agent would only say that it cannot connect.
+    if begins.timestamp() > time.time():
+        raise UserError(
+            f"the server's certificate in '{pki}' is valid from {begins:%Y-%m-%d} on: this "
+            "machine's date is wrong, or was when it was made; set the date, or make a new "
+            f"one: fedlearn pki server --pki {pki}"
+        )
     if _server_key(pki).public_key() != certificate.public_key():
         raise UserError(
             f"server.key and server.pem in '{pki}' do not belong together; "

@@ -266,7 +266,8 @@ class Service:
                     self._streams.serial,
                 )
             # Nobody new is let in while the list is unreadable; those here may go on.
-            except FedlearnError as error:
+            # An error of any kind: a poll that ended would let the revoked stay, unnoticed.
+            except (FedlearnError, OSError) as error:
                 failures += 1
                 self._unreadable(error, failures)
                 continue
@@ -277,7 +278,7 @@ class Service:
             if revoked:
                 self._perform(self.rounds.revoke(revoked))
 
-    def _unreadable(self, error: FedlearnError, failures: int) -> None:
+    def _unreadable(self, error: Exception, failures: int) -> None:
         """Note that the authority cannot be read, and in the end fail the run.
 
         failures: polls in a row.
@@ -287,8 +288,8 @@ class Service:
             self.log.note(str(error))
         if failures * POLL_S >= UNREADABLE_S and self._failure is None:
             self.trouble = str(error)
-            self._failure = error
-            self.events.put(error)
+            self._failure = RecordError(self.trouble)
+            self.events.put(self._failure)
 
     # One connection
 

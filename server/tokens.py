@@ -247,10 +247,10 @@ class Revocations:
         Raises UserError for no authority, RecordError for a damaged file.
         """
         self._pki = pki
-        # Of the file as it was read: inode, time of its change, size.
-        self._version: tuple[int, int, int] | None = None
+        # Of the file as it was read: inode, size, times of its content and of its inode.
+        self._version: tuple[int, ...] | None = None
         # Of the file that `restored` has looked at.
-        self._recovered_version: tuple[int, int, int] | None = None
+        self._recovered_version: tuple[int, ...] | None = None
         self._limits: dict[int, int] = {}
         self.current()
 
@@ -266,8 +266,15 @@ class Revocations:
         except OSError as error:
             reason = error.strerror or error
             raise RecordError(f"cannot read '{path}': {reason}") from error
-        # Files are replaced whole, so a change shows in the inode even within one tick.
-        version = (status.st_ino, status.st_mtime_ns, status.st_size)
+        # Files are replaced whole, so a change shows in the inode even within one tick. A
+        # copy that is put back may have the inode, the date and the size of what it
+        # replaces; the inode's own time is new.
+        version = (
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+        )
         # The stat comes before the reading: a change between them is seen the next time.
         if version != self._version:
             self._limits = _limits(self._pki)

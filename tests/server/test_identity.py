@@ -291,6 +291,11 @@ def test_the_server_certificate_is_made_anew_for_its_key(pki, monkeypatch):
             identity.server_credentials(pki)
         identity.renew_server(pki)
         identity.server_credentials(pki)
+    # That date was wrong: the new certificate is one of two years ahead.
+    with pytest.raises(UserError, match=r"valid from \d{4}-\d\d-\d\d on.*set the date"):
+        identity.server_credentials(pki)
+    identity.renew_server(pki)
+    identity.server_credentials(pki)
     with (
         at(monkeypatch, 3651 * DAY_S),
         pytest.raises(UserError, match=r"authority .* has expired"),

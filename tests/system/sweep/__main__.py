@@ -113,7 +113,9 @@ class Sweep:
     def _chosen(self, calls: Sequence[str]) -> list[tuple[str, int]]:
         """Return (fault, call) of each trial: all there are, or so many evenly among them."""
         if self.given.only:
-            return [(self.given.faults[0], self.given.only)]
+            return [
+                (fault, at) for fault in self.given.faults for at in self.given.only
+            ]
         trials = [
             (fault, at)
             for fault in self.given.faults
@@ -187,8 +189,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--only",
         type=int,
+        nargs="+",
         metavar="K",
-        help="the K-th call alone, with the first of --faults",
+        help="the K-th calls alone",
     )
     parser.add_argument(
         "--jobs", type=int, default=4, help="trials at a time (default: 4)"
@@ -202,6 +205,10 @@ def main(argv: Sequence[str]) -> int:
     given.out = given.out.absolute()
     given.out.mkdir(parents=True, exist_ok=True)
     if "LD_PRELOAD" not in os.environ:
+        if any(given.out.iterdir()):
+            sys.exit(f"{given.out} is not empty; name another folder")
+        if shim.compiler() is None:
+            sys.exit("there is no C compiler: install one that is called cc")
         # The loader reads it when a program begins, so this one begins again.
         library = str(shim.build(given.out))
         command = [sys.executable, "-m", "tests.system.sweep", *argv]
