@@ -337,12 +337,15 @@ def main() -> int:
     lies = 0
     stored = 0
     faults = 0
-    for told in runs(arguments.seed, arguments.first, -(-arguments.count // ANSWERS)):
+    count = -(-arguments.count // ANSWERS)
+    for number, told in enumerate(runs(arguments.seed, arguments.first, count), 1):
         lies += told.lies
         stored += told.stored
         if told.fault:
             faults += 1
             print(told.fault, flush=True)
+        if number % 50 == 0:
+            print(f"{number} of {count} runs, {lies:,} answers", flush=True)
     seconds = time.perf_counter() - begun
     print(
         f"{lies:,} answers in {seconds:.0f} s, {stored:,} of them stored; "
