@@ -206,15 +206,13 @@ class Guarded(Strategy):
         self.evaluation = {"failed": failed} | summarise(reports)
         self._seed("aggregate-evaluate", number)
 
-        def call(some: list[Message]) -> MetricRecord | None:
-            metrics: MetricRecord | None = self._call(
-                "aggregate_evaluate", number, some
-            )
-            return metrics
+        # In a tuple: none at all is a result too.
+        def call(some: list[Message]) -> tuple[MetricRecord | None]:
+            return (self._call("aggregate_evaluate", number, some),)
 
-        metrics, odd, reason = spare(call, self.inner, usable, 0, lambda metrics: True)
-        if odd is not None:
-            client = odd.metadata.src_node_id
+        (metrics,), odd, reason = spare(call, self.inner, usable, 0, lambda _: True)
+        for reply in odd:
+            client = reply.metadata.src_node_id
             self.note(f"round {number}: client {client}'s evaluation: {reason}")
         return metrics
 
@@ -263,8 +261,8 @@ class Guarded(Strategy):
         aggregate, odd, reason = spare(
             call, self.inner, replies, self.min_clients, lambda new: new[0] is not None
         )
-        if odd is not None:
-            self._leave_out(odd.metadata.src_node_id, reason)
+        for reply in odd:
+            self._leave_out(reply.metadata.src_node_id, reason)
         return aggregate
 
     def _leave_out(self, client: int, reason: str) -> None:
