@@ -12,7 +12,7 @@ from typing import TypeVar
 from flwr.app import Message
 from flwr.serverapp.strategy import Strategy
 
-from fedlearn.errors import StrategyError
+from fedlearn.errors import FedlearnError, StrategyError
 
 Result = TypeVar("Result")
 
@@ -44,7 +44,8 @@ def spare(
         vars(strategy).update(before)
         try:
             result = call(some)
-        except StrategyError:
+        # Any error: a strategy may have emptied what it was given, as QFedAvg does.
+        except FedlearnError:
             return None
         return result if is_usable(result) else None
 
