@@ -96,13 +96,14 @@ class Evaluations:
         if is_flowers(self.strategy, "aggregate_evaluate"):
             unify(replies)
 
-        def call(some: list[Message]) -> MetricRecord | None:
+        # In a tuple: no metrics at all are a result too.
+        def call(some: list[Message]) -> tuple[MetricRecord | None]:
             answer: MetricRecord | None = self.verbs.call(
                 "aggregate_evaluate", number, attempt, some
             )
-            return answer
+            return (answer,)
 
-        def call_alike(some: list[Message]) -> MetricRecord | None:
+        def call_alike(some: list[Message]) -> tuple[MetricRecord | None]:
             try:
                 return call(some)
             except StrategyError as error:
@@ -110,11 +111,11 @@ class Evaluations:
                     raise
             return call(some)
 
-        metrics, odd, reason = spare(
+        (metrics,), odd, reason = spare(
             call_alike, self.strategy, replies, 0, lambda metrics: True
         )
-        if odd is not None:
-            client = odd.metadata.src_node_id
+        for reply in odd:
+            client = reply.metadata.src_node_id
             self.notes.say(f"round {number}: client {client}'s evaluation: {reason}")
         return metrics
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 from flwr.app import Message
 from flwr.serverapp.strategy import Strategy
 
-from fedlearn.errors import StrategyError
+from fedlearn.errors import FedlearnError, StrategyError
 
 Result = TypeVar("Result")
 
@@ -23,27 +23,44 @@ def spare(
     replies: list[Message],
     at_least: int,
     is_usable: Callable[[Result], bool],
-) -> tuple[Result, Message | None, str]:
-    """Return what a call makes of replies, the one that it had to do without, and why.
+) -> tuple[Result, list[Message], str]:
+    """Return what a call makes of replies, those that it had to do without, and why.
 
     call: of a verb of the strategy; raises StrategyError. at_least: replies that are
     needed. is_usable: whether a result without a reply is any good. Raises the first
-    StrategyError when no single reply is at fault.
+    StrategyError when neither one reply is at fault, nor fewer than half of them, each
+    by itself.
     """
     before = dict(vars(strategy))
     try:
-        return call(replies), None, ""
+        return call(replies), [], ""
     except StrategyError as error:
         first = error
     if len(replies) - 1 < max(1, at_least):
         raise first
-    for place, reply in enumerate(replies):
+
+    def attempt(some: list[Message]) -> Result | None:
         # What the failed call has set is undone, as far as it was set and not changed.
         vars(strategy).update(before)
         try:
-            result = call(replies[:place] + replies[place + 1 :])
-        except StrategyError:
-            continue
-        if is_usable(result):
-            return result, reply, str(first)
+            result = call(some)
+        # Any error: a strategy may have emptied what it was given, as QFedAvg does.
+        except FedlearnError:
+            return None
+        return result if is_usable(result) else None
+
+    for place, reply in enumerate(replies):
+        result = attempt(replies[:place] + replies[place + 1 :])
+        if result is not None:
+            return result, [reply], str(first)
+    # Several at once: those on which it fails even alone.
+    odd = []
+    others = []
+    for reply in replies:
+        fails = attempt([reply]) is None
+        (odd if fails else others).append(reply)
+    if len(others) >= max(1, at_least) and len(odd) < len(others):
+        result = attempt(others)
+        if result is not None:
+            return result, odd, str(first)
     raise first

@@ -108,8 +108,8 @@ class Updates:
             self.min_clients,
             lambda new: new[0] is not None,
         )
-        if odd is not None:
-            self._leave_out(odd.metadata.src_node_id, reason)
+        for reply in odd:
+            self._leave_out(reply.metadata.src_node_id, reason)
         self._record(aggregate[1], means)
         return aggregate
 

@@ -36,11 +36,17 @@ def test_the_one_reply_at_fault_is_left_out():
     result, odd, reason = spare(inverse_sum, FedAvg(), some, 1, lambda total: True)
     assert (result, odd, reason) == (
         1.75,
-        some[2],
+        [some[2]],
         "the strategy raised ZeroDivisionError",
     )
     result, odd, reason = spare(inverse_sum, FedAvg(), some[:2], 1, lambda total: True)
-    assert (result, odd, reason) == (1.5, None, "")
+    assert (result, odd, reason) == (1.5, [], "")
+
+
+def test_several_at_fault_by_themselves_are_left_out():
+    some = replies(0, 1, 0, 2, 4)
+    result, odd, _ = spare(inverse_sum, FedAvg(), some, 1, lambda total: True)
+    assert (result, odd) == (1.75, [some[0], some[2]])
 
 
 @pytest.mark.parametrize(

@@ -67,10 +67,9 @@ STRATEGIES = (
     f'name = "{FLOWER}FedAdam"\neta = 0.01',
     f'name = "{FLOWER}FedYogi"\neta = 0.01',
     f'name = "{FLOWER}FedAdagrad"\neta = 0.01',
-    f'name = "{FLOWER}QFedAvg"\nclient_learning_rate = 0.2\ntrain_loss_key = "train_loss"',
 )
 # These move a model's buffers as they move its weights, so theirs has none.
-WITHOUT_BUFFERS = ("FedAvgM", "FedAdam", "FedYogi", "FedAdagrad", "QFedAvg")
+WITHOUT_BUFFERS = ("FedAvgM", "FedAdam", "FedYogi", "FedAdagrad")
 CODECS = (
     *("raw32", "q8", "q4", "sign", "q4c", "f16"),
     *("topk(0.1)+q8", "ef+topk(0.05)+tern", "randk(0.2)+q8", "eden1", "ef+eden1"),
@@ -337,12 +336,15 @@ def main() -> int:
     lies = 0
     stored = 0
     faults = 0
-    for told in runs(arguments.seed, arguments.first, -(-arguments.count // ANSWERS)):
+    count = -(-arguments.count // ANSWERS)
+    for number, told in enumerate(runs(arguments.seed, arguments.first, count), 1):
         lies += told.lies
         stored += told.stored
         if told.fault:
             faults += 1
             print(told.fault, flush=True)
+        if number % 50 == 0:
+            print(f"{number} of {count} runs, {lies:,} answers", flush=True)
     seconds = time.perf_counter() - begun
     print(
         f"{lies:,} answers in {seconds:.0f} s, {stored:,} of them stored; "
