@@ -84,14 +84,14 @@ def load(module_name: str) -> ModuleType:
     """
     import importlib
 
-    top, dot, rest = module_name.partition(".")
+    top, dot, inner = module_name.partition(".")
     spec = _own_spec(top)
     if spec is None or not _is_taken(top, spec):
         return importlib.import_module(module_name)
     name = f"{_PREFIX}{top}"
     if name not in sys.modules:
         _load_as(name, spec)
-    return importlib.import_module(f"{name}{dot}{rest}")
+    return importlib.import_module(f"{name}{dot}{inner}")
 
 
 def _own_spec(top: str) -> ModuleSpec | None:

@@ -116,12 +116,12 @@ def _negates(longer: str, shorter: str) -> bool:
     for negation in _NEGATIONS:
         if not bare.startswith(negation):
             continue
-        rest = bare[len(negation) :]
+        stem = bare[len(negation) :]
         # One letter before a word is more often a typo than a negation.
         if len(negation) < len("un"):
-            if rest == plain:
+            if stem == plain:
                 return True
-        elif distance(rest, plain) < distance(bare, plain):
+        elif distance(stem, plain) < distance(bare, plain):
             return True
     return False
 

@@ -31,11 +31,11 @@ class Allowance:
 
     def take(self, client: int, now: float) -> bool:
         """Use one up; False: none is left now. now: seconds of any steady clock."""
-        left, counted_s = self._left.get(client, (float(BURST), now))
-        left = min(BURST, left + (now - counted_s) / EACH_S)
-        if left < 1:
+        remaining, counted_s = self._left.get(client, (float(BURST), now))
+        remaining = min(BURST, remaining + (now - counted_s) / EACH_S)
+        if remaining < 1:
             return False
-        self._left[client] = (left - 1, now)
+        self._left[client] = (remaining - 1, now)
         return True
 
 

@@ -113,14 +113,14 @@ class Strangers:
         suspects = sockets.open_files() - self._other_files - len(self._members)
         if suspects <= min(self._limits.each, self._limits.strangers):
             return
-        here = [
+        guests = [
             connection
             for connection in sockets.connections()
             if connection.local[1] in self._ports
         ]
-        self._other_files = sockets.open_files() - len(here)
-        known = set(self._members.peers())
-        strangers = [guest for guest in here if guest.peer not in known]
+        self._other_files = sockets.open_files() - len(guests)
+        members = set(self._members.peers())
+        strangers = [guest for guest in guests if guest.peer not in members]
         self._note_arrivals(strangers)
         for stranger in excess(strangers, self._order, self._limits):
             sockets.end(stranger)

@@ -85,8 +85,8 @@ class Evaluations:
         means = means_of(good)
         self._note_names(number, good)
         metrics = self._sparing(number, attempt, good)
-        others = {k: v for k, v in means.items() if k not in _SUMMARISED}
-        self.metrics = recorded(metrics, others, (EXAMPLES,))
+        beside = {k: v for k, v in means.items() if k not in _SUMMARISED}
+        self.metrics = recorded(metrics, beside, (EXAMPLES,))
         return metrics
 
     def _sparing(

@@ -43,9 +43,9 @@ class Means:
 
     def record(self) -> MetricRecord:
         """Return the means, and the sum of the weights as the number of examples."""
-        # Whole numbers stay whole.
-        whole = all(isinstance(weight, int) for weight in self._weights)
-        total = sum(self._weights) if whole else fsum(self._weights)
+        # Whole numbers stay is_whole.
+        is_whole = all(isinstance(weight, int) for weight in self._weights)
+        total = sum(self._weights) if is_whole else fsum(self._weights)
         record = MetricRecord({EXAMPLES: total})
         for name, pairs in self._values.items():
             weights = fsum(weight for _, weight in pairs)

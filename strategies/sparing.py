@@ -54,8 +54,8 @@ def spare(
         if result is not None:
             return result, [reply], str(first)
     # Several at once: those on which it fails even alone.
-    odd = []
-    others = []
+    odd: list[Message] = []
+    others: list[Message] = []
     for reply in replies:
         fails = attempt([reply]) is None
         (odd if fails else others).append(reply)

@@ -182,8 +182,8 @@ def _is_fine(values: Array, strict: bool) -> bool:
 
 def _check_shades(where: str, x: Array, pixels: NDArray[np.uint8]) -> None:
     """Raise DataError for pictures of floats whose shades the 256 of uint8 do not tell apart."""
-    left = int(pixels.max()) - int(pixels.min()) + 1
-    if left >= LEAST_SHADES:
+    levels = int(pixels.max()) - int(pixels.min()) + 1
+    if levels >= LEAST_SHADES:
         return
     shades = len(np.unique(pixels))
     # Pictures of a few shades, such as black and white, lose nothing.

@@ -106,9 +106,9 @@ def _blocks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
     row_bytes = max(1, array.nbytes // max(1, len(array)))
     rows = max(1, BLOCK_BYTES // row_bytes)
     starts = np.arange(0, len(array), rows)
-    most = max(1, MOST_BYTES // (rows * row_bytes))
+    count = max(1, MOST_BYTES // (rows * row_bytes))
     # The first and the last are among them: samples are added and cut off at ends.
-    evenly = np.linspace(0, len(starts) - 1, min(len(starts), most))
+    evenly = np.linspace(0, len(starts) - 1, min(len(starts), count))
     for place in np.unique(evenly.astype(np.int64)):
         start = starts[place]
         yield array[start : start + rows]

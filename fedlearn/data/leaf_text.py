@@ -42,23 +42,23 @@ def alphabet(folder: Path, parts: Sequence[Texts]) -> tuple[dict[int, int], list
         for text in [*_strings(part.inputs), *_strings(part.targets)]:
             letters.update(text)
     numbers = {ord(letter) for letter in letters}
-    others = sorted(numbers - set(LATIN_1))
-    if not others:
+    foreign = sorted(numbers - set(LATIN_1))
+    if not foreign:
         return {}, []
-    taken = numbers & set(LATIN_1)
-    free = [byte for byte in [*FREE_FIRST, *LATIN_1] if byte not in taken]
+    used = numbers & set(LATIN_1)
+    free = [byte for byte in [*FREE_FIRST, *LATIN_1] if byte not in used]
     # Each byte once: the control characters stand in both lists.
     free = list(dict.fromkeys(free))
-    if len(others) > len(free):
+    if len(foreign) > len(free):
         raise DataError(
             f"{folder}: its texts have {len(numbers)} distinct characters, and a byte holds "
-            f"{len(LATIN_1)}; leave out or replace the rare ones, such as {_named(others)}"
+            f"{len(LATIN_1)}; leave out or replace the rare ones, such as {_named(foreign)}"
         )
     note = (
-        f"{folder}: characters that are no single byte ({_named(others)}) are read as bytes "
+        f"{folder}: characters that are no single byte ({_named(foreign)}) are read as bytes "
         "that the texts do not use"
     )
-    return dict(zip(others, free, strict=False)), [note]
+    return dict(zip(foreign, free, strict=False)), [note]
 
 
 def _strings(values: Iterable[Any]) -> list[str]:

@@ -229,8 +229,8 @@ class Bounds:
     def _is_free(self, client: int, measures: Measures) -> bool:
         """Tell whether no answer of this cohort can make a measure too large."""
         if len(self._past):
-            most = self._most(client, self._past_usual())
-            return bool((measures <= most).all())
+            limits = self._most(client, self._past_usual())
+            return bool((measures <= limits).all())
         # Nothing is known yet. A cohort without room is not held: it may be any size.
         return self._cohort > self._places()
 
@@ -239,25 +239,27 @@ class Bounds:
 
     def _hold(self, held: _Held) -> None:
         self._held.append(held)
-        whole = [other for other in self._held if other.received]
-        if len(whole) > self._places():
+        complete = [other for other in self._held if other.received]
+        if len(complete) > self._places():
             # The longest: it is the least likely to be taken.
-            longest = max(whole, key=lambda held: (held.measures[_NORM], held.client))
+            longest = max(
+                complete, key=lambda held: (held.measures[_NORM], held.client)
+            )
             longest.received = None
 
     def _verdict(self, held: _Held, usual: Measures) -> tuple[Received | None, str]:
         """Return a held update, or None and why it is refused."""
-        most = self._most(held.client, usual)
+        limits = self._most(held.client, usual)
         for place, name in ((_NORM, "norm"), (_BUFFERS, "change of buffers")):
-            if held.measures[place] > most[place] or held.received is None:
+            if held.measures[place] > limits[place] or held.received is None:
                 return None, (
                     f"the {name} of its update is {held.measures[place]:.3g} where "
-                    f"{usual[place]:.3g} is usual; at most {most[place]:.3g} is taken "
+                    f"{usual[place]:.3g} is usual; at most {limits[place]:.3g} is taken "
                     "(strategy.max_norm)"
                 )
         assert held.received is not None
-        if np.isfinite(most[_EXAMPLES]):
-            limit = float(most[_EXAMPLES])
+        if np.isfinite(limits[_EXAMPLES]):
+            limit = float(limits[_EXAMPLES])
             if self.limits.key == EXAMPLES:
                 # Of those there are whole ones.
                 limit = max(1, int(limit))
@@ -266,8 +268,8 @@ class Bounds:
 
     def _tell_long(self, client: int, measures: Measures, usual: Measures) -> None:
         """Tell of an update that is long, and is taken."""
-        most = TOLD_SHARE * (self.limits.norm or UNBOUNDED_NORM) * usual[_NORM]
-        if not usual[_NORM] or measures[_NORM] <= most:
+        limit = TOLD_SHARE * (self.limits.norm or UNBOUNDED_NORM) * usual[_NORM]
+        if not usual[_NORM] or measures[_NORM] <= limit:
             return
         self.remark(
             client,

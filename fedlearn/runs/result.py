@@ -245,9 +245,9 @@ class Comparison:
 
 def _check_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     """Raise ModelError where a module is not the one that a state was trained with."""
-    own = module.state_dict()
-    for name in sorted(own.keys() | state.keys()):
-        if name in own and name in state and own[name].shape == state[name].shape:
+    built = module.state_dict()
+    for name in sorted(built.keys() | state.keys()):
+        if name in built and name in state and built[name].shape == state[name].shape:
             continue
         raise ModelError(
             f"a {type(module).__name__} of these options is not the run's model: "
