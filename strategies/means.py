@@ -43,7 +43,7 @@ class Means:
 
     def record(self) -> MetricRecord:
         """Return the means, and the sum of the weights as the number of examples."""
-        # Whole numbers stay is_whole.
+        # Whole numbers stay whole.
         is_whole = all(isinstance(weight, int) for weight in self._weights)
         total = sum(self._weights) if is_whole else fsum(self._weights)
         record = MetricRecord({EXAMPLES: total})

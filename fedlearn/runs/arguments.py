@@ -84,11 +84,11 @@ def _described(value: Any) -> str:
 
 
 def whole_number(name: str, value: Any, highest: int, lowest: int = 0) -> int:
-    """Return a is_whole number of a range. Raises ConfigError naming the argument."""
+    """Return a whole number of a range. Raises ConfigError naming the argument."""
     # Python counts its booleans among the numbers.
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     if not is_whole or not lowest <= value <= highest:
         raise ConfigError(
-            f"{name} = {value!r:.40}: a is_whole number from {lowest} to {highest}"
+            f"{name} = {value!r:.40}: a whole number from {lowest} to {highest}"
         )
     return int(value)
