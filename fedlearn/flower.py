@@ -181,6 +181,17 @@ def for_strategy(layout: Layout, state: State) -> ArrayRecord:
     return record
 
 
+def with_same_arrays(record: ArrayRecord) -> ArrayRecord:
+    """Return another record of the same arrays; whoever empties one leaves the other."""
+    another = ArrayRecord()
+    # One by one, as above.
+    for name, array in record.items():
+        another[name] = array
+    if _STATE in record.__dict__:
+        another.__dict__[_STATE] = record.__dict__[_STATE]
+    return another
+
+
 def to_state(layout: Layout, record: ArrayRecord) -> State:
     """Return Flower's arrays as a state of the layout's own dtypes.
 

@@ -6,13 +6,15 @@ everybody's run that way.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
-from flwr.app import Message
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp.strategy import Strategy
 
 from fedlearn.errors import FedlearnError, StrategyError
+from fedlearn.flower import with_same_arrays
 
 Result = TypeVar("Result")
 
@@ -31,9 +33,9 @@ def spare(
     StrategyError when neither one reply is at fault, nor fewer than half of them, each
     by itself.
     """
-    before = dict(vars(strategy))
+    before = _memento(vars(strategy))
     try:
-        return call(replies), [], ""
+        return call([_copied(reply) for reply in replies]), [], ""
     except StrategyError as error:
         first = error
     if len(replies) - 1 < max(1, at_least):
@@ -41,10 +43,10 @@ def spare(
 
     def attempt(some: list[Message]) -> Result | None:
         # What the failed call has set is undone, as far as it was set and not changed.
-        vars(strategy).update(before)
+        vars(strategy).update(_memento(before))
         try:
-            result = call(some)
-        # Any error: a strategy may have emptied what it was given, as QFedAvg does.
+            result = call([_copied(reply) for reply in some])
+        # Any error: without those replies the strategy may fail in another way.
         except FedlearnError:
             return None
         return result if is_usable(result) else None
@@ -64,3 +66,25 @@ def spare(
         if result is not None:
             return result, odd, str(first)
     raise first
+
+
+def _memento(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a strategy's attributes, with models that a call can empty and not these."""
+    return {
+        name: with_same_arrays(value) if isinstance(value, ArrayRecord) else value
+        for name, value in values.items()
+    }
+
+
+def _copied(reply: Message) -> Message:
+    """Return a reply whose records can be emptied, as QFedAvg does, while it stays whole.
+
+    Its arrays are shared, so that this costs no model's memory.
+    """
+    copied = copy.copy(reply)
+    records = {
+        name: with_same_arrays(record) if isinstance(record, ArrayRecord) else record
+        for name, record in reply.content.items()
+    }
+    copied.content = RecordDict(records)
+    return copied

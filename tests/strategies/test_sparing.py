@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
-from flwr.app import Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedAvg
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAvg, QFedAvg
 
 from fedlearn.errors import StrategyError
 from fedlearn.flower import enter
@@ -67,3 +68,39 @@ def test_what_the_failed_call_has_set_is_undone():
 
     spare(call, strategy, replies(1, 0), 1, lambda total: True)
     assert strategy.calls == 1
+
+
+def losses(*values: float) -> list[Message]:
+    """Return replies of a model of one weight, with a training loss."""
+    enter()
+    some = []
+    for place, value in enumerate(values):
+        arrays = ArrayRecord({"w": Array(np.full(2, 1.0 + place, np.float32))})
+        metrics = MetricRecord({"train_loss": value, "num-examples": 5})
+        some.append(
+            Message(RecordDict({"arrays": arrays, "metrics": metrics}), 0, "train")
+        )
+    return some
+
+
+def test_a_strategy_that_empties_what_it_gets_is_called_again_with_all_of_it():
+    strategy = QFedAvg(client_learning_rate=0.1, q=0.5)
+    strategy.current_arrays = ArrayRecord({"w": Array(np.zeros(2, np.float32))})
+
+    def call(some: list[Message]) -> Any:
+        arrays, _ = strategy.aggregate_train(1, some)
+        assert arrays is not None
+        if not np.isfinite(arrays["w"].numpy()).all():
+            raise StrategyError("a model with NaN")
+        return arrays["w"].numpy()
+
+    # A loss below zero, to the power of q, is no number.
+    some = losses(0.5, -3.0, 0.25, -1.0, 0.75)
+    with np.errstate(invalid="ignore"):
+        result, odd, _ = spare(call, strategy, some, 1, lambda new: True)
+    assert odd == [some[1], some[3]]
+    honest = QFedAvg(client_learning_rate=0.1, q=0.5)
+    honest.current_arrays = ArrayRecord({"w": Array(np.zeros(2, np.float32))})
+    arrays, _ = honest.aggregate_train(1, [some[0], some[2], some[4]])
+    assert arrays is not None
+    assert np.array_equal(result, arrays["w"].numpy())

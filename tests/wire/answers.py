@@ -63,13 +63,14 @@ STRATEGIES = (
     f'name = "{FLOWER}Krum"\nnum_malicious_nodes = 3',
     f'name = "{FLOWER}MultiKrum"\nnum_malicious_nodes = 3\nnum_nodes_to_select = 4',
     f'name = "{FLOWER}Bulyan"\nnum_malicious_nodes = 1',
+    f'name = "{FLOWER}QFedAvg"\nclient_learning_rate = 0.2\ntrain_loss_key = "train_loss"',
     f'name = "{FLOWER}FedAvgM"\nserver_momentum = 0.5',
     f'name = "{FLOWER}FedAdam"\neta = 0.01',
     f'name = "{FLOWER}FedYogi"\neta = 0.01',
     f'name = "{FLOWER}FedAdagrad"\neta = 0.01',
 )
 # These move a model's buffers as they move its weights, so theirs has none.
-WITHOUT_BUFFERS = ("FedAvgM", "FedAdam", "FedYogi", "FedAdagrad")
+WITHOUT_BUFFERS = ("FedAvgM", "FedAdam", "FedYogi", "FedAdagrad", "QFedAvg")
 CODECS = (
     *("raw32", "q8", "q4", "sign", "q4c", "f16"),
     *("topk(0.1)+q8", "ef+topk(0.05)+tern", "randk(0.2)+q8", "eden1", "ef+eden1"),
