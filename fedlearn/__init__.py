@@ -15,7 +15,7 @@ board loads none of them.
 
 from __future__ import annotations
 
-from fedlearn.own_path import begin
+from fedlearn.system.own_path import begin
 
 # Before anything else is imported: a file beside the user's config may have its name.
 begin()

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedlearn import own_path
 from fedlearn.errors import ConfigError, reason_of
-from fedlearn.spelling import likely
+from fedlearn.system import own_path
 from fedlearn.text import first_few, shortened
+from fedlearn.text.spelling import likely
 
 _AN_IMPORT_PATH = "write it as 'my_package.my_module:name'"
 

@@ -15,7 +15,7 @@ from fedlearn.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"text", "spelling", "own_path"},
+    {"text"},
     {"errors", "seeds", "arrays", "plan", "brief", "config", "names", "system"},
     {"models", "data", "codec", "records", "devices", "bundling"},
     {"wire", "exchange", "reporting"},
@@ -46,8 +46,6 @@ AGENT = {
         "names",
         "system",
         "text",
-        "spelling",
-        "own_path",
     ),
 }
 """The parts that run where the data is. Of each other they may import what the layers allow; of

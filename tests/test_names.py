@@ -4,7 +4,7 @@ import pytest
 
 from fedlearn.errors import ConfigError
 from fedlearn.names import Named, call, find, import_path, nearest
-from fedlearn.spelling import distance
+from fedlearn.text.spelling import distance
 
 REGISTRY = {"sqrt": Named("math:sqrt", "square root")}
 

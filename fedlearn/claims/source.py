@@ -51,7 +51,6 @@ COMPUTES_NOTHING = (
     "app.py",
     "errors.py",
     "simulate.py",
-    "text.py",
     "bundling",
     "claims",
     "commands",
@@ -64,6 +63,10 @@ COMPUTES_NOTHING = (
     "system/files.py",
     "system/inside.py",
     "system/malloc.py",
+    "system/own_path.py",
+    "system/parent.py",
+    "system/sockets.py",
+    "text",
     "tuning",
 )
 

@@ -20,7 +20,7 @@ from fedlearn.config.plain import plain_table, plain_value
 from fedlearn.config.schema import FORMER_WORDS, Section, Tables
 from fedlearn.errors import ConfigError
 from fedlearn.names import nearest
-from fedlearn.own_path import look_in
+from fedlearn.system.own_path import look_in
 
 SHIPPED = Path(__file__).parents[1] / "experiments"
 

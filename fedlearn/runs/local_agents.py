@@ -10,9 +10,9 @@ from pathlib import Path
 from fedlearn.clients.agent import identity as agent_identity
 from fedlearn.errors import ConfigError, RunError
 from fedlearn.exchange.addresses import bare_host, is_everywhere
-from fedlearn.own_path import environment
 from fedlearn.server import identity
 from fedlearn.system import files
+from fedlearn.system.own_path import environment
 
 # This machine, by the names that a server's certificate may have.
 LOOPBACKS = ("127.0.0.1", "localhost", "::1")

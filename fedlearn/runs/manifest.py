@@ -15,10 +15,10 @@ import torch
 import fedlearn
 from fedlearn import data
 from fedlearn.devices.machine import cores, processor
-from fedlearn.own_path import own_folders
 from fedlearn.runs.layers import Stack
 from fedlearn.runs.parts import Parts
 from fedlearn.runs.settle import Settled
+from fedlearn.system.own_path import own_folders
 
 # Clients whose sizes are looked at: enough for the median, and a million take seconds.
 _SIZED = 10_000

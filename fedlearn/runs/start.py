@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlearn.errors import ConfigError
-from fedlearn.own_path import look_in
 from fedlearn.records.names import CONFIG_FILE, MANIFEST_FILE, is_before_config
 from fedlearn.runs.arguments import folder_path
 from fedlearn.runs.names import check_names
+from fedlearn.system.own_path import look_in
 
 if TYPE_CHECKING:
     from fedlearn.config import ConfigSource, Experiment, Overrides

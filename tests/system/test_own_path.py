@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedlearn import own_path
 from fedlearn.errors import ConfigError
 from fedlearn.names import import_path
+from fedlearn.system import own_path
 
 CONFIG = """\
 [experiment]
