@@ -165,7 +165,7 @@ def _looked_in(module_name: str, error: ImportError) -> str:
         return ""
     folders = [os.path.abspath(folder) for folder in own_path.own_folders()]
     return (
-        f"; looked in {first_few(dict.fromkeys(folders))} and among installed packages: "
+        f"; looked in {first_few(dict.fromkeys(folders), 3)} and among installed packages: "
         "put the file beside the config, or its folder on PYTHONPATH"
     )
 

@@ -39,11 +39,13 @@ def folder_path(name: str, value: Any) -> Path:
 
 
 def _is_name(text: str) -> bool:
-    # No file system takes a NUL, nor a character that is no text.
-    if "\0" in text or text != text.encode(errors="replace").decode():
+    try:
+        # Names that are no UTF-8 are Python texts with surrogates of their own.
+        name = os.fsencode(text)
+    except UnicodeEncodeError:
         return False
-    longest = max(len(part.encode()) for part in text.split("/"))
-    return longest <= _NAME_BYTES and len(text.encode()) <= _PATH_BYTES
+    longest = max(len(part) for part in name.split(b"/"))
+    return b"\0" not in name and longest <= _NAME_BYTES and len(name) <= _PATH_BYTES
 
 
 def changes_of(changes: Any) -> dict[str, Any]:

@@ -32,6 +32,11 @@ _FIXED = ("__main__", "fedlearn")
 _VARIABLE = "FEDLEARN_MODULES"
 
 
+# Folders that `look_in` added, the newest last, and how many stay.
+_added: list[str] = []
+_MOST_ADDED = 8
+
+
 def environment() -> dict[str, str]:
     """Return the environment of a process that is to find the modules found here."""
     folders = [os.path.abspath(folder) for folder in own_folders()]
@@ -42,6 +47,14 @@ def look_in(folder: str) -> None:
     """Have Python look for modules in a folder, if it does not yet; "": the current one."""
     if folder in sys.path:
         return
+    if folder:
+        _added.append(folder)
+    # A program may run configs out of hundreds of folders, of which each import would
+    # look into every one.
+    if len(_added) > _MOST_ADDED:
+        oldest = _added.pop(0)
+        if oldest in sys.path:
+            sys.path.remove(oldest)
     # Asked to trust no current folder (-P), Python gets it as the last resort.
     if getattr(sys.flags, "safe_path", False):
         sys.path.append(folder)

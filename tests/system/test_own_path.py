@@ -180,3 +180,10 @@ def test_the_library_comes_first_and_what_is_installed_last(folder):
     installed = min(p for name, p in places.items() if name.endswith("-packages"))
     library = max(p for name, p in places.items() if name.endswith("lib-dynload"))
     assert library < places[str(folder / "mine")] < installed
+
+
+def test_a_program_of_many_configs_keeps_the_newest_folders(folder):
+    places = [str(folder / f"place{number}") for number in range(20)]
+    for place in places:
+        own_path.look_in(place)
+    assert [place for place in sys.path if place in places] == places[-8:]

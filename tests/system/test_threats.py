@@ -315,17 +315,22 @@ def test_on_a_connection_that_lasts_an_expired_certificate_opens_nothing(
     assert "has expired" in caught.value.details()
 
 
+def expiring(expires: float) -> SimpleNamespace:
+    """Return a stream of a caller without a certificate's name, as far as it is looked at."""
+    return SimpleNamespace(caller=SimpleNamespace(client=None, expires=expires))
+
+
 def test_expiries_are_told_in_order_and_once():
     """And those of connections that have ended do not pile up."""
     table: Any = streams.AgentStreams()
     for session, expires in ((1, 30.0), (2, 10.0), (3, 20.0), (4, 10.0)):
-        table.add(session, SimpleNamespace(expires=expires))
+        table.add(session, expiring(expires))
     table.remove(4)
     assert table.expired(9.0) == []
     assert table.expired(20.0) == [2, 3]
     assert table.expired(20.0) == []
     for session in range(5, 5000):
-        table.add(session, SimpleNamespace(expires=50.0))
+        table.add(session, expiring(50.0))
         table.remove(session)
     assert len(table._expiries) < 100
     assert table.expired(30.0) == [1]
