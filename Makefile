@@ -8,7 +8,7 @@ TIER ?= ci
 OUT ?= build/sweep
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install simulate test reproduce sweep check build wheel-test edge-test edge-pythons proto clean
+.PHONY: help install simulate test reproduce sweep answers check build wheel-test edge-test edge-pythons proto clean
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ reproduce: install ## run the claims of a tier (TIER=ci, nightly, release); data
 
 sweep: install ## let every file call of short runs go wrong, one at a time (an hour on two cores)
 	$(BIN)/python -m tests.system.sweep $(OUT)
+
+answers: install ## let clients tell 100,000 well-formed lies; none may end a run (most of an hour on one core)
+	$(BIN)/python -m tests.wire.answers --count 100000
 
 check: install ## lint, formatting and types
 	$(BIN)/ruff check .
