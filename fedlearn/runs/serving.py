@@ -30,6 +30,7 @@ from fedlearn.records.names import (
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.progress import Progress
 from fedlearn.runs import checkpoint
+from fedlearn.runs.arguments import HIGHEST_PORT
 from fedlearn.runs.callbacks import Callback
 from fedlearn.runs.fleets import allowances, with_fleet
 from fedlearn.runs.layers import Site, Stack
@@ -134,6 +135,15 @@ class ServeOptions:
                     f"--without {client}/{round}: the checkpoint of round {done} has that "
                     f"answer in it; only answers from round {done + 1} on can be left out"
                 )
+
+
+def _port(places: object, name: str) -> int:
+    """Return a port of a run's address.json; 0, which is any, where it has none."""
+    port = places.get(name) if isinstance(places, dict) else None
+    # Whatever a hand or a disk made of the file.
+    if not isinstance(port, int) or not 0 <= port <= HIGHEST_PORT:
+        return 0
+    return port
 
 
 def own_pki(folder: Path, host: str) -> Path:
@@ -279,8 +289,8 @@ class Serving:
             return self.address
         return replace(
             self.address,
-            port=self.address.port or before["port"],
-            enroll_port=self.address.enroll_port or before["enrol"],
+            port=self.address.port or _port(before, "port"),
+            enroll_port=self.address.enroll_port or _port(before, "enrol"),
         )
 
     def _announce(self, service: Service) -> None:
