@@ -56,6 +56,16 @@ def _third_fails(message: Message, context: Context) -> Message:
     return _by_client(message, context)
 
 
+def _reads_run_config(message: Message, context: Context) -> Message:
+    decay = context.run_config.get("decay", 0.5)
+    return reply(
+        message, moved(message, decay), **{"num-examples": context.run_config["batch"]}
+    )
+
+
+reads_run_config = client_app(_reads_run_config)
+
+
 def _one_is_nan(message: Message, context: Context) -> Message:
     client = int(context.node_config["partition-id"])
     return reply(

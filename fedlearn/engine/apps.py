@@ -172,6 +172,16 @@ class OurApp(UserApp):
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
+class _NoRunConfig(dict[str, Any]):
+    """A run config without values, which says so where an app needs one."""
+
+    def __missing__(self, key: str) -> Any:
+        raise ClientError(
+            f"the app reads context.run_config['{key}'], and a run of fedlearn has no "
+            "run_config; read the strategy's config in the message, or a default by .get()"
+        )
+
+
 def _context(runner: Runner, task: Task) -> Context:
     """Return the node's context, with a copy of its state: it is kept only if the app succeeds."""
     state = RecordDict()
@@ -186,7 +196,7 @@ def _context(runner: Runner, task: Task) -> Context:
         node_id=task.client,
         node_config=node_config,
         state=state,
-        run_config={},
+        run_config=_NoRunConfig(),
     )
 
 
