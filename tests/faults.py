@@ -57,7 +57,7 @@ def _third_fails(message: Message, context: Context) -> Message:
 
 
 def _reads_run_config(message: Message, context: Context) -> Message:
-    decay = context.run_config.get("decay", 0.5)
+    decay = float(context.run_config.get("decay", 0.5))
     return reply(
         message, moved(message, decay), **{"num-examples": context.run_config["batch"]}
     )
