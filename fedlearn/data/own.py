@@ -26,7 +26,7 @@ from fedlearn.data.own_columns import owner_numbers
 from fedlearn.data.remarks import remarks
 from fedlearn.data.samples import Dataset, Modality, Population, Samples
 from fedlearn.data.stored import read_npz
-from fedlearn.errors import DataError
+from fedlearn.errors import DataError, reason_of
 from fedlearn.names import import_path
 from fedlearn.seeds import derive, isolated
 
@@ -203,6 +203,6 @@ def _arrays_of(source: str) -> tuple[Any, Any]:
     # The attribute is the user's code, which may raise anything.
     except Exception as error:
         raise DataError(
-            f"'{source}' gives no arrays (x, y): {type(error).__name__}: {error}"
+            f"'{source}' gives no arrays (x, y): {reason_of(error)}"
         ) from error
     return x, y

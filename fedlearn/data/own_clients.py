@@ -12,7 +12,7 @@ from fedlearn.data.own_columns import owner_numbers
 from fedlearn.data.partition import Partitioned
 from fedlearn.data.remarks import remarks
 from fedlearn.data.samples import ClientData, Dataset, Modality, Population, Samples
-from fedlearn.errors import DataError
+from fedlearn.errors import DataError, reason_of
 
 # Clients whose size is asked for when a population is checked: a million would take too long.
 SIZES_CHECKED = 10_000
@@ -154,7 +154,7 @@ def _check_sizes(name: str, clients: ClientData) -> None:
     except Exception as error:
         raise DataError(
             f"data set '{name}': the sizes of its clients cannot be told: "
-            f"{type(error).__name__}: {error}"
+            f"{reason_of(error)}"
         ) from error
     if not count:
         raise DataError(f"data set '{name}' has no clients")

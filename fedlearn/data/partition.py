@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fedlearn.data.checks import whole
 from fedlearn.data.drawn import DrawnPartition
 from fedlearn.data.samples import Dataset, Samples
-from fedlearn.errors import ConfigError, FedlearnError
+from fedlearn.errors import ConfigError, FedlearnError, reason_of
 from fedlearn.names import Named, call, find
 from fedlearn.seeds import derive, generator, isolated
 
@@ -219,7 +219,7 @@ def _call_kind(
     # The kind may be the user's own code, which may raise anything.
     except (Exception, SystemExit) as error:
         raise ConfigError(
-            f"[data.partition] kind = '{kind}' failed: {type(error).__name__}: {error}"
+            f"[data.partition] kind = '{kind}' failed: {reason_of(error)}"
         ) from error
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedlearn.data.checks import flag
 from fedlearn.data.partition import Partitioned, divide
 from fedlearn.data.samples import Dataset, Population
-from fedlearn.errors import ConfigError, DataError, FedlearnError
+from fedlearn.errors import ConfigError, DataError, FedlearnError, reason_of
 from fedlearn.names import Named, call, find
 from fedlearn.seeds import derive, isolated
 
@@ -163,7 +163,7 @@ def _call_loader(name: str, loader: Any, options: Mapping[str, Any], seed: int) 
     # The loader may be the user's code, which may raise anything.
     except (Exception, SystemExit) as error:
         raise DataError(
-            f"data set '{name}' cannot be loaded: {type(error).__name__}: {error}"
+            f"data set '{name}' cannot be loaded: {reason_of(error)}"
         ) from error
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedlearn.arrays import Sparse
-from fedlearn.errors import ConfigError, FormatError, PayloadError, one_line
+from fedlearn.errors import ConfigError, FormatError, PayloadError, reason_of
 from fedlearn.names import HANDED
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _copied(value: Any) -> Any:
     # A user's object may hold an open file, or a lock.
     except Exception as error:
         raise ConfigError(
-            f"a {type(value).__name__} cannot be copied for a run ({one_line(error)}); "
+            f"a {type(value).__name__} cannot be copied for a run ({reason_of(error)}); "
             "hand over its class, or a function that makes one"
         ) from error
 
@@ -208,10 +208,7 @@ class OwnCodec:
         return values.astype(np.float32, copy=False)
 
     def _raised(self, verb: str, error: Exception) -> FormatError:
-        kind = type(error).__name__
-        return FormatError(
-            f"the codec {self.name}.{verb} raised {kind}: {one_line(error)}"
-        )
+        return FormatError(f"the codec {self.name}.{verb} raised {reason_of(error)}")
 
 
 def _codec(value: Any) -> OwnCodec:
@@ -221,7 +218,7 @@ def _codec(value: Any) -> OwnCodec:
             codec = value()
         except Exception as error:
             raise ConfigError(
-                f"the codec {name}() raised {type(error).__name__}: {one_line(error)}; "
+                f"the codec {name}() raised {reason_of(error)}; "
                 "hand over an instance in place of the class"
             ) from error
     else:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fedlearn.arrays import Change, Layout, Sparse, State
 from fedlearn.codec import codec, feedback
 from fedlearn.engine.task import Outcome, Summed, Task
-from fedlearn.errors import FedlearnError, PayloadError
+from fedlearn.errors import FedlearnError, PayloadError, reason_of
 from fedlearn.flower import EXAMPLES, Received
 from fedlearn.memory.downlink import Downlink, Published
 from fedlearn.memory.slots import RESIDUALS
@@ -61,8 +61,8 @@ class Receiver:
         # What a client sends may be made to find our mistakes. One of them costs its
         # sender a round, and not everybody the run.
         except Exception as error:
-            kind = type(error).__name__
-            raise PayloadError(f"its answer cannot be read: {kind}: {error}") from error
+            reason = reason_of(error)
+            raise PayloadError(f"its answer cannot be read: {reason}") from error
 
     def _of_payload(
         self,
