@@ -104,6 +104,9 @@ class Listeners:
         self._enrollment = Enrollment(pki)
         # Here nobody is known, so a call that never ends has an end.
         ages = (
+            # Whoever greets and then says nothing. At the other port `strangers` ends them:
+            # gRPC walks all such timers, which thousands of agents would pay for.
+            ("grpc.max_connection_idle_ms", _ms(IDLE_S)),
             ("grpc.max_connection_age_ms", _ms(ENROLLING_S)),
             ("grpc.max_connection_age_grace_ms", _ms(ENROLLED_S)),
         )
@@ -119,8 +122,6 @@ class Listeners:
         options = (
             *CHANNEL,
             ("grpc.server_handshake_timeout_ms", _ms(HANDSHAKE_S)),
-            # Whoever greets and then says nothing.
-            ("grpc.max_connection_idle_ms", _ms(IDLE_S)),
             ("grpc.max_concurrent_streams", calls),
             # More are accepted and closed at once, so that descriptors stay for files.
             # Old versions of grpcio have no such bound; `strangers` has another.

@@ -4,7 +4,7 @@ gRPC accepts whoever comes, and tells of a connection only once it calls. So thi
 process's own sockets: the peer of every call that passed the gate is known, all others are
 strangers. gRPC itself ends those that do not shake hands in time or stay idle. Here their
 number is bounded in the meantime, for a flood must leave room for those who have a certificate
-or a token.
+or a token. Who never calls is ended here, too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import contextlib
 import ipaddress
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 from urllib.parse import unquote
 
@@ -26,6 +26,11 @@ from fedlearn.system.sockets import Connection, End
 # so that looking costs at most a share of a core.
 LOOK_S = 0.25
 SHARE = 0.05
+
+# Seconds until a stranger has called, or is ended; and how often that is looked for, if there
+# may be any.
+PATIENCE_S = 20.0
+ROUND_S = 5.0
 
 # Bytes of an IPv6 address that name a network: a stranger has all addresses of his.
 _NETWORK_BYTES = 8
@@ -41,11 +46,11 @@ def peer_of(text: str) -> End | None:
 
 
 def excess(
-    strangers: Iterable[Connection], order: Mapping[End, int], limits: Admission
+    strangers: Iterable[Connection], order: Mapping[End, float], limits: Admission
 ) -> list[Connection]:
     """Return the strangers that are too many, of one address or of all.
 
-    order: of their arrival. Who has said nothing goes first, and among these the oldest: an
+    order: when each was first seen. Who has said nothing goes first, and among these the oldest: an
     agent that comes now speaks at once.
     """
     waiting = sorted(
@@ -80,20 +85,25 @@ class Strangers:
 
     def __init__(
         self,
-        ports: Collection[int],
+        ports: Sequence[int],
         limits: Admission,
         members: Members,
         counters: Counter[str],
     ) -> None:
-        """Take the ports, those who are no strangers, and where the ended are counted."""
-        self._ports = frozenset(ports)
+        """Take the ports, those who are no strangers, and where the ended are counted.
+
+        ports: first the one where agents attend. Who enrolls waits in a line, and gRPC
+        ends who is silent there.
+        """
+        self._ports = tuple(ports)
         self._limits = limits
         self._members = members
         self._counters = counters
         # Files of this process that are no connections at the ports, when last counted.
         self._other_files = sockets.open_files()
-        self._order: dict[End, int] = {}
-        self._arrivals = 0
+        # When each stranger was first seen.
+        self._seen: dict[End, float] = {}
+        self._looked_s = -ROUND_S
 
     async def watch(self) -> None:
         """Look for ever."""
@@ -102,17 +112,22 @@ class Strangers:
             # Out of descriptors for the look itself, as where gRPC is old and has no bound:
             # the next look may have one.
             with contextlib.suppress(OSError):
-                self.look()
+                self.look(time.monotonic())
             took_s = time.perf_counter() - began
             await asyncio.sleep(max(LOOK_S, took_s / SHARE))
 
-    def look(self) -> None:
-        """End the strangers that are too many."""
+    def look(self, now: float) -> None:
+        """End the strangers that are too many, and those who attend and never call.
+
+        now: seconds of any steady clock.
+        """
         # Counted first, which is quick: each connection is looked at only when there may be
         # too many.
         suspects = sockets.open_files() - self._other_files - len(self._members)
-        if suspects <= min(self._limits.each, self._limits.strangers):
+        bound = min(self._limits.each, self._limits.strangers)
+        if suspects <= 0 or (suspects <= bound and now < self._looked_s + ROUND_S):
             return
+        self._looked_s = now
         guests = [
             connection
             for connection in sockets.connections()
@@ -121,21 +136,20 @@ class Strangers:
         self._other_files = sockets.open_files() - len(guests)
         members = set(self._members.peers())
         strangers = [guest for guest in guests if guest.peer not in members]
-        self._note_arrivals(strangers)
-        for stranger in excess(strangers, self._order, self._limits):
-            sockets.end(stranger)
-            self._counters["strangers"] += 1
-
-    def _note_arrivals(self, strangers: Iterable[Connection]) -> None:
-        """Remember in which order those who are here were first seen."""
-        before = self._order
-        self._order = {}
+        # In a new dict: who has gone, or has called, is forgotten.
+        self._seen = {
+            stranger.peer: self._seen.get(stranger.peer, now) for stranger in strangers
+        }
+        # A set: thousands may be too many at once.
+        surplus = set(excess(strangers, self._seen, self._limits))
         for stranger in strangers:
-            number = before.get(stranger.peer)
-            if number is None:
-                self._arrivals += 1
-                number = self._arrivals
-            self._order[stranger.peer] = number
+            if stranger in surplus or self._is_idle(stranger, now):
+                sockets.end(stranger)
+                self._counters["strangers"] += 1
+
+    def _is_idle(self, stranger: Connection, now: float) -> bool:
+        attends = stranger.local[1] == self._ports[0]
+        return attends and self._seen[stranger.peer] <= now - PATIENCE_S
 
 
 def _address(host: str) -> bytes:

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import time
 from collections import Counter
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from fedlearn.server import descriptors, enrollment
 from fedlearn.server.descriptors import Admission, admission
 from fedlearn.server.enrollment import Enrollment
-from fedlearn.server.strangers import Strangers, excess, peer_of
+from fedlearn.server.strangers import PATIENCE_S, ROUND_S, Strangers, excess, peer_of
 from fedlearn.system import sockets
 from fedlearn.system.sockets import Connection
 
@@ -99,11 +100,39 @@ def test_a_flood_leaves_room_and_members_alone():
             stack.enter_context(listener.accept()[0])
         guests[3].sendall(b"hello")
         # What this process connects to itself counts as well: both ends are here.
-        guard.look()
+        guard.look(time.monotonic())
         left = [guest for guest in guests if not ended(guest)]
         assert len(left) == 6 and guests[3] in left
         assert not ended(member)
         assert counters == {"strangers": 34}
+
+
+def test_who_attends_and_never_calls_is_ended_and_who_enrolls_is_not():
+    with contextlib.ExitStack() as stack:
+        ports = []
+        guests = []
+        for _ in range(2):
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            ports.append(listener.getsockname()[1])
+            for _ in range(2):
+                guests.append(
+                    stack.enter_context(
+                        socket.create_connection(("127.0.0.1", ports[-1]))
+                    )
+                )
+                stack.enter_context(listener.accept()[0])
+        counters = Counter[str]()
+        limits = Admission(attending=99, enrolling=99, each=99, strangers=99)
+        members = Members([guests[0].getsockname()])
+        guard = Strangers(ports, limits, members, counters)
+        # As if these had come after it.
+        guard._other_files -= 8
+        guard.look(0.0)
+        guard.look(PATIENCE_S - 1)
+        assert not any(map(ended, guests))
+        guard.look(PATIENCE_S + ROUND_S)
+        assert [ended(guest) for guest in guests] == [False, True, False, False]
+        assert counters == {"strangers": 1}
 
 
 def ended(guest: socket.socket) -> bool:
