@@ -70,7 +70,7 @@ def run(
     require_extra()
     # Here and not at the top: `import fedlearn` must not load torch.
     from fedlearn.config import read
-    from fedlearn.runs.handed import named, without_options
+    from fedlearn.runs.handed import instances, named, without_options
     from fedlearn.runs.simulation import simulate
 
     watchers = own_callbacks(callbacks)
@@ -84,9 +84,10 @@ def run(
     # Names win over the config's: what is handed over is meant.
     names, at_hand = named(objects)
     left_out: Mapping[str, Any] = {}
+    tables = instances(objects)
     # A resumed run's own config has none of those options.
-    if config is not None or not resume:
-        left_out = without_options(objects, read(config))
+    if tables and (config is not None or not resume):
+        left_out = without_options(tables, read(config))
     with handed_over(at_hand), _own_threads():
         result = run_in_folder(
             partial(simulate, callbacks=watchers),

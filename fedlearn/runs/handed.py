@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -70,21 +70,21 @@ def named(objects: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
     return changes, at_hand
 
 
-def without_options(
-    objects: Mapping[str, Any], experiment: Experiment
-) -> dict[str, None]:
-    """Return the changes that take away the options of what instances stand in place of.
+def instances(objects: Mapping[str, Any]) -> list[str]:
+    """Return the tables of the config in whose thing's place an instance stands."""
+    return [kind for kind in _WITH_OPTIONS if _is_instance(kind, objects.get(kind))]
+
+
+def without_options(tables: Iterable[str], experiment: Experiment) -> dict[str, None]:
+    """Return the changes that take away the options of some tables.
 
     An instance has its arguments already; those in the config are of the thing that the
     config names.
     """
     changes: dict[str, None] = {}
-    for kind in _WITH_OPTIONS:
-        value = objects.get(kind)
-        if value is None or isinstance(value, str) or is_factory(kind, value):
-            continue
-        options = getattr(experiment, kind).options
-        changes |= dict.fromkeys(f"{kind}.{name}" for name in options)
+    for table in tables:
+        options = getattr(experiment, table).options
+        changes |= dict.fromkeys(f"{table}.{name}" for name in options)
     return changes
 
 
@@ -137,6 +137,13 @@ def maker(kind: str, value: Any) -> Any:
         # Arrays are read and never written, so they need no copy.
         return lambda: value
     return lambda: _copied(value)
+
+
+def _is_instance(kind: str, value: Any) -> bool:
+    # A text is a name.
+    if value is None or isinstance(value, str):
+        return False
+    return not is_factory(kind, value)
 
 
 def is_factory(kind: str, value: Any) -> bool:

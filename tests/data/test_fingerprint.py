@@ -88,8 +88,8 @@ class Unreadable(Restless):
 
 @pytest.mark.parametrize("clients", [Restless(), Seeded(), Unreadable()])
 def test_clients_of_any_mood_can_be_resumed(clients):
-    given = replace(people(), clients=clients)
-    assert changed_parts(given, given) == set()
+    source = replace(people(), clients=clients)
+    assert changed_parts(source, source) == set()
 
 
 def test_an_array_on_disk_stays_there_and_large_ones_are_read_in_part(

@@ -126,20 +126,20 @@ def write_leaf(place, train, test):
 def test_leaf_pictures_have_their_users_as_clients(tmp_path):
     white, black = [1.0] * 784, [0.0] * 784
     train = {"zoe": {"x": [white, black], "y": [1, 0]}, "abe": {"x": [white], "y": [2]}}
-    found = population(
+    people = population(
         "dir",
         {"path": str(write_leaf(tmp_path, train, {"abe": {"x": [black], "y": [0]}}))},
         {},
         0,
     )
-    assert (found.modality, found.input_shape, found.classes) == (
+    assert (people.modality, people.input_shape, people.classes) == (
         "image",
         (1, 28, 28),
         3,
     )
-    assert [found.clients[k].y.tolist() for k in range(2)] == [[2], [1, 0]]  # abe, zoe
-    assert (found.clients[1].x[0] == 255).all()
-    assert found.test.x.max() == 0
+    assert [people.clients[k].y.tolist() for k in range(2)] == [[2], [1, 0]]  # abe, zoe
+    assert (people.clients[1].x[0] == 255).all()
+    assert people.test.x.max() == 0
 
 
 def test_leaf_features_and_the_shape_option(tmp_path):

@@ -93,8 +93,8 @@ def test_a_users_npz(tmp_path):
         y_test=y,
         client_train=np.array(["b", "a", "b", "b"]),
     )
-    found = population("dir", {"path": str(tmp_path / "own.npz")}, {}, 0)
-    assert (found.modality, [found.clients.size(k) for k in range(2)]) == (
+    people = population("dir", {"path": str(tmp_path / "own.npz")}, {}, 0)
+    assert (people.modality, [people.clients.size(k) for k in range(2)]) == (
         "features",
         [1, 3],
     )

@@ -309,8 +309,8 @@ class Lazy:
 )
 def test_the_gate_stands_before_a_populations_clients(wrong, message):
     test = Samples(X.astype(np.float32), Y)
-    given = Population("lazy", "features", 3, (5,), Lazy(wrong), test)
-    population: Any = checked("own", given)
+    source = Population("lazy", "features", 3, (5,), Lazy(wrong), test)
+    population: Any = checked("own", source)
     assert population.clients[0].x.dtype == np.float32
     assert (len(population.clients), population.clients.size(2)) == (3, 4)
     with pytest.raises(DataError, match=message):
@@ -320,11 +320,11 @@ def test_the_gate_stands_before_a_populations_clients(wrong, message):
 def test_a_populations_held_out_part_and_partition_are_cast():
     train = Samples(X, Y)
     clients = Partitioned(train, Partition.from_owners(Y, 3))
-    given = Population("p", "features", 3, (5,), clients, Samples(X, Y.astype(float)))
-    population: Any = checked("own", given)
+    source = Population("p", "features", 3, (5,), clients, Samples(X, Y.astype(float)))
+    population: Any = checked("own", source)
     assert population.test.y.dtype == np.int64
     assert population.clients[0].x.dtype == np.float32
-    bad = replace(given, clients=replace(clients, train=Samples(X * np.nan, Y)))
+    bad = replace(source, clients=replace(clients, train=Samples(X * np.nan, Y)))
     with pytest.raises(DataError, match=r"x_train\[0\] holds NaN"):
         checked("own", bad)
 
@@ -382,5 +382,5 @@ def test_clients_whose_samples_are_new_at_each_reading_are_told_of():
             return Samples(x, Y)
 
     test = Samples(X.astype(np.float32), Y)
-    given = Population("p", "features", 3, (5,), Restless(None), test)
-    assert "other samples each time" in checked("own", given).notes[0]
+    source = Population("p", "features", 3, (5,), Restless(None), test)
+    assert "other samples each time" in checked("own", source).notes[0]

@@ -21,14 +21,14 @@ def lines():
 
 
 def test_a_line_names_who_is_waited_for_and_comes_again_ever_later(lines):
-    told = Patience(lines.append, "give up")
+    patience = Patience(lines.append, "give up")
     work = (Task(7, "train", PLAN), Task(9, "train", PLAN))
     for _ in range(59):
-        told.passed(1.0, [work])
+        patience.passed(1.0, [work])
     assert lines == [
         "nothing has come for 20 s; still at work: clients 7, 9 (train, round 4); give up"
     ]
-    told.passed(1.0, [work])
+    patience.passed(1.0, [work])
     assert [line[:27] for line in lines] == [
         "nothing has come for 20 s; ",
         "nothing has come for 60 s; ",
@@ -36,18 +36,18 @@ def test_a_line_names_who_is_waited_for_and_comes_again_ever_later(lines):
 
 
 def test_clients_that_always_take_long_are_no_news(lines):
-    told = Patience(lines.append, "")
-    told.passed(19.0, [])
-    told.came()
-    told.passed(56.0, [])
+    patience = Patience(lines.append, "")
+    patience.passed(19.0, [])
+    patience.came()
+    patience.passed(56.0, [])
     assert lines == []
-    told.passed(1.0, [(Task(2, "evaluate", PLAN),)])
+    patience.passed(1.0, [(Task(2, "evaluate", PLAN),)])
     assert "client 2 (evaluate, round 4)" in lines[0]
 
 
 def test_scoring_has_no_client_to_end(lines):
-    told = Patience(lines.append, "end it")
-    told.passed(30.0, [SCORING, SCORING, SCORING])
+    patience = Patience(lines.append, "end it")
+    patience.passed(30.0, [SCORING, SCORING, SCORING])
     assert lines == [
         "nothing has come for 30 s; still at work: the evaluation of held-out samples"
     ]

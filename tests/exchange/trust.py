@@ -394,14 +394,14 @@ class TrustedWorld(World):
         """Have every agent that runs enroll, or renew its certificate, where it is time to."""
         for agent in list(self.agents):
             client = agent.client
-            held = self.identities.get(client)
+            identity = self.identities.get(client)
             if client in self.secrets:
                 self.enroll(agent)
             elif (
-                held
+                identity
                 and agent.link
                 and agent.machine._welcomed
-                and agents.due(held, self.agents_date(client))
+                and agents.due(identity, self.agents_date(client))
             ):
                 agent.send(pb.AgentFrame(renewal=pb.Renewal(request=REQUEST)))
         self.at(CHORES_S, self.chores)
@@ -473,10 +473,10 @@ class TrustedWorld(World):
             return False
         if client in self.refused and client not in self.readmitting:
             return False
-        held = self.identities.get(client)
-        if held is None:
+        identity = self.identities.get(client)
+        if identity is None:
             return True
-        issued = self.issued[held.certificate]
+        issued = self.issued[identity.certificate]
         revoked = issued.serial <= self.revoked_to.get(client, 0)
         return revoked or not issued.begins <= self.date() < issued.ends
 

@@ -61,14 +61,14 @@ def test_a_long_update_is_refused_whenever_it_comes(first):
 
 
 def test_half_of_what_was_usual_in_five_cohorts_before_is_usual():
-    made = bounds()
-    cohort(made, *usual(length=6))
+    bound = bounds()
+    cohort(bound, *usual(length=6))
     # All move less than before: half of what was usual then still is.
     for _ in range(5):
-        assert cohort(made, *usual(), received(9, 14))[9] == 10
-    assert "where 1 is usual" in cohort(made, *usual(), received(9, 14))[9]
+        assert cohort(bound, *usual(), received(9, 14))[9] == 10
+    assert "where 1 is usual" in cohort(bound, *usual(), received(9, 14))[9]
     # All move more: nobody is odd.
-    assert set(cohort(made, *usual(length=100)).values()) == {10}
+    assert set(cohort(bound, *usual(length=100)).values()) == {10}
 
 
 def test_fewer_than_four_answers_tell_nobody_apart():
@@ -76,10 +76,10 @@ def test_fewer_than_four_answers_tell_nobody_apart():
 
 
 def test_a_cohort_of_a_void_attempt_does_not_count():
-    made = bounds()
-    cohort(made, *usual(length=50))
-    made.repeat()
-    assert "where 1 is usual" in cohort(made, *usual(), received(9, 14))[9]
+    bound = bounds()
+    cohort(bound, *usual(length=50))
+    bound.repeat()
+    assert "where 1 is usual" in cohort(bound, *usual(), received(9, 14))[9]
 
 
 def test_buffers_have_a_limit_of_their_own():
@@ -97,9 +97,9 @@ def test_long_updates_that_are_taken_are_told():
     def remark(client: int, text: str) -> None:
         remarks.append((client, text))
 
-    made = Bounds(LAYOUT, AnswerLimits(5, 0, None, False), notes.append, remark)
+    bound = Bounds(LAYOUT, AnswerLimits(5, 0, None, False), notes.append, remark)
     for _ in range(3):
-        cohort(made, *usual(), received(9, 2.6), received(8, 2.4))
+        cohort(bound, *usual(), received(9, 2.6), received(8, 2.4))
     text = "the norm of its update is 2.6, where 1 is usual; it is taken"
     assert remarks == [(9, text)] * 3
     assert notes == [
@@ -120,9 +120,9 @@ def test_a_sparse_update_is_as_long_as_its_values():
 
 def test_examples_beyond_ten_times_the_usual_do_not_count():
     notes: list[str] = []
-    made = Bounds(LAYOUT, AnswerLimits(5, 0, None, False), notes.append)
-    assert cohort(made, *usual(), received(9, 1, 10**9))[9] == 100
-    assert cohort(made, *usual(), received(9, 1, 10**9))[9] == 100
+    bound = Bounds(LAYOUT, AnswerLimits(5, 0, None, False), notes.append)
+    assert cohort(bound, *usual(), received(9, 1, 10**9))[9] == 100
+    assert cohort(bound, *usual(), received(9, 1, 10**9))[9] == 100
     assert notes == [
         "client 9: it claims 1000000000 examples and counts as 100 "
         "(strategy.max_examples)"
@@ -142,12 +142,12 @@ def test_a_known_share_is_a_limit_or_is_granted():
 
 
 def test_without_room_the_longest_are_given_up(monkeypatch):
-    made = bounds()
-    cohort(made, *usual())
+    bound = bounds()
+    cohort(bound, *usual())
     # Room for two updates of four floats.
     monkeypatch.setattr(bounding, "ROOM_BYTES", 40)
     longer = [received(client, 10.0 + client) for client in range(4)]
-    result = cohort(made, *reversed(longer))
+    result = cohort(bound, *reversed(longer))
     assert [result[client] for client in (0, 1)] == [10, 10]
     assert all("is taken" in result[client] for client in (2, 3))
     # In the first round everybody would be given up: there is no limit then.
@@ -155,10 +155,10 @@ def test_without_room_the_longest_are_given_up(monkeypatch):
 
 
 def test_a_checkpoint_holds_what_is_usual():
-    made = bounds()
-    cohort(made, *usual(length=6))
+    bound = bounds()
+    cohort(bound, *usual(length=6))
     other = bounds()
-    other.recall(made.sync())
+    other.recall(bound.sync())
     assert cohort(other, *usual(), received(9, 14))[9] == 10
     # One of an earlier version holds nothing of it.
     other.recall({})

@@ -20,8 +20,8 @@ from fedlearn.system.sockets import Connection
 def test_files_of_the_run_always_have_descriptors(limit, clients, monkeypatch):
     monkeypatch.setattr(sockets, "open_files", lambda: 50)
     limits = admission(limit, clients)
-    left = limit - 50 - limits.attending - limits.enrolling
-    assert left >= min(descriptors.RESERVE, limit // 4)
+    standing = limit - 50 - limits.attending - limits.enrolling
+    assert standing >= min(descriptors.RESERVE, limit // 4)
     assert min(limits.attending, limits.enrolling, limits.each) >= 1
     # Of one address there are never so many strangers that others have no room.
     assert limits.each < limits.attending + limits.enrolling
@@ -101,8 +101,8 @@ def test_a_flood_leaves_room_and_members_alone():
         guests[3].sendall(b"hello")
         # What this process connects to itself counts as well: both ends are here.
         guard.look(time.monotonic())
-        left = [guest for guest in guests if not ended(guest)]
-        assert len(left) == 6 and guests[3] in left
+        standing = [guest for guest in guests if not ended(guest)]
+        assert len(standing) == 6 and guests[3] in standing
         assert not ended(member)
         assert counters == {"strangers": 34}
 

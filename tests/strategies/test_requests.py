@@ -66,6 +66,6 @@ def test_a_key_that_no_client_reads_is_told_once_with_the_nearest(tmp_path, caps
     text = strategy("tests.askers:Misspells")
     code, output, _ = loud(tmp_path, capsys, text)
     assert code == 0
-    told = "config says 'epoch', which no client reads. Did you mean 'epochs'?"
-    assert output.count(told) == 1
+    line = "config says 'epoch', which no client reads. Did you mean 'epochs'?"
+    assert output.count(line) == 1
     assert output.count("config says 'stage', which no client reads.") == 1

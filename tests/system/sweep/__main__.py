@@ -201,21 +201,21 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str]) -> int:
     """Sweep; return 1 where a trial was not right."""
-    given = _arguments(argv)
-    given.out = given.out.absolute()
-    given.out.mkdir(parents=True, exist_ok=True)
+    arguments = _arguments(argv)
+    arguments.out = arguments.out.absolute()
+    arguments.out.mkdir(parents=True, exist_ok=True)
     if "LD_PRELOAD" not in os.environ:
-        if any(given.out.iterdir()):
-            sys.exit(f"{given.out} is not empty; name another folder")
+        if any(arguments.out.iterdir()):
+            sys.exit(f"{arguments.out} is not empty; name another folder")
         if shim.compiler() is None:
             sys.exit("there is no C compiler: install one that is called cc")
         # The loader reads it when a program begins, so this one begins again.
-        library = str(shim.build(given.out))
+        library = str(shim.build(arguments.out))
         command = [sys.executable, "-m", "tests.system.sweep", *argv]
         os.execve(sys.executable, command, {**os.environ, "LD_PRELOAD": library})
     names = ("serve", "simulate", "agent", "work", "survivors")
     nursery = Nursery({name: partial(_command, name) for name in names}, _warm)
-    sweep = Sweep(given, nursery)
+    sweep = Sweep(arguments, nursery)
     try:
         asyncio.run(sweep.run())
     finally:

@@ -273,9 +273,9 @@ class Fleet:
         ledger.touch()
         log = self.folder / f"agent-{state.name}.log"
         settings = unruly.Settings(str(ledger), self.lab.nursery.address, 0.0, 4096)
-        told = {unruly.VARIABLE: json.dumps(asdict(settings))}
+        variables = {unruly.VARIABLE: json.dumps(asdict(settings))}
         while True:
-            environment = told | _environment(plan)
+            environment = variables | _environment(plan)
             child = self.lab.start("agent", arguments, log, environment)
             self.children.add(child)
             code = await child.wait()
