@@ -150,7 +150,7 @@ class Updates:
                 yield reply
 
     def _sound_aggregate(self, number: int, aggregate: Aggregate) -> Aggregate:
-        """Return a new model in its layout's dtypes, and its metrics; see `_sound`."""
+        """Return a new model in its layout's dtypes, and its metrics; see `sound`."""
         arrays, metrics = aggregate
         if arrays is None:
             return None, None

@@ -45,6 +45,7 @@ from fedlearn.server.listening import Address
 from fedlearn.server.rounds import Rounds
 from fedlearn.server.service import Service
 from fedlearn.server.work import WorkOrder, WorkResult
+from fedlearn.system.parent import end_with_parent
 
 SIZES = ((2, 4_000), (2, 6_653_480), (20, 66_000))
 """Agents and bytes of a payload: a small model, McMahan's CNN as float32, twenty compressed
@@ -423,11 +424,17 @@ def _crowds(place: Place, port: int, count: int) -> list[Any]:
 
 
 def _process(call: Callable[..., None], *arguments: Any) -> Any:
-    made = multiprocessing.get_context("spawn").Process(
-        target=call, args=arguments, daemon=True
+    process = multiprocessing.get_context("spawn").Process(
+        target=_follow, args=(os.getpid(), call, *arguments), daemon=True
     )
-    made.start()
-    return made
+    process.start()
+    return process
+
+
+def _follow(parent: int, call: Callable[..., None], *arguments: Any) -> None:
+    # Thousands of agents without a coordinator would take both cores for ever.
+    end_with_parent(parent)
+    call(*arguments)
 
 
 def _end(processes: Sequence[Any]) -> None:

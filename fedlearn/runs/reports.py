@@ -18,9 +18,8 @@ from fedlearn.errors import PayloadError
 from fedlearn.flower import EXAMPLES
 from fedlearn.strategies.aggregate import check_weight
 from fedlearn.strategies.guard import Guarded
+from fedlearn.strategies.means import LOSS
 from fedlearn.wire import Header, Metric
-
-LOSS = "train_loss"
 
 # The record of a usual reply.
 METRICS = "metrics"
