@@ -117,22 +117,25 @@ def load(config: str | None) -> Source:
     folder = source.path.resolve().parent
     if folder != SHIPPED:
         look_in(str(folder))
-        _find_data(source.table, folder)
+        _look_beside(source.table, "data", "path", folder)
+        _look_beside(source.table, "model", "weights", folder)
     return source
 
 
-def _find_data(table: Mapping[str, Any], folder: Path) -> None:
-    """Make ``[data] path`` the one beside the config, where the current folder has none."""
-    section = table.get("data")
+def _look_beside(
+    table: Mapping[str, Any], section_name: str, key: str, folder: Path
+) -> None:
+    """Make a key's path the one beside the config, where the current folder has none."""
+    section = table.get(section_name)
     if not isinstance(section, dict):
         return
-    path = section.get("path")
-    # What is wrong with it is told where the data is loaded.
+    path = section.get(key)
+    # What is wrong with it is told where the file is read.
     if not isinstance(path, str) or path.startswith("~") or "\0" in path:
         return
     beside = folder / path
-    if not Path(path).exists() and beside.exists():
-        section["path"] = str(beside)
+    if path and not Path(path).exists() and beside.exists():
+        section[key] = str(beside)
 
 
 def _read(path: Path) -> Source:

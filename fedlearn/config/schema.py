@@ -105,6 +105,18 @@ class ModelSection(OpenSection):
     name: str = Field("cnn-small", min_length=1)
     """a model or `"my_package.my_models:Net"`"""
 
+    weights: str = ""
+    """a run folder, a package or a safetensors file to start from; `""`: weights from the seed"""
+
+    shapes: Literal["model", "weights"] = "model"
+    """`"weights"`: layers are as wide as the tensors of `weights`, as after pruning"""
+
+    @model_validator(mode="after")
+    def _check_shapes(self) -> ModelSection:
+        if self.shapes == "weights" and not self.weights:
+            raise ValueError('shapes = "weights" needs weights = FILE or RUN')
+        return self
+
 
 class TrainSection(Section):
     """What a client does in a round."""

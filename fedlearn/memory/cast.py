@@ -39,11 +39,13 @@ class Cast(Snapshots):
         initial: NDArray[np.float32],
         versions: Versions,
         log: Path | None = None,
+        first_whole: bool = False,
     ) -> None:
         """Take the first model's floats (P,), which every client can make itself.
 
         codec: of differences. versions: remembers how far each client is in the series.
-        log: a folder for the payloads, where there are agents to send them to.
+        log: a folder for the payloads, where there are agents to send them to. first_whole:
+        the series begins with a whole model, because the run starts far from the first one.
         """
         # Whole models travel as float32; the codec is for differences alone.
         super().__init__(layout, "raw32", seed)
@@ -61,7 +63,7 @@ class Cast(Snapshots):
         self.last_whole = 0
         self.whole_bytes = 0
         # Whether a whole model is sent next.
-        self.whole_next = False
+        self.whole_next = first_whole
 
     def publish(self, round: int, place: int, state: State, version: int) -> Published:
         """Move the model that everybody follows towards this one, and return it."""

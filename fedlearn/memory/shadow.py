@@ -25,23 +25,36 @@ class Shadow(Snapshots):
     """Sends each client the difference from its own copy; the workers encode."""
 
     def __init__(
-        self, layout: Layout, codec: str, seed: int, copies: ClientVectors
+        self,
+        layout: Layout,
+        codec: str,
+        seed: int,
+        copies: ClientVectors,
+        first_whole: bool = False,
     ) -> None:
-        """Take the copies, which the workers share. codec: of differences."""
+        """Take the copies, which the workers share. codec: of differences.
+
+        first_whole: a client's first contact brings the whole model, because the run starts
+        far from the model that clients make themselves.
+        """
         # Workers are handed the exact model; the codec is that of the differences.
         super().__init__(layout, "raw32", seed)
         self.differences = codec
         self.copies = copies
+        self.first_whole = first_whole
         # The last moment whose copies are to be replaced by whole models.
         self._doubt = 0
 
     def delivery(self, client: int, round: int, kind: str, attempt: int) -> Delivery:
         """Return how a client's difference is encoded."""
+        # A copy from before the loss rose may be what is wrong.
+        is_doubtful = 0 < self.copies.since(client) <= self._doubt
+        slot, _ = self.copies.newest(client)
+        is_first = self.first_whole and slot == NONE
         return Delivery(
             codec=self.differences,
             seed=derive(self.seed, f"codec-down-{kind}", round, attempt, client),
-            # A copy from before the loss rose may be what is wrong.
-            whole=0 < self.copies.since(client) <= self._doubt,
+            whole=is_doubtful or is_first,
         )
 
     def received(self, client: int, slots: ClientSlots, header: Header) -> None:

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
     from fedlearn.data.samples import Modality
 
-__all__ = ["MODELS", "build", "layout", "read_state", "write_state"]
+__all__ = ["MODELS", "SHAPES", "build", "layout", "read_state", "write_state"]
+
+# The option that no factory takes: the shapes of a model's tensors, by name.
+SHAPES = "shapes"
 
 # The registered models; each factory takes ``input_shape`` (of one sample), ``classes``
 # and its own options.
@@ -89,6 +92,8 @@ def build(
     name: a key of `MODELS`, or ``module:attribute`` of an ``nn.Module`` subclass or of a
         function that returns a module; it gets ``input_shape`` and ``classes`` where it
         takes them, beside the ``options``.
+    options: the factory's own, and `SHAPES`: the shape of each tensor, by name, where the
+        model has other widths than the factory gives it (see `resize`).
     modality: what a sample is; None reads it off the shape: 3 numbers are an image, 2 a
         series, 1 a text if there are 256 classes.
 
@@ -101,6 +106,7 @@ def build(
     from fedlearn.models.fit import check_fit
 
     label = f"model '{name}'"
+    own_options = {key: value for key, value in options.items() if key != SHAPES}
     factory = find("model", name, MODELS)
     # A module that exists is callable, too, but its weights do not follow from the
     # seed.
@@ -117,16 +123,20 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, "init"))
         try:
-            module: nn.Module = call(label, factory, options, shape)
+            module: nn.Module = call(label, factory, own_options, shape)
         # An unknown option is named by `call`, in one sentence already.
         except UserError:
             raise
         # The factory may be a user's, and options may be of any type.
         except Exception as error:
             raise ModelError(
-                f"{label} cannot be built with {_described(options)}: "
+                f"{label} cannot be built with {_described(own_options)}: "
                 f"{reason_of(error)}"
             ) from error
+        if SHAPES in options:
+            from fedlearn.models.resize import resize
+
+            resize(label, module, options[SHAPES])
         # Inside the fork: the first call draws the weights of torch's lazy layers.
         check_fit(
             label,

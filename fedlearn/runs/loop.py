@@ -69,7 +69,7 @@ class RunLoop:
         self.folder = folder
         self.display = display
         self.watchers = watchers
-        self.model = parts.initial
+        self.model = parts.start
         self.done = 0
         self.lines: list[Line] = []
         self._since = time.perf_counter()

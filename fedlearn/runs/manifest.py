@@ -14,6 +14,7 @@ import torch
 
 import fedlearn
 from fedlearn import data
+from fedlearn.arrays import model_sha256
 from fedlearn.devices.machine import cores, processor
 from fedlearn.runs.layers import Stack
 from fedlearn.runs.parts import Parts
@@ -62,6 +63,10 @@ def manifest(settled: Settled, parts: Parts, stack: Stack) -> dict[str, Any]:
         "floats": layout.floats,
         "schema": layout.schema.hex(),
     }
+    if parts.starts_elsewhere:
+        model["weights"] = experiment.model.weights
+        # A resumed run compares it.
+        model["weights_sha256"] = model_sha256(layout, parts.start)
     return {
         "name": experiment.experiment.name,
         "seed": experiment.experiment.seed,

@@ -29,6 +29,7 @@ from fedlearn.engine import apps
 from fedlearn.errors import ConfigError, ModelError, reason_of
 from fedlearn.names import nearest
 from fedlearn.runs import devices
+from fedlearn.runs.weights import Weights, read_weights
 from fedlearn.strategies.build import build
 
 
@@ -36,14 +37,18 @@ from fedlearn.strategies.build import build
 class Parts:
     """What a config names, as objects.
 
-    initial: the first model's state. app: answers in the place of our own training.
-    devices: those of simulated clients, where the config has any.
+    initial: the state that every client can make itself, from the seed. start: that of
+    round 0, which is another one where the config gives weights. model_options: what the
+    model is built with. app: answers in the place of our own training. devices: those of
+    simulated clients, where the config has any.
     """
 
     population: Population
     module: torch.nn.Module
     layout: Layout
     initial: State
+    start: State
+    model_options: Mapping[str, Any]
     strategy: Strategy
     app: apps.UserApp | None
     devices: Devices | None
@@ -52,6 +57,11 @@ class Parts:
     def clients(self) -> int:
         """Return how many clients there are."""
         return len(self.population.clients)
+
+    @property
+    def starts_elsewhere(self) -> bool:
+        """Return whether round 0's model is one that clients cannot make themselves."""
+        return self.start is not self.initial
 
     @cached_property
     def fingerprints(self) -> Mapping[str, str | None]:
@@ -66,7 +76,9 @@ def build_parts(experiment: Experiment, agents: bool = False) -> Parts:
     """
     # Data first: the model is built for its shapes, and the strategy for its clients.
     population = _population(experiment)
-    module, layout = _model(experiment, population)
+    weights = _weights(experiment)
+    options = _model_options(experiment, weights)
+    module, layout = _model(experiment, population, options)
     clients = len(population.clients)
     strategy = _strategy(experiment, layout, clients)
     # Real agents have devices of their own, so none are simulated for them.
@@ -76,11 +88,17 @@ def build_parts(experiment: Experiment, agents: bool = False) -> Parts:
             simulated = devices.checked(experiment, clients)
     app = _app(experiment, agents)
     initial = _initial(experiment, module, layout)
+    start = initial
+    if weights is not None:
+        with config_section("model"):
+            start = weights.fitted(layout)
     if app is None or experiment.client.mods:
         _check_batches(experiment, module, population)
     # Last: it loads a GPU's libraries, and every cheaper mistake is told before.
     _check_device(experiment.engine.device)
-    return Parts(population, module, layout, initial, strategy, app, simulated)
+    return Parts(
+        population, module, layout, initial, start, options, strategy, app, simulated
+    )
 
 
 def partition_options(experiment: Experiment) -> dict[str, Any]:
@@ -126,14 +144,32 @@ def _check_augment(kind: str, population: Population) -> None:
         )
 
 
+def _weights(experiment: Experiment) -> Weights | None:
+    source = experiment.model.weights
+    if not source:
+        return None
+    with config_section("model"):
+        return read_weights(source)
+
+
+def _model_options(
+    experiment: Experiment, weights: Weights | None
+) -> Mapping[str, Any]:
+    """Return what the model is built with, at the coordinator and at every client."""
+    options = experiment.model.options
+    if weights is None or experiment.model.shapes != "weights":
+        return options
+    return options | {models.SHAPES: weights.shapes}
+
+
 def _model(
-    experiment: Experiment, population: Population
+    experiment: Experiment, population: Population, options: Mapping[str, Any]
 ) -> tuple[torch.nn.Module, Layout]:
     section = experiment.model
     with config_section("model"):
         module = models.build(
             section.name,
-            section.options,
+            options,
             input_shape=population.input_shape,
             classes=population.classes,
             seed=experiment.experiment.seed,

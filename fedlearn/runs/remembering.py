@@ -44,13 +44,23 @@ def open_memory(settled: Settled, parts: Parts, folder: RunFolder) -> ClientMemo
     codec = settled.experiment.codec.down
     downlink: Downlink = Snapshots(layout, codec, settled.seed)
     if settled.downlink == "shadow":
-        downlink = Shadow(layout, codec, settled.seed, vectors[COPIES])
+        downlink = Shadow(
+            layout, codec, settled.seed, vectors[COPIES], parts.starts_elsewhere
+        )
     elif settled.downlink == "cast":
         versions = Versions(folder.path / VERSIONS_FILE)
         # Agents are sent the payloads themselves, so they are kept.
         log = folder.path / CAST_FOLDER if settled.agents else None
         initial = parts.initial.floats
-        downlink = Cast(layout, codec, settled.seed, initial, versions, log)
+        downlink = Cast(
+            layout,
+            codec,
+            settled.seed,
+            initial,
+            versions,
+            log,
+            parts.starts_elsewhere,
+        )
     # Only a ClientApp has state of its own; our training has none between rounds.
     states = None
     if parts.app is not None:

@@ -110,7 +110,7 @@ class Run:
 
         Raises RecordError without a model, and UserError where its code is not here.
         """
-        from fedlearn.models import build
+        from fedlearn.models import SHAPES, build
 
         data = section(self._record.manifest, "data")
         if not {"input_shape", "classes", "modality"} <= data.keys():
@@ -128,10 +128,14 @@ class Run:
                 f"fedlearn.load({str(self.folder)!r}, model={own_name})"
             )
         # The model may be a class of the caller's own, which no import finds.
+        options = experiment.model.options
+        if experiment.model.shapes == "weights":
+            shapes = {key: list(tensor.shape) for key, tensor in state.items()}
+            options = options | {SHAPES: shapes}
         with handed_over(self._objects):
             module = build(
                 experiment.model.name,
-                experiment.model.options,
+                options,
                 input_shape=tuple(data["input_shape"]),
                 classes=int(data["classes"]),
                 seed=experiment.experiment.seed,

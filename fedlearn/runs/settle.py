@@ -206,7 +206,7 @@ def _brief(experiment: Experiment, parts: Parts, holdout: float) -> Brief:
         data_options=experiment.data.options,
         partition=partition_options(experiment),
         model=experiment.model.name,
-        model_options=experiment.model.options,
+        model_options=parts.model_options,
         modality=population.modality,
         classes=population.classes,
         input_shape=tuple(population.input_shape),

@@ -22,7 +22,7 @@ from fedlearn.runs.loop import RunLoop
 from fedlearn.runs.manifest import facts, manifest
 from fedlearn.runs.parts import Parts, build_parts
 from fedlearn.runs.remembering import open_memory
-from fedlearn.runs.same_data import check_same_data
+from fedlearn.runs.same_data import check_same_data, check_same_weights
 from fedlearn.runs.settle import Settled, manifest_of, settle
 
 
@@ -53,6 +53,7 @@ def simulate(
         parts = build_parts(experiment, agents=agents is not None)
     if resume:
         check_same_data(parts, manifest_of(folder))
+        check_same_weights(parts, manifest_of(folder))
     # Step 2: settle what the config leaves open; it is not read again.
     settled = settle(experiment, parts, folder, resume, agents is not None)
     # Step 3: open what the run remembers of its clients.

@@ -31,7 +31,7 @@ def fedavg(experiment: Experiment) -> str:
     module = parts.module
     local = Local(module, layout, parts.population, seed)
     size = cohort_of(parts.strategy, parts.clients)
-    model = parts.initial
+    model = parts.start
     for round in range(1, experiment.experiment.rounds + 1):
         # Step 1: choose a cohort, and say what it is asked to do.
         cohort = uniform(range(parts.clients), size, seed, round, attempt=0)

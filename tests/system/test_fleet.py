@@ -94,6 +94,22 @@ def test_a_fleet_gives_what_a_simulation_gives(sets, tmp_path):
     assert summary["engine"] == "fleet"
 
 
+def test_a_fleet_starts_from_given_weights_too(tmp_path):
+    first = run(tmp_path / "first", config=CONFIG)
+    # A model that no agent can make itself, and differences that need the first one.
+    sets = (
+        f"model.weights={tmp_path / 'first'}",
+        "codec.down=cvq(1)",
+        "codec.up=eden1",
+    )
+    served = serve(tmp_path / "fleet", *sets)
+    simulated = run(tmp_path / "simulated", *sets, config=CONFIG)
+    assert served.communicate(timeout=280)[1] == ""
+    summary = json.loads((tmp_path / "fleet" / "summary.json").read_text())
+    assert same(simulated.summary, summary)
+    assert simulated.lines[0]["accuracy"] == first.summary["accuracy"]
+
+
 @pytest.mark.parametrize("round", [1, 3])
 def test_a_coordinator_that_is_killed_goes_on(round, tmp_path):
     sets = ("codec.up=ef+eden1", "codec.down=eden1", "experiment.rounds=6")
