@@ -12,9 +12,23 @@ from fedlearn.flower import EXAMPLES, Received
 
 LOSS = "train_loss"
 
+# The number of clients whose training loss is left out of the mean; see `Means`.
+ODD_LOSSES = "odd_train_losses"
+
+# A loss is odd beyond so many times the upper quartile of the losses, and beyond this
+# value: honest losses of unlike clients stay far below both. One liar cannot move the
+# quartile of four.
+ODD_TIMES = 1000.0
+ODD_ABOVE = 100.0
+LEAST_LOSSES = 4
+
 
 class Means:
-    """The mean of each metric over the clients that report it; lists are left out."""
+    """The mean of each metric over the clients that report it; lists are left out.
+
+    A training loss that is odd among those of its round is left out and counted: one client
+    could otherwise make the recorded loss any number.
+    """
 
     def __init__(self) -> None:
         """Begin without reports."""
@@ -47,8 +61,22 @@ class Means:
         is_whole = all(isinstance(weight, int) for weight in self._weights)
         total = sum(self._weights) if is_whole else fsum(self._weights)
         record = MetricRecord({EXAMPLES: total})
-        for name, pairs in self._values.items():
+        losses = self._values.get(LOSS, [])
+        sound_losses = _without_odd(losses)
+        if len(sound_losses) < len(losses):
+            record[ODD_LOSSES] = len(losses) - len(sound_losses)
+        for name, pairs in {**self._values, LOSS: sound_losses}.items():
             weights = fsum(weight for _, weight in pairs)
             if weights:
                 record[name] = fsum(value * weight for value, weight in pairs) / weights
         return record
+
+
+def _without_odd(losses: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the losses with their weights, without those that are odd among them."""
+    if len(losses) < LEAST_LOSSES:
+        return losses
+    ordered = sorted(abs(loss) for loss, _ in losses)
+    quartile = ordered[3 * (len(ordered) - 1) // 4]
+    most = max(ODD_ABOVE, ODD_TIMES * quartile)
+    return [(loss, weight) for loss, weight in losses if abs(loss) <= most]

@@ -16,7 +16,7 @@ from fedlearn.errors import StrategyError
 from fedlearn.flower import EXAMPLES, for_strategy, is_held, to_state
 from fedlearn.strategies.answers import Aggregate
 from fedlearn.strategies.cohorts import takes_payloads
-from fedlearn.strategies.means import LOSS
+from fedlearn.strategies.means import LOSS, ODD_LOSSES
 from fedlearn.strategies.notes import Notes
 from fedlearn.strategies.replies import (
     is_about_metrics,
@@ -80,7 +80,7 @@ class Updates:
         aggregate = self._sound_aggregate(number, answer)
         for client, reason in getattr(self.strategy, "left_out", {}).items():
             self._leave_out(client, reason)
-        self._record(aggregate[1], MetricRecord())
+        self._record(number, aggregate[1], MetricRecord())
         return aggregate
 
     def _sparing(self, number: int, attempt: int, replies: list[Message]) -> Aggregate:
@@ -110,13 +110,24 @@ class Updates:
         )
         for reply in odd:
             self._leave_out(reply.metadata.src_node_id, reason)
-        self._record(aggregate[1], means)
+        self._record(number, aggregate[1], means)
         return aggregate
 
-    def _record(self, metrics: MetricRecord | None, means: MetricRecord) -> None:
+    def _record(
+        self, number: int, metrics: MetricRecord | None, means: MetricRecord
+    ) -> None:
         """Note what is recorded of a round's metrics."""
         loss = _loss(metrics)
-        self.train_loss = _loss(means) if loss is None else loss
+        # A strategy of Flower's takes the mean of all losses, the odd ones among them.
+        is_ours = loss is None or ODD_LOSSES in means
+        self.train_loss = _loss(means) if is_ours else loss
+        odd = {**means, **(metrics or {})}.get(ODD_LOSSES)
+        if odd:
+            self.notes.once(
+                f"round {number}: the training loss that {odd} clients report is far above "
+                "the others'; it is left out of the mean, and their updates count",
+                ODD_LOSSES,
+            )
         self.metrics = recorded(metrics, means, (EXAMPLES, LOSS))
 
     def _unify(self, number: int, replies: list[Message]) -> bool:

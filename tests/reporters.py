@@ -70,6 +70,11 @@ def liar(client):
     return {"num-examples": 4, "train_loss": 0.5}
 
 
+def boaster(client):
+    loss = -1e38 if client == 1 else 0.5 + client
+    return {"num-examples": 4, "train_loss": loss}
+
+
 def two_records(client):
     return {
         "shape": {"num-examples": 1.5, "at": 2**62 + 1 + client},
@@ -89,6 +94,7 @@ by_fractions = app_of(fractions, nothing_to_evaluate)
 by_size = app_of(sizes, evaluates)
 without_auc = app_of(no_auc, evaluates)
 beyond = app_of(endless, evaluates)
+with_a_boaster = app_of(boaster)
 with_lists = app_of(liar, evaluates)
 in_records = app_of(two_records)
 negative = app_of(lambda client: {"num-examples": -1.5})

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 from fedlearn.arrays import Change
 from fedlearn.errors import PayloadError
 from fedlearn.strategies.aggregate import ExactSum
+from fedlearn.strategies.means import LOSS, Means
 from fedlearn.wire import UPDATE, Header
 from tests.jobs import run, strategy
 from tests.strategies.test_start import loud
@@ -95,6 +96,33 @@ def test_no_metric_costs_an_update(app, unusable, loss, name, tmp_path):
     line = ran.lines[1]
     assert (line["failed"], line["train_loss"]) == (0, loss)
     assert line["metrics"] == {"unusable": unusable}
+
+
+@pytest.mark.parametrize("name", [FEDAVG, "fedavg"])
+def test_a_loss_beyond_belief_is_left_out_and_told(name, tmp_path, capsys):
+    text = config("with_a_boaster", name, fraction_train=1.0)
+    text = text.replace("clients = 3", "clients = 5")
+    code, output, folder = loud(tmp_path, capsys, text, ONE)
+    assert code == 0
+    line = json.loads((folder / "metrics.jsonl").read_text().splitlines()[1])
+    assert line["failed"] == 0
+    # Of clients 0, 2, 3 and 4.
+    assert line["train_loss"] == pytest.approx((0.5 + 2.5 + 3.5 + 4.5) / 4)
+    assert line["metrics"] == {"train": {"odd_train_losses": 1}}
+    assert output.count("the training loss that 1 clients report is far above") == 1
+
+
+def test_losses_of_unlike_clients_all_count():
+    means = Means()
+    # A new client far from a model that fits all others.
+    for loss in (0.01, 0.02, 0.02, 0.03, 9.0):
+        means.add_metrics({LOSS: loss}, 1)
+    assert means.record() == {"num-examples": 5, LOSS: pytest.approx(1.816)}
+    # In a regression all losses may be large.
+    large = Means()
+    for loss in (2e5, 3e5, 4e5, 9e6):
+        large.add_metrics({LOSS: loss}, 1)
+    assert large.record()[LOSS] == pytest.approx(2.475e6)
 
 
 def test_evaluations_that_all_fail_are_told_and_recorded(tmp_path, capsys):
