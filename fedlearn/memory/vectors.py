@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from fedlearn.errors import RecordError
 from fedlearn.memory.slots import NONE, Slots
-from fedlearn.memory.versions import Row, Versions
+from fedlearn.memory.versions import GO_ON, Row, Versions
 from fedlearn.system import files
 
 # The last two checkpoints name one slot each; the newest vector has one, and its
@@ -32,8 +32,6 @@ SLOTS = 4
 
 # What a version holds: a slot, and the digest of the vector in it.
 _CONTENT = struct.Struct("<q8s")
-
-_GO_ON = "--resume goes on from the last checkpoint"
 
 
 class ClientVectors:
@@ -118,7 +116,7 @@ class ClientVectors:
         except OSError as error:
             raise RecordError(
                 f"cannot read client {client}'s vector in {self.path}: "
-                f"{error.strerror}; {_GO_ON}"
+                f"{error.strerror}; {GO_ON}"
             ) from error
         return vector
 
@@ -255,7 +253,7 @@ class ClientVectors:
         self._owners = self.clients
 
     def _unwritten(self, error: OSError) -> RecordError:
-        return RecordError(f"cannot write {self.path}: {error.strerror}; {_GO_ON}")
+        return RecordError(f"cannot write {self.path}: {error.strerror}; {GO_ON}")
 
 
 def _slot_and_digest(content: bytes) -> tuple[int, bytes]:

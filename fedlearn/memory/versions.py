@@ -23,6 +23,9 @@ from numpy.typing import NDArray
 from fedlearn.errors import ConfigError, RecordError
 from fedlearn.system import files
 
+# What a user does after a failed write; a first round has no checkpoint yet.
+GO_ON = "--resume goes on from the last checkpoint, or begins anew without one"
+
 # Most of what is held in memory until the next checkpoint; beyond it all goes to the
 # database at once.
 HELD_BYTES = 16 << 20
@@ -242,7 +245,7 @@ class Versions:
         except (sqlite3.Error, OSError) as error:
             raise RecordError(
                 f"cannot keep what is remembered of clients in {self.path}: {error}; "
-                "--resume goes on from the last checkpoint"
+                f"{GO_ON}"
             ) from error
 
 
