@@ -257,7 +257,8 @@ def origin(result: Result) -> str:
 def write_results(folder: Path) -> Path:
     """Write RESULTS.md from all results of a folder, and return its path.
 
-    Raises RecordError.
+    Below them stand the tables that benchmarks left beside them, ``results/*.md``. Raises
+    RecordError.
     """
     lines = [
         "# Results",
@@ -267,6 +268,11 @@ def write_results(folder: Path) -> Path:
     ]
     for result in read_all(folder):
         lines += _section(result)
+    for table in sorted((folder / "results").glob("*.md")):
+        try:
+            lines += ["", table.read_text(encoding="utf-8").strip()]
+        except OSError as error:
+            raise RecordError(f"cannot read {table}: {error.strerror}") from error
     path = folder / "RESULTS.md"
     _write(path, "\n".join(lines) + "\n")
     return path

@@ -93,6 +93,13 @@ def test_a_shorter_tier_does_not_replace_a_longer_one_of_the_same_claims(
     assert results.read_all(tmp_path)[0]["tier"] == "ci"
 
 
+def test_tables_of_benchmarks_stand_below(reproduction, tmp_path):
+    results.store(tmp_path, result_of(reproduction, "ci", tmp_path))
+    (tmp_path / "results" / "zebra.md").write_text("## zebra\n\n| a |\n")
+    text = results.write_results(tmp_path).read_text()
+    assert text.endswith("\n\n## zebra\n\n| a |\n")
+
+
 def test_a_damaged_result_is_left_out(reproduction, tmp_path):
     results.store(tmp_path, result_of(reproduction, "ci", tmp_path))
     (tmp_path / "results" / "torn.json").write_text('{"name": "to')
