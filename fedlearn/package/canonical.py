@@ -36,8 +36,23 @@ def dumps(value: Any) -> bytes:
 def loads(data: bytes, what: str, most_bytes: int) -> Any:
     """Return the value of canonical bytes.
 
-    what: names them in errors. Raises PackageError for more bytes than ``most_bytes``, for
-    what is no JSON, and for every other form than `dumps` gives.
+    what: names them in errors. Raises PackageError as `parse`, and for every other form
+    than `dumps` gives.
+    """
+    value = parse(data, what, most_bytes)
+    # Doubled keys, spaces, escapes and other forms of numbers all show here.
+    if dumps(value) != data:
+        raise PackageError(
+            "canonical", f"{what} is not in its one form: sorted keys and no spaces"
+        )
+    return value
+
+
+def parse(data: bytes, what: str, most_bytes: int) -> Any:
+    """Return the value of JSON in any form.
+
+    Raises PackageError for more bytes than ``most_bytes``, for what is no JSON, and for
+    values that no other reader would read alike.
     """
     if len(data) > most_bytes:
         raise PackageError(
@@ -45,16 +60,16 @@ def loads(data: bytes, what: str, most_bytes: int) -> Any:
         )
     _check_levels(data, what)
     try:
-        value = json.loads(data.decode(), parse_constant=_refuse_constant)
-        canonical = dumps(value)
+        value = json.loads(
+            data.decode(),
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_refuse_doubles,
+        )
+        # Half a surrogate, and a number that is infinite as a float.
+        dumps(value)
     # Bytes, numbers and nesting that Python itself refuses.
     except (ValueError, RecursionError):
         raise PackageError("json", f"{what} is no JSON that can be read") from None
-    # Doubled keys, spaces, escapes and other forms of numbers all show here.
-    if canonical != data:
-        raise PackageError(
-            "canonical", f"{what} is not in its one form: sorted keys and no spaces"
-        )
     return value
 
 
@@ -69,3 +84,10 @@ def _check_levels(data: bytes, what: str) -> None:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+def _refuse_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a key stands twice")
+    return value
