@@ -13,8 +13,8 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -169,10 +169,12 @@ def write(
     manifest: Manifest,
     content: Mapping[str, bytes],
     signatures: Mapping[str, bytes] | None = None,
+    proof: Callable[[Package], object] | None = None,
 ) -> Package:
     """Write a package to a new folder: it is there whole, or not at all.
 
     content: every file that the manifest lists, by its path. signatures: by `SIGNATURES`.
+    proof: is called with the package before it has its name, and what it raises ends it.
     Raises UserError where the folder is there already, PackageError for content that is not
     the manifest's, OSError.
     """
@@ -187,11 +189,13 @@ def write(
             files.replace(part / name, signature)
         files.replace(part / MANIFEST_FILE, data)
         # Read back: what a disk did not keep is found before the package has its name.
-        read(part)
+        package = read(part)
+        if proof is not None:
+            proof(package)
         _refuse_taken(folder)
         part.rename(folder)
     files.sync_folder(folder.parent)
-    return Package(folder, manifest, hashlib.sha256(data).hexdigest())
+    return replace(package, folder=folder)
 
 
 def listed(data: bytes) -> ListedFile:

@@ -76,26 +76,29 @@ class Check:
 
 
 def golden(
-    inputs: NDArray[Any], outputs: NDArray[np.float32], samples: int = INPUTS
+    reference: NDArray[Any],
+    scores: NDArray[np.float32],
+    outputs: NDArray[np.float32],
 ) -> Golden:
     """Return the golden file of reference samples: the first ones, and histograms of all.
 
-    inputs: (R, …) raw samples. outputs: (R, …, K) float32, what the model makes of them.
+    reference: (R, …) raw samples. scores: (R, …, K) float32, what the model makes of them.
+    outputs: (N, …, K) float32, likewise of the first N, as exactly as they are known.
     """
     # Deciles, of which some may be equal: most pixels of a digit are 0.
     shares = np.linspace(0, 1, BINS + 1)[1:-1]
-    values = inputs.reshape(-1).astype(np.float32)
+    values = reference.reshape(-1).astype(np.float32)
     edges = np.unique(np.quantile(values, shares, method="nearest"))
-    scores = outputs.reshape(-1, outputs.shape[-1])
-    largest = float(np.abs(outputs[:samples]).max(initial=1.0))
+    classes = scores.argmax(-1).reshape(-1)
+    largest = float(np.abs(outputs).max(initial=1.0))
     return Golden(
-        inputs=inputs[:samples],
-        outputs=outputs[:samples],
+        inputs=reference[: len(outputs)],
+        outputs=outputs,
         tolerance=np.array(TOLERANCE * largest, np.float32),
         input_edges=edges,
-        input_counts=input_histogram(inputs, edges),
-        class_counts=np.bincount(scores.argmax(-1), minlength=scores.shape[-1]),
-        confidence_counts=confidence_histogram(outputs),
+        input_counts=input_histogram(reference, edges),
+        class_counts=np.bincount(classes, minlength=scores.shape[-1]),
+        confidence_counts=confidence_histogram(scores),
     )
 
 
