@@ -89,7 +89,9 @@ class Eden1:
             symbols *= 2
             symbols -= 1
             rotated = rotation.transform(symbols)
-            rotated *= scales[first:end, None]
+            # A hostile scale may lead beyond float32; the receiver refuses what is not finite.
+            with np.errstate(over="ignore", invalid="ignore"):
+                rotated *= scales[first:end, None]
             np.multiply(rotated, flips[: source.shape[1]], out=target)
             first = end
         return values[:size]
