@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from fedlearn.data.samples import Samples
 from fedlearn.errors import DataError, PackageError, UserError
 from fedlearn.export.about import labels as class_labels
 from fedlearn.export.about import preprocessing
-from fedlearn.export.onnx import Exported, graph_of, weights_bytes
+from fedlearn.export.int8 import Quantised, quantised
+from fedlearn.export.onnx import INPUT, Exported, graph_of, weights_bytes
 from fedlearn.package import content, golden
 from fedlearn.package.accepting import RUNTIME
 from fedlearn.package.content import Package
@@ -31,6 +32,7 @@ from fedlearn.package.manifest import Manifest
 from fedlearn.package.parts import (
     GOLDEN_FILE,
     GRAPH_FILE,
+    INT8_GRAPH_FILE,
     NAME,
     WEIGHTS_FILE,
     Health,
@@ -64,6 +66,7 @@ class Wishes:
     devices: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     keys: tuple[str, ...] | None = None
+    int8: bool = False
     health: Health = field(default_factory=Health)
 
 
@@ -74,7 +77,13 @@ def pack(trained: Trained, folder: Path, wishes: Wishes) -> Package:
     UserError for wishes that fit no manifest, PackageError for a model whose outputs differ.
     """
     manifest, files = build(trained, wishes)
-    return content.write(folder, manifest, files, proof=golden.check)
+    return content.write(folder, manifest, files, proof=_prove)
+
+
+def _prove(package: Package) -> None:
+    golden.check(package)
+    if package.manifest.int8 is not None:
+        golden.check(package, int8=True)
 
 
 def build(trained: Trained, wishes: Wishes) -> tuple[Manifest, dict[str, bytes]]:
@@ -85,8 +94,11 @@ def build(trained: Trained, wishes: Wishes) -> tuple[Manifest, dict[str, bytes]]
     files = {
         GRAPH_FILE: exported.graph,
         WEIGHTS_FILE: weights_bytes(arrays),
-        GOLDEN_FILE: _golden(trained).to_bytes(),
     }
+    small = quantised(trained, exported) if wishes.int8 else None
+    if small is not None:
+        files[INT8_GRAPH_FILE] = small.graph
+    files[GOLDEN_FILE] = _golden(trained, small).to_bytes()
     manifest = Manifest(
         name=_name(trained, wishes),
         counter=wishes.counter,
@@ -104,6 +116,7 @@ def build(trained: Trained, wishes: Wishes) -> tuple[Manifest, dict[str, bytes]]
         expires=wishes.expires,
         rollback=wishes.rollback,
         keys=wishes.keys,
+        int8=None if small is None else small.recipe,
     )
     # Read back for its errors: a wish may have no place in a manifest.
     try:
@@ -124,13 +137,28 @@ def reference(trained: Trained) -> Samples:
     return test.take(np.arange(min(REFERENCE, len(test))))
 
 
-def _golden(trained: Trained) -> golden.Golden:
+def _golden(trained: Trained, small: Quantised | None) -> golden.Golden:
     samples = reference(trained)
     inputs = sample_tensors(samples, trained.population.modality).x
     exact = exact_outputs(trained, inputs[: golden.INPUTS])
     # Counts of many: a last bit hardly ever moves one, and float64 takes ten times as long.
     scores = _outputs(trained.module, inputs)
-    return golden.golden(samples.x, scores, exact)
+    answers = golden.golden(samples.x, scores, exact)
+    if small is None:
+        return answers
+    outputs = _int8_outputs(small, inputs[: golden.INPUTS].numpy())
+    # Processors without instructions for int8 round sums otherwise. An int8 model may be as
+    # far from its outputs here as those are from the float model's.
+    loss = np.abs(outputs - exact).max(initial=0.0)
+    tolerance = np.array(answers.tolerance + loss, np.float32)
+    return replace(answers, int8_outputs=outputs, int8_tolerance=tolerance)
+
+
+def _int8_outputs(small: Quantised, inputs: NDArray[Any]) -> NDArray[np.float32]:
+    """Return an int8 model's outputs (N, …, K) float32, as onnxruntime computes them here."""
+    model = golden.loaded(small.graph, small.tensors)
+    outputs: NDArray[np.float32] = model.run(None, {INPUT: inputs})[0]
+    return outputs
 
 
 def exact_outputs(trained: Trained, inputs: torch.Tensor) -> NDArray[np.float32]:
