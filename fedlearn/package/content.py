@@ -135,7 +135,7 @@ def check_graph(manifest: Manifest, data: bytes, file: str) -> None:
         raise PackageError(
             "limits", f"{file} has {len(data):,} bytes, more than {MOST_GRAPH_BYTES:,}"
         )
-    content = _inspected(manifest, data, file)
+    content = inspected(manifest, data, file)
     for port, ports in (
         (manifest.input, content.inputs),
         (manifest.output, content.outputs),
@@ -150,8 +150,8 @@ def check_graph(manifest: Manifest, data: bytes, file: str) -> None:
         raise PackageError("graph", f"{file} has opset {opset}, which no target has")
 
 
-def _inspected(manifest: Manifest, data: bytes, file: str) -> graph.Graph:
-    """Return a graph of the manifest's own tensors. Raises PackageError."""
+def inspected(manifest: Manifest, data: bytes, file: str) -> graph.Graph:
+    """Return what a graph has, whose tensors are the manifest's own. Raises PackageError."""
     weight_bytes = manifest.files[WEIGHTS_FILE].bytes
     if file == INT8_GRAPH_FILE:
         # As many as a recipe may give.

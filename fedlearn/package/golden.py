@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fedlearn.errors import FormatError, PackageError, UserError, reason_of
 from fedlearn.package import npz
-from fedlearn.package.content import Package
+from fedlearn.package.content import Package, inspected
 from fedlearn.package.int8 import Tensors, rebuild
 from fedlearn.package.manifest import Manifest
 from fedlearn.package.parts import (
@@ -166,10 +166,15 @@ def session(package: Package, int8: bool = False) -> InferenceSession:
     that were checked, not whatever lies in the folder by now. Raises UserError without
     onnxruntime, PackageError, "runtime", where it refuses.
     """
-    arrays: dict[str, NDArray[Any]] = dict(package.tensors())
-    if not int8:
-        return loaded(package.file(GRAPH_FILE), arrays)
-    return loaded(package.file(INT8_GRAPH_FILE), rebuilt(package, arrays))
+    arrays: Tensors = package.tensors()
+    file = GRAPH_FILE
+    if int8:
+        file = INT8_GRAPH_FILE
+        arrays = rebuilt(package, arrays)
+    graph = package.file(file)
+    # weights.bin may have more: what a run needs that starts from it.
+    names = inspected(package.manifest, graph, file).external
+    return loaded(graph, {name: arrays[name] for name in names})
 
 
 def loaded(graph: bytes, arrays: Tensors) -> InferenceSession:
