@@ -310,11 +310,13 @@ def _check_names(folder: Path, manifest: Manifest, needs_deltas: bool) -> None:
         required = set(manifest.listed)
     missing = sorted(required - present)
     if missing:
-        raise PackageError("missing", f"'{folder}' lacks {first_few(missing)}")
+        raise PackageError("missing", f"the package lacks {first_few(missing)}")
     extra = sorted(present - allowed)
     if extra:
         names = first_few([shortened(name, 100) for name in extra])
-        raise PackageError("extra", f"'{folder}' has files that nobody listed: {names}")
+        raise PackageError(
+            "extra", f"the package has files that nobody listed: {names}"
+        )
 
 
 def _names(folder: Path, inside: str) -> Iterator[str]:
