@@ -135,7 +135,7 @@ def check_graph(manifest: Manifest, data: bytes, file: str) -> None:
         raise PackageError(
             "limits", f"{file} has {len(data):,} bytes, more than {MOST_GRAPH_BYTES:,}"
         )
-    content = _inspected(manifest, data, file)
+    content = inspected(manifest, data, file)
     for port, ports in (
         (manifest.input, content.inputs),
         (manifest.output, content.outputs),
@@ -150,8 +150,8 @@ def check_graph(manifest: Manifest, data: bytes, file: str) -> None:
         raise PackageError("graph", f"{file} has opset {opset}, which no target has")
 
 
-def _inspected(manifest: Manifest, data: bytes, file: str) -> graph.Graph:
-    """Return a graph of the manifest's own tensors. Raises PackageError."""
+def inspected(manifest: Manifest, data: bytes, file: str) -> graph.Graph:
+    """Return what a graph has, whose tensors are the manifest's own. Raises PackageError."""
     weight_bytes = manifest.files[WEIGHTS_FILE].bytes
     if file == INT8_GRAPH_FILE:
         # As many as a recipe may give.
@@ -317,17 +317,18 @@ def _check_names(folder: Path, manifest: Manifest, needs_deltas: bool) -> None:
 
 def _names(folder: Path, inside: str) -> Iterator[str]:
     """Yield the paths of all files in a folder. Raises PackageError for what is none."""
-    for entry in os.scandir(folder / inside):
-        path = f"{inside}{entry.name}"
-        if entry.is_symlink():
-            raise PackageError("link", f"'{shortened(path, 100)}' is a link")
-        # A package has one folder; whoever put another there put it there by hand.
-        if entry.is_dir() and path == DELTAS_FOLDER:
-            yield from _names(folder, f"{path}/")
-        elif entry.is_file():
-            yield path
-        else:
-            raise PackageError("extra", f"'{shortened(path, 100)}' is no file")
+    with os.scandir(folder / inside) as entries:
+        for entry in entries:
+            path = f"{inside}{entry.name}"
+            if entry.is_symlink():
+                raise PackageError("link", f"'{shortened(path, 100)}' is a link")
+            # A package has one folder; whoever put another there did so by hand.
+            if entry.is_dir() and path == DELTAS_FOLDER:
+                yield from _names(folder, f"{path}/")
+            elif entry.is_file():
+                yield path
+            else:
+                raise PackageError("extra", f"'{shortened(path, 100)}' is no file")
 
 
 def _check_hashes(package: Package) -> None:

@@ -71,14 +71,14 @@ def verifies(pem: bytes, data: bytes, signature: bytes) -> bool:
 
 def by_cryptography(pem: bytes, data: bytes, signature: bytes) -> bool:
     """Verify as `verifies`, with the package cryptography."""
-    from cryptography.exceptions import InvalidSignature
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     try:
         key = serialization.load_pem_public_key(pem)
-    # A point that is not on the curve.
-    except ValueError:
+    # A point that is not on the curve, or of a curve that nobody knows.
+    except (ValueError, UnsupportedAlgorithm):
         return False
     if not isinstance(key, ec.EllipticCurvePublicKey):
         return False
