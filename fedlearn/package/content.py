@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +33,7 @@ from fedlearn.package.parts import (
     ListedFile,
 )
 from fedlearn.system import files
+from fedlearn.system.sha256 import sha256
 from fedlearn.text import first_few, shortened
 
 # A second signature is there while one key takes the place of another.
@@ -113,7 +112,7 @@ def read(folder: Path, needs_deltas: bool = False) -> Package:
     data = _read(folder, MANIFEST_FILE, MOST_BYTES)
     manifest = from_bytes(data)
     _check_names(folder, manifest, needs_deltas)
-    package = Package(folder, manifest, hashlib.sha256(data).hexdigest())
+    package = Package(folder, manifest, sha256(data).hexdigest())
     _check_hashes(package)
     for path in (GRAPH_FILE, INT8_GRAPH_FILE):
         if path in manifest.files:
@@ -240,7 +239,7 @@ def write_signatures(folder: Path, signatures: Sequence[bytes]) -> None:
 
 def listed(data: bytes) -> ListedFile:
     """Return a file's entry in a manifest."""
-    return ListedFile(hashlib.sha256(data).hexdigest(), len(data))
+    return ListedFile(sha256(data).hexdigest(), len(data))
 
 
 def _check_content(manifest: Manifest, content: Mapping[str, bytes]) -> None:
@@ -260,6 +259,9 @@ def _part(folder: Path) -> Iterator[Path]:
 
     It is removed where the block fails. What a killed process left there is cleared.
     """
+    # Of no use where packages are only read, and half a megabyte.
+    import shutil
+
     _refuse_taken(folder)
     part = folder.with_name(f".{folder.name}.part")
     files.make_folder(part)
@@ -348,7 +350,7 @@ def _read_checked(folder: Path, path: str, entry: ListedFile) -> bytearray:
 
 def _checked_pieces(folder: Path, path: str, entry: ListedFile) -> Iterator[bytes]:
     """Yield a file in pieces; raises PackageError at its end where the hash is another."""
-    digest = hashlib.sha256()
+    digest = sha256()
     with _open(folder, path, entry.bytes, exact=True) as descriptor:
         length = 0
         # One byte more than is listed shows a file that grows.
