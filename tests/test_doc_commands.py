@@ -73,6 +73,16 @@ def start_of(words: list[str]) -> tuple[str, ...]:
         ("fedlearn", "data", "fetch"),
         ("fedlearn", "data", "list"),
         ("fedlearn", "data", "path"),
+        ("fedlearn", "package", "verify"),
+        ("fedlearn", "package", "show"),
+        ("fedlearn", "package", "diff"),
+        ("fedlearn", "registry", "serve"),
+        ("fedlearn", "registry", "token"),
+        ("fedlearn", "release", "list"),
+        ("fedlearn", "release", "promote"),
+        ("fedlearn", "release", "rollback"),
+        ("fedlearn", "release", "history"),
+        ("fedlearn", "release", "fetch"),
     }
     return tuple(words[: 3 if two else 2])
 
