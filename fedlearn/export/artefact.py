@@ -8,6 +8,9 @@ from pathlib import Path
 from fedlearn.export.parity import BATCHES, Batches
 from fedlearn.export.session import Scorer
 
+# Of runtimes that plan their buffers when a model is lowered.
+ONE_SAMPLE = "the file takes one sample at a time, of the training data's own shape"
+
 
 @dataclass(frozen=True)
 class Artefact:

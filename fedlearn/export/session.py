@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedlearn.errors import ModelError, reason_of
 from fedlearn.export.extras import required
+from fedlearn.runs.trained import Trained
 
 # Takes inputs (B, …) and gives scores (B, K), or (B, T, K) for text.
 Scorer = Callable[[NDArray[Any]], NDArray[np.float32]]
@@ -49,3 +50,25 @@ def scorer(graph: Path) -> Scorer:
         return scores
 
     return score
+
+
+def of_samples(score: Scorer, trained: Trained) -> Scorer:
+    """Return a scorer of a model's samples, by one that takes them in their full shape alone."""
+    if trained.population.modality != "text":
+        return score
+    return at_full_length(score, trained.population.input_shape[0])
+
+
+def at_full_length(score: Scorer, length: int) -> Scorer:
+    """Return a scorer of texts of any T, by one that takes texts of ``length`` alone.
+
+    Texts are padded at their end, and scores cut there: a score depends on earlier bytes
+    alone.
+    """
+
+    def padded(inputs: NDArray[Any]) -> NDArray[np.float32]:
+        time = inputs.shape[1]
+        filled = np.pad(inputs, ((0, 0), (0, length - time)))
+        return score(filled)[:, :time]
+
+    return padded

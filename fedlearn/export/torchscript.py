@@ -35,7 +35,9 @@ def export(trained: Trained, folder: Path) -> Artefact:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             module = plain_module(trained)
-            traced = torch.jit.trace(module, example(trained, 2), check_trace=False)
+            traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+                module, example(trained, 2), check_trace=False
+            )
             torch.jit.save(traced, stream)
     # The module may be a user's.
     except Exception as error:
@@ -45,7 +47,7 @@ def export(trained: Trained, folder: Path) -> Artefact:
     files.replace(folder / FILE, _without_paths(stream))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        loaded = torch.jit.load(folder / FILE)
+        loaded = torch.jit.load(folder / FILE)  # type: ignore[no-untyped-call]
 
     def score(inputs: NDArray[Any]) -> NDArray[np.float32]:
         with torch.no_grad():
