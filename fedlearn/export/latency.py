@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -55,7 +56,8 @@ def of_scorers(trained: Trained, scorers: Mapping[str, Scorer]) -> dict[str, flo
     inputs = np.ascontiguousarray(x.numpy())
     # In the memory order that the run trains and evaluates in, as well as in plain order: the
     # faster one is torch's figure.
-    modules = {"torch": trained.module.float(), "torch plain": plain_module(trained)}
+    own_order = copy.deepcopy(trained.module).float()
+    modules = {"torch": own_order, "torch plain": plain_module(trained)}
 
     def by_module(module: torch.nn.Module) -> Callable[[], object]:
         return lambda: module(x)
