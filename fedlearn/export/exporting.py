@@ -226,9 +226,9 @@ def _staged(out: Path) -> Iterator[Path]:
     out = out.absolute()
     # With the process's number: two exports at once do not write into one folder.
     stage = out.with_name(f".{out.name}.{os.getpid()}.part")
-    shutil.rmtree(stage, ignore_errors=True)
-    files.make_folder(stage)
     try:
+        shutil.rmtree(stage, ignore_errors=True)
+        files.make_folder(stage)
         yield stage
         files.sync_folder(stage)
         os.rename(stage, out)

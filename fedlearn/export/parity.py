@@ -155,8 +155,8 @@ def check(parity: Parity, label: str) -> None:
         return
     raise ModelError(
         f"{label}: the exported model is not the trained one: scores differ by up to "
-        f"{parity.largest:.1e} (at most {TOLERANCE:.0e}), and {parity.changed} of "
-        f"{parity.targets} targets have another highest score; nothing is written"
+        f"{parity.largest:.1e} (at most {TOLERANCE:.0e}), and {parity.changed} "
+        "targets have another highest score; nothing is written"
     )
 
 
