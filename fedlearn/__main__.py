@@ -61,6 +61,10 @@ COMMANDS = {
         "release a run's model as a difference, and say which version is stable",
     ),
     "report": ("fedlearn.commands.report", "draw a run's report, or compare runs"),
+    "export": (
+        "fedlearn.commands.export",
+        "write a trained model for another runtime, proven equal",
+    ),
     "inspect": (
         "fedlearn.commands.inspect",
         "tell what a payload is, and where its bytes go",
