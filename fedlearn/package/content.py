@@ -154,8 +154,8 @@ def inspected(manifest: Manifest, data: bytes, file: str) -> graph.Graph:
     weight_bytes = manifest.files[WEIGHTS_FILE].bytes
     if file == INT8_GRAPH_FILE:
         # As many as a recipe may give.
-        most = weight_bytes + LARGEST_EXTRA_BYTES
-        content = graph.inspect(data, file, INT8_WEIGHTS_FILE, most)
+        limit = weight_bytes + LARGEST_EXTRA_BYTES
+        content = graph.inspect(data, file, INT8_WEIGHTS_FILE, limit)
         _check_rebuilt(manifest, content)
         return content
     content = graph.inspect(data, file, WEIGHTS_FILE, weight_bytes)
