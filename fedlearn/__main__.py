@@ -47,7 +47,24 @@ COMMANDS = {
     "token": ("fedlearn.commands.token", "make a one-time token for an agent"),
     "enroll": ("fedlearn.commands.enroll", "redeem a token on a device"),
     "revoke": ("fedlearn.commands.revoke", "take a client's certificates away"),
+    "package": (
+        "fedlearn.commands.package",
+        "make a run's model a package that any device can check, and look at one",
+    ),
+    "sign": ("fedlearn.commands.sign", "sign a package, or make the key for it"),
+    "registry": (
+        "fedlearn.commands.registry",
+        "serve packages over HTTPS, for other devices and for CI",
+    ),
+    "release": (
+        "fedlearn.commands.release",
+        "release a run's model as a difference, and say which version is stable",
+    ),
     "report": ("fedlearn.commands.report", "draw a run's report, or compare runs"),
+    "export": (
+        "fedlearn.commands.export",
+        "write a trained model for another runtime, proven equal",
+    ),
     "inspect": (
         "fedlearn.commands.inspect",
         "tell what a payload is, and where its bytes go",
