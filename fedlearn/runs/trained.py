@@ -16,7 +16,8 @@ from fedlearn.arrays import Layout, State, model_sha256
 from fedlearn.config import Experiment, read, read_recorded, to_toml
 from fedlearn.data.samples import Population
 from fedlearn.errors import UserError
-from fedlearn.models import write_state
+from fedlearn.models import read_state, write_state
+from fedlearn.models.binary import settle
 from fedlearn.records.names import CONFIG_FILE, MODEL_FILE
 from fedlearn.runs.parts import build_parts
 
@@ -25,7 +26,8 @@ from fedlearn.runs.parts import build_parts
 class Trained:
     """A model with trained weights, and the data that it was trained on.
 
-    module: in evaluation mode, on the CPU, with the state written into it. source: as the
+    module: in evaluation mode, on the CPU, with the state written into it. Where the config
+    says ``binary``, both have the binary weights, not those behind them. source: as the
     user named it. folder: of the run; None: weights with a config.
     """
 
@@ -44,7 +46,10 @@ class Trained:
 
     @property
     def model_sha256(self) -> str:
-        """Return the hash of the state, 64 hex digits, as a run's summary has it."""
+        """Return the hash of the state, 64 hex digits.
+
+        A run's summary has the same, but for binary weights, behind which a run has floats.
+        """
         return model_sha256(self.layout, self.state)
 
     @property
@@ -74,13 +79,17 @@ def load(
     section = experiment.model.model_copy(update={"weights": weights, "shapes": shapes})
     parts = build_parts(experiment.model_copy(update={"model": section}))
     write_state(parts.module, parts.layout, parts.start)
+    state = parts.start
+    if section.binary:
+        settle(parts.module)
+        state = read_state(parts.module, parts.layout)
     return Trained(
         source=source,
         folder=run_folder,
         experiment=experiment,
         module=parts.module.eval(),
         layout=parts.layout,
-        state=parts.start,
+        state=state,
         population=parts.population,
     )
 
