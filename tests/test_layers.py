@@ -25,7 +25,7 @@ LAYERS = [
     {"memory"},
     {"engine"},
     {"runs"},
-    {"claims", "tuning", "export"},
+    {"claims", "tuning", "export", "compress"},
     {"commands"},
     {"simulate", "agent", "app"},
     {"__main__"},

@@ -28,11 +28,18 @@ class _Sign(torch.autograd.Function):
         return binary(weight)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         """Return the gradient as it came, but 0 where a weight is beyond 1."""
-        (weight,) = ctx.saved_tensors
+        weight: Tensor = ctx.saved_tensors[0]
         # Beyond 1 a weight's sign is settled; it would only grow.
         return gradient * (weight.abs() <= 1)
+
+
+def _signed(weight: Tensor) -> Tensor:
+    """Return the binary weights, through which gradients pass."""
+    # torch's own stub of it has no types.
+    signed: Tensor = _Sign.apply(weight)  # type: ignore[no-untyped-call]
+    return signed
 
 
 def binary(weight: Tensor) -> Tensor:
@@ -51,8 +58,7 @@ class BinaryLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (…, O) for (…, I)."""
-        weight = _Sign.apply(self.weight)
-        return nn.functional.linear(x, weight, self.bias)
+        return nn.functional.linear(x, _signed(self.weight), self.bias)
 
 
 class BinaryConv1d(nn.Conv1d):
@@ -60,7 +66,7 @@ class BinaryConv1d(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, O, T') for (B, I, T)."""
-        return self._conv_forward(x, _Sign.apply(self.weight), self.bias)
+        return self._conv_forward(x, _signed(self.weight), self.bias)
 
 
 class BinaryConv2d(nn.Conv2d):
@@ -68,7 +74,7 @@ class BinaryConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, O, H', W') for (B, I, H, W)."""
-        return self._conv_forward(x, _Sign.apply(self.weight), self.bias)
+        return self._conv_forward(x, _signed(self.weight), self.bias)
 
 
 _BINARY: dict[type[nn.Module], type[nn.Module]] = {

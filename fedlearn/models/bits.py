@@ -7,6 +7,7 @@ weights in each.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +70,7 @@ def unpack(tensors: Tensors) -> dict[str, NDArray[np.generic]]:
 
 
 def _unpacked(name: str, tensors: Tensors) -> NDArray[np.float32]:
-    bits = np.asarray(tensors[name + BITS])
+    bits: NDArray[Any] = np.asarray(tensors[name + BITS])
     scales = tensors.get(name + SCALES)
     shape = tensors.get(name + SHAPE)
     if scales is None or shape is None:

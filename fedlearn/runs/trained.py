@@ -72,11 +72,19 @@ def load(
         experiment = _recorded(source, folder, changes)
     else:
         experiment = read(config, changes)
-    weights = str(folder)
     run_folder = folder if (folder / CONFIG_FILE).exists() else None
+    return with_weights(source, experiment, str(folder), run_folder)
+
+
+def with_weights(
+    source: str, experiment: Experiment, weights: str, folder: Path | None = None
+) -> Trained:
+    """Return an experiment's model with the weights of a run, a package or a file.
+
+    source: as messages name it. folder: of the run. Raises UserError.
+    """
     # A pruned run's model is as wide as the tensors that the run ended with.
-    shapes = experiment.model.shapes
-    section = experiment.model.model_copy(update={"weights": weights, "shapes": shapes})
+    section = experiment.model.model_copy(update={"weights": weights})
     parts = build_parts(experiment.model_copy(update={"model": section}))
     write_state(parts.module, parts.layout, parts.start)
     state = parts.start
@@ -85,7 +93,7 @@ def load(
         state = read_state(parts.module, parts.layout)
     return Trained(
         source=source,
-        folder=run_folder,
+        folder=folder,
         experiment=experiment,
         module=parts.module.eval(),
         layout=parts.layout,
