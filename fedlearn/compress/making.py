@@ -17,13 +17,18 @@ from safetensors.torch import save
 
 from fedlearn.clients.batches import tensors
 from fedlearn.compress.binary import BITS_FILE, packed_file
-from fedlearn.compress.int8 import INT8_FILE, write_int8
 from fedlearn.compress.lowrank import cut_rank
 from fedlearn.compress.pruning import prune
 from fedlearn.compress.rounds import fine_tune
 from fedlearn.compress.variants import ORIGINAL, Variant
 from fedlearn.config import Experiment, to_toml
-from fedlearn.export.onnx import GRAPH_FILE, graph_of, write
+from fedlearn.export.int8 import (
+    INT8_GRAPH_FILE,
+    INT8_WEIGHTS_FILE,
+    quantised,
+    write_int8,
+)
+from fedlearn.export.onnx import GRAPH_FILE, WEIGHTS_FILE, graph_of, write
 from fedlearn.models.binary import binary_names
 from fedlearn.records.names import CONFIG_FILE, MODEL_FILE
 from fedlearn.runs.trained import Trained, load, with_weights
@@ -123,9 +128,10 @@ def _write(folder: Path, trained: Trained, variant: Variant) -> None:
     )
     experiment = trained.experiment.model_copy(update={"model": section})
     files.replace(folder / CONFIG_FILE, to_toml(experiment).encode())
-    write(graph_of(trained), folder)
+    exported = graph_of(trained)
+    write(exported, folder)
     if variant.store == "int8":
-        write_int8(trained, folder)
+        write_int8(quantised(trained, exported), folder)
     if trained.experiment.model.binary:
         layers = binary_names(trained.module)
         packed = packed_file(trained.layout, trained.state, layers)
@@ -138,15 +144,17 @@ def _write(folder: Path, trained: Trained, variant: Variant) -> None:
     files.replace(folder / DONE_FILE, f"{json.dumps(facts)}\n".encode())
 
 
-def device_file(folder: Path) -> Path:
-    """Return the file of a variant's folder that a device gets: the smallest way to it."""
-    for name in (INT8_FILE, BITS_FILE):
-        if (folder / name).exists():
-            return folder / name
-    return folder / MODEL_FILE
+def device_files(folder: Path) -> list[Path]:
+    """Return the files of a variant's folder that a device gets: its graph and its weights."""
+    if (folder / INT8_GRAPH_FILE).exists():
+        return [folder / INT8_GRAPH_FILE, folder / INT8_WEIGHTS_FILE]
+    weights = folder / BITS_FILE
+    if not weights.exists():
+        weights = folder / WEIGHTS_FILE
+    return [folder / GRAPH_FILE, weights]
 
 
 def running_file(folder: Path) -> Path:
     """Return the ONNX file of a variant's folder that runs: int8's, or the floats'."""
-    int8 = folder / INT8_FILE
+    int8 = folder / INT8_GRAPH_FILE
     return int8 if int8.exists() else folder / GRAPH_FILE

@@ -60,7 +60,7 @@ def draw(path: Path, rows: Sequence[Row], chosen: Row | None, gate: float) -> No
         _name(axes, rows)
         axes.set_xscale("log")
         style.bytes_axis(axes, [float(row.bytes) for row in rows])
-        axes.set_xlabel("bytes of the file that a device gets")
+        axes.set_xlabel("bytes of graph and weights, as a device gets them")
         style.percent_axis(axes, "accuracy on the test set")
         style.legend_beside(axes)
 

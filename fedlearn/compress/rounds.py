@@ -21,16 +21,16 @@ def tuned_experiment(
     Descent with Warm Restarts", ICLR 2017. changes: of single keys, as ``--set`` has them,
     which win. Raises ConfigError.
     """
-    # The original's expectations are about a run from the beginning.
     own: Mapping[str, Any] = {
         "experiment.rounds": max(1, rounds),
         "experiment.stop_at": 0.0,
         "train.schedule": "cosine",
         "train.warmup_rounds": 0,
         "train.lr_min": 0.0,
-        "expect": None,
     }
-    return experiment.changed(own).changed(changes)
+    # The original's expectations are about a run from the beginning.
+    unjudged = experiment.model_copy(update={"expect": type(experiment.expect)()})
+    return unjudged.changed(own).changed(changes)
 
 
 def fine_tune(

@@ -17,8 +17,8 @@ SLOWER = 1.05
 class Row:
     """The figures of one model. The names of the fields are keys in ``compress.json``.
 
-    folder, file: of the model, below the output folder, and what of it a device gets.
-    accuracy: share of 1, on the whole test set. bytes: of the file. cpu_us: CPU
+    folder: of the model, below the output folder. files: what of it a device gets, its
+    graph and its weights. bytes: of these. accuracy: share of 1, on the whole test set. cpu_us: CPU
     microseconds of a call with one sample, on one thread. cpu_ratio: how many times the
     original's. peak_bytes: of a process that only loads and runs it; None: not known.
     refusal: why it may not take the original's place; "": it may.
@@ -26,7 +26,7 @@ class Row:
 
     name: str
     folder: str
-    file: str
+    files: tuple[str, ...]
     accuracy: float
     bytes: int
     parameters: int

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 
 from fedlearn.clients.batches import tensors
-from fedlearn.compress.making import DONE_FILE, Workshop, device_file, running_file
+from fedlearn.compress.making import DONE_FILE, Workshop, device_files, running_file
 from fedlearn.compress.measuring import (
     accuracy,
     caller,
@@ -36,13 +36,13 @@ def measured(shop: Workshop, folders: Mapping[str, Path]) -> list[Row]:
     turns = cpu_microseconds(calls)
     rows = []
     for name, folder in folders.items():
-        device = device_file(folder)
+        files = device_files(folder)
         row = Row(
             name=name,
             folder=folder.name,
-            file=device.name,
+            files=tuple(file.name for file in files),
             accuracy=accuracy(partial(scores, sessions[name]), data),
-            bytes=device.stat().st_size,
+            bytes=sum(file.stat().st_size for file in files),
             parameters=_parameters(folder),
             cpu_us=median(turns[name]),
             cpu_ratio=relative(turns[name], turns[ORIGINAL.name]),
