@@ -84,5 +84,6 @@ def check_shares(option: str, shares: Sequence[float]) -> None:
             raise ConfigError(
                 f"{option} {share:g}: give a share of 1 that goes, such as 0.5 for half"
             )
-        if shares.count(share) > 1:
+        # As names have it: two that read alike would be one folder.
+        if [f"{other:g}" for other in shares].count(f"{share:g}") > 1:
             raise ConfigError(f"{option} {share:g} is given twice")
