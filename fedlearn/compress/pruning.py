@@ -14,13 +14,12 @@ import copy
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
-from math import gcd
 
 import torch
 from torch import Tensor, nn
 
-from fedlearn.compress.order import computing_order
-from fedlearn.compress.recurrent import prune_recurrent
+from fedlearn.compress.order import WEIGHTED, computing_order
+from fedlearn.compress.recurrent import prune_recurrent, remaining
 from fedlearn.errors import ConfigError, ModelError, reason_of
 from fedlearn.models import layout
 
@@ -111,9 +110,9 @@ def _pruned(
             pruned,
             sample,
             importance=torch_pruning.importance.MagnitudeImportance(p=1),
+            pruning_ratio_dict=_shares(pruned, share),
             pruning_ratio=share,
             ignored_layers=[layers[name] for name in ignored],
-            round_to=_multiple(module),
         )
         pruner.step()
     with torch.no_grad():
@@ -121,17 +120,17 @@ def _pruned(
     return pruned
 
 
-def _multiple(module: nn.Module) -> int | None:
-    """Return what a layer's filters are a multiple of; None: GroupNorm sees to it.
+def _shares(module: nn.Module, share: float) -> dict[nn.Module, float]:
+    """Return the share that each layer loses, so that it keeps a multiple of `ROUND_TO`.
 
-    As many go from each group of a GroupNorm, so that eight groups give multiples of 8;
-    torch-pruning would ask for a multiple in each group, and prune nothing.
+    torch-pruning's own rounding leaves a layer whole where it would keep fewer than that,
+    and asks for a multiple in every group of a GroupNorm.
     """
-    groups = [
-        layer.num_groups
-        for layer in module.modules()
-        if isinstance(layer, nn.GroupNorm)
-    ]
-    if groups and gcd(*groups) % ROUND_TO == 0:
-        return None
-    return ROUND_TO
+    shares: dict[nn.Module, float] = {}
+    for layer in module.modules():
+        size = getattr(layer, "out_channels", getattr(layer, "out_features", 0))
+        if isinstance(layer, WEIGHTED) and size:
+            # Half a filter more, because it cuts off what floats leave of a whole one.
+            rest_size = remaining(size, share, ROUND_TO) + 0.5
+            shares[layer] = max(0.0, 1 - rest_size / size)
+    return shares

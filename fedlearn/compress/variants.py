@@ -69,8 +69,8 @@ def variants(
         stores.append("binary")
     combinations = [
         Variant(share, rank_share, store)
-        for share, rank_share, store in itertools.product(
-            (0.0, *prune), (0.0, *low_rank), stores
+        for store, rank_share, share in itertools.product(
+            stores, (0.0, *low_rank), (0.0, *prune)
         )
     ]
     # Stable, so that variants of as many steps stand in the order of the command.

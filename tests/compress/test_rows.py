@@ -108,9 +108,9 @@ def test_a_cut_is_told_in_three_lines():
 def test_steps_stand_alone_and_one_of_each_kind_together():
     names = [v.name for v in variants([0.5, 0.75], [], int8=True, binary=False)]
     assert names == [
-        "int8",
         "prune-0.5",
         "prune-0.75",
+        "int8",
         "prune-0.5+int8",
         "prune-0.75+int8",
     ]
