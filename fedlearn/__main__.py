@@ -25,6 +25,10 @@ COMMANDS = {
         "fedlearn.commands.tune",
         "look for good values of an experiment's keys, by many short runs",
     ),
+    "compress": (
+        "fedlearn.commands.compress",
+        "make a trained model smaller, and measure it beside the original",
+    ),
     "serve": ("fedlearn.commands.serve", "run an experiment over real agents"),
     "status": (
         "fedlearn.commands.status",

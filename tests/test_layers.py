@@ -25,7 +25,7 @@ LAYERS = [
     {"memory"},
     {"engine"},
     {"runs"},
-    {"claims", "tuning", "export", "release"},
+    {"claims", "tuning", "export", "release", "compress"},
     {"commands"},
     {"simulate", "agent", "app"},
     {"__main__"},

@@ -54,6 +54,7 @@ COMPUTES_NOTHING = (
     "bundling",
     "claims",
     "commands",
+    "compress",
     # Configs: a run's own config is part of its folder's name.
     "experiments",
     "export",

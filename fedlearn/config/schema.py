@@ -111,6 +111,10 @@ class ModelSection(OpenSection):
     shapes: Literal["model", "weights"] = "model"
     """`"weights"`: layers are as wide as the tensors of `weights`, as after pruning"""
 
+    binary: bool = False
+    """layers but the first and the last compute with the signs of their weights and a scale
+    for each filter: docs/compress.md"""
+
     @model_validator(mode="after")
     def _check_shapes(self) -> ModelSection:
         if self.shapes == "weights" and not self.weights:

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
     from fedlearn.data.samples import Modality
 
-__all__ = ["MODELS", "SHAPES", "build", "layout", "read_state", "write_state"]
+__all__ = ["BINARY", "MODELS", "SHAPES", "build", "layout", "read_state", "write_state"]
 
-# The option that no factory takes: the shapes of a model's tensors, by name.
+# Options that no factory takes: the shapes of a model's tensors, by name, and whether its
+# inner layers compute with binary weights.
 SHAPES = "shapes"
+BINARY = "binary"
 
 # The registered models; each factory takes ``input_shape`` (of one sample), ``classes``
 # and its own options.
@@ -93,7 +95,8 @@ def build(
         function that returns a module; it gets ``input_shape`` and ``classes`` where it
         takes them, beside the ``options``.
     options: the factory's own, and `SHAPES`: the shape of each tensor, by name, where the
-        model has other widths than the factory gives it (see `resize`).
+        model has other widths than the factory gives it (see `resize`). `BINARY`, true:
+        layers compute with the signs of their weights (see `binary`).
     modality: what a sample is; None reads it off the shape: 3 numbers are an image, 2 a
         series, 1 a text if there are 256 classes.
 
@@ -106,7 +109,9 @@ def build(
     from fedlearn.models.fit import check_fit
 
     label = f"model '{name}'"
-    own_options = {key: value for key, value in options.items() if key != SHAPES}
+    own_options = {
+        key: value for key, value in options.items() if key not in (SHAPES, BINARY)
+    }
     factory = find("model", name, MODELS)
     # A module that exists is callable, too, but its weights do not follow from the
     # seed.
@@ -137,6 +142,10 @@ def build(
             from fedlearn.models.resize import resize
 
             resize(label, module, options[SHAPES])
+        if options.get(BINARY):
+            from fedlearn.models.binary import binarise
+
+            binarise(label, module)
         # Inside the fork: the first call draws the weights of torch's lazy layers.
         check_fit(
             label,

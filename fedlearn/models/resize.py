@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fedlearn.errors import ModelError
+from fedlearn.models.factors import factor
 
 Shapes = Mapping[str, Sequence[int]]
 """The shape of each tensor of a model's state, by its name."""
@@ -17,9 +18,12 @@ def resize(label: str, module: nn.Module, shapes: Shapes) -> None:
     """Give a module's parameters and buffers other shapes, in place; their values become 0.
 
     Sizes that layers keep as attributes follow: channels, features, groups of depthwise
-    convolutions, hidden units. label: names the model in messages. Raises ModelError for
-    tensors that the module lacks, has besides, or whose number of axes differs.
+    convolutions, hidden units. A layer of which the shapes have two factors becomes two
+    layers (`fedlearn.models.factors`). label: names the model in messages. Raises
+    ModelError for tensors that the module lacks, has besides, or whose number of axes
+    differs.
     """
+    factor(module, shapes)
     state = module.state_dict()
     _check(label, {name: tuple(tensor.shape) for name, tensor in state.items()}, shapes)
     for path, layer in module.named_modules():

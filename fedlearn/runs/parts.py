@@ -156,8 +156,12 @@ def _model_options(
     experiment: Experiment, weights: Weights | None
 ) -> Mapping[str, Any]:
     """Return what the model is built with, at the coordinator and at every client."""
-    options = experiment.model.options
-    if weights is None or experiment.model.shapes != "weights":
+    section = experiment.model
+    options = section.options
+    # Only where it is asked for: other clients may be of an older version.
+    if section.binary:
+        options = options | {models.BINARY: True}
+    if weights is None or section.shapes != "weights":
         return options
     return options | {models.SHAPES: weights.shapes}
 

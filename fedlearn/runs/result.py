@@ -110,7 +110,7 @@ class Run:
 
         Raises RecordError without a model, and UserError where its code is not here.
         """
-        from fedlearn.models import SHAPES, build
+        from fedlearn.models import BINARY, SHAPES, build
 
         data = section(self._record.manifest, "data")
         if not {"input_shape", "classes", "modality"} <= data.keys():
@@ -132,6 +132,8 @@ class Run:
         if experiment.model.shapes == "weights":
             shapes = {key: list(tensor.shape) for key, tensor in state.items()}
             options = options | {SHAPES: shapes}
+        if experiment.model.binary:
+            options = options | {BINARY: True}
         with handed_over(self._objects):
             module = build(
                 experiment.model.name,

@@ -16,7 +16,8 @@ from fedlearn.arrays import Layout, State, model_sha256
 from fedlearn.config import Experiment, read, read_recorded, to_toml
 from fedlearn.data.samples import Population
 from fedlearn.errors import UserError
-from fedlearn.models import write_state
+from fedlearn.models import read_state, write_state
+from fedlearn.models.binary import settle
 from fedlearn.package.content import is_package
 from fedlearn.records.names import CONFIG_FILE, MODEL_FILE
 from fedlearn.runs.parts import build_parts
@@ -26,7 +27,8 @@ from fedlearn.runs.parts import build_parts
 class Trained:
     """A model with trained weights, and the data that it was trained on.
 
-    module: in evaluation mode, on the CPU, with the state written into it. source: as the
+    module: in evaluation mode, on the CPU, with the state written into it. Where the config
+    says ``binary``, both have the binary weights, not those behind them. source: as the
     user named it. folder: of the run; None: weights with a config.
     """
 
@@ -45,7 +47,10 @@ class Trained:
 
     @property
     def model_sha256(self) -> str:
-        """Return the hash of the state, 64 hex digits, as a run's summary has it."""
+        """Return the hash of the state, 64 hex digits.
+
+        A run's summary has the same, but for binary weights, behind which a run has floats.
+        """
         return model_sha256(self.layout, self.state)
 
     @property
@@ -68,20 +73,32 @@ def load(
         experiment = _recorded(source, folder, changes)
     else:
         experiment = read(config, changes)
-    weights = str(folder)
     run_folder = folder if (folder / CONFIG_FILE).exists() else None
+    return with_weights(source, experiment, str(folder), run_folder)
+
+
+def with_weights(
+    source: str, experiment: Experiment, weights: str, folder: Path | None = None
+) -> Trained:
+    """Return an experiment's model with the weights of a run, a package or a file.
+
+    source: as messages name it. folder: of the run. Raises UserError.
+    """
     # A pruned run's model is as wide as the tensors that the run ended with.
-    shapes = experiment.model.shapes
-    section = experiment.model.model_copy(update={"weights": weights, "shapes": shapes})
+    section = experiment.model.model_copy(update={"weights": weights})
     parts = build_parts(experiment.model_copy(update={"model": section}))
     write_state(parts.module, parts.layout, parts.start)
+    state = parts.start
+    if section.binary:
+        settle(parts.module)
+        state = read_state(parts.module, parts.layout)
     return Trained(
         source=source,
-        folder=run_folder,
+        folder=folder,
         experiment=experiment,
         module=parts.module.eval(),
         layout=parts.layout,
-        state=parts.start,
+        state=state,
         population=parts.population,
     )
 

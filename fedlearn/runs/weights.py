@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.arrays import Entry, Layout, State
-from fedlearn.errors import ConfigError, ModelError, PackageError, reason_of
+from fedlearn.errors import ConfigError, FormatError, ModelError, PackageError, reason_of
+from fedlearn.models import bits
 from fedlearn.package.content import is_package
 from fedlearn.package.content import tensors as read_tensors
 from fedlearn.records.names import CONFIG_FILE, MODEL_FILE
 from fedlearn.text import first_few
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -136,9 +141,21 @@ def _read_safetensors(source: str, path: Path) -> dict[str, NDArray[np.generic]]
             f"weights = '{source}' cannot be read: {reason_of(error)}; "
             "give a run folder, a package, or a safetensors file"
         ) from None
-    # As states hold them: floats of any width as float32, all else as int64.
-    arrays: dict[str, NDArray[np.generic]] = {}
-    for name, tensor in tensors.items():
-        widened = tensor.float() if tensor.is_floating_point() else tensor.long()
-        arrays[name] = widened.numpy()
-    return arrays
+    arrays = {name: _array(tensor) for name, tensor in tensors.items()}
+    if not bits.is_packed(arrays):
+        return arrays
+    # Bits are uint8, which an ordinary tensor of whole numbers is not widened from.
+    for name in arrays:
+        if name.endswith(bits.BITS):
+            arrays[name] = tensors[name].numpy()
+    try:
+        return bits.unpack(arrays)
+    except FormatError as error:
+        raise ConfigError(f"weights = '{source}': {error}") from None
+
+
+def _array(tensor: torch.Tensor) -> NDArray[np.generic]:
+    """Return a tensor as states hold it: floats of any width as float32, all else as int64."""
+    widened = tensor.float() if tensor.is_floating_point() else tensor.long()
+    array: NDArray[np.generic] = widened.numpy()
+    return array

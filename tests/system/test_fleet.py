@@ -82,6 +82,7 @@ def same(simulated: dict, served: dict) -> bool:
     [
         ("codec.up=eden1", "codec.down=eden1", "evaluate.clients=true"),
         ("codec.up=ef+topk(0.1)+q8", "codec.down=cvq(1)", "codec.downlink=cast"),
+        ("model.name=cnn-small", "model.binary=true", "train.lr=0.05"),
     ],
 )
 def test_a_fleet_gives_what_a_simulation_gives(sets, tmp_path):

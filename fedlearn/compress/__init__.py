@@ -1,0 +1,1 @@
+"""Smaller models: pruned, cut to low rank, binarised or in int8, measured beside the original."""
