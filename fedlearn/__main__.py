@@ -52,6 +52,10 @@ COMMANDS = {
     "enroll": ("fedlearn.commands.enroll", "redeem a token on a device"),
     "revoke": ("fedlearn.commands.revoke", "take a client's certificates away"),
     "report": ("fedlearn.commands.report", "draw a run's report, or compare runs"),
+    "export": (
+        "fedlearn.commands.export",
+        "write a trained model for another runtime, proven equal",
+    ),
     "inspect": (
         "fedlearn.commands.inspect",
         "tell what a payload is, and where its bytes go",
