@@ -18,11 +18,11 @@ from fedlearn.compress.measuring import (
     caller,
     cpu_microseconds,
     scores,
-    session,
 )
 from fedlearn.errors import RunError
 from fedlearn.export.extras import required
 from fedlearn.export.onnx import graph_of
+from fedlearn.export.session import session
 from fedlearn.runs.trained import Trained
 
 # Scores may differ by so much: in another graph, sums may be in another order.

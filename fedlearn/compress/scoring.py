@@ -17,10 +17,10 @@ from fedlearn.compress.measuring import (
     peak_memory,
     relative,
     scores,
-    session,
 )
 from fedlearn.compress.rows import Row
 from fedlearn.compress.variants import ORIGINAL
+from fedlearn.export.session import session
 
 
 def measured(shop: Workshop, folders: Mapping[str, Path]) -> list[Row]:

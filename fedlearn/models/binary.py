@@ -66,7 +66,9 @@ class BinaryConv1d(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, O, T') for (B, I, T)."""
-        return self._conv_forward(x, _signed(self.weight), self.bias)
+        # torch's own stub of it has no types.
+        output: Tensor = self._conv_forward(x, _signed(self.weight), self.bias)
+        return output
 
 
 class BinaryConv2d(nn.Conv2d):
@@ -74,7 +76,9 @@ class BinaryConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, O, H', W') for (B, I, H, W)."""
-        return self._conv_forward(x, _signed(self.weight), self.bias)
+        # torch's own stub of it has no types.
+        output: Tensor = self._conv_forward(x, _signed(self.weight), self.bias)
+        return output
 
 
 _BINARY: dict[type[nn.Module], type[nn.Module]] = {

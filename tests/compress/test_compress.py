@@ -10,7 +10,7 @@ import pytest
 
 import fedlearn as fl
 from fedlearn.commands.compress import main
-from fedlearn.compress import making
+from fedlearn.compress import making, rounds
 from fedlearn.runs.trained import load
 
 CONFIG = {
@@ -104,7 +104,7 @@ def test_what_is_made_is_not_made_again(run, out, tmp_path, monkeypatch):
 
 
 def test_an_interrupted_comparison_goes_on(run, tmp_path, monkeypatch):
-    fine_tune = making.fine_tune
+    fine_tune = rounds.fine_tune
     names = []
 
     def interrupted(experiment, name, *rest):

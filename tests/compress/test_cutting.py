@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from fedlearn.compress.cutting import HEAD_FILE, TAIL_FILE, cut, write
-from fedlearn.compress.measuring import scores, session
+from fedlearn.compress.measuring import scores
 from fedlearn.errors import ConfigError, ModelError
 from fedlearn.export.onnx import graph_of
 from fedlearn.export.onnx import write as write_graph
+from fedlearn.export.session import session
 from tests.export.models import untrained
 
 # Samples that head and tail are tried on: the batch of the trace was another one.

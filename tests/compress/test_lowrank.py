@@ -1,5 +1,7 @@
 """A low-rank cut: exact where a weight has that rank, and the nearest product elsewhere."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from fedlearn.compress.lowrank import cut_rank, factors, rank_of
 from fedlearn.errors import ModelError
 from fedlearn.models import SHAPES, build
 
-DIGITS = {"input_shape": (1, 8, 8), "classes": 10, "seed": 0}
+DIGITS: Any = {"input_shape": (1, 8, 8), "classes": 10, "seed": 0}
 
 
 def test_a_weight_of_low_rank_is_the_product_of_its_factors():
@@ -46,12 +48,12 @@ def test_a_cut_model_is_built_again_from_its_shapes_and_keeps_its_output_layer()
 
 
 def test_the_inputs_of_a_recurrent_layer_are_cut():
-    module = build("lstm-rows", {}, **DIGITS).eval()
+    module: Any = build("lstm-rows", {}, **DIGITS).eval()
     with torch.no_grad():
         weight = torch.rand(512, 2) @ torch.rand(2, 8)
         module.lstm.weight_ih_l0.copy_(weight)
     x = torch.rand(3, 1, 8, 8)
-    cut = cut_rank(module, x, 0.7)
+    cut: Any = cut_rank(module, x, 0.7)
     assert cut.lstm.down.weight.shape == (2, 8)
     with torch.no_grad():
         assert torch.allclose(cut(x), module(x), atol=1e-5)

@@ -16,10 +16,10 @@ from fedlearn.compress.measuring import (
     peak_memory,
     relative,
     scores,
-    session,
 )
 from fedlearn.errors import RunError
 from fedlearn.export.onnx import graph_of, write
+from fedlearn.export.session import session
 from tests.export.models import untrained
 
 
@@ -50,11 +50,16 @@ def test_accuracy_is_that_of_a_runs_evaluation(tmp_path):
 
 
 def test_turns_of_all_models_alternate():
-    calls = []
+    calls: list[str] = []
+
+    def call(name):
+        calls.append(name)
+        return sum(range(20_000))
+
     turns = cpu_microseconds(
         {
-            "a": lambda: calls.append("a") or sum(range(20_000)),
-            "b": lambda: calls.append("b") or sum(range(20_000)),
+            "a": lambda: call("a"),
+            "b": lambda: call("b"),
         }
     )
     assert {name: len(times) for name, times in turns.items()} == {
@@ -84,7 +89,5 @@ def test_a_process_that_only_runs_a_model_takes_its_memory(tmp_path):
 def test_a_file_that_is_no_model_is_named(tmp_path):
     path = tmp_path / "graph.onnx"
     path.write_bytes(b"no model")
-    with pytest.raises(RunError, match=r"onnxruntime cannot load .*graph.onnx"):
-        session(path)
     with pytest.raises(RunError, match=r"a process that only runs .*graph.onnx failed"):
         peak_memory(path, torch.zeros(1, 1, 28, 28))

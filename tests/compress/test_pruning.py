@@ -1,5 +1,7 @@
 """What pruning takes away: the weakest, with all that hangs on them, and nothing else."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -39,7 +41,7 @@ def test_filters_that_do_nothing_go_and_the_scores_stay():
         module.hidden.weight[32:] = 0
         module.output.weight[:, 32:] = 0
     x = torch.rand(3, *IMAGE)
-    pruned = prune(module, x, 0.5)
+    pruned: Any = prune(module, x, 0.5)
     assert (pruned.conv1.out_channels, pruned.conv2.out_channels) == (8, 16)
     assert pruned.hidden.out_features == 32
     assert pruned.output.out_features == 10
@@ -57,7 +59,7 @@ def test_units_that_do_nothing_go_and_the_scores_stay():
         module.lstm.weight_ih_l1[:, :16] = 0
         module.output.weight[:, :16] = 0
     x = torch.rand(3, *IMAGE)
-    pruned = prune(module, x, 0.5)
+    pruned: Any = prune(module, x, 0.5)
     assert pruned.lstm.hidden_size == 16
     assert same(module, pruned, x)
 
@@ -71,7 +73,7 @@ def test_a_unit_that_is_read_strongly_stays_though_its_gates_are_weak():
             # The gates of unit 3 alone.
             parameter.view(4, 16, -1)[:, 3] = 0.5
         module.output.weight[:, 3] = 100.0
-    pruned = prune_recurrent(module, torch.rand(2, 8, 6), 0.5, 8)
+    pruned: Any = prune_recurrent(module, torch.rand(2, 8, 6), 0.5, 8)
     assert (pruned.output.weight == 100.0).sum() == 7
 
 
@@ -97,7 +99,7 @@ def test_a_pruned_model_is_built_again_from_its_shapes(name, options):
     module = built(name, options=options)
     x = torch.rand(3, *IMAGE)
     before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
-    pruned = prune(module, x, 0.5)
+    pruned: Any = prune(module, x, 0.5)
     again = built(name, options={**options, SHAPES: shapes_of(pruned)})
     again.load_state_dict(pruned.state_dict())
     assert parameters(pruned) < 0.6 * parameters(module)
@@ -110,7 +112,7 @@ def test_a_pruned_model_is_built_again_from_its_shapes(name, options):
 def test_what_an_attention_counts_on_stays():
     module = built("transformer-char", (12,), {"layers": 1, "width": 32}, 256)
     x = torch.randint(1, 255, (2, 12))
-    pruned = prune(module, x, 0.5)
+    pruned: Any = prune(module, x, 0.5)
     assert pruned.blocks[0].qkv.out_features == 96
     assert pruned.blocks[0].wide.out_features == 64
 

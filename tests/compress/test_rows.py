@@ -64,8 +64,10 @@ def test_the_smallest_that_passes_is_chosen_and_never_one_that_failed():
         ],
         0.5,
     )
-    assert best(rows).name == "fast"
-    lines = table(rows, best(rows)).splitlines()
+    chosen = best(rows)
+    assert chosen is not None
+    assert chosen.name == "fast"
+    lines = table(rows, chosen).splitlines()
     assert [line.split()[0] for line in lines] == ["model", *(row.name for row in rows)]
     assert lines[2].endswith("refused: loses 70.00 points, more than 0.5")
     assert lines[5].endswith("chosen")

@@ -1,5 +1,7 @@
 """Binary weights: what a layer computes with, how it learns, and how few bits it takes."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from fedlearn.models.binary import (
     settle,
 )
 
-DIGITS = {"input_shape": (1, 8, 8), "classes": 10, "seed": 0}
+DIGITS: Any = {"input_shape": (1, 8, 8), "classes": 10, "seed": 0}
 
 
 def test_a_filter_keeps_its_signs_and_its_mean_magnitude():
@@ -34,11 +36,13 @@ def test_gradients_pass_straight_through_up_to_1():
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[0.5, -0.5, 1.5]]))
     layer(torch.tensor([[1.0, 2.0, 3.0]])).sum().backward()
-    assert torch.equal(layer.weight.grad, torch.tensor([[1.0, 2.0, 0.0]]))
+    gradient = layer.weight.grad
+    assert gradient is not None
+    assert torch.equal(gradient, torch.tensor([[1.0, 2.0, 0.0]]))
 
 
 def test_layers_between_the_first_and_the_last_are_binary():
-    module = build("cnn-small", {BINARY: True}, **DIGITS)
+    module: Any = build("cnn-small", {BINARY: True}, **DIGITS)
     assert binary_names(module) == ["conv2", "hidden"]
     assert type(module.conv2) is BinaryConv2d
     assert type(module.conv1) is torch.nn.Conv2d
@@ -53,7 +57,7 @@ def test_training_begins_with_the_weights_of_the_seed():
 
 
 def test_a_settled_model_computes_the_same_with_ordinary_layers():
-    module = build("cnn-small", {BINARY: True}, **DIGITS).eval()
+    module: Any = build("cnn-small", {BINARY: True}, **DIGITS).eval()
     x = torch.rand(4, 1, 8, 8)
     with torch.no_grad():
         before = module(x)

@@ -1,5 +1,7 @@
 """A run with binary weights: the same on every engine, and its bits start another run."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -39,12 +41,12 @@ def test_the_textbook_has_the_same_model(run):
 
 
 def test_a_trained_model_has_the_binary_weights(run):
-    trained = load(str(run.folder))
-    weight = trained.module.hidden.weight
+    module: Any = load(str(run.folder)).module
+    weight = module.hidden.weight
     assert weight.abs().unique(dim=1).shape[1] == 1
     x = torch.rand(5, 1, 8, 8)
     with torch.no_grad():
-        assert torch.equal(trained.module(x), run.model()(x))
+        assert torch.equal(module(x), run.model()(x))
 
 
 def test_bits_start_a_run_as_their_floats_do(run, tmp_path):
