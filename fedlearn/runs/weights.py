@@ -11,7 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.arrays import Entry, Layout, State
-from fedlearn.errors import ConfigError, FormatError, ModelError, PackageError, reason_of
+from fedlearn.errors import (
+    ConfigError,
+    FormatError,
+    ModelError,
+    PackageError,
+    reason_of,
+)
 from fedlearn.models import bits
 from fedlearn.package.content import is_package
 from fedlearn.package.content import tensors as read_tensors
