@@ -18,7 +18,7 @@ LAYERS = [
     {"text"},
     {"errors", "seeds", "arrays", "plan", "brief", "config", "names", "system"},
     {"models", "data", "codec", "records", "devices", "bundling"},
-    {"wire", "exchange", "reporting"},
+    {"wire", "exchange", "package", "reporting"},
     {"server"},
     {"flower"},
     {"clients", "strategies"},
