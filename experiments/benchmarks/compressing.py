@@ -19,8 +19,8 @@ from typing import Any
 
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.compress.comparison import Request, compress
-from fedlearn.compress.rows import Row
-from fedlearn.compress.variants import Variant
+from fedlearn.compress.rows import Candidate
+from fedlearn.compress.variants import Steps
 from fedlearn.config import read
 from fedlearn.runs.api import run
 from fedlearn.runs.trained import load
@@ -36,7 +36,7 @@ class Workload:
     """A model to train and to compress. tuning: ``--set`` of the fine-tuning."""
 
     config: dict[str, Any]
-    variants: Sequence[Variant]
+    variants: Sequence[Steps]
     tuning: list[str] = field(default_factory=list)
 
 
@@ -64,12 +64,12 @@ CNN = Workload(
         "engine": {"kind": "serial"},
     },
     variants=(
-        Variant(prune=0.5),
-        Variant(prune=0.6),
-        Variant(low_rank=0.8),
-        Variant(store="int8"),
-        Variant(store="binary"),
-        Variant(prune=0.5, store="int8"),
+        Steps(prune=0.5),
+        Steps(prune=0.6),
+        Steps(low_rank=0.8),
+        Steps(store="int8"),
+        Steps(store="binary"),
+        Steps(prune=0.5, store="int8"),
     ),
     tuning=_TUNING,
 )
@@ -77,11 +77,11 @@ CNN = Workload(
 SETTLED = Workload(
     config=default_config(),
     variants=(
-        Variant(prune=0.25),
-        Variant(prune=0.5),
-        Variant(low_rank=0.8),
-        Variant(store="int8"),
-        Variant(store="binary"),
+        Steps(prune=0.25),
+        Steps(prune=0.5),
+        Steps(low_rank=0.8),
+        Steps(store="int8"),
+        Steps(store="binary"),
     ),
     tuning=_TUNING,
 )
@@ -96,10 +96,10 @@ SENSOR = Workload(
         "engine": {"kind": "serial"},
     },
     variants=(
-        Variant(prune=0.25),
-        Variant(prune=0.5),
-        Variant(store="int8"),
-        Variant(prune=0.25, store="int8"),
+        Steps(prune=0.25),
+        Steps(prune=0.5),
+        Steps(store="int8"),
+        Steps(prune=0.25, store="int8"),
     ),
     tuning=["train.lr=0.5"],
 )
@@ -139,7 +139,9 @@ def _run(arguments: argparse.Namespace) -> None:
             print(line(name, [table[variant] for table in tables], tables), flush=True)
 
 
-def rows(name: str, seed: int, out: Path, changes: Sequence[str] = ()) -> Sequence[Row]:
+def rows(
+    name: str, seed: int, out: Path, changes: Sequence[str] = ()
+) -> Sequence[Candidate]:
     """Return the rows of a workload and a seed, the original first."""
     workload = WORKLOADS[name]
     base = out / f"{name}-{seed}"
@@ -163,7 +165,9 @@ def rows(name: str, seed: int, out: Path, changes: Sequence[str] = ()) -> Sequen
     return compress(load(str(base)), request, folder, lambda text: None).rows
 
 
-def line(name: str, same: Sequence[Row], tables: Sequence[Sequence[Row]]) -> str:
+def line(
+    name: str, same: Sequence[Candidate], tables: Sequence[Sequence[Candidate]]
+) -> str:
     """Return a line of the table: one variant over the seeds. tables: of each seed."""
     originals = [table[0] for table in tables]
     points = [

@@ -18,7 +18,7 @@ from fedlearn.runs.start import require_extra
 
 if TYPE_CHECKING:
     from fedlearn.compress.comparison import Verdict
-    from fedlearn.compress.variants import Variant
+    from fedlearn.compress.variants import Steps
 
 ROUNDS = 10
 
@@ -166,7 +166,7 @@ def _run(arguments: argparse.Namespace, command: str) -> None:
         )
 
 
-def _variants(arguments: argparse.Namespace) -> list[Variant]:
+def _variants(arguments: argparse.Namespace) -> list[Steps]:
     """Return what is asked for; raises ConfigError for nothing at all."""
     from fedlearn.compress.variants import variants
 
@@ -208,7 +208,7 @@ def _folder(arguments: argparse.Namespace) -> Path:
     return source.resolve().parent / f"{name}-compressed"
 
 
-def _require_packages(variants: Sequence[Variant]) -> None:
+def _require_packages(variants: Sequence[Steps]) -> None:
     packages = list(_PACKAGES)
     if any(variant.prune for variant in variants):
         packages.append("torch_pruning")

@@ -14,12 +14,12 @@ from typing import Any
 
 from fedlearn.compress.folder import check_folder, check_settings, clear, settings_of
 from fedlearn.compress.halves import check_layer, cut_in_two
-from fedlearn.compress.making import Workshop, make, running_file, shaped
+from fedlearn.compress.making import Bench, make, running_file, shaped
 from fedlearn.compress.plot import draw
 from fedlearn.compress.rounds import tuned_experiment
-from fedlearn.compress.rows import Row, best, judged
+from fedlearn.compress.rows import Candidate, best, judged
 from fedlearn.compress.scoring import measured
-from fedlearn.compress.variants import ORIGINAL, Variant
+from fedlearn.compress.variants import ORIGINAL, Steps
 from fedlearn.errors import ModelError, UserError
 from fedlearn.models.binary import binary_names
 from fedlearn.records.writing import RunFolder
@@ -40,7 +40,7 @@ class Request:
     it, for messages.
     """
 
-    variants: Sequence[Variant]
+    variants: Sequence[Steps]
     rounds: int = 10
     gate: float = 0.5
     changes: Sequence[str] = ()
@@ -57,8 +57,8 @@ class Verdict:
     smallest that was not refused; None: all were. cut: facts of the cut; {}: none.
     """
 
-    rows: Sequence[Row]
-    chosen: Row | None
+    rows: Sequence[Candidate]
+    chosen: Candidate | None
     cut: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def compress(
     not allow, and for a missing package; RunError where a fine-tuning fails.
     KeyboardInterrupt leaves what is made, and the next call goes on with it.
     """
-    shop = Workshop(
+    bench = Bench(
         original=original,
         tuning=tuned_experiment(original.experiment, request.rounds, request.changes),
         rounds=request.rounds,
@@ -88,27 +88,27 @@ def compress(
         command=request.command,
         say=say,
     )
-    settings = settings_of(original, shop.tuning, request.rounds)
+    settings = settings_of(original, bench.tuning, request.rounds)
     check_folder(out)
     # Noted before they are made, so that `clear` removes these and no other.
     new_folders = [path for path in (out, *out.parents) if not path.exists()]
     with contextlib.closing(RunFolder(out)) as folder:
         try:
             check_settings(out, settings)
-            _check_steps(shop, request)
+            _check_steps(bench, request)
         except UserError:
             clear(out, new_folders)
             raise
         settings.write(folder)
-        verdict = _compared(shop, request)
+        verdict = _compared(bench, request)
         facts = settings.as_json() | {"gate": request.gate} | verdict.as_json()
         folder.write_json(RESULT_FILE, facts)
     return verdict
 
 
-def _check_steps(shop: Workshop, request: Request) -> None:
+def _check_steps(bench: Bench, request: Request) -> None:
     """Raise UserError for a step that the model does not allow, before hours of rounds."""
-    original = shop.original
+    original = bench.original
     if not len(original.population.test):
         raise ModelError(
             f"'{original.population.name}' has no test samples to compare models on"
@@ -116,7 +116,7 @@ def _check_steps(shop: Workshop, request: Request) -> None:
     if request.cut:
         check_layer(original, request.cut)
     for variant in request.variants:
-        module = shaped(shop, variant)
+        module = shaped(bench, variant)
         if variant.store == "binary" and not binary_names(module):
             raise ModelError(
                 f"nothing of '{original.experiment.model.name}' can be binarised: it has no "
@@ -125,21 +125,21 @@ def _check_steps(shop: Workshop, request: Request) -> None:
             )
 
 
-def _compared(shop: Workshop, request: Request) -> Verdict:
+def _compared(bench: Bench, request: Request) -> Verdict:
     """Return the rows of all variants, which are made where they are not there."""
     folders = {
-        variant.name: make(shop, variant) for variant in (ORIGINAL, *request.variants)
+        variant.name: make(bench, variant) for variant in (ORIGINAL, *request.variants)
     }
-    shop.say(f"measuring {len(folders)} models in turns")
-    rows = judged(measured(shop, folders), request.gate)
+    bench.say(f"measuring {len(folders)} models in turns")
+    rows = judged(measured(bench, folders), request.gate)
     chosen = best(rows)
     facts: dict[str, Any] = {}
     if request.cut:
         # Without variants, or where all are refused, the original is what there is.
         folder = folders[chosen.name if chosen else ORIGINAL.name]
         facts = cut_in_two(
-            shop, running_file(folder), request.cut, shop.folder / CUT_FOLDER
+            bench, running_file(folder), request.cut, bench.folder / CUT_FOLDER
         )
     if request.variants:
-        draw(shop.folder / PLOT_FILE, rows, chosen, request.gate)
+        draw(bench.folder / PLOT_FILE, rows, chosen, request.gate)
     return Verdict(rows, chosen, facts)

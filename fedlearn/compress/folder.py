@@ -21,7 +21,7 @@ SETTINGS_FILE = "settings.json"
 
 
 @dataclass(frozen=True)
-class Settings:
+class Provenance:
     """What decides a variant's weights besides its own steps.
 
     model_sha256: of the original. tuning_sha256: of the fine-tuning's config. rounds: of it.
@@ -41,10 +41,10 @@ class Settings:
         folder.write_json(SETTINGS_FILE, self.as_json())
 
 
-def settings_of(original: Trained, tuning: Experiment, rounds: int) -> Settings:
+def settings_of(original: Trained, tuning: Experiment, rounds: int) -> Provenance:
     """Return the settings of a comparison."""
     digest = hashlib.sha256(to_toml(tuning).encode()).hexdigest()
-    return Settings(original.source, original.model_sha256, rounds, digest)
+    return Provenance(original.source, original.model_sha256, rounds, digest)
 
 
 def check_folder(out: Path) -> None:
@@ -61,7 +61,7 @@ def check_folder(out: Path) -> None:
         )
 
 
-def check_settings(out: Path, settings: Settings) -> None:
+def check_settings(out: Path, settings: Provenance) -> None:
     """Raise ConfigError for a folder whose variants were made with other settings."""
     path = out / SETTINGS_FILE
     if not path.exists():

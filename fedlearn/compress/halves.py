@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedlearn.clients.batches import tensors
 from fedlearn.compress.cutting import HEAD_FILE, TAIL_FILE, cut, places_after, write
-from fedlearn.compress.making import Workshop
+from fedlearn.compress.making import Bench
 from fedlearn.compress.measuring import (
     accuracy,
     caller,
@@ -36,14 +36,14 @@ def check_layer(trained: Trained, layer: str) -> None:
     places_after(list(model.graph.node), layer)
 
 
-def cut_in_two(shop: Workshop, path: Path, layer: str, folder: Path) -> dict[str, Any]:
+def cut_in_two(bench: Bench, path: Path, layer: str, folder: Path) -> dict[str, Any]:
     """Write head and tail of an ONNX file into a folder, and return their facts.
 
     Both together must give the file's scores on the whole test set, or it is a RunError.
     """
-    parts = cut(path, layer, shop.sample())
+    parts = cut(path, layer, bench.sample())
     write(parts, folder)
-    whole = session(path)
+    uncut = session(path)
     head = session(folder / HEAD_FILE)
     tail = session(folder / TAIL_FILE)
     largest = 0.0
@@ -51,21 +51,21 @@ def cut_in_two(shop: Workshop, path: Path, layer: str, folder: Path) -> dict[str
     def both(x: torch.Tensor) -> NDArray[np.float32]:
         nonlocal largest
         joined = scores(tail, torch.from_numpy(scores(head, x)))
-        difference = np.abs(joined - scores(whole, x)).max(initial=0.0)
+        difference = np.abs(joined - scores(uncut, x)).max(initial=0.0)
         largest = max(largest, float(difference))
         return joined
 
-    population = shop.original.population
+    population = bench.original.population
     share = accuracy(both, tensors(population.test, population.modality))
     if not largest <= SAME:
         raise RunError(
             f"head and tail of a cut after '{layer}' give other scores than the whole: "
             f"{largest:.2g} apart"
         )
-    sample = shop.sample()
+    sample = bench.sample()
     between = torch.from_numpy(scores(head, sample))
     calls = {
-        "whole": caller(whole, sample),
+        "whole": caller(uncut, sample),
         "head": caller(head, sample),
         "tail": caller(tail, between),
     }

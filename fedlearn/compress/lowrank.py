@@ -65,10 +65,12 @@ def factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     Both have the roots of the singular values, so that one step moves both alike.
     """
     # In float64: singular vectors are then the same on most machines, and cost little.
-    left, values, right = torch.linalg.svd(weight.double(), full_matrices=False)
+    output_vectors, values, input_vectors = torch.linalg.svd(
+        weight.double(), full_matrices=False
+    )
     roots = values[:rank].sqrt()
-    up = left[:, :rank] * roots
-    down = roots[:, None] * right[:rank]
+    up = output_vectors[:, :rank] * roots
+    down = roots[:, None] * input_vectors[:rank]
     return up.float(), down.float()
 
 
@@ -78,12 +80,12 @@ def _factored(
     """Return a state in which a layer is two; its other tensors move below ``up``."""
     up, down = factors(state[key], rank)
     moved: dict[str, Tensor] = {}
-    for other, tensor in state.items():
-        if not other.startswith(f"{name}."):
-            moved[other] = tensor
+    for tensor_name, tensor in state.items():
+        if not tensor_name.startswith(f"{name}."):
+            moved[tensor_name] = tensor
             continue
-        if other == key:
+        if tensor_name == key:
             moved[f"{name}.down.weight"] = down
             tensor = up
-        moved[f"{name}.up.{other.removeprefix(f'{name}.')}"] = tensor
+        moved[f"{name}.up.{tensor_name.removeprefix(f'{name}.')}"] = tensor
     return moved

@@ -20,7 +20,7 @@ from fedlearn.compress.binary import BITS_FILE, packed_file
 from fedlearn.compress.lowrank import cut_rank
 from fedlearn.compress.pruning import prune
 from fedlearn.compress.rounds import fine_tune
-from fedlearn.compress.variants import ORIGINAL, Variant
+from fedlearn.compress.variants import ORIGINAL, Steps
 from fedlearn.config import Experiment, to_toml
 from fedlearn.export.int8 import (
     INT8_GRAPH_FILE,
@@ -45,7 +45,7 @@ _PROBES = 2
 
 
 @dataclass(frozen=True)
-class Workshop:
+class Bench:
     """What all variants of one comparison share.
 
     tuning: the experiment of the fine-tuning; rounds: of it, 0: none. folder: below which
@@ -67,30 +67,30 @@ class Workshop:
         return tensors(population.test, population.modality).x[:count].contiguous()
 
 
-def make(shop: Workshop, variant: Variant) -> Path:
+def make(bench: Bench, variant: Steps) -> Path:
     """Make a variant, unless it is there, and return its folder.
 
     Raises UserError for a step that the model does not allow, and what a run raises.
     """
-    folder = shop.folder / variant.name
+    folder = bench.folder / variant.name
     if (folder / DONE_FILE).exists():
         return folder
     files.make_folder(folder)
     if variant.store == "int8":
         # It stores what is trained already.
-        weights = load(str(make(shop, variant.trained)))
+        weights = load(str(make(bench, variant.trained)))
     elif variant == ORIGINAL:
-        weights = shop.original
+        weights = bench.original
     else:
-        weights = _trained(shop, variant, folder)
+        weights = _trained(bench, variant, folder)
     _write(folder, weights, variant)
     return folder
 
 
-def shaped(shop: Workshop, variant: Variant) -> torch.nn.Module:
+def shaped(bench: Bench, variant: Steps) -> torch.nn.Module:
     """Return the original in a variant's shapes, not yet trained again. Raises ModelError."""
-    module = shop.original.module
-    sample = shop.sample(_PROBES)
+    module = bench.original.module
+    sample = bench.sample(_PROBES)
     if variant.prune:
         module = prune(module, sample, variant.prune)
     if variant.low_rank:
@@ -98,28 +98,28 @@ def shaped(shop: Workshop, variant: Variant) -> torch.nn.Module:
     return module
 
 
-def _trained(shop: Workshop, variant: Variant, folder: Path) -> Trained:
+def _trained(bench: Bench, variant: Steps, folder: Path) -> Trained:
     """Return a variant's model after its federated rounds."""
     start = (folder / START_FILE).absolute()
     if not start.exists():
-        state = shaped(shop, variant).state_dict()
+        state = shaped(bench, variant).state_dict()
         named = {name: tensor.contiguous().clone() for name, tensor in state.items()}
         files.replace(start, save(named))
-    is_binary = variant.store == "binary" or shop.tuning.model.binary
-    section = shop.tuning.model.model_copy(
+    is_binary = variant.store == "binary" or bench.tuning.model.binary
+    section = bench.tuning.model.model_copy(
         update={"weights": str(start), "shapes": "weights", "binary": is_binary}
     )
-    experiment = shop.tuning.model_copy(update={"model": section})
-    if not shop.rounds:
+    experiment = bench.tuning.model_copy(update={"model": section})
+    if not bench.rounds:
         return with_weights(variant.name, experiment, str(start))
     tuning = folder / TUNING_FOLDER
-    name = f"{shop.original.name}-{variant.name}"
-    shop.say(f"{variant.name}: {shop.rounds} federated rounds")
-    fine_tune(experiment, name, start, tuning, shop.quiet, shop.command)
+    name = f"{bench.original.name}-{variant.name}"
+    bench.say(f"{variant.name}: {bench.rounds} federated rounds")
+    fine_tune(experiment, name, start, tuning, bench.quiet, bench.command)
     return load(str(tuning))
 
 
-def _write(folder: Path, trained: Trained, variant: Variant) -> None:
+def _write(folder: Path, trained: Trained, variant: Steps) -> None:
     """Write what a variant's folder holds; `DONE_FILE` last."""
     tensors_by_name = dict(trained.layout.split(trained.state))
     files.replace(folder / MODEL_FILE, save_arrays(tensors_by_name))

@@ -88,7 +88,7 @@ def relative(turns: list[float], original: list[float]) -> float:
 
     Turn by turn: what slowed a turn of one slowed the other's beside it.
     """
-    ratios = [own / other for own, other in zip(turns, original, strict=True)]
+    ratios = [turn / base for turn, base in zip(turns, original, strict=True)]
     return median(ratios)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedlearn.compress.rows import Row, unbeaten
+from fedlearn.compress.rows import Candidate, unbeaten
 from fedlearn.reporting import style
 
 # Inches: room for the names beside their points.
@@ -32,7 +32,9 @@ _CHOSEN: dict[str, Any] = {
 }
 
 
-def draw(path: Path, rows: Sequence[Row], chosen: Row | None, gate: float) -> None:
+def draw(
+    path: Path, rows: Sequence[Candidate], chosen: Candidate | None, gate: float
+) -> None:
     """Draw the rows, the original first, into a PNG file.
 
     gate: percentage points below the original's accuracy, where a line stands. Raises
@@ -65,7 +67,7 @@ def draw(path: Path, rows: Sequence[Row], chosen: Row | None, gate: float) -> No
         style.legend_beside(axes)
 
 
-def _points(axes: Any, rows: Sequence[Row], look: dict[str, Any]) -> None:
+def _points(axes: Any, rows: Sequence[Candidate], look: dict[str, Any]) -> None:
     if rows:
         axes.plot(
             [row.bytes for row in rows],
@@ -75,7 +77,7 @@ def _points(axes: Any, rows: Sequence[Row], look: dict[str, Any]) -> None:
         )
 
 
-def _name(axes: Any, rows: Sequence[Row]) -> None:
+def _name(axes: Any, rows: Sequence[Candidate]) -> None:
     for row in rows:
         axes.annotate(
             style.literal(row.name),

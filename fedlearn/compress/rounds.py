@@ -21,7 +21,7 @@ def tuned_experiment(
     Descent with Warm Restarts", ICLR 2017. changes: of single keys, as ``--set`` has them,
     which win. Raises ConfigError.
     """
-    own: Mapping[str, Any] = {
+    keys: Mapping[str, Any] = {
         "experiment.rounds": max(1, rounds),
         "experiment.stop_at": 0.0,
         "train.schedule": "cosine",
@@ -30,7 +30,7 @@ def tuned_experiment(
     }
     # The original's expectations are about a run from the beginning.
     unjudged = experiment.model_copy(update={"expect": type(experiment.expect)()})
-    return unjudged.changed(own).changed(changes)
+    return unjudged.changed(keys).changed(changes)
 
 
 def fine_tune(

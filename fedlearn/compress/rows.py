@@ -14,7 +14,7 @@ SLOWER = 1.05
 
 
 @dataclass(frozen=True)
-class Row:
+class Candidate:
     """The figures of one model. The names of the fields are keys in ``compress.json``.
 
     folder: of the model, below the output folder. files: what of it a device gets, its
@@ -40,7 +40,7 @@ class Row:
         return asdict(self)
 
 
-def refusal_of(row: Row, original: Row, gate: float) -> str:
+def refusal_of(row: Candidate, original: Candidate, gate: float) -> str:
     """Return why a variant is refused, with its figure; "": it may take the original's place.
 
     gate: percentage points of accuracy that it may lose.
@@ -58,7 +58,7 @@ def refusal_of(row: Row, original: Row, gate: float) -> str:
     return "; ".join(reasons)
 
 
-def judged(rows: Sequence[Row], gate: float) -> list[Row]:
+def judged(rows: Sequence[Candidate], gate: float) -> list[Candidate]:
     """Return rows with their refusals; the first is the original, which is never refused."""
     original = rows[0]
     variants = [
@@ -67,12 +67,12 @@ def judged(rows: Sequence[Row], gate: float) -> list[Row]:
     return [original, *variants]
 
 
-def lost_points(row: Row, original: Row) -> float:
+def lost_points(row: Candidate, original: Candidate) -> float:
     """Return how many percentage points of accuracy a variant loses; below 0: it gains."""
     return 100 * (original.accuracy - row.accuracy)
 
 
-def best(rows: Sequence[Row]) -> Row | None:
+def best(rows: Sequence[Candidate]) -> Candidate | None:
     """Return the smallest variant that is not refused; of equal ones the faster one.
 
     rows: the original first, which is no variant. None: all are refused.
@@ -81,12 +81,12 @@ def best(rows: Sequence[Row]) -> Row | None:
     return min(passed, key=lambda row: (row.bytes, row.cpu_us), default=None)
 
 
-def unbeaten(rows: Sequence[Row]) -> list[Row]:
+def unbeaten(rows: Sequence[Candidate]) -> list[Candidate]:
     """Return the rows that no other beats in bytes and accuracy: the Pareto front.
 
     From the smallest on.
     """
-    front: list[Row] = []
+    front: list[Candidate] = []
     # Of one size the most accurate comes first, and beats the others.
     for row in sorted(rows, key=lambda row: (row.bytes, -row.accuracy)):
         if not front or row.accuracy > front[-1].accuracy:
@@ -94,7 +94,7 @@ def unbeaten(rows: Sequence[Row]) -> list[Row]:
     return front
 
 
-def summary(row: Row, original: Row) -> str:
+def summary(row: Candidate, original: Candidate) -> str:
     """Return what a variant comes to, in one line."""
     smaller = original.bytes / row.bytes
     faster = 1 / row.cpu_ratio

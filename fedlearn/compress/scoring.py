@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 
 from fedlearn.clients.batches import tensors
-from fedlearn.compress.making import DONE_FILE, Workshop, device_files, running_file
+from fedlearn.compress.making import DONE_FILE, Bench, device_files, running_file
 from fedlearn.compress.measuring import (
     accuracy,
     caller,
@@ -18,26 +18,26 @@ from fedlearn.compress.measuring import (
     relative,
     scores,
 )
-from fedlearn.compress.rows import Row
+from fedlearn.compress.rows import Candidate
 from fedlearn.compress.variants import ORIGINAL
 from fedlearn.export.session import session
 
 
-def measured(shop: Workshop, folders: Mapping[str, Path]) -> list[Row]:
+def measured(bench: Bench, folders: Mapping[str, Path]) -> list[Candidate]:
     """Return the figures of models by their folders, the original among them, not judged yet.
 
     Raises RunError where a model does not run.
     """
-    population = shop.original.population
+    population = bench.original.population
     data = tensors(population.test, population.modality)
-    sample = shop.sample()
+    sample = bench.sample()
     sessions = {name: session(running_file(folders[name])) for name in folders}
     calls = {name: caller(model, sample) for name, model in sessions.items()}
     turns = cpu_microseconds(calls)
     rows = []
     for name, folder in folders.items():
         files = device_files(folder)
-        row = Row(
+        row = Candidate(
             name=name,
             folder=folder.name,
             files=tuple(file.name for file in files),

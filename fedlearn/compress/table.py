@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedlearn.compress.rows import Row
+from fedlearn.compress.rows import Candidate
 from fedlearn.reporting.table import plain
 from fedlearn.reporting.units import bytes_text, count_text, percent_text
 
@@ -23,7 +23,7 @@ HEADINGS = (
 CHOSEN = "chosen"
 
 
-def table(rows: Sequence[Row], chosen: Row | None) -> str:
+def table(rows: Sequence[Candidate], chosen: Candidate | None) -> str:
     """Return the rows aligned: the original first, then every variant and its verdict."""
     lines: list[Sequence[str]] = [HEADINGS]
     for row in rows:

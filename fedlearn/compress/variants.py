@@ -14,7 +14,7 @@ Store = Literal["float32", "int8", "binary"]
 
 
 @dataclass(frozen=True)
-class Variant:
+class Steps:
     """What is done to the original, in this order: pruned, cut to low rank, stored.
 
     prune, low_rank: shares that go, 0 to 1; 0: not done.
@@ -37,7 +37,7 @@ class Variant:
         return "+".join(parts) or "original"
 
     @property
-    def trained(self) -> Variant:
+    def trained(self) -> Steps:
         """Return the variant whose weights this one stores: int8 comes after training."""
         if self.store == "int8":
             return replace(self, store="float32")
@@ -49,12 +49,12 @@ class Variant:
         return self.trained != ORIGINAL
 
 
-ORIGINAL = Variant()
+ORIGINAL = Steps()
 
 
 def variants(
     prune: Sequence[float], low_rank: Sequence[float], int8: bool, binary: bool
-) -> list[Variant]:
+) -> list[Steps]:
     """Return every combination of the steps, without the original, the fewest steps first.
 
     Raises ConfigError for a share outside 0 to 1, a share that is given twice, and for no
@@ -68,7 +68,7 @@ def variants(
     if binary:
         stores.append("binary")
     combinations = [
-        Variant(share, rank_share, store)
+        Steps(share, rank_share, store)
         for store, rank_share, share in itertools.product(
             stores, (0.0, *low_rank), (0.0, *prune)
         )
@@ -85,5 +85,5 @@ def check_shares(option: str, shares: Sequence[float]) -> None:
                 f"{option} {share:g}: give a share of 1 that goes, such as 0.5 for half"
             )
         # As names have it: two that read alike would be one folder.
-        if [f"{other:g}" for other in shares].count(f"{share:g}") > 1:
+        if [f"{rival:g}" for rival in shares].count(f"{share:g}") > 1:
             raise ConfigError(f"{option} {share:g} is given twice")

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from fedlearn.compress.rows import Row, best, judged, unbeaten
+from fedlearn.compress.rows import Candidate, best, judged, unbeaten
 from fedlearn.compress.table import cut_lines, table
-from fedlearn.compress.variants import Variant, variants
+from fedlearn.compress.variants import Steps, variants
 from fedlearn.errors import ConfigError
 
-ORIGINAL = Row(
+ORIGINAL = Candidate(
     name="original",
     folder="original",
     files=("graph.onnx", "weights.bin"),
@@ -122,8 +122,8 @@ def test_steps_stand_alone_and_one_of_each_kind_together():
 
 
 def test_int8_is_of_the_weights_that_were_trained_in_floats():
-    assert Variant(prune=0.5, store="int8").trained == Variant(prune=0.5)
-    assert Variant(store="binary").trained == Variant(store="binary")
+    assert Steps(prune=0.5, store="int8").trained == Steps(prune=0.5)
+    assert Steps(store="binary").trained == Steps(store="binary")
 
 
 @pytest.mark.parametrize(
