@@ -130,7 +130,7 @@ def _compared(bench: Bench, request: Request) -> Verdict:
     folders = {
         variant.name: make(bench, variant) for variant in (ORIGINAL, *request.variants)
     }
-    bench.say(f"measuring {len(folders)} models in turns")
+    bench.say(f"measuring in turns: {', '.join(folders)}")
     rows = judged(measured(bench, folders), request.gate)
     chosen = best(rows)
     facts: dict[str, Any] = {}

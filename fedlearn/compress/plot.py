@@ -8,6 +8,7 @@ from typing import Any
 
 from fedlearn.compress.rows import Candidate, unbeaten
 from fedlearn.reporting import style
+from fedlearn.reporting.units import bytes_text
 
 # Inches: room for the names beside their points.
 _HEIGHT = 4.6
@@ -60,8 +61,7 @@ def draw(
         _points(axes, [row for row in rows[1:] if row.refusal], _REFUSED)
         _points(axes, [chosen] if chosen else [], _CHOSEN)
         _name(axes, rows)
-        axes.set_xscale("log")
-        style.bytes_axis(axes, [float(row.bytes) for row in rows])
+        _bytes_axis(axes)
         axes.set_xlabel("bytes of graph and weights, as a device gets them")
         style.percent_axis(axes, "accuracy on the test set")
         style.legend_beside(axes)
@@ -78,12 +78,25 @@ def _points(axes: Any, rows: Sequence[Candidate], look: dict[str, Any]) -> None:
 
 
 def _name(axes: Any, rows: Sequence[Candidate]) -> None:
-    for row in rows:
+    """Write each name beside its point, by turns above and below: neighbours are near."""
+    for place, row in enumerate(sorted(rows, key=lambda row: row.bytes)):
         axes.annotate(
             style.literal(row.name),
             (row.bytes, row.accuracy),
             textcoords="offset points",
-            xytext=(4, 5),
+            xytext=(4, -12 if place % 2 else 6),
             fontsize=8,
             color=style.FAINT,
         )
+
+
+def _bytes_axis(axes: Any) -> None:
+    """Label the horizontal axis with bytes, in magnitudes and their halves."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: bytes_text(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    # Names stand to the right of their points.
+    axes.margins(x=0.25, y=0.12)
