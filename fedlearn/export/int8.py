@@ -148,6 +148,7 @@ def static_int8(exported: Exported, samples: NDArray[Any]) -> Quantised:
                 f"the model cannot be made int8: {reason_of(error)}; export it without --int8"
             ) from error
         model = onnx.load(folder / INT8_GRAPH_FILE)
+    _keep_scores(model.graph)
     return _apart(model, exported, whole.folds, "static")
 
 
@@ -204,6 +205,27 @@ def _quantise(source: Path, target: Path, samples: NDArray[Any]) -> None:
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
         )
+
+
+def _keep_scores(graph: GraphProto) -> None:
+    """Take the rounding off a graph's output, in place.
+
+    Scores rounded to 256 steps are often equal, and the first of equal ones would win.
+    """
+    makers = {output: node for node in graph.node for output in node.output}
+    for output in graph.output:
+        back = makers.get(output.name)
+        if back is None or back.op_type != "DequantizeLinear":
+            continue
+        forth = makers.get(back.input[0])
+        if forth is None or forth.op_type != "QuantizeLinear":
+            continue
+        score = makers[forth.input[0]]
+        readers = [node for node in graph.node if forth.input[0] in node.input]
+        if len(readers) == 1:
+            score.output[0] = output.name
+            graph.node.remove(back)
+            graph.node.remove(forth)
 
 
 @contextmanager
