@@ -25,7 +25,7 @@ LAYERS = [
     {"memory"},
     {"engine"},
     {"runs"},
-    {"claims", "tuning"},
+    {"claims", "tuning", "export"},
     {"commands"},
     {"simulate", "agent", "app"},
     {"__main__"},

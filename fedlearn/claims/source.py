@@ -56,6 +56,7 @@ COMPUTES_NOTHING = (
     "commands",
     # Configs: a run's own config is part of its folder's name.
     "experiments",
+    "export",
     "records",
     "reporting",
     "system/__init__.py",
