@@ -71,7 +71,7 @@ class Framing:
         self._searched = 0
         self._coming: _Coming | None = None
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         """Take bytes as they come, in pieces of any size."""
         self._buffer += data
 
@@ -211,7 +211,9 @@ class Framing:
         end = buffer.find(_END)
         if end < 0:
             if len(buffer) > self._limits.head_bytes:
-                raise Refusal(431, "too_large", "the trailer after the body is too long")
+                raise Refusal(
+                    431, "too_large", "the trailer after the body is too long"
+                )
             return None
         _headers(bytes(buffer[: end + 2]), self._limits.headers)
         del buffer[: end + len(_END)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -15,6 +16,8 @@ import numpy as np
 from fedlearn.clients.infer.refusal import Refusal, bad
 from fedlearn.clients.infer.tensors import DATATYPES, Array, Shape
 from fedlearn.errors import ModelError, UserError, reason_of
+from fedlearn.package import content, golden
+from fedlearn.package.parts import GRAPH_FILE
 from fedlearn.text import first_few
 
 # ONNX Runtime's names of element types, as numpy has them.
@@ -150,7 +153,7 @@ def load(path: Path) -> ServedModel:
 
 def _of_file(path: Path) -> ServedModel:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    session = _session(path)
+    session = _session(path, str(path))
     facts = session.get_modelmeta().custom_metadata_map
     labels = _json_fact(path, facts, "fedlearn.labels", list)
     steps = _json_fact(path, facts, "fedlearn.preprocessing", dict)
@@ -158,11 +161,24 @@ def _of_file(path: Path) -> ServedModel:
 
 
 def _of_package(path: Path) -> ServedModel:
-    raise UserError(f"'{path}' is a folder")
+    """Return the model of a package: its bytes are checked, and so is what they compute."""
+    package = content.read(path)
+    # A package that computes something else on this board must not serve.
+    golden.check(package)
+    manifest = package.manifest
+    steps = dataclasses.asdict(manifest.preprocessing)
+    # The bytes that were checked, not what lies in the folder by now.
+    session = _session(path, package.file(GRAPH_FILE), package.tensors())
+    return _served(path, session, str(manifest.counter), manifest.labels, steps)
 
 
-def _session(path: Path) -> Any:
-    """Return a session on one thread; raises UserError without ONNX Runtime, and ModelError."""
+def _session(
+    path: Path, graph: str | bytes, tensors: Mapping[str, Array] | None = None
+) -> Any:
+    """Return a session on one thread; graph: a file, or its bytes with tensors apart.
+
+    Raises UserError without ONNX Runtime, and ModelError for what it does not load.
+    """
     try:
         import onnxruntime
     except ImportError:
@@ -173,13 +189,19 @@ def _session(path: Path) -> Any:
     # A board has other work, and requests are batched: more threads would only wait.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    # An arena keeps the largest batch's memory for ever; without it a swap gives all back.
-    options.enable_cpu_mem_arena = False
+    # It keeps a plan of memory for each size of a batch: 10 MB of a small model's.
+    options.enable_mem_pattern = False
     # Its warnings go past every log of ours; what it refuses is raised.
     options.log_severity_level = 4
+    names = list(tensors or {})
+    values = [
+        onnxruntime.OrtValue.ortvalue_from_numpy(tensor)
+        for tensor in (tensors or {}).values()
+    ]
     try:
+        options.add_external_initializers(names, values)
         return onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
+            graph, options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:
         raise ModelError(

@@ -6,6 +6,7 @@ Legend: B batch; a shape's -1 is an axis of any length.
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,7 +89,11 @@ def from_values(
     # JSON's numbers may be larger than the dtype's.
     with np.errstate(over="ignore", invalid="ignore"):
         tensor = array.astype(dtype, copy=False).reshape(shape)
-    if dtype.kind in "iu" and array.size and not np.array_equal(tensor.ravel(), array.ravel()):
+    if (
+        dtype.kind in "iu"
+        and array.size
+        and not np.array_equal(tensor.ravel(), array.ravel())
+    ):
         raise bad(f"input '{name}': a number is out of {DATATYPES[dtype]}'s range")
     return tensor
 
@@ -113,6 +118,19 @@ def from_bytes(
 def to_bytes(tensor: Array) -> bytes:
     """Return a tensor's raw values in C order, little-endian."""
     return tensor.astype(tensor.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def raw(value: Array | list[list[str]]) -> tuple[bytes, str, list[int]]:
+    """Return an output's raw bytes, its datatype and its shape.
+
+    Rows of texts, all of one length, are BYTES: each text's length in four bytes before it.
+    """
+    if not isinstance(value, list):
+        return to_bytes(value), DATATYPES[value.dtype], list(value.shape)
+    texts = [text.encode() for row in value for text in row]
+    shape = [len(value), len(texts) // (len(value) or 1)]
+    blob = b"".join(struct.pack("<I", len(text)) + text for text in texts)
+    return blob, "BYTES", shape
 
 
 def to_values(tensor: Array, name: str) -> list[Any]:
