@@ -49,7 +49,8 @@ class Exported:
     initialisers in the order of the file, which is the state's. unused: what the state has
     besides: counters, and floats that inference does without. input_shape, output_shape:
     with the names of free axes, for example ("batch", 1, 28, 28). input_dtype: "float32",
-    or "int64" of text. metadata: as the graph has it.
+    or "int64" of text. metadata: as the graph has it. folds: what became of BatchNorms, as
+    `fedlearn.package.int8` has it; none where nothing is folded.
     """
 
     graph: bytes
@@ -59,6 +60,7 @@ class Exported:
     output_shape: tuple[int | str, ...]
     input_dtype: str
     metadata: dict[str, str]
+    folds: tuple[dict[str, Any], ...] = ()
     input_name: str = INPUT
     output_name: str = OUTPUT
     opset: int = OPSET
@@ -89,7 +91,7 @@ def graph_of(trained: Trained) -> Exported:
     arrays = trained.layout.split(trained.state)
     tensors = _own_tensors(model, trained, arrays)
     props = metadata(trained)
-    _describe(model, props)
+    describe(model, props)
     used = {initializer.name for initializer in model.graph.initializer}
     unused = {name: array for name, array in arrays.items() if name not in used}
     make_external(model, tensors)
@@ -266,7 +268,7 @@ def _own_tensors(
     return tensors
 
 
-def _describe(model: ModelProto, props: Mapping[str, str]) -> None:
+def describe(model: ModelProto, props: Mapping[str, str]) -> None:
     """Name the maker and the metadata, and leave out what differs from torch to torch."""
     model.producer_name = "fedlearn"
     model.producer_version = fedlearn.__version__
@@ -276,6 +278,24 @@ def _describe(model: ModelProto, props: Mapping[str, str]) -> None:
     del model.metadata_props[:]
     for key, value in props.items():
         model.metadata_props.add(key=key, value=value)
+
+
+def with_values(model: ModelProto, tensors: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return a graph serialised, its float initialisers replaced by these, all external."""
+    from onnx import TensorProto, numpy_helper
+
+    others = [
+        tensor
+        for tensor in model.graph.initializer
+        if tensor.data_location != TensorProto.EXTERNAL
+    ]
+    del model.graph.initializer[:]
+    for name, tensor in tensors.items():
+        model.graph.initializer.append(numpy_helper.from_array(tensor, name))
+    model.graph.initializer.extend(others)
+    make_external(model, tensors)
+    graph: bytes = model.SerializeToString(deterministic=True)
+    return graph
 
 
 def make_external(
@@ -288,7 +308,9 @@ def make_external(
     offset = 0
     for name, array in tensors.items():
         initializer = initializers[name]
-        initializer.ClearField("raw_data")
+        # Whichever of them its maker chose.
+        for values in ("raw_data", "float_data", "int32_data", "int64_data"):
+            initializer.ClearField(values)
         initializer.data_location = TensorProto.EXTERNAL
         place = {"location": file, "offset": offset, "length": array.nbytes}
         for key, value in place.items():

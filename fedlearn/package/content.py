@@ -13,8 +13,8 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +22,14 @@ from numpy.typing import NDArray
 
 from fedlearn.errors import PackageError, UserError, reason_of
 from fedlearn.package import graph
+from fedlearn.package.int8 import LARGEST_EXTRA_BYTES
 from fedlearn.package.manifest import MOST_BYTES, Manifest, from_bytes
 from fedlearn.package.parts import (
     DELTAS_FOLDER,
     FLOAT_BYTES,
+    GRAPH_FILE,
+    INT8_GRAPH_FILE,
+    INT8_WEIGHTS_FILE,
     MANIFEST_FILE,
     WEIGHTS_FILE,
     ListedFile,
@@ -111,8 +115,8 @@ def read(folder: Path, needs_deltas: bool = False) -> Package:
     _check_names(folder, manifest, needs_deltas)
     package = Package(folder, manifest, hashlib.sha256(data).hexdigest())
     _check_hashes(package)
-    for path in manifest.files:
-        if path.endswith(".onnx"):
+    for path in (GRAPH_FILE, INT8_GRAPH_FILE):
+        if path in manifest.files:
             check_graph(manifest, package.file(path), path)
     return package
 
@@ -131,9 +135,7 @@ def check_graph(manifest: Manifest, data: bytes, file: str) -> None:
         raise PackageError(
             "limits", f"{file} has {len(data):,} bytes, more than {MOST_GRAPH_BYTES:,}"
         )
-    weight_bytes = manifest.files[WEIGHTS_FILE].bytes
-    content = graph.inspect(data, weight_bytes, file)
-    _check_places(manifest, content, file)
+    content = _inspected(manifest, data, file)
     for port, ports in (
         (manifest.input, content.inputs),
         (manifest.output, content.outputs),
@@ -148,13 +150,39 @@ def check_graph(manifest: Manifest, data: bytes, file: str) -> None:
         raise PackageError("graph", f"{file} has opset {opset}, which no target has")
 
 
+def _inspected(manifest: Manifest, data: bytes, file: str) -> graph.Graph:
+    """Return a graph of the manifest's own tensors. Raises PackageError."""
+    weight_bytes = manifest.files[WEIGHTS_FILE].bytes
+    if file == INT8_GRAPH_FILE:
+        # As many as a recipe may give.
+        most = weight_bytes + LARGEST_EXTRA_BYTES
+        content = graph.inspect(data, file, INT8_WEIGHTS_FILE, most)
+        _check_rebuilt(manifest, content)
+        return content
+    content = graph.inspect(data, file, WEIGHTS_FILE, weight_bytes)
+    _check_places(manifest, content, file)
+    return content
+
+
+def _check_rebuilt(manifest: Manifest, content: graph.Graph) -> None:
+    """Refuse an int8 graph of other tensors than its recipe gives."""
+    entries = (manifest.int8 or {}).get("tensors")
+    names = set()
+    if isinstance(entries, list):
+        tables = [entry for entry in entries if isinstance(entry, dict)]
+        names = {str(table.get("name")) for table in tables}
+    if set(content.external) - names:
+        raise PackageError("tensor", f"{INT8_GRAPH_FILE} has tensors of no recipe")
+
+
 def _check_places(manifest: Manifest, content: graph.Graph, file: str) -> None:
     """Refuse tensors that the graph looks for elsewhere than the manifest puts them."""
     places = {}
     offset = 0
     for tensor in manifest.tensors:
-        places[tensor.name] = (offset, FLOAT_BYTES * tensor.size)
-        offset += FLOAT_BYTES * tensor.size
+        length = FLOAT_BYTES * tensor.size
+        places[tensor.name] = graph.External(offset, length, is_float=True)
+        offset += length
     for name, place in content.external.items():
         if places.get(name) != place:
             raise PackageError(
@@ -169,10 +197,12 @@ def write(
     manifest: Manifest,
     content: Mapping[str, bytes],
     signatures: Mapping[str, bytes] | None = None,
+    proof: Callable[[Package], object] | None = None,
 ) -> Package:
     """Write a package to a new folder: it is there whole, or not at all.
 
     content: every file that the manifest lists, by its path. signatures: by `SIGNATURES`.
+    proof: is called with the package before it has its name, and what it raises ends it.
     Raises UserError where the folder is there already, PackageError for content that is not
     the manifest's, OSError.
     """
@@ -187,11 +217,25 @@ def write(
             files.replace(part / name, signature)
         files.replace(part / MANIFEST_FILE, data)
         # Read back: what a disk did not keep is found before the package has its name.
-        read(part)
+        package = read(part)
+        if proof is not None:
+            proof(package)
         _refuse_taken(folder)
         part.rename(folder)
     files.sync_folder(folder.parent)
-    return Package(folder, manifest, hashlib.sha256(data).hexdigest())
+    return replace(package, folder=folder)
+
+
+def write_signatures(folder: Path, signatures: Sequence[bytes]) -> None:
+    """Put one or two signatures into a package's folder, in the place of all before.
+
+    Raises OSError.
+    """
+    # An old second one goes first: it would be of another key than the new first one's.
+    for name in SIGNATURES[len(signatures) :]:
+        (folder / name).unlink(missing_ok=True)
+    for name, data in zip(SIGNATURES, signatures, strict=False):
+        files.replace(folder / name, data)
 
 
 def listed(data: bytes) -> ListedFile:

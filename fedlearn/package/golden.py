@@ -15,11 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.errors import PackageError, UserError, reason_of
+from fedlearn.errors import FormatError, PackageError, UserError, reason_of
 from fedlearn.package import npz
 from fedlearn.package.content import Package
+from fedlearn.package.int8 import Tensors, rebuild
 from fedlearn.package.manifest import Manifest
-from fedlearn.package.parts import GOLDEN_FILE, GRAPH_FILE, Preprocessing
+from fedlearn.package.parts import (
+    GOLDEN_FILE,
+    GRAPH_FILE,
+    INT8_GRAPH_FILE,
+    Preprocessing,
+)
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -43,7 +49,8 @@ class Golden:
     tolerance: (), float32, the largest difference that an output may have. input_edges:
     (E,) float32, input_counts: (E + 1,) int64, how many input values of the reference
     samples lie between them. class_counts: (K,) int64, how often each class had the highest
-    score. confidence_counts: (10,) int64, of its probability, in tenths.
+    score. confidence_counts: (10,) int64, of its probability, in tenths. int8_outputs,
+    int8_tolerance: of the int8 model, where there is one.
     """
 
     inputs: NDArray[Any]
@@ -53,12 +60,17 @@ class Golden:
     input_counts: NDArray[np.int64]
     class_counts: NDArray[np.int64]
     confidence_counts: NDArray[np.int64]
+    int8_outputs: NDArray[np.float32] | None = None
+    int8_tolerance: NDArray[np.float32] | None = None
 
     def to_bytes(self) -> bytes:
         """Return the golden file: the same arrays are the same bytes."""
-        return npz.dumps(
-            {field.name: getattr(self, field.name) for field in fields(self)}
-        )
+        return npz.dumps(self.arrays())
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays that it has, by their names."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: array for name, array in arrays.items() if array is not None}
 
 
 @dataclass(frozen=True)
@@ -76,26 +88,29 @@ class Check:
 
 
 def golden(
-    inputs: NDArray[Any], outputs: NDArray[np.float32], samples: int = INPUTS
+    reference: NDArray[Any],
+    scores: NDArray[np.float32],
+    outputs: NDArray[np.float32],
 ) -> Golden:
     """Return the golden file of reference samples: the first ones, and histograms of all.
 
-    inputs: (R, …) raw samples. outputs: (R, …, K) float32, what the model makes of them.
+    reference: (R, …) raw samples. scores: (R, …, K) float32, what the model makes of them.
+    outputs: (N, …, K) float32, likewise of the first N, as exactly as they are known.
     """
     # Deciles, of which some may be equal: most pixels of a digit are 0.
     shares = np.linspace(0, 1, BINS + 1)[1:-1]
-    values = inputs.reshape(-1).astype(np.float32)
+    values = reference.reshape(-1).astype(np.float32)
     edges = np.unique(np.quantile(values, shares, method="nearest"))
-    scores = outputs.reshape(-1, outputs.shape[-1])
-    largest = float(np.abs(outputs[:samples]).max(initial=1.0))
+    classes = scores.argmax(-1).reshape(-1)
+    largest = float(np.abs(outputs).max(initial=1.0))
     return Golden(
-        inputs=inputs[:samples],
-        outputs=outputs[:samples],
+        inputs=reference[: len(outputs)],
+        outputs=outputs,
         tolerance=np.array(TOLERANCE * largest, np.float32),
         input_edges=edges,
-        input_counts=input_histogram(inputs, edges),
-        class_counts=np.bincount(scores.argmax(-1), minlength=scores.shape[-1]),
-        confidence_counts=confidence_histogram(outputs),
+        input_counts=input_histogram(reference, edges),
+        class_counts=np.bincount(classes, minlength=scores.shape[-1]),
+        confidence_counts=confidence_histogram(scores),
     )
 
 
@@ -128,23 +143,35 @@ def from_bytes(data: bytes, manifest: Manifest) -> Golden:
     Raises PackageError, "golden".
     """
     arrays: dict[str, Any] = npz.loads(data, GOLDEN_FILE)
-    if list(arrays) != [field.name for field in fields(Golden)]:
+    names = [field.name for field in fields(Golden)]
+    if manifest.int8 is None:
+        names = names[:-2]
+    if list(arrays) != names:
         raise _wrong("has other arrays than a package's")
     content = Golden(**arrays)
     _check_types(content, manifest)
     _check_shapes(content, manifest)
-    tolerance = float(content.tolerance)
-    if not 0 < tolerance < float("inf") or not np.isfinite(content.outputs).all():
-        raise _wrong("has outputs or a tolerance that are no numbers")
+    for name in ("outputs", "tolerance", "int8_outputs", "int8_tolerance"):
+        if name in arrays and not np.isfinite(arrays[name]).all():
+            raise _wrong(f"has {name} that are no numbers")
     return content
 
 
-def session(package: Package) -> InferenceSession:
+def session(package: Package, int8: bool = False) -> InferenceSession:
     """Return a package's model in onnxruntime, on one thread of the processor.
 
-    Graph and weights are the bytes that were checked, not whatever lies in the folder by
-    now. Raises UserError without onnxruntime, PackageError, "runtime", where it refuses.
+    int8: the int8 model, whose weights are rebuilt here. Graph and weights are the bytes
+    that were checked, not whatever lies in the folder by now. Raises UserError without
+    onnxruntime, PackageError, "runtime", where it refuses.
     """
+    arrays: dict[str, NDArray[Any]] = dict(package.tensors())
+    if not int8:
+        return loaded(package.file(GRAPH_FILE), arrays)
+    return loaded(package.file(INT8_GRAPH_FILE), rebuilt(package, arrays))
+
+
+def loaded(graph: bytes, arrays: Tensors) -> InferenceSession:
+    """Return a graph with the tensors that it looks for elsewhere. Raises as `session`."""
     runtime = _runtime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -153,12 +180,11 @@ def session(package: Package) -> InferenceSession:
     options.log_severity_level = 3
     # Memory that grows by the largest batch and is never given back.
     options.enable_cpu_mem_arena = False
-    arrays = package.tensors()
     values = [runtime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
     options.add_external_initializers(list(arrays), values)
     try:
         return runtime.InferenceSession(
-            package.file(GRAPH_FILE), options, providers=["CPUExecutionProvider"]
+            graph, options, providers=["CPUExecutionProvider"]
         )
     # It has an exception class for each of its codes, and none above them.
     except Exception as error:
@@ -169,6 +195,20 @@ def session(package: Package) -> InferenceSession:
         ) from None
 
 
+def rebuilt(package: Package, arrays: Tensors) -> dict[str, NDArray[Any]]:
+    """Return the tensors of a package's int8 model, made of its float ones.
+
+    Raises PackageError, "int8", for a package that has none, or a recipe that does not fit.
+    """
+    recipe = package.manifest.int8
+    if recipe is None:
+        raise PackageError("int8", "the package has no int8 model")
+    try:
+        return rebuild(arrays, recipe)
+    except FormatError as error:
+        raise PackageError("int8", str(error)) from None
+
+
 def prepared(samples: NDArray[Any], steps: Preprocessing) -> NDArray[Any]:
     """Return raw samples as the graph takes them: cast, then divided in float32."""
     inputs = samples.astype(steps.cast)
@@ -177,37 +217,52 @@ def prepared(samples: NDArray[Any], steps: Preprocessing) -> NDArray[Any]:
     return inputs / np.float32(steps.divide)
 
 
-def check(package: Package) -> Check:
+def check(package: Package, int8: bool = False) -> Check:
     """Run the golden inputs on this device's runtime, and compare the outputs.
 
-    Raises PackageError, "golden", for an output further off than the tolerance, and as
-    `read` and `session`.
+    int8: of the int8 model. Raises PackageError, "golden", for an output further off than
+    the tolerance, and as `read` and `session`.
     """
-    runtime = _runtime()
     content = read(package)
-    model = session(package)
-    manifest = package.manifest
-    inputs = prepared(content.inputs, manifest.preprocessing)
+    expected = content.outputs
+    tolerance = content.tolerance
+    if int8 and content.int8_outputs is not None and content.int8_tolerance is not None:
+        expected = content.int8_outputs
+        tolerance = content.int8_tolerance
+    outputs = run(session(package, int8), package.manifest, content.inputs)
+    return _compared(outputs, expected, float(tolerance))
+
+
+def run(
+    model: InferenceSession, manifest: Manifest, samples: NDArray[Any]
+) -> NDArray[np.float32]:
+    """Return what a model makes of raw samples (N, …), float32 (N, …, K).
+
+    Raises PackageError, "runtime", where onnxruntime refuses.
+    """
+    inputs = prepared(samples, manifest.preprocessing)
     try:
         outputs = model.run([manifest.output.name], {manifest.input.name: inputs})[0]
     except Exception as error:
         raise PackageError(
-            "runtime", f"onnxruntime cannot run the golden inputs: {reason_of(error)}"
+            "runtime", f"onnxruntime cannot run the model: {reason_of(error)}"
         ) from None
-    return _compared(np.asarray(outputs), content, f"onnxruntime {runtime.__version__}")
+    return np.asarray(outputs)
 
 
-def _compared(outputs: NDArray[Any], content: Golden, runtime: str) -> Check:
-    if outputs.shape != content.outputs.shape:
-        raise _wrong(f"has outputs {content.outputs.shape}, the graph {outputs.shape}")
-    difference = float(np.abs(outputs - content.outputs).max(initial=0.0))
-    tolerance = float(content.tolerance)
+def _compared(
+    outputs: NDArray[Any], expected: NDArray[np.float32], tolerance: float
+) -> Check:
+    runtime = f"onnxruntime {_runtime().__version__}"
+    if outputs.shape != expected.shape:
+        raise _wrong(f"has outputs {expected.shape}, the graph {outputs.shape}")
+    difference = float(np.abs(outputs - expected).max(initial=0.0))
     # Asked this way round, NaN is refused too.
     if not difference <= tolerance:
         raise _wrong(
             f"asks for outputs within {tolerance:.1e}; {runtime} is {difference:.1e} off"
         )
-    agreeing = outputs.argmax(-1) == content.outputs.argmax(-1)
+    agreeing = outputs.argmax(-1) == expected.argmax(-1)
     return Check(difference, tolerance, float(agreeing.mean()), runtime)
 
 
@@ -217,12 +272,13 @@ def _check_types(content: Golden, manifest: Manifest) -> None:
         "outputs": "float32",
         "tolerance": "float32",
         "input_edges": "float32",
+        "int8_outputs": "float32",
+        "int8_tolerance": "float32",
     }
-    for field in fields(content):
-        dtype = getattr(content, field.name).dtype.name
-        expected = dtypes.get(field.name, "int64")
-        if dtype != expected:
-            raise _wrong(f"has {field.name} as {dtype}, not {expected}")
+    for name, array in content.arrays().items():
+        expected = dtypes.get(name, "int64")
+        if array.dtype.name != expected:
+            raise _wrong(f"has {name} as {array.dtype.name}, not {expected}")
 
 
 def _check_shapes(content: Golden, manifest: Manifest) -> None:
@@ -238,6 +294,12 @@ def _check_shapes(content: Golden, manifest: Manifest) -> None:
         and content.class_counts.shape == outputs[-1:]
         and content.confidence_counts.shape == (BINS,)
     )
+    if content.int8_outputs is not None and content.int8_tolerance is not None:
+        is_sound = (
+            is_sound
+            and content.int8_outputs.shape == outputs
+            and content.int8_tolerance.shape == ()
+        )
     if not is_sound:
         raise _wrong("has arrays of other shapes than the manifest's input and output")
 

@@ -1,4 +1,4 @@
-"""What an ONNX graph may be in a package: standard operations, and weights in weights.bin.
+"""What an ONNX graph may be in a package: standard operations, and weights in one file.
 
 A reader of ONNX's protobuf by hand, so that a device needs no package ``onnx``. It knows
 every field of onnx.proto (IR version 13) that may stand in a package and refuses all others:
@@ -13,7 +13,6 @@ from math import prod
 from typing import Final
 
 from fedlearn.errors import PackageError
-from fedlearn.package.parts import FLOAT_BYTES, WEIGHTS_FILE
 from fedlearn.package.protobuf import Message, Schemas
 from fedlearn.text import shortened
 
@@ -137,34 +136,44 @@ SCHEMAS: Final[Schemas] = {
 }
 
 
+@dataclass(frozen=True)
+class External:
+    """Where in its file a tensor lies, in bytes; float: whether it is float32."""
+
+    offset: int
+    length: int
+    is_float: bool
+
+
 @dataclass
 class Graph:
     """What was read of a graph.
 
-    external: the tensors in weights.bin: name → (offset and length in bytes). opsets: domain
-    → version. inputs, outputs: name → dtype, "" for one that a manifest cannot name.
+    external: the tensors in the file of weights. opsets: domain → version. inputs, outputs:
+    name → dtype, "" for one that a manifest cannot name.
     """
 
-    external: dict[str, tuple[int, int]] = field(default_factory=dict)
+    external: dict[str, External] = field(default_factory=dict)
     opsets: dict[str, int] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
 
 
-def inspect(data: bytes, weight_bytes: int, file: str) -> Graph:
+def inspect(data: bytes, file: str, weights_file: str, weight_bytes: int) -> Graph:
     """Return what a graph has, after all of it was checked.
 
-    weight_bytes: the size of weights.bin. file: the graph's, for errors. Raises PackageError,
-    "graph" or "tensor".
+    file: the graph's, for errors. weights_file: the only one that it may read, and its
+    largest size. Raises PackageError, "graph", "tensor" or "path".
     """
-    return _Inspection(file, weight_bytes).model(data)
+    return _Inspection(file, weights_file, weight_bytes).model(data)
 
 
 class _Inspection:
     """The checks of one graph."""
 
-    def __init__(self, file: str, weight_bytes: int) -> None:
+    def __init__(self, file: str, weights_file: str, weight_bytes: int) -> None:
         self._file = file
+        self._weights_file = weights_file
         self._weight_bytes = weight_bytes
         self._graph = Graph()
 
@@ -248,13 +257,10 @@ class _Inspection:
                 raise self._wrong("tensor", f"has {shown} inside and outside")
             self._check_inside(tensor, bits, kind, shown)
             return
-        if kind != _FLOAT:
-            raise self._wrong("tensor", f"has {shown} outside, and it is not float32")
-        span = self._outside(place, shown)
-        if 8 * span[1] != bits:
-            raise self._wrong(
-                "tensor", f"has {shown} of {bits // 8} bytes at {span[1]}"
-            )
+        offset, length = self._outside(place, shown)
+        if 8 * length != bits:
+            raise self._wrong("tensor", f"has {shown} of {bits // 8} bytes at {length}")
+        span = External(offset, length, kind == _FLOAT)
         if self._graph.external.setdefault(name, span) != span:
             raise self._wrong("tensor", f"has {shown} in two places")
 
@@ -290,10 +296,11 @@ class _Inspection:
         """Return where in weights.bin a tensor lies: offset and length in bytes."""
         if set(place) != {"location", "offset", "length"}:
             raise self._wrong("tensor", f"has {shown} outside at no full place")
-        if place["location"] != WEIGHTS_FILE:
+        if place["location"] != self._weights_file:
             location = shortened(place["location"], 100)
             raise self._wrong(
-                "path", f"has {shown} in '{location}'; only {WEIGHTS_FILE} is allowed"
+                "path",
+                f"has {shown} in '{location}'; only {self._weights_file} is allowed",
             )
         numbers = []
         for key in ("offset", "length"):
@@ -303,8 +310,8 @@ class _Inspection:
             numbers.append(int(text))
         offset = numbers[0]
         length = numbers[1]
-        if offset % FLOAT_BYTES or offset + length > self._weight_bytes:
-            raise self._wrong("tensor", f"has {shown} outside of {WEIGHTS_FILE}")
+        if offset + length > self._weight_bytes:
+            raise self._wrong("tensor", f"has {shown} outside of {self._weights_file}")
         return offset, length
 
     def _wrong(self, kind: str, what: str) -> PackageError:

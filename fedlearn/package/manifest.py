@@ -18,6 +18,7 @@ from fedlearn.package import canonical, parts
 from fedlearn.package.fields import LARGEST_WHOLE, Fields, text_of
 from fedlearn.package.parts import (
     FLOAT_BYTES,
+    INT8_GRAPH_FILE,
     MANIFEST_FILE,
     MOST_WEIGHT_BYTES,
     WEIGHTS_FILE,
@@ -209,6 +210,7 @@ def _check_weights(manifest: Manifest, weights_sha256: str) -> None:
         raise PackageError(
             "manifest", f"manifest.weights_sha256 is not that of {WEIGHTS_FILE}"
         )
-    doubled = set(manifest.files) & {delta.file for delta in manifest.deltas}
-    if doubled:
-        raise PackageError("manifest", f"'{min(doubled)}' is listed twice")
+    if (manifest.int8 is None) == (INT8_GRAPH_FILE in manifest.files):
+        raise PackageError(
+            "manifest", f"{INT8_GRAPH_FILE} and the recipe of its weights come together"
+        )

@@ -13,13 +13,16 @@ MANIFEST_FILE = "manifest.json"
 GRAPH_FILE = "graph.onnx"
 WEIGHTS_FILE = "weights.bin"
 GOLDEN_FILE = "golden.npz"
+# Its weights are rebuilt by the manifest's recipe, and lie in no package.
+INT8_GRAPH_FILE = "int8.onnx"
+INT8_WEIGHTS_FILE = "int8.bin"
 DELTAS_FOLDER = "deltas"
 
 # The files that every package has besides its manifest and its signature.
 REQUIRED = (GRAPH_FILE, WEIGHTS_FILE, GOLDEN_FILE)
 
 MOST_TENSORS = 10_000
-MOST_FILES = 1_000
+MOST_FILES = 16
 MOST_DELTAS = 64
 # Of weights.bin: what one protobuf graph may point into, and a device may map.
 MOST_WEIGHT_BYTES = 1 << 31
@@ -159,6 +162,10 @@ def read_files(fields: Fields) -> dict[str, ListedFile]:
     for path in REQUIRED:
         if path not in files:
             raise PackageError("manifest", f"manifest.files lacks '{path}'")
+    # A device would keep a file that nothing here reads, whatever it is.
+    for path in files:
+        if path not in (*REQUIRED, INT8_GRAPH_FILE):
+            raise PackageError("manifest", f"manifest.files has '{path[:100]}'")
     return files
 
 
