@@ -141,14 +141,14 @@ class Framing:
 
     def _begun(self, head: bytes) -> _Coming:
         """Return a request whose body comes next; raises Refusal."""
-        line, _, rest = head.partition(b"\r\n")
+        line, _, fields = head.partition(b"\r\n")
         match = _REQUEST_LINE.fullmatch(line)
         if match is None:
             raise bad("the request line is no request line of HTTP/1.1")
         method, target, major, minor = match.groups()
         if major != b"1":
             raise Refusal(505, "unsupported", "this server speaks HTTP/1.1 only")
-        headers = _headers(rest, self._limits.headers)
+        headers = _headers(fields, self._limits.headers)
         is_old = minor == b"0"
         if not is_old and b"host" not in headers:
             raise bad("a request of HTTP/1.1 needs one Host header")

@@ -94,7 +94,7 @@ class Served:
         return {
             "name": self.name,
             "version": self.slot.model.version,
-            "swaps": swaps.done,
+            "swaps": swaps.count,
             "failed_swaps": swaps.failed,
             "swap_error": swaps.error,
             "is_stopping": self.is_stopping,
@@ -109,7 +109,7 @@ class Served:
         swaps = self.slot.swaps
         gauges = {
             "waiting_samples": self.batcher.waiting_rows,
-            "swaps": swaps.done,
+            "swaps": swaps.count,
             "failed_swaps": swaps.failed,
         }
         return self.measures.text(gauges, self.slot.model.version)

@@ -60,12 +60,12 @@ def wanted_outputs(
 
 def check_outputs(outputs: Sequence[Output], model: ServedModel) -> None:
     """Refuse outputs that a model does not have, before it computes them."""
-    known = [port.name for port in model.outputs]
+    offered = [port.name for port in model.outputs]
     names = [spec.name for spec in outputs]
     for name in names:
-        if name not in known:
+        if name not in offered:
             raise bad(
-                f"the model has no output '{name[:60]}'; it has {', '.join(known)}"
+                f"the model has no output '{name[:60]}'; it has {', '.join(offered)}"
             )
     if len(set(names)) != len(names):
         raise bad("an output is asked for twice")

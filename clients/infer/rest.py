@@ -42,17 +42,17 @@ def read(body: bytes, header_length: int | None, model: ServedModel) -> InferQue
     if header_length is not None and header_length > len(body):
         raise bad("the body is shorter than Inference-Header-Content-Length says")
     head = _json(body if header_length is None else body[:header_length])
-    rest = memoryview(body)[header_length or len(body) :]
+    tail = memoryview(body)[header_length or len(body) :]
     inputs = _list(head, "inputs", "the request")
     arrays: dict[str, Array] = {}
     start = 0
     for value in inputs:
-        name, array, start = _input(value, rest, start)
+        name, array, start = _input(value, tail, start)
         if name in arrays:
             raise bad(f"input '{name}' comes twice")
         arrays[name] = array
-    if start != len(rest):
-        raise bad(f"{len(rest) - start} bytes follow the last tensor")
+    if start != len(tail):
+        raise bad(f"{len(tail) - start} bytes follow the last tensor")
     parameters = _object(head.get("parameters", {}), "parameters")
     is_binary = asking.parameter(parameters, "binary_data_output", bool, False)
     outputs = _outputs(head, is_binary) if "outputs" in head else ()
@@ -100,7 +100,7 @@ def _json(data: bytes) -> dict[str, Any]:
     return value
 
 
-def _input(value: object, rest: memoryview, start: int) -> tuple[str, Array, int]:
+def _input(value: object, tail: memoryview, start: int) -> tuple[str, Array, int]:
     """Return an input's name and tensor, and where the next binary one begins."""
     entry = _object(value, "an input")
     name = entry.get("name")
@@ -117,10 +117,10 @@ def _input(value: object, rest: memoryview, start: int) -> tuple[str, Array, int
         return name, tensors.from_values(data, dtype, shape, name), start
     if "data" in entry:
         raise bad(f"input '{name}' has both data and {SIZE}")
-    if not 0 <= size <= len(rest) - start:
+    if not 0 <= size <= len(tail) - start:
         raise bad(f"input '{name}': {size} bytes are not in the body")
     end = start + size
-    return name, tensors.from_bytes(rest[start:end], dtype, shape, name), end
+    return name, tensors.from_bytes(tail[start:end], dtype, shape, name), end
 
 
 def _raw_input(body: bytes, model: ServedModel) -> dict[str, Array]:
@@ -131,8 +131,8 @@ def _raw_input(body: bytes, model: ServedModel) -> dict[str, Array]:
     if len(model.inputs) != 1:
         raise bad("a body without JSON goes with a model of one input only")
     port = model.inputs[0]
-    known = math.prod(length for length in port.shape if length >= 0)
-    sample = known * port.dtype.itemsize
+    values = math.prod(length for length in port.shape if length >= 0)
+    sample = values * port.dtype.itemsize
     if port.shape.count(-1) != 1 or not sample or len(body) % sample:
         raise bad(
             f"a body of {len(body)} bytes is no input of shape {list(port.shape)} of "

@@ -24,7 +24,7 @@ WATCH_S = 0.5
 class Swaps:
     """What became of changes of the version. error: of the last one; "": it went well."""
 
-    done: int = 0
+    count: int = 0
     failed: int = 0
     error: str = ""
 
@@ -68,7 +68,7 @@ class ModelSlot:
                 return
             before = self.model.version
             self.model = model
-            self.swaps.done += 1
+            self.swaps.count += 1
             self.swaps.error = ""
             self._say(f"version {model.version} serves in the place of {before}")
 

@@ -169,8 +169,10 @@ def _check(arguments: argparse.Namespace) -> None:
     """Refuse arguments that make no sense together, before anything is loaded."""
     if arguments.once and arguments.source:
         raise UserError("--once and --source: give one of them")
-    if bool(arguments.source) != bool(arguments.to) and not arguments.once:
-        raise UserError("--source and --to go together")
+    if arguments.source and not arguments.to:
+        raise UserError("--source needs --to: where its answers go")
+    if arguments.to and not (arguments.source or arguments.once):
+        raise UserError("--to needs --source or --once: what is to be computed")
     for option in ("batch", "queue", "connections"):
         number = getattr(arguments, option)
         if number < 1:
@@ -244,6 +246,21 @@ def _name(arguments: argparse.Namespace) -> str:
 
 def _compute(arguments: argparse.Namespace) -> None:
     """Compute a batch."""
+    from fedlearn.clients.infer import once
+
+    source = arguments.once
+    if arguments.source:
+        _, source = once.place(arguments.source, ("folder", "csv"), "--source")
+    if arguments.to is None:
+        once.print_answers(arguments.model, source, arguments.batch, sys.stdout.write)
+        return
+    sink = once.place(arguments.to, ("file", "csv"), "--to")
+    say = _mute if arguments.quiet else _say
+    once.compute(arguments.model, source, sink, arguments.batch, say)
+
+
+def _mute(text: str) -> None:
+    pass
 
 
 def _say(text: str) -> None:
