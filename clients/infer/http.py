@@ -313,6 +313,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Answer what cannot be read, after all before it; then close."""
         self._is_ending = True
         self._is_lingering = True
+        # What has come of it takes memory for nothing.
+        self._framing = Framing(self._server.framing)
+        self._count(0)
         answer = self._server.handler.refuse(refusal)
         exchange = _Exchange(keep_alive=False)
         exchange.data = answer.encoded(keep_alive=False, is_head=False)

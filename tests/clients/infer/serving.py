@@ -32,10 +32,18 @@ class Here:
     async def exchange(self, data: bytes) -> bytes:
         """Return all that the server sends for some bytes, until it closes."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        writer.write(data)
-        answer = await asyncio.wait_for(reader.read(), 20)
-        writer.close()
-        return answer
+        try:
+            writer.write(data)
+            return await asyncio.wait_for(reader.read(), 20)
+        finally:
+            await closed(writer)
+
+
+async def closed(writer: asyncio.StreamWriter) -> None:
+    """Close a connection, and wait for it."""
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 @contextlib.asynccontextmanager
