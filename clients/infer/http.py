@@ -248,6 +248,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Read no further request, and close once the last one is answered."""
         if not self._is_ending:
             self._is_ending = True
+            # With bytes unread the system would reset it, and answers could be lost.
+            self._is_lingering = self._is_paused or not self._framing.is_idle
             self._settle()
             self._close_if_done()
 
