@@ -11,9 +11,11 @@ is 3 to 13 times slower than floats (docs/export.md).
 from __future__ import annotations
 
 import base64
+import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -189,7 +191,7 @@ def _quantise(source: Path, target: Path, samples: NDArray[Any]) -> None:
             part = next(self._parts, None)
             return None if part is None else {INPUT: part}
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _no_advice():
         warnings.simplefilter("ignore")
         quantize_static(
             str(source),
@@ -202,6 +204,18 @@ def _quantise(source: Path, target: Path, samples: NDArray[Any]) -> None:
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
         )
+
+
+@contextmanager
+def _no_advice() -> Iterator[None]:
+    """Keep the quantiser's advice off: what it would have us do before is done already."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def _operations(graph: bytes) -> set[str]:

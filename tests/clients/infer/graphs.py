@@ -20,7 +20,7 @@ def scaled(path: Path, factor: float = 2.0, labels: bool = True) -> Path:
         steps = {"dtype": "uint8", "cast": "float32", "divide": 255}
         facts["fedlearn.preprocessing"] = json.dumps(steps)
     nodes = [helper.make_node("Mul", ["x", "factor"], ["y"])]
-    values = [numpy_helper.from_array(np.float32(factor), "factor")]
+    values = [numpy_helper.from_array(np.array(factor, np.float32), "factor")]
     x = helper.make_tensor_value_info("x", FLOAT, ["batch", 3])
     y = helper.make_tensor_value_info("y", FLOAT, ["batch", 3])
     return _write(path, nodes, [x], [y], values, facts)

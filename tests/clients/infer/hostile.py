@@ -40,8 +40,12 @@ def _request(head: str, body: bytes = b"") -> bytes:
 
 
 def _binary(values: np.ndarray, **more) -> bytes:
-    entry = {"name": "x", "shape": list(values.shape), "datatype": "FP32"}
-    entry["parameters"] = {"binary_data_size": values.nbytes}
+    entry = {
+        "name": "x",
+        "shape": list(values.shape),
+        "datatype": "FP32",
+        "parameters": {"binary_data_size": values.nbytes},
+    }
     head = json.dumps({"id": "1", "inputs": [entry], **more}).encode()
     line = f"POST /v2/models/m/infer HTTP/1.1\r\nInference-Header-Content-Length: {len(head)}"
     return _request(line, head + values.tobytes())
@@ -183,7 +187,7 @@ class _Transport(asyncio.Transport):
         self.written = bytearray()
         self.is_closed = False
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written += data
 
     def get_extra_info(self, name, default=None):

@@ -85,6 +85,7 @@ class Process:
 
     def wait_for(self, words: str) -> str:
         """Return the next line with some words."""
+        assert self.popen.stderr is not None
         for line in self.popen.stderr:
             self.lines.append(line)
             if words in line:
@@ -106,4 +107,5 @@ def process(model: Path, *options: str) -> Iterator[Process]:
     finally:
         popen.kill()
         popen.wait()
-        popen.stderr.close()
+        if popen.stderr is not None:
+            popen.stderr.close()

@@ -100,7 +100,8 @@ def test_a_client_that_waits_is_told_once_to_go_on():
     assert framing.take_continue() is True
     assert framing.take_continue() is False
     framing.feed(b"ab")
-    assert framing.next().body == b"ab"
+    request = framing.next()
+    assert request is not None and request.body == b"ab"
 
 
 def test_what_is_accepted_means_the_same_to_another_reader():

@@ -19,7 +19,7 @@ def model(tmp_path):
 
 
 def printed(model, source, batch=4):
-    lines = []
+    lines: list[str] = []
     once.print_answers(model, source, batch, lines.append)
     return list(csv.reader(lines))
 
@@ -93,7 +93,7 @@ def test_a_folder_goes_on_where_it_was_cut_off(model, tmp_path, monkeypatch, kin
     data = part.read_bytes()
     part.write_bytes(data[:-4])
     assert not out.exists() and 2 <= data.count(b"\n") < 10
-    lines = []
+    lines: list[str] = []
     once.compute(model, folder, (kind, out), 2, lines.append)
     assert out.read_bytes() == whole.read_bytes()
     assert "are answered already" in lines[0]
@@ -149,7 +149,7 @@ def test_pictures(tmp_path):
     gray = Image.fromarray(np.full((2, 2, 2), 255, np.uint8), "LA")
     gray.save(folder / "11.png")
     Image.fromarray(np.zeros((3, 2), np.uint8)).save(folder / "12.png")
-    rows = []
+    rows: list[str] = []
     with pytest.raises(DataError, match=r"12.png.*shape \[1, 3, 2\]"):
         once.print_answers(model, folder, 2, rows.append)
     parsed = list(csv.reader(rows))

@@ -87,12 +87,13 @@ def test_raw_samples_are_prepared(model):
 
 
 def test_classes_with_their_labels(model):
-    outputs = [{"name": "y", "parameters": {"classification": 2}}]
+    parameters: dict = {"classification": 2}
+    outputs = [{"name": "y", "parameters": parameters}]
     answer, _ = answered(body(outputs=outputs), None, model)
     output = json.loads(answer)["outputs"][0]
     assert (output["datatype"], output["shape"]) == ("BYTES", [2, 2])
     assert output["data"][:2] == ["6.000000:2:high", "4.000000:1:middle"]
-    outputs[0]["parameters"]["binary_data"] = True
+    parameters["binary_data"] = True
     answer, head = answered(body(outputs=outputs), None, model)
     (length,) = struct.unpack_from("<I", answer, head)
     assert answer[head + 4 :][:length] == b"6.000000:2:high"

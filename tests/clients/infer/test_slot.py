@@ -39,7 +39,7 @@ def test_what_is_no_model_is_named(tmp_path):
 
 def test_a_swap_that_fails_changes_nothing(tmp_path):
     path = graphs.scaled(tmp_path / "m.onnx")
-    lines = []
+    lines: list[str] = []
 
     async def go():
         place = slot.ModelSlot.of(path, lines.append)

@@ -16,6 +16,7 @@ import grpc
 import numpy as np
 import pytest
 
+from fedlearn.clients.infer.rpc import SERVICE
 from fedlearn.exchange import inference_pb2 as pb
 from tests.clients.infer.graphs import scaled
 from tests.clients.infer.serving import process, serving
@@ -182,11 +183,9 @@ def _message(library) -> bytes:
         messages.append(data)
         return b""
 
-    class Everything(grpc.GenericRpcHandler):
-        def service(self, details):
-            return grpc.unary_unary_rpc_method_handler(infer)
-
-    server = grpc.server(ThreadPoolExecutor(1), handlers=[Everything()])
+    method = grpc.unary_unary_rpc_method_handler(infer)
+    handler = grpc.method_handlers_generic_handler(SERVICE, {"ModelInfer": method})
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[handler])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     client = library.InferenceServerClient(f"127.0.0.1:{port}")
