@@ -55,7 +55,7 @@ async def serving(
 ) -> AsyncIterator[Here]:
     """Serve a model as ``m`` while the block lasts."""
     measures = Measures()
-    slot = ModelSlot.of(model, lambda text: None)
+    slot = ModelSlot(model, lambda text: None)
     served = Served("m", slot, Batcher(measures, **batching), measures)
     http = HttpServer(OpenInference(served), measures, framing, limits)
     loop = asyncio.get_running_loop()

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from fedlearn.clients.infer import once, sink
+from fedlearn.clients.infer.model import load
 from fedlearn.commands.infer import main
 from fedlearn.errors import DataError, UserError
 from tests.clients.infer import graphs
@@ -20,7 +21,7 @@ def model(tmp_path):
 
 def printed(model, source, batch=4):
     lines: list[str] = []
-    once.print_answers(model, source, batch, lines.append)
+    once.print_answers(load(model), source, batch, lines.append)
     return list(csv.reader(lines))
 
 
@@ -75,7 +76,7 @@ def test_a_folder_goes_on_where_it_was_cut_off(model, tmp_path, monkeypatch, kin
     for number in range(10):
         np.save(folder / f"{number}.npy", np.full(3, number, np.float32))
     whole = tmp_path / "whole"
-    once.compute(model, folder, (kind, whole), 2, lambda text: None)
+    once.compute(load(model), folder, (kind, whole), 2, lambda text: None)
     out = tmp_path / "out"
     write = sink.AnswerFile.write
 
@@ -86,7 +87,7 @@ def test_a_folder_goes_on_where_it_was_cut_off(model, tmp_path, monkeypatch, kin
 
     monkeypatch.setattr(sink.AnswerFile, "write", cut)
     with pytest.raises(KeyboardInterrupt):
-        once.compute(model, folder, (kind, out), 2, lambda text: None)
+        once.compute(load(model), folder, (kind, out), 2, lambda text: None)
     monkeypatch.undo()
     part = tmp_path / "out.part"
     # Half of a line, as a killed process leaves it.
@@ -94,7 +95,7 @@ def test_a_folder_goes_on_where_it_was_cut_off(model, tmp_path, monkeypatch, kin
     part.write_bytes(data[:-4])
     assert not out.exists() and 2 <= data.count(b"\n") < 10
     lines: list[str] = []
-    once.compute(model, folder, (kind, out), 2, lines.append)
+    once.compute(load(model), folder, (kind, out), 2, lines.append)
     assert out.read_bytes() == whole.read_bytes()
     assert "are answered already" in lines[0]
     assert not part.exists()
@@ -106,7 +107,11 @@ def test_another_version_does_not_go_on(model, tmp_path):
     part.write_text('{"sample":"0","version":"old"}\n')
     with pytest.raises(Exception, match="was begun with version old"):
         once.compute(
-            model, tmp_path / "a.npy", ("file", tmp_path / "out"), 2, lambda text: None
+            load(model),
+            tmp_path / "a.npy",
+            ("file", tmp_path / "out"),
+            2,
+            lambda text: None,
         )
 
 
@@ -151,7 +156,7 @@ def test_pictures(tmp_path):
     Image.fromarray(np.zeros((3, 2), np.uint8)).save(folder / "12.png")
     rows: list[str] = []
     with pytest.raises(DataError, match=r"12.png.*shape \[1, 3, 2\]"):
-        once.print_answers(model, folder, 2, rows.append)
+        once.print_answers(load(model), folder, 2, rows.append)
     parsed = list(csv.reader(rows))
     assert [row[0] for row in parsed] == ["2.png", "10.png", "11.png"]
     assert [float(row[5]) for row in parsed] == pytest.approx([1.0, 0.2, 1.0])

@@ -183,7 +183,7 @@ def test_the_server_loads_neither_torch_nor_a_web_framework(model):
     code = (
         "import sys\nfrom pathlib import Path\n"
         "from fedlearn.clients.infer import once, rpc, server\n"
-        f"server.ModelSlot.of(Path({str(model)!r}), print)\n"
+        f"server.ModelSlot(Path({str(model)!r}), print)\n"
         "print(sorted({name.split('.')[0] for name in sys.modules}))"
     )
     ended = subprocess.run(

@@ -42,7 +42,7 @@ def test_a_swap_that_fails_changes_nothing(tmp_path):
     lines: list[str] = []
 
     async def go():
-        place = slot.ModelSlot.of(path, lines.append)
+        place = slot.ModelSlot(path, lines.append)
         before = place.model
         path.write_bytes(b"half a file")
         await place.swap()
@@ -71,7 +71,7 @@ def test_a_record_that_is_replaced_is_followed(tmp_path, monkeypatch):
 
     async def go():
         name("1.onnx")
-        place = slot.ModelSlot.of(path, lambda text: None)
+        place = slot.ModelSlot(path, lambda text: None)
         task = asyncio.create_task(place.watch())
         first = place.model.version
         # Neither a name of nothing nor a record that is away ends the watch.
