@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from fedlearn.clients.infer import rest
 from fedlearn.clients.infer.model import load
+from fedlearn.clients.infer.question import InferQuestion
 from fedlearn.errors import PackageError, UserError
 from fedlearn.release.packing import Wishes, pack
 from tests.export.models import untrained
@@ -34,7 +34,7 @@ def test_its_answers_are_the_golden_ones(folder):
 def test_its_int8_model_serves_too(folder):
     model = load(folder, int8=True)
     x = np.zeros((2, *model.inputs[0].shape[1:]), np.uint8)
-    question = rest.InferQuestion("", {model.inputs[0].name: x})
+    question = InferQuestion("", {model.inputs[0].name: x})
     assert model.run(model.checked(question.tensors))[0].shape == (2, 10)
 
 
