@@ -116,8 +116,8 @@ class ServedModel:
     def _fitting(self, port: TensorPort, tensor: Array) -> Array:
         shape = tensor.shape
         fits = len(shape) == len(port.shape) and all(
-            length in (-1, other)
-            for length, other in zip(port.shape, shape, strict=True)
+            expected in (-1, length)
+            for expected, length in zip(port.shape, shape, strict=True)
         )
         if not fits:
             raise bad(

@@ -29,8 +29,8 @@ def place(text: str, kinds: Sequence[str], option: str) -> tuple[str, Path]:
     """Return the kind and the path of "KIND:PATH"; raises UserError for another kind."""
     kind, separator, path = text.partition(":")
     if not separator or kind not in kinds or not path:
-        known = " or ".join(f"{name}:PATH" for name in kinds)
-        raise UserError(f"{option} {text}: give {known}")
+        choices = " or ".join(f"{name}:PATH" for name in kinds)
+        raise UserError(f"{option} {text}: give {choices}")
     return kind, Path(path)
 
 
