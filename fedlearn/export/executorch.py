@@ -26,23 +26,23 @@ def export(trained: Trained, folder: Path, limit_s: int = LIMIT_S) -> Artefact:
     ``executorch``, and ModelError for a model that cannot be lowered, or not in time, and
     for one that ExecuTorch itself cannot run.
     """
-    required("executorch.exir", "executorch", "ExecuTorch")
+    # What lowers takes seconds to import, and runs in another process.
+    runtime = required("executorch.runtime", "executorch", "ExecuTorch")
     files.replace(folder / FILE, lowered(trained, "ExecuTorch", limit_s))
     return Artefact(
         label="executorch",
         folder=folder,
         files=(FILE,),
-        score=of_samples(_scorer(folder / FILE), trained),
+        score=of_samples(_scorer(runtime, folder / FILE), trained),
         batches=((1, None),),
         notes=(ONE_SAMPLE,),
     )
 
 
-def _scorer(path: Path) -> Scorer:
+def _scorer(runtime: Any, path: Path) -> Scorer:
     """Return a function that scores batches of one sample by ExecuTorch's runtime."""
     import torch
 
-    runtime = required("executorch.runtime", "executorch", "ExecuTorch")
     try:
         program = runtime.Runtime.get().load_program(path.read_bytes())
         method = program.load_method("forward")

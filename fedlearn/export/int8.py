@@ -40,7 +40,7 @@ from fedlearn.runs.trained import Trained
 from fedlearn.system import files
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import GraphProto, ModelProto
 
 INT8_GRAPH_FILE = "int8.onnx"
 INT8_WEIGHTS_FILE = "int8.bin"
@@ -233,7 +233,11 @@ def _apart(
     """Return a quantised model's graph and tensors apart, with the recipe of the tensors."""
     from onnx import numpy_helper
 
-    items = list(model.graph.initializer)
+    # ONNX Runtime's quantiser leaves some behind that nothing reads any more.
+    read = set(_read(model.graph))
+    items = [item for item in model.graph.initializer if item.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(items)
     tensors = {item.name: numpy_helper.to_array(item) for item in items}
     # Shapes of values inside, which ONNX Runtime finds itself.
     del model.graph.value_info[:]
@@ -245,6 +249,16 @@ def _apart(
         recipe=recipe(exported.tensors, folds, tensors),
         kind=kind,
     )
+
+
+def _read(graph: GraphProto) -> Iterator[str]:
+    """Yield the values that a graph's nodes read, in graphs inside them too."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            yield from _read(attribute.g)
+    for output in graph.output:
+        yield output.name
 
 
 def recipe(

@@ -77,9 +77,9 @@ def new_token(path: Path, name: str, right: str) -> str:
     holders = read(path) if path.exists() else []
     token = secrets.token_urlsafe(_TOKEN_BYTES)
     digest = sha256(token.encode()).hexdigest()
-    others = [holder for holder in holders if holder.name != name]
+    holders = [holder for holder in holders if holder.name != name]
     lines = []
-    for holder in [*others, Holder(name, right, digest)]:
+    for holder in [*holders, Holder(name, right, digest)]:
         lines.append(f"{holder.name} {holder.right} {holder.token_sha256}\n")
     try:
         files.replace(path, "".join(lines).encode())

@@ -89,6 +89,8 @@ def serve(app: FastAPI, place: Place, ready: Callable[[str], None]) -> None:
     config = uvicorn.Config(
         app,
         http=Impatient,
+        # No part of the registry speaks it, and loading it takes time.
+        ws="none",
         ssl_certfile=place.certificate,
         ssl_keyfile=place.key,
         log_level="warning",
@@ -123,6 +125,8 @@ def _listening(place: Place) -> Iterator[socket.socket]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((place.host, place.port))
+            # From now on: who is told the address may call before uvicorn is ready.
+            listener.listen(MOST_CONNECTIONS)
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(

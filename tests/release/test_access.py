@@ -7,6 +7,12 @@ from fedlearn.errors import UserError
 from fedlearn.release import access
 
 
+def owner(token, holders):
+    holder = access.holder_of(token, holders)
+    assert holder is not None
+    return holder
+
+
 def test_a_token_is_kept_as_its_hash(tmp_path):
     path = tmp_path / "tokens"
     first = access.new_token(path, "ci", access.WRITE)
@@ -14,14 +20,14 @@ def test_a_token_is_kept_as_its_hash(tmp_path):
     assert first not in path.read_text()
     assert path.stat().st_mode & 0o777 == 0o600
     holders = access.read(path)
-    assert access.holder_of(first, holders).writes
-    assert not access.holder_of(second, holders).writes
+    assert owner(first, holders).writes
+    assert not owner(second, holders).writes
     for wrong in ("", first[:-1], first + "x", "é"):
         assert access.holder_of(wrong, holders) is None
     # A new token of a name ends the former one.
     third = access.new_token(path, "ci", access.READ)
     assert access.holder_of(first, access.read(path)) is None
-    assert access.holder_of(third, access.read(path)).name == "ci"
+    assert owner(third, access.read(path)).name == "ci"
 
 
 def test_a_file_that_says_something_else_is_one_line(tmp_path):
@@ -70,5 +76,5 @@ def test_the_token_stands_alone_on_standard_output(tmp_path, capsys):
     assert registry.main(["token", "ci", "--write", "--token-file", str(path)]) == 0
     captured = capsys.readouterr()
     token = captured.out.strip()
-    assert access.holder_of(token, access.read(path)).writes
+    assert owner(token, access.read(path)).writes
     assert "lets 'ci' write" in captured.err

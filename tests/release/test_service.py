@@ -48,7 +48,9 @@ class Served:
         command += ["--accept", str(folder / "keys/release.pem")]
         command += ["--host", "127.0.0.1", "--port", "0", *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        line = self.process.stdout.readline()
+        assert self.process.stdout is not None
+        self.output = self.process.stdout
+        line = self.output.readline()
         self.port = int(line.rsplit(":", 1)[1])
         self.context = ssl.create_default_context(cafile=str(folder / "pki/ca.pem"))
 
@@ -75,7 +77,7 @@ class Served:
     def close(self):
         self.process.terminate()
         self.process.wait(20)
-        self.process.stdout.close()
+        self.output.close()
 
 
 @pytest.fixture(scope="module")
