@@ -20,7 +20,7 @@ from fedlearn.clients.infer.framing import HttpRequest
 from fedlearn.clients.infer.metrics import Measures
 from fedlearn.clients.infer.model import ServedModel
 from fedlearn.clients.infer.question import InferQuestion
-from fedlearn.clients.infer.refusal import Refusal, bad
+from fedlearn.clients.infer.refusal import Refusal, bad, internal
 from fedlearn.clients.infer.slot import ModelSlot
 from fedlearn.text import printable
 
@@ -146,6 +146,9 @@ class OpenInference:
                 answer = self._page(request, end)
         except Refusal as refusal:
             answer = self._refused(refusal)
+        # One line for who asked, and the server goes on.
+        except Exception as error:
+            answer = self._refused(internal(error))
         if isinstance(answer, Query):
             return answer
         end(answer)
@@ -222,6 +225,9 @@ class OpenInference:
             body, length = rest.write(question, self._served.name, model, outcome)
         except Refusal as refusal:
             return self._refused(refusal)
+        # The answers of others in its batch must not be lost with it.
+        except Exception as error:
+            return self._refused(internal(error))
         if length is None:
             return HttpAnswer(200, body)
         headers = ((_LENGTH_NAME, str(length)),)

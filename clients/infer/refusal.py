@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedlearn.errors import FedlearnError
+from fedlearn.errors import FedlearnError, reason_of
 
 # What the metrics count apart: docs/infer.md lists them.
 KINDS = (
@@ -15,6 +15,7 @@ KINDS = (
     "late",
     "stopping",
     "model",
+    "internal",
 )
 
 
@@ -38,3 +39,8 @@ class Refusal(FedlearnError):
 def bad(text: str) -> Refusal:
     """Return the refusal of a request that is wrong in itself."""
     return Refusal(400, "bad_request", text)
+
+
+def internal(error: Exception) -> Refusal:
+    """Return the refusal of a request that shows a mistake of ours."""
+    return Refusal(500, "internal", f"the server made a mistake: {reason_of(error)}")

@@ -21,7 +21,7 @@ from fedlearn.clients.infer.batching import Computed, Query
 from fedlearn.clients.infer.model import ServedModel
 from fedlearn.clients.infer.oip import EXTENSIONS, Served
 from fedlearn.clients.infer.question import InferQuestion, Output
-from fedlearn.clients.infer.refusal import Refusal, bad
+from fedlearn.clients.infer.refusal import Refusal, bad, internal
 from fedlearn.clients.infer.tensors import Array
 from fedlearn.clients.infer.tls import TlsFiles
 from fedlearn.errors import one_line
@@ -133,6 +133,8 @@ class InferenceService:
             answer = await self._answer(request, context)
         except Refusal as refusal:
             await self._end(context, refusal)
+        except Exception as error:
+            await self._end(context, internal(error))
         self._served.measures.requests["grpc", "OK"] += 1
         self._served.measures.latency_s.add(time.perf_counter() - begin)
         return answer

@@ -7,6 +7,7 @@ import json
 import pytest
 
 import fedlearn
+from fedlearn.clients.infer import rest
 from tests.clients.infer.graphs import scaled
 from tests.clients.infer.serving import serving
 
@@ -158,3 +159,15 @@ def test_a_deadline_that_cannot_be_met_is_503_with_a_time_to_come_back(model):
     status, body, retry = asyncio.run(go())
     assert (status, retry) == (503, "1")
     assert b"the answer would take about 60.000 s" in body
+
+
+@pytest.mark.parametrize("place", ["read", "write"])
+def test_a_mistake_of_ours_is_one_line_and_ends_nothing(model, monkeypatch, place):
+    def fail(*arguments):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(rest, place, fail)
+    value = {"inputs": [INPUT]}
+    first, page = asked(model, post("/v2/models/m/infer", value), get("/status"))
+    assert first[0] == 500 and b"the server made a mistake: KeyError" in first[1]
+    assert json.loads(page[1])["errors"] == {"internal": 1}
