@@ -3,25 +3,25 @@
 A dot: nothing changes.
 
 ```
-           want      good      held  consent   wrong    written  unwritten healthy unwell ended
-IDLE       FETCHING  .         .     .         .        .        .         .       .      .
-FETCHING   FETCHING  VERIFYING .     .         ENDING   .        .         .       .      .
-VERIFYING  FETCHING  CLEARING  .     .         ENDING   .        .         .       .      .
-CLEARING   .         .         .     .         .        STAGING  IDLE      .       .      .
-STAGING    FETCHING  TRYING    .     .         ENDING   .        .         .       .      .
-TRYING     FETCHING  SWITCHING TRIED .         ENDING   .        .         .       .      .
-TRIED      FETCHING  .         .     SWITCHING .        .        .         .       .      .
-INSPECTING FETCHING  ENDING    .     .         FETCHING .        .         .       .      .
-SWITCHING  .         .         .     .         .        WATCHING IDLE      .       .      .
-STARTING   .         .         .     .         .        WATCHING .         .       .      .
-WATCHING   ENDING    .         .     .         .        .        .         ENDING  ENDING STARTING
-ENDING     .         .         .     .         .        IDLE     .         .       .      .
-STOPPING   .         .         .     .         .        .        .         .       .      .
+           want     good      held      consent   wrong    written  full healthy unwell ended
+IDLE       FETCHING .         .         .         .        .        .    .       .      .
+FETCHING   FETCHING VERIFYING VERIFYING .         ENDING   .        .    .       .      .
+VERIFYING  FETCHING CLEARING  CLEARING  .         ENDING   .        .    .       .      .
+CLEARING   .        .         .         .         .        STAGING  IDLE .       .      .
+STAGING    FETCHING TRYING    TRYING    .         ENDING   .        .    .       .      .
+TRYING     FETCHING SWITCHING TRIED     .         ENDING   .        .    .       .      .
+TRIED      IDLE     .         .         SWITCHING .        .        .    .       .      .
+INSPECTING FETCHING ENDING    ENDING    .         FETCHING .        .    .       .      .
+SWITCHING  .        .         .         .         .        WATCHING IDLE .       .      .
+STARTING   .        .         .         .         .        WATCHING .    .       .      .
+WATCHING   ENDING   .         .         .         .        .        .    ENDING  ENDING STARTING
+ENDING     .        .         .         .         .        IDLE     .    .       .      .
+STOPPING   .        .         .         .         .        .        .    .       .      .
 ```
 
 want: another release is wanted. good: the stage's work succeeded; held: so it did, and the
 owner does not consent now; consent: the owner does. wrong: the work failed. written,
-unwritten: what became of the record. healthy: the watch is over. unwell: figures beyond a
+full: the disk took the record, or did not. healthy: the watch is over. unwell: figures beyond a
 limit, or no serving in time. ended: the serving process ended; without a start left this
 is unwell. A want during a write is acted on when the write is over.
 CLEARING is passed over where the free slot holds nothing.

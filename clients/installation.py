@@ -43,6 +43,9 @@ TELL_S = 60.0
 # Seconds after which a record is written once more that a full disk refused.
 RETRY_S = 60.0
 
+# Stages that `worked` ends.
+_WORKED = WORKING - {InstallStage.TRYING, InstallStage.TRIED}
+
 
 class Installation:
     """See the module. Every method for an event returns the actions that follow from it."""
@@ -143,7 +146,7 @@ class Installation:
 
         The work of TRYING ends with `tried`. Work that was dropped meanwhile changes nothing.
         """
-        if not self._is_at(stage, release):
+        if stage not in _WORKED or not self._is_at(stage, release):
             return []
         if objection is not None and stage is not InstallStage.INSPECTING:
             return self._failed(objection, now)
@@ -200,7 +203,6 @@ class Installation:
 
     def unwritten(self, reason: str, now: float) -> list[InstallAction]:
         """Take that the record could not be written; the one before is still there."""
-        self._is_unwritten = True
         self._waiting = f"its record cannot be written: {reason}"
         self._again_s = now + RETRY_S
         actions: list[InstallAction] = []
@@ -209,6 +211,7 @@ class Installation:
                 self.stage = InstallStage.IDLE
             # A start that is not counted is none: what was committed serves meanwhile.
             case InstallStage.STARTING | InstallStage.ENDING:
+                self._is_unwritten = True
                 actions = [self._serve()]
         return self._end_event(actions, now)
 
@@ -253,7 +256,7 @@ class Installation:
         if self._again_s > now:
             return self._end_event([], now)
         # The same record once more: the disk may have room by now.
-        if self._is_unwritten and self.stage is not InstallStage.IDLE:
+        if self._is_unwritten:
             return self._end_event(self._write(self._coming, self.stage), now)
         return self._end_event(self._pursue(now), now)
 
