@@ -47,6 +47,11 @@ COMMANDS = {
     "token": ("fedlearn.commands.token", "make a one-time token for an agent"),
     "enroll": ("fedlearn.commands.enroll", "redeem a token on a device"),
     "revoke": ("fedlearn.commands.revoke", "take a client's certificates away"),
+    "package": (
+        "fedlearn.commands.package",
+        "make a run's model a package that any device can check, and look at one",
+    ),
+    "sign": ("fedlearn.commands.sign", "sign a package, or make the key for it"),
     "report": ("fedlearn.commands.report", "draw a run's report, or compare runs"),
     "inspect": (
         "fedlearn.commands.inspect",

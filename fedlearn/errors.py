@@ -12,6 +12,7 @@ FedlearnError                 one root; ``exit_code`` is what a command ends wit
 ├── ExpectationError   (4)    the run ended, but an ``[expect]`` line of its config does not hold
 ├── PayloadError       (3)    bytes that a decoder refuses, or values that a codec cannot carry
 │   ├── FormatError           not a payload, a newer format, or a damaged one
+│   │   └── PackageError      a package that no device may run; its ``name`` says why
 │   └── SchemaError           a payload for another model
 └── ClientError        (3)    one client could not do what the plan asks; the round goes on
 """
@@ -74,6 +75,18 @@ class PayloadError(FedlearnError):
 
 class FormatError(PayloadError):
     """Not a payload, a payload of a newer format, or a damaged one."""
+
+
+class PackageError(FormatError):
+    """A package that no device may run, or that cannot be read.
+
+    name: the kind of refusal in one word, such as "expired"; docs/package.md lists them.
+    """
+
+    def __init__(self, name: str, text: str) -> None:
+        """Keep the kind beside the sentence."""
+        super().__init__(f"refused ({name}): {text}")
+        self.name = name
 
 
 class SchemaError(PayloadError):

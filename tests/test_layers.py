@@ -18,14 +18,14 @@ LAYERS = [
     {"text"},
     {"errors", "seeds", "arrays", "plan", "brief", "config", "names", "system"},
     {"models", "data", "codec", "records", "devices", "bundling"},
-    {"wire", "exchange", "reporting"},
+    {"wire", "exchange", "package", "reporting"},
     {"server"},
     {"flower"},
     {"clients", "strategies"},
     {"memory"},
     {"engine"},
     {"runs"},
-    {"claims", "tuning"},
+    {"claims", "tuning", "export", "release"},
     {"commands"},
     {"simulate", "agent", "app"},
     {"__main__"},
@@ -36,7 +36,7 @@ SIBLINGS = {
     *itertools.permutations(("clients", "strategies", "server"), 2),
 }
 AGENT = {
-    *("clients", "codec", "wire", "exchange", "models", "data"),
+    *("clients", "codec", "wire", "exchange", "package", "models", "data"),
     *(
         "arrays",
         "plan",
@@ -58,7 +58,9 @@ PACKAGES = {
     "google",
     "grpc",
     "isal",
-}  # google: of protobuf; isal: used where it is installed
+    "onnxruntime",
+    "cryptography",
+}  # google: of protobuf; the last three: used where they are installed
 # What the coordinator's library imports besides the standard library and lower layers.
 SERVER_PACKAGES = {"google", "grpc", "cryptography"}
 FLOWERS = {"clients/app.py"}

@@ -56,6 +56,10 @@ COMPUTES_NOTHING = (
     "commands",
     # Configs: a run's own config is part of its folder's name.
     "experiments",
+    "export",
+    # What a run takes from it is in the hash of the model that it starts from.
+    "package",
+    "release",
     "records",
     "reporting",
     "system/__init__.py",

@@ -91,7 +91,7 @@ def build_parts(experiment: Experiment, agents: bool = False) -> Parts:
     start = initial
     if weights is not None:
         with config_section("model"):
-            start = weights.fitted(layout)
+            start = weights.fitted(layout, initial)
     if app is None or experiment.client.mods:
         _check_batches(experiment, module, population)
     # Last: it loads a GPU's libraries, and every cheaper mistake is told before.

@@ -17,6 +17,7 @@ from fedlearn.config import Experiment, read, read_recorded, to_toml
 from fedlearn.data.samples import Population
 from fedlearn.errors import UserError
 from fedlearn.models import write_state
+from fedlearn.package.content import is_package
 from fedlearn.records.names import CONFIG_FILE, MODEL_FILE
 from fedlearn.runs.parts import build_parts
 
@@ -56,7 +57,7 @@ class Trained:
 def load(
     source: str, config: str | None = None, changes: Sequence[str] = ()
 ) -> Trained:
-    """Return the model of a run folder, or of a file of weights with a config.
+    """Return the model of a run folder, or of a package or file of weights with a config.
 
     config: of weights that are no run's: a file or a shipped name. changes: as ``--set``
     has them. Raises UserError for a run that is not finished, and for weights that do not
@@ -88,6 +89,11 @@ def load(
 def _recorded(source: str, folder: Path, changes: Sequence[str]) -> Experiment:
     """Return the config of a run folder. Raises UserError for what is none."""
     config_path = folder / CONFIG_FILE
+    if is_package(folder):
+        raise UserError(
+            f"'{source}' is a package, which has no config; name the one of its run: "
+            "--config CONFIG"
+        )
     if not config_path.exists():
         raise UserError(
             f"'{source}' is no run folder: it has no {CONFIG_FILE}. Give a run folder, or "

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.arrays import Entry, Layout, State
-from fedlearn.errors import ConfigError, ModelError, reason_of
+from fedlearn.errors import ConfigError, ModelError, PackageError, reason_of
+from fedlearn.package.content import is_package
+from fedlearn.package.content import tensors as read_tensors
 from fedlearn.records.names import CONFIG_FILE, MODEL_FILE
 from fedlearn.text import first_few
 
@@ -21,17 +23,20 @@ class Weights:
 
     source: str
     tensors: Mapping[str, NDArray[np.generic]]
+    # A package has floats alone: counters say how long was trained, and infer nothing.
+    is_package: bool = False
 
     @property
     def shapes(self) -> dict[str, list[int]]:
         """Return the shape of each tensor, by its name."""
         return {name: list(tensor.shape) for name, tensor in self.tensors.items()}
 
-    def fitted(self, layout: Layout) -> State:
+    def fitted(self, layout: Layout, initial: State) -> State:
         """Return the tensors in the order of a layout.
 
-        Raises ModelError for a tensor that is missing, has another shape, is left over, or
-        is not finite.
+        initial: of the model itself; its integers stand in for those of a package. Raises
+        ModelError for a tensor that is missing, has another shape, is left over, or is not
+        finite.
         """
         unknown = [
             name
@@ -44,8 +49,10 @@ class Weights:
                 f"{first_few(unknown)}; give the model that they were trained in"
             )
         floats = np.zeros(layout.floats, np.float32)
-        integers = np.zeros(layout.integers, np.int64)
+        integers = initial.integers.copy()
         for entry, start in layout.starts():
+            if self.is_package and not entry.is_float:
+                continue
             tensor = self._fitting(entry)
             vector: NDArray[np.generic] = floats if entry.is_float else integers
             vector[start : start + entry.size] = tensor.reshape(-1)
@@ -83,6 +90,8 @@ def read_weights(source: str) -> Weights:
     Raises ConfigError for what is none of them, or cannot be read.
     """
     path = Path(source).expanduser()
+    if path.is_dir() and is_package(path):
+        return Weights(source, _read_package(source, path), is_package=True)
     if path.is_dir():
         return Weights(source, _read_safetensors(source, _model_of(source, path)))
     return Weights(source, _read_safetensors(source, path))
@@ -102,6 +111,17 @@ def _model_of(source: str, folder: Path) -> Path:
         f"weights = '{source}' is a folder without {MODEL_FILE}; "
         "give a run folder, a package, or a safetensors file"
     )
+
+
+def _read_package(source: str, path: Path) -> dict[str, NDArray[np.generic]]:
+    """Return a package's tensors, all of it checked. Raises ConfigError."""
+    try:
+        return dict(read_tensors(path))
+    except (PackageError, OSError) as error:
+        raise ConfigError(
+            f"weights = '{source}' cannot be read: {reason_of(error)}; "
+            "fetch the package anew"
+        ) from None
 
 
 def _read_safetensors(source: str, path: Path) -> dict[str, NDArray[np.generic]]:

@@ -1,0 +1,24 @@
+"""Optional packages: found when they are needed, and missed in one line."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from fedlearn.errors import UserError, reason_of
+
+
+def required(module: str, extra: str, purpose: str) -> ModuleType:
+    """Return a module of an optional package.
+
+    extra: of fedlearn, which brings the package. purpose: begins the message, for example
+    "ONNX". Raises UserError that names the line to install it by.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise UserError(
+            f"{purpose} needs {package}: pip install 'fedlearn[{extra}]' "
+            f"({reason_of(error)})"
+        ) from error

@@ -1,0 +1,1 @@
+"""Releases: packages that are made of runs."""
