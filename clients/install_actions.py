@@ -20,9 +20,10 @@ class FetchRelease:
 
 @dataclass(frozen=True)
 class VerifyRelease:
-    """Check hashes, signature, expiry, target and the owner's names."""
+    """Check hashes, signature, expiry, target, the owner's names, and the counter."""
 
     release: ReleaseId
+    floor: int
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ class Installation:
         match stage:
             case InstallStage.FETCHING:
                 self.stage = InstallStage.VERIFYING
-                actions = [VerifyRelease(release)]
+                actions = [VerifyRelease(release, self.record.floor)]
             case InstallStage.VERIFYING:
                 actions = self._clear()
             case InstallStage.STAGING:
@@ -171,7 +171,7 @@ class Installation:
         terms: WatchTerms,
         now: float,
     ) -> list[InstallAction]:
-        """Take what the golden inputs gave on this board; terms: of the manifest."""
+        """Take what the golden inputs gave on this board; terms: as the manifest says."""
         if not self._is_at(InstallStage.TRYING, release):
             return []
         if objection is not None:
@@ -325,14 +325,8 @@ class Installation:
             return []
         self._target = release
         self._rollout = wanted.rollout
-        if release.counter < record.floor:
-            reason = (
-                f"counter {release.counter} is below this device's floor {record.floor}"
-            )
-            return self._write(self._failing(reason), InstallStage.ENDING)
-        content = record.contents.get(record.free)
         # A recall: the owner was asked when it came, and no byte travels.
-        if content is not None and content.is_proven and content.release == release:
+        if record.may_return_to(record.free, release):
             self.stage = InstallStage.INSPECTING
             return [InspectSlot(release, record.free)]
         if self.objection is not None:

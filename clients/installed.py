@@ -30,12 +30,14 @@ class WatchTerms:
     watch_s: seconds for which it serves without an objection, in one piece but for orderly
     stops. ready_s: seconds in which it begins to serve. starts: how often it may be started
     again, because the board or the serving process ended. limits: of its figures meanwhile.
+    floor: the device's least counter once it is committed, where the manifest takes back others.
     """
 
     watch_s: float = 600.0
     ready_s: float = 60.0
     starts: int = 3
     limits: WatchLimits = field(default_factory=WatchLimits)
+    floor: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,13 @@ class InstallRecord:
             return False
         return (failure.rollout, failure.release) == (rollout, release)
 
+    def may_return_to(self, slot: Slot, release: ReleaseId) -> bool:
+        """Tell whether a slot holds a release that was committed here, and still may be."""
+        content = self.contents.get(slot)
+        if content is None or content.release != release:
+            return False
+        return content.is_proven and release.counter >= self.floor
+
     # What follows
 
     def without(self, slot: Slot) -> InstallRecord:
@@ -159,7 +168,7 @@ class InstallRecord:
         """
         back = self.release_in(self._trial().back)
         release = self.serving
-        floor = self.floor
+        floor = max(self.floor, self._trial().terms.floor)
         if back is not None and release is not None:
             floor = max(floor, min(back.counter, release.counter))
         return self._proven(floor, figures)
@@ -233,6 +242,6 @@ def _without_damaged(record: InstallRecord, intact: Collection[Slot]) -> Install
     if home not in damaged or record.active is not None:
         return record
     for slot, content in record.contents.items():
-        if content.is_proven and content.release.counter >= record.floor:
+        if record.may_return_to(slot, content.release):
             return record.back_to_proven(slot)
     return record

@@ -14,6 +14,7 @@ from fedlearn.clients.install_actions import (
     ServeSlot,
     StageRelease,
     TellInstalled,
+    VerifyRelease,
     WriteRecord,
 )
 from fedlearn.clients.install_stages import InstallStage
@@ -397,15 +398,21 @@ def test_a_recall_needs_no_byte_of_the_network_and_no_consent():
     assert device.machine.record.floor == 1
 
 
-def test_below_the_floor_nothing_is_fetched():
+def test_below_the_floor_no_slot_is_returned_to_and_the_check_is_told_the_floor():
     device = Device()
     device.commit(TWO)
     device.commit(THREE, now=100.0)
     assert device.machine.record.floor == 2
     device.want(ONE, rollout=9)
-    device.written()
-    reason = device.machine.record.failure.reason
-    assert reason == "counter 1 is below this device's floor 2"
+    device.good(ONE)
+    assert device.last(VerifyRelease) == VerifyRelease(ONE, 2)
+    # A manifest that takes back what is up to 2 raises the floor, once it is committed.
+    record = committed(("b", SlotContent(TWO))).on_trial(
+        TWO, 1, replace(TERMS, floor=5)
+    )
+    assert record.committing(GOOD).floor == 5
+    proven = replace(committed(("b", SlotContent(THREE, True))), floor=4)
+    assert not proven.may_return_to("b", THREE)
 
 
 def test_a_first_release_returns_to_no_model():

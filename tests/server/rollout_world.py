@@ -240,7 +240,7 @@ class Board:
                 self.serve(slot, served)
             case FetchRelease(wanted):
                 self.later(draw.uniform(1, 40), self.fetch, wanted)
-            case VerifyRelease(wanted):
+            case VerifyRelease(wanted, _):
                 kind = self.world.kind(wanted)
                 objection = "its hash is another" if kind == CORRUPT else None
                 self.finish(InstallStage.VERIFYING, wanted, objection)
