@@ -295,20 +295,20 @@ class Installation:
 
     def _pursue(self, now: float) -> list[InstallAction]:
         """Begin, or give up, what stands between the record and what is wanted."""
-        wanted = self._wanted
-        if wanted is None:
+        wish = self._wanted
+        if wish is None:
             return []
         if self.stage is InstallStage.WATCHING:
-            if wanted.release == self.record.serving:
+            if wish.release == self.record.serving:
                 return []
             return self._roll_back(self.record.withdrawn())
         if self.stage in WORKING:
-            if wanted.release == self._target:
-                self._rollout = wanted.rollout
+            if wish.release == self._target:
+                self._rollout = wish.rollout
                 return []
-            return [*self._drop(), *self._begin(wanted, now)]
+            return [*self._drop(), *self._begin(wish, now)]
         # Of what is being written, the next event decides.
-        return self._begin(wanted, now) if self.stage is InstallStage.IDLE else []
+        return self._begin(wish, now) if self.stage is InstallStage.IDLE else []
 
     def _begin(self, wanted: WantedRelease, now: float) -> list[InstallAction]:
         """Begin to install what is wanted, unless something speaks against it."""

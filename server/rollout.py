@@ -114,21 +114,21 @@ class Rollout:
 
     def is_settled(self, device: int) -> bool:
         """Tell whether a device is where it should be, or will never be."""
-        wanted = self.wanted(device)
+        wish = self.wanted(device)
         report = self.reports.get(device)
-        if wanted is None:
+        if wish is None:
             return True
         if report is None:
             return False
         # It has not heard yet that something else is wanted.
-        if report.trial is not None or report.target not in (None, wanted.release):
+        if report.trial is not None or report.target not in (None, wish.release):
             return False
-        if report.committed == wanted.release:
+        if report.committed == wish.release:
             return True
         failure = report.failure
         if failure is None:
             return False
-        return (failure.rollout, failure.release) == (wanted.rollout, wanted.release)
+        return (failure.rollout, failure.release) == (wish.rollout, wish.release)
 
     # Events
 
@@ -210,9 +210,9 @@ class Rollout:
         counts = Counter(self.standing(device) for device in wave)
         failed = counts[DeviceStanding.FAILED]
         pending = counts[DeviceStanding.PENDING]
-        most = self.plan.most_failed * len(wave)
+        tolerated = self.plan.most_failed * len(wave)
         title = f"of {len(wave)} devices of wave {self.progress.wave + 1}"
-        if failed > most:
+        if failed > tolerated:
             reason = f"{failed} {title} failed: {self._usual_reason(wave)}"
             return self._enter(RolloutPhase.WITHDRAWN, reason, now)
         objection = self._objection()
@@ -222,7 +222,7 @@ class Rollout:
             return []
         if pending and not self._is_overdue():
             return []
-        if failed + pending > most:
+        if failed + pending > tolerated:
             reason = f"{pending} {title} were silent or late, {failed} failed"
             return self._enter(RolloutPhase.WITHDRAWN, reason, now)
         return self._passed(now)
@@ -313,12 +313,12 @@ class Rollout:
         """
         actions: list[RolloutAction] = []
         for device in devices:
-            wanted = self.wanted(device)
-            if device not in self._told_s or wanted is None:
+            wish = self.wanted(device)
+            if device not in self._told_s or wish is None:
                 continue
             if is_new or not self.is_settled(device):
                 self._told_s[device] = now
-                actions.append(SendWanted(device, wanted))
+                actions.append(SendWanted(device, wish))
         return actions
 
 
