@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from fedlearn.system import failpoints
 
@@ -57,8 +58,8 @@ class Installer:
         self.disk = InstallDisk(folder)
         self.shelf = shelf
         self.random = Random(seed)
-        self.machine = Installation(self.disk.read())
-        self.serving = None
+        self.machine: Any = Installation(self.disk.read())
+        self.serving: Any = None
 
     def run(self):
         """Install the releases of the shelf, one after another."""

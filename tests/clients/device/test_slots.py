@@ -47,10 +47,8 @@ def test_whatever_kills_the_process_the_record_names_what_is_whole():
     command = [sys.executable, "-m", "tests.clients.device.install_kills", "48"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    counts = dict(
-        reversed(line.split(maxsplit=1)) for line in ended.stdout.splitlines()
-    )
-    assert counts.keys() >= {*failpoints.INSTALLATION, "a random moment", "on trial"}
+    counts = {line.split(maxsplit=1)[1] for line in ended.stdout.splitlines()}
+    assert counts >= {*failpoints.INSTALLATION, "a random moment", "on trial"}
 
 
 # The record's file
@@ -93,7 +91,7 @@ def test_a_record_of_a_later_fedlearn_names_itself():
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RecordError, match="cannot be used: Not a directory"):
+    with pytest.raises(RecordError, match="cannot be used"):
         InstallDisk(tmp_path / "file" / "device")
 
 
