@@ -59,7 +59,7 @@ edge-pythons: build ## the agent in clean environments of other PYTHONS, with to
 	FEDLEARN_PYTHONS=$$(for python in $(PYTHONS); do printf '%s:' $(EDGE)-pythons/$$python/bin/python; done) $(BIN)/python -m pytest tests/edge/test_pythons.py -s
 
 proto: ## generate the *_pb2.py files anew (needs grpcio-tools==1.75.1)
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. fedlearn/wire/payload.proto fedlearn/exchange/exchange.proto fedlearn/exchange/link.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. fedlearn/wire/payload.proto fedlearn/exchange/exchange.proto fedlearn/exchange/link.proto fedlearn/exchange/inference.proto
 
 clean: ## remove what can be made again
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -35,6 +35,10 @@ COMMANDS = {
         "recompute a run over agents from its journal",
     ),
     "agent": ("fedlearn.agent", "take part in a run with the data of this device"),
+    "infer": (
+        "fedlearn.commands.infer",
+        "answer with a model on this device, or compute a batch",
+    ),
     "doctor": ("fedlearn.commands.doctor", "look at this device, and say what to mend"),
     "bundle": (
         "fedlearn.commands.bundle",
