@@ -56,6 +56,10 @@ COMMANDS = {
         "make a run's model a package that any device can check, and look at one",
     ),
     "sign": ("fedlearn.commands.sign", "sign a package, or make the key for it"),
+    "release": (
+        "fedlearn.commands.release",
+        "release a run's model as a difference, and say which version is stable",
+    ),
     "report": ("fedlearn.commands.report", "draw a run's report, or compare runs"),
     "inspect": (
         "fedlearn.commands.inspect",

@@ -69,6 +69,7 @@ COMPUTES_NOTHING = (
     "system/malloc.py",
     "system/own_path.py",
     "system/parent.py",
+    "system/sha256.py",
     "system/sockets.py",
     "text",
     "tuning",

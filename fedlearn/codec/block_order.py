@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fedlearn.codec.bits import ceil_div
@@ -17,6 +16,9 @@ from fedlearn.codec.rotation import BATCH_VALUES
 
 # Values that stand side by side in a tile: the smallest piece that is moved, 32 bytes.
 RUN = 8
+
+# A run as one number of numpy's: rows are copied by index twice as fast.
+_RUN_BYTES = np.dtype((np.void, 4 * RUN))
 
 Floats = NDArray[np.float32]
 Whole = NDArray[np.int64]
@@ -114,15 +116,14 @@ class BlockOrder:
         size += up_to_runs(self.loose.size)
         return np.zeros(size, np.float32)
 
-    def put(self, buffer: Floats, members: Whole, blocks: torch.Tensor) -> None:
+    def put(self, buffer: Floats, members: Whole, blocks: Floats) -> None:
         """Write the blocks numbered ``members`` (n,), (n, block) float32, in the buffer."""
         if self.runs is None:
-            buffer.reshape(self.count, self.block)[members] = blocks.numpy()
+            buffer.reshape(self.count, self.block)[members] = blocks
             return
-        # torch copies rows by index a fifth faster than numpy.
-        targets = torch.from_numpy(self.runs[members].ravel())
-        runs = torch.from_numpy(buffer).view(-1, RUN)
-        runs.index_copy_(0, targets, blocks.view(-1, RUN))
+        targets = self.runs[members].ravel()
+        places = buffer.view(_RUN_BYTES)
+        places[targets] = np.ascontiguousarray(blocks).ravel().view(_RUN_BYTES)
 
     def collect(self, buffer: Floats) -> Floats:
         """Return the values (size,) of a buffer: the inverse of `spread`."""

@@ -10,15 +10,12 @@ Legend: P values, n buckets.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fedlearn.arrays import magnitude
 from fedlearn.codec import Context
-from fedlearn.codec.bits import ceil_div
+from fedlearn.codec.bits import TOGETHER, ceil_div
 from fedlearn.errors import FormatError, PayloadError
 
 # The largest magnitude: a level times a scale stays below float32's 3.4e38.
@@ -26,9 +23,6 @@ LARGEST = 1e38
 
 # Scales below it are 0: their inverse would not be finite.
 SMALLEST = float(np.finfo(np.float32).tiny)
-
-# Values worked on at a time: a quarter of a megabyte stays in a core's cache.
-TOGETHER = 65_536
 
 # Random numbers in all; the values of a batch begin at one of the first 16,384.
 DITHERS = TOGETHER + 16_384
@@ -71,7 +65,10 @@ class Buckets:
         a random place among these. Values that share a dither round together where they
         are alike: that adds to the variance of their sum, never to the bias of one.
         """
-        scales = self._scales(values)
+        # Here, because a board that only decodes has no torch.
+        from fedlearn.codec import torch_buckets
+
+        scales = self._scales(torch_buckets.largest(values, self.bucket))
         draws = np.random.Generator(np.random.PCG64(seed))
         count = min(DITHERS, scales.size * self.bucket)
         dithers = draws.random(count, dtype=np.float32)
@@ -79,7 +76,10 @@ class Buckets:
         batches = values.size // TOGETHER
         offsets = draws.integers(DITHERS - TOGETHER, size=batches)
         starts = [0, *offsets.tolist()]
-        levels = self._levels(values, scales, torch.from_numpy(dithers), starts)
+
+        zeros = np.zeros_like(scales)
+        inverses = np.divide(_INWARD, scales, out=zeros, where=scales > 0)
+        levels = torch_buckets.levels(values, self.bucket, inverses, dithers, starts)
         # 8-bit levels are bytes as they stand.
         packed = levels.data if self.bits == 8 else _pack4(levels)
         return b"".join([scales.astype("<f4").tobytes(), packed])
@@ -129,74 +129,19 @@ class Buckets:
             )
         return scales
 
-    def _scales(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _scales(self, largest: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return each bucket's largest magnitude by the last level, (n,) float32.
 
         0 where its inverse would not be finite. Raises PayloadError above 1e38.
         """
-        count = ceil_div(values.size, self.bucket)
-        largest = torch.empty(count)
-        # One room for all batches: its pages stay in the cache.
-        room = torch.empty(min(TOGETHER, count * self.bucket))
-        for first, block in self._blocks(values):
-            magnitudes = room[: block.numel()].view(block.shape)
-            torch.abs(block, out=magnitudes)
-            torch.amax(magnitudes, 1, out=largest[first : first + len(block)])
-
-        maximum = magnitude(largest.numpy())
+        maximum = magnitude(largest)
         if maximum > LARGEST:
             raise PayloadError(
                 f"the value {maximum:g} does not fit q{self.bits} (up to 1e38); "
                 "use raw32"
             )
-
-        scales = largest.numpy() / np.float32(self.levels)
+        scales = largest / np.float32(self.levels)
         return np.where(scales < SMALLEST, np.float32(0), scales)
-
-    def _levels(
-        self,
-        values: NDArray[np.float32],
-        scales: NDArray[np.float32],
-        dithers: torch.Tensor,
-        starts: list[int],
-    ) -> NDArray[np.int8]:
-        """Return the levels (P,); ``starts``: where each batch's dithers begin."""
-        zeros = np.zeros_like(scales)
-        inverses = np.divide(_INWARD, scales, out=zeros, where=scales > 0)
-        factors = torch.from_numpy(inverses[:, None])
-        levels = np.empty((scales.size, self.bucket), np.int8)
-
-        # One room for all batches: its pages stay in the cache.
-        room = torch.empty(min(TOGETHER, dithers.numel()))
-        for first, block in self._blocks(values):
-            end = first + len(block)
-            size = block.numel()
-            start = starts[first * self.bucket // TOGETHER]
-            scaled = room[:size].view(block.shape)
-            torch.mul(block, factors[first:end], out=scaled)
-            scaled += dithers[start : start + size].view(block.shape)
-            scaled.floor_()
-            np.copyto(levels[first:end], scaled.numpy(), casting="unsafe")
-        return levels.ravel()[: values.size]
-
-    def _blocks(
-        self, values: NDArray[np.float32]
-    ) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield the first bucket's number and up to 65,536 values as (buckets, bucket).
-
-        Zeros fill the last bucket.
-        """
-        # torch warns of memory that it may not write, hence "W".
-        writable = np.require(values, np.float32, ["C", "W"])
-        flat = torch.from_numpy(writable)
-        for first in range(0, flat.numel(), TOGETHER):
-            block = flat[first : first + TOGETHER]
-            missing = -block.numel() % self.bucket
-            if missing:
-                zeros = torch.zeros(missing)
-                block = torch.cat([block, zeros])
-            number = first // self.bucket
-            yield number, block.view(-1, self.bucket)
 
 
 def q8() -> Buckets:

@@ -15,7 +15,6 @@ Legend: P values, n blocks of B values.
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fedlearn.arrays import magnitude
@@ -43,13 +42,20 @@ class Eden1:
                 f"the value {largest:g} does not fit eden1 (up to 1e15); use raw32"
             )
 
-        flips = rotation.signs(seed)
+        # Here, because a board that only decodes has no torch.
+        import torch
+
+        from fedlearn.codec import torch_rotation
+
+        flips = torch_rotation.signs(seed)
         scales = [flips[:0]]
         bits = []
-        vector = torch.from_numpy(np.require(values, np.float32, ["C", "W"]))
-        for block in rotation.blocks(vector, values.size):
+        # torch warns of memory that it may not write, hence "W".
+        vector = np.require(values, np.float32, ["C", "W"])
+        for part in rotation.blocks(vector, values.size):
+            block = torch.from_numpy(part)
             energy = torch.linalg.vector_norm(block, dim=1).square()
-            rotated = rotation.transform(block * flips[: block.shape[1]])
+            rotated = torch_rotation.transform(block * flips[: block.shape[1]])
             # The transform is not normalised: this is √B times ‖y‖₁, and the decoder's
             # transform, √B times R⁻¹, takes the factor away.
             total = torch.linalg.vector_norm(rotated, 1, dim=1)
@@ -68,9 +74,9 @@ class Eden1:
         padded = rotation.padded(size)
         scales = _read_scales(body, size)
         packed = np.frombuffer(body, np.uint8, offset=4 * scales.size)
-        bits = torch.from_numpy(np.unpackbits(packed))
+        bits = np.unpackbits(packed)
 
-        values = torch.from_numpy(np.empty(padded, np.float32))
+        values = np.empty(padded, np.float32)
         flips = rotation.signs(seed)
         first = 0
         sources = rotation.blocks(bits, size)
@@ -79,11 +85,16 @@ class Eden1:
         for source, target in zip(sources, targets, strict=True):
             end = first + len(source)
             # Whole numbers, so that the transform is exact; the scale rounds once.
-            rotated = rotation.transform(source.float().mul_(2).sub_(1))
-            rotated *= torch.from_numpy(scales[first:end, None])
-            torch.mul(rotated, flips[: source.shape[1]], out=target)
+            symbols = source.astype(np.float32)
+            symbols *= 2
+            symbols -= 1
+            rotated = rotation.transform(symbols)
+            # A hostile scale may lead beyond float32; the receiver refuses what is not finite.
+            with np.errstate(over="ignore", invalid="ignore"):
+                rotated *= scales[first:end, None]
+            np.multiply(rotated, flips[: source.shape[1]], out=target)
             first = end
-        return values.numpy()[:size]
+        return values[:size]
 
 
 def _read_scales(body: bytes, size: int) -> NDArray[np.float32]:

@@ -28,7 +28,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fedlearn.codec import Context, groups, order, rotation
@@ -74,6 +73,11 @@ def encode(objective: Objective, values: Floats, seed: int, context: Context) ->
     below 1e-15, or below 2**-25 of the largest one's, travel as zeros. Raises PayloadError
     for a block with a norm above 1e15.
     """
+    # Here, because a board that only decodes has no torch.
+    import torch
+
+    from fedlearn.codec import torch_rotation
+
     draws = np.random.Generator(np.random.PCG64([seed, 1]))
     values = np.ascontiguousarray(values, np.float32)
     allocation = allocate(objective, values, context)
@@ -81,7 +85,7 @@ def encode(objective: Objective, values: Floats, seed: int, context: Context) ->
         allocation = thin(objective, allocation, draws)
 
     layout = allocation.layout
-    flips, between = _flips(seed, layout.block)
+    flips, between = map(torch.from_numpy, _flips(seed, layout.block))
     scales = np.zeros(layout.count, np.float32)
     parts = []
     for grade, members in _by_grade(allocation.grades, layout.block):
@@ -89,7 +93,7 @@ def encode(objective: Objective, values: Floats, seed: int, context: Context) ->
         blocks = torch.from_numpy(layout.take(allocation.buffer, members)).mul_(flips)
         if allocation.factors is not None:
             blocks *= torch.from_numpy(allocation.factors[members, None])
-        rotated = rotation.mix(blocks, between).numpy()
+        rotated = torch_rotation.mix(blocks, between).numpy()
 
         symbols, inner, squares = groups.choose(rotated, code)
         # The decoder's rotation is √B too large, as is this one: hence B.
@@ -116,14 +120,14 @@ def decode(objective: Objective, body: bytes, seed: int, context: Context) -> Fl
         symbols = flat.reshape(len(members), -1)
         numbers = groups.expand(symbols, groups.GRADES[grade], layout.block)
         # Whole numbers, so that the rotation is exact; the scale rounds once.
-        rotated = rotation.mix(torch.from_numpy(numbers), between)
-        rotated *= torch.from_numpy(parsed.scales[members, None])
+        rotated = rotation.mix(numbers, between)
+        rotated *= parsed.scales[members, None]
         rotated *= flips
         layout.put(buffer, members, rotated)
     return layout.collect(buffer)
 
 
-def _flips(seed: int, block: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _flips(seed: int, block: int) -> tuple[Floats, Floats]:
     """Return the signs (B,) of F₁, before all, and of F₂, between the transforms."""
     before = rotation.signs(seed)
     # [seed, 1] is taken by the encoder's own draws.

@@ -25,13 +25,13 @@ from dataclasses import dataclass
 from math import ceil, frexp, log2, prod
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from fedlearn.arrays import magnitude
 from fedlearn.codec import Context
 from fedlearn.codec.bits import ceil_div
 from fedlearn.codec.block_order import RUN, BlockOrder, SortedMatrix, up_to_runs
-from fedlearn.codec.rotation import BATCH_VALUES, full_precision
+from fedlearn.codec.rotation import BATCH_VALUES
 
 # Values of a tile.
 TILE = RUN * RUN
@@ -218,31 +218,25 @@ def _sums(part: Floats) -> tuple[Doubles, Doubles, float]:
 
     The sums (rows,) and (columns,) are exact whole numbers.
     """
-    moved = torch.from_numpy(np.require(part, np.float32, ["C", "W"]))
     rows, columns = part.shape
-    low, high = torch.aminmax(moved)
-    largest = max(-float(low), float(high))
+    largest = magnitude(part)
 
     # Bits for each number, so that no sum passes 2**24: exact in float32.
     room = _EXACT_BITS - ceil(log2(max(rows, columns)))
     # At most 126, so that tiny movements do not ask for a factor beyond float32.
     power = min(room - frexp(largest)[1], 126)
 
-    by_row = moved.new_zeros(rows)
-    by_column = moved.new_zeros(columns)
-    ones = moved.new_ones(max(rows, columns))
+    by_row = np.zeros(rows, np.float32)
+    by_column = np.zeros(columns, np.float32)
     step = max(1, BATCH_VALUES // columns)
-    # A lower precision would round the sums, each machine in its own way.
-    with full_precision():
-        for first in range(0, rows, step):
-            scaled = moved[first : first + step] * 2.0**power
-            numbers = scaled.round_().abs_()
-            by_row[first : first + step] = numbers @ ones[:columns]
-            by_column += ones[: len(numbers)] @ numbers
-
-    row_sums = by_row.numpy().astype(np.float64)
-    column_sums = by_column.numpy().astype(np.float64)
-    return row_sums, column_sums, 2.0**-power
+    for first in range(0, rows, step):
+        numbers = part[first : first + step] * np.float32(2.0**power)
+        np.rint(numbers, out=numbers)
+        np.abs(numbers, out=numbers)
+        # Not a product with ones, for which OpenBLAS would start its threads.
+        np.einsum("ij->i", numbers, out=by_row[first : first + step])
+        by_column += numbers.sum(axis=0)
+    return by_row.astype(np.float64), by_column.astype(np.float64), 2.0**-power
 
 
 def _folded(sums: Doubles) -> Doubles:

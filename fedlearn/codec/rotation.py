@@ -9,17 +9,20 @@ A block of r · 64 values is transformed as H_r · X · H_64, two small matrix p
 Where X holds small whole numbers (what a decoder has: signs), every sum is exact in
 float32, in any order of additions: **decoding gives the same bits on every machine**,
 with whatever matrix library it has.
+
+What a decoder needs is numpy alone: a board that only decodes has no torch. Encoders rotate
+real numbers, whose last bits depend on the library: `torch_rotation` is theirs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import lru_cache
 from math import isqrt
+from typing import TypeVar
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from fedlearn.codec.bits import ceil_div
 
@@ -35,6 +38,9 @@ SMALL = 512
 BATCH_BLOCKS = 32
 BATCH_VALUES = BATCH_BLOCKS * LARGE
 
+Floats = NDArray[np.float32]
+_Number = TypeVar("_Number", bound=np.generic)
+
 
 def padded(size: int) -> int:
     """Return the number of values in the blocks of a vector of ``size`` values."""
@@ -44,7 +50,7 @@ def padded(size: int) -> int:
     return size - remainder + small_blocks * SMALL
 
 
-def blocks(values: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
+def blocks(values: NDArray[_Number], size: int) -> Iterator[NDArray[_Number]]:
     """Yield the blocks of a vector: (n, 4096) with n up to 32, then those of 512 (m, 512).
 
     values: (size,), or (padded(size),) with what fills the last block. The blocks are
@@ -53,14 +59,16 @@ def blocks(values: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
     """
     # The generator gives a few blocks at a time, so that its user works in the cache.
     cut = size - size % LARGE
-    if cut:
-        yield from torch.split(values[:cut].view(-1, LARGE), BATCH_BLOCKS)
+    for first in range(0, cut, BATCH_VALUES):
+        end = min(first + BATCH_VALUES, cut)
+        yield values[first:end].reshape(-1, LARGE)
     if cut < size:
         remainder = values[cut:]
-        missing = -remainder.numel() % SMALL
+        missing = -remainder.size % SMALL
         if missing:
-            remainder = torch.cat([remainder, remainder.new_zeros(missing)])
-        yield remainder.view(-1, SMALL)
+            zeros = np.zeros(missing, remainder.dtype)
+            remainder = np.concatenate([remainder, zeros])
+        yield remainder.reshape(-1, SMALL)
 
 
 def count(size: int) -> int:
@@ -69,29 +77,31 @@ def count(size: int) -> int:
     return size // LARGE + ceil_div(remainder, SMALL)
 
 
-def signs(seed: int | Sequence[int]) -> torch.Tensor:
+def signs(seed: int | Sequence[int]) -> Floats:
     """Return 4,096 random signs, float32; a block uses the first of them."""
     # Raw draws: numpy promises never to change this stream.
     words = np.random.PCG64(seed).random_raw(LARGE // 64)
     # Little-endian, so that the bits come in the same order on every machine.
     word_bytes = words.astype("<u8").view(np.uint8)
     bits = np.unpackbits(word_bytes).astype(np.float32)
-    return torch.from_numpy(bits * 2 - 1)
+    return bits * 2 - 1
 
 
-def transform(block: torch.Tensor) -> torch.Tensor:
+def transform(block: Floats) -> Floats:
     """Return the unnormalised Walsh-Hadamard transform of each row of (n, 64 r).
 
     Applied twice it gives 64 r times the input.
     """
     n, size = block.shape
     rows = size // WIDTH
-    with full_precision():
-        across = torch.matmul(block.view(n, rows, WIDTH), _hadamard(WIDTH))
-        return torch.matmul(_hadamard(rows), across).view(n, size)
+    # One product a block, none larger than 64 x 64 x 64: OpenBLAS starts its threads for
+    # larger ones, and they would fight a pool's workers for the cores.
+    across = np.matmul(block.reshape(n, rows, WIDTH), hadamard(WIDTH))
+    product: Floats = np.matmul(hadamard(rows), across)
+    return product.reshape(n, size)
 
 
-def mix(block: torch.Tensor, between: torch.Tensor) -> torch.Tensor:
+def mix(block: Floats, between: Floats) -> Floats:
     """Return two transforms of each row of (n, 64 r), sign flips (64 r,) between them.
 
     The result is as large as after one transform; 64 r is a power of 4. One transform of
@@ -103,37 +113,20 @@ def mix(block: torch.Tensor, between: torch.Tensor) -> torch.Tensor:
     # A power of two, because 64 r is a power of 4: the product is exact.
     scale = 1 / isqrt(block.shape[1])
     first = transform(block)
-    first *= between * scale
+    first *= between * np.float32(scale)
     return transform(first)
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Have torch multiply matrices in float32, whatever its user asked of it.
-
-    Its "medium" precision and its autocast round to bfloat16 on a CPU that can: a decoder
-    would then compute other values.
-    """
-    precision = torch.get_float32_matmul_precision()
-    # The usual case, which sets nothing: that saves a tenth of the encoding's time.
-    if precision == "highest" and not torch.is_autocast_enabled("cpu"):
-        yield
-        return
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast("cpu", enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
 
 
 # Three sizes occur: 64 (a row, or the rows of 4,096 values), 16 and 8 (fewer rows).
 @lru_cache(maxsize=4)
-def _hadamard(size: int) -> torch.Tensor:
-    """Return the matrix of the transform (size, size), of entries 1 and -1."""
-    matrix = torch.ones(1, 1, dtype=torch.float32, device="cpu")
-    while matrix.shape[0] < size:
-        upper = torch.cat([matrix, matrix], 1)
-        lower = torch.cat([matrix, -matrix], 1)
-        matrix = torch.cat([upper, lower])
+def hadamard(size: int) -> Floats:
+    """Return the matrix of the transform (size, size), of entries 1 and -1.
+
+    It is shared: do not write to it.
+    """
+    matrix = np.ones((1, 1), np.float32)
+    while len(matrix) < size:
+        upper = np.concatenate([matrix, matrix], axis=1)
+        lower = np.concatenate([matrix, -matrix], axis=1)
+        matrix = np.concatenate([upper, lower])
     return matrix

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlearn.commands.arguments import Parser, ended
+from fedlearn.commands.release_arguments import expiry
 from fedlearn.errors import UserError
 from fedlearn.reporting.units import bytes_text
 
@@ -229,7 +229,7 @@ def _wishes(arguments: argparse.Namespace) -> Wishes:
     from fedlearn.package.parts import Health
 
     pems = [keys.read(path).decode() for path in arguments.next_key]
-    expires = _expiry(arguments.expires)
+    expires = expiry(arguments.expires)
     labels = _labels(arguments.labels)
     health = Health(arguments.most_errors, arguments.most_ms, arguments.most_drift)
 
@@ -246,25 +246,6 @@ def _wishes(arguments: argparse.Namespace) -> Wishes:
         int8=arguments.int8,
         health=health,
     )
-
-
-def _expiry(text: str | None) -> str | None:
-    """Return a time as a manifest has it; raises UserError for what is none."""
-    from fedlearn.package.manifest import moment
-
-    if text is None:
-        return None
-    expires = text
-    # A day begins at midnight.
-    if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
-        expires = f"{text}T00:00:00Z"
-    try:
-        moment(expires)
-    except ValueError:
-        raise UserError(
-            f"--expires {text}: write YYYY-MM-DD, or YYYY-MM-DDThh:mm:ssZ"
-        ) from None
-    return expires
 
 
 def _labels(text: str | None) -> tuple[str, ...]:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +33,7 @@ from fedlearn.package.parts import (
     ListedFile,
 )
 from fedlearn.system import files
+from fedlearn.system.sha256 import sha256
 from fedlearn.text import first_few, shortened
 
 # A second signature is there while one key takes the place of another.
@@ -113,7 +112,7 @@ def read(folder: Path, needs_deltas: bool = False) -> Package:
     data = _read(folder, MANIFEST_FILE, MOST_BYTES)
     manifest = from_bytes(data)
     _check_names(folder, manifest, needs_deltas)
-    package = Package(folder, manifest, hashlib.sha256(data).hexdigest())
+    package = Package(folder, manifest, sha256(data).hexdigest())
     _check_hashes(package)
     for path in (GRAPH_FILE, INT8_GRAPH_FILE):
         if path in manifest.files:
@@ -135,7 +134,7 @@ def check_graph(manifest: Manifest, data: bytes, file: str) -> None:
         raise PackageError(
             "limits", f"{file} has {len(data):,} bytes, more than {MOST_GRAPH_BYTES:,}"
         )
-    content = _inspected(manifest, data, file)
+    content = inspected(manifest, data, file)
     for port, ports in (
         (manifest.input, content.inputs),
         (manifest.output, content.outputs),
@@ -150,8 +149,8 @@ def check_graph(manifest: Manifest, data: bytes, file: str) -> None:
         raise PackageError("graph", f"{file} has opset {opset}, which no target has")
 
 
-def _inspected(manifest: Manifest, data: bytes, file: str) -> graph.Graph:
-    """Return a graph of the manifest's own tensors. Raises PackageError."""
+def inspected(manifest: Manifest, data: bytes, file: str) -> graph.Graph:
+    """Return what a graph has, whose tensors are the manifest's own. Raises PackageError."""
     weight_bytes = manifest.files[WEIGHTS_FILE].bytes
     if file == INT8_GRAPH_FILE:
         # As many as a recipe may give.
@@ -240,7 +239,7 @@ def write_signatures(folder: Path, signatures: Sequence[bytes]) -> None:
 
 def listed(data: bytes) -> ListedFile:
     """Return a file's entry in a manifest."""
-    return ListedFile(hashlib.sha256(data).hexdigest(), len(data))
+    return ListedFile(sha256(data).hexdigest(), len(data))
 
 
 def _check_content(manifest: Manifest, content: Mapping[str, bytes]) -> None:
@@ -260,6 +259,9 @@ def _part(folder: Path) -> Iterator[Path]:
 
     It is removed where the block fails. What a killed process left there is cleared.
     """
+    # Of no use where packages are only read, and half a megabyte.
+    import shutil
+
     _refuse_taken(folder)
     part = folder.with_name(f".{folder.name}.part")
     files.make_folder(part)
@@ -317,17 +319,18 @@ def _check_names(folder: Path, manifest: Manifest, needs_deltas: bool) -> None:
 
 def _names(folder: Path, inside: str) -> Iterator[str]:
     """Yield the paths of all files in a folder. Raises PackageError for what is none."""
-    for entry in os.scandir(folder / inside):
-        path = f"{inside}{entry.name}"
-        if entry.is_symlink():
-            raise PackageError("link", f"'{shortened(path, 100)}' is a link")
-        # A package has one folder; whoever put another there put it there by hand.
-        if entry.is_dir() and path == DELTAS_FOLDER:
-            yield from _names(folder, f"{path}/")
-        elif entry.is_file():
-            yield path
-        else:
-            raise PackageError("extra", f"'{shortened(path, 100)}' is no file")
+    with os.scandir(folder / inside) as entries:
+        for entry in entries:
+            path = f"{inside}{entry.name}"
+            if entry.is_symlink():
+                raise PackageError("link", f"'{shortened(path, 100)}' is a link")
+            # A package has one folder; whoever put another there did so by hand.
+            if entry.is_dir() and path == DELTAS_FOLDER:
+                yield from _names(folder, f"{path}/")
+            elif entry.is_file():
+                yield path
+            else:
+                raise PackageError("extra", f"'{shortened(path, 100)}' is no file")
 
 
 def _check_hashes(package: Package) -> None:
@@ -347,7 +350,7 @@ def _read_checked(folder: Path, path: str, entry: ListedFile) -> bytearray:
 
 def _checked_pieces(folder: Path, path: str, entry: ListedFile) -> Iterator[bytes]:
     """Yield a file in pieces; raises PackageError at its end where the hash is another."""
-    digest = hashlib.sha256()
+    digest = sha256()
     with _open(folder, path, entry.bytes, exact=True) as descriptor:
         length = 0
         # One byte more than is listed shows a file that grows.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from typing import Any
 
 from fedlearn.errors import PackageError
@@ -16,6 +17,9 @@ from fedlearn.text import first_few, shortened
 LARGEST_WHOLE = 2**53 - 1
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+# Unicode's categories: control, format, surrogates, and ends of lines and paragraphs.
+_STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 # Characters of a stranger's value in an error.
 _SHOWN = 60
@@ -134,6 +138,8 @@ def text_of(
         raise _wrong(place, f"is no text: {_shown(value)}")
     if len(value) > most:
         raise _wrong(place, f"has {len(value)} characters, more than {most}")
+    if pattern is None and not _is_plain(value):
+        raise _wrong(place, f"has characters that steer a terminal: {_shown(value)}")
     if pattern is not None and not pattern.fullmatch(value):
         raise _wrong(place, f"is not of its form: {_shown(value)}")
     return value
@@ -153,6 +159,13 @@ def shape_of(value: Any, place: str, is_open: bool = False) -> tuple[int | None,
         if not is_whole or not 0 <= length < 2**31:
             raise _wrong(place, f"has an axis of length {_shown(length)}")
     return tuple(value)
+
+
+def _is_plain(text: str) -> bool:
+    """Tell whether a text has no control characters and none that change its direction."""
+    if text.isascii():
+        return text.isprintable()
+    return not any(unicodedata.category(c) in _STEERING for c in text)
 
 
 def _wrong(place: str, what: str) -> PackageError:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
-import subprocess
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
 from fedlearn.errors import RunError, UserError
+from fedlearn.system.sha256 import sha256
 
 # A SubjectPublicKeyInfo of P-256 (RFC 5480): these bytes, then 64 of the point.
 _PREFIX = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
@@ -45,7 +43,7 @@ def public_key(text: bytes, source: str) -> bytes:
 
 def fingerprint(pem: bytes) -> str:
     """Return the SHA-256 of a public key's PEM, 64 hex digits, as sha256sum prints it."""
-    return hashlib.sha256(pem).hexdigest()
+    return sha256(pem).hexdigest()
 
 
 def read(path: Path) -> bytes:
@@ -71,14 +69,14 @@ def verifies(pem: bytes, data: bytes, signature: bytes) -> bool:
 
 def by_cryptography(pem: bytes, data: bytes, signature: bytes) -> bool:
     """Verify as `verifies`, with the package cryptography."""
-    from cryptography.exceptions import InvalidSignature
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     try:
         key = serialization.load_pem_public_key(pem)
-    # A point that is not on the curve.
-    except ValueError:
+    # A point that is not on the curve, or of a curve that nobody knows.
+    except (ValueError, UnsupportedAlgorithm):
         return False
     if not isinstance(key, ec.EllipticCurvePublicKey):
         return False
@@ -91,6 +89,10 @@ def by_cryptography(pem: bytes, data: bytes, signature: bytes) -> bool:
 
 def by_openssl(pem: bytes, data: bytes, signature: bytes) -> bool:
     """Verify as `verifies`, with the command openssl: the slow twin, on any board."""
+    # Of what serves a model nothing else needs them, and they take a megabyte.
+    import subprocess
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="fedlearn-verify-") as name:
         key_path = Path(name) / "key.pem"
         signature_path = Path(name) / "signature"

@@ -112,9 +112,10 @@ class Manifest:
 
 def moment(text: str) -> datetime:
     """Return the time that "YYYY-MM-DDThh:mm:ssZ" names. Raises ValueError."""
+    if not _TIME.fullmatch(text):
+        raise ValueError(text)
     # Python 3.10 reads no Z.
-    time = datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ")
-    return time.replace(tzinfo=timezone.utc)
+    return datetime.fromisoformat(text.removesuffix("Z")).replace(tzinfo=timezone.utc)
 
 
 def from_bytes(data: bytes) -> Manifest:

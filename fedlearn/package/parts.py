@@ -8,6 +8,7 @@ from math import prod
 
 from fedlearn.errors import PackageError
 from fedlearn.package.fields import Fields, shape_of
+from fedlearn.text import shortened
 
 MANIFEST_FILE = "manifest.json"
 GRAPH_FILE = "graph.onnx"
@@ -195,7 +196,9 @@ def read_tensors(fields: Fields) -> tuple[ListedTensor, ...]:
         shape = shape_of(tensor.value("shape"), f"{place}.shape")
         tensor.end()
         if name in names:
-            raise PackageError("manifest", f"{place} names '{name}' a second time")
+            raise PackageError(
+                "manifest", f"{place} names '{shortened(name, 100)}' again"
+            )
         names.add(name)
         # No axis is open here.
         lengths = tuple(length or 0 for length in shape)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from fedlearn.package import canonical, keys
 from fedlearn.package.content import MOST_SIGNATURE_BYTES, SIGNATURES, Package
 from fedlearn.package.fields import Fields
 from fedlearn.package.parts import MANIFEST_FILE, MOST_DELTAS, MOST_FILES
+from fedlearn.system.sha256 import sha256
 
 _BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PAYLOAD = "application/vnd.in-toto+json"
@@ -217,4 +217,4 @@ def _base64(data: bytes) -> str:
 
 def _root(digests: list[str]) -> str:
     """Return the SHA-256 over digests in hex, one after another as bytes."""
-    return hashlib.sha256(b"".join(bytes.fromhex(text) for text in digests)).hexdigest()
+    return sha256(b"".join(bytes.fromhex(text) for text in digests)).hexdigest()

@@ -1,4 +1,4 @@
-"""The C library's allocator: keep the pages of large blocks instead of returning them."""
+"""The C library's allocator: keep the pages of large blocks, or return what is free."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ _MMAP = -3
 
 # The largest value that glibc takes for its M_MMAP_THRESHOLD on 64-bit machines.
 KEPT_BYTES = 32 << 20
+
+
+def give_back() -> None:
+    """Return freed memory to the kernel now; without glibc, do nothing.
+
+    A runtime that has loaded a model leaves megabytes of what it needed meanwhile.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def keep_pages() -> None:

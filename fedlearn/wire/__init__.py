@@ -14,6 +14,7 @@ from fedlearn.wire.header import (
 )
 from fedlearn.wire.message import Bytes
 from fedlearn.wire.payload import (
+    RAW,
     decode,
     decode_difference,
     decode_model,
@@ -31,6 +32,7 @@ __all__ = [
     "FRESH",
     "GRADIENT",
     "NO_FEEDBACK",
+    "RAW",
     "SNAPSHOT",
     "UPDATE",
     "Bytes",

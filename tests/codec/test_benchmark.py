@@ -1,6 +1,7 @@
 """The codec benchmark and its recordings, on models small enough to check by hand."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from fedlearn.codec import Context
 from fedlearn.errors import DataError
 from fedlearn.experiments.benchmarks import (
     codec,
+    codec_beside,
     codec_plots,
     codec_speed,
     record_updates,
@@ -178,6 +180,16 @@ def test_a_folder_without_recordings_and_a_wrong_file_are_told_in_one_line(
 def test_the_clock_of_codecs_tells_a_wrong_argument_in_one_line(capsys, argument):
     assert codec_speed.main([argument]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_another_checkout_is_run_beside_this_one(capsys, tmp_path):
+    root = Path(__file__).parents[2]
+    beside = codec_beside.Checkout(root)
+    codec_beside.compare("eden1", 600, 2, (beside, beside))
+    beside.close()
+    assert "same bits" in capsys.readouterr().out
+    assert codec_beside.main([str(tmp_path)]) == 2
+    assert "is no checkout of fedlearn" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("up", "down"), codec_speed.PAIRS)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedlearn.arrays import Sparse
 from fedlearn.codec import Context, codec
-from fedlearn.codec.rotation import full_precision
+from fedlearn.codec.torch_rotation import full_precision
 
 SHAPES = ((96, 80), (80,), (40, 8, 5, 5), (10,))
 SIZE = sum(int(np.prod(shape)) for shape in SHAPES)
