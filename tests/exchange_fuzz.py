@@ -132,7 +132,11 @@ def coordinator_frames(
     found = {
         "welcome": pb.CoordinatorFrame(
             welcome=pb.Welcome(
-                version=1, run=b"r" * 16, experiment='{"seed": 1}', **limits
+                version=1,
+                run=b"r" * 16,
+                experiment='{"seed": 1}',
+                releases=True,
+                **limits,
             )
         ),
         "task": pb.CoordinatorFrame(task=task),

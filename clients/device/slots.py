@@ -15,28 +15,33 @@ import os
 import shutil
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedlearn.clients.device import record_file
 from fedlearn.clients.installed import SLOTS, InstallRecord, Slot
 from fedlearn.errors import PackageError, RecordError, UserError, reason_of
 from fedlearn.exchange.releases import ReleaseId
-from fedlearn.package import content
-from fedlearn.package.content import SIGNATURES, Package
 from fedlearn.package.parts import MANIFEST_FILE
 from fedlearn.system import files
 from fedlearn.system.failpoints import reach
+
+if TYPE_CHECKING:
+    from fedlearn.package.content import Package
 
 RECORD_FILE = "record.json"
 # A record that nobody can read is put here, for who wants to know why.
 DAMAGED_FILE = "record.damaged.json"
 INCOMING = "incoming"
 
+# As `fedlearn.package.content` has them, which loads numpy.
+SIGNATURES = ("model.sig", "model.next.sig")
+
 # Copied at a time, so that a board needs no memory for the file.
 _PIECE = 1 << 20
 
 
 class InstallDisk:
-    """See the module. One process at a time may use a folder."""
+    """See the module. One process at a time may use a folder, and `sweep` it before."""
 
     def __init__(self, folder: Path) -> None:
         """Take a folder, made if it is not there. Raises RecordError."""
@@ -44,11 +49,15 @@ class InstallDisk:
         try:
             files.make_folder(folder)
             files.make_folder(folder / INCOMING)
-            self._sweep()
         except OSError as error:
             raise RecordError(
                 f"'{folder}' cannot be used: {reason_of(error)}"
             ) from None
+
+    def sweep(self) -> None:
+        """Remove what a process left that was killed. Raises OSError."""
+        files.sweep(self.folder)
+        self._sweep_slots()
 
     # The record
 
@@ -86,6 +95,9 @@ class InstallDisk:
 
     def objection(self, slot: Slot, release: ReleaseId) -> str | None:
         """Return why a slot is not a release, after reading every byte; None: it is."""
+        # Here and not above: an agent that only waits loads no numpy.
+        from fedlearn.package import content
+
         try:
             package = content.read(self.place(slot))
         except (PackageError, UserError, OSError) as error:
@@ -108,17 +120,18 @@ class InstallDisk:
         The record must not name the slot meanwhile. Raises PackageError where the disk gives
         back other bytes than were written, OSError.
         """
+        from fedlearn.package import content
+
         self._clear(slot)
         part = self._part(slot)
         part.mkdir(0o700)
         for path in self._copied(package):
             (part / path).parent.mkdir(exist_ok=True)
-            _copy(package.folder / path, part / path)
+            copy(package.folder / path, part / path)
             reach("install.half-staged")
         files.sync_folder(part)
         # From the disk, by the manifest's own hashes.
-        copy = content.read(part)
-        if copy.sha256 != release.digest:
+        if content.read(part).sha256 != release.digest:
             text = f"slot {slot} got another release than {release}"
             raise PackageError("hash", text)
         part.rename(self.place(slot))
@@ -138,11 +151,9 @@ class InstallDisk:
             place.rename(self._old(slot))
             files.sync_folder(self.folder)
         reach("install.cleared")
-        self._sweep()
+        self._sweep_slots()
 
-    def _sweep(self) -> None:
-        """Remove what a process left that was killed."""
-        files.sweep(self.folder)
+    def _sweep_slots(self) -> None:
         for slot in SLOTS:
             for leftover in (self._part(slot), self._old(slot)):
                 if leftover.exists():
@@ -155,7 +166,7 @@ class InstallDisk:
         return self.folder / f".{slot}.old"
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy(source: Path, target: Path) -> None:
     """Copy a file, so that it is on disk when this returns. Raises OSError."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     descriptor = os.open(target, flags, files.PRIVATE)

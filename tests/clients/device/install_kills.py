@@ -56,6 +56,7 @@ class Installer:
 
     def __init__(self, folder: Path, shelf: Path, seed: int):
         self.disk = InstallDisk(folder)
+        self.disk.sweep()
         self.shelf = shelf
         self.random = Random(seed)
         self.machine: Any = Installation(self.disk.read())

@@ -139,7 +139,7 @@ def test_leftovers_of_a_killed_process_are_swept(disk, package):
         (disk.folder / leftover).mkdir()
         (disk.folder / leftover / "weights.bin").write_bytes(b"half")
     (disk.folder / ".record.json.part").write_bytes(b"half")
-    InstallDisk(disk.folder)
+    InstallDisk(disk.folder).sweep()
     assert sorted(os.listdir(disk.folder)) == ["a", "incoming"]
     assert content.read(disk.place("a")).sha256 == package.sha256
 
