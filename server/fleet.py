@@ -140,6 +140,8 @@ class FleetRounds(Rounds):
         client = hello.client
         if self.attending.get(client) != session:
             return []
+        # It says anew what it has.
+        self._transfers.pop(client, None)
         if not hello.installs:
             # Said, because its wave will wait for it in vain.
             self._notes(f"client {client}: its agent installs no releases; upgrade it")
@@ -187,6 +189,8 @@ class FleetRounds(Rounds):
             pace = self.book.paces.setdefault(client, Pace())
             transfer = Transfer([data], pace)
             self._transfers.setdefault(client, {})[key] = transfer
+        if ack.again:
+            transfer.break_off()
         chunks = transfer.acknowledged(ack.offset, now)
         if transfer.reached >= transfer.total:
             del self._transfers[client][key]

@@ -177,14 +177,15 @@ class ReleaseDesk:
         except OSError as error:
             self.say(f"a release cannot be written: {one_line(error)}")
             return
-        self._ask(place, length)
+        self._acknowledge(place, length)
         self._news.set()
 
-    def _ask(self, place: int, length: int) -> None:
-        """Ask for a file from where it ends here."""
+    def _acknowledge(self, place: int, length: int, again: bool = False) -> None:
+        """Say how much of a file is here. again: whatever came, go on from there."""
         if self._send is not None and self._offer is not None:
             key = proto((self._offer.wanted.rollout, RELEASE_KIND, place))
-            self._send(pb.AgentFrame(ack=pb.Ack(key=key, offset=length)))
+            ack = pb.Ack(key=key, offset=length, again=again)
+            self._send(pb.AgentFrame(ack=ack))
 
     # What the machine asks
 
@@ -340,14 +341,14 @@ class ReleaseDesk:
         """Wait until a file is as long as it is listed; the link may go and come back."""
         place = incoming.place(path)
         listed = incoming.manifest.listed[path]
-        self._ask(place, incoming.length(path))
+        self._acknowledge(place, incoming.length(path), again=True)
         while incoming.length(path) < listed.bytes:
             self._news.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._news.wait(), CONSENT_S)
                 continue
             # Nothing came for a while: a coordinator that was restarted knows nothing of it.
-            self._ask(place, incoming.length(path))
+            self._acknowledge(place, incoming.length(path), again=True)
 
     async def _process(
         self, step: str, release: ReleaseId, **more: Any

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -133,6 +134,8 @@ def _verify(order: Mapping[str, Any]) -> Reply:
 def _stage(order: Mapping[str, Any]) -> Reply:
     disk = InstallDisk(Path(order["folder"]))
     disk.stage(content.read(_incoming(order)), order["slot"], _release(order))
+    # The slot has all of it: a board's disk is small.
+    shutil.rmtree(_incoming(order))
     return {"objection": None}
 
 

@@ -38,7 +38,7 @@ TEMPLATE = """\
 # megabytes = 1024                 # most of all tasks and answers together
 # insecure = no                    # yes: without TLS
 
-[releases]                         # with this section, releases of a fleet are installed
+# [releases]                       # with this section, releases of a fleet are installed
 # accept = watch-lstm              # names of the packages that are taken
 # keys = release.pem               # public release keys: who may define what runs here
 # device = jetson                  # this device's class, for packages that name theirs

@@ -194,14 +194,16 @@ class Task(_message.Message):
     def __init__(self, key: _Optional[_Union[Key, _Mapping]] = ..., plan: _Optional[str] = ..., sizes: _Optional[_Iterable[int]] = ..., base: _Optional[int] = ..., residual: _Optional[int] = ..., feedback: bool = ..., initial: _Optional[int] = ..., keep: bool = ..., repair: bool = ...) -> None: ...
 
 class Ack(_message.Message):
-    __slots__ = ("key", "offset", "stored")
+    __slots__ = ("key", "offset", "stored", "again")
     KEY_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     STORED_FIELD_NUMBER: _ClassVar[int]
+    AGAIN_FIELD_NUMBER: _ClassVar[int]
     key: Key
     offset: int
     stored: bool
-    def __init__(self, key: _Optional[_Union[Key, _Mapping]] = ..., offset: _Optional[int] = ..., stored: bool = ...) -> None: ...
+    again: bool
+    def __init__(self, key: _Optional[_Union[Key, _Mapping]] = ..., offset: _Optional[int] = ..., stored: bool = ..., again: bool = ...) -> None: ...
 
 class Wanted(_message.Message):
     __slots__ = ("rollout", "release", "manifest", "signatures")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -33,55 +34,78 @@ def weights(counter: int) -> Any:
     return np.arange(18, dtype=np.float32).reshape(6, 3) / 8 + np.float32(counter)
 
 
-def graph() -> bytes:
+def graph(shape: tuple[int, ...] = (6, 3)) -> bytes:
     """Return y = x W, whose W lies in weights.bin."""
-    outside = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=(6, 3))
+    outside = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=shape)
     outside.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", WEIGHTS_FILE), ("offset", "0"), ("length", "72")):
+    place = {"location": WEIGHTS_FILE, "offset": "0", "length": str(4 * prod(shape))}
+    for key, value in place.items():
         outside.external_data.add(key=key, value=value)
-    made = helper.make_graph(
+    body = helper.make_graph(
         [helper.make_node("MatMul", ["x", "w"], ["y"])],
         NAME,
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 6])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", shape[0]])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", shape[1]])],
         [outside],
     )
     opsets = [helper.make_opsetid("", OPSET)]
-    model = helper.make_model(made, opset_imports=opsets, ir_version=8)
+    model = helper.make_model(body, opset_imports=opsets, ir_version=8)
     return model.SerializeToString()
 
 
-def files(counter: int, is_golden: bool = True) -> dict[str, bytes]:
+def files(w: Any, is_golden: bool = True) -> dict[str, bytes]:
     """Return a release's files; is_golden: its golden outputs are the graph's."""
-    w = weights(counter)
-    scores = (SAMPLES.astype(np.float32) / 255) @ w
+    samples = np.resize(SAMPLES, (40, len(w)))
+    scores = (samples.astype(np.float32) / 255) @ w
     outputs = scores[:16] if is_golden else scores[:16] + 1
     return {
-        GRAPH_FILE: graph(),
+        GRAPH_FILE: graph(w.shape),
         WEIGHTS_FILE: w.tobytes(),
-        GOLDEN_FILE: golden.golden(SAMPLES, scores, outputs).to_bytes(),
+        GOLDEN_FILE: golden.golden(samples, scores, outputs).to_bytes(),
     }
 
 
-def write(
-    folder: Path, counter: int, is_golden: bool = True, **changes: Any
+def write(folder: Path, counter: int, is_golden: bool = True) -> Package:
+    """Write a small release to a new folder."""
+    return _written(
+        folder, counter, weights(counter), files(weights(counter), is_golden)
+    )
+
+
+def write_wide(
+    folder: Path,
+    counter: int,
+    w: Any,
+    more: dict[str, bytes] | None = None,
+    **changes: Any,
 ) -> Package:
-    """Write a release to a new folder; changes: of its manifest's fields."""
-    release = files(counter, is_golden)
+    """Write a release of other weights; more: differences, as changes of fields list them."""
+    return _written(folder, counter, w, files(w), more or {}, **changes)
+
+
+def _written(
+    folder: Path,
+    counter: int,
+    w: Any,
+    release: dict[str, bytes],
+    more: dict[str, bytes] | None = None,
+    **changes: Any,
+) -> Package:
     fields: dict[str, Any] = {
         "name": NAME,
         "counter": counter,
         "targets": (Support("onnxruntime", OPSET),),
         "files": {path: content.listed(data) for path, data in release.items()},
-        "tensors": (ListedTensor("w", (6, 3)),),
-        "input": Port("x", (None, 6), "float32"),
-        "output": Port("y", (None, 3), "float32"),
+        "tensors": (ListedTensor("w", w.shape),),
+        "input": Port("x", (None, w.shape[0]), "float32"),
+        "output": Port("y", (None, w.shape[1]), "float32"),
         "preprocessing": Preprocessing("uint8", "float32", 255.0),
-        "labels": ("low", "mid", "high"),
+        "labels": tuple(f"class {n}" for n in range(w.shape[1])),
         "run": Origin("my:net", "0" * 64, "1" * 64, "raw32"),
         "health": Health(errors=0.01, p99_ms=200.0, drift=0.25),
     }
-    return content.write(folder, Manifest(**{**fields, **changes}), release)
+    manifest = Manifest(**{**fields, **changes})
+    return content.write(folder, manifest, {**release, **(more or {})})
 
 
 def name_of(package: Package) -> ReleaseId:
