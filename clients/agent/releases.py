@@ -268,10 +268,8 @@ class ReleaseDesk:
                 reply = await self._process("inspect", release, slot=slot)
                 self._worked(InstallStage.INSPECTING, release, reply["objection"])
             case TryRelease(release, slot):
-                most = self.settings.most_megabytes
-                reply = await self._process(
-                    "try", release, slot=slot, most_megabytes=most
-                )
+                limit = {"most_megabytes": self.settings.most_megabytes}
+                reply = await self._process("try", release, slot=slot, **limit)
                 objection = reply["objection"]
                 terms = self._terms(reply) if objection is None else WatchTerms()
                 now = time.monotonic()

@@ -153,9 +153,9 @@ def _try(order: Mapping[str, Any]) -> Reply:
     if limit_ms is not None and run_ms > limit_ms:
         text = f"one sample takes {run_ms:.1f} ms, more than {limit_ms:g}"
         raise PackageError("latency", text)
-    if order["most_megabytes"] and megabytes > order["most_megabytes"]:
-        most = order["most_megabytes"]
-        text = f"it takes {megabytes} MB, and the owner lets {most}"
+    limit = order["most_megabytes"]
+    if limit and megabytes > limit:
+        text = f"it takes {megabytes} MB, and the owner lets {limit}"
         raise PackageError("memory", text)
     reply["limits"] = {
         "errors": health.errors,

@@ -99,7 +99,7 @@ def _add_plan(start: argparse.ArgumentParser) -> None:
         metavar="S",
         help="after which a device of an open wave counts as failed (default: 3600)",
     )
-    for name, what in (
+    for name, about in (
         ("errors", "share of requests that fail"),
         ("p99-ms", "median of the devices' 99th percentiles"),
     ):
@@ -108,7 +108,7 @@ def _add_plan(start: argparse.ArgumentParser) -> None:
             type=_limit,
             default=math.inf,
             metavar="X",
-            help=f"withdraw above: {what}, over all devices with the release",
+            help=f"withdraw above: {about}, over all devices with the release",
         )
 
 

@@ -56,8 +56,8 @@ def wanted_frame(offer: Offer) -> pb.CoordinatorFrame:
 def offer_of(message: pb.Wanted) -> Offer:
     """Return what a frame wants. Raises WrongFrame."""
     release = _release_of(message, "release")
-    wanted = WantedRelease(message.rollout, release)
-    return Offer(wanted, message.manifest, tuple(message.signatures))
+    wish = WantedRelease(message.rollout, release)
+    return Offer(wish, message.manifest, tuple(message.signatures))
 
 
 def installed_frame(report: InstalledReport) -> pb.AgentFrame:
