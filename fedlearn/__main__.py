@@ -56,6 +56,10 @@ COMMANDS = {
         "make a run's model a package that any device can check, and look at one",
     ),
     "sign": ("fedlearn.commands.sign", "sign a package, or make the key for it"),
+    "registry": (
+        "fedlearn.commands.registry",
+        "serve packages over HTTPS, for other devices and for CI",
+    ),
     "release": (
         "fedlearn.commands.release",
         "release a run's model as a difference, and say which version is stable",
@@ -69,6 +73,10 @@ COMMANDS = {
         "bring a package to a fleet's devices, wave by wave, and back",
     ),
     "report": ("fedlearn.commands.report", "draw a run's report, or compare runs"),
+    "export": (
+        "fedlearn.commands.export",
+        "write a trained model for another runtime, proven equal",
+    ),
     "inspect": (
         "fedlearn.commands.inspect",
         "tell what a payload is, and where its bytes go",

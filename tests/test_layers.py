@@ -60,7 +60,8 @@ PACKAGES = {
     "isal",
     "onnxruntime",
     "cryptography",
-}  # google: of protobuf; the last three: used where they are installed
+    "orjson",
+}  # google: of protobuf; the last four: used where they are installed
 # What the coordinator's library imports besides the standard library and lower layers.
 SERVER_PACKAGES = {"google", "grpc", "cryptography"}
 FLOWERS = {"clients/app.py"}

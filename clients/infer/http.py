@@ -248,6 +248,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Read no further request, and close once the last one is answered."""
         if not self._is_ending:
             self._is_ending = True
+            # With bytes unread the system would reset it, and answers could be lost.
+            self._is_lingering = self._is_paused or not self._framing.is_idle
             self._settle()
             self._close_if_done()
 
@@ -313,6 +315,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Answer what cannot be read, after all before it; then close."""
         self._is_ending = True
         self._is_lingering = True
+        # What has come of it takes memory for nothing.
+        self._framing = Framing(self._server.framing)
+        self._count(0)
         answer = self._server.handler.refuse(refusal)
         exchange = _Exchange(keep_alive=False)
         exchange.data = answer.encoded(keep_alive=False, is_head=False)

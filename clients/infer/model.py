@@ -17,7 +17,7 @@ from fedlearn.clients.infer.refusal import Refusal, bad
 from fedlearn.clients.infer.tensors import DATATYPES, Array, Shape
 from fedlearn.errors import ModelError, UserError, reason_of
 from fedlearn.package import content, golden
-from fedlearn.package.parts import GRAPH_FILE
+from fedlearn.package.parts import GRAPH_FILE, INT8_GRAPH_FILE
 from fedlearn.text import first_few
 
 # ONNX Runtime's names of element types, as numpy has them.
@@ -116,8 +116,8 @@ class ServedModel:
     def _fitting(self, port: TensorPort, tensor: Array) -> Array:
         shape = tensor.shape
         fits = len(shape) == len(port.shape) and all(
-            length in (-1, other)
-            for length, other in zip(port.shape, shape, strict=True)
+            expected in (-1, length)
+            for expected, length in zip(port.shape, shape, strict=True)
         )
         if not fits:
             raise bad(
@@ -137,17 +137,20 @@ class ServedModel:
         return prepared / port.dtype.type(raw.divide) if raw.divide else prepared
 
 
-def load(path: Path) -> ServedModel:
+def load(path: Path, int8: bool = False) -> ServedModel:
     """Return the model of an ONNX file or a package, warmed up.
 
-    Raises UserError where there is none, and ModelError for one that cannot serve.
+    int8: a package's int8 model. Raises UserError where there is none, and ModelError or
+    PackageError for one that cannot serve.
     """
     if path.is_dir():
-        return _of_package(path)
+        return _of_package(path, int8)
     if not path.is_file():
         raise UserError(
             f"there is no model at '{path}'; give a package folder or an .onnx file"
         )
+    if int8:
+        raise UserError(f"'{path}' is no package, which --int8 needs")
     return _of_file(path)
 
 
@@ -160,15 +163,24 @@ def _of_file(path: Path) -> ServedModel:
     return _served(path, session, digest[:_VERSION_DIGITS], labels or (), steps)
 
 
-def _of_package(path: Path) -> ServedModel:
+def _of_package(path: Path, int8: bool) -> ServedModel:
     """Return the model of a package: its bytes are checked, and so is what they compute."""
     package = content.read(path)
     # A package that computes something else on this board must not serve.
-    golden.check(package)
+    golden.check(package, int8)
     manifest = package.manifest
-    steps = dataclasses.asdict(manifest.preprocessing)
+    tensors = package.tensors()
+    file = GRAPH_FILE
+    if int8:
+        file = INT8_GRAPH_FILE
+        tensors = golden.rebuilt(package, tensors)
     # The bytes that were checked, not what lies in the folder by now.
-    session = _session(path, package.file(GRAPH_FILE), package.tensors())
+    graph = package.file(file)
+    # The weights may have more: what a run needs that starts from them.
+    names = content.inspected(manifest, graph, file).external
+    used = {name: tensors[name] for name in names}
+    session = _session(path, graph, used)
+    steps = dataclasses.asdict(manifest.preprocessing)
     return _served(path, session, str(manifest.counter), manifest.labels, steps)
 
 

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedlearn.clients.infer.labels import highest
-from fedlearn.clients.infer.model import ServedModel, load
-from fedlearn.clients.infer.record import target
+from fedlearn.clients.infer.model import ServedModel
 from fedlearn.clients.infer.refusal import Refusal
 from fedlearn.clients.infer.samples import NamedSample, SampleSource
 from fedlearn.clients.infer.sink import AnswerFile, line_of
@@ -30,19 +29,18 @@ def place(text: str, kinds: Sequence[str], option: str) -> tuple[str, Path]:
     """Return the kind and the path of "KIND:PATH"; raises UserError for another kind."""
     kind, separator, path = text.partition(":")
     if not separator or kind not in kinds or not path:
-        known = " or ".join(f"{name}:PATH" for name in kinds)
-        raise UserError(f"{option} {text}: give {known}")
+        choices = " or ".join(f"{name}:PATH" for name in kinds)
+        raise UserError(f"{option} {text}: give {choices}")
     return kind, Path(path)
 
 
 def print_answers(
-    model_path: Path, source: Path, batch: int, write: Callable[[str], object]
+    model: ServedModel, source: Path, batch: int, write: Callable[[str], object]
 ) -> None:
     """Compute the samples of a source and write them as lines of CSV.
 
     Raises DataError for the first sample that cannot be computed.
     """
-    model = load(target(model_path))
     for answers in _answered(model, SampleSource(source, model).samples(), batch):
         for answer in answers:
             if "error" in answer:
@@ -51,13 +49,12 @@ def print_answers(
 
 
 def compute(
-    model_path: Path, source: Path, sink: tuple[str, Path], batch: int, say: Say
+    model: ServedModel, source: Path, sink: tuple[str, Path], batch: int, say: Say
 ) -> None:
     """Compute the samples of a source into a file, whole or to be gone on with.
 
     Raises RunError at the end where samples could not be computed: their lines say why.
     """
-    model = load(target(model_path))
     samples = SampleSource(source, model)
     kind, path = sink
     file = AnswerFile(path, kind == "csv", model.version)

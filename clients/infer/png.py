@@ -128,13 +128,13 @@ def _predicted(
     """Return a row whose bytes follow from their neighbours: Average, or Paeth (1991)."""
     row = bytearray(len(line))
     for index, value in enumerate(line):
-        left = row[index - step] if index >= step else 0
+        nearest = row[index - step] if index >= step else 0
         upper = above[index]
         if not is_paeth:
-            row[index] = (value + (left + upper) // 2) & 255
+            row[index] = (value + (nearest + upper) // 2) & 255
             continue
         corner = above[index - step] if index >= step else 0
-        row[index] = (value + _paeth(left, upper, corner)) & 255
+        row[index] = (value + _paeth(nearest, upper, corner)) & 255
     return np.frombuffer(bytes(row), np.uint8)
 
 

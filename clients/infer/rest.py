@@ -6,13 +6,12 @@ the JSON, whose length a header tells, and the tensors' bytes follow in order.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
+from fedlearn.clients.infer import json_text, tensors
 from fedlearn.clients.infer import question as asking
-from fedlearn.clients.infer import tensors
 from fedlearn.clients.infer.model import ServedModel
 from fedlearn.clients.infer.question import InferQuestion, Output
 from fedlearn.clients.infer.refusal import bad
@@ -22,14 +21,6 @@ SIZE = "binary_data_size"
 
 # Inputs and outputs in one request; a model that serves here has a few.
 _MOST_TENSORS = 64
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(name)
-
-
-# JSON has no NaN, though Python would read it.
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def read(body: bytes, header_length: int | None, model: ServedModel) -> InferQuestion:
@@ -83,7 +74,7 @@ def write(
     if question.id:
         answer["id"] = question.id
     answer["outputs"] = entries
-    head = json.dumps(answer, separators=(",", ":")).encode()
+    head = json_text.dumps(answer)
     if all(blob is None for blob in blobs):
         return head, None
     return b"".join([head, *(blob for blob in blobs if blob is not None)]), len(head)
@@ -91,9 +82,8 @@ def write(
 
 def _json(data: bytes) -> dict[str, Any]:
     try:
-        value = _DECODER.decode(data.decode())
-    # Of nesting without end Python's reader raises the latter.
-    except (ValueError, RecursionError):
+        value = json_text.loads(data)
+    except ValueError:
         raise bad("the body is no JSON in UTF-8") from None
     if not isinstance(value, dict):
         raise bad("the body is no JSON object")

@@ -46,12 +46,14 @@ Say = Callable[[str], None]
 class InferSettings:
     """What the command's arguments say.
 
-    model: a package, an .onnx file, or a record that names one. port: None: not by TCP.
+    model: a package, an .onnx file, or a record that names one. int8: a package's int8
+    model. port: None: not by TCP.
     body_bytes: 0: by the model's input. deadline_s: of a request that says none itself.
     """
 
     model: Path
     name: str
+    int8: bool = False
     host: str = "127.0.0.1"
     port: int | None = 8000
     unix: Path | None = None
@@ -70,7 +72,7 @@ async def serve(settings: InferSettings, say: Say) -> None:
     Raises UserError and ModelError for a model that cannot serve, RunError for an address
     that cannot be listened on.
     """
-    slot = ModelSlot.of(settings.model, say)
+    slot = ModelSlot(settings.model, say, settings.int8)
     measures = Measures()
     batcher = Batcher(measures, settings.batch, settings.queue)
     served = Served(settings.name, slot, batcher, measures, settings.deadline_s)

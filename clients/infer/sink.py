@@ -47,11 +47,11 @@ class AnswerFile:
             self._part, "a+b", opener=files.private
         )
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            self._hold()
+            self._go_on(version)
+        except BaseException:
             self._file.close()
-            raise UserError(f"another process is writing '{path}'") from None
-        self._go_on(version)
+            raise
 
     def write(self, answers: Sequence[Answer]) -> None:
         """Add lines; they are in the file, if not on the disk, when this returns."""
@@ -70,6 +70,13 @@ class AnswerFile:
     def close(self) -> None:
         """Leave the file to be gone on with."""
         self._file.close()
+
+    def _hold(self) -> None:
+        """Lock the file for this process alone; raises UserError where another has it."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process is writing '{self._path}'") from None
 
     def _go_on(self, version: str) -> None:
         """Note what is answered, and cut off what is no whole line."""

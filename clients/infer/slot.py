@@ -33,22 +33,19 @@ class ModelSlot:
     """One model that can be replaced while it answers."""
 
     def __init__(
-        self, source: Path, model: ServedModel, say: Callable[[str], None]
+        self, source: Path, say: Callable[[str], None], int8: bool = False
     ) -> None:
-        """Serve a model; source: where it came from, a record or the model itself."""
-        self.model = model
+        """Serve the model of a source: a record, or a model. Raises what `load` raises."""
+        # Before it is read: what changes meanwhile is seen as a change.
+        self._stamp = record.stamp(source)
+        self._int8 = int8
+        self.model: ServedModel = load(record.target(source), int8)
         self.swaps = Swaps()
         self._source = source
         self._say = say
-        self._stamp = record.stamp(source)
         # One: two loads at a time would be three models in memory.
         self._loader = ThreadPoolExecutor(1, "fedlearn-load")
         self._lock = asyncio.Lock()
-
-    @classmethod
-    def of(cls, source: Path, say: Callable[[str], None]) -> ModelSlot:
-        """Return a slot with the model of a source; raises what `load` raises."""
-        return cls(source, load(record.target(source)), say)
 
     async def swap(self) -> None:
         """Load what the source is now, and serve it from the next request on.
@@ -82,4 +79,4 @@ class ModelSlot:
                 await self.swap()
 
     def _load(self) -> ServedModel:
-        return load(record.target(self._source))
+        return load(record.target(self._source), self._int8)

@@ -44,6 +44,9 @@ def parser() -> Parser:
     parser.add_argument(
         "--name", help="the model's name in paths (default: that of the file or folder)"
     )
+    parser.add_argument(
+        "--int8", action="store_true", help="the package's int8 model, if it has one"
+    )
     _add_addresses(parser)
     _add_limits(parser)
     _add_batch(parser)
@@ -218,6 +221,7 @@ def _settings(arguments: argparse.Namespace) -> InferSettings:
     return InferSettings(
         model=arguments.model,
         name=_name(arguments),
+        int8=arguments.int8,
         host=arguments.host,
         port=port,
         unix=arguments.unix,
@@ -246,17 +250,20 @@ def _name(arguments: argparse.Namespace) -> str:
 
 def _compute(arguments: argparse.Namespace) -> None:
     """Compute a batch."""
-    from fedlearn.clients.infer import once
+    from fedlearn.clients.infer import model, once, record
 
     source = arguments.once
     if arguments.source:
         _, source = once.place(arguments.source, ("folder", "csv"), "--source")
-    if arguments.to is None:
-        once.print_answers(arguments.model, source, arguments.batch, sys.stdout.write)
+    sink = None
+    if arguments.to is not None:
+        sink = once.place(arguments.to, ("file", "csv"), "--to")
+    served = model.load(record.target(arguments.model), arguments.int8)
+    if sink is None:
+        once.print_answers(served, source, arguments.batch, sys.stdout.write)
         return
-    sink = once.place(arguments.to, ("file", "csv"), "--to")
     say = _mute if arguments.quiet else _say
-    once.compute(arguments.model, source, sink, arguments.batch, say)
+    once.compute(served, source, sink, arguments.batch, say)
 
 
 def _mute(text: str) -> None:

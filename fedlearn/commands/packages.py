@@ -152,11 +152,12 @@ def _fetch_text(old: Manifest, new: Manifest) -> str:
             total += entry.bytes
     if old.weights_sha256 == new.weights_sha256:
         return f"{bytes_text(total)}, no weights"
-    whole = total + new.files[WEIGHTS_FILE].bytes
+    whole_bytes = total + new.files[WEIGHTS_FILE].bytes
     for delta in new.deltas:
         if delta.base_sha256 == old.weights_sha256:
-            return f"{bytes_text(total + delta.bytes)} by a difference, {bytes_text(whole)} whole"
-    return f"{bytes_text(whole)}; there is no difference from the old weights"
+            by_delta = bytes_text(total + delta.bytes)
+            return f"{by_delta} by a difference, {bytes_text(whole_bytes)} whole"
+    return f"{bytes_text(whole_bytes)}; there is no difference from the old weights"
 
 
 def _files_text(manifest: Manifest) -> str:

@@ -117,17 +117,16 @@ def _round(graph: _Graph, weight: str, axis: int | None) -> None:
     others: tuple[int, ...] | None = None
     if axis is not None:
         others = tuple(other for other in range(tensor.ndim) if other != axis)
-    largest = np.abs(tensor).max(axis=others).astype(np.float64) / LARGEST
-    scale = np.atleast_1d(largest.astype(np.float32))
+    largest = np.asarray(np.abs(tensor).max(axis=others), np.float64)
+    scale = np.atleast_1d((largest / LARGEST).astype(np.float32))
     # Weights that are all 0 stay 0 under any scale.
     scale[scale < np.finfo(np.float32).tiny] = 1.0
-    per_index = None if axis is None else axis
     replaced = {}
     for name, value in graph.tensors.items():
         if name != weight:
             replaced[name] = value
             continue
-        replaced[f"{weight}{QUANTISED}"] = rounded(tensor, scale, per_index, "int8")
+        replaced[f"{weight}{QUANTISED}"] = rounded(tensor, scale, axis, "int8")
         replaced[f"{weight}{SCALE}"] = scale
     graph.tensors = replaced
     graph.weights.append(weight)
@@ -146,52 +145,51 @@ def _place(graph: _Graph, node: NodeProto, nodes: list[NodeProto]) -> None:
 
 def _dense(graph: _Graph, node: NodeProto) -> None:
     """Make one dense layer int8, with a scale for each output, where its weight allows it."""
-    from onnx import TensorProto, helper
-
     value = node.input[1]
     weight = _weight(graph, value, node)
     if weight is None or graph.floats[weight].ndim != 2 or not _is_plain(node):
         return
-    # Gemm's own transposition, or one before it, as torch's exporter has it: weights are (N, K).
+    # Weights are (N, K), turned by Gemm itself or by a node before it.
     is_turned = node.op_type == "Gemm" and _attribute(node, "transB", 0) == 1
-    by_nodes = graph.maker(value)
-    turns = int(is_turned) + int(
-        by_nodes is not None and by_nodes.op_type == "Transpose"
-    )
-    _round(graph, weight, axis=0 if turns % 2 else 1)
-    stem = node.output[0]
-    names = {
-        key: f"{stem}_{key}" for key in ("x", "scale", "zero", "int32", "float", "by")
-    }
+    before = graph.maker(value)
+    is_turned_before = before is not None and before.op_type == "Transpose"
+    _round(graph, weight, axis=1 if is_turned == is_turned_before else 0)
+    nodes = _integer_product(node, f"{weight}{SCALE}", is_turned)
+    for new_node in nodes:
+        new_node.name = f"{new_node.output[0]}_{new_node.op_type}"
+    _place(graph, node, nodes)
+
+
+def _integer_product(node: NodeProto, scale: str, is_turned: bool) -> list[NodeProto]:
+    """Return the nodes of a product with an int8 matrix, as ONNX Runtime joins them."""
+    from onnx import TensorProto, helper
+
+    output = node.output[0]
     matrix = node.input[1]
     nodes = []
     if is_turned:
+        matrix = f"{output}_matrix"
         nodes.append(
-            helper.make_node("Transpose", [matrix], [f"{stem}_w"], perm=[1, 0])
+            helper.make_node("Transpose", [node.input[1]], [matrix], perm=[1, 0])
         )
-        matrix = f"{stem}_w"
+    bytes_, step, zero = (f"{output}_{part}" for part in ("bytes", "step", "zero"))
+    whole, floats, factor = (
+        f"{output}_{part}" for part in ("int32", "float", "factor")
+    )
     has_bias = len(node.input) > 2
-    product = f"{stem}_product" if has_bias else stem
+    product = f"{output}_product" if has_bias else output
     nodes += [
         helper.make_node(
-            "DynamicQuantizeLinear",
-            [node.input[0]],
-            [names["x"], names["scale"], names["zero"]],
+            "DynamicQuantizeLinear", [node.input[0]], [bytes_, step, zero]
         ),
-        helper.make_node(
-            "MatMulInteger", [names["x"], matrix, names["zero"]], [names["int32"]]
-        ),
-        helper.make_node(
-            "Cast", [names["int32"]], [names["float"]], to=TensorProto.FLOAT
-        ),
-        helper.make_node("Mul", [names["scale"], f"{weight}{SCALE}"], [names["by"]]),
-        helper.make_node("Mul", [names["float"], names["by"]], [product]),
+        helper.make_node("MatMulInteger", [bytes_, matrix, zero], [whole]),
+        helper.make_node("Cast", [whole], [floats], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [step, scale], [factor]),
+        helper.make_node("Mul", [floats, factor], [product]),
     ]
     if has_bias:
-        nodes.append(helper.make_node("Add", [product, node.input[2]], [stem]))
-    for new in nodes:
-        new.name = f"{new.output[0]}_{new.op_type}"
-    _place(graph, node, nodes)
+        nodes.append(helper.make_node("Add", [product, node.input[2]], [output]))
+    return nodes
 
 
 def _is_plain(node: NodeProto) -> bool:
@@ -213,30 +211,27 @@ def _lstm(graph: _Graph, node: NodeProto) -> None:
     """Make one LSTM of one direction int8, with a scale for each of its two weights."""
     from onnx import helper
 
-    weights = [_weight(graph, value, node) for value in node.input[1:3]]
-    if None in weights or _attribute(node, "direction", b"forward") != b"forward":
+    inputs_to_hidden = _weight(graph, node.input[1], node)
+    hidden_to_hidden = _weight(graph, node.input[2], node)
+    is_forward = _attribute(node, "direction", b"forward") == b"forward"
+    if inputs_to_hidden is None or hidden_to_hidden is None or not is_forward:
         return
-    stem = node.output[0]
+    # All eight inputs of an LSTM, "" where it has none, then scales and zero points.
     inputs = [*node.input, *[""] * (8 - len(node.input))]
-    turned = []
     nodes = []
-    for position, weight in enumerate(weights, start=1):
-        assert weight is not None
+    for position, weight in ((1, inputs_to_hidden), (2, hidden_to_hidden)):
         _round(graph, weight, axis=None)
         # (1, 4·H, K) → (1, K, 4·H), as the int8 one wants it.
-        output = f"{stem}_w{position}"
-        turned.append(
-            helper.make_node("Transpose", [node.input[position]], [output], output)
+        turned = f"{node.output[0]}_matrix{position}"
+        source = node.input[position]
+        nodes.append(
+            helper.make_node("Transpose", [source], [turned], turned, perm=[0, 2, 1])
         )
-        turned[-1].attribute.append(helper.make_attribute("perm", [0, 2, 1]))
-        inputs[position] = output
         zero = f"{weight}_zero_point"
         graph.tensors[zero] = np.zeros(1, np.int8)
+        inputs[position] = turned
         inputs += [f"{weight}{SCALE}", zero]
-    nodes = [
-        *turned,
-        helper.make_node("DynamicQuantizeLSTM", inputs, node.output, node.name),
-    ]
-    nodes[-1].domain = DOMAIN
-    nodes[-1].attribute.extend(node.attribute)
-    _place(graph, node, nodes)
+    lstm = helper.make_node("DynamicQuantizeLSTM", inputs, node.output, node.name)
+    lstm.domain = DOMAIN
+    lstm.attribute.extend(node.attribute)
+    _place(graph, node, [*nodes, lstm])

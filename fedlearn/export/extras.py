@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from types import ModuleType
 
 from fedlearn.errors import UserError, reason_of
@@ -15,7 +16,10 @@ def required(module: str, extra: str, purpose: str) -> ModuleType:
     "ONNX". Raises UserError that names the line to install it by.
     """
     try:
-        return importlib.import_module(module)
+        # What a package warns of while it is imported is between it and Python.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
         raise UserError(

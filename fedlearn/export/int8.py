@@ -11,9 +11,11 @@ is 3 to 13 times slower than floats (docs/export.md).
 from __future__ import annotations
 
 import base64
+import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,7 +40,7 @@ from fedlearn.runs.trained import Trained
 from fedlearn.system import files
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import GraphProto, ModelProto
 
 INT8_GRAPH_FILE = "int8.onnx"
 INT8_WEIGHTS_FILE = "int8.bin"
@@ -189,7 +191,7 @@ def _quantise(source: Path, target: Path, samples: NDArray[Any]) -> None:
             part = next(self._parts, None)
             return None if part is None else {INPUT: part}
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _no_advice():
         warnings.simplefilter("ignore")
         quantize_static(
             str(source),
@@ -202,6 +204,18 @@ def _quantise(source: Path, target: Path, samples: NDArray[Any]) -> None:
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
         )
+
+
+@contextmanager
+def _no_advice() -> Iterator[None]:
+    """Keep the quantiser's advice off: what it would have us do before is done already."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def _operations(graph: bytes) -> set[str]:
@@ -219,7 +233,11 @@ def _apart(
     """Return a quantised model's graph and tensors apart, with the recipe of the tensors."""
     from onnx import numpy_helper
 
-    items = list(model.graph.initializer)
+    # ONNX Runtime's quantiser leaves some behind that nothing reads any more.
+    read = set(_read(model.graph))
+    items = [item for item in model.graph.initializer if item.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(items)
     tensors = {item.name: numpy_helper.to_array(item) for item in items}
     # Shapes of values inside, which ONNX Runtime finds itself.
     del model.graph.value_info[:]
@@ -231,6 +249,16 @@ def _apart(
         recipe=recipe(exported.tensors, folds, tensors),
         kind=kind,
     )
+
+
+def _read(graph: GraphProto) -> Iterator[str]:
+    """Yield the values that a graph's nodes read, in graphs inside them too."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            yield from _read(attribute.g)
+    for output in graph.output:
+        yield output.name
 
 
 def recipe(

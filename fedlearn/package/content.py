@@ -19,15 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.errors import PackageError, UserError, reason_of
-from fedlearn.package import graph
-from fedlearn.package.int8 import LARGEST_EXTRA_BYTES
 from fedlearn.package.manifest import MOST_BYTES, Manifest, from_bytes
+from fedlearn.package.matching import check_graph
 from fedlearn.package.parts import (
     DELTAS_FOLDER,
-    FLOAT_BYTES,
     GRAPH_FILE,
     INT8_GRAPH_FILE,
-    INT8_WEIGHTS_FILE,
     MANIFEST_FILE,
     WEIGHTS_FILE,
     ListedFile,
@@ -43,9 +40,6 @@ SIGNATURES = (SIGNATURE_FILE, NEXT_SIGNATURE_FILE)
 
 # Larger than any signature of so many files.
 MOST_SIGNATURE_BYTES = 1 << 20
-
-# A graph has no weights; this is a hundred times resnet-50's.
-MOST_GRAPH_BYTES = 16 << 20
 
 # Read and hashed at a time, so that a board needs no memory for the file.
 _PIECE = 1 << 20
@@ -123,72 +117,6 @@ def read(folder: Path, needs_deltas: bool = False) -> Package:
 def tensors(folder: Path) -> dict[str, NDArray[np.float32]]:
     """Return the tensors of a package's folder, float32, in their order. Raises as `read`."""
     return read(folder).tensors()
-
-
-def check_graph(manifest: Manifest, data: bytes, file: str) -> None:
-    """Refuse a graph that a package may not have, or that is not the manifest's.
-
-    Raises PackageError, "graph", "tensor" or "path".
-    """
-    if len(data) > MOST_GRAPH_BYTES:
-        raise PackageError(
-            "limits", f"{file} has {len(data):,} bytes, more than {MOST_GRAPH_BYTES:,}"
-        )
-    content = inspected(manifest, data, file)
-    for port, ports in (
-        (manifest.input, content.inputs),
-        (manifest.output, content.outputs),
-    ):
-        if ports != {port.name: port.dtype}:
-            raise PackageError(
-                "graph",
-                f"{file} has other inputs or outputs than the manifest's '{port.name}'",
-            )
-    opset = content.opsets.get("", 0)
-    if all(opset > target.opset for target in manifest.targets):
-        raise PackageError("graph", f"{file} has opset {opset}, which no target has")
-
-
-def inspected(manifest: Manifest, data: bytes, file: str) -> graph.Graph:
-    """Return what a graph has, whose tensors are the manifest's own. Raises PackageError."""
-    weight_bytes = manifest.files[WEIGHTS_FILE].bytes
-    if file == INT8_GRAPH_FILE:
-        # As many as a recipe may give.
-        most = weight_bytes + LARGEST_EXTRA_BYTES
-        content = graph.inspect(data, file, INT8_WEIGHTS_FILE, most)
-        _check_rebuilt(manifest, content)
-        return content
-    content = graph.inspect(data, file, WEIGHTS_FILE, weight_bytes)
-    _check_places(manifest, content, file)
-    return content
-
-
-def _check_rebuilt(manifest: Manifest, content: graph.Graph) -> None:
-    """Refuse an int8 graph of other tensors than its recipe gives."""
-    entries = (manifest.int8 or {}).get("tensors")
-    names = set()
-    if isinstance(entries, list):
-        tables = [entry for entry in entries if isinstance(entry, dict)]
-        names = {str(table.get("name")) for table in tables}
-    if set(content.external) - names:
-        raise PackageError("tensor", f"{INT8_GRAPH_FILE} has tensors of no recipe")
-
-
-def _check_places(manifest: Manifest, content: graph.Graph, file: str) -> None:
-    """Refuse tensors that the graph looks for elsewhere than the manifest puts them."""
-    places = {}
-    offset = 0
-    for tensor in manifest.tensors:
-        length = FLOAT_BYTES * tensor.size
-        places[tensor.name] = graph.External(offset, length, is_float=True)
-        offset += length
-    for name, place in content.external.items():
-        if places.get(name) != place:
-            raise PackageError(
-                "tensor",
-                f"{file} has '{shortened(name, 100)}' at another place of {WEIGHTS_FILE} "
-                "than the manifest",
-            )
 
 
 def write(
@@ -310,11 +238,13 @@ def _check_names(folder: Path, manifest: Manifest, needs_deltas: bool) -> None:
         required = set(manifest.listed)
     missing = sorted(required - present)
     if missing:
-        raise PackageError("missing", f"'{folder}' lacks {first_few(missing)}")
+        raise PackageError("missing", f"the package lacks {first_few(missing)}")
     extra = sorted(present - allowed)
     if extra:
         names = first_few([shortened(name, 100) for name in extra])
-        raise PackageError("extra", f"'{folder}' has files that nobody listed: {names}")
+        raise PackageError(
+            "extra", f"the package has files that nobody listed: {names}"
+        )
 
 
 def _names(folder: Path, inside: str) -> Iterator[str]:

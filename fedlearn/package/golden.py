@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from fedlearn.errors import FormatError, PackageError, UserError, reason_of
 from fedlearn.package import npz
-from fedlearn.package.content import Package, inspected
+from fedlearn.package.content import Package
 from fedlearn.package.int8 import Tensors, rebuild
 from fedlearn.package.manifest import Manifest
+from fedlearn.package.matching import inspected
 from fedlearn.package.parts import (
     GOLDEN_FILE,
     GRAPH_FILE,

@@ -273,10 +273,11 @@ class _Inspection:
         bits = _BITS[kind] * prod(dims)
         # No tensor of a package is larger than all its weights together, with some room
         # for what is constant.
-        most = 8 * max(self._weight_bytes, 1 << 20)
-        if bits > most:
+        limit_bytes = max(self._weight_bytes, 1 << 20)
+        if bits > 8 * limit_bytes:
             raise self._wrong(
-                "tensor", f"has {shown} of {bits // 8:,} bytes, more than {most // 8:,}"
+                "tensor",
+                f"has {shown} of {bits // 8:,} bytes, more than {limit_bytes:,}",
             )
         return bits
 

@@ -67,7 +67,7 @@ def rebuild(tensors: Tensors, recipe: Recipe) -> dict[str, NDArray[Any]]:
     except FormatError:
         raise
     # A recipe comes with a download: whatever is wrong with it, it is not followed.
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise FormatError(
             f"the int8 recipe cannot be followed: {reason_of(error)}"
         ) from error
@@ -101,7 +101,7 @@ def folded(
         factor = gamma / np.sqrt(variance + float(fold["epsilon"]))
         weight = rest[_text(fold["weight"])].astype(np.float64)
         # A factor for each output channel, which is the first axis.
-        factors = factor.reshape(-1, *(1,) * (weight.ndim - 1))
+        factors = _along(factor, 0, weight.shape)
         bias: NDArray[Any] = np.zeros_like(mean)
         if "source_bias" in fold:
             bias = rest[_text(fold["source_bias"])].astype(np.float64)
@@ -122,9 +122,9 @@ def rounded(
         raise FormatError("the int8 recipe has a scale that is not above 0")
     if not np.isfinite(tensor).all():
         raise FormatError("the weights have values that are not finite")
-    divisor = (
-        scale.reshape(())[()] if axis is None else _along(scale, axis, tensor.ndim)
-    )
+    divisor = scale
+    if axis is not None or scale.size != 1:
+        divisor = _along(scale, axis, tensor.shape)
     # ONNX Runtime's quantiser divides weights as float32, and biases as float64.
     precision = np.float32 if dtype == "int8" else np.float64
     limits = np.iinfo(np.int8 if dtype == "int8" else np.int32)
@@ -135,11 +135,20 @@ def rounded(
     return whole_numbers
 
 
-def _along(scale: NDArray[Any], axis: int, dimensions: int) -> NDArray[Any]:
-    """Return scales in the shape in which they go along one axis."""
-    shape = [1] * dimensions
-    shape[axis] = -1
-    return scale.reshape(shape)
+def _along(
+    factors: NDArray[Any], axis: int | None, shape: tuple[int, ...]
+) -> NDArray[Any]:
+    """Return one factor for each index of an axis, in a shape that multiplies a tensor's.
+
+    Raises FormatError for another number of them, before anything is multiplied.
+    """
+    if axis is None or factors.size != shape[axis]:
+        raise FormatError(
+            f"the int8 recipe has {factors.size} factors for axis {axis} of {list(shape)}"
+        )
+    along = [1] * len(shape)
+    along[axis] = factors.size
+    return factors.reshape(along)
 
 
 def _from_source(

@@ -118,6 +118,11 @@ def moment(text: str) -> datetime:
     return datetime.fromisoformat(text.removesuffix("Z")).replace(tzinfo=timezone.utc)
 
 
+def now() -> datetime:
+    """Return the time in UTC."""
+    return datetime.now(timezone.utc)
+
+
 def from_bytes(data: bytes) -> Manifest:
     """Return the manifest that bytes hold.
 

@@ -155,9 +155,9 @@ def read_files(fields: Fields) -> dict[str, ListedFile]:
     for path, value in fields.names("files", MOST_FILES).items():
         check_path(path)
         entry = Fields(value, f"manifest.files['{path}']")
-        most = MOST_WEIGHT_BYTES if path == WEIGHTS_FILE else MOST_FILE_BYTES
+        limit = MOST_WEIGHT_BYTES if path == WEIGHTS_FILE else MOST_FILE_BYTES
         files[path] = ListedFile(
-            entry.sha256("sha256"), entry.whole("bytes", most=most)
+            entry.sha256("sha256"), entry.whole("bytes", most=limit)
         )
         entry.end()
     for path in REQUIRED:

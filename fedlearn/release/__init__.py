@@ -1,1 +1,1 @@
-"""Releases: packages that are made of runs."""
+"""Releases: packages that are made of runs, and the registry that keeps them."""

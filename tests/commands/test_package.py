@@ -7,7 +7,7 @@ import pytest
 
 from fedlearn.commands import package, sign
 from fedlearn.package import content
-from fedlearn.package.parts import Delta, delta_file
+from fedlearn.package.parts import Delta, Support, delta_file
 from fedlearn.server.release import make_pair
 from tests.package import small
 
@@ -63,7 +63,7 @@ def test_a_refusal_is_one_line_with_its_name(folder, capsys, options, text):
     [
         ({"expires": "2001-01-01T00:00:00Z"}, [], "expired"),
         (
-            {"targets": (small.Support("onnxruntime", 17, ("pi",)),)},
+            {"targets": (Support("onnxruntime", 17, ("pi",)),)},
             ["--target", "x"],
             "target",
         ),

@@ -16,6 +16,7 @@ import resource
 import sys
 import time
 from collections import Counter
+from typing import Any
 
 from fedlearn.errors import PackageError
 from fedlearn.package import canonical
@@ -28,7 +29,7 @@ LONG_S = 10.0
 
 # What stands in the place of a field: of other types, at limits and beyond them, and of the
 # forms that have led readers astray.
-VALUES = (
+VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2**53 - 1, 2**53, 2**64, -(2**63), 10**300),
     *(0.5, -0.0, 1.0, 1e308, 5e-324, "", "x", "0" * 64, "A" * 64, "a" * 10_000),
     *("../x", "/etc/passwd", "a\\b", "a/../b", "\x00", "\x1b[2J", "é", "\ud800"),

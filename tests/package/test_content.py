@@ -11,7 +11,7 @@ import pytest
 from fedlearn.errors import PackageError, UserError
 from fedlearn.package import content
 from fedlearn.package.content import read, tensors, write
-from fedlearn.package.parts import Delta, delta_file
+from fedlearn.package.parts import Delta, Port, Support, delta_file
 from tests.package import small
 
 BASE = "5a" * 32
@@ -146,9 +146,9 @@ def test_a_graph_with_weights_at_other_places_than_the_manifest(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"input": small.Port("z", (None, 6), "float32")},
-        {"output": small.Port("y", (None, 3), "int64")},
-        {"targets": (small.Support("onnxruntime", small.OPSET - 1),)},
+        {"input": Port("z", (None, 6), "float32")},
+        {"output": Port("y", (None, 3), "int64")},
+        {"targets": (Support("onnxruntime", small.OPSET - 1),)},
     ],
 )
 def test_a_graph_of_other_ports_or_opset_than_the_manifest(tmp_path, change):

@@ -7,6 +7,7 @@ import sys
 import warnings
 import zipfile
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,8 @@ from tests.package import small
 
 
 def answers(**changes):
-    inputs = small.SAMPLES.astype(np.float32) / 255
-    scores = inputs @ small.W + small.B
+    inputs = small.SAMPLES.astype(np.float32) / np.float32(255)
+    scores: Any = inputs @ small.W + small.B
     return replace(golden.golden(small.SAMPLES, scores, scores[:16]), **changes)
 
 

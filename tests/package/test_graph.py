@@ -166,7 +166,8 @@ def test_constants_in_typed_fields_are_counted():
     assert "number of values" in str(refusal(small.model(initializers=[tensor])))
     floats = helper.make_tensor("c", TensorProto.FLOAT, [2], [0.5, 1.5])
     assert inspect(small.model(initializers=[floats]))
-    text = helper.make_tensor("c", TensorProto.STRING, [1], [b"x"])
+    text = TensorProto(name="c", data_type=TensorProto.STRING, dims=[1])
+    text.string_data.append(b"x")
     assert refusal(small.model(initializers=[text])).name in ("graph", "tensor")
 
 

@@ -57,7 +57,7 @@ def test_model_signing_and_openssl_accept_it(pair, tmp_path):
     payload = base64.b64decode(envelope["payload"])
     (tmp_path / "s").write_bytes(base64.b64decode(envelope["signatures"][0]["sig"]))
     head = f"DSSEv1 28 application/vnd.in-toto+json {len(payload)} "
-    done = subprocess.run(
+    verified = subprocess.run(
         [
             "openssl",
             "dgst",
@@ -71,7 +71,7 @@ def test_model_signing_and_openssl_accept_it(pair, tmp_path):
         capture_output=True,
         check=False,
     )
-    assert done.stdout == b"Verified OK\n"
+    assert verified.stdout == b"Verified OK\n"
     # And it is no yes-man.
     (folder / "weights.bin").write_bytes(bytes(84))
     done = subprocess.run(
@@ -151,9 +151,13 @@ def test_each_refusal_has_its_name(pair, tmp_path):
         targets=(Support("onnxruntime", small.OPSET, ("jetson",)),),
     )
     other = make_pair(tmp_path / "other")
-    sound = {"floor": 3, "device": "jetson", "now": moment("2029-12-31T23:59:59Z")}
+    sound: dict = {
+        "floor": 3,
+        "device": "jetson",
+        "now": moment("2029-12-31T23:59:59Z"),
+    }
     assert accept(package, terms(key, **sound)).floor == 3
-    cases = {
+    cases: dict = {
         "name": {"names": ("other-model",)},
         "target": {"device": "pi"},
         "counter": {"floor": 4},

@@ -81,7 +81,7 @@ def test_the_template_says_nothing_and_names_every_key_with_its_default(tmp_path
         "\n".join(
             line.removeprefix("# ")
             for line in TEMPLATE.splitlines()
-            if " = " in line or line.startswith("[")
+            if " = " in line or line.startswith(("[", "# ["))
         ),
     )
     assert (
@@ -90,6 +90,7 @@ def test_the_template_says_nothing_and_names_every_key_with_its_default(tmp_path
         == {action.dest for action in parser()._actions}
         - {"help", "settings", "end_with_input"}
     )
+    assert on.releases is not None and set(on.releases) == set(_KEYS["releases"])
     shown = {
         "hot_c",
         "cool_c",
@@ -109,7 +110,7 @@ def test_the_template_says_nothing_and_names_every_key_with_its_default(tmp_path
     [
         (
             "[rule]\n",
-            r"unknown section \[rule\]\. Did you mean 'rules'\? Known: agent, rules",
+            r"unknown section \[rule\]\. Did you mean 'rules'\? Known: agent, releases, rules",
         ),
         ("[rules]\nhot = 80\n", r"\[rules\] has no key 'hot'\. Did you mean 'hot_c'\?"),
         ("[rules]\nHot_C = 80\n", r"\[rules\] has no key 'Hot_C'\."),
