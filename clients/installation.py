@@ -411,12 +411,14 @@ class Installation:
     def _serve(self) -> ServeSlot:
         """Serve what the stage allows; it may be served already."""
         record = self.record
-        match self.stage:
-            case InstallStage.STARTING:
-                return ServeSlot(record.committed_slot, record.committed)
-            case InstallStage.ENDING:
-                record = self._coming
-        return ServeSlot(record.active, record.serving)
+        if self.stage in (InstallStage.STARTING, InstallStage.ENDING):
+            # It names no damaged slot, as the one on disk may.
+            record = self._coming
+        slot = record.active
+        if self.stage is InstallStage.STARTING:
+            slot = record.committed_slot
+        release = record.release_in(slot)
+        return ServeSlot(None if release is None else slot, release)
 
     def _end_event(
         self, actions: list[InstallAction], now: float

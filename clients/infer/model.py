@@ -16,7 +16,7 @@ import numpy as np
 from fedlearn.clients.infer.refusal import Refusal, bad
 from fedlearn.clients.infer.tensors import DATATYPES, Array, Shape
 from fedlearn.errors import ModelError, UserError, reason_of
-from fedlearn.package import content, golden
+from fedlearn.package import content, golden, matching
 from fedlearn.package.parts import GRAPH_FILE, INT8_GRAPH_FILE
 from fedlearn.text import first_few
 
@@ -177,7 +177,7 @@ def _of_package(path: Path, int8: bool) -> ServedModel:
     # The bytes that were checked, not what lies in the folder by now.
     graph = package.file(file)
     # The weights may have more: what a run needs that starts from them.
-    names = content.inspected(manifest, graph, file).external
+    names = matching.inspected(manifest, graph, file).external
     used = {name: tensors[name] for name in names}
     session = _session(path, graph, used)
     steps = dataclasses.asdict(manifest.preprocessing)

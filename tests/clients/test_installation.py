@@ -336,6 +336,14 @@ def test_a_start_that_cannot_be_counted_serves_what_was_committed():
     assert again.last(ServeSlot) == ServeSlot("b", TWO)
 
 
+def test_a_full_disk_and_a_damaged_slot_at_once_serve_no_damaged_byte():
+    device = Device()
+    device.install()
+    again = Device(device.machine.record, intact="b")
+    again.do(again.machine.unwritten("no space left on device", 0.0))
+    assert again.last(ServeSlot) == ServeSlot(None, None)
+
+
 def test_what_a_full_disk_refused_is_never_written_later_out_of_turn():
     device = Device()
     device.want()

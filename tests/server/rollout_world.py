@@ -644,6 +644,7 @@ class World:
             allowed |= proven
         text = "I2 what serves is neither committed nor on trial"
         self.need(served in allowed, text)
+        self.need(served is not None, "I1 a slot serves that holds nothing for certain")
         text = "I3 what serves failed its checks"
         self.need(self.kind(served) not in (CORRUPT, GOLDEN), text)
         if self.kind(served) in RUNS_BAD and board.number not in self.canary:

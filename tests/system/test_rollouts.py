@@ -99,6 +99,10 @@ class Fleet:
     def wait_for(self, phase: str) -> None:
         def is_there():
             status = self.status()
+            has_ended = status.get("phase") in ("done", "withdrawn", "aborted")
+            # After a recall it may be "done" for a moment.
+            is_other = has_ended and status["phase"] not in (phase, "done")
+            assert not is_other, status
             return status.get("phase") == phase and not status["unsettled"]
 
         self.wait(is_there, phase)
