@@ -68,6 +68,14 @@ COMMANDS = {
         "fedlearn.commands.release",
         "release a run's model as a difference, and say which version is stable",
     ),
+    "fleet": (
+        "fedlearn.commands.fleet",
+        "let agents attend for good, and roll releases out to their devices",
+    ),
+    "rollout": (
+        "fedlearn.commands.rollout",
+        "bring a package to a fleet's devices, wave by wave, and back",
+    ),
     "report": ("fedlearn.commands.report", "draw a run's report, or compare runs"),
     "export": (
         "fedlearn.commands.export",

@@ -18,13 +18,14 @@ class RunTerms:
     """What a welcome says of a run.
 
     run: 16 bytes that name it. experiment: JSON of what a client must build. clients: their
-    number. limit_bytes: of an answer.
+    number. limit_bytes: of an answer. releases: whether devices are told what to install.
     """
 
     run: bytes
     experiment: str
     clients: int
     limit_bytes: int
+    releases: bool = False
 
 
 class Reception:
@@ -98,6 +99,7 @@ class Reception:
             lease_ms=round(1000 * sessions.LEASE_S),
             limit_bytes=self.terms.limit_bytes,
             round=oldest_round,
+            releases=self.terms.releases,
         )
         frame = pb.CoordinatorFrame(welcome=welcome)
         return [*actions, SendToAgent(connection.number, frame)]

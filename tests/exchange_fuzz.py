@@ -39,6 +39,21 @@ from fedlearn.engine.task import Task
 from fedlearn.errors import PayloadError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import proto
+from fedlearn.exchange.release_frames import (
+    Offer,
+    WrongFrame,
+    installed_frame,
+    offer_of,
+    report_of,
+    wanted_frame,
+)
+from fedlearn.exchange.releases import (
+    InstalledReport,
+    InstallFailure,
+    ReleaseId,
+    WantedRelease,
+    WatchFigures,
+)
 from fedlearn.plan import Plan
 from fedlearn.server.actions import Action as CoordinatorAction
 from fedlearn.server.actions import SendToAgent, StoreAnswer
@@ -67,6 +82,18 @@ CODECS = (
 CLIENTS, LIMIT = 4, 1 << 16
 METRICS = b'{"loss": 1.5, "accuracy": 0.5, "num-examples": 60}'
 PLAN = Plan(1, 7)
+RELEASE = ReleaseId("model", 3, "ab" * 32)
+REPORT = InstalledReport(
+    "disk",
+    5,
+    RELEASE,
+    None,
+    InstallFailure(6, RELEASE, "its golden outputs differ"),
+    RELEASE,
+    "fetching",
+    "outside its hours",
+    WatchFigures(100, 0.01, 8.0, 0.1, 0.2),
+)
 
 
 def updates() -> list[Case]:
@@ -102,6 +129,10 @@ def agent_frames(answers: Sequence[bytes] = ()) -> dict[str, pb.AgentFrame]:
         "metrics": pb.AgentFrame(
             chunk=_chunk(pb.Key(round=1, kind="evaluate"), METRICS)
         ),
+        "installs": pb.AgentFrame(
+            hello=pb.Hello(oldest=1, newest=1, client=1, installs=True)
+        ),
+        "installed": installed_frame(REPORT),
     }
     return found | {
         f"answer {number}": pb.AgentFrame(chunk=_chunk(key, data))
@@ -114,7 +145,7 @@ def coordinator_frames(
 ) -> dict[str, pb.CoordinatorFrame]:
     """Return sound frames of a coordinator; payloads: of its task."""
     key = pb.Key(round=1, kind="train", turn=0)
-    limits = {
+    limits: dict[str, Any] = {
         "idle_ms": 120_000,
         "busy_ms": 1000,
         "lease_ms": 4500,
@@ -132,7 +163,10 @@ def coordinator_frames(
     found = {
         "welcome": pb.CoordinatorFrame(
             welcome=pb.Welcome(
-                version=1, run=b"r" * 16, experiment='{"seed": 1}', **limits
+                version=1,
+                run=b"r" * 16,
+                experiment='{"seed": 1}',
+                **limits,
             )
         ),
         "task": pb.CoordinatorFrame(task=task),
@@ -158,6 +192,11 @@ def coordinator_frames(
             )
         ),
         "heartbeat": pb.CoordinatorFrame(heartbeat=pb.Heartbeat()),
+        "fleet": pb.CoordinatorFrame(
+            welcome=pb.Welcome(version=1, experiment="{}", releases=True, **limits)
+        ),
+        "wanted": wanted_frame(Offer(WantedRelease(7, RELEASE), b"{}", (b"sig",))),
+        "nothing": wanted_frame(Offer(WantedRelease(8, None))),
     }
     whole = b"".join(payloads)
     at = 0
@@ -218,7 +257,9 @@ class Coordinator:
         self.now += 0.01
         try:
             frame = pb.AgentFrame.FromString(data)
-        except DecodeError:
+            if frame.HasField("installed"):
+                report_of(frame.installed)
+        except (DecodeError, WrongFrame):
             return
         self.act(self.machine.heard(self.session, frame, self.now))
         self.act(self.machine.tick(self.now))
@@ -279,7 +320,9 @@ class Agent:
         self.now += 0.01
         try:
             frame = pb.CoordinatorFrame.FromString(data)
-        except DecodeError:
+            if frame.HasField("wanted"):
+                offer_of(frame.wanted)
+        except (DecodeError, WrongFrame):
             return
         self.act(self.machine.heard(frame, self.now))
         assert self.machine.next_alarm(self.now) >= 0
@@ -380,6 +423,11 @@ def _change(draw: random.Random, message: Any) -> None:
                 draw.choice((*WORDS, 0, 5, LIMIT))
                 for _ in range(draw.choice((0, 1, 2, 50)))
             ]
+        elif one.name == "signatures":
+            message.signatures[:] = [draw.randbytes(50)] * draw.choice((0, 1, 2, 50))
+        elif one.type == one.TYPE_DOUBLE:
+            numbers = (0.0, -1.0, 1e300, float("inf"), float("nan"))
+            setattr(message, one.name, draw.choice(numbers))
         elif one.type == one.TYPE_STRING:
             setattr(message, one.name, draw.choice(TEXTS))
         elif one.type == one.TYPE_BYTES:

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -51,6 +51,9 @@ from fedlearn.system import sockets
 from fedlearn.system.failpoints import reach
 from fedlearn.system.files import make_folder
 from fedlearn.system.malloc import keep_pages
+
+if TYPE_CHECKING:
+    from fedlearn.clients.agent.releases import ReleaseDesk
 
 # The coordinator is told at most so often what work costs: rounds may be much shorter.
 FIGURES_S = 5.0
@@ -108,6 +111,10 @@ class Agent:
         self._wait_s = 0.0
         # Minus infinity, so that the first figures are told at once.
         self._figures_told_s = float("-inf")
+        # None: no releases are installed here.
+        self._desk: ReleaseDesk | None = None
+        # What ended the desk, and this agent with it.
+        self._broke_by: BaseException | None = None
 
     async def run(self) -> str:
         """Attend until the run is over, and return the reason.
@@ -122,8 +129,12 @@ class Agent:
         # Not seeded: agents that lost one coordinator together must not return
         # together.
         draw = random.SystemRandom().random
-        self._state = Attendance(settings.client, software, draw, settings.most_bytes)
+        installs = settings.releases is not None
+        self._state = Attendance(
+            settings.client, software, draw, settings.most_bytes, installs
+        )
         channel = self._channel()
+        desk = self._open_desk()
         beat = asyncio.create_task(notify.beat())
         if settings.end_with_input:
             asyncio.get_running_loop().add_reader(0, self._input)
@@ -139,9 +150,33 @@ class Agent:
                 await self._wait()
         finally:
             beat.cancel()
+            if desk is not None:
+                desk.cancel()
+                await asyncio.gather(desk, return_exceptions=True)
             await self._workshop.stop()
             await channel.close()
+        if self._broke_by is not None:
+            raise self._broke_by
         return self._ending
+
+    def _open_desk(self) -> asyncio.Task[None] | None:
+        """Begin to install releases, where the owner wants it; raises RecordError."""
+        settings = self.settings
+        if settings.releases is None:
+            return None
+        # An agent that installs nothing loads nothing of it.
+        from fedlearn.clients.agent.releases import ReleaseDesk
+
+        self._desk = ReleaseDesk(settings.releases, self._guest.ask, self.say)
+        task = asyncio.create_task(self._desk.run())
+        task.add_done_callback(self._desk_ended)
+        return task
+
+    def _desk_ended(self, task: asyncio.Task[None]) -> None:
+        """End with the desk: a disk that fails is no reason to attend without releases."""
+        if not task.cancelled() and task.exception() is not None:
+            self._broke_by = task.exception()
+            self._end(str(self._broke_by))
 
     async def _wait(self) -> None:
         """Wait before the next connection, unless there is none."""
@@ -189,6 +224,8 @@ class Agent:
             await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             self._report_end(parts)
         finally:
+            if self._desk is not None:
+                self._desk.disconnected()
             for part in parts:
                 part.cancel()
             self._call.cancel()
@@ -221,6 +258,8 @@ class Agent:
                 # The device is read only now: most frames are heartbeats.
                 self._state.decline_reason = self._guest.ask()
             self._perform(self._state.heard(frame, time.monotonic()))
+            if self._desk is not None:
+                self._desk.heard(frame)
         # The stream ended by its status, which says why in the server's words.
         code = await self._call.code()
         raise RunError(f"{code.name.lower()}: {await self._call.details()}")
@@ -312,6 +351,11 @@ class Agent:
             sockets.keep_alive(connection)
         # After each welcome, as the coordinator may be another process than before.
         self._tell(board.facts(settings.root))
+        # One of a run knows no releases, and would take the report for a mistake.
+        if self._desk is not None and welcome.releases:
+            self._desk.connected(self._send)
+        if not welcome.run:
+            return
         # The same run again, after a break: the work goes on, and its answers are known.
         if folder == self._folder:
             return

@@ -72,15 +72,18 @@ class Attendance:
         software: str,
         draw: Callable[[], float],
         most_bytes: int = PAYLOAD_BYTES,
+        installs: bool = False,
     ) -> None:
         """Take who the agent is.
 
         draw: returns a random number from 0 to 1. most_bytes: of all the work it holds.
+        installs: whether it installs releases.
         """
         self.client = client
         self.software = software
         self.draw = draw
         self._room = WorkRoom(most_bytes)
+        self._installs = installs
         # Of an answer, as the coordinator says.
         self.limit_bytes = 0
         # Why no new work is taken now.
@@ -113,7 +116,11 @@ class Attendance:
         self._heard_s = now
         self._spoke_s = now
         hello = pb.Hello(
-            oldest=OLDEST, newest=NEWEST, software=self.software, client=self.client
+            oldest=OLDEST,
+            newest=NEWEST,
+            software=self.software,
+            client=self.client,
+            installs=self._installs,
         )
         return [SendFrame(pb.AgentFrame(hello=hello))]
 
@@ -259,6 +266,9 @@ class Attendance:
         # A coordinator that says 0 must not make heartbeats without a pause.
         self._busy_s = max(welcome.busy_ms, 1) / 1000
         self._lease_s = welcome.lease_ms / 1000
+        # A fleet without a run asks for no work: what is here of a run stays for it.
+        if not welcome.run:
+            return [Enter(welcome)]
         # Nobody will ask for work of another run, or of a round that is over.
         if welcome.run == self.run:
             actions = self._drop_before(welcome.round)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedlearn.clients.agent.release_settings import ReleaseSettings
 from fedlearn.clients.agent.room import PAYLOAD_BYTES
 from fedlearn.clients.device.rules import NO_RULES, Rules
 from fedlearn.clients.device.sysfiles import ROOT
@@ -32,5 +33,7 @@ class AgentSettings:
     # Of all tasks and answers: a bound on what the coordinator can have this device hold.
     most_bytes: int = PAYLOAD_BYTES
     rules: Rules = NO_RULES
+    # None: it installs no releases.
+    releases: ReleaseSettings | None = None
     # Where the device is read; a test writes a folder.
     root: Path = ROOT

@@ -10,6 +10,7 @@ from __future__ import annotations
 import configparser
 import math
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,17 @@ TEMPLATE = """\
 # megabytes = 1024                 # most of all tasks and answers together
 # insecure = no                    # yes: without TLS
 
+# [releases]                       # with this section, releases of a fleet are installed
+# accept = watch-lstm              # names of the packages that are taken
+# keys = release.pem               # public release keys: who may define what runs here
+# device = jetson                  # this device's class, for packages that name theirs
+# watch_s = 600                    # a release serves so long on trial
+# ready_s = 60                     # and begins to within so long
+# starts = 3                       # how often it may be started again meanwhile
+# megabytes = 1024                 # most of a release's files that travel
+# memory_mb = 0                    # most that a trial run may take; 0: any
+# serve = --port 8000              # arguments of fedlearn infer; default: another program serves
+
 [rules]
 # hot_c = 85                       # no work from here on; default: 10 below the throttling point
 # cool_c = 75                      # work again below; default: 10 less than hot_c
@@ -63,10 +75,12 @@ class SettingsFile:
     """What a file says.
 
     agent: only what the file gives, by the names of the options of `fedlearn agent`.
+    releases: likewise, by the keys of the section; None: there is no such section.
     """
 
     agent: Mapping[str, Any] = field(default_factory=dict)
     rules: Rules = field(default_factory=Rules)
+    releases: Mapping[str, Any] | None = None
 
 
 class _Wrong(Exception):
@@ -97,7 +111,7 @@ def read(path: Path) -> SettingsFile:
     _make_absolute(agent, path.parent.absolute())
     rules = Rules(**_values(path, parser, "rules"))
     _check(rules, path)
-    return SettingsFile(agent, rules)
+    return SettingsFile(agent, rules, _releases(path, parser))
 
 
 def _parse(parser: configparser.ConfigParser, path: Path) -> None:
@@ -172,6 +186,31 @@ def _values(
     return values
 
 
+def _releases(
+    path: Path, parser: configparser.ConfigParser
+) -> Mapping[str, Any] | None:
+    """Return the section of releases; raises ConfigError for one that accepts nothing."""
+    if not parser.has_section("releases"):
+        return None
+    values = _values(path, parser, "releases")
+    # Both are the owner's key of three: without them nothing could ever be installed.
+    for key in ("accept", "keys"):
+        if not values.get(key):
+            raise ConfigError(
+                f"{path}: [releases] needs {key}; see fedlearn agent install"
+            )
+    folder = path.parent.absolute()
+    values["keys"] = tuple(folder / key for key in values["keys"])
+    return values
+
+
+def _words(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError:
+        raise _Wrong("a list of arguments, whose quotes are closed") from None
+
+
 def _text(text: str) -> str:
     if not text:
         raise _Wrong("a text; give one, or remove the line")
@@ -244,6 +283,17 @@ _KEYS: Mapping[str, Mapping[str, Callable[[str], Any]]] = {
         "steps": _whole,
         "megabytes": _whole,
         "insecure": _yes,
+    },
+    "releases": {
+        "accept": _list,
+        "keys": _list,
+        "device": _text,
+        "watch_s": _between(1, 30 * 86400, "seconds"),
+        "ready_s": _between(1, 86400, "seconds"),
+        "starts": _whole,
+        "megabytes": _whole,
+        "memory_mb": _whole,
+        "serve": _words,
     },
     "rules": {
         "hot_c": _between(30, 120, "°C"),

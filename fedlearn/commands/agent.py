@@ -16,6 +16,7 @@ from fedlearn.text import shortened
 
 if TYPE_CHECKING:
     from fedlearn.clients.agent.options import AgentSettings
+    from fedlearn.clients.agent.release_settings import ReleaseSettings
 
 EPILOG = (
     "fedlearn agent install: run it as a service of this device, from now on and at every "
@@ -119,14 +120,14 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
     options = parser()
     # No option gives rules: they stand in the owner's settings file alone.
-    options.set_defaults(rules=NO_RULES)
+    options.set_defaults(rules=NO_RULES, releases=None)
     arguments = options.parse_args(argv)
     if arguments.settings:
         from fedlearn.clients.device import settings
 
         file = settings.read(arguments.settings)
         # Parsed again over the file's values, so that what is given wins.
-        options.set_defaults(**file.agent, rules=file.rules)
+        options.set_defaults(**file.agent, rules=file.rules, releases=file.releases)
         arguments = options.parse_args(argv)
     if not arguments.coordinator:
         raise UserError(
@@ -163,6 +164,31 @@ def _settings(arguments: argparse.Namespace) -> AgentSettings:
         # A megabyte is 2**20 bytes here.
         most_bytes=arguments.megabytes << 20,
         rules=arguments.rules,
+        releases=_releases(arguments),
+    )
+
+
+def _releases(arguments: argparse.Namespace) -> ReleaseSettings | None:
+    """Return what the owner decides of releases; raises UserError for a key that is none."""
+    from fedlearn.clients.agent.release_settings import ReleaseSettings
+
+    values = arguments.releases
+    if values is None:
+        return None
+    from fedlearn.package import keys
+
+    defaults = ReleaseSettings(Path(), (), ())
+    return ReleaseSettings(
+        folder=(arguments.state / "releases").absolute(),
+        names=values["accept"],
+        keys=tuple(keys.read(path).decode() for path in values["keys"]),
+        device=values.get("device", defaults.device),
+        most_bytes=values.get("megabytes", defaults.most_bytes >> 20) << 20,
+        most_megabytes=values.get("memory_mb", defaults.most_megabytes),
+        watch_s=values.get("watch_s", defaults.watch_s),
+        ready_s=values.get("ready_s", defaults.ready_s),
+        starts=values.get("starts", defaults.starts),
+        serve=values.get("serve"),
     )
 
 

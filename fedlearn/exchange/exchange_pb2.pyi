@@ -18,16 +18,18 @@ class Key(_message.Message):
     def __init__(self, round: _Optional[int] = ..., kind: _Optional[str] = ..., turn: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("oldest", "newest", "software", "client")
+    __slots__ = ("oldest", "newest", "software", "client", "installs")
     OLDEST_FIELD_NUMBER: _ClassVar[int]
     NEWEST_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
+    INSTALLS_FIELD_NUMBER: _ClassVar[int]
     oldest: int
     newest: int
     software: str
     client: int
-    def __init__(self, oldest: _Optional[int] = ..., newest: _Optional[int] = ..., software: _Optional[str] = ..., client: _Optional[int] = ...) -> None: ...
+    installs: bool
+    def __init__(self, oldest: _Optional[int] = ..., newest: _Optional[int] = ..., software: _Optional[str] = ..., client: _Optional[int] = ..., installs: bool = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ()
@@ -77,8 +79,58 @@ class Facts(_message.Message):
     json: str
     def __init__(self, json: _Optional[str] = ...) -> None: ...
 
+class Release(_message.Message):
+    __slots__ = ("name", "counter", "digest")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    COUNTER_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    counter: int
+    digest: bytes
+    def __init__(self, name: _Optional[str] = ..., counter: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
+class Figures(_message.Message):
+    __slots__ = ("requests", "errors", "p99_ms", "unsure", "drift")
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    P99_MS_FIELD_NUMBER: _ClassVar[int]
+    UNSURE_FIELD_NUMBER: _ClassVar[int]
+    DRIFT_FIELD_NUMBER: _ClassVar[int]
+    requests: int
+    errors: float
+    p99_ms: float
+    unsure: float
+    drift: float
+    def __init__(self, requests: _Optional[int] = ..., errors: _Optional[float] = ..., p99_ms: _Optional[float] = ..., unsure: _Optional[float] = ..., drift: _Optional[float] = ...) -> None: ...
+
+class Installed(_message.Message):
+    __slots__ = ("instance", "sequence", "committed", "trial", "target", "failed", "failed_rollout", "reason", "stage", "waiting", "figures")
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    TRIAL_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    instance: str
+    sequence: int
+    committed: Release
+    trial: Release
+    target: Release
+    failed: Release
+    failed_rollout: int
+    reason: str
+    stage: str
+    waiting: str
+    figures: Figures
+    def __init__(self, instance: _Optional[str] = ..., sequence: _Optional[int] = ..., committed: _Optional[_Union[Release, _Mapping]] = ..., trial: _Optional[_Union[Release, _Mapping]] = ..., target: _Optional[_Union[Release, _Mapping]] = ..., failed: _Optional[_Union[Release, _Mapping]] = ..., failed_rollout: _Optional[int] = ..., reason: _Optional[str] = ..., stage: _Optional[str] = ..., waiting: _Optional[str] = ..., figures: _Optional[_Union[Figures, _Mapping]] = ...) -> None: ...
+
 class AgentFrame(_message.Message):
-    __slots__ = ("hello", "heartbeat", "chunk", "failure", "renewal", "ack", "facts")
+    __slots__ = ("hello", "heartbeat", "chunk", "failure", "renewal", "ack", "facts", "installed")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +138,7 @@ class AgentFrame(_message.Message):
     RENEWAL_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     FACTS_FIELD_NUMBER: _ClassVar[int]
+    INSTALLED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     heartbeat: Heartbeat
     chunk: Chunk
@@ -93,10 +146,11 @@ class AgentFrame(_message.Message):
     renewal: Renewal
     ack: Ack
     facts: Facts
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., renewal: _Optional[_Union[Renewal, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., facts: _Optional[_Union[Facts, _Mapping]] = ...) -> None: ...
+    installed: Installed
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., renewal: _Optional[_Union[Renewal, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., facts: _Optional[_Union[Facts, _Mapping]] = ..., installed: _Optional[_Union[Installed, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("version", "run", "experiment", "idle_ms", "busy_ms", "lease_ms", "limit_bytes", "round")
+    __slots__ = ("version", "run", "experiment", "idle_ms", "busy_ms", "lease_ms", "limit_bytes", "round", "releases")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +159,7 @@ class Welcome(_message.Message):
     LEASE_MS_FIELD_NUMBER: _ClassVar[int]
     LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
+    RELEASES_FIELD_NUMBER: _ClassVar[int]
     version: int
     run: bytes
     experiment: str
@@ -113,7 +168,8 @@ class Welcome(_message.Message):
     lease_ms: int
     limit_bytes: int
     round: int
-    def __init__(self, version: _Optional[int] = ..., run: _Optional[bytes] = ..., experiment: _Optional[str] = ..., idle_ms: _Optional[int] = ..., busy_ms: _Optional[int] = ..., lease_ms: _Optional[int] = ..., limit_bytes: _Optional[int] = ..., round: _Optional[int] = ...) -> None: ...
+    releases: bool
+    def __init__(self, version: _Optional[int] = ..., run: _Optional[bytes] = ..., experiment: _Optional[str] = ..., idle_ms: _Optional[int] = ..., busy_ms: _Optional[int] = ..., lease_ms: _Optional[int] = ..., limit_bytes: _Optional[int] = ..., round: _Optional[int] = ..., releases: bool = ...) -> None: ...
 
 class Task(_message.Message):
     __slots__ = ("key", "plan", "sizes", "base", "residual", "feedback", "initial", "keep", "repair")
@@ -138,14 +194,28 @@ class Task(_message.Message):
     def __init__(self, key: _Optional[_Union[Key, _Mapping]] = ..., plan: _Optional[str] = ..., sizes: _Optional[_Iterable[int]] = ..., base: _Optional[int] = ..., residual: _Optional[int] = ..., feedback: bool = ..., initial: _Optional[int] = ..., keep: bool = ..., repair: bool = ...) -> None: ...
 
 class Ack(_message.Message):
-    __slots__ = ("key", "offset", "stored")
+    __slots__ = ("key", "offset", "stored", "again")
     KEY_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     STORED_FIELD_NUMBER: _ClassVar[int]
+    AGAIN_FIELD_NUMBER: _ClassVar[int]
     key: Key
     offset: int
     stored: bool
-    def __init__(self, key: _Optional[_Union[Key, _Mapping]] = ..., offset: _Optional[int] = ..., stored: bool = ...) -> None: ...
+    again: bool
+    def __init__(self, key: _Optional[_Union[Key, _Mapping]] = ..., offset: _Optional[int] = ..., stored: bool = ..., again: bool = ...) -> None: ...
+
+class Wanted(_message.Message):
+    __slots__ = ("rollout", "release", "manifest", "signatures")
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURES_FIELD_NUMBER: _ClassVar[int]
+    rollout: int
+    release: Release
+    manifest: bytes
+    signatures: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, rollout: _Optional[int] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., manifest: _Optional[bytes] = ..., signatures: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("key", "reason")
@@ -184,7 +254,7 @@ class Certificate(_message.Message):
     def __init__(self, certificate: _Optional[bytes] = ..., expires: _Optional[int] = ...) -> None: ...
 
 class CoordinatorFrame(_message.Message):
-    __slots__ = ("welcome", "task", "chunk", "ack", "refusal", "cancel", "goodbye", "certificate", "heartbeat")
+    __slots__ = ("welcome", "task", "chunk", "ack", "refusal", "cancel", "goodbye", "certificate", "heartbeat", "wanted")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
@@ -194,6 +264,7 @@ class CoordinatorFrame(_message.Message):
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     task: Task
     chunk: Chunk
@@ -203,7 +274,8 @@ class CoordinatorFrame(_message.Message):
     goodbye: Goodbye
     certificate: Certificate
     heartbeat: Heartbeat
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., certificate: _Optional[_Union[Certificate, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+    wanted: Wanted
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., certificate: _Optional[_Union[Certificate, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., wanted: _Optional[_Union[Wanted, _Mapping]] = ...) -> None: ...
 
 class EnrolRequest(_message.Message):
     __slots__ = ("secret", "request")

@@ -53,6 +53,19 @@ TRAINER = (
     "agent.after-answer",
 )
 
+# Points of a device that installs a release.
+INSTALLATION = (
+    "install.before-record",
+    # The record is replaced, the agent has not acted on it.
+    "install.after-record",
+    # The free slot is out of the way.
+    "install.cleared",
+    # A file of the release is in the slot that is being written, others follow.
+    "install.half-staged",
+    # The slot is whole, no record names it.
+    "install.staged",
+)
+
 # Points of a coordinator; those of its journal are `fedlearn.server.journal.POINTS`.
 COORDINATOR = (
     # An answer is in the journal, not acknowledged.

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 POINTS = (
     *failpoints.AGENT,
     *failpoints.TRAINER,
+    *failpoints.INSTALLATION,
     *failpoints.COORDINATOR,
     *journal.POINTS,
 )

@@ -81,7 +81,7 @@ def test_the_template_says_nothing_and_names_every_key_with_its_default(tmp_path
         "\n".join(
             line.removeprefix("# ")
             for line in TEMPLATE.splitlines()
-            if " = " in line or line.startswith("[")
+            if " = " in line or line.startswith(("[", "# ["))
         ),
     )
     assert (
@@ -90,6 +90,7 @@ def test_the_template_says_nothing_and_names_every_key_with_its_default(tmp_path
         == {action.dest for action in parser()._actions}
         - {"help", "settings", "end_with_input"}
     )
+    assert on.releases is not None and set(on.releases) == set(_KEYS["releases"])
     shown = {
         "hot_c",
         "cool_c",
@@ -109,7 +110,7 @@ def test_the_template_says_nothing_and_names_every_key_with_its_default(tmp_path
     [
         (
             "[rule]\n",
-            r"unknown section \[rule\]\. Did you mean 'rules'\? Known: agent, rules",
+            r"unknown section \[rule\]\. Did you mean 'rules'\? Known: agent, releases, rules",
         ),
         ("[rules]\nhot = 80\n", r"\[rules\] has no key 'hot'\. Did you mean 'hot_c'\?"),
         ("[rules]\nHot_C = 80\n", r"\[rules\] has no key 'Hot_C'\."),
@@ -161,3 +162,38 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "agent.ini").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="is no text in UTF-8"):
         read(tmp_path / "agent.ini")
+
+
+def test_a_section_of_releases_has_its_keys_beside_the_file(tmp_path):
+    text = """
+    [releases]
+    accept = watch-lstm, traffic
+    keys = release.pem, /etc/other.pem
+    watch_s = 30
+    serve = --port 8000 --name "my model"
+    """
+    said = parsed(tmp_path, text).releases
+    assert said == {
+        "accept": ("watch-lstm", "traffic"),
+        "keys": (tmp_path / "release.pem", Path("/etc/other.pem")),
+        "watch_s": 30.0,
+        "serve": ("--port", "8000", "--name", "my model"),
+    }
+    assert parsed(tmp_path, "[agent]\n").releases is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[releases]\n", "[releases] needs accept"),
+        ("[releases]\naccept = m\n", "[releases] needs keys"),
+        ("[releases]\naccept = m\nkeys =\n", "[releases] needs keys"),
+        ("[releases]\nserve = 'x\n", "whose quotes are closed"),
+        ("[releases]\nwatch_s = 0\n", "a number of seconds from 1"),
+        ("[releases]\naccepts = m\n", "has no key 'accepts'. Did you mean 'accept'"),
+    ],
+)
+def test_a_wrong_section_of_releases_is_named(tmp_path, text, words):
+    with pytest.raises(ConfigError) as caught:
+        parsed(tmp_path, text)
+    assert words in str(caught.value)

@@ -1,0 +1,384 @@
+"""Releases on a device: what `fedlearn.clients.installation` asks is done here.
+
+A desk lives as long as its agent, with or without a connection: a trial ends by itself. All
+that takes numpy or the runtime is a process of its own (`fedlearn.clients.device.release_work`),
+and so is what serves (`fedlearn.clients.agent.serving`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fedlearn.clients.agent.release_settings import ReleaseSettings
+from fedlearn.clients.agent.serving import ServingProcess
+from fedlearn.clients.device.incoming import IncomingRelease
+from fedlearn.clients.device.slots import InstallDisk
+from fedlearn.clients.install_actions import (
+    DropWork,
+    FetchRelease,
+    InspectSlot,
+    InstallAction,
+    ServeSlot,
+    StageRelease,
+    TellInstalled,
+    TryRelease,
+    VerifyRelease,
+    WriteRecord,
+)
+from fedlearn.clients.install_stages import InstallStage
+from fedlearn.clients.installation import Installation
+from fedlearn.clients.installed import WatchTerms
+from fedlearn.errors import PackageError, one_line
+from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.exchange.keys import of, proto
+from fedlearn.exchange.release_frames import (
+    RELEASE_KIND,
+    Offer,
+    WrongFrame,
+    installed_frame,
+    offer_of,
+)
+from fedlearn.exchange.releases import ReleaseId, WatchLimits
+
+# How often time passes for the machine, and how often the owner's rules are asked.
+TICK_S = 0.5
+CONSENT_S = 10.0
+
+# Seconds that a piece of work may take: reading and hashing of a large model takes minutes.
+WORK_S = 900.0
+
+# Requests below which a trial's figures prove nothing.
+LEAST_REQUESTS = 20
+
+# Tries of a file whose bytes are others than were signed.
+TRIES = 2
+
+
+class ReleaseDesk:
+    """See the module; `run` is all of its life."""
+
+    def __init__(
+        self,
+        settings: ReleaseSettings,
+        consent: Callable[[], str | None],
+        say: Callable[[str], None],
+    ) -> None:
+        """Take the owner's decisions. consent: why nothing may be installed now, or None.
+
+        Raises RecordError for a folder that cannot be used.
+        """
+        self.settings = settings
+        self.say = say
+        self._consent = consent
+        self._disk = InstallDisk(settings.folder)
+        self._disk.sweep()
+        self.machine = Installation(self._disk.read())
+        self._serving = ServingProcess(settings.folder, settings.serve, say)
+        # To the coordinator, while there is a connection to one that takes reports.
+        self._send: Callable[[pb.AgentFrame], None] | None = None
+        self._offer: Offer | None = None
+        # What is done for a release; one piece at a time.
+        self._work: asyncio.Task[None] | None = None
+        # Set when bytes of a file came, or a connection.
+        self._news = asyncio.Event()
+        self._incoming: IncomingRelease | None = None
+        self._asked_s = float("-inf")
+        # Why this desk cannot go on.
+        self.trouble: BaseException | None = None
+
+    async def run(self) -> None:
+        """Install, watch and serve, for ever. Raises RecordError when the disk fails."""
+        record = self.machine.record
+        intact = set()
+        for slot, content in record.contents.items():
+            reply = await self._process("inspect", content.release, slot=slot)
+            if reply.get("objection") is None:
+                intact.add(slot)
+        try:
+            self._perform(self.machine.booted(intact, time.monotonic()))
+            while True:
+                await self._pass_time()
+                await asyncio.sleep(TICK_S)
+        finally:
+            await self._stop()
+
+    async def _pass_time(self) -> None:
+        now = time.monotonic()
+        if self.trouble is not None:
+            raise self.trouble
+        if now - self._asked_s >= CONSENT_S:
+            self._asked_s = now
+            self._perform(self.machine.consents(self._consent(), now))
+        for event in await self._serving.look():
+            match event.kind:
+                case "ready":
+                    assert event.slot is not None
+                    self._perform(self.machine.serving(event.slot, now))
+                case "figures":
+                    self._perform(self.machine.observed(event.figures, now))
+                case "ended":
+                    self._perform(self.machine.ended(event.reason, now))
+        self._perform(self.machine.tick(now))
+
+    async def _stop(self) -> None:
+        if self._work is not None:
+            self._work.cancel()
+        # A trial goes on where it stands when the agent is back.
+        for action in self.machine.stopping(time.monotonic()):
+            if isinstance(action, WriteRecord):
+                with contextlib.suppress(OSError):
+                    self._disk.write(action.record)
+        await self._serving.stop()
+
+    # The coordinator
+
+    def connected(self, send: Callable[[pb.AgentFrame], None]) -> None:
+        """Take a connection to a coordinator that takes reports."""
+        self._send = send
+        self._news.set()
+        self._perform(self.machine.connected(time.monotonic()))
+
+    def disconnected(self) -> None:
+        """Take the end of the connection; all goes on without it."""
+        self._send = None
+
+    def heard(self, frame: pb.CoordinatorFrame) -> None:
+        """Take a frame that is of releases; others change nothing."""
+        match frame.WhichOneof("frame"):
+            case "wanted":
+                self._want(frame.wanted)
+            case "chunk" if frame.chunk.key.kind == RELEASE_KIND:
+                self._chunk(frame.chunk)
+
+    def _want(self, message: pb.Wanted) -> None:
+        try:
+            offer = offer_of(message)
+        except WrongFrame as error:
+            self.say(f"the coordinator wants a release that is none: {error}")
+            return
+        self._offer = offer
+        self._perform(self.machine.want(offer.wanted, time.monotonic()))
+
+    def _chunk(self, chunk: pb.Chunk) -> None:
+        incoming = self._incoming
+        number, _, place = of(chunk.key)
+        if incoming is None or self._offer is None:
+            return
+        if number != self._offer.wanted.rollout:
+            return
+        try:
+            length = incoming.add(place, chunk.offset, chunk.data)
+        except OSError as error:
+            self.say(f"a release cannot be written: {one_line(error)}")
+            return
+        self._acknowledge(place, length)
+        self._news.set()
+
+    def _acknowledge(self, place: int, length: int, again: bool = False) -> None:
+        """Say how much of a file is here. again: whatever came, go on from there."""
+        if self._send is not None and self._offer is not None:
+            key = proto((self._offer.wanted.rollout, RELEASE_KIND, place))
+            ack = pb.Ack(key=key, offset=length, again=again)
+            self._send(pb.AgentFrame(ack=ack))
+
+    # What the machine asks
+
+    def _perform(self, actions: Sequence[InstallAction]) -> None:
+        for action in actions:
+            match action:
+                case TellInstalled(report):
+                    if self._send is not None:
+                        self._send(installed_frame(report))
+                case WriteRecord():
+                    self._write(action)
+                case ServeSlot(slot, release):
+                    self._serving.want(slot, release)
+                case DropWork():
+                    self._drop()
+                case _:
+                    self._begin(action)
+
+    def _write(self, action: WriteRecord) -> None:
+        now = time.monotonic()
+        try:
+            self._disk.write(action.record)
+        except OSError as error:
+            self.say(f"the record of releases is not written: {one_line(error)}")
+            self._perform(self.machine.unwritten(one_line(error), now))
+            return
+        self._note(action)
+        self._perform(self.machine.written(now))
+
+    def _note(self, action: WriteRecord) -> None:
+        """Say what a new record means."""
+        before = self.machine.record
+        record = action.record
+        if record.failure is not None and record.failure != before.failure:
+            failure = record.failure
+            self.say(f"{failure.release} is not kept: {failure.reason}")
+        elif record.trial is not None and before.trial is None:
+            self.say(f"{record.serving} serves on trial")
+        elif record.committed != before.committed:
+            self.say(f"{record.committed} is committed")
+
+    def _drop(self) -> None:
+        if self._work is not None:
+            self._work.cancel()
+            self._work = None
+        self._incoming = None
+
+    def _begin(self, action: InstallAction) -> None:
+        """Begin a piece of work; the last one has ended, or was dropped."""
+        self._drop()
+        self._work = asyncio.create_task(self._guarded(action))
+
+    async def _guarded(self, action: InstallAction) -> None:
+        try:
+            await self._do(action)
+        except asyncio.CancelledError:
+            raise
+        # Of a bug of ours: the agent ends with it, and does not wait for ever.
+        except BaseException as error:
+            self.trouble = error
+
+    async def _do(self, action: InstallAction) -> None:
+        match action:
+            case FetchRelease(release):
+                objection = await self._fetch(release)
+                self._worked(InstallStage.FETCHING, release, objection)
+            case VerifyRelease(release, floor):
+                owner = {
+                    "floor": floor,
+                    "names": list(self.settings.names),
+                    "keys": list(self.settings.keys),
+                    "device": self.settings.device,
+                }
+                reply = await self._process("verify", release, **owner)
+                self._worked(InstallStage.VERIFYING, release, reply["objection"])
+            case StageRelease(release, slot):
+                reply = await self._process("stage", release, slot=slot)
+                self._worked(InstallStage.STAGING, release, reply["objection"])
+            case InspectSlot(release, slot):
+                reply = await self._process("inspect", release, slot=slot)
+                self._worked(InstallStage.INSPECTING, release, reply["objection"])
+            case TryRelease(release, slot):
+                limit = {"most_megabytes": self.settings.most_megabytes}
+                reply = await self._process("try", release, slot=slot, **limit)
+                objection = reply["objection"]
+                terms = self._terms(reply) if objection is None else WatchTerms()
+                now = time.monotonic()
+                self._perform(self.machine.tried(release, objection, terms, now))
+
+    def _worked(
+        self, stage: InstallStage, release: ReleaseId, objection: str | None
+    ) -> None:
+        now = time.monotonic()
+        self._perform(self.machine.worked(stage, release, objection, now))
+
+    def _terms(self, reply: Mapping[str, Any]) -> WatchTerms:
+        """Return how long a trial lasts, as the owner says, and its limits, as is signed."""
+        limits: dict[str, Any] = {
+            name: float("inf") if bound is None else bound
+            for name, bound in reply["limits"].items()
+        }
+        settings = self.settings
+        return WatchTerms(
+            settings.watch_s,
+            settings.ready_s,
+            settings.starts,
+            WatchLimits(LEAST_REQUESTS, **limits),
+            reply["floor"],
+        )
+
+    # Fetching
+
+    async def _fetch(self, release: ReleaseId) -> str | None:
+        """Bring a release's files here; returns why they never will be."""
+        offer = self._offer
+        if offer is None or offer.wanted.release != release:
+            return "the coordinator said nothing of its manifest"
+        most_bytes = self.settings.most_bytes
+        try:
+            incoming = IncomingRelease(self._disk, offer, most_bytes)
+        except (PackageError, OSError) as error:
+            return one_line(error)
+        self._incoming = incoming
+        wrong = 0
+        while True:
+            for path in incoming.missing():
+                await self._receive(incoming, path)
+                if not incoming.finish(path):
+                    wrong += 1
+                    if wrong == TRIES:
+                        return f"'{path}' came with other bytes than were signed"
+            if not incoming.missing() and await self._assembled(incoming, release):
+                self._incoming = None
+                return None
+
+    async def _assembled(self, incoming: IncomingRelease, release: ReleaseId) -> bool:
+        """Make the weights of differences; returns whether nothing is missing any more."""
+        if not incoming.has_differences():
+            return True
+        reply = await self._process("assemble", release)
+        needs = reply.get("needs")
+        if needs is not None and incoming.need(needs):
+            return False
+        if needs is not None or reply["objection"] is not None:
+            self.say(f"the weights of {release} come whole: {reply['objection']}")
+            incoming.give_up_differences()
+            return False
+        return True
+
+    async def _receive(self, incoming: IncomingRelease, path: str) -> None:
+        """Wait until a file is as long as it is listed; the link may go and come back."""
+        place = incoming.place(path)
+        listed = incoming.manifest.listed[path]
+        self._acknowledge(place, incoming.length(path), again=True)
+        while incoming.length(path) < listed.bytes:
+            self._news.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._news.wait(), CONSENT_S)
+                continue
+            # Nothing came for a while: a coordinator that was restarted knows nothing of it.
+            self._acknowledge(place, incoming.length(path), again=True)
+
+    async def _process(
+        self, step: str, release: ReleaseId, **more: Any
+    ) -> dict[str, Any]:
+        """Have a process do a piece of work, and return its reply."""
+        order = {
+            "step": step,
+            "folder": str(self.settings.folder),
+            "name": release.name,
+            "counter": release.counter,
+            "digest": release.digest,
+            **more,
+        }
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "fedlearn.clients.device.release_work",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        try:
+            output, _ = await asyncio.wait_for(
+                process.communicate(json.dumps(order).encode()), WORK_S
+            )
+            reply: dict[str, Any] = json.loads(output)
+            return reply
+        except asyncio.TimeoutError:
+            return {"objection": f"its {step} took more than {WORK_S:g} s"}
+        except ValueError:
+            return {"objection": f"its {step} ended with code {process.returncode}"}
+        finally:
+            # Also where this task is cancelled: two must not write one slot.
+            if process.returncode is None:
+                process.kill()
+                await process.wait()

@@ -1,0 +1,52 @@
+"""Rollouts in simulated worlds: the invariants hold, and mistakes of the field break them."""
+
+from collections import Counter
+
+import pytest
+
+from tests.server.rollout_world import MUTANTS, SOMETIMES, Broken, World
+
+SEEDS = 1000
+QUARTERS = 4
+happened: Counter[str] = Counter()
+
+
+@pytest.mark.parametrize("quarter", range(QUARTERS))
+def test_the_invariants_hold_in_a_thousand_worlds(quarter):
+    for seed in range(quarter, SEEDS, QUARTERS):
+        try:
+            happened.update(World(seed).run())
+        except Broken as fault:
+            pytest.fail(f"seed {seed}: {fault}")
+
+
+def test_everything_that_can_go_wrong_went_wrong_somewhere():
+    # Of the worlds above, or of as many of them as ran in this process.
+    for seed in range(0 if happened else 300):
+        happened.update(World(seed).run())
+    assert {name for name in SOMETIMES if not happened[name]} == set()
+
+
+@pytest.mark.parametrize(
+    ("mutant", "invariant"),
+    [
+        ("verify", "I1"),
+        ("golden", "I3"),
+        ("early", "I5"),
+        ("boots", "I8"),
+        ("timeout", "I6"),
+    ],
+)
+def test_a_mistake_is_seen_within_200_seeds(mutant, invariant):
+    faults = []
+    for seed in range(200):
+        try:
+            World(seed, mutant).run()
+        except Broken as fault:
+            faults.append(str(fault))
+            break
+    assert [fault.split()[0] for fault in faults] == [invariant]
+
+
+def test_every_mutant_has_its_invariant():
+    assert len(MUTANTS) - 1 == 5
