@@ -200,8 +200,11 @@ class Batcher:
         for query, outcome in zip(batch, outcomes, strict=True):
             if not query.is_dropped:
                 query.deliver(query.model, outcome)
-        # After what else is ready: its requests are the next batch.
-        self._loop.call_soon(self._next)
+        if self._queue:
+            # After what else is ready: its requests are part of the next batch.
+            self._loop.call_soon(self._next)
+        else:
+            self._is_busy = False
 
 
 def _timed(batch: list[Query]) -> tuple[list[Computed], float]:
