@@ -73,7 +73,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Report:
+class ExportFigures:
     """What an export came to. torch_microseconds: measured in turns with the rows'."""
 
     folder: Path
@@ -82,7 +82,7 @@ class Report:
     notes: tuple[str, ...]
 
 
-def export(trained: Trained, out: Path, options: Options) -> Report:
+def export(trained: Trained, out: Path, options: Options) -> ExportFigures:
     """Write a trained model in another format into a new folder, and return its figures.
 
     Raises UserError for a folder that is in use, or without the format's extra; ModelError
@@ -102,7 +102,7 @@ def export(trained: Trained, out: Path, options: Options) -> Report:
     ]
     notes = [note for artefact in artefacts for note in artefact.notes]
     notes += _slower(rows)
-    return Report(out, tuple(rows), figures["torch"], tuple(notes))
+    return ExportFigures(out, tuple(rows), figures["torch"], tuple(notes))
 
 
 def _slower(rows: list[Row]) -> Iterator[str]:

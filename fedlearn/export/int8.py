@@ -181,7 +181,7 @@ def _quantise(source: Path, target: Path, samples: NDArray[Any]) -> None:
         quantize_static,
     )
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class CalibrationSamples(CalibrationDataReader):  # type: ignore[misc]
         """Gives samples in their order, `BATCH` at a time."""
 
         def __init__(self) -> None:
@@ -197,7 +197,7 @@ def _quantise(source: Path, target: Path, samples: NDArray[Any]) -> None:
         quantize_static(
             str(source),
             str(target),
-            Reader(),
+            CalibrationSamples(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(STATIC_OPERATIONS),
             per_channel=True,
