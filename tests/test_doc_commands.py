@@ -83,7 +83,7 @@ def test_commands_exist_with_their_options(page: Path) -> None:
         if words[1:2] and words[1].startswith(("-", "…", "COMMAND")):
             continue
         text = help_of(start_of(words))
-        known = set(re.findall(r"--[a-z][a-z-]*", text))
+        known = set(re.findall(r"--[a-z][a-z0-9-]*", text))
         given = {word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)}
         assert given <= known, (
             f"{page.relative_to(ROOT)}: {' '.join(start_of(words))} has no "

@@ -18,7 +18,7 @@ LAYERS = [
     {"text"},
     {"errors", "seeds", "arrays", "plan", "brief", "config", "names", "system"},
     {"models", "data", "codec", "records", "devices", "bundling"},
-    {"wire", "exchange", "reporting"},
+    {"wire", "exchange", "package", "reporting"},
     {"server"},
     {"flower"},
     {"clients", "strategies"},
@@ -36,7 +36,7 @@ SIBLINGS = {
     *itertools.permutations(("clients", "strategies", "server"), 2),
 }
 AGENT = {
-    *("clients", "codec", "wire", "exchange", "models", "data"),
+    *("clients", "codec", "wire", "exchange", "package", "models", "data"),
     *(
         "arrays",
         "plan",

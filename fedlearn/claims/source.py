@@ -57,6 +57,8 @@ COMPUTES_NOTHING = (
     # Configs: a run's own config is part of its folder's name.
     "experiments",
     "export",
+    # What a run takes from it is in the hash of the model that it starts from.
+    "package",
     "records",
     "reporting",
     "system/__init__.py",
