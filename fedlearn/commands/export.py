@@ -13,7 +13,7 @@ from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import UserError
 
 if TYPE_CHECKING:
-    from fedlearn.export.exporting import ExportFigures
+    from fedlearn.export.exporting import ExportReport
 
 TARGETS = ("onnx", "executorch", "openvino", "litert", "torchscript")
 
@@ -108,7 +108,7 @@ def _default_out(run: str, target: str) -> Path:
     return path.parent / f"{stem}-{target}"
 
 
-def _print(report: ExportFigures) -> None:
+def _print(report: ExportReport) -> None:
     """Print the table, and where the files are."""
     from fedlearn.reporting.units import bytes_text
 

@@ -86,7 +86,7 @@ def quantise(model: ModelProto, floats: Mapping[str, NDArray[np.float32]]) -> li
             _dense(graph, node)
     del model.graph.node[:]
     model.graph.node.extend(graph.nodes)
-    others = [
+    constants = [
         tensor
         for tensor in model.graph.initializer
         if tensor.data_location != TensorProto.EXTERNAL
@@ -94,7 +94,7 @@ def quantise(model: ModelProto, floats: Mapping[str, NDArray[np.float32]]) -> li
     del model.graph.initializer[:]
     for name, tensor in graph.tensors.items():
         model.graph.initializer.append(numpy_helper.from_array(tensor, name))
-    model.graph.initializer.extend(others)
+    model.graph.initializer.extend(constants)
     if any(node.domain == DOMAIN for node in graph.nodes):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     return graph.weights
@@ -114,10 +114,10 @@ def _weight(graph: _Graph, value: str, node: NodeProto) -> str | None:
 def _round(graph: _Graph, weight: str, axis: int | None) -> None:
     """Replace a weight by whole numbers and their scale, one for each index of an axis."""
     tensor = graph.floats[weight]
-    others: tuple[int, ...] | None = None
+    axes: tuple[int, ...] | None = None
     if axis is not None:
-        others = tuple(other for other in range(tensor.ndim) if other != axis)
-    largest = np.asarray(np.abs(tensor).max(axis=others), np.float64)
+        axes = tuple(place for place in range(tensor.ndim) if place != axis)
+    largest = np.asarray(np.abs(tensor).max(axis=axes), np.float64)
     scale = np.atleast_1d((largest / LARGEST).astype(np.float32))
     # Weights that are all 0 stay 0 under any scale.
     scale[scale < np.finfo(np.float32).tiny] = 1.0
@@ -139,7 +139,7 @@ def _round(graph: _Graph, weight: str, axis: int | None) -> None:
 def _place(graph: _Graph, node: NodeProto, nodes: list[NodeProto]) -> None:
     """Put nodes in the place of one."""
     # By identity: nodes of equal contents would be equal.
-    position = next(i for i, other in enumerate(graph.nodes) if other is node)
+    position = next(i for i, present in enumerate(graph.nodes) if present is node)
     graph.nodes[position : position + 1] = nodes
 
 
@@ -172,7 +172,9 @@ def _integer_product(node: NodeProto, scale: str, is_turned: bool) -> list[NodeP
         nodes.append(
             helper.make_node("Transpose", [node.input[1]], [matrix], perm=[1, 0])
         )
-    bytes_, step, zero = (f"{output}_{part}" for part in ("bytes", "step", "zero"))
+    rounded_input, step, zero = (
+        f"{output}_{part}" for part in ("bytes", "step", "zero")
+    )
     whole, floats, factor = (
         f"{output}_{part}" for part in ("int32", "float", "factor")
     )
@@ -180,9 +182,9 @@ def _integer_product(node: NodeProto, scale: str, is_turned: bool) -> list[NodeP
     product = f"{output}_product" if has_bias else output
     nodes += [
         helper.make_node(
-            "DynamicQuantizeLinear", [node.input[0]], [bytes_, step, zero]
+            "DynamicQuantizeLinear", [node.input[0]], [rounded_input, step, zero]
         ),
-        helper.make_node("MatMulInteger", [bytes_, matrix, zero], [whole]),
+        helper.make_node("MatMulInteger", [rounded_input, matrix, zero], [whole]),
         helper.make_node("Cast", [whole], [floats], to=TensorProto.FLOAT),
         helper.make_node("Mul", [step, scale], [factor]),
         helper.make_node("Mul", [floats, factor], [product]),

@@ -73,7 +73,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class ExportFigures:
+class ExportReport:
     """What an export came to. torch_microseconds: measured in turns with the rows'."""
 
     folder: Path
@@ -82,7 +82,7 @@ class ExportFigures:
     notes: tuple[str, ...]
 
 
-def export(trained: Trained, out: Path, options: Options) -> ExportFigures:
+def export(trained: Trained, out: Path, options: Options) -> ExportReport:
     """Write a trained model in another format into a new folder, and return its figures.
 
     Raises UserError for a folder that is in use, or without the format's extra; ModelError
@@ -102,7 +102,7 @@ def export(trained: Trained, out: Path, options: Options) -> ExportFigures:
     ]
     notes = [note for artefact in artefacts for note in artefact.notes]
     notes += _slower(rows)
-    return ExportFigures(out, tuple(rows), figures["torch"], tuple(notes))
+    return ExportReport(out, tuple(rows), figures["torch"], tuple(notes))
 
 
 def _slower(rows: list[Row]) -> Iterator[str]:
@@ -120,10 +120,10 @@ def _artefacts(trained: Trained, stage: Path, options: Options) -> list[Artefact
     if options.target != "onnx":
         return [OTHERS[options.target](trained, stage)]
     exported = graph_of(trained)
-    whole = fold(exported) if options.fold else exported
-    write(whole, stage)
+    written = fold(exported) if options.fold else exported
+    write(written, stage)
     parity.check_graph(stage / GRAPH_FILE)
-    artefacts = [_onnx(stage, whole)]
+    artefacts = [_onnx(stage, written)]
     if options.int8:
         int8 = quantised(trained, exported)
         write_int8(int8, stage)

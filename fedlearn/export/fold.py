@@ -34,13 +34,15 @@ def fold(exported: Exported) -> Exported:
         if conv is not None:
             folds.append(_join(model.graph, conv, normal))
     tensors = folded(exported.tensors, folds)
-    gone = exported.tensors.keys() - tensors.keys()
-    rest = {name: exported.tensors[name] for name in exported.tensors if name in gone}
+    unused = {**exported.unused}
+    for name, tensor in exported.tensors.items():
+        if name not in tensors:
+            unused[name] = tensor
     return replace(
         exported,
         graph=with_values(model, tensors),
         tensors=tensors,
-        unused={**exported.unused, **rest},
+        unused=unused,
         folds=tuple(folds),
     )
 
@@ -50,14 +52,14 @@ def _conv_before(graph: GraphProto, node: NodeProto) -> NodeProto | None:
     if node.op_type != "BatchNormalization":
         return None
     source = node.input[0]
-    readers = [other for other in graph.node if source in other.input]
-    makers = [other for other in graph.node if source in other.output]
+    readers = [step for step in graph.node if source in step.input]
+    makers = [step for step in graph.node if source in step.output]
     is_output = any(source == output.name for output in graph.output)
     if len(readers) != 1 or is_output or not makers or makers[0].op_type != "Conv":
         return None
     # The weights of two convolutions may be one tensor, which one BatchNorm must not change.
     weight = makers[0].input[1]
-    users = [other for other in graph.node if weight in other.input]
+    users = [step for step in graph.node if weight in step.input]
     return makers[0] if len(users) == 1 else None
 
 

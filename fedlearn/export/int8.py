@@ -132,10 +132,10 @@ def static_int8(exported: Exported, samples: NDArray[Any]) -> Quantised:
     """
     onnx = required("onnx", "export", "int8")
     required("onnxruntime", "export", "int8")
-    whole = fold(exported)
+    plain = fold(exported)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write(whole, folder)
+        write(plain, folder)
         model = onnx.load(folder / "graph.onnx")
         # The quantiser needs every value's shape.
         inferred = onnx.shape_inference.infer_shapes(model)
@@ -149,7 +149,7 @@ def static_int8(exported: Exported, samples: NDArray[Any]) -> Quantised:
             ) from error
         model = onnx.load(folder / INT8_GRAPH_FILE)
     _keep_scores(model.graph)
-    return _apart(model, exported, whole.folds, "static")
+    return _apart(model, exported, plain.folds, "static")
 
 
 def dynamic_int8(exported: Exported) -> Quantised:
@@ -181,7 +181,7 @@ def _quantise(source: Path, target: Path, samples: NDArray[Any]) -> None:
         quantize_static,
     )
 
-    class CalibrationSamples(CalibrationDataReader):  # type: ignore[misc]
+    class CalibrationReader(CalibrationDataReader):  # type: ignore[misc]
         """Gives samples in their order, `BATCH` at a time."""
 
         def __init__(self) -> None:
@@ -197,7 +197,7 @@ def _quantise(source: Path, target: Path, samples: NDArray[Any]) -> None:
         quantize_static(
             str(source),
             str(target),
-            CalibrationSamples(),
+            CalibrationReader(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(STATIC_OPERATIONS),
             per_channel=True,
@@ -256,8 +256,8 @@ def _apart(
     from onnx import numpy_helper
 
     # ONNX Runtime's quantiser leaves some behind that nothing reads any more.
-    read = set(_read(model.graph))
-    items = [item for item in model.graph.initializer if item.name in read]
+    used = set(_read(model.graph))
+    items = [item for item in model.graph.initializer if item.name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend(items)
     tensors = {item.name: numpy_helper.to_array(item) for item in items}

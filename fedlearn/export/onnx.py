@@ -284,7 +284,7 @@ def with_values(model: ModelProto, tensors: Mapping[str, NDArray[Any]]) -> bytes
     """Return a graph serialised, its float initialisers replaced by these, all external."""
     from onnx import TensorProto, numpy_helper
 
-    others = [
+    constants = [
         tensor
         for tensor in model.graph.initializer
         if tensor.data_location != TensorProto.EXTERNAL
@@ -292,7 +292,7 @@ def with_values(model: ModelProto, tensors: Mapping[str, NDArray[Any]]) -> bytes
     del model.graph.initializer[:]
     for name, tensor in tensors.items():
         model.graph.initializer.append(numpy_helper.from_array(tensor, name))
-    model.graph.initializer.extend(others)
+    model.graph.initializer.extend(constants)
     make_external(model, tensors)
     graph: bytes = model.SerializeToString(deterministic=True)
     return graph

@@ -110,16 +110,16 @@ def compare(trained: Trained, score: Scorer, batches: Batches = BATCHES) -> Pari
     # Models of half floats are exported as float32 ones.
     module = copy.deepcopy(trained.module).float().eval()
     passes = [_pass(module, score, data, size, samples) for size, samples in batches]
-    whole = passes[-1]
+    full = passes[-1]
     return Parity(
         # numpy's maximum, as Python's would lose NaN.
         largest=float(np.max([tally.largest for tally in passes])),
         ties=sum(tally.ties for tally in passes),
         changed=sum(tally.changed for tally in passes),
-        targets=whole.targets,
-        accuracy=whole.correct / whole.targets if whole.targets else float("nan"),
+        targets=full.targets,
+        accuracy=full.correct / full.targets if full.targets else float("nan"),
         torch_accuracy=(
-            whole.torch_correct / whole.targets if whole.targets else float("nan")
+            full.torch_correct / full.targets if full.targets else float("nan")
         ),
     )
 

@@ -91,23 +91,23 @@ def folded(
     Integer-Arithmetic-Only Inference", CVPR 2018, section 3.2. It is computed in float64
     and rounded once.
     """
-    rest = dict(tensors)
+    floats = dict(tensors)
     for fold in folds:
         statistics = [
-            rest.pop(_text(fold[key])).astype(np.float64)
+            floats.pop(_text(fold[key])).astype(np.float64)
             for key in ("gamma", "beta", "mean", "variance")
         ]
         gamma, beta, mean, variance = statistics
         factor = gamma / np.sqrt(variance + float(fold["epsilon"]))
-        weight = rest[_text(fold["weight"])].astype(np.float64)
+        weight = floats[_text(fold["weight"])].astype(np.float64)
         # A factor for each output channel, which is the first axis.
         factors = _along(factor, 0, weight.shape)
         bias: NDArray[Any] = np.zeros_like(mean)
         if "source_bias" in fold:
-            bias = rest[_text(fold["source_bias"])].astype(np.float64)
-        rest[fold["weight"]] = (weight * factors).astype(np.float32)
-        rest[_text(fold["bias"])] = (beta + (bias - mean) * factor).astype(np.float32)
-    return rest
+            bias = floats[_text(fold["source_bias"])].astype(np.float64)
+        floats[fold["weight"]] = (weight * factors).astype(np.float32)
+        floats[_text(fold["bias"])] = (beta + (bias - mean) * factor).astype(np.float32)
+    return floats
 
 
 def rounded(
