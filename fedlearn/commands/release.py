@@ -6,8 +6,9 @@ import argparse
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,10 @@ EPILOG = (
 
 # Characters of a hash where it is shown beside others.
 _SHORT = 12
+
+# Where a package is written until it is in the registry; after a day nobody writes it.
+_BUILDING = ".building-"
+_STALE_S = 86_400.0
 
 
 def parser() -> Parser:
@@ -272,12 +277,22 @@ def _folder(arguments: argparse.Namespace) -> Iterator[Path]:
     if arguments.out is not None:
         yield arguments.out
         return
+    _sweep(arguments.registry)
     # Beside the registry's files: the disk that has to hold it anyway.
-    room = Path(tempfile.mkdtemp(prefix=".building-", dir=arguments.registry))
+    room = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=arguments.registry))
     try:
         yield room / "package"
     finally:
         shutil.rmtree(room, ignore_errors=True)
+
+
+def _sweep(registry: Path) -> None:
+    """Remove what killed commands left; another command may still write the newer ones."""
+    for folder in registry.glob(f"{_BUILDING}*"):
+        # Another command may have swept it just now.
+        with suppress(FileNotFoundError):
+            if time.time() - folder.stat().st_mtime > _STALE_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _tell(

@@ -9,7 +9,7 @@ from fedlearn.errors import UserError
 
 def expiry(text: str | None) -> str | None:
     """Return a time as a manifest has it; None for None. Raises UserError for what is none."""
-    from fedlearn.package.manifest import moment
+    from fedlearn.package.manifest import moment, now
 
     if text is None:
         return None
@@ -18,9 +18,13 @@ def expiry(text: str | None) -> str | None:
     if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
         expires = f"{text}T00:00:00Z"
     try:
-        moment(expires)
+        is_past = moment(expires) <= now()
     except ValueError:
         raise UserError(
             f"--expires {text}: write YYYY-MM-DD, or YYYY-MM-DDThh:mm:ssZ"
         ) from None
+    if is_past:
+        raise UserError(
+            f"--expires {text} is past, so no device would take it; name a later time (UTC)"
+        )
     return expires

@@ -58,7 +58,13 @@ def prune(module: nn.Module, sample: Tensor, share: float) -> nn.Module:
 
 def _pruned_by_groups(module: nn.Module, sample: Tensor, share: float) -> nn.Module:
     """Return a pruned copy by torch-pruning, without what it cannot prune."""
-    output = computing_order(module, sample)[-1][0]
+    order = computing_order(module, sample)
+    if not order:
+        raise ModelError(
+            f"{type(module).__name__} cannot be pruned: it has no dense layer or convolution "
+            "of torch's own; leave out --prune"
+        )
+    output = order[-1][0]
     try:
         return _pruned(module, sample, share, [output])
     # torch-pruning follows a user's code, which may do anything with a tensor's shape.

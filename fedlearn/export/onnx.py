@@ -90,6 +90,12 @@ def graph_of(trained: Trained) -> Exported:
     _cast_identities(model)
     arrays = trained.layout.split(trained.state)
     tensors = _own_tensors(model, trained, arrays)
+    # A forward that leaves torch in between gives a graph of constants.
+    if not model.graph.input or not model.graph.output:
+        raise ModelError(
+            f"model '{trained.experiment.model.name}' cannot be exported to ONNX: its scores "
+            "do not follow from its input by operations of torch alone"
+        )
     props = metadata(trained)
     describe(model, props)
     used = {initializer.name for initializer in model.graph.initializer}

@@ -63,6 +63,15 @@ def sign(package: Package, signer: Signer, public_pem: bytes) -> bytes:
     return canonical.dumps(bundle)
 
 
+def check(package: Package) -> None:
+    """Refuse signature files that no key can have made for a package; keys verify nothing yet.
+
+    Raises PackageError, "signature".
+    """
+    for name, data in package.signatures().items():
+        _check_statement(package, read(data, name).payload, name)
+
+
 def verify(package: Package, accepted: Mapping[str, bytes]) -> tuple[str, ...]:
     """Return the accepted keys that have signed a package, one at least.
 

@@ -119,10 +119,10 @@ def build(trained: Trained, wishes: Wishes) -> tuple[Manifest, dict[str, bytes]]
         keys=wishes.keys,
         int8=None if small is None else small.recipe,
     )
-    # Read back for its errors: a wish may have no place in a manifest.
+    # Read back for its errors: a wish may have no place in a manifest, and NaN none in JSON.
     try:
         manifest.to_bytes()
-    except PackageError as error:
+    except (PackageError, ValueError) as error:
         raise UserError(f"no package can say that: {error}") from None
     return manifest, files
 

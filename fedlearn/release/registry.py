@@ -26,7 +26,7 @@ from typing import Any
 
 from fedlearn.errors import FedlearnError, RecordError, UserError
 from fedlearn.names import nearest
-from fedlearn.package import content, manifest
+from fedlearn.package import content, manifest, signature
 from fedlearn.package.content import Package
 from fedlearn.package.manifest import Manifest
 from fedlearn.package.parts import MANIFEST_FILE
@@ -91,6 +91,7 @@ class Registry:
                 f"{folder} makes one"
             )
         with self._failing():
+            self._check_lost(path)
             if create:
                 files.make_folder(folder)
                 files.make_folder(folder / OBJECTS_FOLDER)
@@ -204,22 +205,28 @@ class Registry:
         who: str = "",
         run: str = "",
         alias: str | None = None,
+        replaces: bool = True,
     ) -> Version:
         """Keep a package, and point an alias to it.
 
         who: "" for this user. run: where the weights come from. alias: "" for none; None for
         the candidate, where the version is new. A package that is there already gets the
-        signatures that it has by now. Raises UserError for a
-        counter that is not above those of its name, PackageError for a package that changed.
+        signatures that it has by now; replaces: in the place of others, too. Raises
+        UserError for a counter that is not above those of its name, and for a signature that
+        may not be replaced; PackageError for a package that changed, or whose signatures are
+        none.
         """
         who = who or whoever()
         check_alias(alias or "")
+        signature.check(package)
         with self._turn():
             version = self._known(package)
             if version is None:
                 version = self._insert(package, who, run)
                 alias = CANDIDATE if alias is None else alias
             for path, data in package.signatures().items():
+                if not replaces:
+                    self._check_unsigned(version, path, data)
                 self._keep(version, path, data)
             if alias:
                 self._point(version.name, alias, version.counter, "add", who)
@@ -274,6 +281,29 @@ class Registry:
                 f"above that, not {counter}"
             )
         return None
+
+    def _check_unsigned(self, version: Version, path: str, data: bytes) -> None:
+        """Refuse another signature than the one that is there. Raises UserError."""
+        rows = self._rows(tables.FILE, version.sha256, path)
+        if rows and rows[0][0] != hashlib.sha256(data).hexdigest():
+            raise UserError(
+                f"{version.name} {version.counter} has another {path} already; release the "
+                "package on the registry's machine to replace it"
+            )
+
+    def _check_lost(self, path: Path) -> None:
+        """Refuse a registry that has files and no database: counters would begin anew.
+
+        Raises RecordError.
+        """
+        objects = self.folder / OBJECTS_FOLDER
+        # The files first: another process makes the database before any of them.
+        has_files = objects.is_dir() and any(objects.iterdir())
+        if has_files and not (path.exists() and path.stat().st_size):
+            raise RecordError(
+                f"'{path}' is empty or gone, though '{objects}' has files: restore it from a "
+                "copy, or name a new folder"
+            )
 
     def _insert(self, package: Package, who: str, run: str) -> Version:
         """Keep a new package's files, then name them."""

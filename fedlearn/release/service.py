@@ -66,8 +66,11 @@ class Settings:
 
 def service(settings: Settings) -> FastAPI:
     """Return the application, as uvicorn serves it."""
-    # Its pages of documentation would load scripts from elsewhere.
-    app = FastAPI(title="fedlearn registry", docs_url=None, redoc_url=None)
+    # Its pages of documentation would load scripts from elsewhere, and its schema asks for
+    # no token.
+    app = FastAPI(
+        title="fedlearn registry", docs_url=None, redoc_url=None, openapi_url=None
+    )
     api = _Api(settings)
     reads = [Depends(api.reader)]
     routes: list[tuple[str, Callable[..., Any]]] = [
@@ -198,7 +201,9 @@ class _Api:
         with Registry(self._settings.registry) as registry:
             name = package.manifest.name
             before = {version.sha256 for version in registry.versions(name)}
-            version = registry.add(package, who=holder.name, run="uploaded")
+            version = registry.add(
+                package, who=holder.name, run="uploaded", replaces=False
+            )
             facts = _facts(version, registry.aliases(name))
         return facts, version.sha256 not in before
 

@@ -56,8 +56,14 @@ def unpack(stream: BinaryIO, folder: Path) -> None:
     try:
         with tarfile.open(fileobj=stream, mode="r:") as archive:
             _unpack(archive, folder)
-    # What damaged headers lead to.
-    except (tarfile.TarError, ValueError, EOFError, OverflowError):
+    # What damaged headers lead to; tarfile follows headers of headers by calling itself.
+    except (
+        tarfile.TarError,
+        ValueError,
+        EOFError,
+        OverflowError,
+        RecursionError,
+    ):
         raise PackageError(
             "tar", "the package is no tar file that can be read"
         ) from None

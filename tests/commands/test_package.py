@@ -122,6 +122,7 @@ def test_diff_says_what_a_device_has_to_fetch(folder, capsys):
             "--counter 0: write a number",
         ),
         (package, ["keys", "--out", "q", "--expires", "soon"], "write YYYY-MM-DD"),
+        (package, ["keys", "--out", "q", "--expires", "2001-01-01"], "is past, so no"),
         (
             package,
             ["keys", "--out", "q", "--rollback", "3", "--counter", "4"],

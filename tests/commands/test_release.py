@@ -1,5 +1,7 @@
 """``fedlearn release``: what a person does with it, in order, and what they are told."""
 
+import os
+
 import pytest
 
 import fedlearn as fl
@@ -74,6 +76,7 @@ def test_from_two_runs_to_a_stable_version_and_back(runs, tmp_path, capsys):
         (["{run}", "--registry", "r", "--codec", "f16"], "is for whole models"),
         (["{run}", "--registry", "r", "--codec", "cvc"], "unknown stage 'cvc'"),
         (["{run}", "--registry", "r", "--expires", "soon"], "write YYYY-MM-DD"),
+        (["{run}", "--registry", "r", "--expires", "2001-01-01"], "is past, so no"),
         (["{run}", "--registry", "r", "--out", "{run}"], "is there already"),
         (["{package}", "--registry", "r", "--whole"], "is kept as it is"),
     ],
@@ -94,6 +97,17 @@ def test_nothing_is_left_of_a_release_that_failed(runs, tmp_path, capsys):
     assert release.main(line(runs[0], "--registry", registry, "--name", "No Name")) == 2
     assert "cannot be a package's name" in capsys.readouterr().err
     assert [path.name for path in registry.glob(".*")] == []
+
+
+def test_what_a_killed_command_left_is_swept_after_a_day(runs, tmp_path):
+    registry = tmp_path / "registry"
+    assert release.main(line(runs[0], "--registry", registry, "--name", "a")) == 0
+    old, new = registry / ".building-old", registry / ".building-new"
+    for folder in (old, new):
+        (folder / "package").mkdir(parents=True)
+    os.utime(old, (0, 0))
+    assert release.main(line(runs[0], "--registry", registry, "--name", "b")) == 0
+    assert [path.name for path in registry.glob(".*")] == [new.name]
 
 
 def test_arguments_are_checked_before_torch_is_imported(tmp_path):

@@ -122,6 +122,20 @@ def test_a_model_of_its_output_alone_cannot_be_pruned():
         prune(built("logistic"), torch.rand(2, *IMAGE), 0.5)
 
 
+class ByHand(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(64, 10))
+
+    def forward(self, x):
+        return x.flatten(1) @ self.weight
+
+
+def test_a_model_without_layers_of_torch_cannot_be_pruned():
+    with pytest.raises(ModelError, match="ByHand cannot be pruned: it has no dense"):
+        prune(ByHand(), torch.rand(2, *IMAGE), 0.5)
+
+
 class TwoWays(torch.nn.Module):
     def __init__(self):
         super().__init__()

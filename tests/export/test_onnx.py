@@ -192,6 +192,21 @@ def test_a_model_that_cannot_be_exported_is_named_with_the_reason():
         graph_of(of_module(Untraceable()))
 
 
+class Leaving(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(64, 10)
+
+    def forward(self, x):
+        scores = self.layer(x.flatten(1)).detach().numpy()
+        return torch.tensor(scores) + 0 * self.layer.weight.sum()
+
+
+def test_scores_that_do_not_follow_from_the_input_are_told():
+    with pytest.raises(ModelError, match="do not follow from its input"):
+        graph_of(of_module(Leaving()))
+
+
 def test_a_package_that_is_missing_is_one_line():
     with pytest.raises(
         UserError, match=r"ONNX needs onyx: pip install 'fedlearn\[export\]'"

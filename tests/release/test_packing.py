@@ -144,6 +144,7 @@ def test_a_package_of_another_model_or_a_damaged_one_is_refused(run, package, tm
         (Wishes(labels=("a", "b")), "names 2 classes, and the model has 10"),
         (Wishes(counter=0), "counter is not from 1"),
         (Wishes(health=Health(errors=2)), r"health\.errors is not from 0 to 1"),
+        (Wishes(health=Health(p99_ms=float("nan"))), "no package can say that"),
         (Wishes(devices=("x" * 65,)), "65 characters, more than 64"),
     ],
 )

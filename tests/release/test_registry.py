@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fedlearn.errors import PackageError, RecordError, UserError
-from fedlearn.package import content
+from fedlearn.package import content, signature
 from fedlearn.release.registry import (
     CANDIDATE,
     DATABASE_FILE,
@@ -21,6 +21,7 @@ from fedlearn.release.registry import (
     Reference,
     Registry,
 )
+from fedlearn.server.release import make_pair
 from tests.package import small
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +32,13 @@ def packed(folder: Path, counter: int, name: str = "small"):
     files = small.files(small.W + np.float32(counter))
     manifest = replace(small.manifest(files), counter=counter, name=name)
     return content.write(folder / f"{name}-{counter}", manifest, files)
+
+
+def marked(package, key) -> bytes:
+    """Sign a package's folder by one key, and return the signature's file."""
+    data = signature.sign(package, key.sign, key.public_pem)
+    content.write_signatures(package.folder, [data])
+    return data
 
 
 @pytest.fixture
@@ -84,11 +92,40 @@ def test_a_signature_comes_later(registry, tmp_path):
     package = packed(tmp_path, 3)
     registry.add(package)
     registry.promote("small")
-    (package.folder / "model.sig").write_bytes(b"{}")
+    first = marked(package, make_pair(tmp_path / "first"))
     version = registry.add(package)
     assert "model.sig" in registry.paths(version)
     # It is the stable one, and no candidate again.
     assert registry.aliases("small") == {STABLE: 3}
+    # A stranger's does not take its place, unless the owner says so.
+    marked(package, make_pair(tmp_path / "other"))
+    with pytest.raises(UserError, match=r"small 3 has another model\.sig already"):
+        registry.add(package, replaces=False)
+    assert registry.file(version, "model.sig") == first
+    registry.add(package)
+    assert registry.file(version, "model.sig") != first
+
+
+def test_what_is_no_signature_takes_no_place(registry, tmp_path):
+    package = packed(tmp_path, 3)
+    first = marked(package, make_pair(tmp_path / "keys"))
+    version = registry.add(package)
+    other = packed(tmp_path, 4)
+    second = marked(other, make_pair(tmp_path / "other"))
+    for data in (b"garbage", b"{}", second):
+        (package.folder / "model.sig").write_bytes(data)
+        with pytest.raises(PackageError, match=r"refused \(signature\)"):
+            registry.add(package)
+    assert registry.file(version, "model.sig") == first
+
+
+@pytest.mark.parametrize("lost", [Path.unlink, lambda path: path.write_bytes(b"")])
+def test_a_registry_without_its_database_does_not_begin_anew(registry, tmp_path, lost):
+    registry.add(packed(tmp_path, 3))
+    registry.close()
+    lost(registry.folder / DATABASE_FILE)
+    with pytest.raises(RecordError, match="is empty or gone, though"):
+        Registry(registry.folder, create=True)
 
 
 def test_aliases_move_and_the_history_tells(registry, tmp_path):

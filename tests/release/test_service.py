@@ -204,6 +204,22 @@ def linked(kind, target):
     return stream.getvalue()
 
 
+def nested(kind, count=3000):
+    """Return a tar file whose headers are about the next header each."""
+    head = tarfile.TarInfo("x")
+    head.type = kind
+    head.size = 5
+    one = head.tobuf(tarfile.USTAR_FORMAT) + b"name\0".ljust(512, b"\0")
+    return one * count + archive(**{"manifest.json": b"{}"})
+
+
+def test_a_tar_file_of_nested_headers_is_refused(tmp_path):
+    for kind in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
+        with pytest.raises(PackageError, match=r"refused \(tar\)"):
+            tar.unpack(io.BytesIO(nested(kind)), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("data", "name"),
     [
@@ -251,6 +267,27 @@ def test_what_a_device_would_refuse_is_refused(served, tmp_path):
         status, body = served.upload(data)
         assert (status, body["error"]["name"]) == (422, name)
     assert served.ask("/v1/models/refused")[0] == 404
+
+
+def test_another_signature_is_a_conflict(served, tmp_path):
+    data = signed(tmp_path / "p", served.key, name="twice")
+    served.upload(data)
+    package = content.read(tmp_path / "p")
+    other = make_pair(tmp_path / "other")
+    mark = signature.sign(package, other.sign, other.public_pem)
+    ours = (tmp_path / "p/model.sig").read_bytes()
+    # The accepted key's signature is there, and a stranger's stands in the first place.
+    content.write_signatures(tmp_path / "p", [mark, ours])
+    paths = (path for path in (tmp_path / "p").iterdir() if path.is_file())
+    status, body = served.upload(
+        tar.packed({path.name: path.read_bytes() for path in paths})
+    )
+    assert (status, body["error"]["name"]) == (409, "conflict")
+    assert served.ask("/v1/models/twice/newest/package.tar")[2] == data
+
+
+def test_the_schema_is_not_given_to_strangers(served):
+    assert served.ask("/openapi.json", who="")[0] == 404
 
 
 def test_a_lower_counter_is_a_conflict(served, tmp_path):
