@@ -123,10 +123,9 @@ def _write(folder: Path, trained: Trained, variant: Steps) -> None:
     """Write what a variant's folder holds; `DONE_FILE` last."""
     tensors_by_name = dict(trained.layout.split(trained.state))
     files.replace(folder / MODEL_FILE, save_arrays(tensors_by_name))
-    # Read from the file itself, as a run that starts from it would.
-    path = str((folder / MODEL_FILE).absolute())
+    # The file beside the config, wherever the folder is moved to.
     section = trained.experiment.model.model_copy(
-        update={"weights": path, "shapes": "weights"}
+        update={"weights": MODEL_FILE, "shapes": "weights"}
     )
     experiment = trained.experiment.model_copy(update={"model": section})
     files.replace(folder / CONFIG_FILE, to_toml(experiment).encode())

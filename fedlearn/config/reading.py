@@ -118,14 +118,22 @@ def load(config: str | None) -> Source:
     if folder != SHIPPED:
         look_in(str(folder))
         _look_beside(source.table, "data", "path", folder)
-        _look_beside(source.table, "model", "weights", folder)
+        _look_beside(source.table, "model", "weights", folder, is_first=True)
     return source
 
 
 def _look_beside(
-    table: Mapping[str, Any], section_name: str, key: str, folder: Path
+    table: Mapping[str, Any],
+    section_name: str,
+    key: str,
+    folder: Path,
+    is_first: bool = False,
 ) -> None:
-    """Make a key's path the one beside the config, where the current folder has none."""
+    """Make a key's path the one beside the config, where the current folder has none.
+
+    is_first: what is beside the config comes first. A variant's config means its own model,
+    whatever lies in the current folder.
+    """
     section = table.get(section_name)
     if not isinstance(section, dict):
         return
@@ -134,7 +142,7 @@ def _look_beside(
     if not isinstance(path, str) or path.startswith("~") or "\0" in path:
         return
     beside = folder / path
-    if path and not Path(path).exists() and beside.exists():
+    if path and beside.exists() and (is_first or not Path(path).exists()):
         section[key] = str(beside)
 
 

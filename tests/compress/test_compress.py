@@ -11,6 +11,7 @@ import pytest
 import fedlearn as fl
 from fedlearn.commands.compress import main
 from fedlearn.compress import making, rounds
+from fedlearn.config import read
 from fedlearn.runs.trained import load
 
 CONFIG = {
@@ -78,9 +79,13 @@ def test_the_smallest_that_passed_is_chosen_and_cut(out):
 
 @pytest.mark.parametrize("name", ["prune-0.5", "prune-0.5+binary"])
 def test_a_variants_folder_is_taken_as_a_runs(name, out, tmp_path):
-    folder = out / name
+    # Moved: its config means the model beside it, wherever the folder lies.
+    folder = shutil.copytree(out / name, tmp_path / "moved")
     trained = load(str(folder))
     assert trained.layout.trained == 3_658
+    assert read(str(folder / "config.toml")).model.weights == str(
+        folder / "model.safetensors"
+    )
     again = fl.run(
         folder / "config.toml",
         {"experiment.rounds": 1},

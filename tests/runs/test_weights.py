@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import fedlearn as fl
+from fedlearn.config import read
 from fedlearn.engine.runner import single_thread
 from fedlearn.models import SHAPES, build
 from fedlearn.models.resize import resize
@@ -189,3 +190,20 @@ def test_layers_of_every_kind_take_other_shapes():
     del shapes["conv.bias"]
     with pytest.raises(fl.ModelError, match=r"'conv.bias' that the shapes lack"):
         resize("model 'x'", layers, shapes)
+
+
+def test_weights_beside_the_config_come_first(first, tmp_path, monkeypatch):
+    tensors = load_file(first.folder / "model.safetensors")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    save_file(tensors, mine / "start.safetensors")
+    text = '[model]\nname = "logistic"\nweights = "start.safetensors"\n'
+    (mine / "mine.toml").write_text(text)
+    # Another model of the same name, where the command is given.
+    others = {name: tensor + 1 for name, tensor in tensors.items()}
+    save_file(others, tmp_path / "start.safetensors")
+    monkeypatch.chdir(tmp_path)
+    beside = str(mine / "start.safetensors")
+    assert read("mine/mine.toml").model.weights == beside
+    (mine / "start.safetensors").unlink()
+    assert read("mine/mine.toml").model.weights == "start.safetensors"
