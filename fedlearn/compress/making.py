@@ -6,6 +6,7 @@ A folder is whole when `DONE_FILE` is there, which is written last. It reads lik
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def make(bench: Bench, variant: Steps) -> Path:
     Raises UserError for a step that the model does not allow, and what a run raises.
     """
     folder = bench.folder / variant.name
-    if (folder / DONE_FILE).exists():
+    if _is_whole(folder):
         return folder
     files.make_folder(folder)
     if variant.store == "int8":
@@ -144,8 +145,31 @@ def _write(folder: Path, trained: Trained, variant: Steps) -> None:
         "name": variant.name,
         "parameters": trained.layout.trained,
         "model_sha256": trained.model_sha256,
+        "files": {path.name: _sha256(path) for path in _parts(folder)},
     }
     files.replace(folder / DONE_FILE, f"{json.dumps(facts)}\n".encode())
+
+
+def _is_whole(folder: Path) -> bool:
+    """Tell whether a variant was made, and its files are still those that were made."""
+    try:
+        facts = json.loads((folder / DONE_FILE).read_text())
+        before = facts["files"]
+        return bool(before) and before == {
+            path.name: _sha256(path) for path in _parts(folder)
+        }
+    # Not made, or by a version that noted no hashes.
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _parts(folder: Path) -> list[Path]:
+    """Return the files that a variant consists of."""
+    return sorted({folder / MODEL_FILE, folder / CONFIG_FILE, *device_files(folder)})
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def device_files(folder: Path) -> list[Path]:

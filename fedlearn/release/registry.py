@@ -43,6 +43,10 @@ STABLE = "stable"
 PREVIOUS = "previous"
 ALIASES = (CANDIDATE, STABLE, PREVIOUS)
 
+# What a counter may grow by: room for times in milliseconds, and hundreds of such steps
+# below 2**53. One release with the highest counter would be the last of its name.
+LARGEST_STEP = 10**13
+
 _ALIAS = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
@@ -279,6 +283,12 @@ class Registry:
             raise UserError(
                 f"'{name}' has version {versions[0].counter} already: a release's counter is "
                 f"above that, not {counter}"
+            )
+        newest = versions[0].counter if versions else 0
+        if counter > newest + LARGEST_STEP:
+            raise UserError(
+                f"'{name}' has version {newest}, and counter {counter} is more than "
+                f"{LARGEST_STEP} above: no release could follow; give the next number"
             )
         return None
 

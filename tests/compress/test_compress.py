@@ -108,6 +108,16 @@ def test_what_is_made_is_not_made_again(run, out, tmp_path, monkeypatch):
     assert list(rows(out)) == ["original", "prune-0.5"]
 
 
+def test_a_damaged_variant_is_made_again(run, out, tmp_path):
+    out = shutil.copytree(out, tmp_path / "out")
+    weights = out / "prune-0.5" / "weights.bin"
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-4])
+    arguments = [str(run), "--prune", "0.5", *QUICK, "--quiet", "--out", str(out)]
+    assert main(arguments) == 0
+    assert weights.read_bytes() == before
+
+
 def test_an_interrupted_comparison_goes_on(run, tmp_path, monkeypatch):
     fine_tune = rounds.fine_tune
     names = []

@@ -67,6 +67,14 @@ def sound(folder: Path) -> None:
             assert known == registry.aliases(name)
 
 
+def test_no_counter_ends_a_name(registry, tmp_path):
+    with pytest.raises(UserError, match="no release could follow"):
+        registry.add(packed(tmp_path, 2**53 - 1))
+    # A time in milliseconds may count, and grow.
+    for counter in (1_796_000_000_000, 1_796_000_000_001):
+        assert registry.add(packed(tmp_path, counter)).counter == counter
+
+
 def test_what_is_added_comes_back(registry, tmp_path):
     package = packed(tmp_path, 3)
     version = registry.add(package, who="ann@desk", run="runs/a")
