@@ -30,8 +30,6 @@ from fedlearn.package.parts import (
 )
 from fedlearn.system import files
 
-_PIECE = 1 << 20
-
 
 class IncomingRelease:
     """See the module."""
@@ -107,7 +105,7 @@ class IncomingRelease:
         # An empty file has no chunk that would have made it.
         if listed.bytes == 0:
             part.touch()
-        if _sha256(part) != listed.sha256:
+        if files.sha256(part) != listed.sha256:
             part.unlink()
             return False
         (self.folder / path).parent.mkdir(exist_ok=True)
@@ -170,7 +168,7 @@ class IncomingRelease:
             if (self.folder / path).exists():
                 continue
             for source in self._copies(listed):
-                if source.exists() and _sha256(source) == listed.sha256:
+                if source.exists() and files.sha256(source) == listed.sha256:
                     self._part(path).unlink(missing_ok=True)
                     copy(source, self._part(path))
                     self._part(path).replace(self.folder / path)
@@ -205,11 +203,3 @@ def _manifest(release: ReleaseId, data: bytes) -> Manifest:
     if (manifest.name, manifest.counter) != (release.name, release.counter):
         raise PackageError("name", f"the manifest names another release than {release}")
     return manifest
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()

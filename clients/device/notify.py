@@ -6,6 +6,10 @@ import asyncio
 import contextlib
 import os
 import socket
+import sys
+
+from fedlearn.errors import LINE_CHARACTERS
+from fedlearn.text import shortened
 
 
 def tell(**facts: str | int) -> None:
@@ -53,3 +57,12 @@ async def beat() -> None:
     while (pause_s := watchdog_s()) is not None:
         tell(WATCHDOG=1)
         await asyncio.sleep(pause_s)
+
+
+def say(text: str) -> None:
+    """Print a line for whoever reads the log, and for systemd if it runs this."""
+    # Some of it are a coordinator's words, or a model's.
+    line = shortened(text, LINE_CHARACTERS)
+    # At once: the line says what the process does now.
+    print(line, file=sys.stderr, flush=True)
+    tell(STATUS=line)

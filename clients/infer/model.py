@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -14,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from fedlearn.clients.infer.refusal import Refusal, bad
-from fedlearn.clients.infer.tensors import DATATYPES, Array, Shape
+from fedlearn.clients.infer.tensors import DATATYPES, Array, Shape, fits
 from fedlearn.errors import ModelError, UserError, reason_of
 from fedlearn.package import content, golden, matching
 from fedlearn.package.parts import GRAPH_FILE, INT8_GRAPH_FILE
+from fedlearn.system import files
 from fedlearn.text import first_few
 
 # ONNX Runtime's names of element types, as numpy has them.
@@ -115,11 +115,7 @@ class ServedModel:
 
     def _fitting(self, port: TensorPort, tensor: Array) -> Array:
         shape = tensor.shape
-        fits = len(shape) == len(port.shape) and all(
-            expected in (-1, length)
-            for expected, length in zip(port.shape, shape, strict=True)
-        )
-        if not fits:
+        if not fits(port.shape, shape):
             raise bad(
                 f"input '{port.name}': the shape is {list(shape)}, and the model takes "
                 f"{list(port.shape)}"
@@ -155,7 +151,7 @@ def load(path: Path, int8: bool = False) -> ServedModel:
 
 
 def _of_file(path: Path) -> ServedModel:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = files.sha256(path)
     session = _session(path, str(path))
     facts = session.get_modelmeta().custom_metadata_map
     labels = _json_fact(path, facts, "fedlearn.labels", list)

@@ -103,15 +103,15 @@ def _answered(
 
 def _of_group(model: ServedModel, group: list[NamedSample]) -> list[Answer]:
     """Return the answers of some samples; those that cannot be computed together, apart."""
-    readable = [sample for sample in group if sample.array is not None]
-    shapes = {(sample.array.shape, sample.array.dtype) for sample in readable}  # type: ignore[union-attr]
-    is_alike = len(readable) == len(group) and len(shapes) == 1
+    arrays = [sample.array for sample in group if sample.array is not None]
+    forms = {(array.shape, array.dtype) for array in arrays}
+    is_alike = len(arrays) == len(group) and len(forms) == 1
     if len(group) > 1 and not is_alike:
         return _one_by_one(model, group)
-    if not readable:
+    if not arrays:
         return [_failed(model, group[0], group[0].error)]
     try:
-        inputs = np.stack([sample.array for sample in readable])  # type: ignore[misc]
+        inputs = np.stack(arrays)
         outputs = model.run(model.checked({model.inputs[0].name: inputs}))
     except Refusal as refusal:
         if len(group) > 1:

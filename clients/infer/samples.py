@@ -17,7 +17,7 @@ import numpy as np
 
 from fedlearn.clients.infer import png
 from fedlearn.clients.infer.model import ServedModel, TensorPort
-from fedlearn.clients.infer.tensors import Array
+from fedlearn.clients.infer.tensors import Array, fits
 from fedlearn.errors import DataError, UserError, reason_of
 from fedlearn.text import first_few
 
@@ -164,11 +164,7 @@ class SampleSource:
         return array.reshape(self.shape)
 
     def _check(self, shape: tuple[int, ...], name: str) -> None:
-        fits = len(shape) == len(self.shape) and all(
-            expected in (-1, length)
-            for expected, length in zip(self.shape, shape, strict=True)
-        )
-        if not fits:
+        if not fits(self.shape, shape):
             raise DataError(
                 f"'{name}' has samples of shape {list(shape)}, and the model takes "
                 f"{list(self.shape)}"

@@ -45,6 +45,13 @@ MOST_AXES = 8
 Shape = tuple[int, ...]
 
 
+def fits(expected: Sequence[int], shape: Sequence[int]) -> bool:
+    """Tell whether a shape is the expected one, in which -1 is an axis of any length."""
+    return len(shape) == len(expected) and all(
+        wanted in (-1, length) for wanted, length in zip(expected, shape, strict=True)
+    )
+
+
 def dtype_of(datatype: object, name: str) -> np.dtype[Any]:
     """Return the dtype of a datatype; name: the tensor's, for the refusal."""
     if not isinstance(datatype, str) or datatype not in DTYPES:

@@ -78,7 +78,7 @@ def write(
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return sha256(path)
 
 
 def _content(texts: Mapping[str, str], files: Mapping[str, Path]) -> dict[str, bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from fedlearn.bundling.commands import pip, uv
 from fedlearn.bundling.own import own_wheel
+from fedlearn.system import files
 
 # Minor version. Wheels for glibc 2.28 or older run on every target: JetPack 6 has 2.35,
 # Raspberry Pi OS 12 has 2.36.
@@ -202,6 +202,6 @@ def lock(wheels: Collection[Path]) -> str:
         name, version = wheel.name.split("-")[:2]
         # A wheel's name has underscores where the package's has hyphens.
         package = name.replace("_", "-").lower()
-        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        digest = files.sha256(wheel)
         lines.append(f"{package}=={version} --hash=sha256:{digest}\n")
     return "".join(lines)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from fedlearn.clients.device import notify
 from fedlearn.commands.arguments import Parser, ended
-from fedlearn.errors import LINE_CHARACTERS, UserError
-from fedlearn.text import shortened
+from fedlearn.errors import UserError
 
 if TYPE_CHECKING:
     from fedlearn.clients.agent.options import AgentSettings
@@ -144,7 +143,7 @@ def _run(arguments: argparse.Namespace) -> None:
     check_address(arguments.coordinator)
     if arguments.megabytes < 1:
         raise UserError(f"--megabytes {arguments.megabytes}: a number from 1")
-    reason = asyncio.run(Agent(_settings(arguments), _say).run())
+    reason = asyncio.run(Agent(_settings(arguments), notify.say).run())
     print(reason, file=sys.stderr)
 
 
@@ -214,15 +213,6 @@ def _client(arguments: argparse.Namespace) -> int:
             "says who this is"
         )
     return client
-
-
-def _say(text: str) -> None:
-    """Print a line for whoever reads the log, and for systemd if it runs this."""
-    # Some of it are a coordinator's words, or a model's.
-    line = shortened(text, LINE_CHARACTERS)
-    # At once: the line says what the agent does now.
-    print(line, file=sys.stderr, flush=True)
-    notify.tell(STATUS=line)
 
 
 if __name__ == "__main__":

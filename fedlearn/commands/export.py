@@ -110,7 +110,7 @@ def _default_out(run: str, target: str) -> Path:
 
 def _print(report: ExportReport) -> None:
     """Print the table, and where the files are."""
-    from fedlearn.reporting.units import bytes_text
+    from fedlearn.reporting.units import bytes_text, percent_text
 
     torch_accuracy = report.rows[0].parity.torch_accuracy
     lines = [("", "bytes", "difference", "ties", "accuracy", "CPU µs", "× torch")]
@@ -120,7 +120,7 @@ def _print(report: ExportReport) -> None:
             "",
             "",
             "",
-            _percent(torch_accuracy),
+            percent_text(torch_accuracy),
             f"{report.torch_microseconds:.1f}",
             "",
         )
@@ -132,7 +132,7 @@ def _print(report: ExportReport) -> None:
                 bytes_text(row.bytes),
                 f"{row.parity.largest:.1e}",
                 str(row.parity.ties),
-                _percent(row.parity.accuracy),
+                percent_text(row.parity.accuracy),
                 f"{row.microseconds:.1f}",
                 f"{report.torch_microseconds / row.microseconds:.1f}",
             )
@@ -147,10 +147,6 @@ def _print(report: ExportReport) -> None:
     print(f"\n{report.folder}")
     for note in report.notes:
         print(f"note: {note}", file=sys.stderr)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
 
 
 if __name__ == "__main__":

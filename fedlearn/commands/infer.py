@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedlearn.clients.device import notify
 from fedlearn.commands.arguments import Parser, ended
-from fedlearn.errors import LINE_CHARACTERS, UserError
-from fedlearn.text import shortened
+from fedlearn.errors import UserError
 
 if TYPE_CHECKING:
     from fedlearn.clients.infer.server import InferSettings
@@ -165,7 +165,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from fedlearn.clients.infer import server
 
     settings = _settings(arguments)
-    asyncio.run(server.serve(settings, _say))
+    asyncio.run(server.serve(settings, notify.say))
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -262,21 +262,12 @@ def _compute(arguments: argparse.Namespace) -> None:
     if sink is None:
         once.print_answers(served, source, arguments.batch, sys.stdout.write)
         return
-    say = _mute if arguments.quiet else _say
+    say = _mute if arguments.quiet else notify.say
     once.compute(served, source, sink, arguments.batch, say)
 
 
 def _mute(text: str) -> None:
     pass
-
-
-def _say(text: str) -> None:
-    """Print a line for whoever reads the log, and for systemd if it runs this."""
-    from fedlearn.clients.device import notify
-
-    line = shortened(text, LINE_CHARACTERS)
-    print(line, file=sys.stderr, flush=True)
-    notify.tell(STATUS=line)
 
 
 if __name__ == "__main__":

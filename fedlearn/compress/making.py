@@ -6,7 +6,6 @@ A folder is whole when `DONE_FILE` is there, which is written last. It reads lik
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -145,7 +144,7 @@ def _write(folder: Path, trained: Trained, variant: Steps) -> None:
         "name": variant.name,
         "parameters": trained.layout.trained,
         "model_sha256": trained.model_sha256,
-        "files": {path.name: _sha256(path) for path in _parts(folder)},
+        "files": _hashes(folder),
     }
     files.replace(folder / DONE_FILE, f"{json.dumps(facts)}\n".encode())
 
@@ -154,22 +153,16 @@ def _is_whole(folder: Path) -> bool:
     """Tell whether a variant was made, and its files are still those that were made."""
     try:
         facts = json.loads((folder / DONE_FILE).read_text())
-        before = facts["files"]
-        return bool(before) and before == {
-            path.name: _sha256(path) for path in _parts(folder)
-        }
+        return bool(facts["files"] == _hashes(folder))
     # Not made, or by a version that noted no hashes.
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def _parts(folder: Path) -> list[Path]:
-    """Return the files that a variant consists of."""
-    return sorted({folder / MODEL_FILE, folder / CONFIG_FILE, *device_files(folder)})
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file that a variant consists of, by its name."""
+    parts = {folder / MODEL_FILE, folder / CONFIG_FILE, *device_files(folder)}
+    return {path.name: files.sha256(path) for path in sorted(parts)}
 
 
 def device_files(folder: Path) -> list[Path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 # Layers whose weights come from training, and that read what others write.
@@ -36,7 +38,9 @@ def computing_order(module: nn.Module, sample: Tensor) -> list[tuple[str, nn.Mod
     return list(calls.items())
 
 
-def _noting(calls: dict[str, nn.Module], name: str):  # type: ignore[no-untyped-def]
+def _noting(
+    calls: dict[str, nn.Module], name: str
+) -> Callable[[nn.Module, object, object], None]:
     """Return a hook that notes a call of the layer of a name."""
 
     def note(layer: nn.Module, inputs: object, outputs: object) -> None:

@@ -342,10 +342,7 @@ class Registry:
         sha256 = hashlib.sha256(data).hexdigest()
         place = self._place(sha256)
         # One that was damaged is mended by the next version that has it.
-        if (
-            not place.exists()
-            or hashlib.sha256(place.read_bytes()).hexdigest() != sha256
-        ):
+        if not place.exists() or files.sha256(place) != sha256:
             files.make_folder(place.parent)
             files.replace(place, data)
         self._do(tables.INSERT_FILE, version.sha256, path, sha256, len(data))

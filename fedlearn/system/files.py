@@ -126,6 +126,19 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content, 64 hex digits. Raises OSError."""
+    # Here, because it loads OpenSSL's library, which not every process needs.
+    import hashlib
+
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        # A megabyte at a time: a file may be larger than a board's memory.
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
 def sweep(folder: Path) -> None:
     """Remove the parts that processes left in a folder which were killed in `replace`.
 
