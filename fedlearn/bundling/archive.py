@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from fedlearn.system.files import sha256
+
 # Of xz. Preset 6 takes ten times as long and gains a seventh.
 PRESET: Final = 1
 
