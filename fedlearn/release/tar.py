@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,7 +27,19 @@ from fedlearn.package.parts import (
 from fedlearn.system import files
 from fedlearn.text import shortened
 
-_MOST_MEMBERS = MOST_FILES + MOST_DELTAS + 8
+_BLOCK = tarfile.BLOCKSIZE
+
+# Headers about the next header, by pax and GNU.
+_ABOUT_THE_NEXT = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+_MOST_HEADER_BYTES = 8192
+
+# Each file may have a header about it, and so may two folders.
+_MOST_MEMBERS = 2 * (MOST_FILES + MOST_DELTAS + 8)
 
 _DELTA = re.compile(rf"{DELTAS_FOLDER}/[0-9a-f]{{16}}\.fl")
 
@@ -53,41 +65,64 @@ def unpack(stream: BinaryIO, folder: Path) -> None:
 
     Raises PackageError for anything else in it, OSError.
     """
-    try:
-        with tarfile.open(fileobj=stream, mode="r:") as archive:
-            _unpack(archive, folder)
-    # What damaged headers lead to; tarfile follows headers of headers by calling itself.
-    except (
-        tarfile.TarError,
-        ValueError,
-        EOFError,
-        OverflowError,
-        RecursionError,
-    ):
-        raise PackageError(
-            "tar", "the package is no tar file that can be read"
-        ) from None
-
-
-def _unpack(archive: tarfile.TarFile, folder: Path) -> None:
     names: set[str] = set()
-    for number, member in enumerate(archive):
+    for member in _members(stream):
         path = member.name.removeprefix("./")
-        if number >= _MOST_MEMBERS:
-            raise PackageError(
-                "tar", f"the tar file has more than {_MOST_MEMBERS} files"
-            )
         # As `tar c .` writes them.
         if member.isdir() and path in (".", "", DELTAS_FOLDER):
             continue
         _check(member, path, names)
         names.add(path)
-        reader = archive.extractfile(member)
-        data = b"" if reader is None else reader.read(member.size)
-        if len(data) != member.size:
-            raise PackageError("tar", f"the tar file ends inside of '{path}'")
+        data = _content(stream, member)
         files.make_folder((folder / path).parent)
         files.replace(folder / path, data)
+
+
+def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """Yield each header; what follows it is read by whom it is yielded to.
+
+    `tarfile.open` reads a header that is about the next one whole, however large it says that
+    it is. Those are times and owners here: a package's names fit plain headers.
+    """
+    for _ in range(_MOST_MEMBERS):
+        header = stream.read(_BLOCK)
+        try:
+            member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        except tarfile.EOFHeaderError:
+            return
+        # Of other numbers than a header's, ValueError.
+        except (tarfile.TarError, ValueError):
+            raise PackageError(
+                "tar", "the package is no tar file that can be read"
+            ) from None
+        if member.type in _ABOUT_THE_NEXT:
+            if member.size > _MOST_HEADER_BYTES:
+                raise PackageError(
+                    "limits",
+                    f"the tar file has a header of {member.size:,} bytes, "
+                    f"more than {_MOST_HEADER_BYTES:,}",
+                )
+            _content(stream, member)
+        else:
+            yield member
+    raise PackageError("tar", f"the tar file has more than {_MOST_MEMBERS} headers")
+
+
+def _content(stream: BinaryIO, member: tarfile.TarInfo) -> bytes:
+    """Return what follows a header. Raises PackageError where the file ends before."""
+    # A size of its binary form may be below zero, and one to be read takes its memory first.
+    if not 0 <= member.size <= _remaining_bytes(stream):
+        shown = shortened(member.name, 100)
+        raise PackageError("tar", f"the tar file ends inside of '{shown}'")
+    blocks = -(-member.size // _BLOCK)
+    return stream.read(blocks * _BLOCK)[: member.size]
+
+
+def _remaining_bytes(stream: BinaryIO) -> int:
+    here = stream.tell()
+    end = stream.seek(0, io.SEEK_END)
+    stream.seek(here)
+    return end - here
 
 
 def _check(member: tarfile.TarInfo, path: str, names: set[str]) -> None:
@@ -96,7 +131,7 @@ def _check(member: tarfile.TarInfo, path: str, names: set[str]) -> None:
     if path not in _NAMES and not _DELTA.fullmatch(path):
         raise PackageError("path", f"the tar file has '{shown}', which no package has")
     # A sparse file of a few bytes may stand for terabytes.
-    if not member.isreg() or member.issparse():
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
         raise PackageError(
             "link", f"the tar file has '{shown}', which is no plain file"
         )
