@@ -37,6 +37,18 @@ def chaos(folder, *arguments):
     return [json.loads(line) for line in ended.stdout.splitlines()]
 
 
+def test_a_nursery_has_what_its_processes_import():
+    """Without, each of a fleet's processes imports torch, and a run of seconds takes minutes."""
+    script = (
+        "import sys; from fedlearn.experiments.benchmarks.chaos import IMPORTED, warm; warm(); "
+        "print({'torch', 'grpc', 'numpy.ma', *IMPORTED} - set(sys.modules))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.stdout == "set()\n", ended.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # 10 s where there are two idle cores
 def test_a_fleet_in_chaos_gives_what_a_simulation_gives(tmp_path):

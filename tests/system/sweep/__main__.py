@@ -41,16 +41,6 @@ from tests.system.sweep.shim import FAULTS, Plan, met
 
 def _warm() -> None:
     chaos.warm()
-    import fedlearn.clients.agent.agent
-    import fedlearn.clients.agent.work
-    import fedlearn.commands.agent
-    import fedlearn.commands.serve
-    import fedlearn.commands.simulate
-    import fedlearn.engine.pool
-    import fedlearn.reporting.page
-    import fedlearn.reporting.plots
-    import fedlearn.runs.serving
-    import fedlearn.runs.simulation  # noqa: F401
     from fedlearn.reporting import style
 
     # The same files, sooner; and what the first picture of a process imports.
