@@ -1,127 +1,12 @@
 """Rollouts over real processes: a coordinator, agents, what serves, and kills among them."""
 
-import http.client
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from fedlearn.commands import sign
-from fedlearn.package import keys
 from fedlearn.release import rollouts
-from fedlearn.release.rollouts import RolloutOptions
-from tests.clients.device import releases
-
-ROOT = Path(__file__).parents[2]
-SETTINGS = """\
-[agent]
-coordinator = 127.0.0.1:{port}
-client = {client}
-insecure = yes
-state = state
-
-[releases]
-accept = small
-keys = ../keys/release.pem
-watch_s = 1
-ready_s = 60
-"""
-
-
-class Fleet:
-    """A coordinator and two devices in one folder; the first one serves."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.processes: dict[str, subprocess.Popen] = {}
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        sign.main(["--new-key", str(folder / "keys")])
-        for client in (0, 1):
-            device = folder / f"d{client}"
-            device.mkdir()
-            text = SETTINGS.format(port=self.port, client=client)
-            if client == 0:
-                text += f"serve = --unix {folder / 's'} --name small\n"
-            (device / "agent.ini").write_text(text)
-
-    def start(self, name: str) -> None:
-        words = ["fleet", str(self.folder / "fleet"), "--insecure"]
-        words += ["--port", str(self.port)]
-        if name != "fleet":
-            settings = self.folder / name / "agent.ini"
-            words = ["agent", "--settings", str(settings)]
-        with open(self.folder / f"{name}.out", "ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "fedlearn", *words],
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    def kill(self, name: str) -> None:
-        """Kill a process and all that it started, as a power cut does."""
-        process = self.processes.pop(name)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-    def package(self, counter: int, is_golden: bool = True) -> Path:
-        place = self.folder / f"p{counter}"
-        releases.write(place, counter, is_golden)
-        sign.main([str(place), "--key", str(self.folder / "keys" / "release.key")])
-        return place
-
-    def roll_out(self, package: Path) -> None:
-        key = keys.read(self.folder / "keys" / "release.pem")
-        options = RolloutOptions(shares=(0.5, 1.0), silence_s=90.0, key=key)
-        rollouts.start(self.folder / "fleet", package, options)
-
-    def status(self):
-        return rollouts.status(self.folder / "fleet")
-
-    def wait(self, condition, what: str) -> None:
-        """Wait for a condition; no clock is judged, a hang ends in pytest's own limit."""
-        while not condition():
-            for name, process in self.processes.items():
-                out = (self.folder / f"{name}.out").read_text()
-                assert process.poll() is None, f"{what}: {name} ended: {out}"
-            time.sleep(0.2)
-
-    def wait_for(self, phase: str) -> None:
-        def is_there():
-            status = self.status()
-            has_ended = status.get("phase") in ("done", "withdrawn", "aborted")
-            # After a recall it may be "done" for a moment.
-            is_other = has_ended and status["phase"] not in (phase, "done")
-            assert not is_other, status
-            return status.get("phase") == phase and not status["unsettled"]
-
-        self.wait(is_there, phase)
-
-    def served(self) -> str:
-        """Return the version that the first device answers with."""
-        connection = http.client.HTTPConnection("localhost")
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.connect(str(self.folder / "s"))
-        inputs = [{"name": "x", "shape": [1, 6], "datatype": "FP32", "data": [0] * 6}]
-        body = json.dumps({"inputs": inputs})
-        connection.request("POST", "/v2/models/small/infer", body)
-        reply = json.loads(connection.getresponse().read())
-        connection.close()
-        return reply["model_version"]
-
-    def end(self) -> None:
-        for name in list(self.processes):
-            self.kill(name)
+from tests.system import rollout_kills
+from tests.system.rollout_fleet import Fleet
 
 
 @pytest.fixture
@@ -177,3 +62,11 @@ def _answers(fleet, version):
         return fleet.served() == version
     except (OSError, KeyError):
         return False
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_no_kill_costs_a_device_its_model():
+    """The short form of `python -m tests.system.rollout_kills 1000`."""
+    happened = rollout_kills.main(10, seed=3)
+    assert happened["agents"] + happened["coordinators"] >= 10
