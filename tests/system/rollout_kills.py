@@ -1,8 +1,9 @@
 """Real fleets that install releases while their processes are killed.
 
 `python -m tests.system.rollout_kills 1000 [SEED]` kills so many agents and coordinators
-(SIGKILL, with all that they started), at failpoints and at any time. Meanwhile one release after another is rolled out: good
-ones, ones whose golden outputs are others, and ones that a stranger signed. After each kill:
+(SIGKILL, with all that they started), at failpoints and at any time. Meanwhile one release
+after another is rolled out: good ones, ones whose golden outputs are others, and ones that a
+stranger signed. After each kill:
 - what the device's record names is whole, and serves verified bytes of a good release;
 - it has a model, as every device had before the first kill.
 In the end nobody is killed any more, and every device takes the last release.
