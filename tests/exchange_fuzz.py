@@ -92,7 +92,7 @@ REPORT = InstalledReport(
     RELEASE,
     "fetching",
     "outside its hours",
-    WatchFigures(100, 0.01, 8.0, 0.1, 0.2),
+    WatchFigures(100, 0.01, 8.0, 0.1, 0.2, 0.3),
 )
 
 

@@ -317,9 +317,9 @@ def test_a_plan_without_devices_or_with_one_twice_is_refused(waves, words):
 
 def test_figures_together_weigh_requests():
     figures = [
-        WatchFigures(100, 0.1, 10.0, 0.5, 0.1),
+        WatchFigures(100, 0.1, 10.0, 0.5, 0.1, 0.4),
         WatchFigures(300, 0.0, 30.0, 0.1, 0.3),
         WatchFigures(),
     ]
-    assert together(figures) == WatchFigures(400, 0.025, 10.0, 0.2, 0.1)
+    assert together(figures) == WatchFigures(400, 0.025, 10.0, 0.2, 0.1, 0.1)
     assert together([]) == WatchFigures()
