@@ -177,6 +177,9 @@ def _releases(arguments: argparse.Namespace) -> ReleaseSettings | None:
     from fedlearn.package import keys
 
     defaults = ReleaseSettings(Path(), (), ())
+    probe = values.get("probe")
+    if probe is not None and not probe.is_file():
+        raise UserError(f"[releases] probe: there is no file '{probe}'")
     return ReleaseSettings(
         folder=(arguments.state / "releases").absolute(),
         names=values["accept"],
@@ -188,6 +191,10 @@ def _releases(arguments: argparse.Namespace) -> ReleaseSettings | None:
         ready_s=values.get("ready_s", defaults.ready_s),
         starts=values.get("starts", defaults.starts),
         serve=values.get("serve"),
+        shadow=values.get("shadow", defaults.shadow),
+        disagreement=values.get("disagreement", defaults.disagreement),
+        probe=probe,
+        least_accuracy=values.get("probe_accuracy", defaults.least_accuracy),
     )
 
 
