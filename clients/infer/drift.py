@@ -47,7 +47,7 @@ _PRIOR = 0.5
 
 
 @dataclass(frozen=True)
-class Reference:
+class DriftReference:
     """The histograms of a package's test samples, over the graph's own inputs.
 
     edges: (C, E) float32. inputs: (C, E + 1), values between them. axis: of the channels in
@@ -84,7 +84,7 @@ class Drift:
     confidence: float | None = None
 
 
-def reference(content: Golden, manifest: Manifest) -> Reference:
+def reference(content: Golden, manifest: Manifest) -> DriftReference:
     """Return the reference of a package: its golden file, with edges as inputs have them."""
     edges = content.input_edges[None]
     counts = content.input_counts[None]
@@ -98,7 +98,7 @@ def reference(content: Golden, manifest: Manifest) -> Reference:
     divide = manifest.preprocessing.divide
     if divide is not None:
         edges = edges / np.float32(divide)
-    return Reference(
+    return DriftReference(
         edges=edges,
         inputs=counts,
         axis=axis,
@@ -136,7 +136,7 @@ def confidences(outputs: Array) -> NDArray[np.float64]:
 class Window:
     """The samples of the last blocks against a reference; memory for histograms alone."""
 
-    def __init__(self, reference: Reference) -> None:
+    def __init__(self, reference: DriftReference) -> None:
         """Begin with no samples."""
         self.reference = reference
         self._blocks = deque([_Block(reference)], BLOCKS)
@@ -240,7 +240,7 @@ def binned(values: NDArray[np.float32], edges: NDArray[np.float32]) -> Counts:
 class _Block:
     """The histograms of some samples that came one after another."""
 
-    def __init__(self, reference: Reference) -> None:
+    def __init__(self, reference: DriftReference) -> None:
         self.samples = 0
         self.inputs = np.zeros_like(reference.inputs)
         self.classes = np.zeros_like(reference.classes)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fedlearn.clients.infer.drift import Reference, reference
+from fedlearn.clients.infer.drift import DriftReference, reference
 from fedlearn.clients.infer.refusal import Refusal, bad
 from fedlearn.clients.infer.tensors import DATATYPES, Array, Shape, fits
 from fedlearn.errors import ModelError, UserError, reason_of
@@ -84,7 +84,7 @@ class ServedModel:
     raw: RawSamples | None = None
     batches: bool = False
     run_s: float = 0.0
-    reference: Reference | None = field(default=None, repr=False)
+    reference: DriftReference | None = field(default=None, repr=False)
 
     def checked(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """Return inputs as the session takes them; raises Refusal for others than its own."""

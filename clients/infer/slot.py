@@ -30,7 +30,7 @@ class Swaps:
 
 
 @dataclass(frozen=True)
-class Shadow:
+class ShadowModel:
     """Another version, which answers a share (0 to 1) of the requests too."""
 
     model: ServedModel
@@ -96,7 +96,7 @@ class ModelSlot:
             if stamp is not None and stamp != self._stamp:
                 await self.swap()
 
-    def _load(self) -> tuple[record.ServingRecord, ServedModel, Shadow | None]:
+    def _load(self) -> tuple[record.ServingRecord, ServedModel, ShadowModel | None]:
         """Return what is to be served now, which may be the same model."""
         serving = record.read(self._source)
         is_other = serving.model != self._serving.model
@@ -109,7 +109,7 @@ class ModelSlot:
 
     def _shadow(
         self, serving: record.ServingRecord, current: Path | None
-    ) -> Shadow | None:
+    ) -> ShadowModel | None:
         """Return the shadow of a record; None where there is none, or it cannot be loaded.
 
         current: what `model` was loaded from, which may become the shadow as it is.
@@ -117,9 +117,9 @@ class ModelSlot:
         if serving.shadow is None or not serving.share:
             return None
         if serving.shadow == current:
-            return Shadow(self.model, serving.share)
+            return ShadowModel(self.model, serving.share)
         try:
-            return Shadow(load(serving.shadow, self._int8), serving.share)
+            return ShadowModel(load(serving.shadow, self._int8), serving.share)
         # Without it, the model serves all the same, and is not compared.
         except (FedlearnError, OSError, MemoryError) as error:
             self._say(f"answers are not compared: {one_line(error)}")

@@ -135,11 +135,13 @@ async def _pump(reader, writer) -> None:
 class Board:
     """A device with a committed release, its agent, and clients that ask its model."""
 
-    def __init__(self, folder: Path, number: int, package: Package) -> None:
+    def __init__(
+        self, folder: Path, number: int, package: Package, coordinator: int
+    ) -> None:
         self.state = folder / f"board {number}"
         self.number = number
         self.port = free_port()
-        self.link: Link | None = None
+        self.link = Link(coordinator)
         self.codes: list[int] = []
         self._is_over = threading.Event()
         self._clients: threading.Thread | None = None
@@ -208,9 +210,8 @@ def fleet(
         path = place / ADDRESS_FILE
         port = until(lambda: path.exists() and json.loads(path.read_text())["port"])
         for number in range(count):
-            board = Board(folder, number, package)
+            board = Board(folder, number, package, port)
             boards.append(board)
-            board.link = Link(port)
             settings = folder / f"board-{number}.ini"
             settings.write_text(
                 SETTINGS.format(
@@ -235,8 +236,7 @@ def fleet(
         for process in processes:
             process.wait()
         for board in boards:
-            if board.link is not None:
-                board.link.close()
+            board.link.close()
 
 
 def _started(folder: Path, *words: object) -> subprocess.Popen:

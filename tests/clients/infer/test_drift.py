@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedlearn.clients.infer import drift
-from fedlearn.clients.infer.drift import Reference, Window
+from fedlearn.clients.infer.drift import DriftReference, Window
 from fedlearn.package import golden
 from tests.package import small
 
@@ -176,7 +176,7 @@ def test_unsure_answers_are_those_below_the_signed_confidence():
 
 
 def test_many_classes_and_small_references_are_not_compared():
-    few = Reference(
+    few = DriftReference(
         np.zeros((1, 0), np.float32),
         np.array([[9]]),
         None,

@@ -12,7 +12,7 @@ from fedlearn.clients.infer.batching import Query
 from fedlearn.clients.infer.model import ServedModel, load
 from fedlearn.clients.infer.observer import Observer, disagreement, label_places
 from fedlearn.clients.infer.refusal import Refusal
-from fedlearn.clients.infer.slot import Shadow
+from fedlearn.clients.infer.slot import ShadowModel
 from fedlearn.clients.infer.tensors import Array
 from tests.clients.device import releases
 from tests.clients.infer import graphs
@@ -24,7 +24,7 @@ PERMUTED = W[:, [1, 2, 0]]
 class Slot:
     def __init__(self, model, shadow=None, share=1.0):
         self.model: ServedModel = model
-        self.shadow = None if shadow is None else Shadow(shadow, share)
+        self.shadow = None if shadow is None else ShadowModel(shadow, share)
 
 
 @pytest.fixture(scope="module")
