@@ -233,10 +233,12 @@ def fleet(
         # Agents first: each ends what it serves with.
         for process in reversed(processes):
             process.terminate()
-        for process in processes:
-            process.wait()
+        codes = [process.wait() for process in processes]
         for board in boards:
             board.link.close()
+    # In order: nothing that served outlives its agent.
+    assert codes[1:] == [0] * count
+    assert not any(board.status() for board in boards)
 
 
 def _started(folder: Path, *words: object) -> subprocess.Popen:
