@@ -276,6 +276,15 @@ def test_a_first_release_leaves_alone_what_it_never_reached():
     assert coordinator.machine.wanted(9) == WantedRelease(7, None)
 
 
+def test_a_device_that_has_the_first_release_already_is_not_emptied_before_its_wave():
+    # A fleet whose coordinator is new: its devices have the model.
+    coordinator = Coordinator(replace(PLAN, previous=None))
+    coordinator.hear(7, sequence=1, committed=TWO)
+    assert coordinator.machine.wanted(7) is None
+    coordinator.machine.abort("its operator", 1.0)
+    assert coordinator.machine.wanted(7) == WantedRelease(7, None)
+
+
 def test_a_done_rollout_is_everybodys_and_can_be_recalled():
     coordinator = coordinator_in(RolloutPhase.DONE)
     assert coordinator.machine.wanted(10_000) == WantedRelease(7, TWO)
