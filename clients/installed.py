@@ -115,6 +115,13 @@ class InstallRecord:
             return None
         return self.contents[slot].release
 
+    def shadow_of(self, slot: Slot | None) -> Slot | None:
+        """Return the slot whose release a trial is compared with; None: no trial serves."""
+        trial = self.trial
+        if trial is None or slot is None or slot != self.active:
+            return None
+        return trial.back if trial.back in self.contents else None
+
     def has_failed(self, rollout: int, release: ReleaseId) -> bool:
         """Tell whether a release that a rollout wants has failed here."""
         failure = self.failure

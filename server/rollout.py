@@ -101,10 +101,13 @@ class Rollout:
         """Return what a device is to have; None: whatever it has."""
         plan = self.plan
         is_open = self._is_open(device)
-        if is_open and self.progress.phase in _FORWARD:
+        is_forward = self.progress.phase in _FORWARD
+        if is_open and is_forward:
             return WantedRelease(plan.number, plan.release)
-        # A device that was never asked for the first release keeps what its owner gave it.
-        if plan.previous is None and not is_open and not self._has_release(device):
+        # A device that was never asked for the first release keeps what its owner gave it;
+        # until the release is recalled, that may be this one.
+        is_untouched = is_forward or not self._has_release(device)
+        if plan.previous is None and not is_open and is_untouched:
             return None
         return WantedRelease(plan.number, plan.previous)
 

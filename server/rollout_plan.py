@@ -150,6 +150,7 @@ def together(figures: Sequence[WatchFigures]) -> WatchFigures:
         _median(figure.p99_ms for figure in counted),
         sum(figure.unsure * figure.requests for figure in counted) / requests,
         _median(figure.drift for figure in counted),
+        sum(figure.disagreement * figure.requests for figure in counted) / requests,
     )
 
 

@@ -22,7 +22,7 @@ import traceback
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -94,6 +94,7 @@ REPORT = InstalledReport(
     "outside its hours",
     WatchFigures(100, 0.01, 8.0, 0.1, 0.2),
 )
+COMPARED = WatchFigures(100, 0.01, 8.0, 0.1, 0.2, 0.3)
 
 
 def updates() -> list[Case]:
@@ -133,6 +134,7 @@ def agent_frames(answers: Sequence[bytes] = ()) -> dict[str, pb.AgentFrame]:
             hello=pb.Hello(oldest=1, newest=1, client=1, installs=True)
         ),
         "installed": installed_frame(REPORT),
+        "compared": installed_frame(replace(REPORT, figures=COMPARED)),
     }
     return found | {
         f"answer {number}": pb.AgentFrame(chunk=_chunk(key, data))

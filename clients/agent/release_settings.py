@@ -14,6 +14,10 @@ class ReleaseSettings:
     keys. device: its class, for the packages' targets. most_bytes: of files that travel.
     most_megabytes: of a trial run, 0: any. watch_s, ready_s, starts: of `WatchTerms`. serve:
     arguments of ``fedlearn infer``, None: another program serves what serving.json names.
+    shadow: share of the requests that the release before answers too while one is on trial.
+    disagreement: most of those answers that may have another label, if the manifest does not
+    say less. probe, least_accuracy: the owner's own samples, a .npz file with x and y, and
+    the share of them that a release has to label rightly.
     """
 
     folder: Path
@@ -26,3 +30,7 @@ class ReleaseSettings:
     ready_s: float = 60.0
     starts: int = 3
     serve: tuple[str, ...] | None = None
+    shadow: float = 0.05
+    disagreement: float = 0.5
+    probe: Path | None = None
+    least_accuracy: float = 0.0

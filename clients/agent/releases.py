@@ -79,7 +79,9 @@ class ReleaseDesk:
         self._disk = InstallDisk(settings.folder)
         self._disk.sweep()
         self.machine = Installation(self._disk.read())
-        self._serving = ServingProcess(settings.folder, settings.serve, say)
+        self._serving = ServingProcess(
+            settings.folder, settings.serve, say, settings.shadow
+        )
         # To the coordinator, while there is a connection to one that takes reports.
         self._send: Callable[[pb.AgentFrame], None] | None = None
         self._offer: Offer | None = None
@@ -198,7 +200,8 @@ class ReleaseDesk:
                 case WriteRecord():
                     self._write(action)
                 case ServeSlot(slot, release):
-                    self._serving.want(slot, release)
+                    shadow = self.machine.record.shadow_of(slot)
+                    self._serving.want(slot, release, shadow)
                 case DropWork():
                     self._drop()
                 case _:
@@ -268,8 +271,15 @@ class ReleaseDesk:
                 reply = await self._process("inspect", release, slot=slot)
                 self._worked(InstallStage.INSPECTING, release, reply["objection"])
             case TryRelease(release, slot):
-                limit = {"most_megabytes": self.settings.most_megabytes}
-                reply = await self._process("try", release, slot=slot, **limit)
+                probe = self.settings.probe
+                reply = await self._process(
+                    "try",
+                    release,
+                    slot=slot,
+                    most_megabytes=self.settings.most_megabytes,
+                    probe=None if probe is None else str(probe),
+                    least_accuracy=self.settings.least_accuracy,
+                )
                 objection = reply["objection"]
                 terms = self._terms(reply) if objection is None else WatchTerms()
                 now = time.monotonic()
@@ -288,6 +298,8 @@ class ReleaseDesk:
             for name, bound in reply["limits"].items()
         }
         settings = self.settings
+        # The owner's limit holds for packages that sign none.
+        limits["disagreement"] = min(limits["disagreement"], settings.disagreement)
         return WatchTerms(
             settings.watch_s,
             settings.ready_s,

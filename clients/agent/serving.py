@@ -9,19 +9,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import re
+import os
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from fedlearn.clients.agent.serving_page import ServingPage, page_of
 from fedlearn.clients.installed import Slot
 from fedlearn.exchange.releases import ReleaseId, WatchFigures
 from fedlearn.system import files
 
 SERVING_FILE = "serving.json"
+SOCKET_FILE = "infer.sock"
 
 # How often figures are read.
 LOOK_S = 2.0
@@ -37,12 +40,11 @@ _PAGE_S = 5.0
 # Of a page that are read at a time.
 _PAGE_BYTES = 64 << 10
 
-# A line of Prometheus' text: name, labels, value.
-_SAMPLE = re.compile(r"^fedlearn_infer_(\w+)(?:\{([^}]*)\})? (\S+)$", re.MULTILINE)
-_LABEL = re.compile(r'(\w+)="([^"]*)"')
+# Of the server, where its owner names none.
+_PORT = 8000
 
-# Codes of answers that are the server's fault, besides those of HTTP from 500 on.
-_FAULTS = {"INTERNAL", "UNKNOWN", "UNAVAILABLE", "RESOURCE_EXHAUSTED"}
+# Of a socket's path, on every system (104 on some, 108 on Linux).
+_MOST_SOCKET_BYTES = 100
 
 
 @dataclass(frozen=True)
@@ -55,61 +57,29 @@ class ServingEvent:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class ServingPage:
-    """What the page of figures says since the process began.
-
-    requests, failed: answers, and those that are the server's fault. buckets: upper bound of
-    a latency in seconds → answers below.
-    """
-
-    version: str
-    requests: int
-    failed: int
-    buckets: Mapping[float, int]
-
-    def since(self, before: ServingPage) -> WatchFigures:
-        """Return the figures since an earlier page of the same process."""
-        requests = self.requests - before.requests
-        if requests <= 0:
-            return WatchFigures()
-        errors = (self.failed - before.failed) / requests
-        counts = {
-            bound: count - before.buckets.get(bound, 0)
-            for bound, count in self.buckets.items()
-        }
-        return WatchFigures(requests, errors, 1000 * _percentile(counts, 0.99))
-
-
-def page_of(text: str) -> ServingPage:
-    """Return what a page of Prometheus' text says. Raises ValueError."""
-    version = ""
-    requests = 0
-    failed = 0
-    buckets = {}
-    for name, label_text, value in _SAMPLE.findall(text):
-        labels = dict(_LABEL.findall(label_text))
-        if name == "version":
-            version = labels["version"]
-        elif name == "requests_total":
-            count = int(float(value))
-            requests += count
-            failed += count if _is_fault(labels["code"]) else 0
-        elif name == "latency_seconds_bucket":
-            buckets[float(labels["le"])] = int(float(value))
-    return ServingPage(version, requests, failed, buckets)
-
-
 class ServingProcess:
     """See the module. `want` says what is to be served, and `look` sees to it."""
 
     def __init__(
-        self, folder: Path, arguments: Sequence[str] | None, say: Callable[[str], None]
+        self,
+        folder: Path,
+        arguments: Sequence[str] | None,
+        say: Callable[[str], None],
+        share: float = 0.0,
     ) -> None:
-        """Take the folder of the slots. arguments: of ``fedlearn infer``, None: not here."""
+        """Take the folder of the slots.
+
+        arguments: of ``fedlearn infer``, None: not here. share: of the requests that a shadow
+        answers too.
+        """
         self._file = folder / SERVING_FILE
-        self._arguments = arguments
+        self._arguments: tuple[str, ...] | None = None
+        self._socket = folder / SOCKET_FILE
+        if arguments is not None:
+            self._arguments, self._socket = with_socket(folder, arguments)
         self._say = say
+        self._share = share
+        self._shadow: Slot | None = None
         self._slot: Slot | None = None
         self._release: ReleaseId | None = None
         self._is_changed = False
@@ -121,10 +91,21 @@ class ServingProcess:
         self._looked_s = float("-inf")
         self._before: ServingPage | None = None
 
-    def want(self, slot: Slot | None, release: ReleaseId | None) -> None:
-        """Take what is to be served; the same again changes nothing, unless it ended."""
-        if (slot, release) == (self._slot, self._release) and self._is_ready:
+    def want(
+        self,
+        slot: Slot | None,
+        release: ReleaseId | None,
+        shadow: Slot | None = None,
+    ) -> None:
+        """Take what is to be served; the same again changes nothing, unless it ended.
+
+        shadow: a slot whose release answers a share of the requests too, to be compared.
+        """
+        shadow = shadow if self._share else None
+        is_same = (slot, release) == (self._slot, self._release)
+        if is_same and shadow == self._shadow and self._is_ready:
             return
+        self._shadow = shadow
         self._slot = slot
         self._release = release
         self._is_changed = True
@@ -172,8 +153,10 @@ class ServingProcess:
             self._file.unlink(missing_ok=True)
             await self.stop()
             return
-        data = json.dumps({"model": self._slot}).encode()
-        files.replace(self._file, data)
+        value: dict[str, object] = {"model": self._slot}
+        if self._shadow is not None:
+            value |= {"shadow": self._shadow, "share": self._share}
+        files.replace(self._file, json.dumps(value).encode())
 
     async def _start(self) -> None:
         assert self._arguments is not None
@@ -201,9 +184,9 @@ class ServingProcess:
 
     async def _figures(self) -> list[ServingEvent]:
         """Read the page of figures; it is ready once the page says its version."""
-        assert self._release is not None and self._arguments is not None
+        assert self._release is not None
         try:
-            text = await asyncio.wait_for(_get(self._arguments), _PAGE_S)
+            text = await asyncio.wait_for(_get(self._socket), _PAGE_S)
             page = page_of(text)
         # Not up yet, or too busy to answer: its silence is the machine's to judge.
         except (OSError, ValueError, KeyError, asyncio.TimeoutError):
@@ -216,15 +199,29 @@ class ServingProcess:
         return [ServingEvent("figures", figures=page.since(self._before))]
 
 
-async def _get(arguments: Sequence[str]) -> str:
-    """Return the page of figures of a process with these arguments. Raises OSError."""
-    options = dict(zip(arguments[::2], arguments[1::2], strict=False))
-    if "--unix" in options:
-        reader, writer = await asyncio.open_unix_connection(options["--unix"])
-    else:
-        host = options.get("--host", "127.0.0.1")
-        port = int(options.get("--port", "8000"))
-        reader, writer = await asyncio.open_connection(host, port)
+def with_socket(folder: Path, arguments: Sequence[str]) -> tuple[tuple[str, ...], Path]:
+    """Return arguments of ``fedlearn infer`` by which it has a Unix socket, and its path.
+
+    The agent reads figures there, whoever else may ask and by which certificates.
+    """
+    options = {}
+    for place, argument in enumerate(arguments):
+        name, sign, value = argument.partition("=")
+        following = arguments[place + 1] if place + 1 < len(arguments) else ""
+        options[name] = value if sign else following
+    if options.get("--unix"):
+        return tuple(arguments), Path(options["--unix"])
+    # It is in place of a port, unless both are asked for.
+    port = () if "--port" in options else ("--port", str(_PORT))
+    path = folder / SOCKET_FILE
+    if len(os.fsencode(path)) > _MOST_SOCKET_BYTES:
+        path = Path(tempfile.mkdtemp(prefix="fedlearn-")) / SOCKET_FILE
+    return (*arguments, *port, "--unix", str(path)), path
+
+
+async def _get(path: Path) -> str:
+    """Return the page of figures of what listens on a socket. Raises OSError."""
+    reader, writer = await asyncio.open_unix_connection(path)
     try:
         writer.write(
             b"GET /metrics HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n"
@@ -235,18 +232,3 @@ async def _get(arguments: Sequence[str]) -> str:
         return answer.decode(errors="replace")
     finally:
         writer.close()
-
-
-def _percentile(counts: Mapping[float, int], share: float) -> float:
-    """Return the upper bound below which a share of all lies; counts: cumulative."""
-    total = max(counts.values(), default=0)
-    finite = [bound for bound in counts if bound != float("inf")]
-    for bound in sorted(finite):
-        if counts[bound] >= share * total:
-            return bound
-    # Slower than all that is told apart.
-    return 10 * max(finite, default=0.0)
-
-
-def _is_fault(code: str) -> bool:
-    return code in _FAULTS or (code.isdecimal() and int(code) >= 500)

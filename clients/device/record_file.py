@@ -38,6 +38,9 @@ MOST_REASON = 1000
 
 _LARGEST = 1e18
 
+# Figures that agents of before did not write: a device that is upgraded reads its record.
+LATER = ("disagreement",)
+
 
 def dumps(record: InstallRecord) -> bytes:
     """Return a record as its file's bytes."""
@@ -122,7 +125,9 @@ def _terms(fields: Fields) -> WatchTerms:
 def _limits(fields: Fields) -> WatchLimits:
     requests = fields.whole("requests")
     bounds = {}
-    for name in ("errors", "p99_ms", "unsure", "drift"):
+    for name in ("errors", "p99_ms", "unsure", "drift", "disagreement"):
+        if name in LATER and not fields.has(name):
+            continue
         bound = fields.optional_number(name, 0, _LARGEST)
         bounds[name] = float("inf") if bound is None else bound
     fields.end()
@@ -130,15 +135,14 @@ def _limits(fields: Fields) -> WatchLimits:
 
 
 def _figures(fields: Fields) -> WatchFigures:
-    figures = WatchFigures(
-        requests=fields.whole("requests"),
-        errors=fields.number("errors", 0, _LARGEST),
-        p99_ms=fields.number("p99_ms", 0, _LARGEST),
-        unsure=fields.number("unsure", 0, _LARGEST),
-        drift=fields.number("drift", 0, _LARGEST),
-    )
+    requests = fields.whole("requests")
+    numbers = {}
+    for name in ("errors", "p99_ms", "unsure", "drift", "disagreement"):
+        if name in LATER and not fields.has(name):
+            continue
+        numbers[name] = fields.number(name, 0, _LARGEST)
     fields.end()
-    return figures
+    return WatchFigures(requests, **numbers)
 
 
 def _failure(fields: Fields) -> InstallFailure:

@@ -17,6 +17,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from fedlearn.clients.device import probe
 from fedlearn.clients.device.slots import INCOMING, InstallDisk
 from fedlearn.errors import (
     FedlearnError,
@@ -144,6 +145,8 @@ def _try(order: Mapping[str, Any]) -> Reply:
     disk = InstallDisk(Path(order["folder"]))
     package = content.read(disk.place(order["slot"]))
     golden.check(package)
+    if order.get("probe") is not None:
+        probe.check(package, Path(order["probe"]), order["least_accuracy"])
     manifest = package.manifest
     health = manifest.health
     run_ms = _run_ms(package)
@@ -161,6 +164,8 @@ def _try(order: Mapping[str, Any]) -> Reply:
         "errors": health.errors,
         "p99_ms": health.p99_ms,
         "drift": health.drift,
+        "unsure": health.unsure,
+        "disagreement": health.disagreement,
     }
     reply["floor"] = 0 if manifest.rollback is None else manifest.rollback + 1
     return reply

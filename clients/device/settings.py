@@ -48,6 +48,10 @@ TEMPLATE = """\
 # megabytes = 1024                 # most of a release's files that travel
 # memory_mb = 0                    # most that a trial run may take; 0: any
 # serve = --port 8000              # arguments of fedlearn infer; default: another program serves
+# shadow = 0.05                    # on trial, the model before answers this share too; 0: none
+# disagreement = 0.5               # most of these answers that may differ; a package may say less
+# probe = probe.npz                # samples x and labels y of your own, which a release is tried on
+# probe_accuracy = 0.8             # and has to label so well before it serves
 
 [rules]
 # hot_c = 85                       # no work from here on; default: 10 below the throttling point
@@ -201,6 +205,12 @@ def _releases(
             )
     folder = path.parent.absolute()
     values["keys"] = tuple(folder / key for key in values["keys"])
+    if ("probe" in values) != ("probe_accuracy" in values):
+        raise ConfigError(
+            f"{path}: [releases] needs both of probe and probe_accuracy, or none"
+        )
+    if "probe" in values:
+        values["probe"] = folder / values["probe"]
     return values
 
 
@@ -233,6 +243,13 @@ def _yes(text: str) -> bool:
     if text not in ("yes", "no"):
         raise _Wrong("yes or no")
     return text == "yes"
+
+
+def _share(text: str) -> float:
+    try:
+        return _between(0, 1, "")(text)
+    except _Wrong:
+        raise _Wrong("a share from 0 to 1, such as 0.05") from None
 
 
 def _between(low: float, high: float, unit: str) -> Callable[[str], float]:
@@ -294,6 +311,10 @@ _KEYS: Mapping[str, Mapping[str, Callable[[str], Any]]] = {
         "megabytes": _whole,
         "memory_mb": _whole,
         "serve": _words,
+        "shadow": _share,
+        "disagreement": _share,
+        "probe": _text,
+        "probe_accuracy": _share,
     },
     "rules": {
         "hot_c": _between(30, 120, "°C"),

@@ -36,6 +36,7 @@ _LONGEST_RETRY_S = 60
 # All outputs of a request in their order; or why it has none.
 Computed = list[Array] | Refusal
 Deliver = Callable[[ServedModel, Computed], None]
+Observe = Callable[[list["Query"], list[Computed]], None]
 
 
 # `eq=False`: arrays have no truth value.
@@ -43,13 +44,15 @@ Deliver = Callable[[ServedModel, Computed], None]
 class Query:
     """A request that waits. inputs: checked by ``model``, which also answers it.
 
-    deadline: by `time.monotonic`, after which nobody waits for the answer.
+    deadline: by `time.monotonic`, after which nobody waits for the answer. asked: the inputs
+    as they came, for another version; None: as they are.
     """
 
     model: ServedModel
     inputs: Mapping[str, Array]
     deliver: Deliver
     deadline: float = math.inf
+    asked: Mapping[str, Array] | None = None
     is_dropped: bool = False
     rows: int = field(init=False)
     bytes: int = field(init=False)
@@ -79,18 +82,21 @@ class Batcher:
         queue_rows: int = 1024,
         queue_bytes: int = 64 << 20,
         inline_s: float = INLINE_S,
+        observe: Observe | None = None,
     ) -> None:
         """Begin with an empty queue.
 
         limit: samples of one run, unless one request has more. queue_rows, queue_bytes:
         samples that may wait, and their bytes; one request alone may have more. inline_s:
-        runs that are expected to take longer go to a thread.
+        runs that are expected to take longer go to a thread. observe: takes each batch after
+        it is delivered.
         """
         self._measures = measures
         self._limit = limit
         self._queue_rows = queue_rows
         self._queue_bytes = queue_bytes
         self._inline_s = inline_s
+        self._observe = observe
         self._queue: deque[Query] = deque()
         self._rows = 0
         self._bytes = 0
@@ -200,6 +206,8 @@ class Batcher:
         for query, outcome in zip(batch, outcomes, strict=True):
             if not query.is_dropped:
                 query.deliver(query.model, outcome)
+        if self._observe is not None:
+            self._observe(batch, outcomes)
         if self._queue:
             # After what else is ready: its requests are part of the next batch.
             self._loop.call_soon(self._next)

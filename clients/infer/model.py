@@ -6,12 +6,13 @@ import dataclasses
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fedlearn.clients.infer.drift import DriftReference, reference
 from fedlearn.clients.infer.refusal import Refusal, bad
 from fedlearn.clients.infer.tensors import DATATYPES, Array, Shape, fits
 from fedlearn.errors import ModelError, UserError, reason_of
@@ -72,6 +73,7 @@ class ServedModel:
     labels: names of the scores on an output's last axis, if they are known. raw: what the
     only input takes besides its own dtype. batches: whether samples of different requests
     can be computed together. run_s: what one run of one sample took when it was loaded.
+    reference: what a package was tested on; None: an .onnx file does not say.
     """
 
     version: str
@@ -82,6 +84,7 @@ class ServedModel:
     raw: RawSamples | None = None
     batches: bool = False
     run_s: float = 0.0
+    reference: DriftReference | None = field(default=None, repr=False)
 
     def checked(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """Return inputs as the session takes them; raises Refusal for others than its own."""
@@ -177,7 +180,8 @@ def _of_package(path: Path, int8: bool) -> ServedModel:
     used = {name: tensors[name] for name in names}
     session = _session(path, graph, used)
     steps = dataclasses.asdict(manifest.preprocessing)
-    return _served(path, session, str(manifest.counter), manifest.labels, steps)
+    model = _served(path, session, str(manifest.counter), manifest.labels, steps)
+    return replace(model, reference=reference(golden.read(package), manifest))
 
 
 def _session(

@@ -19,6 +19,7 @@ from fedlearn.clients.infer.batching import Batcher, Computed, Query
 from fedlearn.clients.infer.framing import HttpRequest
 from fedlearn.clients.infer.metrics import Measures
 from fedlearn.clients.infer.model import ServedModel
+from fedlearn.clients.infer.observer import Observer
 from fedlearn.clients.infer.question import InferQuestion
 from fedlearn.clients.infer.refusal import Refusal, bad, internal
 from fedlearn.clients.infer.slot import ModelSlot
@@ -35,7 +36,10 @@ Reply = Callable[[HttpAnswer], None]
 
 @dataclass
 class Served:
-    """What both protocols answer from. deadline_s: how long a request waits at most."""
+    """What both protocols answer from. deadline_s: how long a request waits at most.
+
+    observer: None, answers are not observed.
+    """
 
     name: str
     slot: ModelSlot
@@ -43,6 +47,7 @@ class Served:
     measures: Measures
     deadline_s: float = math.inf
     is_stopping: bool = False
+    observer: Observer | None = None
 
     def check(self, name: str, version: str) -> ServedModel:
         """Return the model of a name and a version, "" for any; raises Refusal, 404."""
@@ -73,7 +78,8 @@ class Served:
             raise Refusal(503, "stopping", "the server is stopping; try again", 1)
         inputs = model.checked(question.tensors)
         wait_s = min(question.timeout_s, self.deadline_s)
-        query = Query(model, inputs, deliver, time.monotonic() + wait_s)
+        deadline = time.monotonic() + wait_s
+        query = Query(model, inputs, deliver, deadline, question.tensors)
         self.batcher.put(query)
         return query
 
@@ -91,7 +97,7 @@ class Served:
     def status(self) -> dict[str, Any]:
         """Return how the server does, for `fedlearn status` and people."""
         swaps = self.slot.swaps
-        return {
+        status = {
             "name": self.name,
             "version": self.slot.model.version,
             "swaps": swaps.count,
@@ -103,15 +109,20 @@ class Served:
             "errors": dict(self.measures.errors),
             "labels": list(self.slot.model.labels),
         }
+        if self.observer is not None:
+            status["observed"] = self.observer.status()
+        return status
 
     def counted(self) -> str:
         """Return the page of metrics."""
         swaps = self.slot.swaps
-        gauges = {
+        gauges: dict[str, float] = {
             "waiting_samples": self.batcher.waiting_rows,
             "swaps": swaps.count,
             "failed_swaps": swaps.failed,
         }
+        if self.observer is not None:
+            gauges.update(self.observer.gauges())
         return self.measures.text(gauges, self.slot.model.version)
 
 

@@ -21,6 +21,7 @@ from fedlearn.clients.infer.framing import HttpLimits
 from fedlearn.clients.infer.http import ConnectionLimits, HttpServer
 from fedlearn.clients.infer.metrics import Measures
 from fedlearn.clients.infer.model import ServedModel
+from fedlearn.clients.infer.observer import Observer
 from fedlearn.clients.infer.oip import OpenInference, Served
 from fedlearn.clients.infer.slot import ModelSlot
 from fedlearn.clients.infer.tls import TlsFiles
@@ -74,8 +75,18 @@ async def serve(settings: InferSettings, say: Say) -> None:
     """
     slot = ModelSlot(settings.model, say, settings.int8)
     measures = Measures()
-    batcher = Batcher(measures, settings.batch, settings.queue)
-    served = Served(settings.name, slot, batcher, measures, settings.deadline_s)
+    observer = Observer(slot, say)
+    batcher = Batcher(
+        measures, settings.batch, settings.queue, observe=observer.answered
+    )
+    served = Served(
+        settings.name,
+        slot,
+        batcher,
+        measures,
+        settings.deadline_s,
+        observer=observer,
+    )
     body_bytes = settings.body_bytes or _body_bytes(slot.model, settings.batch)
     http = HttpServer(
         OpenInference(served),
@@ -105,6 +116,7 @@ async def serve(settings: InferSettings, say: Say) -> None:
             task.cancel()
     await batcher.drained()
     batcher.close()
+    observer.close()
 
 
 def _on_signals(slot: ModelSlot, stopping: asyncio.Event) -> None:

@@ -29,6 +29,14 @@ class Swaps:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class ShadowModel:
+    """Another version, which answers a share (0 to 1) of the requests too."""
+
+    model: ServedModel
+    share: float
+
+
 class ModelSlot:
     """One model that can be replaced while it answers."""
 
@@ -39,10 +47,12 @@ class ModelSlot:
         # Before it is read: what changes meanwhile is seen as a change.
         self._stamp = record.stamp(source)
         self._int8 = int8
-        self.model: ServedModel = load(record.target(source), int8)
-        self.swaps = Swaps()
         self._source = source
         self._say = say
+        self._serving = record.read(source)
+        self.model: ServedModel = load(self._serving.model, int8)
+        self.shadow = self._shadow(self._serving, None)
+        self.swaps = Swaps()
         # One: two loads at a time would be three models in memory.
         self._loader = ThreadPoolExecutor(1, "fedlearn-load")
         self._lock = asyncio.Lock()
@@ -57,17 +67,25 @@ class ModelSlot:
             # Before it is read: what changes meanwhile is seen as a change again.
             self._stamp = record.stamp(self._source)
             try:
-                model = await loop.run_in_executor(self._loader, self._load)
+                loading = loop.run_in_executor(self._loader, self._load)
+                serving, model, shadow = await loading
             except (FedlearnError, OSError, MemoryError) as error:
                 self.swaps.failed += 1
                 self.swaps.error = one_line(error)
                 self._say(f"version {self.model.version} goes on: {one_line(error)}")
                 return
-            before = self.model.version
+            before = self.model
+            self._serving = serving
             self.model = model
-            self.swaps.count += 1
+            self.shadow = shadow
             self.swaps.error = ""
-            self._say(f"version {model.version} serves in the place of {before}")
+            # The shadow alone came or went.
+            if model is before:
+                return
+            self.swaps.count += 1
+            self._say(
+                f"version {model.version} serves in the place of {before.version}"
+            )
 
     async def watch(self) -> None:
         """Swap whenever the record is replaced, for ever."""
@@ -78,5 +96,31 @@ class ModelSlot:
             if stamp is not None and stamp != self._stamp:
                 await self.swap()
 
-    def _load(self) -> ServedModel:
-        return load(record.target(self._source), self._int8)
+    def _load(self) -> tuple[record.ServingRecord, ServedModel, ShadowModel | None]:
+        """Return what is to be served now, which may be the same model."""
+        serving = record.read(self._source)
+        is_other = serving.model != self._serving.model
+        # The same record once more means: load it again.
+        if is_other or serving == self._serving:
+            model = load(serving.model, self._int8)
+        else:
+            model = self.model
+        return serving, model, self._shadow(serving, self._serving.model)
+
+    def _shadow(
+        self, serving: record.ServingRecord, current: Path | None
+    ) -> ShadowModel | None:
+        """Return the shadow of a record; None where there is none, or it cannot be loaded.
+
+        current: what `model` was loaded from, which may become the shadow as it is.
+        """
+        if serving.shadow is None or not serving.share:
+            return None
+        if serving.shadow == current:
+            return ShadowModel(self.model, serving.share)
+        try:
+            return ShadowModel(load(serving.shadow, self._int8), serving.share)
+        # Without it, the model serves all the same, and is not compared.
+        except (FedlearnError, OSError, MemoryError) as error:
+            self._say(f"answers are not compared: {one_line(error)}")
+            return None

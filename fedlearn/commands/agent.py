@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import UserError
 
 if TYPE_CHECKING:
+    from fedlearn.clients.agent.agent import Agent
     from fedlearn.clients.agent.options import AgentSettings
     from fedlearn.clients.agent.release_settings import ReleaseSettings
 
@@ -143,8 +145,31 @@ def _run(arguments: argparse.Namespace) -> None:
     check_address(arguments.coordinator)
     if arguments.megabytes < 1:
         raise UserError(f"--megabytes {arguments.megabytes}: a number from 1")
-    reason = asyncio.run(Agent(_settings(arguments), notify.say).run())
+    reason = asyncio.run(_attended(Agent(_settings(arguments), notify.say)))
     print(reason, file=sys.stderr)
+
+
+async def _attended(agent: Agent) -> str:
+    """Let an agent attend until its end or SIGTERM, in order; returns why it ended."""
+    loop = asyncio.get_running_loop()
+    attending = asyncio.create_task(agent.run())
+    is_stopped = asyncio.Event()
+
+    def stop() -> None:
+        is_stopped.set()
+        # Once: a second one must not break off what the first began.
+        loop.add_signal_handler(signal.SIGTERM, lambda: None)
+        attending.cancel()
+
+    # Else a trial would cost a start, and what serves would outlive its agent.
+    loop.add_signal_handler(signal.SIGTERM, stop)
+    try:
+        return await attending
+    except asyncio.CancelledError:
+        # Of Ctrl-C, which ends in its own way.
+        if not is_stopped.is_set():
+            raise
+        return "stopped"
 
 
 def _settings(arguments: argparse.Namespace) -> AgentSettings:
@@ -177,6 +202,9 @@ def _releases(arguments: argparse.Namespace) -> ReleaseSettings | None:
     from fedlearn.package import keys
 
     defaults = ReleaseSettings(Path(), (), ())
+    probe = values.get("probe")
+    if probe is not None and not probe.is_file():
+        raise UserError(f"[releases] probe: there is no file '{probe}'")
     return ReleaseSettings(
         folder=(arguments.state / "releases").absolute(),
         names=values["accept"],
@@ -188,6 +216,10 @@ def _releases(arguments: argparse.Namespace) -> ReleaseSettings | None:
         ready_s=values.get("ready_s", defaults.ready_s),
         starts=values.get("starts", defaults.starts),
         serve=values.get("serve"),
+        shadow=values.get("shadow", defaults.shadow),
+        disagreement=values.get("disagreement", defaults.disagreement),
+        probe=probe,
+        least_accuracy=values.get("probe_accuracy", defaults.least_accuracy),
     )
 
 

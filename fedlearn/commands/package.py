@@ -124,6 +124,21 @@ def _add_health(parser: Parser) -> None:
         metavar="PSI",
         help="population stability index of inputs or outputs; 0.25 is the usual limit",
     )
+    group.add_argument(
+        "--most-unsure", type=float, metavar="SHARE", help="of unsure answers, 0 to 1"
+    )
+    group.add_argument(
+        "--confidence",
+        type=float,
+        metavar="P",
+        help="an answer is unsure whose highest probability is below (default: 0.5)",
+    )
+    group.add_argument(
+        "--most-disagreement",
+        type=float,
+        metavar="SHARE",
+        help="of answers that the release before labels otherwise, 0 to 1",
+    )
 
 
 def verify_parser() -> Parser:
@@ -231,7 +246,14 @@ def _wishes(arguments: argparse.Namespace) -> Wishes:
     pems = [keys.read(path).decode() for path in arguments.next_key]
     expires = expiry(arguments.expires)
     labels = _labels(arguments.labels)
-    health = Health(arguments.most_errors, arguments.most_ms, arguments.most_drift)
+    health = Health(
+        errors=arguments.most_errors,
+        p99_ms=arguments.most_ms,
+        drift=arguments.most_drift,
+        unsure=arguments.most_unsure,
+        disagreement=arguments.most_disagreement,
+        confidence=arguments.confidence,
+    )
 
     from fedlearn.release.packing import Wishes
 

@@ -187,6 +187,11 @@ def _health_text(manifest: Manifest) -> str:
         texts.append(f"p99 up to {health.p99_ms:g} ms")
     if health.drift is not None:
         texts.append(f"drift up to {health.drift:g}")
+    if health.unsure is not None:
+        least = health.least_confidence
+        texts.append(f"unsure (below {least:g}) up to {health.unsure:g}")
+    if health.disagreement is not None:
+        texts.append(f"disagreement up to {health.disagreement:g}")
     return ", ".join(texts) or "nothing"
 
 

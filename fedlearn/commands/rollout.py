@@ -19,6 +19,9 @@ MOST_DEVICES = 1_000_000
 # Devices that are shown; there may be thousands.
 SHOWN = 20
 
+# Requests of a wave below which its figures prove nothing.
+LEAST_REQUESTS = 20
+
 EPILOG = (
     "exit codes: 0 done, 2 wrong input, 3 refused: a package that no device could take, or "
     "a disk that fails"
@@ -102,6 +105,9 @@ def _add_plan(start: argparse.ArgumentParser) -> None:
     for name, about in (
         ("errors", "share of requests that fail"),
         ("p99-ms", "median of the devices' 99th percentiles"),
+        ("unsure", "share of answers below the package's confidence"),
+        ("drift", "median of the devices' population stability indices"),
+        ("disagreement", "share of answers that the release before labels otherwise"),
     ):
         start.add_argument(
             f"--{name}",
@@ -148,7 +154,14 @@ def _start(arguments: argparse.Namespace) -> None:
         chain=arguments.chain,
         most_failed=arguments.most_failed,
         silence_s=arguments.silence_s,
-        limits=WatchLimits(20, arguments.errors, arguments.p99_ms),
+        limits=WatchLimits(
+            LEAST_REQUESTS,
+            errors=arguments.errors,
+            p99_ms=arguments.p99_ms,
+            unsure=arguments.unsure,
+            drift=arguments.drift,
+            disagreement=arguments.disagreement,
+        ),
         key=key,
     )
     plan = rollouts.start(arguments.fleet, arguments.package, options)

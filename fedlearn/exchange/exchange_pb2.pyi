@@ -90,18 +90,20 @@ class Release(_message.Message):
     def __init__(self, name: _Optional[str] = ..., counter: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class Figures(_message.Message):
-    __slots__ = ("requests", "errors", "p99_ms", "unsure", "drift")
+    __slots__ = ("requests", "errors", "p99_ms", "unsure", "drift", "disagreement")
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
     P99_MS_FIELD_NUMBER: _ClassVar[int]
     UNSURE_FIELD_NUMBER: _ClassVar[int]
     DRIFT_FIELD_NUMBER: _ClassVar[int]
+    DISAGREEMENT_FIELD_NUMBER: _ClassVar[int]
     requests: int
     errors: float
     p99_ms: float
     unsure: float
     drift: float
-    def __init__(self, requests: _Optional[int] = ..., errors: _Optional[float] = ..., p99_ms: _Optional[float] = ..., unsure: _Optional[float] = ..., drift: _Optional[float] = ...) -> None: ...
+    disagreement: float
+    def __init__(self, requests: _Optional[int] = ..., errors: _Optional[float] = ..., p99_ms: _Optional[float] = ..., unsure: _Optional[float] = ..., drift: _Optional[float] = ..., disagreement: _Optional[float] = ...) -> None: ...
 
 class Installed(_message.Message):
     __slots__ = ("instance", "sequence", "committed", "trial", "target", "failed", "failed_rollout", "reason", "stage", "waiting", "figures")

@@ -81,6 +81,7 @@ def installed_frame(report: InstalledReport) -> pb.AgentFrame:
             p99_ms=figures.p99_ms,
             unsure=figures.unsure,
             drift=figures.drift,
+            disagreement=figures.disagreement,
         ),
     )
     return pb.AgentFrame(installed=message)
@@ -126,7 +127,10 @@ def _release_of(message: pb.Wanted | pb.Installed, field: str) -> ReleaseId | No
 
 
 def _figures_of(message: pb.Figures) -> WatchFigures:
-    numbers = (message.errors, message.p99_ms, message.unsure, message.drift)
+    numbers = (
+        *(message.errors, message.p99_ms, message.unsure, message.drift),
+        message.disagreement,
+    )
     for number in numbers:
         if not math.isfinite(number) or not 0 <= number <= _LARGEST:
             raise WrongFrame("a figure is no number that a figure can have")

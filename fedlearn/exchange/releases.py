@@ -42,9 +42,11 @@ class WantedRelease:
 class WatchFigures:
     """How a release does on one device since it serves.
 
-    errors, unsure: shares of the requests. p99_ms: the 99th percentile of a request's time.
-    drift: population stability index of inputs or outputs against the package's histograms,
-    the larger of both.
+    errors: share of the requests. p99_ms: the 99th percentile of a request's time. unsure:
+    share of the answers whose highest probability is below the manifest's. drift: population
+    stability index of inputs or outputs against the package's histograms, the largest.
+    disagreement: share of the answers that the release before labels otherwise, as far as it
+    is certain.
     """
 
     requests: int = 0
@@ -52,6 +54,7 @@ class WatchFigures:
     p99_ms: float = 0.0
     unsure: float = 0.0
     drift: float = 0.0
+    disagreement: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class WatchLimits:
     p99_ms: float = float("inf")
     unsure: float = float("inf")
     drift: float = float("inf")
+    disagreement: float = float("inf")
 
     def objection(self, figures: WatchFigures) -> str | None:
         """Return which limit some figures break, None for none."""
@@ -79,6 +83,11 @@ class WatchLimits:
             return f"{figures.unsure:.1%} of answers are unsure, more than {self.unsure:.1%}"
         if figures.drift > self.drift:
             return f"the drift is {figures.drift:.2f}, more than {self.drift:.2f}"
+        if figures.disagreement > self.disagreement:
+            return (
+                f"at least {figures.disagreement:.1%} of answers are others than the release "
+                f"before gives, more than {self.disagreement:.1%}"
+            )
         return None
 
 

@@ -41,6 +41,10 @@ class Fields:
             names = first_few([repr(shortened(name, _SHOWN)) for name in self._unread])
             raise _wrong(self._place, f"has unknown fields: {names}")
 
+    def has(self, key: str) -> bool:
+        """Tell whether a field is there that nobody has read."""
+        return key in self._unread
+
     def value(self, key: str) -> Any:
         """Return a field of any type. Raises PackageError where it is missing."""
         if key not in self._unread:

@@ -4,7 +4,7 @@ A package that is what its signature says may still compute something else on a 
 another runtime, other kernels, a fault. So a device runs these inputs before it serves. The
 histograms tell later whether what comes in is still like what the model was tested on.
 
-Legend: N inputs, K classes, E edges.
+Legend: N inputs, K classes, E edges, C channels.
 """
 
 from __future__ import annotations
@@ -38,6 +38,12 @@ INPUTS = 16
 # Bins of the inputs' values and of the confidences.
 BINS = 10
 
+# Where the bins of inputs end, as shares of the values.
+_SHARES = np.linspace(0, 1, BINS + 1)[1:-1]
+
+# Channels that have a histogram of their own; an image of 784 features has one of all.
+MOST_CHANNELS = 64
+
 # Outputs differ between processors by their rounding: eight models showed 5.8e-6 at most.
 # An output may be off by the first, or by the second times the largest one.
 TOLERANCE = 1e-4
@@ -52,8 +58,10 @@ class Golden:
     tolerance: (), float32, the largest difference that an output may have. input_edges:
     (E,) float32, input_counts: (E + 1,) int64, how many input values of the reference
     samples lie between them. class_counts: (K,) int64, how often each class had the highest
-    score. confidence_counts: (10,) int64, of its probability, in tenths. int8_outputs,
-    int8_tolerance: of the int8 model, where there is one.
+    score. confidence_counts: (10,) int64, of its probability, in tenths. channel_axis,
+    channel_edges, channel_counts: (), (C, 9) and (C, 10), the same histogram of each channel
+    along an axis of the samples; none where there is one channel, or more than 64.
+    int8_outputs, int8_tolerance: of the int8 model, where there is one.
     """
 
     inputs: NDArray[Any]
@@ -63,6 +71,9 @@ class Golden:
     input_counts: NDArray[np.int64]
     class_counts: NDArray[np.int64]
     confidence_counts: NDArray[np.int64]
+    channel_axis: NDArray[np.int64] | None = None
+    channel_edges: NDArray[np.float32] | None = None
+    channel_counts: NDArray[np.int64] | None = None
     int8_outputs: NDArray[np.float32] | None = None
     int8_tolerance: NDArray[np.float32] | None = None
 
@@ -94,16 +105,17 @@ def golden(
     reference: NDArray[Any],
     scores: NDArray[np.float32],
     outputs: NDArray[np.float32],
+    channel_axis: int | None = None,
 ) -> Golden:
     """Return the golden file of reference samples: the first ones, and histograms of all.
 
     reference: (R, …) raw samples. scores: (R, …, K) float32, what the model makes of them.
     outputs: (N, …, K) float32, likewise of the first N, as exactly as they are known.
+    channel_axis: the samples' axis of channels or features, None: they have none.
     """
     # Deciles, of which some may be equal: most pixels of a digit are 0.
-    shares = np.linspace(0, 1, BINS + 1)[1:-1]
     values = reference.reshape(-1).astype(np.float32)
-    edges = np.unique(np.quantile(values, shares, method="nearest"))
+    edges = np.unique(np.quantile(values, _SHARES, method="nearest"))
     classes = scores.argmax(-1).reshape(-1)
     largest = float(np.abs(outputs).max(initial=0.0))
     tolerance = max(TOLERANCE, RELATIVE_TOLERANCE * largest)
@@ -115,7 +127,28 @@ def golden(
         input_counts=input_histogram(reference, edges),
         class_counts=np.bincount(classes, minlength=scores.shape[-1]),
         confidence_counts=confidence_histogram(scores),
+        **_channels(reference, channel_axis),
     )
+
+
+def _channels(reference: NDArray[Any], axis: int | None) -> dict[str, NDArray[Any]]:
+    """Return the histograms of channels, where there are a few."""
+    if axis is None or not 2 <= reference.shape[axis] <= MOST_CHANNELS:
+        return {}
+    channels = np.moveaxis(reference, axis, 0)
+    edges = []
+    counts = []
+    for channel in channels:
+        values = channel.reshape(-1).astype(np.float32)
+        # Equal ones stay: between them lies nothing, and all channels have one shape.
+        deciles = np.quantile(values, _SHARES, method="nearest")
+        edges.append(deciles)
+        counts.append(input_histogram(channel, deciles))
+    return {
+        "channel_axis": np.array(axis, np.int64),
+        "channel_edges": np.stack(edges),
+        "channel_counts": np.stack(counts),
+    }
 
 
 def input_histogram(
@@ -149,7 +182,10 @@ def from_bytes(data: bytes, manifest: Manifest) -> Golden:
     arrays: dict[str, Any] = npz.loads(data, GOLDEN_FILE)
     names = [field.name for field in fields(Golden)]
     if manifest.int8 is None:
-        names = names[:-2]
+        names = [name for name in names if not name.startswith("int8")]
+    # Packages of before have no histograms of channels.
+    if "channel_axis" not in arrays:
+        names = [name for name in names if not name.startswith("channel")]
     if list(arrays) != names:
         raise _wrong("has other arrays than a package's")
     content = Golden(**arrays)
@@ -158,6 +194,9 @@ def from_bytes(data: bytes, manifest: Manifest) -> Golden:
     for name in ("outputs", "tolerance", "int8_outputs", "int8_tolerance"):
         if name in arrays and not np.isfinite(arrays[name]).all():
             raise _wrong(f"has {name} that are no numbers")
+    for name, array in arrays.items():
+        if name.endswith("_counts") and array.min(initial=0) < 0:
+            raise _wrong(f"has {name} below 0")
     return content
 
 
@@ -286,6 +325,7 @@ def _check_types(content: Golden, manifest: Manifest) -> None:
         "outputs": "float32",
         "tolerance": "float32",
         "input_edges": "float32",
+        "channel_edges": "float32",
         "int8_outputs": "float32",
         "int8_tolerance": "float32",
     }
@@ -314,8 +354,23 @@ def _check_shapes(content: Golden, manifest: Manifest) -> None:
             and content.int8_outputs.shape == outputs
             and content.int8_tolerance.shape == ()
         )
-    if not is_sound:
+    if not is_sound or not _channels_fit(content):
         raise _wrong("has arrays of other shapes than the manifest's input and output")
+
+
+def _channels_fit(content: Golden) -> bool:
+    """Tell whether histograms of channels, if there are any, are those of the inputs."""
+    axis = content.channel_axis
+    edges = content.channel_edges
+    counts = content.channel_counts
+    if axis is None or edges is None or counts is None:
+        return True
+    if axis.shape != () or not 1 <= int(axis) < content.inputs.ndim:
+        return False
+    channels = content.inputs.shape[int(axis)]
+    if not 2 <= channels <= MOST_CHANNELS:
+        return False
+    return edges.shape == (channels, BINS - 1) and counts.shape == (channels, BINS)
 
 
 def _fits(shape: tuple[int, ...], port: tuple[int | None, ...]) -> bool:

@@ -105,6 +105,7 @@ class Manifest:
 
     def _form(self) -> bytes:
         value = asdict(self)
+        value["health"] = self.health.fields()
         value["format"] = FORMAT
         value["weights_sha256"] = self.weights_sha256
         return canonical.dumps(value)

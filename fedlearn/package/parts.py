@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 
 from fedlearn.errors import PackageError
@@ -32,6 +32,12 @@ MOST_FILE_BYTES = 1 << 30
 
 # Values of a tensor take 4 bytes each.
 FLOAT_BYTES = 4
+
+# An answer is unsure whose highest probability is below, where the manifest says no other.
+CONFIDENCE = 0.5
+
+# Limits of `Health` that no manifest had at first.
+_LATER_LIMITS = ("unsure", "disagreement", "confidence")
 
 DTYPES = ("float32", "int64", "uint8", "int16")
 
@@ -98,12 +104,33 @@ class Health:
 
     errors: the largest share of failed requests. p99_ms: the longest 99th percentile of a
     request's time. drift: the largest population stability index against the golden
-    histograms.
+    histograms. unsure: the largest share of answers whose highest probability is below
+    confidence. disagreement: the largest share of answers that the release before labels
+    otherwise.
     """
 
     errors: float | None = None
     p99_ms: float | None = None
     drift: float | None = None
+    unsure: float | None = None
+    disagreement: float | None = None
+    confidence: float | None = None
+
+    @property
+    def least_confidence(self) -> float:
+        """Return the probability below which an answer is unsure, 0 to 1."""
+        return CONFIDENCE if self.confidence is None else self.confidence
+
+    def fields(self) -> dict[str, float | None]:
+        """Return the limits as the manifest has them: those that came later only if any.
+
+        So a package of before is read, and one without them has the bytes that it had.
+        """
+        limits = asdict(self)
+        for name in _LATER_LIMITS:
+            if limits[name] is None:
+                del limits[name]
+        return limits
 
 
 @dataclass(frozen=True)
@@ -246,6 +273,11 @@ def read_health(fields: Fields) -> Health:
         errors=fields.optional_number("errors", 0, 1),
         p99_ms=fields.optional_number("p99_ms", 0, 1e9),
         drift=fields.optional_number("drift", 0, 1e9),
+        **{
+            name: fields.number(name, 0, 1)
+            for name in _LATER_LIMITS
+            if fields.has(name)
+        },
     )
     fields.end()
     return health

@@ -50,6 +50,9 @@ REFERENCE = 1000
 # Scored at a time.
 _BATCH = 250
 
+# Where samples of a modality, (R, …), have their channels or features; `Samples` has the shapes.
+CHANNEL_AXES: Mapping[str, int] = {"image": 1, "series": 2, "features": 1}
+
 
 @dataclass(frozen=True)
 class Wishes:
@@ -144,7 +147,8 @@ def _golden(trained: Trained, small: Quantised | None) -> golden.Golden:
     exact = exact_outputs(trained, inputs[: golden.INPUTS])
     # Counts of many: a last bit hardly ever moves one, and float64 takes ten times as long.
     scores = _outputs(trained.module, inputs)
-    answers = golden.golden(samples.x, scores, exact)
+    axis = CHANNEL_AXES.get(trained.population.modality)
+    answers = golden.golden(samples.x, scores, exact, axis)
     if small is None:
         return answers
     outputs = _int8_outputs(small, inputs[: golden.INPUTS].numpy())

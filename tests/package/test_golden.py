@@ -132,6 +132,34 @@ def test_the_file_has_one_form_in_any_process():
     assert np.load(io.BytesIO(answers().to_bytes()))["inputs"].shape == (16, 6)
 
 
+def channels():
+    """Return the histograms of the small package's six features."""
+    scores: Any = np.zeros((40, 3), np.float32)
+    arrays = golden.golden(small.SAMPLES, scores, scores[:16], 1).arrays()
+    return {name: arrays[name] for name in arrays if name.startswith("channel")}
+
+
+def test_each_feature_has_a_histogram_of_its_own():
+    # Feature 2 of 40 samples: 2, 8, 14, …, 236.
+    six = channels()
+    assert int(six["channel_axis"]) == 1
+    assert six["channel_counts"].sum(1).tolist() == [40] * 6
+    values = sorted(small.SAMPLES[:, 2].tolist())
+    for edge, count in zip(
+        six["channel_edges"][2], np.cumsum(six["channel_counts"][2]), strict=False
+    ):
+        assert sum(value < edge for value in values) == count
+    read = golden.from_bytes(answers(**six).to_bytes(), small.manifest())
+    np.testing.assert_array_equal(read.channel_counts, six["channel_counts"])
+
+
+def test_one_channel_or_too_many_have_the_one_of_all():
+    for width in (1, golden.MOST_CHANNELS + 1):
+        samples = np.arange(3 * width, dtype=np.float32).reshape(3, width)
+        scores: Any = np.zeros((3, 2), np.float32)
+        assert golden.golden(samples, scores, scores, 1).channel_counts is None
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
@@ -143,6 +171,11 @@ def test_the_file_has_one_form_in_any_process():
         ({"tolerance": np.zeros(2, np.float32)}, "other shapes"),
         ({"class_counts": np.zeros(4, np.int64)}, "other shapes"),
         ({"int8_outputs": answers().outputs}, "other arrays"),
+        ({"class_counts": np.array([-1, 0, 9])}, "class_counts below 0"),
+        ({"channel_axis": np.array(1)}, "other arrays"),
+        ({**channels(), "channel_axis": np.array(2)}, "other shapes"),
+        ({**channels(), "channel_axis": np.array(0)}, "other shapes"),
+        ({**channels(), "channel_counts": np.ones((6, 9), np.int64)}, "other shapes"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(changes, text):

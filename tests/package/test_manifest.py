@@ -8,7 +8,7 @@ import pytest
 from fedlearn.errors import FormatError, PackageError
 from fedlearn.package import canonical
 from fedlearn.package.manifest import MOST_BYTES, from_bytes, moment
-from fedlearn.package.parts import Delta, ListedTensor, Support, delta_file
+from fedlearn.package.parts import Delta, Health, ListedTensor, Support, delta_file
 from tests.package import manifests, small
 
 BASE = "ab" * 32
@@ -92,6 +92,9 @@ def test_another_form_of_the_same_is_refused(other):
         (changed(targets=[]), "manifest", "targets has 0 values, not 1 to 64"),
         (changed(weights_sha256="0" * 64), "manifest", "is not that of weights.bin"),
         (changed(health__errors=1.5), "manifest", "health.errors is not from 0 to 1"),
+        (changed(health__unsure=2), "manifest", "health.unsure is not from 0 to 1"),
+        # A limit that came later stands there only with a number.
+        (changed(health__disagreement=None), "manifest", "disagreement is no number"),
         (changed(keys=["x"]), "manifest", "keys[0] is not of its form"),
         (changed(rollback=0), "manifest", "rollback is not from 1"),
         (changed(int8={"tensors": []}), "manifest", "come together"),
@@ -105,6 +108,17 @@ def test_what_is_wrong_is_named(data, name, text):
     assert error.name == name
     assert text in str(error)
     assert isinstance(error, FormatError)
+
+
+def test_a_package_of_before_has_the_bytes_that_it_had():
+    # As manifests were before `unsure`, `disagreement` and `confidence`.
+    health = b'"health":{"drift":0.25,"errors":0.01,"p99_ms":20.0}'
+    data = small.manifest().to_bytes()
+    assert health in data
+    assert from_bytes(data).health.least_confidence == 0.5
+    limits = Health(unsure=0.2, disagreement=0.3, confidence=0.7)
+    later = small.manifest(health=limits).to_bytes()
+    assert from_bytes(later).health == limits
 
 
 @pytest.mark.parametrize(

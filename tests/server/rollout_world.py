@@ -57,15 +57,14 @@ CORRUPT = "corrupt"  # its bytes are not what was signed
 GOLDEN = "fails golden"  # its golden inputs give other outputs here
 UNHEALTHY = "unhealthy"  # a third of its requests fail
 CRASHY = "crashes"  # the board or the serving process ends after some seconds
-PERMUTED = (
-    "permuted"  # signed, quick, sure of itself, and wrong: its answers' shares drift
-)
+# Signed, quick, sure of itself, right by its own golden inputs and histograms, and wrong.
+PERMUTED = "permuted"
 MARGINAL = "marginal"  # within each board's limits, beyond those of a wave together
 KINDS = (GOOD, GOOD, GOOD, CORRUPT, GOLDEN, UNHEALTHY, CRASHY, PERMUTED, MARGINAL)
 SEEN_ON_BOARDS = (UNHEALTHY, CRASHY, PERMUTED)
 RUNS_BAD = (*SEEN_ON_BOARDS, MARGINAL)
 
-LIMITS = WatchLimits(requests=20, errors=0.05, p99_ms=50, unsure=0.3, drift=0.25)
+LIMITS = WatchLimits(20, 0.05, p99_ms=50, unsure=0.3, drift=0.25, disagreement=0.5)
 TOGETHER = WatchLimits(requests=20, errors=0.02)
 TERMS = WatchTerms(watch_s=60, ready_s=20, starts=3, limits=LIMITS)
 ENDS = {RolloutPhase.DONE, RolloutPhase.WITHDRAWN, RolloutPhase.ABORTED}
@@ -344,14 +343,15 @@ class Board:
             self.later(5, self.observe, serving, since)
 
     def figures(self, kind, served_s):
-        good = WatchFigures(int(4 * served_s), 0.001, 8.0, 0.05, 0.02)
+        good = WatchFigures(int(4 * served_s), 0.001, 8.0, 0.05, 0.02, 0.04)
         if kind == UNHEALTHY:
             return replace(good, errors=0.33)
         if kind == MARGINAL:
             return replace(good, errors=0.04)
-        # It takes some answers until their shares tell.
-        if kind == PERMUTED and served_s > 25:
-            return replace(good, drift=1.4)
+        # The release before says otherwise, and the more answers, the more certainly.
+        if kind == PERMUTED:
+            compared = 4 * served_s
+            return replace(good, disagreement=0.9 * compared / (compared + 3.09**2))
         return good
 
 
@@ -747,6 +747,13 @@ class ReportedAtSwitch(Installation):
         return report
 
 
+class NotCompared(Installation):
+    """As every product: what a model answers is not looked at, only how."""
+
+    def observed(self, figures, now):
+        return super().observed(replace(figures, disagreement=0.0), now)
+
+
 class NoBootCounter(InstallRecord):
     def started_again(self):
         record = super().started_again()
@@ -766,6 +773,7 @@ MUTANTS = {
     "verify": (VerifySkipped, Rollout, InstallRecord),
     "golden": (GoldenSkipped, Rollout, InstallRecord),
     "early": (ReportedAtSwitch, Rollout, InstallRecord),
+    "compare": (NotCompared, Rollout, InstallRecord),
     "boots": (Installation, Rollout, NoBootCounter),
     "timeout": (Installation, NoTimeout, InstallRecord),
 }

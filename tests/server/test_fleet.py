@@ -203,7 +203,7 @@ def test_a_file_that_is_not_wanted_is_cancelled(fleet, place, rollout):
 
 def test_frames_are_read_as_they_were_written():
     failure = InstallFailure(6, ONE, "outputs differ")
-    figures = WatchFigures(100, 0.01, 8.0, 0.1, 0.2)
+    figures = WatchFigures(100, 0.01, 8.0, 0.1, 0.2, 0.3)
     report = InstalledReport(
         "disk", 5, ONE, TWO, failure, None, "watching", "hot", figures
     )

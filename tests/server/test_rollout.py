@@ -276,6 +276,15 @@ def test_a_first_release_leaves_alone_what_it_never_reached():
     assert coordinator.machine.wanted(9) == WantedRelease(7, None)
 
 
+def test_a_device_that_has_the_first_release_already_is_not_emptied_before_its_wave():
+    # A fleet whose coordinator is new: its devices have the model.
+    coordinator = Coordinator(replace(PLAN, previous=None))
+    coordinator.hear(7, sequence=1, committed=TWO)
+    assert coordinator.machine.wanted(7) is None
+    coordinator.machine.abort("its operator", 1.0)
+    assert coordinator.machine.wanted(7) == WantedRelease(7, None)
+
+
 def test_a_done_rollout_is_everybodys_and_can_be_recalled():
     coordinator = coordinator_in(RolloutPhase.DONE)
     assert coordinator.machine.wanted(10_000) == WantedRelease(7, TWO)
@@ -317,9 +326,9 @@ def test_a_plan_without_devices_or_with_one_twice_is_refused(waves, words):
 
 def test_figures_together_weigh_requests():
     figures = [
-        WatchFigures(100, 0.1, 10.0, 0.5, 0.1),
+        WatchFigures(100, 0.1, 10.0, 0.5, 0.1, 0.4),
         WatchFigures(300, 0.0, 30.0, 0.1, 0.3),
         WatchFigures(),
     ]
-    assert together(figures) == WatchFigures(400, 0.025, 10.0, 0.2, 0.1)
+    assert together(figures) == WatchFigures(400, 0.025, 10.0, 0.2, 0.1, 0.1)
     assert together([]) == WatchFigures()

@@ -34,6 +34,7 @@ def test_everything_that_can_go_wrong_went_wrong_somewhere():
         ("golden", "I3"),
         ("early", "I5"),
         ("boots", "I8"),
+        ("compare", "I10"),
         ("timeout", "I6"),
     ],
 )
@@ -49,4 +50,4 @@ def test_a_mistake_is_seen_within_200_seeds(mutant, invariant):
 
 
 def test_every_mutant_has_its_invariant():
-    assert len(MUTANTS) - 1 == 5
+    assert len(MUTANTS) - 1 == 6

@@ -170,6 +170,9 @@ def test_a_section_of_releases_has_its_keys_beside_the_file(tmp_path):
     accept = watch-lstm, traffic
     keys = release.pem, /etc/other.pem
     watch_s = 30
+    disagreement = 0.3
+    probe = probe.npz
+    probe_accuracy = 0.8
     serve = --port 8000 --name "my model"
     """
     said = parsed(tmp_path, text).releases
@@ -177,6 +180,9 @@ def test_a_section_of_releases_has_its_keys_beside_the_file(tmp_path):
         "accept": ("watch-lstm", "traffic"),
         "keys": (tmp_path / "release.pem", Path("/etc/other.pem")),
         "watch_s": 30.0,
+        "disagreement": 0.3,
+        "probe": tmp_path / "probe.npz",
+        "probe_accuracy": 0.8,
         "serve": ("--port", "8000", "--name", "my model"),
     }
     assert parsed(tmp_path, "[agent]\n").releases is None
@@ -189,6 +195,11 @@ def test_a_section_of_releases_has_its_keys_beside_the_file(tmp_path):
         ("[releases]\naccept = m\n", "[releases] needs keys"),
         ("[releases]\naccept = m\nkeys =\n", "[releases] needs keys"),
         ("[releases]\nserve = 'x\n", "whose quotes are closed"),
+        ("[releases]\nshadow = 2\n", "a share from 0 to 1, such as 0.05"),
+        (
+            "[releases]\naccept = m\nkeys = k\nprobe = p.npz\n",
+            "needs both of probe and probe_accuracy",
+        ),
         ("[releases]\nwatch_s = 0\n", "a number of seconds from 1"),
         ("[releases]\naccepts = m\n", "has no key 'accepts'. Did you mean 'accept'"),
     ],

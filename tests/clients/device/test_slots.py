@@ -1,5 +1,7 @@
 """A device's slots on a real disk: killed at any moment, torn and damaged in any way."""
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from fedlearn.exchange.releases import (
     WatchFigures,
     WatchLimits,
 )
-from fedlearn.package import content
+from fedlearn.package import canonical, content
 from fedlearn.system import failpoints
 from tests.clients.device import releases
 
@@ -59,6 +61,15 @@ def test_a_record_is_read_as_it_was_written(record, tmp_path):
     disk = InstallDisk(tmp_path)
     disk.write(record)
     assert InstallDisk(tmp_path).read() == record
+
+
+def test_a_record_of_an_agent_before_disagreement_is_read():
+    value = json.loads(record_file.dumps(RECORD))["record"]
+    del value["figures"]["disagreement"]
+    del value["trial"]["terms"]["limits"]["disagreement"]
+    digest = hashlib.sha256(canonical.dumps(value)).hexdigest()
+    data = canonical.dumps({"format": 1, "record": value, "sha256": digest})
+    assert record_file.loads(data) == RECORD
 
 
 def test_every_shortened_or_flipped_record_is_refused():

@@ -37,6 +37,57 @@ def test_what_is_no_model_is_named(tmp_path):
         load(tmp_path)
 
 
+def test_a_shadow_comes_and_goes_without_loading_the_model_again(tmp_path):
+    graphs.scaled(tmp_path / "a.onnx")
+    graphs.scaled(tmp_path / "b.onnx", 3.0)
+    path = tmp_path / "serving.json"
+    lines: list[str] = []
+
+    def write(model, **more):
+        path.write_text(json.dumps({"model": model, **more}))
+
+    async def go():
+        write("a.onnx")
+        place = slot.ModelSlot(path, lines.append)
+        first = place.model
+        write("b.onnx", shadow="a.onnx", share=0.25)
+        await place.swap()
+        second = place.model
+        # What served before is the shadow as it is.
+        assert place.shadow is not None and place.shadow.model is first
+        assert (place.shadow.share, place.swaps.count) == (0.25, 1)
+        write("b.onnx")
+        await place.swap()
+        assert place.shadow is None and place.model is second
+        assert place.swaps.count == 1
+        # The same once more means: load it again.
+        await place.swap()
+        assert place.model is not second and place.swaps.count == 2
+        write("b.onnx", shadow="nothing.onnx", share=0.25)
+        await place.swap()
+        assert place.shadow is None and place.swaps.failed == 0
+
+    asyncio.run(go())
+    assert "answers are not compared: there is no model at" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"shadow": "a"},
+        {"shadow": "a", "share": 2},
+        {"shadow": "a", "share": True},
+        {"shadow": "", "share": 0.1},
+        {"shadow": 3, "share": 0.1},
+    ],
+)
+def test_a_shadow_that_cannot_be_is_refused(tmp_path, more):
+    path = tmp_path / "serving.json"
+    path.write_text(json.dumps({"model": "m", **more}))
+    with pytest.raises(UserError, match="a shadow has to be as in"):
+        record.read(path)
+
+
 def test_a_swap_that_fails_changes_nothing(tmp_path):
     path = graphs.scaled(tmp_path / "m.onnx")
     lines: list[str] = []
