@@ -234,6 +234,9 @@ def _staged(out: Path) -> Iterator[Path]:
         os.rename(stage, out)
         files.sync_folder(out.parent)
     except OSError as error:
+        # The disk may be another's, such as that of temporary files.
+        if error.filename and not Path(error.filename).is_relative_to(stage):
+            raise
         raise UserError(
             f"cannot write '{out}': {error.strerror or error}; choose another folder by --out"
         ) from error

@@ -133,7 +133,7 @@ def static_int8(exported: Exported, samples: NDArray[Any]) -> Quantised:
     onnx = required("onnx", "export", "int8")
     required("onnxruntime", "export", "int8")
     plain = fold(exported)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, files.named(name):
         folder = Path(name)
         write(plain, folder)
         model = onnx.load(folder / "graph.onnx")
@@ -142,6 +142,9 @@ def static_int8(exported: Exported, samples: NDArray[Any]) -> Quantised:
         onnx.save(inferred, folder / "float.onnx")
         try:
             _quantise(folder / "float.onnx", folder / INT8_GRAPH_FILE, samples)
+        # Of the disk, not of the model.
+        except OSError:
+            raise
         # It has no error of its own for what it cannot do.
         except Exception as error:
             raise ModelError(

@@ -400,9 +400,15 @@ class Registry:
             yield
         except FedlearnError:
             raise
-        except (sqlite3.Error, OSError) as error:
+        except OSError as error:
+            place = error.filename or self.folder
             raise RecordError(
-                f"the registry '{self.folder}' cannot be used: {error}"
+                f"the registry '{self.folder}' cannot be used: '{place}': "
+                f"{error.strerror or error}"
+            ) from error
+        except sqlite3.Error as error:
+            raise RecordError(
+                f"the registry '{self.folder}' cannot be used: {DATABASE_FILE}: {error}"
             ) from error
 
 

@@ -9,7 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
-from fedlearn.errors import UserError
+from fedlearn.errors import RecordError, UserError
 from fedlearn.exchange.release_frames import Offer
 from fedlearn.exchange.releases import ReleaseId, WantedRelease
 from fedlearn.package import content, keys, signature
@@ -88,7 +88,12 @@ class PackageShelf:
         # What a killed process left is no beginning of this one.
         shutil.rmtree(part, ignore_errors=True)
         files.make_folder(self.folder)
-        shutil.copytree(package.folder, part)
+        try:
+            shutil.copytree(package.folder, part)
+        # It collects what failed of each file, in a form that no line can show.
+        except shutil.Error as error:
+            _, path, reason = error.args[0][0]
+            raise RecordError(f"'{path}' cannot be written: {reason}") from None
         # As read back: what is offered later is what was checked now.
         if content.read(part).sha256 != release.digest:
             raise UserError(f"'{package.folder}' changed while it was copied")
@@ -101,5 +106,5 @@ class PackageShelf:
 
 def _sync(path: Path) -> None:
     """Bring a file to disk."""
-    with open(path, "rb") as file:
+    with files.named(path), open(path, "rb") as file:
         os.fsync(file.fileno())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Modes of files: for their owner alone, or for everyone to read.
@@ -17,6 +18,22 @@ PRIVATE = 0o600
 PUBLIC = 0o644
 
 _PRIVATE_FOLDER = 0o700
+
+
+@contextlib.contextmanager
+def named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Have an OSError of a block name the path that it is about.
+
+    Of a disk that is full, or that fails, the system tells no path: it refuses what an open
+    file is written, read or synced with. A path that an error names already stays.
+    """
+    try:
+        yield
+    except OSError as error:
+        # Without a number it is Python's own, whose text says all.
+        if error.filename is None and error.errno is not None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def replace(
@@ -41,8 +58,12 @@ def replace(
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except OSError:
+    except OSError as error:
         part.unlink(missing_ok=True)
+        # Not the part, of which nobody knows.
+        if error.errno is not None:
+            error.filename = str(path)
+            error.filename2 = None
         raise
     sync_folder(path.parent)
 
@@ -121,7 +142,8 @@ def sync_folder(folder: Path) -> None:
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        with named(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -132,7 +154,7 @@ def sha256(path: Path) -> str:
     import hashlib
 
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with named(path), open(path, "rb") as file:
         # A megabyte at a time: a file may be larger than a board's memory.
         while piece := file.read(1 << 20):
             digest.update(piece)
