@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlearn.commands.arguments import Parser, ended
+from fedlearn.commands.places import check_outside
 from fedlearn.commands.release_arguments import expiry
 from fedlearn.errors import UserError
 from fedlearn.reporting.units import bytes_text
@@ -201,6 +202,7 @@ def _make(arguments: argparse.Namespace) -> None:
     # Checked before torch is imported: that takes seconds.
     if arguments.out.exists():
         raise UserError(f"--out {arguments.out} is there already; name a new folder")
+    check_outside(arguments.out, "--out")
     if not Path(arguments.run).expanduser().exists():
         raise UserError(f"there is no run '{arguments.run}'; give a run folder")
     if arguments.counter < 1:

@@ -11,7 +11,6 @@ from fedlearn.config import Experiment
 from fedlearn.records.names import CONFIG_FILE, MODEL_FILE
 from fedlearn.runs.start import run_in_folder
 
-
 # What goes on with a comparison whose disk was full, in messages.
 AGAIN = "the same command"
 

@@ -32,7 +32,8 @@ class RunFolder:
     def __init__(self, path: Path, again: str = "--resume") -> None:
         """Make the folder if need be and lock it.
 
-        again: what goes on with the run after a failed write, as messages name it. Raises ConfigError when another process owns the folder, RecordError when it cannot be made.
+        again: what goes on with the run after a failed write, as messages name it. Raises
+        ConfigError when another process owns the folder, RecordError when it cannot be made.
         """
         self.path = path
         self._advice = (

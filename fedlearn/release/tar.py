@@ -86,10 +86,11 @@ def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
     """
     for _ in range(_MOST_MEMBERS):
         header = stream.read(_BLOCK)
+        # The block that ends an archive.
+        if header == bytes(_BLOCK):
+            return
         try:
             member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
-        except tarfile.EOFHeaderError:
-            return
         # Of other numbers than a header's, ValueError.
         except (tarfile.TarError, ValueError):
             raise PackageError(

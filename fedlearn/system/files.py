@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,6 +111,17 @@ def give_folder(folder: Path) -> None:
         give_to_owner(descriptor, folder.parent)
     finally:
         os.close(descriptor)
+
+
+def readers(path: Path) -> str:
+    """Return who may read or write a file besides its owner: "group", "others", or "".
+
+    Raises OSError.
+    """
+    mode = path.stat().st_mode
+    if mode & stat.S_IRWXO:
+        return "others"
+    return "group" if mode & stat.S_IRWXG else ""
 
 
 def page_mode(folder: Path) -> int:
