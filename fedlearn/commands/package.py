@@ -214,10 +214,12 @@ def _make(arguments: argparse.Namespace) -> None:
         )
     wishes = _wishes(arguments)
 
-    from fedlearn.release.packing import pack
+    from fedlearn.release.packing import notes, pack
     from fedlearn.runs.trained import load
 
     trained = load(arguments.run, arguments.config, arguments.set)
+    for note in notes(trained):
+        print(f"note: {note}", file=sys.stderr)
     package = pack(trained, arguments.out, wishes)
     manifest = package.manifest
     size = sum(entry.bytes for entry in manifest.files.values())

@@ -252,11 +252,13 @@ def _keep(arguments: argparse.Namespace, source: Path) -> None:
 def _build(arguments: argparse.Namespace) -> None:
     """Release the model of a run."""
     from fedlearn.release.building import base_of, inherited, release
-    from fedlearn.release.packing import Wishes
+    from fedlearn.release.packing import Wishes, notes
     from fedlearn.release.registry import Registry
     from fedlearn.runs.trained import load
 
     trained = load(arguments.source, arguments.config, arguments.set)
+    for note in notes(trained):
+        print(f"note: {note}", file=sys.stderr)
     wishes = Wishes(name=arguments.name, expires=expiry(arguments.expires))
     with Registry(arguments.registry, create=True) as registry:
         base = base_of(registry, arguments.name or trained.name)

@@ -134,7 +134,9 @@ def _artefacts(trained: Trained, stage: Path, options: Options) -> list[Artefact
 def _onnx(stage: Path, exported: Exported) -> Artefact:
     names = (GRAPH_FILE, WEIGHTS_FILE)
     label = "onnx folded" if exported.folds else "onnx"
-    return Artefact(label, stage, names, scorer(stage / GRAPH_FILE))
+    return Artefact(
+        label, stage, names, scorer(stage / GRAPH_FILE), notes=exported.notes
+    )
 
 
 def _int8(stage: Path, int8: Quantised, exported: Exported) -> Artefact:
