@@ -140,7 +140,7 @@ def _traced(module: nn.Module, inputs: Tensor) -> Callable[[Tensor], Any]:
         # Of what is looked for here.
         warnings.simplefilter("ignore")
         try:
-            traced: Callable[[Tensor], Any] = torch.jit.trace(
+            traced: Callable[[Tensor], Any] = torch.jit.trace(  # type: ignore[no-untyped-call]
                 module, inputs, check_trace=False
             )
         except Exception:

@@ -37,6 +37,7 @@ from fedlearn.export.parity import Parity
 from fedlearn.export.session import scorer
 from fedlearn.runs.trained import Trained
 from fedlearn.system import files
+from fedlearn.text import first_few
 
 RECORD_FILE = "export.json"
 
@@ -147,6 +148,8 @@ def _int8(stage: Path, int8: Quantised, exported: Exported) -> Artefact:
             "GroupNorm has no int8 kernel and cannot be folded, so int8 gains little here; "
             'train with norm = "batch" for int8',
         )
+    if int8.in_floats:
+        notes += (f"int8 leaves weights in floats: {first_few(int8.in_floats)}",)
     return Artefact(
         label=f"onnx int8 {int8.kind}",
         folder=stage,
