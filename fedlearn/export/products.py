@@ -9,7 +9,7 @@ Legend: B batch, K inputs, N outputs of a dense layer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +22,7 @@ def join(model: ModelProto) -> None:
     """Make a Gemm of each product with a turned weight, in place.
 
     model: with the shapes of its values, as ``onnx.shape_inference`` adds them. A product of
-    vectors in more than two axes is one of (B · …, K), where all axes but the first are known.
+    vectors in more than two axes is one of (B · …, K), where the axes between are known.
     """
     graph = model.graph
     weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
@@ -32,10 +32,10 @@ def join(model: ModelProto) -> None:
     for node in graph.node:
         weight = _turned_weight(node, makers)
         inputs = shapes.get(node.input[0], ()) if weight in weights else ()
-        if len(inputs) < 2 or None in inputs[1:]:
+        if len(inputs) < 2 or None in inputs[1:-1]:
             nodes.append(node)
             continue
-        nodes += _gemm(node, weight, inputs[1:], outputs=weights[weight][0])
+        nodes += _gemm(node, weight, inputs[1:-1], weights[weight])
     # A turned weight that nobody reads any more.
     used = {value for node in nodes for value in node.input}
     used |= {output.name for output in graph.output}
@@ -58,19 +58,22 @@ def _turns(node: NodeProto) -> bool:
 
 
 def _gemm(
-    node: NodeProto, weight: str, inner: tuple[int | None, ...], outputs: int
+    node: NodeProto, weight: str, inner: tuple[int | None, ...], shape: tuple[int, ...]
 ) -> list[NodeProto]:
-    """Return what takes a product's place. inner: the axes of its input but the first."""
+    """Return what takes a product's place.
+
+    inner: the axes of its input but the first and the last. shape: of the weight, (N, K).
+    """
     from onnx import helper
 
     output = node.output[0]
-    if len(inner) == 1:
+    if not inner:
         names = [node.input[0], weight]
         return [helper.make_node("Gemm", names, [output], node.name, transB=1)]
     flat = f"{output}_flat"
     product = f"{output}_product"
-    before = [-1, inner[-1]]
-    after = [-1, *inner[:-1], outputs]
+    before = [-1, shape[1]]
+    after = [-1, *inner, shape[0]]
     return [
         *_reshaped(node.input[0], flat, before),
         helper.make_node("Gemm", [flat, weight], [product], node.name, transB=1),
@@ -78,7 +81,7 @@ def _gemm(
     ]
 
 
-def _reshaped(value: str, name: str, shape: list[int | None]) -> list[NodeProto]:
+def _reshaped(value: str, name: str, shape: Sequence[int | None]) -> list[NodeProto]:
     from onnx import helper, numpy_helper
 
     axes = numpy_helper.from_array(np.array(shape, np.int64))
