@@ -16,7 +16,7 @@ from fedlearn.clients.infer.drift import DriftReference, reference
 from fedlearn.clients.infer.refusal import Refusal, bad
 from fedlearn.clients.infer.tensors import DATATYPES, Array, Shape, fits
 from fedlearn.errors import ModelError, UserError, reason_of
-from fedlearn.package import content, golden, matching
+from fedlearn.package import content, golden, matching, runtime
 from fedlearn.package.parts import GRAPH_FILE, INT8_GRAPH_FILE
 from fedlearn.system import files
 from fedlearn.text import first_few
@@ -192,19 +192,15 @@ def _session(
     Raises UserError without ONNX Runtime, and ModelError for what it does not load.
     """
     try:
-        import onnxruntime
+        onnxruntime = runtime.load()
     except ImportError:
         raise UserError(
             "serving needs ONNX Runtime: pip install 'fedlearn[infer]'"
         ) from None
-    options = onnxruntime.SessionOptions()
     # A board has other work, and requests are batched: more threads would only wait.
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
+    options = runtime.options(onnxruntime)
     # It keeps a plan of memory for each size of a batch: 10 MB of a small model's.
     options.enable_mem_pattern = False
-    # Its warnings go past every log of ours; what it refuses is raised.
-    options.log_severity_level = 4
     names = list(tensors or {})
     values = [
         onnxruntime.OrtValue.ortvalue_from_numpy(tensor)

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fedlearn.errors import UserError
+from fedlearn.system import files
 
 
 def add_pki(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +32,26 @@ def tell_restored(pki: Path) -> None:
     sentence = recover(pki)
     if sentence is not None:
         print(f"fedlearn: {sentence}", file=sys.stderr)
+
+
+def tell_readers(key: Path) -> None:
+    """Say on standard error where other users can read a secret key, which works all the same.
+
+    Raises UserError for a file that is not there.
+    """
+    try:
+        who = files.readers(key)
+    except OSError as error:
+        raise UserError(
+            f"the key '{key}' cannot be read: {error.strerror or error}"
+        ) from None
+    if who:
+        people = "its group" if who == "group" else "every user of this machine"
+        print(
+            f"fedlearn: {people} can read or change the key '{key}': chmod 600 {key}; if "
+            "others use this machine, make another key",
+            file=sys.stderr,
+        )
 
 
 def require_cryptography() -> None:

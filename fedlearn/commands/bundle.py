@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import fedlearn
 from fedlearn.commands.arguments import Parser, add_old_spelling, ended
-from fedlearn.commands.authority import add_pki, require_cryptography
+from fedlearn.commands.authority import add_pki, require_cryptography, tell_readers
 from fedlearn.errors import UserError
 from fedlearn.names import nearest
 from fedlearn.reporting.units import bytes_text
@@ -148,6 +148,7 @@ def _run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--out {out}: there is no folder '{folder}'")
     key_path = _key_path(arguments)
     key = _release_key(key_path)
+    tell_readers(key_path)
     digest = _write(arguments, target, out, name, key)
     size = bytes_text(out.stat().st_size)
     print(f"{out}: {size}, for {target.about} with Python {target.python}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlearn.commands.arguments import Parser, add_quiet, ended
+from fedlearn.commands.places import check_outside
 from fedlearn.errors import ConfigError, ExpectationError, UserError
 from fedlearn.runs.start import require_extra
 
@@ -202,10 +203,12 @@ def _folder(arguments: argparse.Namespace) -> Path:
         raise ConfigError(
             "--out is empty; name a folder, or leave it out for RUN-compressed"
         )
-    if arguments.out:
-        return Path(arguments.out)
     name = source.resolve().name.removesuffix(".safetensors")
-    return source.resolve().parent / f"{name}-compressed"
+    out = source.resolve().parent / f"{name}-compressed"
+    if arguments.out:
+        out = Path(arguments.out)
+    check_outside(out, "--out")
+    return out
 
 
 def _require_packages(variants: Sequence[Steps]) -> None:

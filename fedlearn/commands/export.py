@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlearn.commands.arguments import Parser, ended
+from fedlearn.commands.places import check_outside
 from fedlearn.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     _check(arguments)
+    out = arguments.out or _default_out(arguments.run, arguments.to)
+    check_outside(out, "--out")
     # Only now: torch takes seconds to import.
     from fedlearn.export.exporting import Options, export
     from fedlearn.runs.trained import load
@@ -80,7 +83,6 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.gate is not None:
         options = Options(arguments.to, arguments.int8, arguments.fold, arguments.gate)
     trained = load(arguments.run, arguments.config)
-    out = arguments.out or _default_out(arguments.run, arguments.to)
     _print(export(trained, out, options))
 
 

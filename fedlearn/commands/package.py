@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlearn.commands.arguments import Parser, ended
+from fedlearn.commands.places import check_outside
 from fedlearn.commands.release_arguments import expiry
 from fedlearn.errors import UserError
 from fedlearn.reporting.units import bytes_text
@@ -216,6 +217,7 @@ def _make(arguments: argparse.Namespace) -> None:
     # Checked before torch is imported: that takes seconds.
     if arguments.out.exists():
         raise UserError(f"--out {arguments.out} is there already; name a new folder")
+    check_outside(arguments.out, "--out")
     if not Path(arguments.run).expanduser().exists():
         raise UserError(f"there is no run '{arguments.run}'; give a run folder")
     if arguments.counter < 1:
@@ -227,10 +229,12 @@ def _make(arguments: argparse.Namespace) -> None:
         )
     wishes = _wishes(arguments)
 
-    from fedlearn.release.packing import pack
+    from fedlearn.release.packing import notes, pack
     from fedlearn.runs.trained import load
 
     trained = load(arguments.run, arguments.config, arguments.set)
+    for note in notes(trained):
+        print(f"note: {note}", file=sys.stderr)
     package = pack(trained, arguments.out, wishes)
     manifest = package.manifest
     size = sum(entry.bytes for entry in manifest.files.values())

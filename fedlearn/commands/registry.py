@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fedlearn.commands.arguments import Parser, ended
+from fedlearn.commands.places import check_outside
 from fedlearn.errors import UserError
 
 EPILOG = (
@@ -111,6 +112,7 @@ def _run(arguments: argparse.Namespace) -> None:
 def _token(arguments: argparse.Namespace) -> None:
     from fedlearn.release.access import READ, WRITE, new_token
 
+    check_outside(arguments.token_file, "--token-file")
     right = WRITE if arguments.write else READ
     token = new_token(arguments.token_file, arguments.name, right)
     # Alone on standard output, for a script to keep.
@@ -127,6 +129,7 @@ def _serve(arguments: argparse.Namespace) -> None:
     from fedlearn.release import access
 
     _check(arguments)
+    check_outside(arguments.registry, "--registry")
     holders = access.read(arguments.token_file)
     if not holders:
         raise UserError(

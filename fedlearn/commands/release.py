@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlearn.commands.arguments import Parser, ended
+from fedlearn.commands.places import check_outside
 from fedlearn.commands.release_arguments import expiry
 from fedlearn.errors import ConfigError, UserError
 from fedlearn.reporting.units import bytes_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from fedlearn.package.content import Package
     from fedlearn.release.building import Base, Release
     from fedlearn.release.registry import Registry
-    from fedlearn.release.tables import Version
+    from fedlearn.release.signings import Signing
+    from fedlearn.release.tables import Move, Version
 
 EPILOG = (
     "fedlearn release list|promote|rollback|history|fetch: what there is, and which version "
@@ -150,7 +152,8 @@ def history_parser() -> Parser:
     """Return the arguments of ``fedlearn release history``."""
     parser = Parser(
         prog="fedlearn release history",
-        description="Tell every move of a model's aliases: when, by whom, from which run.",
+        description="Tell every move of a model's aliases, and every signature: when, by whom, "
+        "from which run or key.",
     )
     parser.add_argument("name", metavar="NAME")
     _add_registry(parser, "as fedlearn release made it")
@@ -199,6 +202,7 @@ def _release(arguments: argparse.Namespace) -> None:
     if not source.exists():
         raise UserError(f"there is no '{source}'; give a run folder or a package")
     check_alias(arguments.alias or "")
+    check_outside(arguments.registry, "--registry")
     if source.is_dir() and is_package(source):
         _keep(arguments, source)
         return
@@ -212,6 +216,8 @@ def _check(arguments: argparse.Namespace) -> None:
 
     if arguments.out is not None and arguments.out.exists():
         raise UserError(f"--out {arguments.out} is there already; name a new folder")
+    if arguments.out is not None:
+        check_outside(arguments.out, "--out")
     if not 0 <= arguments.gate <= 100:
         raise UserError(f"--gate {arguments.gate:g}: write points, from 0 to 100")
     canonical(arguments.codec, ConfigError)
@@ -246,11 +252,13 @@ def _keep(arguments: argparse.Namespace, source: Path) -> None:
 def _build(arguments: argparse.Namespace) -> None:
     """Release the model of a run."""
     from fedlearn.release.building import base_of, inherited, release
-    from fedlearn.release.packing import Wishes
+    from fedlearn.release.packing import Wishes, notes
     from fedlearn.release.registry import Registry
     from fedlearn.runs.trained import load
 
     trained = load(arguments.source, arguments.config, arguments.set)
+    for note in notes(trained):
+        print(f"note: {note}", file=sys.stderr)
     wishes = Wishes(name=arguments.name, expires=expiry(arguments.expires))
     with Registry(arguments.registry, create=True) as registry:
         base = base_of(registry, arguments.name or trained.name)
@@ -369,19 +377,41 @@ def _history(arguments: argparse.Namespace) -> None:
     with _open(arguments) as registry:
         registry.find(Reference(arguments.name))
         runs = {v.counter: v.run for v in registry.versions(arguments.name)}
+        lines = []
         for move in registry.history(arguments.name):
-            before = "none" if move.before is None else str(move.before)
-            after = "none" if move.after is None else str(move.after)
-            run = runs.get(move.after or 0, "")
-            print(
-                f"{move.time}  {move.action:<9}{move.alias:<10} {before:>5} → {after:<5} "
-                f"{move.who}  {run}".rstrip()
-            )
+            lines.append((move.number, 0, _move_line(move, runs)))
+        for signing in registry.signings(arguments.name):
+            lines.append((signing.move, signing.number, _signing_line(signing)))
+    for _, _, line in sorted(lines):
+        print(line)
+
+
+def _move_line(move: Move, runs: Mapping[int, str]) -> str:
+    before = "none" if move.before is None else str(move.before)
+    after = "none" if move.after is None else str(move.after)
+    run = runs.get(move.after or 0, "")
+    return (
+        f"{move.time}  {move.action:<9}{move.alias:<10} {before:>5} → {after:<5} "
+        f"{move.who}  {run}".rstrip()
+    )
+
+
+def _signing_line(signing: Signing) -> str:
+    """Return a change of a signature: of which version, and by which keys."""
+    action = "unsign" if signing.after is None else "sign"
+    keys = []
+    for key in (signing.before, signing.after):
+        keys.append("none" if key is None else key[:_SHORT] or "unknown")
+    return (
+        f"{signing.time}  {action:<9}{signing.counter}: {signing.path}, key "
+        f"{keys[0]} → {keys[1]} {signing.who}"
+    )
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
     from fedlearn.release.registry import Reference
 
+    check_outside(arguments.out, "--out")
     with _open(arguments) as registry:
         version = registry.find(Reference.of(arguments.version))
         package: Package = registry.export(version, arguments.out)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedlearn.commands.arguments import Parser, ended
-from fedlearn.commands.authority import require_cryptography
+from fedlearn.commands.authority import require_cryptography, tell_readers
+from fedlearn.commands.places import check_outside
 from fedlearn.errors import UserError
 
 EPILOG = (
@@ -66,6 +67,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.new_key is not None:
         if arguments.package is not None or arguments.key:
             raise UserError("--new-key makes a key and signs nothing: give it alone")
+        check_outside(arguments.new_key, "--new-key", fills=True)
         return
     if arguments.package is None:
         raise UserError("name a package: fedlearn sign DIR --key KEY")
@@ -99,6 +101,8 @@ def _sign(folder: Path, paths: Sequence[Path]) -> None:
                 f"'{path}' is an Ed25519 key, which the format of model signatures does not "
                 "know; make one that signs both: fedlearn sign --new-key DIR"
             )
+    for path in paths:
+        tell_readers(path)
     if len({key.fingerprint for key in keys}) < len(keys):
         raise UserError("--key names one key twice")
     # The whole package, and its differences: nobody signs what is damaged or cut short.

@@ -28,6 +28,8 @@ def main() -> None:
 
     path, dtype, shape = sys.argv[1:]
     options = onnxruntime.SessionOptions()
+    # What is fatal: whatever it refuses is raised.
+    options.log_severity_level = 4
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])

@@ -16,7 +16,7 @@ from fedlearn.compress.folder import check_folder, check_settings, clear, settin
 from fedlearn.compress.halves import check_layer, cut_in_two
 from fedlearn.compress.making import Bench, make, running_file, shaped
 from fedlearn.compress.plot import draw
-from fedlearn.compress.rounds import tuned_experiment
+from fedlearn.compress.rounds import AGAIN, tuned_experiment
 from fedlearn.compress.rows import Candidate, best, judged
 from fedlearn.compress.scoring import measured
 from fedlearn.compress.variants import ORIGINAL, Steps
@@ -92,7 +92,7 @@ def compress(
     check_folder(out)
     # Noted before they are made, so that `clear` removes these and no other.
     new_folders = [path for path in (out, *out.parents) if not path.exists()]
-    with contextlib.closing(RunFolder(out)) as folder:
+    with contextlib.closing(RunFolder(out, AGAIN)) as folder:
         try:
             check_settings(out, settings)
             _check_steps(bench, request)

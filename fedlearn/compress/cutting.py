@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from fedlearn.errors import ConfigError, ModelError
 from fedlearn.export.extras import required
 from fedlearn.names import nearest
+from fedlearn.package import runtime
 from fedlearn.system import files
 
 if TYPE_CHECKING:
@@ -149,8 +150,9 @@ def _values(
     path: Path, model: ModelProto, names: list[str], sample: torch.Tensor
 ) -> dict[str, NDArray[np.generic]]:
     """Return the values of some tensors of a graph for one sample, by name."""
-    import onnxruntime
     from onnx import helper
+
+    onnxruntime = runtime.load()
 
     # A graph with those tensors as further outputs, beside the file of its weights.
     shown = type(model)()
@@ -159,8 +161,7 @@ def _values(
     for name in names:
         if name not in outputs:
             shown.graph.output.append(helper.make_empty_tensor_value_info(name))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options = runtime.options(onnxruntime)
     running = onnxruntime.InferenceSession(
         shown.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

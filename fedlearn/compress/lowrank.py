@@ -45,7 +45,7 @@ def cut_rank(module: nn.Module, sample: Tensor, share: float) -> nn.Module:
     if not cuts:
         raise ModelError(
             f"nothing of {type(module).__name__} can be cut to a lower rank at a share of "
-            f"{share:g}: no dense or recurrent layer before its output is large enough"
+            f"{share!r}: no dense or recurrent layer before its output is large enough"
         )
     cut = copy.deepcopy(module)
     resize(type(module).__name__, cut, {key: t.shape for key, t in state.items()})

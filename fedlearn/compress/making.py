@@ -83,7 +83,7 @@ def make(bench: Bench, variant: Steps) -> Path:
         weights = bench.original
     else:
         weights = _trained(bench, variant, folder)
-    _write(folder, weights, variant)
+    _write(bench, folder, weights, variant)
     return folder
 
 
@@ -119,7 +119,7 @@ def _trained(bench: Bench, variant: Steps, folder: Path) -> Trained:
     return load(str(tuning))
 
 
-def _write(folder: Path, trained: Trained, variant: Steps) -> None:
+def _write(bench: Bench, folder: Path, trained: Trained, variant: Steps) -> None:
     """Write what a variant's folder holds; `DONE_FILE` last."""
     tensors_by_name = dict(trained.layout.split(trained.state))
     files.replace(folder / MODEL_FILE, save_arrays(tensors_by_name))
@@ -130,6 +130,10 @@ def _write(folder: Path, trained: Trained, variant: Steps) -> None:
     experiment = trained.experiment.model_copy(update={"model": section})
     files.replace(folder / CONFIG_FILE, to_toml(experiment).encode())
     exported = graph_of(trained)
+    # Of the variants' forward it is the same sentence.
+    if variant == ORIGINAL:
+        for note in exported.notes:
+            bench.say(f"note: {note}")
     write(exported, folder)
     # What is measured is the graph, so it has to be the model.
     parity = compare(trained, scorer(folder / GRAPH_FILE))

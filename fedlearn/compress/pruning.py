@@ -50,7 +50,7 @@ def prune(module: nn.Module, sample: Tensor, share: float) -> nn.Module:
         pruned = _pruned_by_groups(module, sample, share)
     if layout(pruned).floats >= layout(module).floats:
         raise ModelError(
-            f"nothing can be pruned of {type(module).__name__} at a share of {share:g}: no "
+            f"nothing can be pruned of {type(module).__name__} at a share of {share!r}: no "
             f"layer before its output can lose filters and keep a multiple of {ROUND_TO}"
         )
     return pruned

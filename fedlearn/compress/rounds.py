@@ -11,6 +11,9 @@ from fedlearn.config import Experiment
 from fedlearn.records.names import CONFIG_FILE, MODEL_FILE
 from fedlearn.runs.start import run_in_folder
 
+# What goes on with a comparison whose disk was full, in messages.
+AGAIN = "the same command"
+
 
 def tuned_experiment(
     experiment: Experiment, rounds: int, changes: Any = ()
@@ -64,4 +67,5 @@ def fine_tune(
         quiet=quiet,
         resume_command=command,
         check_expected=False,
+        again=AGAIN,
     )

@@ -26,12 +26,15 @@ class Steps:
 
     @property
     def name(self) -> str:
-        """Return the variant's name, its folder's too: "prune-0.5+int8"."""
+        """Return the variant's name, its folder's too: "prune-0.5+int8".
+
+        Shares stand there with every digit that tells them from others.
+        """
         parts = []
         if self.prune:
-            parts.append(f"prune-{self.prune:g}")
+            parts.append(f"prune-{self.prune!r}")
         if self.low_rank:
-            parts.append(f"low-rank-{self.low_rank:g}")
+            parts.append(f"low-rank-{self.low_rank!r}")
         if self.store != "float32":
             parts.append(self.store)
         return "+".join(parts) or "original"
@@ -82,8 +85,7 @@ def check_shares(option: str, shares: Sequence[float]) -> None:
     for share in shares:
         if not 0 < share < 1:
             raise ConfigError(
-                f"{option} {share:g}: give a share of 1 that goes, such as 0.5 for half"
+                f"{option} {share!r}: give a share of 1 that goes, such as 0.5 for half"
             )
-        # As names have it: two that read alike would be one folder.
-        if [f"{rival:g}" for rival in shares].count(f"{share:g}") > 1:
-            raise ConfigError(f"{option} {share:g} is given twice")
+        if shares.count(share) > 1:
+            raise ConfigError(f"{option} {share!r} is given twice")

@@ -37,6 +37,7 @@ from fedlearn.export.parity import Parity
 from fedlearn.export.session import scorer
 from fedlearn.runs.trained import Trained
 from fedlearn.system import files
+from fedlearn.text import first_few
 
 RECORD_FILE = "export.json"
 
@@ -134,7 +135,9 @@ def _artefacts(trained: Trained, stage: Path, options: Options) -> list[Artefact
 def _onnx(stage: Path, exported: Exported) -> Artefact:
     names = (GRAPH_FILE, WEIGHTS_FILE)
     label = "onnx folded" if exported.folds else "onnx"
-    return Artefact(label, stage, names, scorer(stage / GRAPH_FILE))
+    return Artefact(
+        label, stage, names, scorer(stage / GRAPH_FILE), notes=exported.notes
+    )
 
 
 def _int8(stage: Path, int8: Quantised, exported: Exported) -> Artefact:
@@ -145,6 +148,8 @@ def _int8(stage: Path, int8: Quantised, exported: Exported) -> Artefact:
             "GroupNorm has no int8 kernel and cannot be folded, so int8 gains little here; "
             'train with norm = "batch" for int8',
         )
+    if int8.in_floats:
+        notes += (f"int8 leaves weights in floats: {first_few(int8.in_floats)}",)
     return Artefact(
         label=f"onnx int8 {int8.kind}",
         folder=stage,
@@ -234,6 +239,9 @@ def _staged(out: Path) -> Iterator[Path]:
         os.rename(stage, out)
         files.sync_folder(out.parent)
     except OSError as error:
+        # The disk may be another's, such as that of temporary files.
+        if error.filename and not Path(error.filename).is_relative_to(stage):
+            raise
         raise UserError(
             f"cannot write '{out}': {error.strerror or error}; choose another folder by --out"
         ) from error

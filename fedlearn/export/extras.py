@@ -7,6 +7,7 @@ import warnings
 from types import ModuleType
 
 from fedlearn.errors import UserError, reason_of
+from fedlearn.package import runtime
 
 
 def required(module: str, extra: str, purpose: str) -> ModuleType:
@@ -19,6 +20,8 @@ def required(module: str, extra: str, purpose: str) -> ModuleType:
         # What a package warns of while it is imported is between it and Python.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if module == "onnxruntime":
+                return runtime.load()
             return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from fedlearn.clients.batches import tensors as as_tensors
 from fedlearn.errors import ModelError, reason_of
-from fedlearn.export import dynamic
+from fedlearn.export import dynamic, products
 from fedlearn.export.extras import required
 from fedlearn.export.fold import fold
 from fedlearn.export.onnx import INPUT, Exported, describe, make_external, write
@@ -84,6 +84,15 @@ class Quantised:
     kind: Kind
 
     @property
+    def in_floats(self) -> list[str]:
+        """Return the names of weights that stay in floats: of no layer that can be int8."""
+        return [
+            name
+            for name, tensor in self.tensors.items()
+            if tensor.dtype.kind == "f" and tensor.ndim > 1
+        ]
+
+    @property
     def weights(self) -> bytes:
         """Return the bytes of `INT8_WEIGHTS_FILE`."""
         return file_bytes(self.tensors)
@@ -133,15 +142,20 @@ def static_int8(exported: Exported, samples: NDArray[Any]) -> Quantised:
     onnx = required("onnx", "export", "int8")
     required("onnxruntime", "export", "int8")
     plain = fold(exported)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, files.named(name):
         folder = Path(name)
         write(plain, folder)
         model = onnx.load(folder / "graph.onnx")
         # The quantiser needs every value's shape.
-        inferred = onnx.shape_inference.infer_shapes(model)
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        products.join(inferred)
+        inferred = onnx.shape_inference.infer_shapes(inferred)
         onnx.save(inferred, folder / "float.onnx")
         try:
             _quantise(folder / "float.onnx", folder / INT8_GRAPH_FILE, samples)
+        # Of the disk, not of the model.
+        except OSError:
+            raise
         # It has no error of its own for what it cannot do.
         except Exception as error:
             raise ModelError(

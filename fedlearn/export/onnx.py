@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 import fedlearn
 from fedlearn.errors import ModelError, reason_of
+from fedlearn.export import branches
 from fedlearn.export.about import metadata
 from fedlearn.export.extras import required
 from fedlearn.runs.trained import Trained
@@ -50,7 +51,8 @@ class Exported:
     besides: counters, and floats that inference does without. input_shape, output_shape:
     with the names of free axes, for example ("batch", 1, 28, 28). input_dtype: "float32",
     or "int64" of text. metadata: as the graph has it. folds: what became of BatchNorms, as
-    `fedlearn.package.int8` has it; none where nothing is folded.
+    `fedlearn.package.int8` has it; none where nothing is folded. notes: what its user should
+    know, a sentence each.
     """
 
     graph: bytes
@@ -61,6 +63,7 @@ class Exported:
     input_dtype: str
     metadata: dict[str, str]
     folds: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
     input_name: str = INPUT
     output_name: str = OUTPUT
     opset: int = OPSET
@@ -84,8 +87,9 @@ def graph_of(trained: Trained) -> Exported:
     """Return a trained model as ONNX; its graph depends on the model's shapes alone.
 
     Raises UserError without the extra ``export``, and ModelError for a model that torch's
-    exporter refuses.
+    exporter refuses, or whose forward goes other ways for other inputs.
     """
+    notes = branches.check(trained, plain_module(trained), example(trained, 2))
     model = _traced(trained)
     _cast_identities(model)
     arrays = trained.layout.split(trained.state)
@@ -109,6 +113,7 @@ def graph_of(trained: Trained) -> Exported:
         output_shape=_shape_of(model.graph.output[0]),
         input_dtype="int64" if trained.population.modality == "text" else "float32",
         metadata=props,
+        notes=notes,
     )
 
 

@@ -40,7 +40,7 @@ def export(trained: Trained, folder: Path) -> Artefact:
     openvino = required("openvino", "openvino", "OpenVINO")
     exported = graph_of(trained)
     core = openvino.Core()
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, files.named(name):
         write(exported, Path(name))
         try:
             model = core.read_model(str(Path(name) / GRAPH_FILE))
@@ -55,7 +55,13 @@ def export(trained: Trained, folder: Path) -> Artefact:
         # The weights first: without them the graph cannot be loaded.
         for file in (WEIGHTS, GRAPH):
             files.replace(folder / file, (Path(name) / file).read_bytes())
-    return Artefact("openvino", folder, (GRAPH, WEIGHTS), _scorer(core, folder / GRAPH))
+    return Artefact(
+        label="openvino",
+        folder=folder,
+        files=(GRAPH, WEIGHTS),
+        score=_scorer(core, folder / GRAPH),
+        notes=exported.notes,
+    )
 
 
 def _number_names(model: Any) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedlearn.errors import ModelError, reason_of
 from fedlearn.export.extras import required
+from fedlearn.package import runtime
 from fedlearn.runs.trained import Trained
 
 # Takes inputs (B, …) and gives scores (B, K), or (B, T, K) for text.
@@ -23,14 +24,10 @@ def session(graph: Path) -> Any:
     Raises UserError without the extra ``export``, and ModelError for a file that ONNX Runtime
     refuses.
     """
-    runtime = required("onnxruntime", "export", "ONNX Runtime")
-    options = runtime.SessionOptions()
-    # One thread: what is compared with torch, and the same sums on every machine.
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    onnxruntime = required("onnxruntime", "export", "ONNX Runtime")
+    options = runtime.options(onnxruntime)
     try:
-        return runtime.InferenceSession(
+        return onnxruntime.InferenceSession(
             str(graph), options, providers=["CPUExecutionProvider"]
         )
     # Its own errors have no common class.

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedlearn.errors import ModelError, reason_of
+from fedlearn.export import branches
 from fedlearn.export.artefact import Artefact
 from fedlearn.export.onnx import example, plain_module
 from fedlearn.runs.trained import Trained
@@ -27,9 +28,11 @@ FILE = "model.pt"
 def export(trained: Trained, folder: Path) -> Artefact:
     """Write a trained model as TorchScript into a folder.
 
-    Raises ModelError for a model that torch cannot trace.
+    Raises ModelError for a model that torch cannot trace, or whose forward goes other ways for
+    other inputs.
     """
     name = trained.experiment.model.name
+    notes = branches.check(trained, plain_module(trained), example(trained, 2))
     stream = io.BytesIO()
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -54,7 +57,7 @@ def export(trained: Trained, folder: Path) -> Artefact:
             scores: NDArray[np.float32] = loaded(torch.from_numpy(inputs)).numpy()
         return scores
 
-    return Artefact("torchscript", folder, (FILE,), score)
+    return Artefact("torchscript", folder, (FILE,), score, notes=notes)
 
 
 def _without_paths(stream: io.BytesIO) -> bytes:

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from fedlearn.errors import ConfigError, RecordError
 from fedlearn.system import files
 
-# What a user does after a failed write; a first round has no checkpoint yet.
-GO_ON = "--resume goes on from the last checkpoint, or begins anew without one"
+# What follows a failed write, whichever command it was; a first round has no checkpoint yet.
+GO_ON = "the run can go on from its last checkpoint, or begins anew without one"
 
 # Most of what is held in memory until the next checkpoint; beyond it all goes to the
 # database at once.

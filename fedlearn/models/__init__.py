@@ -9,7 +9,9 @@ float32; text (B, T) int64 bytes, 0 is padding. Outputs: (B, K), and (B, T, K) f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fedlearn.errors import ModelError, UserError, reason_of
@@ -138,23 +140,40 @@ def build(
                 f"{label} cannot be built with {_described(own_options)}: "
                 f"{reason_of(error)}"
             ) from error
-        if SHAPES in options:
-            from fedlearn.models.resize import resize
-
-            resize(label, module, options[SHAPES])
-        if options.get(BINARY):
-            from fedlearn.models.binary import binarise
-
-            binarise(label, module)
-        # Inside the fork: the first call draws the weights of torch's lazy layers.
-        check_fit(
+        check = partial(
+            check_fit,
             label,
             module,
             input_shape=input_shape,
             classes=classes,
             modality=modality or _modality(input_shape, classes),
         )
+        _complete(label, module, options, check)
     return module
+
+
+def _complete(
+    label: str, module: nn.Module, options: Mapping[str, Any], check: Callable[[], None]
+) -> None:
+    """Give a new module its shapes and its kind of weights, and check that it fits.
+
+    Where the random numbers are the model's own: the first call of `check` draws the weights
+    of torch's lazy layers.
+    """
+    blame: AbstractContextManager[None] = nullcontext()
+    if SHAPES in options:
+        from fedlearn.models.resize import blamed, resize
+
+        # As the factory made it: what fails afterwards is the shapes' fault.
+        check()
+        resize(label, module, options[SHAPES])
+        blame = blamed(label, module, options[SHAPES])
+    if options.get(BINARY):
+        from fedlearn.models.binary import binarise
+
+        binarise(label, module)
+    with blame:
+        check()
 
 
 def _described(options: Mapping[str, Any]) -> str:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
-from fedlearn.errors import ModelError
+from fedlearn.errors import ModelError, reason_of
 from fedlearn.models.factors import factor
 
 Shapes = Mapping[str, Sequence[int]]
 """The shape of each tensor of a model's state, by its name."""
+
+
+class MisfitError(ModelError):
+    """Shapes that a model cannot take: they, and not the model, are to be mended."""
 
 
 def resize(label: str, module: nn.Module, shapes: Shapes) -> None:
@@ -20,12 +26,12 @@ def resize(label: str, module: nn.Module, shapes: Shapes) -> None:
     Sizes that layers keep as attributes follow: channels, features, groups of depthwise
     convolutions, hidden units. A layer of which the shapes have two factors becomes two
     layers (`fedlearn.models.factors`). label: names the model in messages. Raises
-    ModelError for tensors that the module lacks, has besides, or whose number of axes
-    differs.
+    MisfitError for tensors that the module lacks, has besides, whose number of axes
+    differs, or that hold nothing.
     """
+    _check_sizes(label, _shapes_of(module), shapes)
     factor(module, shapes)
-    state = module.state_dict()
-    _check(label, {name: tuple(tensor.shape) for name, tensor in state.items()}, shapes)
+    _check(label, _shapes_of(module), shapes)
     for path, layer in module.named_modules():
         prefix = f"{path}." if path else ""
         own = _own_shapes(layer, prefix, shapes)
@@ -34,18 +40,80 @@ def resize(label: str, module: nn.Module, shapes: Shapes) -> None:
             _resize_tensors(layer, own)
 
 
+@contextlib.contextmanager
+def blamed(label: str, module: nn.Module, shapes: Shapes) -> Iterator[None]:
+    """Have a ModelError of a block name the tensor at which a resized module failed.
+
+    That is one of the last layer that was called: it was given, or it gave, what does not
+    fit. Raises MisfitError in the place of ModelError.
+    """
+    called: list[str] = []
+    hooks = []
+    for path, layer in module.named_modules():
+        prefix = f"{path}." if path else ""
+        # Its weight before its bias, which says less.
+        names = sorted(_own_shapes(layer, prefix, shapes), reverse=True)
+        if names:
+            hooks.append(
+                layer.register_forward_pre_hook(_noting(called, prefix, names))
+            )
+    try:
+        yield
+    except ModelError as error:
+        if not called:
+            raise MisfitError(f"{label} takes no such shapes: {error}") from error
+        # What its owner is advised there is about the model.
+        reason = str(error).partition(";")[0]
+        if error.__cause__ is not None:
+            reason = reason_of(error.__cause__)
+        name = called[-1]
+        raise MisfitError(
+            f"tensor '{name}' {list(shapes[name])} does not fit the rest of {label}: "
+            f"{reason}"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _noting(called: list[str], prefix: str, names: Sequence[str]) -> Any:
+    """Return a hook that notes a layer's tensor when the layer is called."""
+    name = "weight" if "weight" in names else names[0]
+
+    def note(layer: nn.Module, inputs: object) -> None:
+        called.append(prefix + name)
+
+    return note
+
+
+def _shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def _check_sizes(
+    label: str, before: Mapping[str, tuple[int, ...]], shapes: Shapes
+) -> None:
+    """Refuse tensors without values where the module has some. Raises MisfitError."""
+    for name, shape in shapes.items():
+        if 0 in shape and 0 not in before.get(name, ()):
+            raise MisfitError(
+                f"tensor '{name}' {list(shape)} would leave a layer of {label} without "
+                "units"
+            )
+
+
 def _check(label: str, before: Mapping[str, tuple[int, ...]], shapes: Shapes) -> None:
     for name, shape in before.items():
         if name not in shapes:
-            raise ModelError(f"{label} has a tensor '{name}' that the shapes lack")
+            raise MisfitError(f"tensor '{name}' {list(shape)} of {label} is missing")
         if len(shapes[name]) != len(shape):
-            raise ModelError(
-                f"tensor '{name}' of {label} has shape {list(shape)}, "
-                f"which cannot become {list(shapes[name])}"
+            raise MisfitError(
+                f"tensor '{name}' {list(shapes[name])} does not fit {label}, which has it "
+                f"as {list(shape)}: layers become narrower or wider, and stay of one kind"
             )
-    for name in shapes:
+    for name, own_shape in shapes.items():
         if name not in before:
-            raise ModelError(f"{label} has no tensor '{name}', which the shapes have")
+            raise MisfitError(f"{label} has no tensor '{name}' {list(own_shape)}")
 
 
 def _own_shapes(

@@ -203,11 +203,19 @@ def _part(folder: Path) -> Iterator[Path]:
                 path.unlink()
         try:
             yield part
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(part, ignore_errors=True)
+            if isinstance(error, OSError):
+                _name(error, part, folder)
             raise
     finally:
         os.close(descriptor)
+
+
+def _name(error: OSError, part: Path, folder: Path) -> None:
+    """Have an error in a part name what the part was to become, which the user knows."""
+    if error.filename is not None and part in Path(error.filename).parents:
+        error.filename = str(folder / Path(error.filename).relative_to(part))
 
 
 def _hold(descriptor: int, part: Path, folder: Path) -> None:
@@ -327,6 +335,7 @@ def _open(folder: Path, path: str, size: int, exact: bool) -> Iterator[int]:
             raise PackageError(
                 "size", f"'{path}' has {status.st_size:,} bytes and {limit} {size:,}"
             )
-        yield descriptor
+        with files.named(folder / path):
+            yield descriptor
     finally:
         os.close(descriptor)

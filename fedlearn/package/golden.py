@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.errors import FormatError, PackageError, UserError, reason_of
-from fedlearn.package import npz
+from fedlearn.package import npz, runtime
 from fedlearn.package.content import Package
 from fedlearn.package.int8 import Tensors, rebuild
 from fedlearn.package.manifest import Manifest
@@ -220,25 +220,23 @@ def session(package: Package, int8: bool = False) -> InferenceSession:
 
 def loaded(graph: bytes, arrays: Tensors) -> InferenceSession:
     """Return a graph with the tensors that it looks for elsewhere. Raises as `session`."""
-    runtime = _runtime()
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    # Warnings of the graph's optimiser are of no use to a device's owner.
-    options.log_severity_level = 3
+    onnxruntime = _runtime()
+    options = runtime.options(onnxruntime)
     # Memory that grows by the largest batch and is never given back.
     options.enable_cpu_mem_arena = False
-    values = [runtime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
+    values = [
+        onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()
+    ]
     options.add_external_initializers(list(arrays), values)
     try:
-        model: InferenceSession = runtime.InferenceSession(
+        model: InferenceSession = onnxruntime.InferenceSession(
             graph, options, providers=["CPUExecutionProvider"]
         )
     # It has an exception class for each of its codes, and none above them.
     except Exception as error:
         raise PackageError(
             "runtime",
-            f"onnxruntime {runtime.__version__} does not load the graph: "
+            f"onnxruntime {onnxruntime.__version__} does not load the graph: "
             f"{reason_of(error)}",
         ) from None
     # What only the loading needed: 1.5 MB of cnn-small's 60.
@@ -306,17 +304,17 @@ def run(
 def _compared(
     outputs: NDArray[Any], expected: NDArray[np.float32], tolerance: float
 ) -> Check:
-    runtime = f"onnxruntime {_runtime().__version__}"
+    version = f"onnxruntime {_runtime().__version__}"
     if outputs.shape != expected.shape:
         raise _wrong(f"has outputs {expected.shape}, the graph {outputs.shape}")
     difference = float(np.abs(outputs - expected).max(initial=0.0))
     # Asked this way round, NaN is refused too.
     if not difference <= tolerance:
         raise _wrong(
-            f"asks for outputs within {tolerance:.1e}; {runtime} is {difference:.1e} off"
+            f"asks for outputs within {tolerance:.1e}; {version} is {difference:.1e} off"
         )
     agreeing = outputs.argmax(-1) == expected.argmax(-1)
-    return Check(difference, tolerance, float(agreeing.mean()), runtime)
+    return Check(difference, tolerance, float(agreeing.mean()), version)
 
 
 def _check_types(content: Golden, manifest: Manifest) -> None:
@@ -383,12 +381,11 @@ def _fits(shape: tuple[int, ...], port: tuple[int | None, ...]) -> bool:
 
 def _runtime() -> Any:
     try:
-        import onnxruntime
+        return runtime.load()
     except ImportError:
         raise UserError(
             "the golden inputs need onnxruntime: pip install onnxruntime"
         ) from None
-    return onnxruntime
 
 
 def _wrong(what: str) -> PackageError:

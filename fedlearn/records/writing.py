@@ -29,12 +29,16 @@ class RunFolder:
     Every method that writes raises RecordError where the write fails, with the file and the reason.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, again: str = "--resume") -> None:
         """Make the folder if need be and lock it.
 
-        Raises ConfigError when another process owns the folder, RecordError when it cannot be made.
+        again: what goes on with the run after a failed write, as messages name it. Raises
+        ConfigError when another process owns the folder, RecordError when it cannot be made.
         """
         self.path = path
+        self._advice = (
+            f"what was written before is kept, and {again} goes on from there"
+        )
         with _errors_named(path, "choose another --out"):
             files.make_folder(path)
             # Open, and so locked, as long as the run; whatever ends the process frees it.
@@ -71,7 +75,7 @@ class RunFolder:
         if isinstance(content, str):
             content = content.encode()
         path = self.path / name
-        with _errors_named(path):
+        with _errors_named(path, self._advice):
             files.make_folder(path.parent)
             files.replace(path, content)
 
@@ -87,7 +91,10 @@ class RunFolder:
         """
         path = self.path / LINES_FILE
         data = json.dumps(_json_value(line)).encode()
-        with _errors_named(path), open(path, "ab", opener=files.private) as file:
+        with (
+            _errors_named(path, self._advice),
+            open(path, "ab", opener=files.private) as file,
+        ):
             # One write, so that a kill leaves at most one torn line, the last.
             file.write(data + b"\n")
 
@@ -95,7 +102,7 @@ class RunFolder:
         """Bring the lines to disk, since a checkpoint must not outlive them. Raises RecordError."""
         path = self.path / LINES_FILE
         # To append opens the file as it is; a sync reaches what other descriptors wrote to it.
-        with _errors_named(path), open(path, "ab") as file:
+        with _errors_named(path, self._advice), open(path, "ab") as file:
             os.fsync(file.fileno())
 
     def lines(self) -> list[Line]:
@@ -157,10 +164,7 @@ def read_lines(path: Path) -> Iterator[Line]:
 
 
 @contextlib.contextmanager
-def _errors_named(
-    path: Path,
-    advice: str = "what was written before is kept, and --resume goes on from there",
-) -> Iterator[None]:
+def _errors_named(path: Path, advice: str) -> Iterator[None]:
     """Turn an OSError into a RecordError that names the file, the reason and what to do."""
     try:
         yield

@@ -21,10 +21,18 @@ from numpy.typing import NDArray
 from fedlearn.clients.batches import tensors as sample_tensors
 from fedlearn.data.samples import Samples
 from fedlearn.errors import DataError, PackageError, UserError
+from fedlearn.export import branches
 from fedlearn.export.about import labels as class_labels
 from fedlearn.export.about import preprocessing
 from fedlearn.export.int8 import Quantised, quantised
-from fedlearn.export.onnx import INPUT, Exported, graph_of, weights_bytes
+from fedlearn.export.onnx import (
+    INPUT,
+    Exported,
+    example,
+    graph_of,
+    plain_module,
+    weights_bytes,
+)
 from fedlearn.package import content, golden
 from fedlearn.package.accepting import RUNTIME
 from fedlearn.package.content import Package
@@ -81,6 +89,11 @@ def pack(trained: Trained, folder: Path, wishes: Wishes) -> Package:
     """
     manifest, files = build(trained, wishes)
     return content.write(folder, manifest, files, proof=prove)
+
+
+def notes(trained: Trained) -> tuple[str, ...]:
+    """Return what a package's maker should know of its model, a sentence each. Raises as `pack`."""
+    return branches.check(trained, plain_module(trained), example(trained, 2))
 
 
 def prove(package: Package) -> None:

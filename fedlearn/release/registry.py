@@ -16,7 +16,7 @@ import hashlib
 import re
 import socket
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -27,10 +27,12 @@ from typing import Any
 from fedlearn.errors import FedlearnError, RecordError, UserError
 from fedlearn.names import nearest
 from fedlearn.package import content, manifest, signature
+from fedlearn.package.accepting import check_expiry
 from fedlearn.package.content import Package
 from fedlearn.package.manifest import Manifest
 from fedlearn.package.parts import MANIFEST_FILE
-from fedlearn.release import tables
+from fedlearn.release import signings, tables
+from fedlearn.release.signings import Signing
 from fedlearn.release.tables import Move, Version
 from fedlearn.system import files
 
@@ -89,13 +91,14 @@ class Registry:
         """
         self.folder = folder
         path = folder / DATABASE_FILE
+        with self._failing():
+            self._check_lost(path)
         if not create and not path.exists():
             raise UserError(
                 f"'{folder}' has no {DATABASE_FILE}; fedlearn release RUN --registry "
                 f"{folder} makes one"
             )
         with self._failing():
-            self._check_lost(path)
             if create:
                 files.make_folder(folder)
                 files.make_folder(folder / OBJECTS_FOLDER)
@@ -137,6 +140,10 @@ class Registry:
     def history(self, name: str) -> list[Move]:
         """Return every move of a model's aliases, the oldest first."""
         return [Move(*row) for row in self._rows(tables.MOVES, name)]
+
+    def signings(self, name: str) -> list[Signing]:
+        """Return every change of a signature of a model's versions, the oldest first."""
+        return [Signing(*row) for row in self._rows(tables.SIGNINGS, name)]
 
     def newest(self, name: str) -> Version | None:
         """Return a model's newest version; None: there is none."""
@@ -215,23 +222,21 @@ class Registry:
 
         who: "" for this user. run: where the weights come from. alias: "" for none; None for
         the candidate, where the version is new. A package that is there already gets the
-        signatures that it has by now; replaces: in the place of others, too. Raises
+        signatures that it has by now; replaces: in the place of all others, too. Raises
         UserError for a counter that is not above those of its name, and for a signature that
-        may not be replaced; PackageError for a package that changed, or whose signatures are
-        none.
+        may not be replaced; PackageError for a package that changed, that has expired, or
+        whose signatures are none.
         """
         who = who or whoever()
         check_alias(alias or "")
+        check_expiry(package.manifest, manifest.now())
         signature.check(package)
         with self._turn():
             version = self._known(package)
             if version is None:
                 version = self._insert(package, who, run)
                 alias = CANDIDATE if alias is None else alias
-            for path, data in package.signatures().items():
-                if not replaces:
-                    self._check_unsigned(version, path, data)
-                self._keep(version, path, data)
+            self._sign(version, package.signatures(), who, replaces)
             if alias:
                 self._point(version.name, alias, version.counter, "add", who)
         return version
@@ -252,6 +257,7 @@ class Registry:
                 raise UserError(
                     f"version {version.counter} of '{name}' is stable already"
                 )
+            check_expiry(self.manifest(version), manifest.now())
             self._point(name, STABLE, version.counter, "promote", who)
             if before is not None:
                 self._point(name, PREVIOUS, before, "promote", who)
@@ -262,11 +268,12 @@ class Registry:
     def rollback(self, name: str, who: str = "") -> Version:
         """Make the previous version the stable one again; then there is no previous one.
 
-        Raises UserError where there is none.
+        Raises UserError where there is none, PackageError where it has expired.
         """
         who = who or whoever()
         with self._turn():
             version = self.find(Reference(name, alias=PREVIOUS))
+            check_expiry(self.manifest(version), manifest.now())
             self._point(name, STABLE, version.counter, "rollback", who)
             self._point(name, PREVIOUS, None, "rollback", who)
         return version
@@ -292,14 +299,42 @@ class Registry:
             )
         return None
 
-    def _check_unsigned(self, version: Version, path: str, data: bytes) -> None:
-        """Refuse another signature than the one that is there. Raises UserError."""
-        rows = self._rows(tables.FILE, version.sha256, path)
-        if rows and rows[0][0] != hashlib.sha256(data).hexdigest():
-            raise UserError(
-                f"{version.name} {version.counter} has another {path} already; release the "
-                "package on the registry's machine to replace it"
-            )
+    def _sign(
+        self,
+        version: Version,
+        signatures: Mapping[str, bytes],
+        who: str,
+        replaces: bool,
+    ) -> None:
+        """Keep a version's signatures, and remember what they take the place of."""
+        before = {}
+        for path in content.SIGNATURES:
+            for row in self._rows(tables.FILE, version.sha256, path):
+                before[path] = row[0]
+        after = {
+            path: hashlib.sha256(data).hexdigest() for path, data in signatures.items()
+        }
+        changes = list(signings.changed(before, after, replaces))
+        keys = {path: self._key_of(before[path], path) for path in before}
+        for path, old, new in changes:
+            if not replaces:
+                signings.check_kept(version, path, old)
+            if new is None:
+                self._do(tables.DELETE_FILE, version.sha256, path)
+        for path, data in signatures.items():
+            # One that is there, too: its file may be damaged.
+            self._keep(version, path, data)
+        for path, _, new in changes:
+            key = None if new is None else self._key_of(new, path)
+            change = (path, keys.get(path), key, who, _now())
+            self._do(tables.INSERT_SIGNING, version.name, version.counter, *change)
+
+    def _key_of(self, sha256: str, path: str) -> str:
+        """Return the key that a signature's file names; "": the file cannot be read."""
+        try:
+            return signature.read(self._object(sha256), path).key
+        except FedlearnError:
+            return ""
 
     def _check_lost(self, path: Path) -> None:
         """Refuse a registry that has files and no database: counters would begin anew.
@@ -311,8 +346,9 @@ class Registry:
         has_files = objects.is_dir() and any(objects.iterdir())
         if has_files and not (path.exists() and path.stat().st_size):
             raise RecordError(
-                f"'{path}' is empty or gone, though '{objects}' has files: restore it from a "
-                "copy, or name a new folder"
+                f"'{path}' is empty or gone, though '{objects}' has files: it says which "
+                "version each of them is of. Restore it from a copy of the registry, or "
+                "release the packages into a new folder (--registry)"
             )
 
     def _insert(self, package: Package, who: str, run: str) -> Version:
@@ -400,9 +436,15 @@ class Registry:
             yield
         except FedlearnError:
             raise
-        except (sqlite3.Error, OSError) as error:
+        except OSError as error:
+            place = error.filename or self.folder
             raise RecordError(
-                f"the registry '{self.folder}' cannot be used: {error}"
+                f"the registry '{self.folder}' cannot be used: '{place}': "
+                f"{error.strerror or error}"
+            ) from error
+        except sqlite3.Error as error:
+            raise RecordError(
+                f"the registry '{self.folder}' cannot be used: {DATABASE_FILE}: {error}"
             ) from error
 
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
-from fedlearn.errors import UserError
+from fedlearn.errors import RecordError, UserError
 from fedlearn.exchange.release_frames import Offer
 from fedlearn.exchange.releases import ReleaseId, WantedRelease
 from fedlearn.package import content, keys, signature
+from fedlearn.package.accepting import check_expiry
 from fedlearn.package.content import Package
-from fedlearn.package.manifest import MOST_BYTES, from_bytes
+from fedlearn.package.manifest import MOST_BYTES, from_bytes, now
 from fedlearn.package.parts import MANIFEST_FILE
 from fedlearn.system import files
 
@@ -54,8 +56,11 @@ class PackageShelf:
             )
         manifest = package.manifest
         release = ReleaseId(manifest.name, manifest.counter, package.sha256)
+        check_expiry(manifest, now())
         if not self._place(release).exists():
             self._copy(package, release)
+        else:
+            self._sign(package, release)
         return release
 
     def offer(self, wanted: WantedRelease) -> Offer:
@@ -83,12 +88,24 @@ class PackageShelf:
     def _place(self, release: ReleaseId) -> Path:
         return self.folder / release.digest
 
+    def _sign(self, package: Package, release: ReleaseId) -> None:
+        """Give a package that is here the signatures that it has by now."""
+        place = self._place(release)
+        signatures = package.signatures()
+        if replace(package, folder=place).signatures() != signatures:
+            content.write_signatures(place, list(signatures.values()))
+
     def _copy(self, package: Package, release: ReleaseId) -> None:
         part = self.folder / f".{release.digest}.part"
         # What a killed process left is no beginning of this one.
         shutil.rmtree(part, ignore_errors=True)
         files.make_folder(self.folder)
-        shutil.copytree(package.folder, part)
+        try:
+            shutil.copytree(package.folder, part)
+        # It collects what failed of each file, in a form that no line can show.
+        except shutil.Error as error:
+            _, path, reason = error.args[0][0]
+            raise RecordError(f"'{path}' cannot be written: {reason}") from None
         # As read back: what is offered later is what was checked now.
         if content.read(part).sha256 != release.digest:
             raise UserError(f"'{package.folder}' changed while it was copied")
@@ -101,5 +118,5 @@ class PackageShelf:
 
 def _sync(path: Path) -> None:
     """Bring a file to disk."""
-    with open(path, "rb") as file:
+    with files.named(path), open(path, "rb") as file:
         os.fsync(file.fileno())

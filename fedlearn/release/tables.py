@@ -8,8 +8,9 @@ from pathlib import Path
 
 from fedlearn.errors import RecordError
 
-# Of the tables; a newer fedlearn may have others.
-FORMAT = 1
+# Of the tables; a newer fedlearn may have others. 2 has signings, which an older registry gets
+# when it is opened.
+FORMAT = 2
 
 # Seconds that a writer waits for the one before, who may write gigabytes.
 _PATIENCE_S = 120
@@ -30,6 +31,10 @@ _TABLES = (
         number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, alias TEXT NOT NULL,
         before INTEGER, after INTEGER, action TEXT NOT NULL, who TEXT NOT NULL,
         time TEXT NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS signings (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, move INTEGER NOT NULL,
+        name TEXT NOT NULL, counter INTEGER NOT NULL, path TEXT NOT NULL, before TEXT,
+        after TEXT, who TEXT NOT NULL, time TEXT NOT NULL)""",
 )
 
 INSERT_VERSION = "INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -40,6 +45,12 @@ INSERT_MOVE = (
     "INSERT INTO moves (name, alias, before, after, action, who, time) "
     "VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
+DELETE_FILE = "DELETE FROM files WHERE package = ? AND path = ?"
+INSERT_SIGNING = (
+    "INSERT INTO signings (move, name, counter, path, before, after, who, time) "
+    "SELECT COALESCE(MAX(number), 0), ?, ?, ?, ?, ?, ?, ? FROM moves"
+)
+SIGNINGS = "SELECT * FROM signings WHERE name = ? ORDER BY number"
 VERSIONS = "SELECT * FROM versions WHERE name = ? ORDER BY counter DESC"
 ALIASES = "SELECT alias, counter FROM aliases WHERE name = ? ORDER BY alias"
 MOVES = "SELECT * FROM moves WHERE name = ? ORDER BY number"

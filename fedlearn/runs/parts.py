@@ -27,6 +27,7 @@ from fedlearn.data.samples import Population
 from fedlearn.devices.profiles import Devices
 from fedlearn.engine import apps
 from fedlearn.errors import ConfigError, ModelError, reason_of
+from fedlearn.models.resize import MisfitError
 from fedlearn.names import nearest
 from fedlearn.runs import devices
 from fedlearn.runs.weights import Weights, read_weights
@@ -171,14 +172,20 @@ def _model(
 ) -> tuple[torch.nn.Module, Layout]:
     section = experiment.model
     with config_section("model"):
-        module = models.build(
-            section.name,
-            options,
-            input_shape=population.input_shape,
-            classes=population.classes,
-            seed=experiment.experiment.seed,
-            modality=population.modality,
-        )
+        try:
+            module = models.build(
+                section.name,
+                options,
+                input_shape=population.input_shape,
+                classes=population.classes,
+                seed=experiment.experiment.seed,
+                modality=population.modality,
+            )
+        except MisfitError as error:
+            raise ModelError(
+                f"weights = '{section.weights}': {error}; give the model and the data that "
+                "they were trained with"
+            ) from error
         return module, models.layout(module)
 
 

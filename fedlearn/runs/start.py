@@ -81,6 +81,7 @@ def run_in_folder(
     quiet: bool = False,
     resume_command: str = "python -m fedlearn.simulate --resume --out {out}",
     check_expected: bool = True,
+    again: str = "--resume",
 ) -> RunResult:
     """Run an experiment in its run folder, and draw its plots and its page there.
 
@@ -89,7 +90,7 @@ def run_in_folder(
     out: the run folder; None: a new one below ``runs``, or with ``resume`` the newest
     there. quiet: show nothing. resume_command: what the display names when a run stops
     early; ``{out}`` stands for the folder. check_expected: whether a line of ``[expect]``
-    that does not hold is an error.
+    that does not hold is an error. again: what goes on after a failed write, in few words.
 
     Raises ConfigError for wrong input, ExpectationError when the run ended but a line of
     ``[expect]`` does not hold, RecordError for a folder that cannot be written, and what
@@ -105,7 +106,9 @@ def run_in_folder(
     from fedlearn.runs.expectations import check_expectations
 
     command = resume_command.replace("{out}", shlex.quote(str(path)))
-    summary = _execute_and_report(execute, experiment, path, resume, quiet, command)
+    summary = _execute_and_report(
+        execute, experiment, path, resume, quiet, command, again
+    )
     # After the report, so that a run that disappoints can be looked at.
     if check_expected:
         check_expectations(summary)
@@ -119,6 +122,7 @@ def _execute_and_report(
     resume: bool,
     quiet: bool,
     resume_command: str,
+    again: str,
 ) -> dict[str, Any]:
     from fedlearn.records.writing import RunFolder
     from fedlearn.reporting.page import write_page
@@ -127,7 +131,10 @@ def _execute_and_report(
 
     # Listed before RunFolder makes them.
     new_folders = [p for p in (path, *path.parents) if not p.exists()]
-    with contextlib.closing(RunFolder(path)) as folder, Progress(quiet) as display:
+    with (
+        contextlib.closing(RunFolder(path, again)) as folder,
+        Progress(quiet) as display,
+    ):
         try:
             summary = execute(experiment, folder, display, resume and folder.used)
         except BaseException as error:

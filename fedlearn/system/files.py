@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 # Modes of files: for their owner alone, or for everyone to read.
@@ -17,6 +19,22 @@ PRIVATE = 0o600
 PUBLIC = 0o644
 
 _PRIVATE_FOLDER = 0o700
+
+
+@contextlib.contextmanager
+def named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Have an OSError of a block name the path that it is about.
+
+    Of a disk that is full, or that fails, the system tells no path: it refuses what an open
+    file is written, read or synced with. A path that an error names already stays.
+    """
+    try:
+        yield
+    except OSError as error:
+        # Without a number it is Python's own, whose text says all.
+        if error.filename is None and error.errno is not None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def replace(
@@ -41,8 +59,12 @@ def replace(
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except OSError:
+    except OSError as error:
         part.unlink(missing_ok=True)
+        # Not the part, of which nobody knows.
+        if error.errno is not None:
+            error.filename = str(path)
+            error.filename2 = None
         raise
     sync_folder(path.parent)
 
@@ -91,6 +113,17 @@ def give_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def readers(path: Path) -> str:
+    """Return who may read or write a file besides its owner: "group", "others", or "".
+
+    Raises OSError.
+    """
+    mode = path.stat().st_mode
+    if mode & stat.S_IRWXO:
+        return "others"
+    return "group" if mode & stat.S_IRWXG else ""
+
+
 def page_mode(folder: Path) -> int:
     """Return the mode of a page or a plot in a folder: for whom the folder is, it is too.
 
@@ -121,7 +154,8 @@ def sync_folder(folder: Path) -> None:
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        with named(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -132,7 +166,7 @@ def sha256(path: Path) -> str:
     import hashlib
 
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with named(path), open(path, "rb") as file:
         # A megabyte at a time: a file may be larger than a board's memory.
         while piece := file.read(1 << 20):
             digest.update(piece)

@@ -6,7 +6,7 @@ import pytest
 
 import fedlearn as fl
 from fedlearn.commands import release, sign
-from fedlearn.package import content
+from fedlearn.package import content, keys
 from tests.package import small
 from tests.release.test_packing import CONFIG
 
@@ -59,7 +59,14 @@ def test_from_two_runs_to_a_stable_version_and_back(runs, tmp_path, capsys):
     assert capsys.readouterr().out.endswith("small-net 1: stable\n")
     assert release.main(line("history", "small-net", "--registry", registry)) == 0
     history = capsys.readouterr().out.splitlines()
-    assert len(history) == 9
+    assert len(history) == 10
+    fingerprint = keys.fingerprint((tmp_path / "keys" / "release.pem").read_bytes())
+    signed = [row for row in history if "  sign " in row]
+    assert len(signed) == 1
+    assert f"2: model.sig, key none → {fingerprint[:12]}" in signed[0]
+    # Between the release and the promotion, as it came.
+    assert "add" in history[history.index(signed[0]) - 1]
+    assert "promote" in history[history.index(signed[0]) + 1]
     assert "rollback stable         2 → 1" in history[-2]
     assert history[-2].endswith(first)
 

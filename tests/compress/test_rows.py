@@ -121,6 +121,16 @@ def test_steps_stand_alone_and_one_of_each_kind_together():
     assert both[-1].name == "prune-0.5+low-rank-0.25+binary"
 
 
+@pytest.mark.parametrize("other", [0.9999998, 0.9999999999999999, 0.99, 1e-300])
+def test_different_shares_never_look_the_same(other):
+    shares = [0.9999999, other]
+    rows = variants(shares, shares, int8=True, binary=False)
+    names = [row.name for row in rows]
+    assert len(set(names)) == len(names) == 17
+    assert f"prune-{other}" in names
+    assert f"low-rank-{other}" in names
+
+
 def test_int8_is_of_the_weights_that_were_trained_in_floats():
     assert Steps(prune=0.5, store="int8").trained == Steps(prune=0.5)
     assert Steps(store="binary").trained == Steps(store="binary")
@@ -129,9 +139,9 @@ def test_int8_is_of_the_weights_that_were_trained_in_floats():
 @pytest.mark.parametrize(
     ("shares", "message"),
     [
-        ([0.0], "--prune 0: give a share of 1 that goes"),
-        ([1.0], "--prune 1: give a share"),
-        ([50.0], "--prune 50: give a share"),
+        ([0.0], "--prune 0.0: give a share of 1 that goes"),
+        ([1.0], "--prune 1.0: give a share"),
+        ([50.0], "--prune 50.0: give a share"),
         ([float("nan")], "--prune nan: give a share"),
         ([0.5, 0.5], "--prune 0.5 is given twice"),
     ],

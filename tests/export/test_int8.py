@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnx.reference
 import pytest
 import torch
 
 from fedlearn.errors import ModelError
+from fedlearn.export import products
 from fedlearn.export.int8 import (
     calibration,
     dynamic_int8,
@@ -21,6 +23,7 @@ from fedlearn.export.parity import check_graph
 from fedlearn.export.session import scorer
 from fedlearn.package.int8 import file_bytes, rebuild
 from tests.export.models import ALL, DATA, IDS, untrained
+from tests.export.short import short
 from tests.export.test_fold import operations
 from tests.export.test_onnx import of_module
 
@@ -89,6 +92,56 @@ def test_a_static_model_is_checked_by_onnx_and_has_no_slow_operation(tmp_path):
     assert int8.tensors["conv2.weight_scale"].shape == (32,)
     activations = [t for t in int8.tensors.values() if t.dtype == np.uint8]
     assert activations and all(t.shape == () for t in activations)
+
+
+@pytest.mark.parametrize("name", ["Bare", "Steps"])
+def test_dense_layers_without_a_bias_are_int8_too(name, tmp_path):
+    trained = short(f"tests.export.bare:{name}", samples=60)
+    exported = graph_of(trained)
+    assert "MatMul" in operations(exported.graph)
+    int8 = quantised(trained, exported)
+    assert int8.kind == "static"
+    for layer, tensor in exported.tensors.items():
+        if tensor.ndim > 1:
+            assert int8.tensors[f"{layer}_quantized"].dtype == np.int8
+    recipe = json.loads(json.dumps(int8.recipe))
+    assert file_bytes(rebuild(exported.tensors, recipe)) == int8.weights
+    # The same scores, but for the rounding.
+    write(exported, tmp_path)
+    write_int8(int8, tmp_path)
+    for batch in (1, 16):
+        x = np.ascontiguousarray(calibration(trained)[:batch])
+        expected = scorer(tmp_path / "graph.onnx")(x)
+        scores = scorer(tmp_path / "int8.onnx")(x)
+        assert scores.shape == expected.shape
+        assert np.abs(scores - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def test_a_product_is_joined_only_where_it_is_a_layer():
+    port = onnx.helper.make_tensor_value_info
+    nodes = [
+        onnx.helper.make_node("Transpose", ["w"], ["turned"], perm=[1, 0]),
+        onnx.helper.make_node("Transpose", ["x"], ["across"], perm=[1, 0]),
+        onnx.helper.make_node("MatMul", ["x", "turned"], ["y"]),
+        onnx.helper.make_node("MatMul", ["x", "across"], ["z"]),
+    ]
+    weight = onnx.numpy_helper.from_array(np.arange(6, dtype=np.float32).reshape(2, 3))
+    weight.name = "w"
+    kind = onnx.TensorProto.FLOAT
+    ports = [port(name, kind, None) for name in ("y", "z", "turned")]
+    graph = onnx.helper.make_graph(
+        nodes, "joined", [port("x", kind, ["n", 3])], ports, [weight]
+    )
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    before = onnx.reference.ReferenceEvaluator(model).run(None, {"x": x})
+    products.join(model)
+    assert [node.op_type for node in model.graph.node].count("Gemm") == 1
+    # The turned weight is an output here, and so is the product of two values.
+    after = onnx.reference.ReferenceEvaluator(model).run(None, {"x": x})
+    for first, second in zip(before, after, strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-6)
 
 
 def test_dynamic_int8_of_convolutions_cannot_be_asked_for():

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fedlearn.errors import PackageError, RecordError, UserError
-from fedlearn.package import content, signature
+from fedlearn.package import content, manifest, signature
 from fedlearn.release.registry import (
     CANDIDATE,
     DATABASE_FILE,
@@ -114,6 +115,102 @@ def test_a_signature_comes_later(registry, tmp_path):
     assert registry.file(version, "model.sig") != first
 
 
+def two_signed(package, *keys):
+    marks = [signature.sign(package, key.sign, key.public_pem) for key in keys]
+    content.write_signatures(package.folder, marks)
+
+
+def test_a_second_signature_goes_with_the_first_and_the_history_tells(
+    registry, tmp_path
+):
+    package = packed(tmp_path, 3)
+    keys = [make_pair(tmp_path / name) for name in ("old", "new")]
+    two_signed(package, *keys)
+    version = registry.add(package, who="ann")
+    assert set(content.SIGNATURES) <= set(registry.paths(version))
+    # The same again changes nothing, and neither does a folder without signatures.
+    registry.add(package)
+    content.write_signatures(package.folder, [])
+    registry.add(package)
+    assert len(registry.signings("small")) == 2
+    two_signed(package, keys[1])
+    registry.add(package, who="bob")
+    assert "model.next.sig" not in registry.paths(version)
+    fetched = registry.export(version, tmp_path / "out")
+    assert list(fetched.signatures()) == ["model.sig"]
+    old, new = (key.fingerprint for key in keys)
+    changes = [
+        (change.path, change.before, change.after, change.who)
+        for change in registry.signings("small")
+    ]
+    assert changes == [
+        ("model.sig", None, old, "ann"),
+        ("model.next.sig", None, new, "ann"),
+        ("model.sig", old, new, "bob"),
+        ("model.next.sig", new, None, "bob"),
+    ]
+    assert registry.signings("other") == []
+
+
+def test_an_upload_takes_no_signature_away(registry, tmp_path):
+    package = packed(tmp_path, 3)
+    keys = [make_pair(tmp_path / name) for name in ("old", "new")]
+    two_signed(package, *keys)
+    version = registry.add(package)
+    two_signed(package, keys[0])
+    registry.add(package, replaces=False)
+    assert set(content.SIGNATURES) <= set(registry.paths(version))
+
+
+def test_a_signature_whose_file_is_damaged_is_replaced(registry, tmp_path):
+    package = packed(tmp_path, 3)
+    marked(package, make_pair(tmp_path / "old"))
+    version = registry.add(package)
+    sha256 = registry._rows(
+        "SELECT sha256 FROM files WHERE path = 'model.sig' AND package = ?",
+        version.sha256,
+    )[0][0]
+    registry._place(sha256).write_bytes(b"other")
+    marked(package, make_pair(tmp_path / "new"))
+    registry.add(package)
+    assert registry.signings("small")[-1].before == ""
+
+
+def test_a_registry_of_the_format_before_gets_its_signings(tmp_path):
+    with Registry(tmp_path / "r", create=True) as registry:
+        registry.add(packed(tmp_path, 3))
+    with sqlite3.connect(tmp_path / "r" / DATABASE_FILE) as database:
+        database.execute("DROP TABLE signings")
+        database.execute("PRAGMA user_version = 1")
+    with Registry(tmp_path / "r") as registry:
+        assert registry.signings("small") == []
+        assert [version.counter for version in registry.versions("small")] == [3]
+
+
+def test_what_has_expired_is_neither_kept_nor_made_stable(
+    registry, tmp_path, monkeypatch
+):
+    files = small.files()
+    for counter, year in ((1, 2098), (2, 2001), (3, 2099)):
+        expires = f"{year}-01-01T00:00:00Z"
+        description = replace(small.manifest(files), counter=counter, expires=expires)
+        package = content.write(tmp_path / str(counter), description, files)
+        if year > 2001:
+            registry.add(package)
+            registry.promote("small")
+            continue
+        with pytest.raises(PackageError, match=r"refused \(expired\).* 2001-01-01"):
+            registry.add(package)
+        assert [version.counter for version in registry.versions("small")] == [1]
+    # Later on, what was sound has expired.
+    late = datetime(2098, 6, 1, tzinfo=timezone.utc)
+    monkeypatch.setattr(manifest, "now", lambda: late)
+    for move in (registry.rollback, lambda name: registry.promote(name, 1)):
+        with pytest.raises(PackageError, match=r"refused \(expired\)"):
+            move("small")
+    assert registry.aliases("small") == {STABLE: 3, PREVIOUS: 1}
+
+
 def test_what_is_no_signature_takes_no_place(registry, tmp_path):
     package = packed(tmp_path, 3)
     first = marked(package, make_pair(tmp_path / "keys"))
@@ -132,8 +229,10 @@ def test_a_registry_without_its_database_does_not_begin_anew(registry, tmp_path,
     registry.add(packed(tmp_path, 3))
     registry.close()
     lost(registry.folder / DATABASE_FILE)
-    with pytest.raises(RecordError, match="is empty or gone, though"):
-        Registry(registry.folder, create=True)
+    for create in (True, False):
+        # What only looks must not send its user to begin anew.
+        with pytest.raises(RecordError, match=r"is empty or gone, though .*Restore it"):
+            Registry(registry.folder, create)
 
 
 def test_aliases_move_and_the_history_tells(registry, tmp_path):

@@ -188,8 +188,65 @@ def test_layers_of_every_kind_take_other_shapes():
     series, _ = layers["lstm"](output.flatten(2).transpose(1, 2))
     assert series.shape == (2, 16, 5)
     del shapes["conv.bias"]
-    with pytest.raises(fl.ModelError, match=r"'conv.bias' that the shapes lack"):
+    with pytest.raises(fl.ModelError, match=r"'conv.bias' .* of model 'x' is missing"):
         resize("model 'x'", layers, shapes)
+
+
+def two_layers(first, hidden, second):
+    """Return weights as of model 2nn, with other shapes of its inner tensors."""
+    shapes = {"hidden1.weight": (first, 64), "hidden1.bias": (first,)}
+    shapes |= {"hidden2.weight": (second, hidden), "hidden2.bias": (second,)}
+    shapes |= {"output.weight": (10, second), "output.bias": (10,)}
+    return {name: torch.zeros(shape) for name, shape in shapes.items()}
+
+
+def other_scores():
+    return two_layers(8, 8, 6) | {
+        "output.weight": torch.zeros(7, 6),
+        "output.bias": torch.zeros(7),
+    }
+
+
+def bare(name):
+    return {key: value for key, value in two_layers(8, 8, 6).items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        (
+            two_layers(8, 9, 6),
+            r"tensor 'hidden2.weight' \[6, 9\] does not fit the rest",
+        ),
+        (other_scores(), r"tensor 'output.weight' \[7, 6\] does not fit the rest"),
+        (bare("hidden2.bias"), r"tensor 'hidden2.bias' \[200\] of .* is missing"),
+        (bare("") | {"x": torch.zeros(3)}, r"has no tensor 'x' \[3\]"),
+        (
+            bare("") | {"hidden1.weight": torch.zeros(8)},
+            r"tensor 'hidden1.weight' \[8\] does not fit",
+        ),
+        # Layers of no units, which torch computes with and a run cannot learn.
+        (two_layers(0, 0, 6), r"tensor 'hidden1.\w+' \[0.*\] would leave a layer"),
+        (two_layers(8, 8, 0), r"tensor 'hidden2.\w+' \[0.*\] would leave a layer"),
+    ],
+)
+def test_shapes_that_do_not_fit_blame_the_weights(tensors, words, tmp_path):
+    file = tmp_path / "misfit.safetensors"
+    save_file(tensors, file)
+    changes = {"model.name": "2nn", "model.shapes": "weights"}
+    with pytest.raises(fl.ModelError, match=rf"weights = '{file}': .*{words}"):
+        begun_from(file, tmp_path / "out", changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_fails_by_itself_is_not_the_weights_fault(tmp_path):
+    file = tmp_path / "sound.safetensors"
+    save_file(two_layers(8, 8, 6), file)
+    changes = {"model.name": "cnn-small", "model.shapes": "weights"}
+    series = {"data.name": "watch-mini", "data.partition.kind": ""}
+    with pytest.raises(fl.ModelError) as caught:
+        begun_from(file, tmp_path / "out", changes | series)
+    assert "weights =" not in str(caught.value)
 
 
 def test_weights_beside_the_config_come_first(first, tmp_path, monkeypatch):
