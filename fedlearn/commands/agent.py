@@ -118,8 +118,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     from fedlearn.clients.device.rules import NO_RULES
 
     options = parser()
-    # No option gives rules: they stand in the owner's settings file alone.
-    options.set_defaults(rules=NO_RULES, releases=None)
+    # No option gives these: they stand in the owner's settings file alone.
+    options.set_defaults(rules=NO_RULES, releases=None, diagnose=True)
     arguments = options.parse_args(argv)
     if arguments.settings:
         from fedlearn.clients.device import settings
@@ -164,6 +164,8 @@ def _settings(arguments: argparse.Namespace) -> AgentSettings:
         most_bytes=arguments.megabytes << 20,
         rules=arguments.rules,
         releases=_releases(arguments),
+        diagnose=arguments.diagnose,
+        file=arguments.settings,
     )
 
 

@@ -65,11 +65,46 @@ def parser() -> Parser:
         help="print every event; DIR/fleet.log has them anyway",
     )
     parser.add_argument(
+        "--metrics-port",
+        type=int,
+        metavar="PORT",
+        help="tell Prometheus' figures and the fleet's page there, to this machine alone; "
+        "0: any that is free (default: none)",
+    )
+    _add_limits(parser)
+    parser.add_argument(
         "--insecure",
         action="store_true",
         help="without TLS: anybody on the way can say what is wanted",
     )
     return parser
+
+
+def _add_limits(parser: Parser) -> None:
+    group = parser.add_argument_group(
+        "from where on something is an event of DIR/fleet.log"
+    )
+    group.add_argument(
+        "--drift",
+        type=float,
+        default=0.25,
+        metavar="PSI",
+        help="of a device's inputs or outputs (default: 0.25)",
+    )
+    group.add_argument(
+        "--errors",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="of a device's requests that fail (default: 0.05)",
+    )
+    group.add_argument(
+        "--silent-s",
+        type=float,
+        default=900.0,
+        metavar="S",
+        help="for which a device does not attend (default: 900)",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,12 +117,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     _check(arguments)
     signal.signal(signal.SIGTERM, interrupt)
+    from fedlearn.exchange.releases import WatchLimits
     from fedlearn.release.fleet import FleetOptions, serve
+    from fedlearn.server.fleet_board import LEAST_REQUESTS, FleetLimits
     from fedlearn.server.listening import Address
 
     pki = None if arguments.insecure else arguments.pki
     address = Address(arguments.host, arguments.port, arguments.enroll_port, pki)
-    options = FleetOptions(address, arguments.devices, arguments.log or "notes")
+    figures = WatchLimits(LEAST_REQUESTS, arguments.errors, drift=arguments.drift)
+    options = FleetOptions(
+        address,
+        arguments.devices,
+        arguments.log or "notes",
+        FleetLimits(figures, arguments.silent_s),
+        arguments.metrics_port,
+    )
     serve(arguments.folder, options, lambda: False)
 
 
@@ -107,8 +151,14 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     if not 1 <= arguments.devices <= MOST_DEVICES:
         raise ConfigError(f"--devices {arguments.devices}: from 1 to {MOST_DEVICES}")
-    for name in ("port", "enroll_port"):
+    for name in ("drift", "errors", "silent_s"):
+        value = getattr(arguments, name)
+        # NaN is above nothing.
+        if not value > 0:
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option} {value:g}: a number above 0")
+    for name in ("port", "enroll_port", "metrics_port"):
         port = getattr(arguments, name)
-        if not 0 <= port <= HIGHEST_PORT:
+        if port is not None and not 0 <= port <= HIGHEST_PORT:
             option = name.replace("_", "-")
             raise ConfigError(f"--{option} {port}: from 0 to {HIGHEST_PORT}")

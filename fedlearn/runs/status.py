@@ -249,6 +249,11 @@ def of_coordinator(url: str) -> Status:
     """
     page = _page_address(url)
     figures = _figures(_fetched(page))
+    if ("fleet_devices", "") in figures:
+        raise UserError(
+            f"{page} is a fleet's; its page is {page.removesuffix('metrics')}, and fedlearn "
+            "status FLEET reads its folder"
+        )
     if ("rounds_done", "") not in figures:
         raise RunError(f"{page}: these are not the figures of fedlearn serve")
     counts = {
