@@ -54,7 +54,7 @@ class PackageShelf:
             )
         manifest = package.manifest
         release = ReleaseId(manifest.name, manifest.counter, package.sha256)
-        if not self._place(release).exists():
+        if not self.place(release).exists():
             self._copy(package, release)
         return release
 
@@ -63,7 +63,7 @@ class PackageShelf:
         release = wanted.release
         if release is None:
             return Offer(wanted)
-        place = self._place(release)
+        place = self.place(release)
         data = (place / MANIFEST_FILE).read_bytes()
         signatures = []
         for name in content.SIGNATURES:
@@ -73,14 +73,15 @@ class PackageShelf:
 
     def file(self, release: ReleaseId, place: int) -> bytes | None:
         """Return a file by its place among the manifest's sorted paths; None: no such file."""
-        folder = self._place(release)
+        folder = self.place(release)
         manifest = from_bytes((folder / MANIFEST_FILE).read_bytes())
         paths = sorted(manifest.listed)
         if place >= len(paths) or not (folder / paths[place]).exists():
             return None
         return (folder / paths[place]).read_bytes()
 
-    def _place(self, release: ReleaseId) -> Path:
+    def place(self, release: ReleaseId) -> Path:
+        """Return the folder of a release, which may not be there."""
         return self.folder / release.digest
 
     def _copy(self, package: Package, release: ReleaseId) -> None:
@@ -95,7 +96,7 @@ class PackageShelf:
         for path in part.rglob("*"):
             if path.is_file():
                 _sync(path)
-        part.rename(self._place(release))
+        part.rename(self.place(release))
         files.sync_folder(self.folder)
 
 
