@@ -126,6 +126,8 @@ class World:
         self.drift = 0.0
         self.deaths = self.random.choice((0.0, 0.05, 0.3))
         self.failures = self.random.choice((0.0, 0.0, 0.3))
+        # Where nothing drifts and nobody asks, time alone remains.
+        self.is_calm = self.random.random() < 0.3
         self.runs: dict[int, ReleaseId] = {}
         self.packages: dict[int, ReleaseId] = {}
         self.rollouts: list[ReleaseId] = []
@@ -180,11 +182,13 @@ class World:
     def passes(self):
         """Let some time pass."""
         self.now_s += self.random.choice((1.0, 20.0, 200.0))
+        if self.random.random() < 0.5 and self.rollouts:
+            # Most rollouts end well.
+            self.serving = self.rollouts[-1]
+        if self.is_calm:
+            return
         self.served += self.random.choice((0, 10, 300))
         self.drift = self.random.choice((0.0, 0.0, 0.9))
-        # Most rollouts end well.
-        if self.rollouts and self.random.random() < 0.5:
-            self.serving = self.rollouts[-1]
 
 
 class KilledFile:
