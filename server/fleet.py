@@ -1,4 +1,4 @@
-"""A coordinator that outlives runs: agents attend, and rollouts are what it does with them.
+"""A coordinator that outlives runs: runs and rollouts are what it does with its agents.
 
 `FleetRounds` is `fedlearn.server.rounds` with releases: it tells devices what they are to have,
 sends them the files that they ask for, and takes their reports. What has to outlive this
@@ -144,6 +144,36 @@ class FleetRounds(Rounds):
     def next_alarm(self) -> float:
         """Return when `tick` is due."""
         return min(super().next_alarm(), self._poll_due_s)
+
+    # Runs
+
+    def enter(self, run: bytes, experiment: str, limit_bytes: int) -> list[Action]:
+        """Begin a run over the agents that attend; see `RunTerms`."""
+        self.limit_bytes = limit_bytes
+        terms = self._reception.terms
+        self._reception.terms = replace(
+            terms, run=run, experiment=experiment, limit_bytes=limit_bytes
+        )
+        self._oldest_round = 0
+        return self._reception.welcome_all(self._oldest_round)
+
+    def leave(self) -> list[Action]:
+        """End the run: its work is not wanted any more, and its agents stay."""
+        actions: list[Action] = []
+        for client in sorted(self.book.open_work):
+            for work in list(self.book.of(client)):
+                cancel = frames.cancel(work.order.key, "the run has ended")
+                actions += self._reception.to_client(client, cancel)
+                self.book.close(work)
+        # Another run has rounds of the same numbers.
+        self.book.answered.clear()
+        self.limit_bytes = _NO_ANSWER
+        terms = self._reception.terms
+        self._reception.terms = replace(
+            terms, run=b"", experiment="{}", limit_bytes=_NO_ANSWER
+        )
+        self._oldest_round = 0
+        return [*actions, *self._reception.welcome_all(self._oldest_round)]
 
     # Devices
 

@@ -365,6 +365,9 @@ class Agent:
         if self._desk is not None and welcome.releases:
             self._desk.connected(self._send)
         if not welcome.run:
+            # A fleet's run has ended: the process that worked for it holds torch.
+            if not self._workshop.jobs:
+                self._workshop.end_process()
             return
         # The same run again, after a break: the work goes on, and its answers are known.
         if folder == self._folder:

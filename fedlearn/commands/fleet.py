@@ -1,4 +1,4 @@
-"""The command ``fedlearn fleet``: a coordinator that outlives runs, and drives rollouts."""
+"""The command ``fedlearn fleet``: a coordinator that outlives runs, and does runs and rollouts."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import argparse
 import os
 import shlex
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedlearn.commands.arguments import Parser, ended, interrupt
+from fedlearn.commands.arguments import Parser, add_config, ended, interrupt
 from fedlearn.errors import ConfigError
 
 HIGHEST_PORT = 65535
@@ -17,6 +18,7 @@ HIGHEST_PORT = 65535
 MOST_DEVICES = 1_000_000
 
 EPILOG = (
+    "fedlearn fleet run CONFIG --fleet DIR has it do a run (see: fedlearn fleet run --help). "
     "fedlearn rollout start|pause|resume|abort|status --fleet DIR says what it does. exit "
     "codes: 0 ended, 2 wrong input, 3 the disk or the address failed, 130 interrupted"
 )
@@ -107,11 +109,56 @@ def _add_limits(parser: Parser) -> None:
     )
 
 
+def run_parser() -> Parser:
+    """Return the arguments of ``fedlearn fleet run``."""
+    parser = Parser(
+        prog="fedlearn fleet run",
+        description="Have a fleet's coordinator do a run over the agents that attend it. The "
+        "command notes the wish and ends; fedlearn status tells how the run goes.",
+        epilog="exit codes: 0 noted, 2 wrong input, 3 the disk failed",
+    )
+    add_config(parser)
+    parser.add_argument(
+        "--fleet", type=Path, required=True, metavar="DIR", help="the fleet's folder"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="change one key of the config; may be repeated",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="RUN",
+        help="the run's folder; one that holds an unfinished run goes on (default: a new "
+        "one in DIR/runs)",
+    )
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    # A folder of that name is written with its path: ./run
+    if words[:1] == ["run"]:
+        wishes = run_parser().parse_args(words[1:])
+        return ended(lambda: _wish(wishes))
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    arguments = parser().parse_args(argv)
+    # Workers of a run's engine would be forked beside the exchange's threads.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    arguments = parser().parse_args(words)
     return ended(lambda: _run(arguments))
+
+
+def _wish(arguments: argparse.Namespace) -> None:
+    from fedlearn.release.fleet_runs import wish
+
+    number, folder = wish(
+        arguments.fleet, arguments.config, arguments.set, arguments.out
+    )
+    print(f"run {number} is noted; see fedlearn status {folder}")
 
 
 def _run(arguments: argparse.Namespace) -> None:

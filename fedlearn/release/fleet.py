@@ -3,7 +3,8 @@
 FLEET/rollouts.sqlite   rollouts, reports and wishes
 FLEET/devices.sqlite    who attends since when, figures, questions and their answers
 FLEET/packages/         what rollouts are about
-FLEET/journal/          locked by the coordinator; a fleet without a run stores no answers
+FLEET/runs.sqlite       runs that are to be done, and what came of them
+FLEET/journal/          locked by the coordinator; a run's answers are in the run's folder
 FLEET/fleet.log         what happened
 FLEET/address.json      where agents attend; the ports stay over a restart
 """
@@ -22,17 +23,18 @@ from fedlearn.exchange.addresses import joined
 from fedlearn.records.names import ADDRESS_FILE, JOURNAL_FOLDER
 from fedlearn.release import fleet_status
 from fedlearn.release.fleet_figures import exposition
+from fedlearn.release.fleet_runs import do_next
 from fedlearn.release.shelf import PackageShelf
 from fedlearn.reporting.fleet_page import fleet_page
 from fedlearn.server.device_store import DeviceStore
 from fedlearn.server.fleet import FleetRounds
 from fedlearn.server.fleet_board import FleetBoard, FleetLimits
+from fedlearn.server.fleet_service import FleetService
 from fedlearn.server.journal import Journal
 from fedlearn.server.listening import Address
 from fedlearn.server.observe import Log
 from fedlearn.server.pages import LOOPBACK, HttpPages, health
 from fedlearn.server.rollout_store import RolloutStore
-from fedlearn.server.service import Service
 from fedlearn.system import files
 
 LOG_FILE = "fleet.log"
@@ -84,7 +86,7 @@ def serve(folder: Path, options: FleetOptions, is_over: Callable[[], bool]) -> N
         shelf = PackageShelf(folder)
         rounds = FleetRounds(options.devices, store, shelf, log.note, now, board)
         address = _address_of(folder, options.address)
-        service = Service(rounds, journal, address, log)
+        service = FleetService(rounds, journal, address, log)
         stack.callback(service.stop, over=False)
         service.start()
         if options.metrics_port is not None:
@@ -97,10 +99,11 @@ def serve(folder: Path, options: FleetOptions, is_over: Callable[[], bool]) -> N
             service.attending()
             if not service.events.empty():
                 service.next()
-            time.sleep(_LOOK_S)
+            if not do_next(folder, service):
+                time.sleep(_LOOK_S)
 
 
-def _pages(folder: Path, port: int, service: Service) -> HttpPages:
+def _pages(folder: Path, port: int, service: FleetService) -> HttpPages:
     """Serve a fleet's figures, its health and its page. Raises RunError."""
 
     def figures() -> tuple[int, str]:
@@ -130,7 +133,7 @@ def _address_of(folder: Path, address: Address) -> Address:
     )
 
 
-def _announce(folder: Path, service: Service, log: Log) -> None:
+def _announce(folder: Path, service: FleetService, log: Log) -> None:
     """Write down where agents attend, and note it."""
     place = joined(service.address.host, service.port)
     ports = {

@@ -164,7 +164,9 @@ class Rounds:
         rollouts = RolloutStore(folder)
         # No rollout is in this test, so nobody looks for a package.
         shelf: Any = None
-        self.machine = FleetRounds(10, rollouts, shelf, print, 0.0, self.world.board)
+        self.machine: Any = FleetRounds(
+            10, rollouts, shelf, print, 0.0, self.world.board
+        )
         self.session = 0
         self.now = 0.0
 
