@@ -12,6 +12,7 @@ from fedlearn.text import printable
 # Devices and events that are shown; there may be thousands.
 SHOWN = 20
 EVENTS_SHOWN = 10
+RUNS_SHOWN = 3
 
 
 def rollout_lines(value: Mapping[str, Any]) -> list[str]:
@@ -38,6 +39,7 @@ def fleet_lines(value: Mapping[str, Any]) -> list[str]:
     for release, count in value["releases"].items():
         lines.append(f"{count} run {release}")
     lines += _rollout(value)
+    lines += [_run_line(run) for run in value["runs"][:RUNS_SHOWN]]
     # Those with something to say first: of thousands only some are shown.
     ranked = sorted(devices, key=_is_well)
     for device in ranked[:SHOWN]:
@@ -72,6 +74,13 @@ def _rollout(value: Mapping[str, Any]) -> Iterator[str]:
         yield f"wave {number}, {state}: {counts}"
     if value["unsettled"]:
         yield f"not there yet: {len(value['unsettled'])} devices"
+
+
+def _run_line(run: Mapping[str, Any]) -> str:
+    text = f"run {run['number']}: {run['phase']}, {run['folder']}"
+    if run["reason"]:
+        text += f": {run['reason']}"
+    return printable(text)
 
 
 def _device_line(device: Mapping[str, Any]) -> str:

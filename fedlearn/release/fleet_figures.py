@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from fedlearn.release.run_store import RunPhase
 from fedlearn.server.figures import ExchangeFigures, Exposition, add_exchange
 from fedlearn.server.rollout_plan import DeviceStanding, RolloutPhase
 
@@ -17,6 +18,11 @@ def exposition(value: Mapping[str, Any], figures: ExchangeFigures) -> str:
     out.gauge("agents_attending", "Agents that are connected", figures.attending)
     _add_devices(out, value)
     _add_rollout(out, value)
+    counts = Counter(run["phase"] for run in value["runs"])
+    phases = {phase.name.lower(): 0 for phase in RunPhase}
+    out.gauges(
+        "fleet_runs", "The last runs by where they stand", "phase", phases | counts
+    )
     add_exchange(out, figures)
     return out.text()
 

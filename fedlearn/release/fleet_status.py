@@ -14,6 +14,7 @@ from fedlearn.errors import RecordError
 from fedlearn.records.names import JOURNAL_FOLDER
 from fedlearn.records.writing import owned
 from fedlearn.release import rollouts
+from fedlearn.release.run_store import RunStore
 from fedlearn.server.device_store import DeviceEntry, DeviceStore
 from fedlearn.server.observe import read
 from fedlearn.server.rollout_store import STORE_FILE
@@ -25,9 +26,10 @@ EVENTS = (
     *("not kept", "on trial", "committed", "revoked", "turned away", "note"),
 )
 
-# Events and rollouts that are told; there may be more.
+# Events, rollouts and runs that are told; there may be more.
 EVENTS_TOLD = 50
 ROLLOUTS_TOLD = 20
+RUNS_TOLD = 20
 
 
 def is_fleet(folder: Path) -> bool:
@@ -54,7 +56,8 @@ def status(folder: Path) -> dict[str, Any]:
     """Return how a fleet is doing. Raises UserError for another folder, RecordError.
 
     Besides the keys of `rollouts.status`: fleet, running, attending, releases (name → devices
-    that run it), rollouts (the last ones, newest first) and events (the last ones, oldest first).
+    that run it), rollouts and runs (the last ones, newest first) and events (the last ones, oldest
+    first).
     """
     value = rollouts.status(folder)
     entries = entries_of(folder)
@@ -70,6 +73,7 @@ def status(folder: Path) -> dict[str, Any]:
         "devices": devices,
         "releases": dict(counts.most_common()),
         "rollouts": _rollouts(folder),
+        "runs": _runs(folder),
         "events": events[-EVENTS_TOLD:],
     }
 
@@ -128,6 +132,24 @@ def _rollouts(folder: Path) -> list[dict[str, Any]]:
             "release": str(plan.release),
             "phase": progress.phase.name.lower(),
             "reason": progress.reason,
+        }
+        rows.append(row)
+    return rows
+
+
+def _runs(folder: Path) -> list[dict[str, Any]]:
+    store = RunStore(folder)
+    try:
+        runs = store.runs()
+    finally:
+        store.close()
+    rows = []
+    for run in reversed(runs[-RUNS_TOLD:]):
+        row = {
+            "number": run.number,
+            "folder": str(run.folder),
+            "phase": run.phase.name.lower(),
+            "reason": run.reason,
         }
         rows.append(row)
     return rows

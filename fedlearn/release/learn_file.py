@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomllib
 from pydantic import BaseModel, Field, ValidationError
@@ -31,6 +31,7 @@ class LearnSection(Section):
     config: str = Field(min_length=1)
     registry: str = Field(min_length=1)
     key: str = Field(min_length=1)
+    clients: Literal["simulated", "fleet"] = "simulated"
     gate: float = Field(0.5, ge=0, le=100)
     set: list[str] = Field(default_factory=list)
 

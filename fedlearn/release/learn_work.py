@@ -23,11 +23,13 @@ from fedlearn.package.content import Package
 from fedlearn.records.names import MODEL_FILE, SUMMARY_FILE
 from fedlearn.records.writing import read_lines
 from fedlearn.release import rollouts
-from fedlearn.release.fleet_status import entries_of
+from fedlearn.release.fleet_runs import wish
+from fedlearn.release.fleet_status import entries_of, is_served
 from fedlearn.release.learn_file import LearnFile
 from fedlearn.release.learning import FleetSight, LearnRecord, TrainedWeights
 from fedlearn.release.registry import Registry
 from fedlearn.release.rollouts import RolloutOptions
+from fedlearn.release.run_store import RunPhase, RunStore
 from fedlearn.release.shelf import PackageShelf
 from fedlearn.server.fleet_board import LEAST_REQUESTS
 from fedlearn.server.release import ReleaseKey, read_key
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
     from fedlearn.reporting.progress import Progress
 
 LEARN_FOLDER = "learn"
+
+# How often we look whether the fleet's run has ended.
+_LOOK_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ class FleetLearning:
             folder / MODEL_FILE
         ).exists()
         if not is_finished:
-            self._simulate(record, folder)
+            self._train(record, folder)
         accuracies = []
         for line in read_lines(folder):
             if line.get("accuracy") is not None:
@@ -168,11 +173,8 @@ class FleetLearning:
 
     # Steps
 
-    def _simulate(self, record: LearnRecord, folder: Path) -> None:
+    def _train(self, record: LearnRecord, folder: Path) -> None:
         """Run in a folder, or go on with the run there."""
-        # Late: torch and flwr take seconds.
-        from fedlearn.runs.start import run_in_folder
-
         assert record.base is not None
         weights = PackageShelf(self._paths.fleet).place(record.base).resolve()
         if not weights.exists():
@@ -180,15 +182,52 @@ class FleetLearning:
                 f"the fleet's package of {record.base} is not in '{weights.parent}' any more; "
                 "copy it there under this name"
             )
+        changes = [*self._file.learn.set, f"model.weights={weights}"]
+        if self._file.learn.clients == "fleet":
+            self._have_fleet_run(changes, folder)
+        else:
+            self._simulate(changes, folder)
+
+    def _simulate(self, changes: list[str], folder: Path) -> None:
+        # Late: torch and flwr take seconds.
+        from fedlearn.runs.start import run_in_folder
+
         run_in_folder(
             _execute,
             config=self._paths.config,
-            changes=[*self._file.learn.set, f"model.weights={weights}"],
+            changes=changes,
             out=folder,
             resume=folder.exists(),
             quiet=True,
             check_expected=False,
         )
+
+    def _have_fleet_run(self, changes: list[str], folder: Path) -> None:
+        """Have the fleet's coordinator run, and wait for it. Raises RunError where it fails."""
+        place = folder.resolve()
+        store = RunStore(self._paths.fleet)
+        try:
+            run = store.newest_in(place)
+            # One that goes on is this learning's own, of before a crash.
+            if run is None or run.phase is RunPhase.FAILED:
+                wish(self._paths.fleet, self._paths.config, changes, place)
+            while True:
+                run = store.newest_in(place)
+                assert run is not None
+                if run.phase is RunPhase.DONE:
+                    return
+                if run.phase is RunPhase.FAILED:
+                    raise RunError(
+                        f"run {run.number} of the fleet failed: {run.reason}"
+                    )
+                if not is_served(self._paths.fleet):
+                    raise RunError(
+                        f"nobody serves the fleet '{self._paths.fleet}', which is to run; "
+                        "start fedlearn fleet"
+                    )
+                time.sleep(_LOOK_S)
+        finally:
+            store.close()
 
     def _build(self, record: LearnRecord, registry: Registry, place: Path) -> None:
         """Write the package of a run, as a difference from what the fleet serves."""

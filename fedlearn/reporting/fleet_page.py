@@ -66,6 +66,7 @@ def _body(value: Mapping[str, Any]) -> list[Html]:
         _devices(value["devices"]),
         _events(value["events"]),
         _history(value["rollouts"]),
+        _runs(value["runs"]),
         element("footer", foot),
     ]
 
@@ -224,6 +225,17 @@ def _history(rollouts: Sequence[Mapping[str, Any]]) -> Html:
         rows.append([rollout["number"], rollout["release"], rollout["phase"], text])
     heading = ["rollout", "release", "phase", "reason"]
     return section_of("Rollouts", table(heading, rows, (0, 1, 2, 3)))
+
+
+def _runs(runs: Sequence[Mapping[str, Any]]) -> Html:
+    if not runs:
+        return Html("")
+    rows = []
+    for run in runs:
+        text = printable(run["reason"])
+        rows.append([run["number"], run["folder"], run["phase"], text])
+    heading = ["run", "folder", "phase", "reason"]
+    return section_of("Runs", table(heading, rows, (0, 1, 2, 3)))
 
 
 def _moment(seconds: float) -> str:

@@ -13,16 +13,22 @@ import pytest
 
 import fedlearn as fl
 from fedlearn.commands import learn, sign
+from fedlearn.errors import RunError
 from fedlearn.exchange.releases import InstalledReport, WatchFigures
 from fedlearn.package import content, keys, signature
+from fedlearn.release.learn_file import read_learn_file
+from fedlearn.release.learn_work import FleetLearning, LearnPaths
+from fedlearn.release.learning import LearnRecord, LearnStep
 from fedlearn.release.packing import Wishes, pack
 from fedlearn.release.registry import Registry
 from fedlearn.release.rollouts import RolloutOptions, start, status
+from fedlearn.release.run_store import RunPhase, RunStore
 from fedlearn.runs.trained import load
 from fedlearn.server.device_store import DeviceEntry, DeviceStore
 from fedlearn.server.rollout_plan import RolloutPhase, RolloutProgress
 from fedlearn.server.rollout_store import RolloutStore
 from fedlearn.system import failpoints
+from tests.system.fleets import FleetProcesses
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(300)  # processes that load torch, one after another
@@ -167,6 +173,53 @@ def test_without_rollout_a_person_decides(fleet, capsys):
     assert learn.main([str(fleet.file), "--status"]) == 0
     out = capsys.readouterr().out
     assert "is a candidate" in out and "due       nothing" in out
+
+
+def test_the_fleets_own_agents_learn_what_a_simulation_does(fleet, capsys):
+    processes = FleetProcesses(fleet.folder)
+    text = LEARN.replace("[triggers]", 'clients = "fleet"\n[triggers]')
+    fleet.file.write_text(text)
+    try:
+        coordinator = processes.serve()
+        for client in (0, 1):
+            processes.attend(client)
+        processes.wait(lambda: processes.attending() == {0, 1}, coordinator)
+        assert learn.main([str(fleet.file), "--once"]) == 0
+    finally:
+        processes.end()
+    record = capsys.readouterr().err
+    assert "is a candidate" in record
+    summaries = []
+    # The same learning by simulated clients, in another folder.
+    fleet.file.write_text(LEARN)
+    for name in ("learn", "simulated"):
+        if name == "simulated":
+            (fleet.fleet / "learn").rename(fleet.fleet / "by-agents")
+            shutil.rmtree(fleet.folder / "registry")
+            assert learn.main([str(fleet.file), "--once"]) == 0
+        path = fleet.fleet / "learn" / "runs" / "1" / "summary.json"
+        summaries.append(json.loads(path.read_text()))
+    assert [summary["engine"] for summary in summaries] == ["fleet", "serial"]
+    assert summaries[0]["model_sha256"] == summaries[1]["model_sha256"]
+
+
+def test_a_fleets_run_that_fails_is_told_and_wished_anew(fleet):
+    fleet.file.write_text(LEARN.replace("[triggers]", 'clients = "fleet"\n[triggers]'))
+    file = read_learn_file(fleet.file)
+    work = FleetLearning(LearnPaths.of(fleet.file, file), file)
+    base = work.look().serving
+    record = LearnRecord(1, LearnStep.TRAINING, base=base)
+    with pytest.raises(RunError, match="nobody serves the fleet"):
+        work.train(record)
+    store = RunStore(fleet.fleet)
+    store.keep(1, RunPhase.FAILED, "a cable was pulled")
+    with pytest.raises(RunError, match="nobody serves the fleet"):
+        work.train(record)
+    # The one that waits is not wished a second time.
+    with pytest.raises(RunError, match="nobody serves the fleet"):
+        work.train(record)
+    assert [run.phase for run in store.runs()] == [RunPhase.FAILED, RunPhase.WANTED]
+    store.close()
 
 
 def test_a_fleet_that_is_well_learns_nothing(fleet, capsys):
