@@ -30,6 +30,9 @@ LEAST_REQUESTS = 20
 # Of a limit, below which an alarm ends: figures near it would begin and end one for ever.
 CALM_SHARE = 0.8
 
+# Devices that look at themselves at a time: each measures its link, which they may share.
+MOST_ASKED = 20
+
 # How often it is looked who is silent.
 LOOK_S = 5.0
 
@@ -128,9 +131,16 @@ class FleetBoard:
 
     def questions(self) -> Iterator[tuple[int, int]]:
         """Yield (device, number) of each question that its device is to be sent now."""
-        for device, number in self._store.questions().items():
+        questions = self._store.questions()
+        waiting = sum(
+            self._asked.get(device) == number for device, number in questions.items()
+        )
+        for device, number in questions.items():
             if not self._entry(device).attending or self._asked.get(device) == number:
                 continue
+            if waiting >= MOST_ASKED:
+                return
+            waiting += device not in self._mute
             self._asked[device] = number
             if device not in self._mute:
                 yield device, number

@@ -1,8 +1,9 @@
 """Runs that a fleet is to do: written down, done in their order, and one goes on first."""
 
+from typing import Any
+
 import pytest
 import tomllib
-from typing import Any
 
 from fedlearn.commands import fleet as command
 from fedlearn.release import fleet_runs

@@ -14,6 +14,7 @@ from fedlearn.exchange.releases import (
     WatchFigures,
     WatchLimits,
 )
+from fedlearn.server import fleet_board
 from fedlearn.server.device_store import DeviceEntry, DeviceStore
 from fedlearn.server.fleet import POLL_S, FleetRounds
 from fedlearn.server.fleet_board import LOOK_S, NOTHING_ASKED, FleetBoard, FleetLimits
@@ -211,6 +212,19 @@ def test_a_question_is_sent_once_a_connection_and_its_answer_is_kept(rounds):
     assert (answer.number, answer.findings, answer.time_s) == (number, (BAD,), 1000.0)
     assert rounds.world.store.questions() == {}
     assert rounds.poll() == []
+
+
+def test_devices_of_a_shared_link_are_asked_a_few_at_a_time(rounds, monkeypatch):
+    monkeypatch.setattr(fleet_board, "MOST_ASKED", 2)
+    numbers = {}
+    for device in (0, 1, 2, 3):
+        session = rounds.attend(device, diagnoses=device != 1)
+        numbers[session] = rounds.world.store.ask(device)
+    # The older agent takes nobody's place.
+    assert [session for session, _ in rounds.poll()] == [1, 3]
+    assert rounds.poll() == []
+    rounds.say(3, numbers[3], BAD)
+    assert rounds.poll() == [(4, numbers[4])]
 
 
 def test_only_an_answer_that_was_asked_for_is_kept(rounds):
