@@ -9,10 +9,12 @@ Times of `now` are seconds of any clock that never goes back; ``clock`` gives th
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
+from fedlearn.errors import RecordError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.findings import findings_of, reason_in
 from fedlearn.exchange.release_frames import WrongFrame
@@ -55,7 +57,11 @@ class FleetLimits:
 
 
 class FleetBoard:
-    """See the module. Every method may raise RecordError where the disk fails."""
+    """See the module.
+
+    A disk that fails is noted once, and written to again later: nothing here is a reason to end
+    a fleet.
+    """
 
     def __init__(
         self,
@@ -64,7 +70,10 @@ class FleetBoard:
         limits: FleetLimits,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Take what was before. Nobody attends yet, and nobody was silent meanwhile."""
+        """Take what was before. Nobody attends yet, and nobody was silent meanwhile.
+
+        Raises RecordError for a file that cannot be used.
+        """
         self.entries = store.entries()
         self._store = store
         self._events = events
@@ -78,6 +87,8 @@ class FleetBoard:
         self._asked: dict[int, int] = {}
         self._mute: set[int] = set()
         self._changed: set[int] = set()
+        # Why the disk takes nothing now.
+        self._trouble = ""
         for device, entry in self.entries.items():
             if entry.attending:
                 self._keep(
@@ -126,12 +137,15 @@ class FleetBoard:
         except WrongFrame:
             return False
         answer = DeviceDiagnosis(message.number, self._clock(), findings, reason)
-        self._store.answer(device, answer)
+        with self._noting():
+            self._store.answer(device, answer)
         return True
 
     def questions(self) -> Iterator[tuple[int, int]]:
         """Yield (device, number) of each question that its device is to be sent now."""
-        questions = self._store.questions()
+        questions: dict[int, int] = {}
+        with self._noting():
+            questions = self._store.questions()
         waiting = sum(
             self._asked.get(device) == number for device, number in questions.items()
         )
@@ -146,7 +160,8 @@ class FleetBoard:
                 yield device, number
                 continue
             answer = DeviceDiagnosis(number, self._clock(), reason=NOTHING_ASKED)
-            self._store.answer(device, answer)
+            with self._noting():
+                self._store.answer(device, answer)
 
     def tick(self, now: float) -> None:
         """See who is silent, and bring what changed to disk."""
@@ -159,10 +174,22 @@ class FleetBoard:
         """Bring what changed to disk."""
         if not self._changed:
             return
-        self._store.keep({device: self.entries[device] for device in self._changed})
-        self._changed.clear()
+        with self._noting():
+            self._store.keep({device: self.entries[device] for device in self._changed})
+            self._changed.clear()
+            self._trouble = ""
 
     # What follows
+
+    @contextlib.contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Note that the disk fails, once; what changed stays to be written."""
+        try:
+            yield
+        except RecordError as error:
+            if not self._trouble:
+                self._events("note", text=str(error))
+            self._trouble = str(error)
 
     def _entry(self, device: int) -> DeviceEntry:
         return self.entries.get(device, DeviceEntry())

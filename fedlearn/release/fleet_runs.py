@@ -7,6 +7,7 @@ where it was. What differs is whose connections it uses.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 import tomllib
 
 from fedlearn.errors import ConfigError, FedlearnError, UserError, reason_of
-from fedlearn.records.names import CLIENTS_FILE, JOURNAL_FOLDER, SUMMARY_FILE
+from fedlearn.records.names import (
+    ADDRESS_FILE,
+    CLIENTS_FILE,
+    DEVICES_FILE,
+    JOURNAL_FOLDER,
+    SUMMARY_FILE,
+)
 from fedlearn.release.fleet_status import is_fleet
 from fedlearn.release.run_store import FleetRun, RunPhase, RunStore
 from fedlearn.server.fleet_service import FleetService, RunService
@@ -85,7 +92,7 @@ def do_next(fleet: Path, service: FleetService) -> bool:
         store.keep(run.number, RunPhase.RUNNING)
         service.log.note(f"run {run.number} begins: {run.folder}")
         try:
-            _do(run, service)
+            _do(run, fleet, service)
         except FedlearnError as error:
             reason = reason_of(error)
             store.keep(run.number, RunPhase.FAILED, reason)
@@ -98,11 +105,11 @@ def do_next(fleet: Path, service: FleetService) -> bool:
         store.close()
 
 
-def _do(run: FleetRun, service: FleetService) -> None:
+def _do(run: FleetRun, fleet: Path, service: FleetService) -> None:
     # Late: a coordinator without runs needs neither torch nor flwr.
     from fedlearn.runs.start import run_in_folder
 
-    visit = _Visit(service)
+    visit = _Visit(fleet, service)
     config: Mapping[str, Any] = tomllib.loads(run.config)
     run_in_folder(
         visit.execute,
@@ -110,6 +117,7 @@ def _do(run: FleetRun, service: FleetService) -> None:
         out=run.folder,
         resume=run.folder.exists(),
         quiet=True,
+        resume_command=shlex.join(["fedlearn", "fleet", str(fleet)]),
         check_expected=False,
     )
 
@@ -117,9 +125,11 @@ def _do(run: FleetRun, service: FleetService) -> None:
 class _Visit:
     """One run's stay with a fleet."""
 
-    def __init__(self, service: FleetService) -> None:
+    def __init__(self, fleet: Path, service: FleetService) -> None:
+        self._fleet = fleet
         self._service = service
         self._journal: Journal | None = None
+        self._clients = 0
 
     def execute(
         self, experiment: Experiment, folder: RunFolder, display: Progress, resume: bool
@@ -146,6 +156,11 @@ class _Visit:
         from fedlearn.runs.serving import LEAST_ROOM, run_id
 
         settled = site.settled
+        self._check(settled.clients)
+        # Who asks how the run is doing learns whose it is, and what goes on with it.
+        fleet_path = str(self._fleet.resolve())
+        folder.write_json(ADDRESS_FILE, {"fleet": fleet_path})
+        self._clients = settled.clients
         place = folder.path / JOURNAL_FOLDER
         journal = Journal(place, quota_bytes(place, None))
         self._journal = journal
@@ -166,6 +181,16 @@ class _Visit:
         )
         return with_fleet(stack, site, fleet)
 
+    def _check(self, clients: int) -> None:
+        """Raise ConfigError for clients that no device of the fleet can be."""
+        devices = self._service.rounds.clients
+        if clients > devices:
+            raise ConfigError(
+                f"the experiment has {clients} clients, and the fleet's ids end at "
+                f"{devices - 1}; start fedlearn fleet with --devices {clients}, or --set "
+                f"data.partition.clients={devices}"
+            )
+
     def _end(self, folder: RunFolder) -> None:
         journal = self._journal
         if journal is None:
@@ -176,6 +201,12 @@ class _Visit:
             table = took_part(journal)
             if table:
                 folder.write_json(CLIENTS_FILE, table)
+            facts = {
+                str(client): self._service.devices[client]
+                for client in sorted(self._service.devices)
+                if client < self._clients
+            }
+            folder.write_json(DEVICES_FILE, facts)
         except FedlearnError as error:
             # Why the run ends is said already, or it has ended well.
             self._service.log.note(f"{CLIENTS_FILE} is not written: {error}")

@@ -10,6 +10,7 @@ Each step looks first for what it made before: a crash between a step and its re
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ _LOOK_S = 0.5
 class LearnPaths:
     """Where everything lies, as a file beside which paths are read says."""
 
+    file: Path
     fleet: Path
     config: str
     registry: Path
@@ -69,6 +71,7 @@ class LearnPaths:
         # A shipped experiment has a name, and no file here.
         name = str(config) if config.exists() else section.config
         paths = cls(
+            path,
             beside / section.fleet,
             name,
             beside / section.registry,
@@ -199,6 +202,7 @@ class FleetLearning:
             out=folder,
             resume=folder.exists(),
             quiet=True,
+            resume_command=shlex.join(["fedlearn", "learn", str(self._paths.file)]),
             check_expected=False,
         )
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from fedlearn.errors import RecordError
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.findings import DeviceFinding, diagnosis_frame
 from fedlearn.exchange.releases import (
@@ -152,6 +153,22 @@ def test_what_a_device_runs_is_told_when_it_changes(world):
         ("not kept", 0, f"{TWO}: outputs differ"),
         ("committed", 0, str(ONE)),
     ]
+
+
+def test_a_disk_that_fails_is_noted_once_and_written_to_again(world, monkeypatch):
+    keep = world.store.keep
+
+    def full(entries):
+        raise RecordError("the disk is full")
+
+    monkeypatch.setattr(world.store, "keep", full)
+    for device in (0, 1):
+        world.board.attended(device, HELLO)
+        world.board.tick(0.0)
+    assert world.events == [("note", None, "the disk is full")]
+    monkeypatch.setattr(world.store, "keep", keep)
+    world.board.tick(1.0)
+    assert set(world.store.entries()) == {0, 1}
 
 
 # Questions

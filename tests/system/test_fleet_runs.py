@@ -6,6 +6,7 @@ import pytest
 
 from fedlearn.commands import fleet as command
 from fedlearn.release.run_store import RunPhase, RunStore
+from fedlearn.runs.status import of_folder
 from tests.jobs import run
 from tests.system.fleets import FleetProcesses, kill
 from tests.system.test_fleet import CONFIG, same
@@ -71,6 +72,8 @@ def test_runs_come_and_go_and_their_agents_stay(processes, tmp_path):
         assert summary["engine"] == "fleet"
         table = json.loads((folder / "clients.json").read_text())
         assert table["0"]["train"]["answered"] == 2
+        devices = json.loads((folder / "devices.json").read_text())
+        assert devices.keys() == {"0", "1"}
     # No agent ended with a run.
     assert [agent.poll() for agent in agents] == [None, None]
     assert processes.attending() == {0, 1}
@@ -89,6 +92,10 @@ def test_a_coordinator_that_is_killed_goes_on_with_its_run(processes, tmp_path):
     processes.wait(lambda: rounds_done() >= 3, coordinator, 250)
     kill(coordinator)
     assert phases(processes)[0][0] is RunPhase.RUNNING
+    status = of_folder(folder)
+    assert status.state == "stopped"
+    assert status.next is not None
+    assert status.next.startswith(f"fedlearn fleet {processes.fleet} and the options")
     coordinator = processes.serve()
     processes.wait(lambda: are_over(processes), coordinator, 250)
     assert phases(processes) == [(RunPhase.DONE, "")]
