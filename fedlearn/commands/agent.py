@@ -66,6 +66,12 @@ def parser() -> Parser:
         help="without TLS: anybody on the way reads and changes everything",
     )
     parser.add_argument(
+        "--no-diagnose",
+        dest="diagnose",
+        action="store_false",
+        help="a fleet's coordinator may not ask what the doctor finds here",
+    )
+    parser.add_argument(
         # `fedlearn serve` starts its local agents with it, so that none outlives its
         # coordinator.
         "--end-with-input",
@@ -118,8 +124,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     from fedlearn.clients.device.rules import NO_RULES
 
     options = parser()
-    # No option gives these: they stand in the owner's settings file alone.
-    options.set_defaults(rules=NO_RULES, releases=None, diagnose=True)
+    # No option gives rules: they stand in the owner's settings file alone.
+    options.set_defaults(rules=NO_RULES, releases=None)
     arguments = options.parse_args(argv)
     if arguments.settings:
         from fedlearn.clients.device import settings
