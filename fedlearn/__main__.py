@@ -76,6 +76,10 @@ COMMANDS = {
         "fedlearn.commands.rollout",
         "bring a package to a fleet's devices, wave by wave, and back",
     ),
+    "learn": (
+        "fedlearn.commands.learn",
+        "have a fleet learn again, when time, samples or drift ask for it",
+    ),
     "report": ("fedlearn.commands.report", "draw a run's report, or compare runs"),
     "export": (
         "fedlearn.commands.export",

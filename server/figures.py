@@ -93,13 +93,14 @@ class Lines:
         return text.split(b"\n")
 
 
-class _Exposition:
+class Exposition:
     """Metrics in Prometheus' text format, version 0.0.4.
 
     A value that is no number is left out, and a metric without values too.
     """
 
     def __init__(self) -> None:
+        """Begin without metrics."""
         self._lines: list[str] = []
 
     def gauge(self, name: str, help_text: str, value: object) -> None:
@@ -110,14 +111,17 @@ class _Exposition:
         """Add a metric that only grows."""
         self._add(name, "counter", help_text, [("", value)])
 
+    def gauges(
+        self, name: str, help_text: str, label: str, values: Mapping[str, float]
+    ) -> None:
+        """Add a metric that goes up and down, for each value of a label."""
+        self._add(name, "gauge", help_text, _labelled(label, values))
+
     def counters(
         self, name: str, help_text: str, label: str, counts: Mapping[str, float]
     ) -> None:
         """Add a metric that only grows, for each value of a label."""
-        values = [
-            (f'{{{label}="{value}"}}', count) for value, count in sorted(counts.items())
-        ]
-        self._add(name, "counter", help_text, values)
+        self._add(name, "counter", help_text, _labelled(label, counts))
 
     def text(self) -> str:
         """Return all metrics."""
@@ -139,17 +143,27 @@ class _Exposition:
             self._lines += rows
 
 
+def _labelled(label: str, values: Mapping[str, float]) -> list[tuple[str, object]]:
+    """Return (labels, value) for each value of a label, sorted."""
+    rows: list[tuple[str, object]] = []
+    for name, value in sorted(values.items()):
+        # The format's own escapes; names may come from a package.
+        text = name.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+        rows.append((f'{{{label}="{text}"}}', value))
+    return rows
+
+
 def exposition(figures: ExchangeFigures, lines: Lines, rounds: int) -> str:
     """Return figures in Prometheus' text format. rounds: those of the whole run."""
-    out = _Exposition()
+    out = Exposition()
     out.gauge("healthy", "1: /healthz says ok", int(figures.trouble is None))
     out.gauge("agents_attending", "Agents that are connected", figures.attending)
     _add_run(out, lines, rounds)
-    _add_exchange(out, figures)
+    add_exchange(out, figures)
     return out.text()
 
 
-def _add_run(out: _Exposition, lines: Lines, rounds: int) -> None:
+def _add_run(out: Exposition, lines: Lines, rounds: int) -> None:
     """Add what the run's own metrics say."""
     last = lines.last
     scored = lines.scored
@@ -164,7 +178,7 @@ def _add_run(out: _Exposition, lines: Lines, rounds: int) -> None:
     out.gauge("loss", "Loss of the newest model that was scored", scored.get("loss"))
 
 
-def _add_exchange(out: _Exposition, figures: ExchangeFigures) -> None:
+def add_exchange(out: Exposition, figures: ExchangeFigures) -> None:
     """Add what happened between agents and coordinator."""
     out.gauge("work_open", "Pieces of work without an answer", figures.open)
     out.counters(

@@ -1,4 +1,4 @@
-"""A coordinator that outlives runs: agents attend, and rollouts are what it does with them.
+"""A coordinator that outlives runs: runs and rollouts are what it does with its agents.
 
 `FleetRounds` is `fedlearn.server.rounds` with releases: it tells devices what they are to have,
 sends them the files that they ask for, and takes their reports. What has to outlive this
@@ -25,6 +25,7 @@ from fedlearn.exchange.releases import InstalledReport, ReleaseId, WantedRelease
 from fedlearn.exchange.transfer import Pace, Transfer
 from fedlearn.server import frames
 from fedlearn.server.actions import Action, SendToAgent
+from fedlearn.server.fleet_board import FleetBoard
 from fedlearn.server.rollout import (
     KeepProgress,
     KeepReport,
@@ -67,8 +68,12 @@ class FleetRounds(Rounds):
         shelf: Shelf,
         notes: Callable[[str], None],
         now: float,
+        board: FleetBoard | None = None,
     ) -> None:
-        """Take what was before. devices: ids go from 0 to below. Raises RecordError."""
+        """Take what was before. devices: ids go from 0 to below. Raises RecordError.
+
+        board: makes events of what happens to devices; None: nobody looks at them.
+        """
         # Without a name of a run: an agent enters none, and keeps what it has of others.
         super().__init__(b"", "{}", devices, _NO_ANSWER)
         terms = self._reception.terms
@@ -76,6 +81,7 @@ class FleetRounds(Rounds):
         self._store = store
         self._shelf = shelf
         self._notes = notes
+        self._board = board
         self._reports = store.reports()
         self.rollout: Rollout | None = None
         # Devices whose agents install releases.
@@ -102,6 +108,10 @@ class FleetRounds(Rounds):
         if kind == "installed":
             connection.heard = now
             return self._installed(connection.client, frame.installed, now)
+        if kind == "diagnosis":
+            connection.heard = now
+            self._diagnosed(connection.client, frame.diagnosis)
+            return []
         if kind == "ack" and frame.ack.key.kind == RELEASE_KIND:
             connection.heard = now
             return self._fetched(session, connection.client, frame.ack, now)
@@ -126,6 +136,7 @@ class FleetRounds(Rounds):
         if self._poll_due_s <= now:
             self._poll_due_s = now + POLL_S
             actions += self._take_wishes(now)
+            actions += self._ask_devices(now)
         if self.rollout is not None:
             actions += self._follow(self.rollout.tick(now))
         return actions
@@ -133,6 +144,36 @@ class FleetRounds(Rounds):
     def next_alarm(self) -> float:
         """Return when `tick` is due."""
         return min(super().next_alarm(), self._poll_due_s)
+
+    # Runs
+
+    def enter(self, run: bytes, experiment: str, limit_bytes: int) -> list[Action]:
+        """Begin a run over the agents that attend; see `RunTerms`."""
+        self.limit_bytes = limit_bytes
+        terms = self._reception.terms
+        self._reception.terms = replace(
+            terms, run=run, experiment=experiment, limit_bytes=limit_bytes
+        )
+        self._oldest_round = 0
+        return self._reception.welcome_all(self._oldest_round)
+
+    def leave(self) -> list[Action]:
+        """End the run: its work is not wanted any more, and its agents stay."""
+        actions: list[Action] = []
+        for client in sorted(self.book.open_work):
+            for work in list(self.book.of(client)):
+                cancel = frames.cancel(work.order.key, "the run has ended")
+                actions += self._reception.to_client(client, cancel)
+                self.book.close(work)
+        # Another run has rounds of the same numbers.
+        self.book.answered.clear()
+        self.limit_bytes = _NO_ANSWER
+        terms = self._reception.terms
+        self._reception.terms = replace(
+            terms, run=b"", experiment="{}", limit_bytes=_NO_ANSWER
+        )
+        self._oldest_round = 0
+        return [*actions, *self._reception.welcome_all(self._oldest_round)]
 
     # Devices
 
@@ -142,6 +183,8 @@ class FleetRounds(Rounds):
             return []
         # It says anew what it has.
         self._transfers.pop(client, None)
+        if self._board is not None:
+            self._board.attended(client, hello)
         if not hello.installs:
             # Said, because its wave will wait for it in vain.
             self._notes(f"client {client}: its agent installs no releases; upgrade it")
@@ -154,6 +197,8 @@ class FleetRounds(Rounds):
     def _forget_device(self, client: int) -> None:
         self.installing.discard(client)
         self._transfers.pop(client, None)
+        if self._board is not None:
+            self._board.left(client)
         if self.rollout is not None:
             self.rollout.gone(client)
 
@@ -166,12 +211,31 @@ class FleetRounds(Rounds):
         except WrongFrame:
             self.counters["wrong_report"] += 1
             return []
+        if self._board is not None:
+            self._board.reported(client, report)
         if self.rollout is not None:
             return self._follow(self.rollout.heard(client, report, now))
         if self._reports.get(client) != report:
             self._reports[client] = report
             self._store.keep_report(client, report)
         return []
+
+    def _diagnosed(self, client: int, message: pb.Diagnosis) -> None:
+        """Take what a device says of itself, if it was asked."""
+        if self._board is None or not self._board.diagnosed(client, message):
+            self.counters["wrong_diagnosis"] += 1
+
+    def _ask_devices(self, now: float) -> list[Action]:
+        """Have devices look at themselves where somebody wants to know."""
+        if self._board is None:
+            return []
+        self._board.tick(now)
+        actions: list[Action] = []
+        for device, number in self._board.questions():
+            session = self.attending.get(device)
+            if session is not None:
+                actions.append(SendToAgent(session, frames.diagnose(number)))
+        return actions
 
     # Files
 

@@ -40,6 +40,11 @@ def cancel(key: Key, reason: str) -> pb.CoordinatorFrame:
     return pb.CoordinatorFrame(cancel=message)
 
 
+def diagnose(number: int) -> pb.CoordinatorFrame:
+    """Return the question that has an agent look at its device."""
+    return pb.CoordinatorFrame(diagnose=pb.Diagnose(number=number))
+
+
 def goodbye(reason: str) -> pb.CoordinatorFrame:
     """Return a goodbye to an agent that should not come back as it is."""
     return pb.CoordinatorFrame(goodbye=pb.Goodbye(reason=reason))

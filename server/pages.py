@@ -15,31 +15,22 @@ LOOPBACK = "127.0.0.1"
 # How long a caller may take for its request.
 SILENT_S = 5.0
 
-# A page's status code and text.
+# A page's status code and text; one that begins as a document of HTML is one.
 Page = Callable[[], tuple[int, str]]
+HTML_START = "<!doctype html>"
+
+_TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_HTML_TYPE = "text/html; charset=utf-8"
 
 
-class Pages:
-    """The HTTP server: `/metrics` and `/healthz`, in threads of its own."""
+class HttpPages:
+    """An HTTP server of a few pages, in threads of its own."""
 
-    def __init__(
-        self,
-        port: int,
-        figures: Callable[[], ExchangeFigures],
-        lines: Lines,
-        rounds: int,
-    ) -> None:
+    def __init__(self, port: int, pages: Mapping[str, Page]) -> None:
         """Listen on a port of 127.0.0.1 (0: any that is free).
 
-        figures: returns them as they are now; raises RunError where it cannot. lines,
-        rounds: of the run. Raises RunError when the port is taken.
+        pages: path → what answers there. Raises RunError when the port is taken.
         """
-        self._figures = figures
-        self._lines = lines
-        self._rounds = rounds
-        # Each request has a thread of its own.
-        self._looking = threading.Lock()
-        pages = {"/metrics": self._metrics, "/healthz": self._health}
         try:
             self._server = _Server((LOOPBACK, port), _answers(pages))
         except OSError as error:
@@ -58,6 +49,30 @@ class Pages:
         self._server.shutdown()
         self._server.server_close()
 
+
+class Pages(HttpPages):
+    """A run's pages: `/metrics` and `/healthz`."""
+
+    def __init__(
+        self,
+        port: int,
+        figures: Callable[[], ExchangeFigures],
+        lines: Lines,
+        rounds: int,
+    ) -> None:
+        """Listen on a port of 127.0.0.1 (0: any that is free).
+
+        figures: returns them as they are now; raises RunError where it cannot. lines,
+        rounds: of the run. Raises RunError when the port is taken.
+        """
+        self._figures = figures
+        self._lines = lines
+        self._rounds = rounds
+        # Each request has a thread of its own.
+        self._looking = threading.Lock()
+        pages = {"/metrics": self._metrics, "/healthz": lambda: health(figures)}
+        super().__init__(port, pages)
+
     def _metrics(self) -> tuple[int, str]:
         figures = self._figures()
         # Two callers at once would read the same lines twice.
@@ -65,11 +80,13 @@ class Pages:
             self._lines.look()
             return 200, exposition(figures, self._lines, self._rounds)
 
-    def _health(self) -> tuple[int, str]:
-        trouble = self._figures().trouble
-        if trouble is None:
-            return 200, "ok\n"
-        return 503, f"{trouble}\n"
+
+def health(figures: Callable[[], ExchangeFigures]) -> tuple[int, str]:
+    """Return the page that says whether a coordinator is well."""
+    trouble = figures().trouble
+    if trouble is None:
+        return 200, "ok\n"
+    return 503, f"{trouble}\n"
 
 
 class _Server(ThreadingHTTPServer):
@@ -91,7 +108,8 @@ def _answers(pages: Mapping[str, Page]) -> type[BaseHTTPRequestHandler]:
             code, text = self._answer()
             data = text.encode()
             self.send_response(code)
-            self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+            kind = _HTML_TYPE if text.startswith(HTML_START) else _TEXT_TYPE
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)

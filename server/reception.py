@@ -89,8 +89,21 @@ class Reception:
         actions = self._replace(hello.client)
         self.table.greet(connection, hello.client)
         self.counters["attended"] += 1
+        connection.version = min(NEWEST, hello.newest)
+        return [*actions, self._welcome(connection, oldest_round)]
+
+    def welcome_all(self, oldest_round: int) -> list[Action]:
+        """Tell everybody who attends that another run begins, or that none goes on."""
+        numbers = sorted(self.table.attending.values())
+        return [
+            self._welcome(self.table.by_number[number], oldest_round)
+            for number in numbers
+        ]
+
+    def _welcome(self, connection: Session, oldest_round: int) -> SendToAgent:
+        """Return the frame that says what an agent takes part in."""
         welcome = pb.Welcome(
-            version=min(NEWEST, hello.newest),
+            version=connection.version,
             run=self.terms.run,
             experiment=self.terms.experiment,
             # Told in each welcome: this side decides how often it hears an agent.
@@ -102,7 +115,7 @@ class Reception:
             releases=self.terms.releases,
         )
         frame = pb.CoordinatorFrame(welcome=welcome)
-        return [*actions, SendToAgent(connection.number, frame)]
+        return SendToAgent(connection.number, frame)
 
     def expire(self, session: int) -> list[Action]:
         """End the connection of a certificate that has expired; a renewed one may come back."""

@@ -6,19 +6,16 @@ that comes while it is down is not lost. Each call is one transaction, on disk w
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sqlite3
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fedlearn.errors import RecordError
 from fedlearn.exchange import exchange_pb2 as pb
-from fedlearn.exchange.release_frames import WrongFrame, installed_frame, report_of
+from fedlearn.exchange.release_frames import installed_frame, report_of
 from fedlearn.exchange.releases import InstalledReport, ReleaseId, WatchLimits
 from fedlearn.server.rollout_plan import RolloutPhase, RolloutPlan, RolloutProgress
+from fedlearn.server.sqlite_file import SqliteFile
 
 STORE_FILE = "rollouts.sqlite"
 
@@ -30,9 +27,6 @@ CREATE TABLE IF NOT EXISTS wish (
     id INTEGER PRIMARY KEY, number INTEGER NOT NULL, verb TEXT NOT NULL);
 """
 
-# Seconds that a call waits for another process's transaction.
-_WAIT_S = 10.0
-
 
 @dataclass(frozen=True)
 class RolloutWish:
@@ -43,24 +37,12 @@ class RolloutWish:
     verb: str
 
 
-class RolloutStore:
+class RolloutStore(SqliteFile):
     """See the module. Every method raises RecordError where the disk or the file fails."""
 
     def __init__(self, folder: Path) -> None:
         """Open the file in a folder, which is there; made if it is not."""
-        self.path = folder / STORE_FILE
-        with self._named():
-            self._connection = sqlite3.connect(
-                self.path, timeout=_WAIT_S, check_same_thread=False
-            )
-            # FULL: a commit is on disk, also after a power cut.
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=FULL")
-            self._connection.executescript(_SCHEMA)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
+        super().__init__(folder / STORE_FILE, _SCHEMA, "rollouts")
 
     # Rollouts
 
@@ -120,25 +102,6 @@ class RolloutStore:
     def fulfilled(self, wish: RolloutWish) -> None:
         """Forget a wish. Fulfilled twice, after a crash, it changes nothing."""
         self._write("DELETE FROM wish WHERE id = ?", (wish.id,))
-
-    # The file
-
-    def _write(self, statement: str, row: tuple[object, ...]) -> None:
-        with self._named(), self._connection:
-            self._connection.execute(statement, row)
-
-    def _read(self, statement: str) -> list[Any]:
-        with self._named():
-            return self._connection.execute(statement).fetchall()
-
-    @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        """Raise RecordError for what goes wrong inside."""
-        try:
-            yield
-        except (sqlite3.Error, WrongFrame, ValueError, KeyError, TypeError) as error:
-            text = f"the rollouts in '{self.path}' cannot be used: {error}"
-            raise RecordError(text) from error
 
 
 def plan_text(plan: RolloutPlan) -> str:

@@ -45,12 +45,16 @@ def idle_s(clients: int) -> float:
 
 @dataclass
 class Session:
-    """One connection. client: of its certificate, or None until the hello decides."""
+    """One connection. client: of its certificate, or None until the hello decides.
+
+    version: of the protocol, as its welcome said.
+    """
 
     number: int
     client: int | None
     heard: float
     greeted: bool = False
+    version: int = 0
     # When `SessionTable.silent` looks at it again.
     alarm: float = NEVER
 

@@ -80,6 +80,9 @@ class Witness:
                 self.log("refused", client, of(refusal.key), refusal.reason)
 
     def _saw_welcome(self, session: int) -> None:
+        # Another run begins over the same connection: nobody came.
+        if session in self._clients:
+            return
         connection = self.rounds.sessions.get(session)
         if connection is not None and connection.client is not None:
             self._clients[session] = connection.client

@@ -38,6 +38,12 @@ from fedlearn.engine.questions import Question
 from fedlearn.engine.task import Task
 from fedlearn.errors import PayloadError
 from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.exchange.findings import (
+    DeviceFinding,
+    diagnosis_frame,
+    findings_of,
+    reason_in,
+)
 from fedlearn.exchange.keys import proto
 from fedlearn.exchange.release_frames import (
     Offer,
@@ -83,6 +89,7 @@ CLIENTS, LIMIT = 4, 1 << 16
 METRICS = b'{"loss": 1.5, "accuracy": 0.5, "num-examples": 60}'
 PLAN = Plan(1, 7)
 RELEASE = ReleaseId("model", 3, "ab" * 32)
+FINDING = DeviceFinding("disk", "FAILS", "it is full", "make room")
 REPORT = InstalledReport(
     "disk",
     5,
@@ -135,6 +142,11 @@ def agent_frames(answers: Sequence[bytes] = ()) -> dict[str, pb.AgentFrame]:
         ),
         "installed": installed_frame(REPORT),
         "compared": installed_frame(replace(REPORT, figures=COMPARED)),
+        "diagnoses": pb.AgentFrame(
+            hello=pb.Hello(oldest=1, newest=1, client=1, diagnoses=True)
+        ),
+        "diagnosis": diagnosis_frame(5, [FINDING]),
+        "no diagnosis": diagnosis_frame(6, [], "its owner does not want it"),
     }
     return found | {
         f"answer {number}": pb.AgentFrame(chunk=_chunk(key, data))
@@ -199,6 +211,7 @@ def coordinator_frames(
         ),
         "wanted": wanted_frame(Offer(WantedRelease(7, RELEASE), b"{}", (b"sig",))),
         "nothing": wanted_frame(Offer(WantedRelease(8, None))),
+        "diagnose": pb.CoordinatorFrame(diagnose=pb.Diagnose(number=5)),
     }
     whole = b"".join(payloads)
     at = 0
@@ -261,6 +274,9 @@ class Coordinator:
             frame = pb.AgentFrame.FromString(data)
             if frame.HasField("installed"):
                 report_of(frame.installed)
+            if frame.HasField("diagnosis"):
+                findings_of(frame.diagnosis)
+                reason_in(frame.diagnosis)
         except (DecodeError, WrongFrame):
             return
         self.act(self.machine.heard(self.session, frame, self.now))
@@ -420,7 +436,12 @@ def _change(draw: random.Random, message: Any) -> None:
         if not fields:
             return
         one = draw.choice(fields)
-        if one.message_type is not None:
+        if one.name == "findings":
+            for _ in range(draw.choice((0, 1, 2, 50))):
+                message.findings.add(state="ok")
+            for part in message.findings[:2]:
+                _change(draw, part)
+        elif one.message_type is not None:
             _change(draw, getattr(message, one.name))
         elif one.name == "sizes":
             message.sizes[:] = [

@@ -22,6 +22,8 @@ SHELL = re.compile(r"^```(?:sh|bash)?\n(.*?)^```", re.DOTALL | re.MULTILINE)
 TOML = re.compile(r"^```toml\n(.*?)^```", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`((?:fedlearn|python -m (?:fedlearn|tests)\S*) [^`\n]+)`")
 
+ROLLOUT = ("start", "pause", "resume", "abort", "status")
+
 
 def commands(page: Path) -> list[list[str]]:
     """Return the words of each command of ours in a page's shell blocks and inline code."""
@@ -83,6 +85,8 @@ def start_of(words: list[str]) -> tuple[str, ...]:
         ("fedlearn", "release", "rollback"),
         ("fedlearn", "release", "history"),
         ("fedlearn", "release", "fetch"),
+        ("fedlearn", "fleet", "run"),
+        *(("fedlearn", "rollout", verb) for verb in ROLLOUT),
     }
     return tuple(words[: 3 if two else 2])
 

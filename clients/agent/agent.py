@@ -35,6 +35,7 @@ from fedlearn.clients.agent.actions import (
 )
 from fedlearn.clients.agent.attendance import Attendance
 from fedlearn.clients.agent.channel import open_channel, own_identity
+from fedlearn.clients.agent.doctor import Doctor
 from fedlearn.clients.agent.identity import Identity
 from fedlearn.clients.agent.options import AgentSettings
 from fedlearn.clients.agent.pipe import Limits, WorkCost, WorkReply, WorkSetup
@@ -113,6 +114,8 @@ class Agent:
         self._figures_told_s = float("-inf")
         # None: no releases are installed here.
         self._desk: ReleaseDesk | None = None
+        # Looks at the device when the coordinator asks.
+        self._doctor = Doctor(settings, self._send)
         # What ended the desk, and this agent with it.
         self._broke_by: BaseException | None = None
 
@@ -131,7 +134,12 @@ class Agent:
         draw = random.SystemRandom().random
         installs = settings.releases is not None
         self._state = Attendance(
-            settings.client, software, draw, settings.most_bytes, installs
+            settings.client,
+            software,
+            draw,
+            settings.most_bytes,
+            installs,
+            settings.diagnose,
         )
         channel = self._channel()
         desk = self._open_desk()
@@ -150,6 +158,7 @@ class Agent:
                 await self._wait()
         finally:
             beat.cancel()
+            await self._doctor.stop()
             if desk is not None:
                 desk.cancel()
                 await asyncio.gather(desk, return_exceptions=True)
@@ -260,6 +269,7 @@ class Agent:
             self._perform(self._state.heard(frame, time.monotonic()))
             if self._desk is not None:
                 self._desk.heard(frame)
+            self._doctor.heard(frame)
         # The stream ended by its status, which says why in the server's words.
         code = await self._call.code()
         raise RunError(f"{code.name.lower()}: {await self._call.details()}")
@@ -355,6 +365,9 @@ class Agent:
         if self._desk is not None and welcome.releases:
             self._desk.connected(self._send)
         if not welcome.run:
+            # A fleet's run has ended: the process that worked for it holds torch.
+            if not self._workshop.jobs:
+                self._workshop.end_process()
             return
         # The same run again, after a break: the work goes on, and its answers are known.
         if folder == self._folder:

@@ -73,17 +73,20 @@ class Attendance:
         draw: Callable[[], float],
         most_bytes: int = PAYLOAD_BYTES,
         installs: bool = False,
+        diagnoses: bool = False,
     ) -> None:
         """Take who the agent is.
 
         draw: returns a random number from 0 to 1. most_bytes: of all the work it holds.
-        installs: whether it installs releases.
+        installs: whether it installs releases. diagnoses: whether it looks at its device when
+        it is asked.
         """
         self.client = client
         self.software = software
         self.draw = draw
         self._room = WorkRoom(most_bytes)
         self._installs = installs
+        self._diagnoses = diagnoses
         # Of an answer, as the coordinator says.
         self.limit_bytes = 0
         # Why no new work is taken now.
@@ -121,6 +124,7 @@ class Attendance:
             software=self.software,
             client=self.client,
             installs=self._installs,
+            diagnoses=self._diagnoses,
         )
         return [SendFrame(pb.AgentFrame(hello=hello))]
 

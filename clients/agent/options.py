@@ -35,5 +35,9 @@ class AgentSettings:
     rules: Rules = NO_RULES
     # None: it installs no releases.
     releases: ReleaseSettings | None = None
+    # Whether the coordinator may ask what a doctor finds here.
+    diagnose: bool = True
+    # The owner's file, None: there is none.
+    file: Path | None = None
     # Where the device is read; a test writes a folder.
     root: Path = ROOT

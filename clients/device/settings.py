@@ -37,6 +37,7 @@ TEMPLATE = """\
 # steps = 0
 # megabytes = 1024                 # most of all tasks and answers together
 # insecure = no                    # yes: without TLS
+# diagnose = yes                   # no: a fleet's coordinator may not ask what the doctor finds
 
 # [releases]                       # with this section, releases of a fleet are installed
 # accept = watch-lstm              # names of the packages that are taken
@@ -300,6 +301,7 @@ _KEYS: Mapping[str, Mapping[str, Callable[[str], Any]]] = {
         "steps": _whole,
         "megabytes": _whole,
         "insecure": _yes,
+        "diagnose": _yes,
     },
     "releases": {
         "accept": _list,

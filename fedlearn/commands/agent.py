@@ -68,6 +68,12 @@ def parser() -> Parser:
         help="without TLS: anybody on the way reads and changes everything",
     )
     parser.add_argument(
+        "--no-diagnose",
+        dest="diagnose",
+        action="store_false",
+        help="a fleet's coordinator may not ask what the doctor finds here",
+    )
+    parser.add_argument(
         # `fedlearn serve` starts its local agents with it, so that none outlives its
         # coordinator.
         "--end-with-input",
@@ -189,6 +195,8 @@ def _settings(arguments: argparse.Namespace) -> AgentSettings:
         most_bytes=arguments.megabytes << 20,
         rules=arguments.rules,
         releases=_releases(arguments),
+        diagnose=arguments.diagnose,
+        file=arguments.settings,
     )
 
 

@@ -9,7 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ from fedlearn.text import printable
 
 if TYPE_CHECKING:
     from fedlearn.clients.device.findings import Finding
+    from fedlearn.exchange.findings import DeviceFinding
+    from fedlearn.release.diagnosis import DeviceState
 
 # The exit code when something does not work: 2 and above are the commands' own errors.
 FAILED = 1
@@ -26,6 +28,9 @@ FAILED = 1
 # Columns of the output, and of the margin before its text.
 WIDTH = 110
 MARGIN = 20
+
+# Of --wait-s: an hour.
+LONGEST_WAIT_S = 3600.0
 
 # What --json gives of a finding; programs read these names.
 KEYS = ("name", "state", "text", "fix", "figures")
@@ -45,7 +50,8 @@ def parser() -> Parser:
     parser = Parser(
         prog="fedlearn doctor",
         description="Look at this device, its torch, its certificate and its way to the "
-        "coordinator, and say what to mend.",
+        "coordinator, and say what to mend; or have the devices of a fleet look at "
+        "themselves.",
         epilog="exit codes: 0 all is well, 1 something does not work, 2 wrong "
         "arguments. What is not given is taken from --settings",
     )
@@ -74,10 +80,33 @@ def parser() -> Parser:
         action="store_true",
         help="do not load torch, which takes time and memory",
     )
+    _add_fleet(parser)
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object, for programs"
     )
     return parser
+
+
+def _add_fleet(parser: Parser) -> None:
+    group = parser.add_argument_group(
+        "of a fleet, where its coordinator runs: ask its devices instead"
+    )
+    group.add_argument("--fleet", type=Path, metavar="DIR", help="the fleet's folder")
+    group.add_argument(
+        "--device",
+        type=int,
+        action="append",
+        default=[],
+        metavar="N",
+        help="this one; may be repeated (default: all that have ever attended)",
+    )
+    group.add_argument(
+        "--wait-s",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="for the answers of devices that attend (default: 30)",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,6 +118,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     # Set before grpc is imported, whose own log would repeat our lines.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    if arguments.fleet is not None:
+        return _ask_fleet(arguments)
+    if arguments.device:
+        raise ConfigError("--device names devices of a fleet; add --fleet DIR")
     from fedlearn.clients.agent.identity import check_address
     from fedlearn.clients.device.findings import FAILS
 
@@ -110,6 +143,60 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         print("all is well")
     return FAILED if failed else 0
+
+
+def _ask_fleet(arguments: argparse.Namespace) -> int:
+    """Print what the doctors of a fleet's devices find."""
+    from fedlearn.commands.fleet_text import away_text
+    from fedlearn.release.diagnosis import diagnose
+
+    if not 0 <= arguments.wait_s <= LONGEST_WAIT_S:
+        raise ConfigError(
+            f"--wait-s {arguments.wait_s:g}: from 0 to {LONGEST_WAIT_S:g}"
+        )
+    states = diagnose(arguments.fleet, arguments.device, arguments.wait_s)
+    is_well = all(state.is_well for state in states)
+    if arguments.json:
+        devices = [state_value(state) for state in states]
+        print(json.dumps({"ok": is_well, "devices": devices}))
+        return 0 if is_well else FAILED
+    for state in states:
+        attendance = away_text(state.entry.since_s)
+        if state.entry.attending:
+            attendance = "attends"
+        print(f"device {state.device}: {attendance}{_age_text(state)}")
+        for finding in state.findings:
+            print(line(finding))
+    failed = sum(not state.is_well for state in states)
+    print(
+        "all is well"
+        if is_well
+        else f"{failed} of {len(states)} devices are not well, or did not answer"
+    )
+    return 0 if is_well else FAILED
+
+
+def _age_text(state: DeviceState) -> str:
+    """Return how old a device's findings are, where it did not answer now."""
+    if state.is_new:
+        return ""
+    if state.diagnosis is None:
+        return ", and has never said how it is"
+    moment = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(state.diagnosis.time_s))
+    return f"; it did not answer, and said this on {moment}"
+
+
+def state_value(state: DeviceState) -> dict[str, Any]:
+    """Return what a device said as plain values, for programs."""
+    time_s = None if state.diagnosis is None else state.diagnosis.time_s
+    return {
+        "device": state.device,
+        "attending": state.entry.attending,
+        "since": state.entry.since_s,
+        "answered": state.is_new,
+        "time": time_s,
+        "checks": [asdict(finding) for finding in state.findings],
+    }
 
 
 def examine(arguments: argparse.Namespace) -> Iterator[Finding]:
@@ -237,7 +324,7 @@ def _default_state() -> Path:
     return Path("agent")
 
 
-def line(finding: Finding) -> str:
+def line(finding: Finding | DeviceFinding) -> str:
     """Return a finding for people: its state, name and text, and below what to do."""
     text = _wrapped(f"{finding.state:<6}{finding.name:<13} ", finding.text)
     if not finding.fix:

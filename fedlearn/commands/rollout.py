@@ -7,17 +7,13 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from fedlearn.commands.arguments import Parser, ended
+from fedlearn.commands.fleet_text import rollout_lines
 from fedlearn.errors import UserError
-from fedlearn.text import printable
 
 # Devices that a list may name.
 MOST_DEVICES = 1_000_000
-
-# Devices that are shown; there may be thousands.
-SHOWN = 20
 
 # Requests of a wave below which its figures prove nothing.
 LEAST_REQUESTS = 20
@@ -130,7 +126,7 @@ def _run(arguments: argparse.Namespace) -> None:
     folder = arguments.fleet
     if arguments.verb == "status":
         value = rollouts.status(folder)
-        print(json.dumps(value) if arguments.json else "\n".join(_lines(value)))
+        print(json.dumps(value) if arguments.json else "\n".join(rollout_lines(value)))
     elif arguments.verb == "start":
         _start(arguments)
     else:
@@ -169,42 +165,6 @@ def _start(arguments: argparse.Namespace) -> None:
     before = "no model" if plan.previous is None else str(plan.previous)
     print(f"rollout {plan.number}: {plan.release} in the place of {before}")
     print(f"waves of {sizes} devices")
-
-
-def _lines(value: dict[str, Any]) -> list[str]:
-    """Return a status for people."""
-    lines = []
-    if value["rollout"] is None:
-        lines.append("no rollout yet")
-    else:
-        lines.append(
-            f"rollout {value['rollout']}: {value['release']}, {value['phase']}"
-        )
-        if value["reason"]:
-            lines.append(f"  {printable(value['reason'])}")
-        for number, wave in enumerate(value["waves"], 1):
-            state = "open" if number <= value["wave"] else "not open"
-            counts = ", ".join(f"{count} {name}" for name, count in wave.items())
-            lines.append(f"wave {number}, {state}: {counts}")
-        if value["unsettled"]:
-            lines.append(f"not there yet: {len(value['unsettled'])} devices")
-    for device in value["devices"][:SHOWN]:
-        lines.append(_device_line(device))
-    more = len(value["devices"]) - SHOWN
-    if more > 0:
-        lines.append(f"and {more} more; --json has them all")
-    return lines
-
-
-def _device_line(device: dict[str, Any]) -> str:
-    text = f"device {device['device']}: {device['committed'] or 'no model'}"
-    if device["trial"]:
-        text += f", {device['trial']} on trial"
-    if device["failed"]:
-        text += f", {device['failed']} failed: {device['reason']}"
-    if device["waiting"]:
-        text += f", waits: {device['waiting']}"
-    return printable(text)
 
 
 def _devices(text: str) -> tuple[int, ...]:

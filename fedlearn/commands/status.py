@@ -1,4 +1,4 @@
-"""The command ``fedlearn status [RUN]``: how a run is doing, while it goes on and after."""
+"""The command ``fedlearn status [RUN|FLEET]``: how a run, or a fleet of devices, is doing."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ from fedlearn.text import printable
 # Clients whose troubles are shown; there may be more.
 SHOWN = 10
 
+# What a fleet's folder has and a run's has not; see `fedlearn.server.rollout_store`.
+STORE_FILE = "rollouts.sqlite"
+
 EPILOG = (
     "A run on this machine is read from its folder. One elsewhere is asked by the address "
     "of fedlearn serve --metrics-port, e.g. through ssh -L 9100:127.0.0.1:9100 HOST. "
@@ -33,20 +36,24 @@ def parser() -> Parser:
     """Return the command's arguments."""
     parser = Parser(
         prog="fedlearn status",
-        description="Tell how a run is doing, while it goes on and after.",
+        description="Tell how a run is doing, while it goes on and after; or how a fleet's "
+        "devices and its rollout are.",
         epilog=EPILOG,
     )
     parser.add_argument(
         "run",
         nargs="?",
         type=Path,
-        metavar="RUN",
-        help="the run's folder (default: the newest in runs/)",
+        metavar="RUN|FLEET",
+        help="the folder of a run, or of a fleet (default: the newest run in runs/)",
     )
     parser.add_argument(
         "--url",
         metavar="URL",
         help="ask the coordinator there, e.g. http://127.0.0.1:9100",
+    )
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="of a fleet: write its page too"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
@@ -61,12 +68,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     if arguments.url and arguments.run:
         raise ConfigError("give the folder of a run or --url, not both")
+    # Its file alone tells a fleet: nothing of releases is loaded for a run.
+    if arguments.run and (arguments.run / STORE_FILE).is_file():
+        _tell_fleet(arguments)
+        return
+    if arguments.page:
+        raise ConfigError(
+            "--page is of a fleet; the page of a run is its report.html (fedlearn report)"
+        )
     if arguments.url:
         # A run elsewhere has no folder here.
         status = of_coordinator(arguments.url)
     else:
         status = of_folder(arguments.run or _newest_run())
     print(json.dumps(asdict(status)) if arguments.json else text(status))
+
+
+def _tell_fleet(arguments: argparse.Namespace) -> None:
+    from fedlearn.commands.fleet_text import fleet_lines
+    from fedlearn.release.fleet_status import status as status_of
+    from fedlearn.reporting.fleet_page import write_fleet_page
+
+    value = status_of(arguments.run)
+    if arguments.page:
+        write_fleet_page(value, arguments.page)
+    print(json.dumps(value) if arguments.json else "\n".join(fleet_lines(value)))
 
 
 def _newest_run() -> Path:

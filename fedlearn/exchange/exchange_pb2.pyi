@@ -18,18 +18,20 @@ class Key(_message.Message):
     def __init__(self, round: _Optional[int] = ..., kind: _Optional[str] = ..., turn: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("oldest", "newest", "software", "client", "installs")
+    __slots__ = ("oldest", "newest", "software", "client", "installs", "diagnoses")
     OLDEST_FIELD_NUMBER: _ClassVar[int]
     NEWEST_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     INSTALLS_FIELD_NUMBER: _ClassVar[int]
+    DIAGNOSES_FIELD_NUMBER: _ClassVar[int]
     oldest: int
     newest: int
     software: str
     client: int
     installs: bool
-    def __init__(self, oldest: _Optional[int] = ..., newest: _Optional[int] = ..., software: _Optional[str] = ..., client: _Optional[int] = ..., installs: bool = ...) -> None: ...
+    diagnoses: bool
+    def __init__(self, oldest: _Optional[int] = ..., newest: _Optional[int] = ..., software: _Optional[str] = ..., client: _Optional[int] = ..., installs: bool = ..., diagnoses: bool = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ()
@@ -131,8 +133,30 @@ class Installed(_message.Message):
     figures: Figures
     def __init__(self, instance: _Optional[str] = ..., sequence: _Optional[int] = ..., committed: _Optional[_Union[Release, _Mapping]] = ..., trial: _Optional[_Union[Release, _Mapping]] = ..., target: _Optional[_Union[Release, _Mapping]] = ..., failed: _Optional[_Union[Release, _Mapping]] = ..., failed_rollout: _Optional[int] = ..., reason: _Optional[str] = ..., stage: _Optional[str] = ..., waiting: _Optional[str] = ..., figures: _Optional[_Union[Figures, _Mapping]] = ...) -> None: ...
 
+class Finding(_message.Message):
+    __slots__ = ("name", "state", "text", "fix")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    FIX_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    state: str
+    text: str
+    fix: str
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., text: _Optional[str] = ..., fix: _Optional[str] = ...) -> None: ...
+
+class Diagnosis(_message.Message):
+    __slots__ = ("number", "findings", "reason")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    FINDINGS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    findings: _containers.RepeatedCompositeFieldContainer[Finding]
+    reason: str
+    def __init__(self, number: _Optional[int] = ..., findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., reason: _Optional[str] = ...) -> None: ...
+
 class AgentFrame(_message.Message):
-    __slots__ = ("hello", "heartbeat", "chunk", "failure", "renewal", "ack", "facts", "installed")
+    __slots__ = ("hello", "heartbeat", "chunk", "failure", "renewal", "ack", "facts", "installed", "diagnosis")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
@@ -141,6 +165,7 @@ class AgentFrame(_message.Message):
     ACK_FIELD_NUMBER: _ClassVar[int]
     FACTS_FIELD_NUMBER: _ClassVar[int]
     INSTALLED_FIELD_NUMBER: _ClassVar[int]
+    DIAGNOSIS_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     heartbeat: Heartbeat
     chunk: Chunk
@@ -149,7 +174,8 @@ class AgentFrame(_message.Message):
     ack: Ack
     facts: Facts
     installed: Installed
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., renewal: _Optional[_Union[Renewal, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., facts: _Optional[_Union[Facts, _Mapping]] = ..., installed: _Optional[_Union[Installed, _Mapping]] = ...) -> None: ...
+    diagnosis: Diagnosis
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., renewal: _Optional[_Union[Renewal, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., facts: _Optional[_Union[Facts, _Mapping]] = ..., installed: _Optional[_Union[Installed, _Mapping]] = ..., diagnosis: _Optional[_Union[Diagnosis, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("version", "run", "experiment", "idle_ms", "busy_ms", "lease_ms", "limit_bytes", "round", "releases")
@@ -255,8 +281,14 @@ class Certificate(_message.Message):
     expires: int
     def __init__(self, certificate: _Optional[bytes] = ..., expires: _Optional[int] = ...) -> None: ...
 
+class Diagnose(_message.Message):
+    __slots__ = ("number",)
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    def __init__(self, number: _Optional[int] = ...) -> None: ...
+
 class CoordinatorFrame(_message.Message):
-    __slots__ = ("welcome", "task", "chunk", "ack", "refusal", "cancel", "goodbye", "certificate", "heartbeat", "wanted")
+    __slots__ = ("welcome", "task", "chunk", "ack", "refusal", "cancel", "goodbye", "certificate", "heartbeat", "wanted", "diagnose")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
@@ -267,6 +299,7 @@ class CoordinatorFrame(_message.Message):
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     WANTED_FIELD_NUMBER: _ClassVar[int]
+    DIAGNOSE_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     task: Task
     chunk: Chunk
@@ -277,7 +310,8 @@ class CoordinatorFrame(_message.Message):
     certificate: Certificate
     heartbeat: Heartbeat
     wanted: Wanted
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., certificate: _Optional[_Union[Certificate, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., wanted: _Optional[_Union[Wanted, _Mapping]] = ...) -> None: ...
+    diagnose: Diagnose
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., certificate: _Optional[_Union[Certificate, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., wanted: _Optional[_Union[Wanted, _Mapping]] = ..., diagnose: _Optional[_Union[Diagnose, _Mapping]] = ...) -> None: ...
 
 class EnrolRequest(_message.Message):
     __slots__ = ("secret", "request")

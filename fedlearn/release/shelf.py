@@ -57,7 +57,7 @@ class PackageShelf:
         manifest = package.manifest
         release = ReleaseId(manifest.name, manifest.counter, package.sha256)
         check_expiry(manifest, now())
-        if not self._place(release).exists():
+        if not self.place(release).exists():
             self._copy(package, release)
         else:
             self._sign(package, release)
@@ -68,7 +68,7 @@ class PackageShelf:
         release = wanted.release
         if release is None:
             return Offer(wanted)
-        place = self._place(release)
+        place = self.place(release)
         data = (place / MANIFEST_FILE).read_bytes()
         signatures = []
         for name in content.SIGNATURES:
@@ -78,19 +78,20 @@ class PackageShelf:
 
     def file(self, release: ReleaseId, place: int) -> bytes | None:
         """Return a file by its place among the manifest's sorted paths; None: no such file."""
-        folder = self._place(release)
+        folder = self.place(release)
         manifest = from_bytes((folder / MANIFEST_FILE).read_bytes())
         paths = sorted(manifest.listed)
         if place >= len(paths) or not (folder / paths[place]).exists():
             return None
         return (folder / paths[place]).read_bytes()
 
-    def _place(self, release: ReleaseId) -> Path:
+    def place(self, release: ReleaseId) -> Path:
+        """Return the folder of a release, which may not be there."""
         return self.folder / release.digest
 
     def _sign(self, package: Package, release: ReleaseId) -> None:
         """Give a package that is here the signatures that it has by now."""
-        place = self._place(release)
+        place = self.place(release)
         signatures = package.signatures()
         if replace(package, folder=place).signatures() != signatures:
             content.write_signatures(place, list(signatures.values()))
@@ -112,7 +113,7 @@ class PackageShelf:
         for path in part.rglob("*"):
             if path.is_file():
                 _sync(path)
-        part.rename(self._place(release))
+        part.rename(self.place(release))
         files.sync_folder(self.folder)
 
 

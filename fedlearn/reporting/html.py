@@ -101,11 +101,8 @@ def tile(name: str, value: str, below: object = "") -> Html:
     return element("div", *parts, class_="tile")
 
 
-def write_document(path: Path, title: str, *body: object) -> Path:
-    """Write a page in one step, so that a reader never finds half of one, and return its path.
-
-    Raises RecordError when it cannot be written.
-    """
+def document(title: str, *body: object) -> str:
+    """Return a page as text."""
     head = (
         '<meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -114,12 +111,19 @@ def write_document(path: Path, title: str, *body: object) -> Path:
         f"<title>{safe(title)}</title><style>{CSS}</style>"
     )
     main = element("main", *body)
-    page = (
+    return (
         "<!doctype html>\n"
         f'<html lang="en"><head>{head}</head><body>{main}</body></html>\n'
     )
+
+
+def write_document(path: Path, title: str, *body: object) -> Path:
+    """Write a page in one step, so that a reader never finds half of one, and return its path.
+
+    Raises RecordError when it cannot be written.
+    """
     # What UTF-8 cannot hold, half of a pair of surrogates, becomes a question mark.
-    data = page.encode("utf-8", "replace")
+    data = document(title, *body).encode("utf-8", "replace")
     try:
         # A page is for others too, unless it lies in a run's own folder.
         files.replace(path, data, files.page_mode(path.parent))

@@ -196,7 +196,15 @@ def _state(
     if _is_finished(folder, rounds_done):
         return "finished", None
     path = shlex.quote(str(folder))
-    if served:
+    fleet = _json_object(folder / ADDRESS_FILE).get("fleet")
+    if isinstance(fleet, str):
+        # A run of a fleet goes on with its coordinator, and a failed one by another wish.
+        place = shlex.quote(fleet)
+        command = (
+            f"fedlearn fleet {place} and the options that it had, or, of a run that failed, "
+            f"fedlearn fleet run CONFIG --fleet {place} --out {path}"
+        )
+    elif served:
         command = f"fedlearn serve --resume --out {path} and the options that it had"
     else:
         command = f"fedlearn simulate --resume --out {path}"
@@ -249,6 +257,11 @@ def of_coordinator(url: str) -> Status:
     """
     page = _page_address(url)
     figures = _figures(_fetched(page))
+    if ("fleet_devices", "") in figures:
+        raise UserError(
+            f"{page} is a fleet's; its page is {page.removesuffix('metrics')}, and fedlearn "
+            "status FLEET reads its folder"
+        )
     if ("rounds_done", "") not in figures:
         raise RunError(f"{page}: these are not the figures of fedlearn serve")
     counts = {

@@ -66,6 +66,14 @@ INSTALLATION = (
     "install.staged",
 )
 
+# Points of a process that has a fleet learn again.
+LEARNING = (
+    "learn.before-record",
+    "learn.after-record",
+    # A step is done, the record does not say so.
+    "learn.done",
+)
+
 # Points of a coordinator; those of its journal are `fedlearn.server.journal.POINTS`.
 COORDINATOR = (
     # An answer is in the journal, not acknowledged.

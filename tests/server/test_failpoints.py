@@ -18,6 +18,7 @@ POINTS = (
     *failpoints.AGENT,
     *failpoints.TRAINER,
     *failpoints.INSTALLATION,
+    *failpoints.LEARNING,
     *failpoints.COORDINATOR,
     *journal.POINTS,
 )

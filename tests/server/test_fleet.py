@@ -27,7 +27,7 @@ from fedlearn.exchange.releases import (
     WatchFigures,
     WatchLimits,
 )
-from fedlearn.server.actions import SendToAgent
+from fedlearn.server.actions import SendToAgent, StoreAnswer
 from fedlearn.server.fleet import POLL_S, FleetRounds
 from fedlearn.server.rollout_plan import RolloutPhase, RolloutPlan, RolloutProgress
 from fedlearn.server.rollout_store import (
@@ -38,6 +38,7 @@ from fedlearn.server.rollout_store import (
     progress_of,
     progress_text,
 )
+from fedlearn.server.work import WorkOrder
 
 ONE, TWO = (ReleaseId("model", n, f"{n:064x}") for n in (1, 2))
 PLAN = RolloutPlan(1, TWO, ONE, ((0,), (1, 2)), 0.25, 900.0, WatchLimits(5, errors=0.1))
@@ -250,3 +251,70 @@ def test_a_file_that_is_no_store_is_named(tmp_path):
     (tmp_path / STORE_FILE).write_bytes(b"no database" * 100)
     with pytest.raises(RecordError, match=r"rollouts\.sqlite' cannot be used"):
         RolloutStore(tmp_path)
+
+
+# Runs
+
+
+def work_order(client, round=1):
+    key = (round, "train", 0)
+    return WorkOrder(client, key, pb.Task(key=proto(key)), ())
+
+
+def answer_to(order, data=b"answer"):
+    chunk = pb.Chunk(
+        key=proto(order.key), total=len(data), data=data, checksum=zlib.crc32(data)
+    )
+    return pb.AgentFrame(chunk=chunk)
+
+
+def test_a_run_is_told_to_those_who_attend_and_to_those_who_come(fleet):
+    fleet.attend(0)
+    fleet.attend(1, installs=False)
+    actions = fleet.machine.enter(b"run", '{"model": 1}', 1000)
+    assert [action.session for action in actions] == [1, 2]
+    for action in [*actions, fleet.attend(2)[0]]:
+        welcome = action.frame.welcome
+        assert (welcome.run, welcome.experiment) == (b"run", '{"model": 1}')
+        assert welcome.releases and welcome.limit_bytes == 1000
+    ended = fleet.machine.leave()
+    assert [action.frame.welcome.run for action in ended] == [b"", b"", b""]
+    assert fleet.attend(3)[0].frame.welcome.run == b""
+
+
+def test_a_run_that_ends_leaves_no_work_and_no_answer_to_the_next(fleet):
+    fleet.attend(0)
+    fleet.attend(1)
+    fleet.machine.enter(b"one", "{}", 1000)
+    for client in (0, 1):
+        fleet.machine.ask([work_order(client)], 0.0)
+    stored = fleet.machine.heard(1, answer_to(work_order(0)), 0.0)
+    assert isinstance(stored[0], StoreAnswer)
+    fleet.machine.stored(0, (1, "train", 0))
+    ended = fleet.machine.leave()
+    assert kinds(ended) == ["cancel", "welcome", "welcome"]
+    assert ended[0].session == 2
+    fleet.machine.enter(b"two", "{}", 1000)
+    # The same key means other work: the answer of before is none.
+    fleet.machine.ask([work_order(0)], 0.0)
+    assert fleet.machine.heard(1, answer_to(work_order(0), b"other"), 0.0) == [
+        StoreAnswer(0, (1, "train", 0), b"other", zlib.crc32(b"other"))
+    ]
+
+
+def test_without_a_run_an_answer_is_not_taken(fleet):
+    fleet.attend(0)
+    fleet.machine.enter(b"one", "{}", 1000)
+    fleet.machine.ask([work_order(0)], 0.0)
+    fleet.machine.leave()
+    actions = fleet.machine.heard(1, answer_to(work_order(0)), 0.0)
+    assert kinds(actions) == ["refusal"]
+
+
+def test_releases_go_on_in_a_run(fleet):
+    fleet.machine.enter(b"one", "{}", 1000)
+    fleet.attend(0)
+    fleet.store.begin(PLAN)
+    assert wanted(fleet.machine.tick(POLL_S)) == [WantedRelease(1, TWO)]
+    fleet.report(0, 1, committed=TWO, sequence=4)
+    assert fleet.machine.rollout.progress.wave == 1
