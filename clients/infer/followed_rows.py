@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import threading
 import time
@@ -14,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from fedlearn.clients.infer.arrivals import Arrival, Kind, key_of
+from fedlearn.clients.infer.newest import Newest
 from fedlearn.clients.infer.samples import is_number
 from fedlearn.clients.infer.tensors import Array
-from fedlearn.errors import DataError, RecordError, UserError
-from fedlearn.system import files
+from fedlearn.errors import DataError, UserError
 
 # Seconds between two looks at a file's end.
 PAUSE_S = 0.5
@@ -37,24 +36,21 @@ class FollowedRows:
         state: a folder of this stream alone. follows: wait for more rows.
         """
         self._path = path.resolve()
-        self._position = state / "position.json"
+        self._position = Newest(state / "position")
         self._follows = follows
         self._stopping = stopping
-        # Which file of this name it is, the bytes and the rows of it that are noted.
+        # Which file of this name it is, and where its next row begins.
         self._number = 0
-        self._inode = 0
-        self._offset = 0
-        self._row = 0
+        self._next_offset = 0
+        self._next_row = 0
         self._last_keys: set[str] = set()
         self._is_at_end = False
         try:
             self._file = open(path, "rb")  # noqa: SIM115
         except OSError as error:
             raise UserError(f"'{path}' cannot be read: {error.strerror}") from None
+        self._inode = os.fstat(self._file.fileno()).st_ino
         self._read_position()
-        # Where the next row is taken; what is taken and not noted comes again.
-        self._next_offset = self._offset
-        self._next_row = self._row
 
     @property
     def is_over(self) -> bool:
@@ -83,16 +79,15 @@ class FollowedRows:
     def note(self, arrivals: Sequence[Arrival]) -> None:
         """Note rows as answered: all that was taken."""
         self._last_keys = {arrival.key for arrival in arrivals}
-        self._offset = self._next_offset
-        self._row = self._next_row
-        position = {
-            "number": self._number,
-            "inode": self._inode,
-            "offset": self._offset,
-            "row": self._row,
-            "keys": sorted(self._last_keys),
-        }
-        files.replace(self._position, json.dumps(position).encode())
+        self._position.write(
+            {
+                "number": self._number,
+                "inode": self._inode,
+                "offset": self._next_offset,
+                "row": self._next_row,
+                "keys": sorted(self._last_keys),
+            }
+        )
 
     def is_noted(self, key: str) -> bool:
         """Tell whether a row of the last group is noted."""
@@ -101,23 +96,18 @@ class FollowedRows:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        self._position.close()
 
     def _read_position(self) -> None:
-        self._inode = os.fstat(self._file.fileno()).st_ino
-        try:
-            position = json.loads(self._position.read_bytes())
-            self._number = int(position["number"])
-            inode = int(position["inode"])
-            self._offset = int(position["offset"])
-            self._row = int(position["row"])
-            self._last_keys = set(position["keys"])
-        except FileNotFoundError:
+        position = self._position.value
+        if position is None:
             return
-        except (ValueError, KeyError, TypeError):
-            raise RecordError(
-                f"'{self._position}' is damaged; remove it to begin with the first row"
-            ) from None
-        if inode != self._inode or os.fstat(self._file.fileno()).st_size < self._offset:
+        self._number = position["number"]
+        self._last_keys = set(position["keys"])
+        self._next_offset = position["offset"]
+        self._next_row = position["row"]
+        is_same = position["inode"] == self._inode
+        if not is_same or os.fstat(self._file.fileno()).st_size < self._next_offset:
             self._begin_anew()
 
     def _look(self) -> None:
@@ -143,8 +133,6 @@ class FollowedRows:
 
     def _begin_anew(self) -> None:
         self._number += 1
-        self._offset = 0
-        self._row = 0
         self._next_offset = 0
         self._next_row = 0
 

@@ -2,8 +2,8 @@
 
 stream.json     its name for brokers, and where its answers go, for `fedlearn doctor`
 ledger          keys of files that are answered
-position.json   how far a table is answered
-counts.json     the window that is being counted
+position        how far a table is answered
+counts          the window that is being counted
 outbox/         answers on their way to a broker
 """
 
@@ -22,7 +22,7 @@ from fedlearn.system import files
 
 FACTS = "stream.json"
 OUTBOX = "outbox"
-COUNTS = "counts.json"
+COUNTS = "counts"
 
 # Where systemd keeps a service's state, see systemd.exec(5).
 _SYSTEMD = "STATE_DIRECTORY"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedlearn.clients.infer.arrivals import key_of
-from fedlearn.errors import RecordError
-from fedlearn.system import files
+from fedlearn.clients.infer.newest import Newest
 
 Answer = dict[str, Any]
 
@@ -23,7 +21,7 @@ class Tally:
 
     def __init__(self, path: Path, window_s: float) -> None:
         """Go on with a file, or begin one; raises RecordError for a damaged one."""
-        self._path = path
+        self._file = Newest(path)
         self._window_s = window_s
         self._since = 0.0
         self._counts: dict[str, int] = {}
@@ -81,30 +79,30 @@ class Tally:
         self._errors = 0
         self._write()
 
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
     def _read(self) -> None:
-        try:
-            state = json.loads(self._path.read_bytes())
-            self._since = float(state["since"])
-            self._counts = {name: int(n) for name, n in state["counts"].items()}
-            self._errors = int(state["errors"])
-            self._version = str(state["version"])
-            self.keys = set(state["keys"])
-        except FileNotFoundError:
+        state = self._file.value
+        if state is None:
             return
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise RecordError(
-                f"'{self._path}' is damaged; remove it, and its window is lost"
-            ) from None
+        self._since = state["since"]
+        self._counts = state["counts"]
+        self._errors = state["errors"]
+        self._version = state["version"]
+        self.keys = set(state["keys"])
 
     def _write(self) -> None:
-        state = {
-            "since": self._since,
-            "counts": self._counts,
-            "errors": self._errors,
-            "version": self._version,
-            "keys": sorted(self.keys),
-        }
-        files.replace(self._path, json.dumps(state).encode())
+        self._file.write(
+            {
+                "since": self._since,
+                "counts": self._counts,
+                "errors": self._errors,
+                "version": self._version,
+                "keys": sorted(self.keys),
+            }
+        )
 
 
 def moment(time_s: float) -> str:
