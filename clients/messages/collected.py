@@ -56,7 +56,7 @@ def answer_of(topic: str, payload: bytes, first: str = "") -> Answer | None:
 
 
 class CollectedFile:
-    """A file that takes each answer once. duplicates, lost: since it was opened."""
+    """A file that takes each answer once. duplicates, lost: since it was begun."""
 
     def __init__(self, path: Path) -> None:
         """Begin a file, or go on with one.
@@ -89,6 +89,7 @@ class CollectedFile:
 
         Raises OSError: then none of them is there, as far as anybody is told.
         """
+        counted = (self.duplicates, self.lost)
         lines = []
         added: set[tuple[str, int]] = set()
         for answer in answers:
@@ -104,7 +105,9 @@ class CollectedFile:
         # After the disk has them: whoever asks is told of nothing else.
         for outbox, number in added:
             self._of(outbox).add(number)
-        if self._size - self._noted >= NOTE_BYTES:
+        # What is counted stands nowhere else.
+        is_counted = counted != (self.duplicates, self.lost)
+        if is_counted or self._size - self._noted >= NOTE_BYTES:
             self._note()
         return len(added)
 
@@ -185,6 +188,8 @@ class CollectedFile:
             size = int(state["bytes"])
             numbers = {name: Ranges(pairs) for name, pairs in state["numbers"].items()}
             self.name = str(state["name"])
+            self.duplicates = int(state["duplicates"])
+            self.lost = int(state["lost"])
             self._firsts = {name: int(n) for name, n in state["firsts"].items()}
         except FileNotFoundError:
             return
@@ -201,6 +206,8 @@ class CollectedFile:
         state = {
             "name": self.name,
             "bytes": self._size,
+            "duplicates": self.duplicates,
+            "lost": self.lost,
             "firsts": self._firsts,
             "numbers": {name: list(pairs) for name, pairs in self._numbers.items()},
         }

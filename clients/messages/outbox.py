@@ -25,7 +25,6 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 from fedlearn.clients.messages.ranges import Ranges
 from fedlearn.errors import RecordError, RunError
@@ -72,6 +71,16 @@ class _Segment:
         return len(self.offsets) - len(self.settled)
 
 
+@dataclass(frozen=True)
+class OutboxLook:
+    """What an outbox has, for whoever only looks at it."""
+
+    count: int
+    bytes: int
+    dropped: int
+    damaged: int
+
+
 class Outbox:
     """The messages of one folder; one process has it at a time, with any threads."""
 
@@ -86,13 +95,20 @@ class Outbox:
         try:
             files.make_folder(folder)
             self._lock = _locked(folder)
+        except OSError as error:
+            raise RecordError(f"'{folder}': {error.strerror or error}") from None
+        try:
             files.sweep(folder)
             self.id, self.dropped = _facts(folder)
             self.damaged = 0
             self._segments = self._read()
             self._file = self._opened()
         except OSError as error:
+            os.close(self._lock)
             raise RecordError(f"'{folder}': {error.strerror or error}") from None
+        except RecordError:
+            os.close(self._lock)
+            raise
 
     def put(self, messages: Sequence[tuple[str, str]]) -> None:
         """Add (key, body) pairs; they are on the disk when this returns.
@@ -177,7 +193,7 @@ class Outbox:
         """Let another process have the folder."""
         with self._guard:
             os.close(self._file)
-            self._lock.close()
+            os.close(self._lock)
 
     def _waiting(self) -> int:
         return sum(segment.waiting for segment in self._segments)
@@ -251,13 +267,36 @@ class Outbox:
             self._remove(oldest)
 
 
-def _locked(folder: Path) -> BinaryIO:
+def look(folder: Path) -> OutboxLook | None:
+    """Return what a folder's outbox has, while its process goes on; None: it is none.
+
+    Raises RecordError for a damaged one, OSError for one that cannot be read.
+    """
+    if not (folder / FACTS).exists():
+        return None
+    _, dropped = _facts(folder)
+    count = 0
+    size = 0
+    damaged = 0
+    for path in folder.glob("*.log"):
+        # All in it may be settled by now, and then it goes.
+        with contextlib.suppress(FileNotFoundError):
+            segment = _scanned(path, is_last=False)
+            _read_settled(segment)
+            missing = [n for n, place in enumerate(segment.offsets) if place < 0]
+            damaged += len(missing)
+            count += segment.waiting
+            size += segment.bytes
+    return OutboxLook(count, size, dropped, damaged)
+
+
+def _locked(folder: Path) -> int:
     """Return the open lock of a folder; raises RunError where another process has it."""
-    lock = open(folder / ".lock", "wb", opener=files.private)  # noqa: SIM115
+    lock = files.private(folder / ".lock", os.O_WRONLY | os.O_CREAT)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        lock.close()
+        os.close(lock)
         raise RunError(
             f"another process has '{folder}' open; end it, or give another --state"
         ) from None

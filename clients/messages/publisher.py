@@ -30,6 +30,10 @@ WINDOW = 100
 RESEND_S = 5.0
 LONGEST_RESEND_S = 60.0
 
+# So many connections in a row that last so few seconds are no accident.
+_SHORT_CONNECTIONS = 3
+_SHORT_S = 10.0
+
 # An acknowledgement names ranges; a longer one comes from a stranger.
 _ACK_BYTES = 64 << 10
 _MOST_NUMBER = 1 << 63
@@ -75,6 +79,9 @@ class Publisher:
         self._client.on_message = self._on_message
         self._wake = threading.Event()
         self._is_connected = False
+        # When it was, and how many connections before it ended soon.
+        self._since = 0.0
+        self._short = 0
         self._is_stopping = False
         self._state = ""
         self._error: FedlearnError | None = None
@@ -216,6 +223,7 @@ class Publisher:
         if self._until is Until.COLLECTED:
             client.subscribe(acknowledgements(self._topic, self._outbox.id), qos=1)
         self._is_connected = True
+        self._since = time.monotonic()
         self._tell(f"connected to {self._broker.name}")
         self._wake.set()
 
@@ -228,10 +236,14 @@ class Publisher:
         self, client: Any, data: Any, flags: Any, code: Any, _: Any
     ) -> None:
         self._is_connected = False
-        if str(code) == "Session taken over":
+        is_short = time.monotonic() - self._since < _SHORT_S
+        self._short = self._short + 1 if is_short else 0
+        # A broker ends a connection when another one has its name, and may not say why.
+        if str(code) == "Session taken over" or self._short >= _SHORT_CONNECTIONS:
             self._tell(
-                f"another device has the same outbox '{self._outbox.id}': was this one's "
-                f"disk copied? Remove '{self._outbox.folder}' on one of them"
+                f"{self._broker.name} ends each connection at once: has another device the "
+                f"same outbox, {self._outbox.id}? Was this one's disk copied, remove "
+                f"'{self._outbox.folder}' on one of them"
             )
         elif not self._is_stopping:
             self._tell(f"{self._broker.name} is gone ({code}); answers wait")
