@@ -17,6 +17,7 @@ from fedlearn.clients.infer.newest import Newest
 from fedlearn.clients.infer.samples import is_number
 from fedlearn.clients.infer.tensors import Array
 from fedlearn.errors import DataError, UserError
+from fedlearn.text import shortened
 
 # Seconds between two looks at a file's end.
 PAUSE_S = 0.5
@@ -150,7 +151,7 @@ class FollowedRows:
 
 
 def _numbers(row: list[str]) -> Array:
-    try:
-        return np.array(row, np.float64)
-    except (ValueError, OverflowError) as error:
-        raise DataError(str(error)) from None
+    for cell in row:
+        if not is_number(cell):
+            raise DataError(f"'{shortened(cell, 40)}' is no number")
+    return np.array(row, np.float64)
