@@ -44,7 +44,7 @@ POINTS = ("outbox.before-write", "outbox.before-sync", "outbox.after-sync")
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class OutboxMessage:
     """A message that waits. number: in its outbox, from 1. body: a JSON object's text."""
 
     number: int
@@ -145,9 +145,9 @@ class Outbox:
             self._remove_settled()
             return before - self._waiting()
 
-    def waiting(self, after: int = 0, most: int = 100) -> list[Message]:
+    def waiting(self, after: int = 0, most: int = 100) -> list[OutboxMessage]:
         """Return the oldest messages whose numbers are above ``after``, in order."""
-        messages: list[Message] = []
+        messages: list[OutboxMessage] = []
         with self._guard:
             for segment in self._segments:
                 if segment.last > after and len(messages) < most:
@@ -346,14 +346,14 @@ def _write(file: int, start: int, data: bytes) -> None:
     reach("outbox.after-sync")
 
 
-def _parsed(line: bytes) -> Message | None:
+def _parsed(line: bytes) -> OutboxMessage | None:
     """Return the message of a line; None: it is damaged."""
     checksum = line[:8]
     text = line[9:-1]
     if not line.endswith(b"\n") or checksum != b"%08x" % crc32(text):
         return None
     number, key, body = json.loads(text)
-    return Message(number, key, body)
+    return OutboxMessage(number, key, body)
 
 
 def _scanned(path: Path, is_last: bool) -> _Segment:
@@ -395,9 +395,9 @@ def _read_settled(segment: _Segment) -> None:
 
 def _messages(
     segment: _Segment, after: int, most: int, skipped: Ranges
-) -> list[Message]:
+) -> list[OutboxMessage]:
     """Return a segment's oldest messages above a number, but those that are skipped."""
-    messages: list[Message] = []
+    messages: list[OutboxMessage] = []
     with open(segment.path, "rb") as file:
         number = max(after + 1, segment.first)
         while number <= segment.last and len(messages) < most:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fedlearn.clients.messages.broker import Broker, properties
-from fedlearn.clients.messages.outbox import Message, Outbox
+from fedlearn.clients.messages.outbox import OutboxMessage, Outbox
 from fedlearn.clients.messages.topics import acknowledgements
 from fedlearn.errors import FedlearnError, RunError, reason_of
 from fedlearn.text import first_few, shortened
@@ -172,7 +172,7 @@ class Publisher:
         self.resent += len(stale)
         self._again.note(stale[-1].number if stale else self._again.stale)
 
-    def _publish(self, message: Message) -> None:
+    def _publish(self, message: OutboxMessage) -> None:
         name = f"{self._outbox.id}-{message.number}"
         payload = f'{{"id":"{name}",{message.body[1:]}'
         sending = self._client.publish(

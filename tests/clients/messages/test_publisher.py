@@ -248,3 +248,24 @@ def test_a_copied_outbox_is_noticed(tmp_path):
                     for line in both.said + copy.said
                 )
             )
+
+
+@needs_mosquitto
+def test_answers_cross_a_bridge_by_topic(tmp_path):
+    """What docs/sources.md says of other systems: two topics, and no more than MQTT 3.1.1."""
+    device = tmp_path / "device"
+    device.mkdir()
+    with mosquitto(tmp_path) as centre:
+        bridge = (
+            f"allow_anonymous true\nconnection centre\naddress 127.0.0.1:{centre.port}\n"
+            "topic site/+ out 1\ntopic site/+/ack/+ in 1\n"
+        )
+        with (
+            mosquitto(device, bridge) as near,
+            way(device, Broker("127.0.0.1", near.port)) as both,
+        ):
+            both.broker = Broker("127.0.0.1", centre.port)
+            both.collect()
+            both.put(*range(30))
+            until(lambda: both.outbox.count == 0)
+            assert both.collected() == list(range(30))
