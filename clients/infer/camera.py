@@ -57,11 +57,12 @@ class LatestFrame:
             self._frame = None
             return frame
 
-    def stop(self) -> None:
-        """End the thread, once the frame that it reads has come."""
+    def stop(self) -> bool:
+        """End the thread once its frame has come; returns whether it has ended."""
         self._is_stopping = True
         # A driver that hangs must not hang the whole stream.
         self._thread.join(5.0)
+        return not self._thread.is_alive()
 
     def _work(self) -> None:
         while not self._is_stopping:
@@ -133,8 +134,9 @@ class Camera:
 
     def close(self) -> None:
         """Let go of the camera."""
-        self._latest.stop()
-        self._capture.release()
+        # Not under a thread that still reads it.
+        if self._latest.stop():
+            self._capture.release()
 
     def _frame(self) -> Array | None:
         """Return the next frame; a camera that has gone is opened again."""

@@ -19,6 +19,9 @@ Answer = dict[str, Any]
 Keyed = Sequence[tuple[str, Answer]]
 IsNoted = Callable[[str], bool]
 
+# Samples that may be stored and not noted: more than a group, which is noted at once.
+RECENT = 10_000
+
 # Bytes that are read at a time, from a file's end.
 _PIECE = 64 << 10
 
@@ -87,7 +90,7 @@ class FileOutlet:
             # Somebody else's line, or a window's counts.
             except (ValueError, KeyError, TypeError):
                 continue
-            if is_noted(key):
+            if is_noted(key) or len(keys) >= RECENT:
                 break
             keys.add(key)
         return keys

@@ -37,10 +37,11 @@ def default_folder() -> Path:
 class StreamState:
     """A stream's folder, for one process at a time."""
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        """Open a folder, or make it; facts: what is noted of where answers go.
+    def __init__(self, folder: Path) -> None:
+        """Open a folder, or make it.
 
-        Raises RunError where another process has it, RecordError where it cannot be used.
+        earlier: what `note` wrote in the run before. Raises RunError where another process
+        has it, RecordError where it cannot be used.
         """
         self.folder = folder
         try:
@@ -58,10 +59,13 @@ class StreamState:
                 f"another process streams with '{folder}'; give another --state"
             ) from None
         self._lock = lock
-        earlier = facts_of(folder) or {}
-        self.name = str(earlier.get("name") or secrets.token_hex(8))
+        self.earlier = facts_of(folder) or {}
+        self.name = str(self.earlier.get("name") or secrets.token_hex(8))
+
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Note where answers go; raises OSError."""
         text = json.dumps({**facts, "name": self.name})
-        files.replace(folder / FACTS, text.encode())
+        files.replace(self.folder / FACTS, text.encode())
 
     def close(self) -> None:
         """Let another process have the folder."""

@@ -21,16 +21,23 @@ import json
 import os
 import secrets
 import threading
-from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from fedlearn.clients.messages.outbox_segments import (
+    PATTERN,
+    OutboxMessage,
+    OutboxSegment,
+    line_of,
+    messages_of,
+    read_settled,
+    scanned,
+    write,
+)
 from fedlearn.clients.messages.ranges import Ranges
 from fedlearn.errors import RecordError, RunError
 from fedlearn.system import files
-from fedlearn.system.checksum import crc32
-from fedlearn.system.failpoints import reach
 
 FACTS = "outbox.json"
 
@@ -38,37 +45,6 @@ SEGMENT_BYTES = 1 << 20
 
 # A quota below this could not drop a part of what waits.
 LEAST_BYTES = 4 << 20
-
-# The failpoints of an outbox, see `fedlearn.system.failpoints`.
-POINTS = ("outbox.before-write", "outbox.before-sync", "outbox.after-sync")
-
-
-@dataclass(frozen=True, slots=True)
-class OutboxMessage:
-    """A message that waits. number: in its outbox, from 1. body: a JSON object's text."""
-
-    number: int
-    key: str
-    body: str
-
-
-@dataclass
-class _Segment:
-    """A file of messages. offsets: of the lines, from its first number on; -1: damaged."""
-
-    path: Path
-    first: int
-    bytes: int = 0
-    offsets: array[int] = field(default_factory=lambda: array("q"))
-    settled: Ranges = field(default_factory=Ranges)
-
-    @property
-    def last(self) -> int:
-        return self.first + len(self.offsets) - 1
-
-    @property
-    def waiting(self) -> int:
-        return len(self.offsets) - len(self.settled)
 
 
 @dataclass(frozen=True)
@@ -123,11 +99,11 @@ class Outbox:
             if segment.bytes >= SEGMENT_BYTES:
                 segment = self._begin(segment.last + 1)
             lines = [
-                _line(segment.last + place, key, body)
+                line_of(segment.last + place, key, body)
                 for place, (key, body) in enumerate(messages, 1)
             ]
             self._make_room(sum(map(len, lines)))
-            _write(self._file, segment.bytes, b"".join(lines))
+            write(self._file, segment.bytes, b"".join(lines))
             for line in lines:
                 segment.offsets.append(segment.bytes)
                 segment.bytes += len(line)
@@ -152,7 +128,7 @@ class Outbox:
             for segment in self._segments:
                 if segment.last > after and len(messages) < most:
                     room = most - len(messages)
-                    messages += _messages(segment, after, room, segment.settled)
+                    messages += messages_of(segment, after, room, segment.settled)
         return messages
 
     @property
@@ -185,7 +161,7 @@ class Outbox:
             for segment in reversed(self._segments):
                 if segment.offsets:
                     count = len(segment.offsets)
-                    messages = _messages(segment, 0, count, Ranges())
+                    messages = messages_of(segment, 0, count, Ranges())
                     return {message.key for message in messages}
             return set()
 
@@ -198,12 +174,12 @@ class Outbox:
     def _waiting(self) -> int:
         return sum(segment.waiting for segment in self._segments)
 
-    def _read(self) -> list[_Segment]:
+    def _read(self) -> list[OutboxSegment]:
         segments = []
-        paths = sorted(self.folder.glob("*.log"))
+        paths = sorted(self.folder.glob(PATTERN))
         for path in paths:
-            segment = _scanned(path, is_last=path == paths[-1])
-            _read_settled(segment)
+            segment = scanned(path, is_last=path == paths[-1])
+            read_settled(segment)
             # A line that cannot be read is a message lost: it is counted, never passed over.
             for place, offset in enumerate(segment.offsets):
                 if offset < 0 and segment.first + place not in segment.settled:
@@ -213,7 +189,7 @@ class Outbox:
         for path in self.folder.glob("*.settled"):
             if not path.with_suffix(".log").exists():
                 path.unlink()
-        return segments or [_Segment(self.folder / f"{1:016}.log", 1)]
+        return segments or [OutboxSegment(self.folder / f"{1:016}.log", 1)]
 
     def _opened(self) -> int:
         path = self._segments[-1].path
@@ -221,15 +197,15 @@ class Outbox:
         files.sync_folder(self.folder)
         return file
 
-    def _begin(self, first: int) -> _Segment:
+    def _begin(self, first: int) -> OutboxSegment:
         """Begin a segment; the one before it goes when all in it is settled."""
         os.close(self._file)
-        self._segments.append(_Segment(self.folder / f"{first:016}.log", first))
+        self._segments.append(OutboxSegment(self.folder / f"{first:016}.log", first))
         self._file = self._opened()
         self._remove_settled()
         return self._segments[-1]
 
-    def _settle(self, segment: _Segment, first: int, last: int) -> None:
+    def _settle(self, segment: OutboxSegment, first: int, last: int) -> None:
         first = max(first, segment.first)
         last = min(last, segment.last)
         if first > last or not segment.settled.missing(first, last):
@@ -245,7 +221,7 @@ class Outbox:
             if not segment.waiting:
                 self._remove(segment)
 
-    def _remove(self, segment: _Segment) -> None:
+    def _remove(self, segment: OutboxSegment) -> None:
         self._segments.remove(segment)
         segment.path.unlink(missing_ok=True)
         segment.path.with_suffix(".settled").unlink(missing_ok=True)
@@ -278,11 +254,11 @@ def look(folder: Path) -> OutboxLook | None:
     count = 0
     size = 0
     damaged = 0
-    for path in folder.glob("*.log"):
+    for path in folder.glob(PATTERN):
         # All in it may be settled by now, and then it goes.
         with contextlib.suppress(FileNotFoundError):
-            segment = _scanned(path, is_last=False)
-            _read_settled(segment)
+            segment = scanned(path, is_last=False)
+            read_settled(segment)
             missing = [n for n, place in enumerate(segment.offsets) if place < 0]
             damaged += len(missing)
             count += segment.waiting
@@ -321,91 +297,3 @@ def _facts(folder: Path) -> tuple[str, int]:
 
 def _write_facts(folder: Path, name: str, dropped: int) -> None:
     files.replace(folder / FACTS, json.dumps({"id": name, "dropped": dropped}).encode())
-
-
-def _line(number: int, key: str, body: str) -> bytes:
-    # The body stays the text that it is: it is sent as it came.
-    text = json.dumps([number, key, body], separators=(",", ":")).encode()
-    return b"%08x %b\n" % (crc32(text), text)
-
-
-def _write(file: int, start: int, data: bytes) -> None:
-    """Append bytes and sync; a disk that refuses keeps nothing of them. Raises OSError."""
-    reach("outbox.before-write")
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(file, view) :]
-        reach("outbox.before-sync")
-        os.fsync(file)
-    except OSError:
-        # Nobody was promised what is cut off here.
-        with contextlib.suppress(OSError):
-            os.ftruncate(file, start)
-        raise
-    reach("outbox.after-sync")
-
-
-def _parsed(line: bytes) -> OutboxMessage | None:
-    """Return the message of a line; None: it is damaged."""
-    checksum = line[:8]
-    text = line[9:-1]
-    if not line.endswith(b"\n") or checksum != b"%08x" % crc32(text):
-        return None
-    number, key, body = json.loads(text)
-    return OutboxMessage(number, key, body)
-
-
-def _scanned(path: Path, is_last: bool) -> _Segment:
-    """Return what a segment has; the last one loses what no whole line follows."""
-    segment = _Segment(path, int(path.stem))
-    data = path.read_bytes()
-    end = 0
-    position = 0
-    for line in data.splitlines(keepends=True):
-        message = _parsed(line)
-        if message is not None and message.number > segment.last:
-            damaged = message.number - segment.last - 1
-            segment.offsets.extend([-1] * damaged)
-            segment.offsets.append(position)
-            end = position + len(line)
-        position += len(line)
-    segment.bytes = position
-    if is_last:
-        # Its last bytes may be in memory alone, after a crash: the whole is written anew.
-        files.replace(path, data[:end])
-        segment.bytes = end
-    return segment
-
-
-def _read_settled(segment: _Segment) -> None:
-    try:
-        text = segment.path.with_suffix(".settled").read_text()
-    except FileNotFoundError:
-        return
-    for line in text.splitlines(keepends=True):
-        words = line.split()
-        # What a power cut left of it may be anything.
-        if line.endswith("\n") and len(words) == 2 and all(map(str.isdecimal, words)):
-            first = max(int(words[0]), segment.first)
-            last = min(int(words[1]), segment.last)
-            if first <= last:
-                segment.settled.add(first, last)
-
-
-def _messages(
-    segment: _Segment, after: int, most: int, skipped: Ranges
-) -> list[OutboxMessage]:
-    """Return a segment's oldest messages above a number, but those that are skipped."""
-    messages: list[OutboxMessage] = []
-    with open(segment.path, "rb") as file:
-        number = max(after + 1, segment.first)
-        while number <= segment.last and len(messages) < most:
-            if number not in skipped and segment.offsets[number - segment.first] >= 0:
-                file.seek(segment.offsets[number - segment.first])
-                message = _parsed(file.readline())
-                if message is None:
-                    raise RecordError(f"'{segment.path}' was damaged while it was used")
-                messages.append(message)
-            number += 1
-    return messages

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from typing import Any
 
 from fedlearn.clients.messages.broker import Broker, properties
-from fedlearn.clients.messages.outbox import OutboxMessage, Outbox
+from fedlearn.clients.messages.outbox import Outbox
+from fedlearn.clients.messages.outbox_segments import OutboxMessage
 from fedlearn.clients.messages.topics import acknowledgements
 from fedlearn.errors import FedlearnError, RunError, reason_of
 from fedlearn.text import first_few, shortened
@@ -33,6 +34,10 @@ LONGEST_RESEND_S = 60.0
 # So many connections in a row that last so few seconds are no accident.
 _SHORT_CONNECTIONS = 3
 _SHORT_S = 10.0
+
+# MQTT's own limit of a packet, and what comes before a message in one: topics, properties.
+_MOST_BYTES = 256 << 20
+_HEAD_BYTES = 2 << 10
 
 # An acknowledgement names ranges; a longer one comes from a stranger.
 _ACK_BYTES = 64 << 10
@@ -94,6 +99,9 @@ class Publisher:
         self._cursor = 0
         self._again = _Again(resend_s)
         self.resent = 0
+        # Too large for the broker; its own limit, of whole packets.
+        self.refused = 0
+        self._most_bytes = _MOST_BYTES
         self._sender = threading.Thread(target=self._work, name="fedlearn-outbox")
 
     def start(self) -> None:
@@ -175,6 +183,12 @@ class Publisher:
     def _publish(self, message: OutboxMessage) -> None:
         name = f"{self._outbox.id}-{message.number}"
         payload = f'{{"id":"{name}",{message.body[1:]}'
+        # The broker would end the connection, again and again.
+        if len(payload) > self._most_bytes - _HEAD_BYTES:
+            self._tell(f"{self._broker.name} takes no answer as large as {name}")
+            self._outbox.settle([(message.number, message.number)])
+            self.refused += 1
+            return
         sending = self._client.publish(
             self._topic, payload, qos=1, properties=self._properties()
         )
@@ -215,7 +229,7 @@ class Publisher:
     # The network's thread, below: it holds locks of paho-mqtt, so it only leaves notes.
 
     def _on_connect(
-        self, client: Any, data: Any, flags: Any, code: Any, _: Any
+        self, client: Any, data: Any, flags: Any, code: Any, limits: Any
     ) -> None:
         if code.is_failure:
             self._tell(f"{self._broker.name} refuses this device: {code}")
@@ -224,6 +238,7 @@ class Publisher:
             client.subscribe(acknowledgements(self._topic, self._outbox.id), qos=1)
         self._is_connected = True
         self._since = time.monotonic()
+        self._most_bytes = getattr(limits, "MaximumPacketSize", _MOST_BYTES)
         self._tell(f"connected to {self._broker.name}")
         self._wake.set()
 
@@ -324,6 +339,8 @@ def described(outbox: Outbox, publisher: Publisher) -> str:
     facts = [f"{outbox.count} answers wait", f"{publisher.resent} were sent again"]
     if outbox.dropped:
         facts.append(f"{outbox.dropped} were dropped, as the outbox was full")
+    if publisher.refused:
+        facts.append(f"{publisher.refused} were too large for the broker")
     if outbox.damaged:
         facts.append(f"{outbox.damaged} were damaged on the disk")
     return shortened(first_few(facts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import threading
 from pathlib import Path
@@ -12,12 +13,13 @@ from fedlearn.commands.broker_arguments import add_broker, broker_of
 from fedlearn.errors import RecordError, RunError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from fedlearn.clients.infer.arrivals import ArrivalSource
     from fedlearn.clients.infer.outlets import Outlet
     from fedlearn.clients.infer.stream import StreamSettings, WatchedModel
     from fedlearn.clients.infer.stream_state import StreamState
+    from fedlearn.clients.infer.tally import Tally
 
 SOURCES = {
     "camera": "camera:NUMBER",
@@ -30,6 +32,9 @@ SINKS = {**FILES, "mqtt": "mqtt:TOPIC"}
 
 # What has no end by itself.
 ENDLESS = ("camera", "mqtt")
+
+# What --until waits for, in words.
+_ENDS = {"collected": "collected", "puback": "taken by the broker"}
 
 # Seconds in which answers may still go out when a stream ends.
 GRACE_S = 5.0
@@ -129,43 +134,47 @@ def place(text: str | None, kinds: dict[str, str], option: str) -> tuple[str, st
 
 def run_stream(arguments: argparse.Namespace, say: Callable[[str], None]) -> None:
     """Run a stream until its source is over, or SIGTERM; raises FedlearnError."""
-    settings, count_s = _settings(arguments)
     _check_topics(arguments)
+    settings, count_s = _settings(arguments)
     from fedlearn.clients.infer import stream, stream_state
-    from fedlearn.clients.infer.tally import Tally
 
     stopping = threading.Event()
     watched = stream.WatchedModel(arguments.model, arguments.int8, say)
-    state = _state(arguments)
-    try:
+    folder = arguments.state or stream_state.default_folder()
+    with contextlib.ExitStack() as parts, _on_disk(folder):
+        state = stream_state.StreamState(folder)
+        parts.callback(state.close)
         source = _source(arguments, state, stopping, say)
+        parts.callback(source.close)
+        tally = _tally(state, count_s)
+        outlet = _outlet(arguments, state, say)
+        state.note(_facts(arguments))
+        streaming = stream.Stream(
+            watched, source, outlet, settings, say, stopping, tally
+        )
+        _on_signals(stopping, watched)
+        say(f"version {watched.model.version} answers {arguments.source}")
         try:
-            outlet = _outlet(arguments, state, say)
-            counts = state.folder / stream_state.COUNTS
-            tally = Tally(counts, count_s) if count_s else None
-            streaming = stream.Stream(
-                watched, source, outlet, settings, say, stopping, tally
-            )
-            _on_signals(stopping, watched)
-            say(f"version {watched.model.version} answers {arguments.source}")
-            try:
-                streaming.run()
-            finally:
-                waiting = outlet.close(arguments.wait)
+            streaming.run()
         finally:
-            source.close()
-    except OSError as error:
-        raise RecordError(
-            f"'{error.filename or state.folder}': {error.strerror or error}"
-        ) from None
-    finally:
-        state.close()
+            waiting = outlet.close(arguments.wait)
     say(streaming.described())
     if waiting and not stopping.is_set():
         raise RunError(
-            f"{waiting} answers are not {arguments.until} yet; they wait in "
-            f"'{state.folder}' and go out with the next run"
+            f"{waiting} answers are not {_ENDS[arguments.until]} yet; they wait in "
+            f"'{folder}' and go out with the next run"
         )
+
+
+@contextlib.contextmanager
+def _on_disk(folder: Path) -> Iterator[None]:
+    """Raise RecordError that names the place for what the system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise RecordError(
+            f"'{error.filename or folder}': {error.strerror or error}"
+        ) from None
 
 
 def _kind(text: str | None) -> str:
@@ -187,26 +196,36 @@ def _settings(arguments: argparse.Namespace) -> tuple[StreamSettings, float]:
 
 
 def _check_topics(arguments: argparse.Namespace) -> None:
+    """Refuse topics and a broker that cannot be; raises UserError."""
     from fedlearn.clients.messages.topics import check_filter, check_topic
 
     kind, name = place(arguments.source, SOURCES, "--source")
     if kind == "mqtt":
         check_filter(name, "--source")
-    kind, name = place(arguments.to, SINKS, "--to")
-    if kind == "mqtt":
+    sink, name = place(arguments.to, SINKS, "--to")
+    if sink == "mqtt":
         check_topic(name, "--to")
+    if "mqtt" in (kind, sink):
+        # Refuses an address or a password's file before a model is loaded.
+        broker_of(arguments)
 
 
-def _state(arguments: argparse.Namespace) -> StreamState:
-    from fedlearn.clients.infer import stream_state
-
-    folder = arguments.state or stream_state.default_folder()
-    facts = {"to": arguments.to}
+def _facts(arguments: argparse.Namespace) -> dict[str, object]:
+    """Return what is noted of where answers go, for doctor and for the next run."""
+    facts: dict[str, object] = {"to": arguments.to}
     if _kind(arguments.to) == "mqtt":
         facts["until"] = arguments.until
         facts["outbox_bytes"] = round(arguments.outbox_mb * 1e6)
         facts["broker"] = broker_of(arguments).name
-    return stream_state.StreamState(folder, facts)
+    return facts
+
+
+def _tally(state: StreamState, count_s: float) -> Tally | None:
+    from fedlearn.clients.infer import stream_state, tally
+
+    if not count_s:
+        return None
+    return tally.Tally(state.folder / stream_state.COUNTS, count_s)
 
 
 def _source(
@@ -249,6 +268,15 @@ def _outlet(
     outbox = Outbox(
         state.folder / stream_state.OUTBOX, round(arguments.outbox_mb * 1e6)
     )
+    earlier = state.earlier.get("to")
+    # A message's topic is the stream's: what waits was meant for the one before.
+    if outbox.count and earlier != arguments.to:
+        count = outbox.count
+        outbox.close()
+        raise UserError(
+            f"{count} answers for {earlier} wait in '{state.folder}'; send them with --to "
+            f"{earlier} first, or give another --state"
+        )
     until = Until(arguments.until)
     publisher = Publisher(outbox, broker_of(arguments), name, until, say)
     return outlets.TopicOutlet(outbox, publisher)

@@ -28,6 +28,7 @@ from tests.clients.messages.brokers import mosquitto, needs_mosquitto
     ],
 )
 def test_wrong_arguments_are_one_line(arguments, words, capsys):
+    code: object
     try:
         code = main(arguments)
     # What argparse refuses ends at once.
@@ -69,6 +70,9 @@ def test_a_folder_goes_to_a_topic_and_into_a_file(tmp_path, capsys):
         assert "2 answers are not collected yet" in capsys.readouterr().err
         finding = outbox_check.check(tmp_path / "state")
         assert finding.state == WELL and finding.figures["waiting"] == 2
+        other = ["--source", f"csv:{tmp_path / 'in.csv'}", "--to", "mqtt:site/b"]
+        assert infer([str(tmp_path / "m.onnx"), *other, *state, *broker]) == 2
+        assert "2 answers for mqtt:site/a wait in" in capsys.readouterr().err
         command = [sys.executable, "-m", "fedlearn", "collect", "--from", "mqtt:site/+"]
         command += ["--to", str(out), "--broker-user", "me"]
         command += ["--broker-password", str(password), *broker]
@@ -91,7 +95,9 @@ def test_a_folder_goes_to_a_topic_and_into_a_file(tmp_path, capsys):
 
 def opened(folder, **facts):
     facts = {"to": "mqtt:a", "broker": "mqtt://b:1883", "outbox_bytes": 1000, **facts}
-    stream_state.StreamState(folder, facts).close()
+    state = stream_state.StreamState(folder)
+    state.note(facts)
+    state.close()
     return outbox.Outbox(folder / stream_state.OUTBOX)
 
 
@@ -114,7 +120,9 @@ def test_doctor_sees_a_full_outbox_and_what_it_lost(tmp_path):
 
 def test_doctor_of_other_folders(tmp_path):
     assert outbox_check.check(tmp_path).state == FAILS
-    stream_state.StreamState(tmp_path, {"to": "file:x"}).close()
+    state = stream_state.StreamState(tmp_path)
+    state.note({"to": "file:x"})
+    state.close()
     assert outbox_check.check(tmp_path).state == SKIPPED
     (tmp_path / "stream.json").write_text("{")
     assert outbox_check.check(tmp_path).state == FAILS

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,6 +79,10 @@ def test_the_latest_frame_wins(film):
 
     latest = LatestFrame(read)
 
+    def number(frame):
+        assert frame is not None
+        return frame[0]
+
     def let_pass(count):
         may_read.release(count)
         for _ in range(count):
@@ -85,10 +90,10 @@ def test_the_latest_frame_wins(film):
 
     # The reader is one frame ahead, so five reads make four frames ready for certain.
     let_pass(5)
-    numbers = [latest.take(30.0)[0]]
+    numbers = [number(latest.take(30.0))]
     assert numbers[0] in (4, 5)
     let_pass(10)
-    numbers.append(latest.take(30.0)[0])
+    numbers.append(number(latest.take(30.0)))
     assert numbers[1] >= 14
     may_read.release(FRAMES)
     while not latest.is_over:
@@ -139,7 +144,7 @@ def test_a_camera_that_is_not_there_is_one_line(capfd):
     with pytest.raises(UserError, match=r"camera:99 cannot be opened.*/dev/video99"):
         Camera(99, 0.0, threading.Event(), lambda text: None)
     with pytest.raises(UserError, match="is no video"):
-        Film("absent.avi", 0.0)
+        Film(Path("absent.avi"), 0.0)
 
 
 def test_without_opencv_the_line_says_what_to_install(monkeypatch):

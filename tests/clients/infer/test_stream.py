@@ -343,11 +343,12 @@ def test_moments():
 
 
 def test_two_streams_need_two_folders(tmp_path):
-    first = stream_state.StreamState(tmp_path / "s", {"to": "file:x"})
+    first = stream_state.StreamState(tmp_path / "s")
+    first.note({"to": "file:x"})
     with pytest.raises(RunError, match="give another --state"):
-        stream_state.StreamState(tmp_path / "s", {})
+        stream_state.StreamState(tmp_path / "s")
     first.close()
-    again = stream_state.StreamState(tmp_path / "s", {})
+    again = stream_state.StreamState(tmp_path / "s")
     assert again.name == first.name
     again.close()
 

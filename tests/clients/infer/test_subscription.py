@@ -155,5 +155,10 @@ def test_what_was_not_acknowledged_comes_again_and_is_not_answered_twice(tmp_pat
 
 def _one(source):
     arrivals: list = []
-    until(lambda: arrivals.extend(source.take(1)) or arrivals)
+
+    def has_come():
+        arrivals.extend(source.take(1))
+        return bool(arrivals)
+
+    until(has_come)
     return arrivals

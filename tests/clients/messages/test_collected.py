@@ -43,8 +43,10 @@ def test_what_is_no_answer(payload):
 def test_an_answer_is_read():
     payload = b'{"id":"0123456789abcdef-17","label":"car"}'
     read = answer_of("t", payload, "12")
+    assert read is not None
     assert (read.outbox, read.number, read.first) == (FIRST, 17, 12)
-    assert answer_of("t", payload, "-1").first == 0
+    unknown = answer_of("t", payload, "-1")
+    assert unknown is not None and unknown.first == 0
 
 
 def test_each_comes_once_and_duplicates_are_counted(tmp_path):

@@ -8,9 +8,15 @@ import sys
 import pytest
 
 from fedlearn.clients.messages import outbox as module
-from fedlearn.clients.messages.outbox import POINTS, look
+from fedlearn.clients.messages.outbox_segments import POINTS
 from fedlearn.errors import RecordError, RunError
 from fedlearn.system import failpoints
+
+
+def looked(folder):
+    seen = module.look(folder)
+    assert seen is not None
+    return seen
 
 
 class Outbox(module.Outbox):
@@ -111,7 +117,7 @@ def test_a_damaged_message_is_counted_and_the_others_are_there(tmp_path):
     outbox.close()
     path = next(outbox.folder.glob("*.log"))
     path.write_bytes(path.read_bytes().replace(b'\\"n\\": 2', b'\\"n\\": 7'))
-    assert look(tmp_path / "o").damaged == 1
+    assert looked(tmp_path / "o").damaged == 1
     outbox = Outbox(tmp_path / "o")
     assert bodies(outbox) == [1, 3] and outbox.damaged == 1
 
@@ -141,7 +147,7 @@ def test_beyond_its_limit_the_oldest_go_and_are_counted(tmp_path, monkeypatch):
     assert outbox.count + outbox.dropped == 200
     assert bodies(outbox) == list(range(outbox.dropped + 1, 201))
     dropped = outbox.dropped
-    assert look(outbox.folder).dropped == dropped
+    assert looked(outbox.folder).dropped == dropped
     assert reopened(outbox).dropped == dropped
 
 
@@ -160,9 +166,9 @@ def test_one_process_has_it(tmp_path):
         Outbox(tmp_path / "o")
     # Who only looks needs no lock.
     put(first, 1)
-    seen = look(tmp_path / "o")
+    seen = looked(tmp_path / "o")
     assert seen.count == 1 and seen.bytes == first.bytes
-    assert look(tmp_path) is None
+    assert module.look(tmp_path) is None
 
 
 def test_damaged_facts_are_one_line(tmp_path):

@@ -82,7 +82,7 @@ class Way:
     """A publisher and, from `collect` on, a collector, on one broker."""
 
     def __init__(self, folder, broker, until=Until.COLLECTED):
-        self.said = []
+        self.said: list[str] = []
         self.broker = broker
         self.outbox = Outbox(folder / "outbox")
         self.publisher = Publisher(
@@ -269,3 +269,17 @@ def test_answers_cross_a_bridge_by_topic(tmp_path):
             both.put(*range(30))
             until(lambda: both.outbox.count == 0)
             assert both.collected() == list(range(30))
+
+
+@needs_mosquitto
+def test_an_answer_that_no_broker_takes_does_not_block_the_others(tmp_path):
+    settings = "allow_anonymous true\nmax_packet_size 5000\n"
+    with (
+        mosquitto(tmp_path, settings) as server,
+        way(tmp_path, Broker("127.0.0.1", server.port)) as both,
+    ):
+        both.collect()
+        both.outbox.put([("big", json.dumps({"n": 0, "x": "y" * 6000}))])
+        both.put(1)
+        until(lambda: both.outbox.count == 0)
+        assert both.collected() == [1] and both.publisher.refused == 1
