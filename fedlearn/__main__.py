@@ -43,6 +43,10 @@ COMMANDS = {
         "fedlearn.commands.infer",
         "answer with a model on this device, or compute a batch",
     ),
+    "collect": (
+        "fedlearn.commands.collect",
+        "take devices' answers from an MQTT broker, each once",
+    ),
     "doctor": ("fedlearn.commands.doctor", "look at this device, and say what to mend"),
     "bundle": (
         "fedlearn.commands.bundle",

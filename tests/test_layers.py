@@ -61,7 +61,9 @@ PACKAGES = {
     "onnxruntime",
     "cryptography",
     "orjson",
-}  # google: of protobuf; the last four: used where they are installed
+    "paho",
+    "cv2",
+}  # google: of protobuf; the last six: used where they are installed
 # What the coordinator's library imports besides the standard library and lower layers.
 SERVER_PACKAGES = {"google", "grpc", "cryptography"}
 FLOWERS = {"clients/app.py"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,13 @@ from fedlearn.clients.infer.refusal import Refusal
 from fedlearn.clients.infer.samples import NamedSample, SampleSource
 from fedlearn.clients.infer.sink import AnswerFile, line_of
 from fedlearn.clients.infer.tensors import Array
-from fedlearn.errors import DataError, RunError, UserError, one_line
+from fedlearn.errors import DataError, RunError, one_line
 
 # Seconds between two lines of progress.
 PROGRESS_S = 2.0
 
 Answer = dict[str, Any]
 Say = Callable[[str], None]
-
-
-def place(text: str, kinds: Sequence[str], option: str) -> tuple[str, Path]:
-    """Return the kind and the path of "KIND:PATH"; raises UserError for another kind."""
-    kind, separator, path = text.partition(":")
-    if not separator or kind not in kinds or not path:
-        choices = " or ".join(f"{name}:PATH" for name in kinds)
-        raise UserError(f"{option} {text}: give {choices}")
-    return kind, Path(path)
 
 
 def print_answers(
@@ -41,7 +32,7 @@ def print_answers(
 
     Raises DataError for the first sample that cannot be computed.
     """
-    for answers in _answered(model, SampleSource(source, model).samples(), batch):
+    for answers in answered(model, SampleSource(source, model).samples(), batch):
         for answer in answers:
             if "error" in answer:
                 raise DataError(f"sample '{answer['sample']}': {answer['error']}")
@@ -81,7 +72,7 @@ def _fill(
     count = earlier
     failed = 0
     shown = time.monotonic()
-    for answers in _answered(model, missing, batch):
+    for answers in answered(model, missing, batch):
         file.write(answers)
         count += len(answers)
         failed += sum("error" in answer for answer in answers)
@@ -92,7 +83,7 @@ def _fill(
     return failed
 
 
-def _answered(
+def answered(
     model: ServedModel, samples: Iterator[NamedSample], batch: int
 ) -> Iterator[list[Answer]]:
     """Yield the answers of samples, a batch at a time, in their order."""

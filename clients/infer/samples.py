@@ -1,8 +1,4 @@
-"""Samples of a batch, one by one, from files and folders, as a model's input takes them.
-
-Raw samples, as training data has them, are prepared as the package says. Samples in the
-input's own dtype are taken as they are.
-"""
+"""Samples of a batch, one by one, from files and folders, as a model's input takes them."""
 
 from __future__ import annotations
 
@@ -16,14 +12,17 @@ from typing import Any
 import numpy as np
 
 from fedlearn.clients.infer import png
-from fedlearn.clients.infer.model import ServedModel, TensorPort
-from fedlearn.clients.infer.tensors import Array, fits
+from fedlearn.clients.infer.fitting import form_of
+from fedlearn.clients.infer.model import ServedModel
+from fedlearn.clients.infer.pictures import SUFFIXES as PICTURES
+from fedlearn.clients.infer.pictures import read_picture
+from fedlearn.clients.infer.tensors import Array
 from fedlearn.errors import DataError, UserError, reason_of
 from fedlearn.text import first_few
 
-FILES = (".npy", ".npz", ".csv", ".png")
+FILES = (".npy", ".npz", ".csv", *PICTURES)
 # In a folder each file is one sample.
-FOLDER_FILES = (".npy", ".png")
+FOLDER_FILES = (".npy", *PICTURES)
 
 
 # `eq=False`: arrays have no truth value.
@@ -41,26 +40,13 @@ class SampleSource:
 
     def __init__(self, path: Path, model: ServedModel) -> None:
         """Look at a path; raises UserError for one, or for a model, that makes no batch."""
-        if len(model.inputs) != 1:
-            raise UserError(
-                f"the model has {len(model.inputs)} inputs; a batch goes into a single one"
-            )
-        self.port: TensorPort = model.inputs[0]
-        if not self.port.shape or self.port.shape[0] not in (-1, 1):
-            raise UserError("the model's input has no axis along which samples lie")
+        self.form = form_of(model)
         self.path = path
-        # What raw samples are, where the model says it.
-        self.dtype = model.raw.dtype if model.raw else self.port.dtype
         self.is_folder = path.is_dir()
         if not path.exists():
             raise UserError(f"there is no '{path}'")
         if not self.is_folder and path.suffix.lower() not in FILES:
             raise UserError(f"'{path}' is no folder and none of {', '.join(FILES)}")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Return a sample's shape; -1 is an axis of any length."""
-        return self.port.shape[1:]
 
     def count(self) -> int | None:
         """Return how many samples there are; None: nobody knows before the end."""
@@ -75,7 +61,7 @@ class SampleSource:
         kind = self.path.suffix.lower()
         if kind == ".csv":
             yield from self._of_csv()
-        elif kind == ".png":
+        elif kind in PICTURES:
             yield NamedSample(self.path.name, self._picture(self.path))
         else:
             for number, array in enumerate(self._of_array(kind)):
@@ -95,37 +81,29 @@ class SampleSource:
         """Return the sample of a file; of one that cannot be read, why."""
         path = self.path / name
         try:
-            if path.suffix.lower() == ".png":
+            if path.suffix.lower() in PICTURES:
                 return NamedSample(name, self._picture(path))
-            array = _loaded(path)
-            self._check(array.shape, name)
-            return NamedSample(name, array)
+            return NamedSample(name, self.form.checked(loaded(path), name))
         except (DataError, OSError) as error:
             return NamedSample(name, None, reason_of(error))
 
     def _picture(self, path: Path) -> Array:
-        pixels = png.read(path.read_bytes(), path.name)
-        array = pixels.transpose(2, 0, 1)
-        # Alpha, which a picture may have and a model hardly ever.
-        channels = self.shape[0] if self.shape else 0
-        if len(array) in (2, 4) and channels == len(array) - 1:
-            array = array[:channels]
-        self._check(array.shape, path.name)
-        return np.ascontiguousarray(array)
+        picture = self.form.of_picture(read_picture(path))
+        return self.form.checked(picture, path.name)
 
     def _of_array(self, kind: str) -> Array:
         """Return the samples (N, …) of a file of arrays."""
-        array = _loaded(self.path) if kind == ".npy" else self._of_npz()
+        array = loaded(self.path) if kind == ".npy" else self._of_npz()
         # One sample alone has no axis for more.
-        if array.ndim == len(self.shape):
+        if array.ndim == len(self.form.shape):
             array = array[None]
-        self._check(array.shape[1:], self.path.name)
+        self.form.check(array.shape[1:], self.path.name)
         return array
 
     def _of_npz(self) -> Array:
         with _opened(self.path) as arrays:
             names = arrays.files
-            for name in (self.port.name, "x"):
+            for name in (self.form.name, "x"):
                 if name in names:
                     return _member(arrays, name, self.path)
             # Of several, which one has the samples must be said by its name.
@@ -133,45 +111,30 @@ class SampleSource:
                 return _member(arrays, names[0], self.path)
         raise DataError(
             f"'{self.path}' has the arrays {first_few(names)}; name the samples "
-            f"'{self.port.name}' or 'x'"
+            f"'{self.form.name}' or 'x'"
         )
 
     def _of_csv(self) -> Iterator[NamedSample]:
         """Yield a sample for each row of numbers; a first row of names is left out."""
-        if -1 in self.shape:
+        if -1 in self.form.shape:
             raise UserError("a .csv goes with a model whose samples have one size")
-        size = int(np.prod(self.shape))
         number = 0
         with open(self.path, newline="", encoding="utf-8", errors="replace") as file:
             for line, row in enumerate(csv.reader(file), 1):
-                if not row or (line == 1 and not _is_number(row[0])):
+                if not row or (line == 1 and not is_number(row[0])):
                     continue
                 name = str(number)
                 number += 1
                 try:
-                    yield NamedSample(name, self._row(row, size))
+                    array = self.form.of_numbers(np.array(row, np.float64))
+                    yield NamedSample(name, array)
                 except (ValueError, OverflowError, DataError) as error:
                     reason = f"line {line}: {reason_of(error)}"
                     yield NamedSample(name, None, reason)
 
-    def _row(self, row: list[str], size: int) -> Array:
-        if len(row) != size:
-            raise DataError(f"{len(row)} values, and a sample has {size}")
-        values = np.array(row, np.float64)
-        array = values.astype(self.dtype)
-        if self.dtype.kind in "iub" and not np.array_equal(array, values):
-            raise DataError(f"a value is no {self.dtype.name}")
-        return array.reshape(self.shape)
 
-    def _check(self, shape: tuple[int, ...], name: str) -> None:
-        if not fits(self.shape, shape):
-            raise DataError(
-                f"'{name}' has samples of shape {list(shape)}, and the model takes "
-                f"{list(self.shape)}"
-            )
-
-
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Tell whether a text is a number, and no column's name."""
     try:
         float(text)
     except ValueError:
@@ -179,7 +142,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _loaded(path: Path) -> Array:
+def loaded(path: Path) -> Array:
     """Return the array of a .npy file; raises DataError. No pickle is ever read."""
     try:
         array: Array = np.load(path, allow_pickle=False)

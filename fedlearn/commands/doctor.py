@@ -76,6 +76,12 @@ def parser() -> Parser:
         "--insecure", action="store_true", help="the coordinator is one without TLS"
     )
     parser.add_argument(
+        "--stream",
+        type=Path,
+        metavar="DIR",
+        help="look at a stream of `fedlearn infer`, by its --state, and at its outbox",
+    )
+    parser.add_argument(
         "--no-torch",
         action="store_true",
         help="do not load torch, which takes time and memory",
@@ -214,6 +220,10 @@ def examine(arguments: argparse.Namespace) -> Iterator[Finding]:
         yield finding
     subject = _subject(arguments, settings)
     yield checks.disk(subject.state)
+    if arguments.stream:
+        from fedlearn.clients.infer import outbox_check
+
+        yield outbox_check.check(arguments.stream)
     yield from _connection(subject)
 
 

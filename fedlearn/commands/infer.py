@@ -7,11 +7,12 @@ import asyncio
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlearn.clients.device import notify
+from fedlearn.commands import infer_stream
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import UserError
 
@@ -50,6 +51,7 @@ def parser() -> Parser:
     _add_addresses(parser)
     _add_limits(parser)
     _add_batch(parser)
+    infer_stream.add_stream(parser)
     return parser
 
 
@@ -137,14 +139,15 @@ def _add_batch(parser: Parser) -> None:
     )
     group.add_argument(
         "--source",
-        metavar="KIND:PATH",
-        help="folder:DIR or csv:FILE: compute all samples of it, with --to",
+        metavar="KIND:NAME",
+        help="folder:DIR or csv:FILE: compute all samples of it, with --to; camera:NUMBER "
+        "or mqtt:TOPIC: those that come",
     )
     group.add_argument(
         "--to",
-        metavar="KIND:PATH",
-        help="file:OUT (a JSON object a line) or csv:OUT: where the answers go; what was "
-        "interrupted goes on",
+        metavar="KIND:NAME",
+        help="file:OUT (a JSON object a line), csv:OUT or mqtt:TOPIC: where the answers "
+        "go; what was interrupted goes on",
     )
     group.add_argument("--quiet", action="store_true", help="print no progress")
 
@@ -159,8 +162,12 @@ def _run(arguments: argparse.Namespace) -> None:
     _check(arguments)
     # Its threads would each have a buffer, and numpy multiplies nothing here.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    say = _mute if arguments.quiet else notify.say
+    if infer_stream.is_stream(arguments):
+        infer_stream.run_stream(arguments, say)
+        return
     if arguments.once or arguments.source:
-        _compute(arguments)
+        _compute(arguments, say)
         return
     from fedlearn.clients.infer import server
 
@@ -176,6 +183,10 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError("--source needs --to: where its answers go")
     if arguments.to and not (arguments.source or arguments.once):
         raise UserError("--to needs --source or --once: what is to be computed")
+    if arguments.source:
+        infer_stream.check_stream(arguments)
+    elif arguments.to:
+        infer_stream.place(arguments.to, infer_stream.FILES, "--to")
     for option in ("batch", "queue", "connections"):
         number = getattr(arguments, option)
         if number < 1:
@@ -248,21 +259,22 @@ def _name(arguments: argparse.Namespace) -> str:
     return name
 
 
-def _compute(arguments: argparse.Namespace) -> None:
+def _compute(arguments: argparse.Namespace, say: Callable[[str], None]) -> None:
     """Compute a batch."""
     from fedlearn.clients.infer import model, once, record
 
     source = arguments.once
     if arguments.source:
-        _, source = once.place(arguments.source, ("folder", "csv"), "--source")
+        _, name = infer_stream.place(arguments.source, infer_stream.SOURCES, "--source")
+        source = Path(name)
     sink = None
     if arguments.to is not None:
-        sink = once.place(arguments.to, ("file", "csv"), "--to")
+        kind, name = infer_stream.place(arguments.to, infer_stream.SINKS, "--to")
+        sink = (kind, Path(name))
     served = model.load(record.target(arguments.model), arguments.int8)
     if sink is None:
         once.print_answers(served, source, arguments.batch, sys.stdout.write)
         return
-    say = _mute if arguments.quiet else notify.say
     once.compute(served, source, sink, arguments.batch, say)
 
 

@@ -25,8 +25,14 @@ from fedlearn.commands.infer import main
         (["m.onnx", "--once", "a", "--source", "csv:b"], "give one of them"),
         (["m.onnx", "--source", "csv:b"], "--source needs --to"),
         (["m.onnx", "--to", "csv:b"], "--to needs --source"),
-        (["m.onnx", "--source", "video:b", "--to", "csv:c"], "folder:PATH or csv:PATH"),
-        (["m.onnx", "--source", "csv:b", "--to", "c"], "file:PATH or csv:PATH"),
+        (
+            ["m.onnx", "--source", "video:b", "--to", "csv:c"],
+            "give camera:NUMBER, folder:DIR",
+        ),
+        (
+            ["m.onnx", "--source", "csv:b", "--to", "c"],
+            "give file:OUT, csv:OUT or mqtt:TOPIC",
+        ),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments, words, capsys):

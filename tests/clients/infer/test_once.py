@@ -173,7 +173,7 @@ def test_pictures(tmp_path):
         ("bad.npz", "no arrays of numpy"),
         ("two.npz", "name the samples 'x'"),
         ("pickle.npy", "no array of numpy"),
-        ("empty", "has no .npy or .png files"),
+        ("empty", "has no .npy or .png or .jpg or .jpeg files"),
     ],
 )
 def test_sources_that_are_none(model, tmp_path, name, words):
