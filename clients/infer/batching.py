@@ -43,13 +43,15 @@ Deliver = Callable[[ServedModel, Computed], None]
 class Query:
     """A request that waits. inputs: checked by ``model``, which also answers it.
 
-    deadline: by `time.monotonic`, after which nobody waits for the answer.
+    deadline: by `time.monotonic`, after which nobody waits for the answer. kind: its class
+    of service.
     """
 
     model: ServedModel
     inputs: Mapping[str, Array]
     deliver: Deliver
     deadline: float = math.inf
+    kind: str = ""
     is_dropped: bool = False
     rows: int = field(init=False)
     bytes: int = field(init=False)
@@ -104,6 +106,11 @@ class Batcher:
     def waiting_rows(self) -> int:
         """Return how many samples wait."""
         return self._rows
+
+    @property
+    def wait_s(self) -> float:
+        """Return how long what waits is expected to take."""
+        return self._rows * self._row_s
 
     @property
     def is_idle(self) -> bool:

@@ -19,6 +19,7 @@ from fedlearn.clients.infer.batching import Batcher, Computed, Query
 from fedlearn.clients.infer.framing import HttpRequest
 from fedlearn.clients.infer.metrics import Measures
 from fedlearn.clients.infer.model import ServedModel
+from fedlearn.clients.infer.placing import Placing
 from fedlearn.clients.infer.question import InferQuestion
 from fedlearn.clients.infer.refusal import Refusal, bad, internal
 from fedlearn.clients.infer.slot import ModelSlot
@@ -35,7 +36,10 @@ Reply = Callable[[HttpAnswer], None]
 
 @dataclass
 class Served:
-    """What both protocols answer from. deadline_s: how long a request waits at most."""
+    """What both protocols answer from. deadline_s: how long a request waits at most.
+
+    placing: asks a larger model too; None: all is computed here.
+    """
 
     name: str
     slot: ModelSlot
@@ -43,6 +47,7 @@ class Served:
     measures: Measures
     deadline_s: float = math.inf
     is_stopping: bool = False
+    placing: Placing | None = None
 
     def check(self, name: str, version: str) -> ServedModel:
         """Return the model of a name and a version, "" for any; raises Refusal, 404."""
@@ -73,8 +78,12 @@ class Served:
             raise Refusal(503, "stopping", "the server is stopping; try again", 1)
         inputs = model.checked(question.tensors)
         wait_s = min(question.timeout_s, self.deadline_s)
-        query = Query(model, inputs, deliver, time.monotonic() + wait_s)
-        self.batcher.put(query)
+        deadline = time.monotonic() + wait_s
+        query = Query(model, inputs, deliver, deadline, question.kind)
+        if self.placing is not None:
+            self.placing.ask(query)
+        else:
+            self.batcher.put(query)
         return query
 
     def metadata(self) -> dict[str, Any]:
@@ -102,6 +111,7 @@ class Served:
             "requests": self.measures.requests.total(),
             "errors": dict(self.measures.errors),
             "labels": list(self.slot.model.labels),
+            "upstreams": self.placing.status() if self.placing else [],
         }
 
     def counted(self) -> str:
@@ -112,6 +122,9 @@ class Served:
             "swaps": swaps.count,
             "failed_swaps": swaps.failed,
         }
+        if self.placing is not None:
+            gauges["upstream_failures"] = self.measures.upstream_failures
+            gauges["upstreams_up"] = self.placing.up_count
         return self.measures.text(gauges, self.slot.model.version)
 
 

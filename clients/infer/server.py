@@ -22,8 +22,12 @@ from fedlearn.clients.infer.http import ConnectionLimits, HttpServer
 from fedlearn.clients.infer.metrics import Measures
 from fedlearn.clients.infer.model import ServedModel
 from fedlearn.clients.infer.oip import OpenInference, Served
+from fedlearn.clients.infer.placing import Placing, Way, scores_place
 from fedlearn.clients.infer.slot import ModelSlot
 from fedlearn.clients.infer.tls import TlsFiles
+from fedlearn.clients.infer.upstream import Upstream, UpstreamAddress, UpstreamFiles
+from fedlearn.clients.placement import routing
+from fedlearn.clients.placement.routing import Router
 from fedlearn.errors import RunError, UserError
 
 # Seconds in which what has begun is answered after SIGTERM.
@@ -49,6 +53,7 @@ class InferSettings:
     model: a package, an .onnx file, or a record that names one. int8: a package's int8
     model. port: None: not by TCP.
     body_bytes: 0: by the model's input. deadline_s: of a request that says none itself.
+    upstreams: larger models at the centre. routing: a file; None: by time.
     """
 
     model: Path
@@ -64,6 +69,9 @@ class InferSettings:
     deadline_s: float = math.inf
     body_bytes: int = 0
     connections: int = 256
+    upstreams: tuple[UpstreamAddress, ...] = ()
+    upstream_files: UpstreamFiles | None = None
+    routing: Path | None = None
 
 
 async def serve(settings: InferSettings, say: Say) -> None:
@@ -76,6 +84,8 @@ async def serve(settings: InferSettings, say: Say) -> None:
     measures = Measures()
     batcher = Batcher(measures, settings.batch, settings.queue)
     served = Served(settings.name, slot, batcher, measures, settings.deadline_s)
+    if settings.upstreams:
+        served.placing = _placing(settings, served, say)
     body_bytes = settings.body_bytes or _body_bytes(slot.model, settings.batch)
     http = HttpServer(
         OpenInference(served),
@@ -105,6 +115,24 @@ async def serve(settings: InferSettings, say: Say) -> None:
             task.cancel()
     await batcher.drained()
     batcher.close()
+    if served.placing is not None:
+        served.placing.close()
+
+
+def _placing(settings: InferSettings, served: Served, say: Say) -> Placing:
+    """Return what asks the models at the centre; raises UserError."""
+    router = None
+    if settings.routing is not None:
+        router = Router(routing.read(settings.routing))
+        # Here, and not at the first request.
+        scores_place(served.slot.model, router.routing.output)
+    context = None
+    if any(address.is_secure for address in settings.upstreams):
+        context = (settings.upstream_files or UpstreamFiles()).context()
+    ways = [
+        Way(Upstream(address, settings.name, context)) for address in settings.upstreams
+    ]
+    return Placing(ways, served.batcher, served.measures, say, router)
 
 
 def _on_signals(slot: ModelSlot, stopping: asyncio.Event) -> None:

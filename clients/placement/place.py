@@ -133,14 +133,32 @@ class Placer:
         if self.is_down:
             self._rate += 1 / self.settings.rate_s
             return self._while_down(known, edge_s, now_s)
-        cloud_s = math.inf
-        if known.cloud.count:
-            cloud_s = self.link.transfer_s(size_bytes) + known.cloud.mean
+        cloud_s = self.cloud_s(kind, size_bytes)
         known.place = self._better(known.place, edge_s + toll_s, cloud_s)
         probe = self._due(known, edge_s, cloud_s, now_s)
         if known.place == EDGE:
             self._rate += 1 / self.settings.rate_s
-        return Choice(known.place, self._patience_s(known), probe, edge_s, cloud_s)
+        return Choice(known.place, self._waits_s(known), probe, edge_s, cloud_s)
+
+    def patience_s(self, kind: str) -> float:
+        """Return how long an answer from the centre is waited for, for a class."""
+        return self._waits_s(self._of(kind))
+
+    def cloud_s(self, kind: str, size_bytes: int) -> float:
+        """Return how long the centre is expected to take; infinite: nothing is known."""
+        known = self._of(kind)
+        if not known.cloud.count:
+            return math.inf
+        return self.link.transfer_s(size_bytes) + known.cloud.mean
+
+    def tries_again(self, now_s: float) -> bool:
+        """Tell whether a link that is down is to be measured now; its outcome must be told."""
+        # After a success the next probes need not wait, or the return would be slow.
+        is_due = now_s >= self.down_until_s or self._successes > 0
+        if self._is_probing or not is_due:
+            return False
+        self._is_probing = True
+        return True
 
     def edge_done(self, kind: str, service_s: float, now_s: float) -> None:
         """Take how long this device computed a request, without its waiting."""
@@ -189,8 +207,10 @@ class Placer:
 
     def _of(self, kind: str) -> _Kind:
         if kind not in self._kinds:
-            means = [Smoothed(self.settings.newest) for _ in range(3)]
-            self._kinds[kind] = _Kind(*means)
+            newest = self.settings.newest
+            self._kinds[kind] = _Kind(
+                Smoothed(newest), Smoothed(newest), Smoothed(newest)
+            )
         return self._kinds[kind]
 
     def _toll_s(self, service_s: float, busy_s: float, now_s: float) -> float:
@@ -215,14 +235,8 @@ class Placer:
 
     def _while_down(self, known: _Kind, edge_s: float, now_s: float) -> Choice:
         """Return the edge, with a probe of the centre where one is due."""
-        # After a success the next probes need not wait, or the return would be slow.
-        is_due = now_s >= self.down_until_s or self._successes > 0
-        is_due = is_due and not self._is_probing
-        probe = ""
-        if is_due:
-            self._is_probing = True
-            probe = CLOUD
-        return Choice(EDGE, self._patience_s(known), probe, edge_s)
+        probe = CLOUD if self.tries_again(now_s) else ""
+        return Choice(EDGE, self._waits_s(known), probe, edge_s)
 
     def _better(self, current: str, edge_s: float, cloud_s: float) -> str:
         """Return the place of the shorter time, and the current one where it is close."""
@@ -257,7 +271,7 @@ class Placer:
             known.edge_at_s = now_s
         return unused
 
-    def _patience_s(self, known: _Kind) -> float:
+    def _waits_s(self, known: _Kind) -> float:
         """Return how long an answer from the centre is waited for."""
         if not known.whole.count:
             return self.settings.unknown_s
