@@ -23,6 +23,7 @@ from fedlearn.clients.infer.placing import Placing
 from fedlearn.clients.infer.question import InferQuestion
 from fedlearn.clients.infer.refusal import Refusal, bad, internal
 from fedlearn.clients.infer.slot import ModelSlot
+from fedlearn.clients.placement.classes import ServiceClass, ServiceClasses
 from fedlearn.text import printable
 
 EXTENSIONS = ("binary_tensor_data", "classification")
@@ -38,7 +39,8 @@ Reply = Callable[[HttpAnswer], None]
 class Served:
     """What both protocols answer from. deadline_s: how long a request waits at most.
 
-    placing: asks a larger model too; None: all is computed here.
+    placing: asks a larger model too; None: all is computed here. classes: of service;
+    None: all requests are alike.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Served:
     deadline_s: float = math.inf
     is_stopping: bool = False
     placing: Placing | None = None
+    classes: ServiceClasses | None = None
 
     def check(self, name: str, version: str) -> ServedModel:
         """Return the model of a name and a version, "" for any; raises Refusal, 404."""
@@ -78,13 +81,27 @@ class Served:
             raise Refusal(503, "stopping", "the server is stopping; try again", 1)
         inputs = model.checked(question.tensors)
         wait_s = min(question.timeout_s, self.deadline_s)
+        kind = question.kind
+        if self.classes is not None:
+            wait_s = min(wait_s, self._class_of(question).deadline_s)
+            kind = kind or self.classes.default
         deadline = time.monotonic() + wait_s
-        query = Query(model, inputs, deliver, deadline, question.kind)
+        query = Query(model, inputs, deliver, deadline, kind)
         if self.placing is not None:
             self.placing.ask(query)
         else:
             self.batcher.put(query)
         return query
+
+    def _class_of(self, question: InferQuestion) -> ServiceClass:
+        """Return the class of service that a request names; raises Refusal for none."""
+        assert self.classes is not None
+        if question.kind not in self.classes:
+            raise bad(
+                f"there is no class '{printable(question.kind[:60])}' here; there are "
+                f"{self.classes.names}"
+            )
+        return self.classes.of(question.kind)
 
     def metadata(self) -> dict[str, Any]:
         """Return what the protocol tells of a model."""

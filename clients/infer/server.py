@@ -26,7 +26,7 @@ from fedlearn.clients.infer.placing import Placing, Way, scores_place
 from fedlearn.clients.infer.slot import ModelSlot
 from fedlearn.clients.infer.tls import TlsFiles
 from fedlearn.clients.infer.upstream import Upstream, UpstreamAddress, UpstreamFiles
-from fedlearn.clients.placement import routing
+from fedlearn.clients.placement import classes, routing
 from fedlearn.clients.placement.routing import Router
 from fedlearn.errors import RunError, UserError
 
@@ -54,6 +54,7 @@ class InferSettings:
     model. port: None: not by TCP.
     body_bytes: 0: by the model's input. deadline_s: of a request that says none itself.
     upstreams: larger models at the centre. routing: a file; None: by time.
+    classes: a file of classes of service.
     """
 
     model: Path
@@ -72,6 +73,7 @@ class InferSettings:
     upstreams: tuple[UpstreamAddress, ...] = ()
     upstream_files: UpstreamFiles | None = None
     routing: Path | None = None
+    classes: Path | None = None
 
 
 async def serve(settings: InferSettings, say: Say) -> None:
@@ -82,8 +84,12 @@ async def serve(settings: InferSettings, say: Say) -> None:
     """
     slot = ModelSlot(settings.model, say, settings.int8)
     measures = Measures()
-    batcher = Batcher(measures, settings.batch, settings.queue)
+    service = None
+    if settings.classes is not None:
+        service = classes.read(settings.classes)
+    batcher = Batcher(measures, settings.batch, settings.queue, classes=service)
     served = Served(settings.name, slot, batcher, measures, settings.deadline_s)
+    served.classes = service
     if settings.upstreams:
         served.placing = _placing(settings, served, say)
     body_bytes = settings.body_bytes or _body_bytes(slot.model, settings.batch)

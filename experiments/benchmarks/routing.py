@@ -21,21 +21,19 @@ from fedlearn.runs.api import run
 from fedlearn.runs.trained import Trained, load
 
 CONFIG: dict[str, Any] = {
-    "experiment": {"rounds": 25, "evaluate_every": 25},
-    "data": {
-        "name": "fashion-mini",
-        "partition": {"kind": "dirichlet", "clients": 20, "alpha": 0.5},
-    },
-    "train": {"lr": 0.05, "momentum": 0.9, "epochs": 2, "batch_size": 16},
-    "strategy": {"fraction_train": 0.5},
+    "experiment": {"rounds": 12, "evaluate_every": 12},
+    "data": {"partition": {"kind": "iid", "clients": 10}},
+    "train": {"lr": 0.05, "momentum": 0.9, "batch_size": 16, "schedule": "cosine"},
+    "strategy": {"fraction_train": 1.0},
     "engine": {"kind": "serial"},
 }
-SMALL = {"model": {"name": "logistic"}, "train": {"lr": 0.02}}
+# The small one learns in a second, so it has more of each round.
+SMALL = {"model": {"name": "logistic"}, "train": {"lr": 0.02, "epochs": 4}}
 LARGE = {"model": {"name": "cnn-small"}}
 
 HEADING = (
-    "| seed | share | small | large | routed | behind | sent | bytes of all |\n"
-    "|---|---|---|---|---|---|---|---|"
+    "| data | seed | share | small | large | routed | behind | sent | bytes of all |\n"
+    "|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -44,6 +42,7 @@ def parser() -> Parser:
     parser = Parser(prog="routing", description="What routing comes to.")
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--data", nargs="+", default=["digits", "fashion-mini"])
     parser.add_argument("--shares", nargs="+", type=float, default=[0.1, 0.2, 0.3])
     return parser
 
@@ -56,31 +55,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     print(HEADING, flush=True)
-    for seed in arguments.seeds:
-        small = trained(arguments.out, "small", SMALL, seed)
-        large = trained(arguments.out, "large", LARGE, seed)
-        for share in arguments.shares:
-            print(line(seed, fit_route(small, large, share)), flush=True)
+    for data in arguments.data:
+        for seed in arguments.seeds:
+            small = trained(arguments.out, data, "small", SMALL, seed)
+            large = trained(arguments.out, data, "large", LARGE, seed)
+            for share in arguments.shares:
+                print(line(data, seed, fit_route(small, large, share)), flush=True)
 
 
-def trained(out: Path, name: str, changes: dict[str, Any], seed: int) -> Trained:
+def trained(
+    out: Path, data: str, name: str, changes: dict[str, Any], seed: int
+) -> Trained:
     """Return a model that is trained, or was before."""
-    folder = out / f"{name}-{seed}"
+    folder = out / f"{data}-{name}-{seed}"
     if not (folder / "model.safetensors").exists():
         config: dict[str, Any] = {}
         for section in CONFIG.keys() | changes.keys():
             config[section] = {**CONFIG.get(section, {}), **changes.get(section, {})}
         config["experiment"]["name"] = name
+        config["data"]["name"] = data
         resume = folder.exists()
         seeded = {"experiment.seed": seed}
         run(config, seeded, out=folder, resume=resume, quiet=True)
     return load(str(folder))
 
 
-def line(seed: int, report: RouteReport) -> str:
+def line(data: str, seed: int, report: RouteReport) -> str:
     """Return a line of the table."""
     score = report.score
     cells = (
+        data,
         str(seed),
         f"{100 * report.routing.share:.0f} %",
         f"{100 * score.small:.1f}",

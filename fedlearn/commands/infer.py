@@ -112,6 +112,12 @@ def _add_limits(parser: Parser) -> None:
         help="answer 503 at once where it would take longer (default: no limit)",
     )
     group.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="classes of service, JSON: how long each may wait, and how many may come",
+    )
+    group.add_argument(
         "--body-bytes",
         type=int,
         default=0,
@@ -285,6 +291,7 @@ def _settings(arguments: argparse.Namespace) -> InferSettings:
             arguments.upstream_ca, arguments.upstream_cert, arguments.upstream_key
         ),
         routing=arguments.routing,
+        classes=arguments.classes,
     )
 
 
