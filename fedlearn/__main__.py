@@ -43,6 +43,10 @@ COMMANDS = {
         "fedlearn.commands.infer",
         "answer with a model on this device, or compute a batch",
     ),
+    "place": (
+        "fedlearn.commands.place",
+        "say where requests are best computed: here, at the centre, or on both",
+    ),
     "doctor": ("fedlearn.commands.doctor", "look at this device, and say what to mend"),
     "bundle": (
         "fedlearn.commands.bundle",
