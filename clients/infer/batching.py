@@ -92,7 +92,10 @@ class Batcher:
         all requests are alike.
         """
         self._measures = measures
-        self._limit = limit
+        # Of samples of one run; whoever expects more load may change it.
+        self.limit = limit
+        # All that were queued so far.
+        self.samples = 0
         self._queue_rows = queue_rows
         self._queue_bytes = queue_bytes
         self._inline_s = inline_s
@@ -108,6 +111,11 @@ class Batcher:
     def waiting_rows(self) -> int:
         """Return how many samples wait."""
         return self._queue.rows
+
+    @property
+    def row_s(self) -> float:
+        """Return the seconds that one sample takes in a batch; 0: none was computed yet."""
+        return self._row_s
 
     @property
     def wait_s(self) -> float:
@@ -130,6 +138,7 @@ class Batcher:
         self._check_deadline(query, now_s)
         self._check_class(query, now_s)
         self._queue.push(query, now_s)
+        self.samples += query.rows
         if not self._is_busy:
             self._is_busy = True
             # Not at once: other sockets may have a request in this turn of the loop.
@@ -209,7 +218,7 @@ class Batcher:
         now = time.monotonic()
         while self._queue:
             query = self._queue.first
-            if batch and (rows + query.rows > self._limit or not query.joins(batch[0])):
+            if batch and (rows + query.rows > self.limit or not query.joins(batch[0])):
                 break
             self._queue.pop()
             if query.is_dropped:

@@ -40,7 +40,7 @@ class Served:
     """What both protocols answer from. deadline_s: how long a request waits at most.
 
     placing: asks a larger model too; None: all is computed here. classes: of service;
-    None: all requests are alike.
+    None: all requests are alike. expected_rate: samples a second, as forecast.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Served:
     is_stopping: bool = False
     placing: Placing | None = None
     classes: ServiceClasses | None = None
+    expected_rate: float = 0.0
 
     def check(self, name: str, version: str) -> ServedModel:
         """Return the model of a name and a version, "" for any; raises Refusal, 404."""
@@ -138,6 +139,8 @@ class Served:
             "waiting_samples": self.batcher.waiting_rows,
             "swaps": swaps.count,
             "failed_swaps": swaps.failed,
+            "expected_samples_per_second": self.expected_rate,
+            "batch_limit": self.batcher.limit,
         }
         if self.placing is not None:
             gauges["upstream_failures"] = self.measures.upstream_failures

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -112,6 +113,19 @@ class Placing:
             }
             for way in self._ways
         ]
+
+    def prepare(self, rate: float) -> None:
+        """Open the connections that a load needs, before it comes.
+
+        rate: samples a second. By Little's law (Operations Research, 1961) so many are on
+        their way as come while one is.
+        """
+        for way in self._ways:
+            if way.placer.is_down:
+                continue
+            count = math.ceil(rate * way.placer.usual_s / len(self._ways))
+            if count > way.upstream.open_connections:
+                self._begin(way.upstream.connect(count))
 
     def close(self) -> None:
         """Close the connections."""
@@ -251,14 +265,28 @@ class Placing:
         if not ways:
             return None
         kind = self._kind(query)
-        waits_s = []
-        for way in ways:
-            service_s = way.placer.cloud_s(kind, query.bytes)
-            # What was never measured looks short, and is measured so.
-            service_s = service_s if service_s < float("inf") else 0.0
-            on_their_way = way.upstream.on_their_way
-            waits_s.append(balance.expected_wait_s(on_their_way, service_s))
-        return ways[balance.of_two(waits_s, self._generator)]
+        now_s = time.monotonic()
+        waits_s = [self._expected_wait_s(way, query, now_s) for way in ways]
+        way = ways[balance.of_two(waits_s, self._generator)]
+        # With one way its own probes are enough.
+        if len(ways) > 1 and way.placer.is_stale(kind, now_s):
+            way.placer.renewed(kind, now_s)
+        return way
+
+    def _expected_wait_s(self, way: Way, query: Query, now_s: float) -> float:
+        """Return how long one more request would take at a model of the centre.
+
+        What was not measured for a while looks short, and is measured so: a machine that
+        was slow once would never be asked again.
+        """
+        kind = self._kind(query)
+        if way.placer.is_stale(kind, now_s):
+            return 0.0
+        service_s = way.placer.cloud_s(kind, query.bytes)
+        # It failed since, and was not measured again.
+        if math.isinf(service_s):
+            return 0.0
+        return balance.expected_wait_s(way.upstream.on_their_way, service_s)
 
     async def _asked(
         self, way: Way, query: Query, inputs: dict[str, Array] | Any, timeout_s: float

@@ -22,6 +22,7 @@ from fedlearn.clients.infer.http import ConnectionLimits, HttpServer
 from fedlearn.clients.infer.metrics import Measures
 from fedlearn.clients.infer.model import ServedModel
 from fedlearn.clients.infer.oip import OpenInference, Served
+from fedlearn.clients.infer.pacing import Pacing
 from fedlearn.clients.infer.placing import Placing, Way, scores_place
 from fedlearn.clients.infer.slot import ModelSlot
 from fedlearn.clients.infer.tls import TlsFiles
@@ -107,6 +108,9 @@ async def serve(settings: InferSettings, say: Say) -> None:
         if settings.grpc_port is not None:
             addresses.append(await _listen_grpc(settings, served, body_bytes, stack))
         tasks = [asyncio.create_task(http.sweep()), asyncio.create_task(notify.beat())]
+        if served.classes is not None or served.placing is not None:
+            pacing = Pacing(served, settings.batch)
+            tasks.append(asyncio.create_task(pacing.run()))
         if record.is_record(settings.model):
             tasks.append(asyncio.create_task(slot.watch()))
         say(

@@ -164,6 +164,20 @@ class Upstream:
         await self._within(request.encode(), timeout_s)
         return time.perf_counter() - begin
 
+    @property
+    def open_connections(self) -> int:
+        """Return how many connections are open, asked over or not."""
+        return self.on_their_way + len(self._idle)
+
+    async def connect(self, count: int) -> None:
+        """Open connections until there are so many; what cannot be opened is none."""
+        try:
+            while self.open_connections < min(count, _IDLE_CONNECTIONS):
+                self._idle.append(await self._opened())
+        except (OSError, ValueError):
+            # The next request finds out, and says it.
+            return
+
     def close(self) -> None:
         """Close what stays open."""
         while self._idle:
@@ -197,13 +211,17 @@ class Upstream:
             # It was closed while nothing was asked. An inference may be asked twice.
             except (ConnectionError, asyncio.IncompleteReadError):
                 continue
+        return await self._over(await self._opened(), request)
+
+    async def _opened(self) -> _Connection:
+        """Return a new connection; raises OSError."""
         reader, writer = await asyncio.open_connection(
             self.address.host,
             self.address.port,
             ssl=self._context,
             limit=_MOST_HEAD_BYTES,
         )
-        return await self._over(_Connection(reader, writer), request)
+        return _Connection(reader, writer)
 
     async def _over(
         self, connection: _Connection, request: bytes

@@ -93,6 +93,11 @@ class ServiceClasses:
         """Return the classes' names, as a message has them."""
         return first_few(f"'{name}'" for name in self._classes)
 
+    @property
+    def shortest_s(self) -> float:
+        """Return the shortest of the classes' deadlines; infinite: none has one."""
+        return min(entry.deadline_s for entry in self._classes.values())
+
     def of(self, name: str) -> ServiceClass:
         """Return a class; "" is the default. Raises KeyError for a name that is none."""
         return self._classes[name or self.default]

@@ -151,6 +151,19 @@ class Placer:
             return math.inf
         return self.link.transfer_s(size_bytes) + known.cloud.mean
 
+    @property
+    def usual_s(self) -> float:
+        """Return how long answers from the centre take, of the slowest class; 0: unknown."""
+        return max((known.whole.mean for known in self._kinds.values()), default=0.0)
+
+    def is_stale(self, kind: str, now_s: float) -> bool:
+        """Tell whether the centre was not measured for a while, or never, for a class."""
+        return now_s - self._of(kind).cloud_at_s >= self.settings.probe_s
+
+    def renewed(self, kind: str, now_s: float) -> None:
+        """Take that a request is on its way which will measure the centre."""
+        self._of(kind).cloud_at_s = now_s
+
     def tries_again(self, now_s: float) -> bool:
         """Tell whether a link that is down is to be measured now; its outcome must be told."""
         # After a success the next probes need not wait, or the return would be slow.

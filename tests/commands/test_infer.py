@@ -27,6 +27,11 @@ from fedlearn.commands.infer import main
         (["m.onnx", "--to", "csv:b"], "--to needs --source"),
         (["m.onnx", "--source", "video:b", "--to", "csv:c"], "folder:PATH or csv:PATH"),
         (["m.onnx", "--source", "csv:b", "--to", "c"], "file:PATH or csv:PATH"),
+        (["m.onnx", "--routing", "r.json"], "--routing needs --upstream"),
+        (["m.onnx", "--upstream-ca", "c"], "--upstream-ca needs --upstream"),
+        (["m.onnx", "--upstream", "h:80"], "--upstream 'h:80'"),
+        (["m.onnx", "--upstream", "http://h", "--once", "x"], "is for a server"),
+        (["m.onnx", "--upstream-cert", "c"], "--upstream-key go together"),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments, words, capsys):

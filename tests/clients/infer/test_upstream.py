@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fedlearn.clients.infer.model import load
+from fedlearn.clients.infer.pacing import Pacing
 from fedlearn.clients.infer.placing import Placing, Way, fitting, merged, scores_place
 from fedlearn.clients.infer.upstream import (
     Upstream,
@@ -19,6 +20,7 @@ from fedlearn.clients.infer.upstream import (
     UpstreamLateError,
     address_of,
 )
+from fedlearn.clients.placement.classes import ServiceClass, ServiceClasses
 from fedlearn.clients.placement.place import Placer, PlaceSettings
 from fedlearn.clients.placement.routing import Router, Routing
 from fedlearn.errors import UserError
@@ -373,3 +375,52 @@ def test_what_is_no_address_is_told(url):
 def test_files_that_are_no_certificates_are_told(tmp_path):
     with pytest.raises(UserError, match="--upstream-ca"):
         UpstreamFiles(tmp_path / "absent.pem").context()
+
+
+def test_a_server_makes_ready_for_the_load_that_it_expects(tmp_path):
+    async def go():
+        async with pair(tmp_path) as (device, centre, ways, _):
+            served = device.served
+            served.classes = ServiceClasses({"a": ServiceClass(deadline_s=0.05)}, "a")
+            pacing = Pacing(served, 32)
+            measured(ways, edge_s=1.0, cloud_s=0.4)
+            for samples in (0, 10, 20):
+                served.batcher.samples = samples
+                # Ten samples take half of the deadline.
+                served.batcher._row_s = 0.0025
+                pacing.step()
+            for _ in range(100):
+                if len(centre.http.connections) >= 4:
+                    break
+                await asyncio.sleep(0.01)
+            connections = len(centre.http.connections)
+            return served.expected_rate, served.batcher.limit, connections
+
+    rate, limit, connections = asyncio.run(go())
+    assert (rate, limit) == (10.0, 10)
+    # Ten a second, of which each is 0.4 s on its way: four connections.
+    assert connections in (4, 5)
+
+
+def test_several_models_share_the_load(tmp_path):
+    large = graphs.scaled(tmp_path / "other.onnx", 3.0)
+    often = PlaceSettings(probe_s=0.02)
+
+    async def go():
+        async with (
+            serving(large) as second,
+            pair(tmp_path) as (device, centre, ways, _),
+        ):
+            served = device.served
+            way = Way(Upstream(address(second.port), "m"), Placer(often))
+            served.placing._ways.append(way)
+            measured([*ways, way], edge_s=1.0, cloud_s=0.05)
+            for _ in range(40):
+                await ask(device.port)
+                await asyncio.sleep(0.002)
+            way.upstream.close()
+            return [s.served.measures.batch.sum for s in (centre, second)]
+
+    rows = asyncio.run(go())
+    # Two samples a request, and some requests computed here too.
+    assert sum(rows) > 40 and min(rows) >= 4

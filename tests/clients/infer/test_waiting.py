@@ -92,7 +92,7 @@ def test_a_flood_of_a_low_class_does_not_hold_up_a_high_one(tmp_path):
         batcher.close()
         return refused
 
-    assert asyncio.run(flood()) == 890
+    assert asyncio.run(flood()) == 900
     names = [name for name, _ in answers]
     assert names == ["high"] * 8 + ["low"] * 100
     assert not any(isinstance(outcome, Refusal) for _, outcome in answers)
