@@ -37,7 +37,8 @@ class PlaceSettings:
     faster by. probe_s: seconds after which an unused place is measured again, and up to
     ``far`` times as much where it is that many times slower. retry_s, longest_retry_s: after
     a failure, doubled each time. returns: measurements in a row that a failed link needs.
-    unknown_s: how long the first answer from the centre is waited for. rate_s: time over
+    patience_s: how long an answer is waited for at least, as a machine may be busy for a
+    moment. unknown_s: how long the first answer from the centre is waited for. rate_s: time over
     which arrivals in this device's queue are counted. toll: share of what they will wait
     for a request that is counted as its own time.
     """
@@ -51,6 +52,7 @@ class PlaceSettings:
     rate_s: float = 1.0
     toll: float = 1.0
     returns: int = 3
+    patience_s: float = 0.03
     unknown_s: float = 1.0
 
 
@@ -288,5 +290,8 @@ class Placer:
         """Return how long an answer from the centre is waited for."""
         if not known.whole.count:
             return self.settings.unknown_s
-        mean_s = known.whole.mean
-        return max(known.whole.beyond(_SPREADS), _LEAST_PATIENCE * mean_s)
+        return max(
+            known.whole.beyond(_SPREADS),
+            _LEAST_PATIENCE * known.whole.mean,
+            self.settings.patience_s,
+        )

@@ -27,6 +27,9 @@ from fedlearn.errors import UserError
 from tests.clients.infer import graphs
 from tests.clients.infer.serving import HEAD, serving
 
+# A test's machine may be busy for longer than a moment.
+PATIENT = PlaceSettings(patience_s=10.0)
+
 X = np.array([[1, 2, 3], [9, 1, 0]], np.float32)
 
 
@@ -42,7 +45,7 @@ async def pair(tmp_path, ports=None, router=None, settings=None):
     lines: list[str] = []
     async with serving(large) as centre, serving(small) as device:
         ways = [
-            Way(Upstream(address(port), "m"), Placer(settings or PlaceSettings()))
+            Way(Upstream(address(port), "m"), Placer(settings or PATIENT))
             for port in ports or [centre.port]
         ]
         placing = Placing(
@@ -404,12 +407,12 @@ def test_a_server_makes_ready_for_the_load_that_it_expects(tmp_path):
 
 def test_several_models_share_the_load(tmp_path):
     large = graphs.scaled(tmp_path / "other.onnx", 3.0)
-    often = PlaceSettings(probe_s=0.02)
+    often = PlaceSettings(probe_s=0.02, patience_s=10.0)
 
     async def go():
         async with (
             serving(large) as second,
-            pair(tmp_path) as (device, centre, ways, _),
+            pair(tmp_path, settings=often) as (device, centre, ways, _),
         ):
             served = device.served
             way = Way(Upstream(address(second.port), "m"), Placer(often))
