@@ -28,6 +28,7 @@ from fedlearn.clients.infer.slot import ModelSlot
 from fedlearn.clients.infer.tls import TlsFiles
 from fedlearn.clients.infer.upstream import Upstream, UpstreamAddress, UpstreamFiles
 from fedlearn.clients.placement import classes, routing
+from fedlearn.clients.placement.place import Placer, PlaceSettings
 from fedlearn.clients.placement.routing import Router
 from fedlearn.errors import RunError, UserError
 
@@ -43,6 +44,9 @@ _JSON_NUMBER_BYTES = 26
 # What a body may have at least, and where samples can be of any length.
 _LEAST_BODY_BYTES = 1 << 20
 _OPEN_BODY_BYTES = 16 << 20
+
+# How long the centre may take at least, where it is asked for what is unsure here.
+_ROUTED_PATIENCE_S = 0.25
 
 Say = Callable[[str], None]
 
@@ -132,16 +136,20 @@ async def serve(settings: InferSettings, say: Say) -> None:
 def _placing(settings: InferSettings, served: Served, say: Say) -> Placing:
     """Return what asks the models at the centre; raises UserError."""
     router = None
+    place_settings = PlaceSettings()
     if settings.routing is not None:
         router = Router(routing.read(settings.routing))
         # Here, and not at the first request.
         scores_place(served.slot.model, router.routing.output)
+        # There is an answer already: a better one is worth some waiting.
+        place_settings = PlaceSettings(patience_s=_ROUTED_PATIENCE_S)
     context = None
     if any(address.is_secure for address in settings.upstreams):
         context = (settings.upstream_files or UpstreamFiles()).context()
-    ways = [
-        Way(Upstream(address, settings.name, context)) for address in settings.upstreams
-    ]
+    ways = []
+    for address in settings.upstreams:
+        upstream = Upstream(address, settings.name, context)
+        ways.append(Way(upstream, Placer(place_settings)))
     return Placing(ways, served.batcher, served.measures, say, router)
 
 

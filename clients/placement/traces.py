@@ -36,8 +36,8 @@ _LINK_BPS = 20e6
 _RATE = 50.0
 _SIZE_BYTES = 3136
 
-# Spread of measured times, as that of a logarithm. The 512 runs of `cnn-small` of
-# experiments/benchmarks/NOTES-placement.md have 0.1 without their slowest hundredth.
+# Spread of measured times, as that of their logarithm. 2,000 runs of a small CNN on a busy
+# machine had 0.06 without their slowest hundredth (experiments/benchmarks/NOTES-placement.md).
 _SPREAD = 0.1
 
 
