@@ -47,6 +47,10 @@ COMMANDS = {
         "fedlearn.commands.collect",
         "take devices' answers from an MQTT broker, each once",
     ),
+    "place": (
+        "fedlearn.commands.place",
+        "say where requests are best computed: here, at the centre, or on both",
+    ),
     "doctor": ("fedlearn.commands.doctor", "look at this device, and say what to mend"),
     "bundle": (
         "fedlearn.commands.bundle",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,6 +20,8 @@ from fedlearn.clients.infer.metrics import Measures
 from fedlearn.clients.infer.model import ServedModel
 from fedlearn.clients.infer.refusal import Refusal
 from fedlearn.clients.infer.tensors import Array
+from fedlearn.clients.infer.waiting import EarliestFirst
+from fedlearn.clients.placement.classes import ServiceClasses
 from fedlearn.errors import reason_of
 
 # A batch that takes less runs in the loop's own thread. Handing it to another one costs
@@ -45,7 +46,7 @@ class Query:
     """A request that waits. inputs: checked by ``model``, which also answers it.
 
     deadline: by `time.monotonic`, after which nobody waits for the answer. asked: the inputs
-    as they came, for another version; None: as they are.
+    as they came, for another version; None: as they are. kind: its class of service.
     """
 
     model: ServedModel
@@ -53,6 +54,7 @@ class Query:
     deliver: Deliver
     deadline: float = math.inf
     asked: Mapping[str, Array] | None = None
+    kind: str = ""
     is_dropped: bool = False
     rows: int = field(init=False)
     bytes: int = field(init=False)
@@ -83,23 +85,26 @@ class Batcher:
         queue_bytes: int = 64 << 20,
         inline_s: float = INLINE_S,
         observe: Observe | None = None,
+        classes: ServiceClasses | None = None,
     ) -> None:
         """Begin with an empty queue.
 
         limit: samples of one run, unless one request has more. queue_rows, queue_bytes:
         samples that may wait, and their bytes; one request alone may have more. inline_s:
         runs that are expected to take longer go to a thread. observe: takes each batch after
-        it is delivered.
+        it is delivered. classes: of service; None: all requests are alike.
         """
         self._measures = measures
-        self._limit = limit
+        # Of samples of one run; whoever expects more load may change it.
+        self.limit = limit
+        # All that were queued so far.
+        self.samples = 0
         self._queue_rows = queue_rows
         self._queue_bytes = queue_bytes
         self._inline_s = inline_s
         self._observe = observe
-        self._queue: deque[Query] = deque()
-        self._rows = 0
-        self._bytes = 0
+        self._classes = classes
+        self._queue: EarliestFirst[Query] = EarliestFirst()
         self._is_busy = False
         # Seconds that one sample takes in a batch; it follows what is measured.
         self._row_s = 0.0
@@ -109,7 +114,17 @@ class Batcher:
     @property
     def waiting_rows(self) -> int:
         """Return how many samples wait."""
-        return self._rows
+        return self._queue.rows
+
+    @property
+    def row_s(self) -> float:
+        """Return the seconds that one sample takes in a batch; 0: none was computed yet."""
+        return self._row_s
+
+    @property
+    def wait_s(self) -> float:
+        """Return how long what waits is expected to take."""
+        return self._queue.rows * self._row_s
 
     @property
     def is_idle(self) -> bool:
@@ -119,19 +134,15 @@ class Batcher:
     def put(self, query: Query) -> None:
         """Queue a request, whose `deliver` is called once, later.
 
-        Raises Refusal where the queue is full, or the deadline cannot be met.
+        Raises Refusal where the queue is full, the deadline cannot be met, or the class has
+        had its share.
         """
-        rows = self._rows
-        is_full = rows + query.rows > self._queue_rows
-        is_full = is_full or self._bytes + query.bytes > self._queue_bytes
-        if rows and is_full:
-            raise self._busy(f"{rows} samples wait already")
-        wait_s = (rows + query.rows) * self._row_s
-        if time.monotonic() + wait_s > query.deadline:
-            raise self._busy(f"the answer would take about {wait_s:.3f} s", "late")
-        self._queue.append(query)
-        self._rows += query.rows
-        self._bytes += query.bytes
+        now_s = time.monotonic()
+        self._check_room(query)
+        self._check_deadline(query, now_s)
+        self._check_class(query, now_s)
+        self._queue.push(query, now_s)
+        self.samples += query.rows
         if not self._is_busy:
             self._is_busy = True
             # Not at once: other sockets may have a request in this turn of the loop.
@@ -146,8 +157,43 @@ class Batcher:
         """End the thread, once its run has ended."""
         self._pool.shutdown(wait=False)
 
+    def _check_room(self, query: Query) -> None:
+        """Raise Refusal where the queue is full; one request alone may be larger."""
+        rows = self._queue.rows
+        is_full = rows + query.rows > self._queue_rows
+        is_full = is_full or self._queue.bytes + query.bytes > self._queue_bytes
+        if rows and is_full:
+            raise self._busy(f"{rows} samples wait already")
+        if self._classes is None:
+            return
+        share = self._classes.of(query.kind).queue
+        own_rows = self._queue.rows_of[query.kind]
+        if own_rows and own_rows + query.rows > share * self._queue_rows:
+            raise self._busy(f"{own_rows} samples of its class wait already")
+
+    def _check_deadline(self, query: Query, now_s: float) -> None:
+        """Raise Refusal where an answer would come too late."""
+        rows = self._queue.rows + query.rows
+        if now_s + rows * self._row_s <= query.deadline:
+            return
+        # Not all that waits is due before it.
+        rows = self._queue.rows_before(query.deadline) + query.rows
+        wait_s = rows * self._row_s
+        if now_s + wait_s > query.deadline:
+            raise self._busy(f"the answer would take about {wait_s:.3f} s", "late")
+
+    def _check_class(self, query: Query, now_s: float) -> None:
+        """Raise Refusal for a class that has had its rate."""
+        if self._classes is None:
+            return
+        wait_s = self._classes.take(query.kind, query.rows, now_s)
+        if wait_s:
+            refusal = self._busy("its class has had its samples", "rate")
+            refusal.retry_s = min(max(1, math.ceil(wait_s)), _LONGEST_RETRY_S)
+            raise refusal
+
     def _busy(self, why: str, kind: str = "busy") -> Refusal:
-        retry_s = math.ceil(self._rows * self._row_s)
+        retry_s = math.ceil(self.wait_s)
         return Refusal(
             503,
             kind,
@@ -175,12 +221,10 @@ class Batcher:
         rows = 0
         now = time.monotonic()
         while self._queue:
-            query = self._queue[0]
-            if batch and (rows + query.rows > self._limit or not query.joins(batch[0])):
+            query = self._queue.first
+            if batch and (rows + query.rows > self.limit or not query.joins(batch[0])):
                 break
-            self._queue.popleft()
-            self._rows -= query.rows
-            self._bytes -= query.bytes
+            self._queue.pop()
             if query.is_dropped:
                 continue
             if query.deadline < now:

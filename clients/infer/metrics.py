@@ -63,6 +63,9 @@ class Measures:
         self.batch = Histogram(BATCHES)
         # Connections that were turned away, by why.
         self.refused: Counter[str] = Counter()
+        # Where requests were computed, by place, and what went wrong with the other one.
+        self.placed: Counter[str] = Counter()
+        self.upstream_failures = 0
 
     def text(self, gauges: Mapping[str, float], version: str) -> str:
         """Return the page; gauges: what is so now, by name."""
@@ -70,6 +73,7 @@ class Measures:
             *_counter("requests", ("protocol", "code"), self.requests),
             *_counter("errors", ("kind",), _keyed(self.errors)),
             *_counter("refused_connections", ("reason",), _keyed(self.refused)),
+            *_counter("placed", ("place",), _keyed(self.placed)),
             *_histogram("latency_seconds", self.latency_s),
             *_histogram("batch_samples", self.batch),
         ]

@@ -20,9 +20,11 @@ from fedlearn.clients.infer.framing import HttpRequest
 from fedlearn.clients.infer.metrics import Measures
 from fedlearn.clients.infer.model import ServedModel
 from fedlearn.clients.infer.observer import Observer
+from fedlearn.clients.infer.placing import Placing
 from fedlearn.clients.infer.question import InferQuestion
 from fedlearn.clients.infer.refusal import Refusal, bad, internal
 from fedlearn.clients.infer.slot import ModelSlot
+from fedlearn.clients.placement.classes import ServiceClass, ServiceClasses
 from fedlearn.text import printable
 
 EXTENSIONS = ("binary_tensor_data", "classification")
@@ -38,7 +40,9 @@ Reply = Callable[[HttpAnswer], None]
 class Served:
     """What both protocols answer from. deadline_s: how long a request waits at most.
 
-    observer: None, answers are not observed.
+    observer: None, answers are not observed. placing: asks a larger model too; None: all is
+    computed here. classes: of service; None: all requests are alike. expected_rate: samples a
+    second, as forecast.
     """
 
     name: str
@@ -48,6 +52,9 @@ class Served:
     deadline_s: float = math.inf
     is_stopping: bool = False
     observer: Observer | None = None
+    placing: Placing | None = None
+    classes: ServiceClasses | None = None
+    expected_rate: float = 0.0
 
     def check(self, name: str, version: str) -> ServedModel:
         """Return the model of a name and a version, "" for any; raises Refusal, 404."""
@@ -78,10 +85,27 @@ class Served:
             raise Refusal(503, "stopping", "the server is stopping; try again", 1)
         inputs = model.checked(question.tensors)
         wait_s = min(question.timeout_s, self.deadline_s)
+        kind = question.kind
+        if self.classes is not None:
+            wait_s = min(wait_s, self._class_of(question).deadline_s)
+            kind = kind or self.classes.default
         deadline = time.monotonic() + wait_s
-        query = Query(model, inputs, deliver, deadline, question.tensors)
-        self.batcher.put(query)
+        query = Query(model, inputs, deliver, deadline, question.tensors, kind)
+        if self.placing is not None:
+            self.placing.ask(query)
+        else:
+            self.batcher.put(query)
         return query
+
+    def _class_of(self, question: InferQuestion) -> ServiceClass:
+        """Return the class of service that a request names; raises Refusal for none."""
+        assert self.classes is not None
+        if question.kind not in self.classes:
+            raise bad(
+                f"there is no class '{printable(question.kind[:60])}' here; there are "
+                f"{self.classes.names}"
+            )
+        return self.classes.of(question.kind)
 
     def metadata(self) -> dict[str, Any]:
         """Return what the protocol tells of a model."""
@@ -108,6 +132,7 @@ class Served:
             "requests": self.measures.requests.total(),
             "errors": dict(self.measures.errors),
             "labels": list(self.slot.model.labels),
+            "upstreams": self.placing.status() if self.placing else [],
         }
         if self.observer is not None:
             status["observed"] = self.observer.status()
@@ -120,9 +145,14 @@ class Served:
             "waiting_samples": self.batcher.waiting_rows,
             "swaps": swaps.count,
             "failed_swaps": swaps.failed,
+            "expected_samples_per_second": self.expected_rate,
+            "batch_limit": self.batcher.limit,
         }
         if self.observer is not None:
             gauges.update(self.observer.gauges())
+        if self.placing is not None:
+            gauges["upstream_failures"] = self.measures.upstream_failures
+            gauges["upstreams_up"] = self.placing.up_count
         return self.measures.text(gauges, self.slot.model.version)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,13 @@ MOST_ID = 256
 # The parameter by which a client says how long it waits: Triton's, in microseconds.
 TIMEOUT = "timeout"
 
+# The parameter that names a request's class of service.
+CLASS = "class"
+
+# The parameter by which a client asks how long its request was here, and the parameter of
+# the answer that says it: in microseconds, waiting included. What the way took is the rest.
+TIMING = "service_us"
+
 
 @dataclass(frozen=True, slots=True)
 class Output:
@@ -30,7 +38,11 @@ class Output:
 
 @dataclass(slots=True)
 class InferQuestion:
-    """A request as it came. timeout_s: how long the client waits; infinite: as we like."""
+    """A request as it came. timeout_s: how long the client waits; infinite: as we like.
+
+    kind: its class of service; "": it names none. since_s: when it came, by
+    `time.perf_counter`, if the client wants to know how long it was here.
+    """
 
     id: str
     tensors: dict[str, Array]
@@ -38,6 +50,8 @@ class InferQuestion:
     outputs: Sequence[Output] = ()
     is_binary: bool = False
     timeout_s: float = math.inf
+    kind: str = ""
+    since_s: float | None = None
 
 
 def wanted_outputs(
@@ -88,3 +102,10 @@ def timeout_s(parameters: Mapping[str, Any]) -> float:
     if value < 0:
         raise bad(f"the parameter '{TIMEOUT}' is a number of microseconds from 0")
     return value / 1e6 if value else math.inf
+
+
+def since_s(parameters: Mapping[str, Any]) -> float | None:
+    """Return when a request came, if its client asks how long it was here; None: it does not."""
+    if parameter(parameters, TIMING, bool, False):
+        return time.perf_counter()
+    return None

@@ -13,6 +13,7 @@ KINDS = (
     "unsupported",
     "busy",
     "late",
+    "rate",
     "stopping",
     "model",
     "internal",

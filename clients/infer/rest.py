@@ -7,6 +7,7 @@ the JSON, whose length a header tells, and the tensors' bytes follow in order.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ def read(body: bytes, header_length: int | None, model: ServedModel) -> InferQue
     arrays: dict[str, Array] = {}
     start = 0
     for value in inputs:
-        name, array, start = _input(value, tail, start)
+        name, array, start = tensor(value, tail, start)
         if name in arrays:
             raise bad(f"input '{name}' comes twice")
         arrays[name] = array
@@ -54,6 +55,8 @@ def read(body: bytes, header_length: int | None, model: ServedModel) -> InferQue
         outputs=outputs,
         is_binary=is_binary,
         timeout_s=asking.timeout_s(parameters),
+        kind=asking.parameter(parameters, asking.CLASS, str, ""),
+        since_s=asking.since_s(parameters),
     )
 
 
@@ -73,6 +76,9 @@ def write(
     answer: dict[str, Any] = {"model_name": name, "model_version": model.version}
     if question.id:
         answer["id"] = question.id
+    if question.since_s is not None:
+        passed_s = time.perf_counter() - question.since_s
+        answer["parameters"] = {asking.TIMING: math.ceil(1e6 * passed_s)}
     answer["outputs"] = entries
     head = json_text.dumps(answer)
     if all(blob is None for blob in blobs):
@@ -90,8 +96,12 @@ def _json(data: bytes) -> dict[str, Any]:
     return value
 
 
-def _input(value: object, tail: memoryview, start: int) -> tuple[str, Array, int]:
-    """Return an input's name and tensor, and where the next binary one begins."""
+def tensor(value: object, tail: memoryview, start: int) -> tuple[str, Array, int]:
+    """Return an input's or an answer's name and tensor, and where the next one begins.
+
+    tail: the bytes behind the JSON; start: of them, where a binary tensor lies. Raises
+    Refusal.
+    """
     entry = _object(value, "an input")
     name = entry.get("name")
     if not isinstance(name, str):

@@ -201,13 +201,15 @@ def _question(
     asking.check_outputs(outputs, model)
     if len(request.id) > asking.MOST_ID:
         raise bad(f"the id has more than {asking.MOST_ID} characters")
-    timeout_s = asking.timeout_s(_parameters(request.parameters))
+    parameters = _parameters(request.parameters)
+    timeout_s = asking.timeout_s(parameters)
     return InferQuestion(
         id=request.id,
         tensors=arrays,
         outputs=outputs,
         is_binary=True,
         timeout_s=min(timeout_s, math.inf if remaining_s is None else remaining_s),
+        kind=asking.parameter(parameters, asking.CLASS, str, ""),
     )
 
 

@@ -23,8 +23,14 @@ from fedlearn.clients.infer.metrics import Measures
 from fedlearn.clients.infer.model import ServedModel
 from fedlearn.clients.infer.observer import Observer
 from fedlearn.clients.infer.oip import OpenInference, Served
+from fedlearn.clients.infer.pacing import Pacing
+from fedlearn.clients.infer.placing import Placing, Way, scores_place
 from fedlearn.clients.infer.slot import ModelSlot
 from fedlearn.clients.infer.tls import TlsFiles
+from fedlearn.clients.infer.upstream import Upstream, UpstreamAddress, UpstreamFiles
+from fedlearn.clients.placement import classes, routing
+from fedlearn.clients.placement.place import Placer, PlaceSettings
+from fedlearn.clients.placement.routing import Router
 from fedlearn.errors import RunError, UserError
 
 # Seconds in which what has begun is answered after SIGTERM.
@@ -40,6 +46,9 @@ _JSON_NUMBER_BYTES = 26
 _LEAST_BODY_BYTES = 1 << 20
 _OPEN_BODY_BYTES = 16 << 20
 
+# How long the centre may take at least, where it is asked for what is unsure here.
+_ROUTED_PATIENCE_S = 0.25
+
 Say = Callable[[str], None]
 
 
@@ -50,6 +59,8 @@ class InferSettings:
     model: a package, an .onnx file, or a record that names one. int8: a package's int8
     model. port: None: not by TCP.
     body_bytes: 0: by the model's input. deadline_s: of a request that says none itself.
+    upstreams: larger models at the centre. routing: a file; None: by time.
+    classes: a file of classes of service.
     """
 
     model: Path
@@ -65,6 +76,10 @@ class InferSettings:
     deadline_s: float = math.inf
     body_bytes: int = 0
     connections: int = 256
+    upstreams: tuple[UpstreamAddress, ...] = ()
+    upstream_files: UpstreamFiles | None = None
+    routing: Path | None = None
+    classes: Path | None = None
 
 
 async def serve(settings: InferSettings, say: Say) -> None:
@@ -75,9 +90,16 @@ async def serve(settings: InferSettings, say: Say) -> None:
     """
     slot = ModelSlot(settings.model, say, settings.int8)
     measures = Measures()
+    service = None
+    if settings.classes is not None:
+        service = classes.read(settings.classes)
     observer = Observer(slot, say)
     batcher = Batcher(
-        measures, settings.batch, settings.queue, observe=observer.answered
+        measures,
+        settings.batch,
+        settings.queue,
+        observe=observer.answered,
+        classes=service,
     )
     served = Served(
         settings.name,
@@ -86,7 +108,10 @@ async def serve(settings: InferSettings, say: Say) -> None:
         measures,
         settings.deadline_s,
         observer=observer,
+        classes=service,
     )
+    if settings.upstreams:
+        served.placing = _placing(settings, served, say)
     body_bytes = settings.body_bytes or _body_bytes(slot.model, settings.batch)
     http = HttpServer(
         OpenInference(served),
@@ -102,6 +127,9 @@ async def serve(settings: InferSettings, say: Say) -> None:
         if settings.grpc_port is not None:
             addresses.append(await _listen_grpc(settings, served, body_bytes, stack))
         tasks = [asyncio.create_task(http.sweep()), asyncio.create_task(notify.beat())]
+        if served.classes is not None or served.placing is not None:
+            pacing = Pacing(served, settings.batch)
+            tasks.append(asyncio.create_task(pacing.run()))
         if record.is_record(settings.model):
             tasks.append(asyncio.create_task(slot.watch()))
         say(
@@ -117,6 +145,28 @@ async def serve(settings: InferSettings, say: Say) -> None:
     await batcher.drained()
     batcher.close()
     observer.close()
+    if served.placing is not None:
+        served.placing.close()
+
+
+def _placing(settings: InferSettings, served: Served, say: Say) -> Placing:
+    """Return what asks the models at the centre; raises UserError."""
+    router = None
+    place_settings = PlaceSettings()
+    if settings.routing is not None:
+        router = Router(routing.read(settings.routing))
+        # Here, and not at the first request.
+        scores_place(served.slot.model, router.routing.output)
+        # There is an answer already: a better one is worth some waiting.
+        place_settings = PlaceSettings(patience_s=_ROUTED_PATIENCE_S)
+    context = None
+    if any(address.is_secure for address in settings.upstreams):
+        context = (settings.upstream_files or UpstreamFiles()).context()
+    ways = []
+    for address in settings.upstreams:
+        upstream = Upstream(address, settings.name, context)
+        ways.append(Way(upstream, Placer(place_settings)))
+    return Placing(ways, served.batcher, served.measures, say, router)
 
 
 def _on_signals(slot: ModelSlot, stopping: asyncio.Event) -> None:

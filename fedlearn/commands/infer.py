@@ -50,6 +50,7 @@ def parser() -> Parser:
     )
     _add_addresses(parser)
     _add_limits(parser)
+    _add_centre(parser)
     _add_batch(parser)
     infer_stream.add_stream(parser)
     return parser
@@ -113,6 +114,12 @@ def _add_limits(parser: Parser) -> None:
         help="answer 503 at once where it would take longer (default: no limit)",
     )
     group.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="classes of service, JSON: how long each may wait, and how many may come",
+    )
+    group.add_argument(
         "--body-bytes",
         type=int,
         default=0,
@@ -126,6 +133,36 @@ def _add_limits(parser: Parser) -> None:
         metavar="N",
         help="at a time (default: %(default)s)",
     )
+
+
+def _add_centre(parser: Parser) -> None:
+    group = parser.add_argument_group(
+        "a larger model at the centre (docs/placement.md)"
+    )
+    group.add_argument(
+        "--upstream",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="http[s]://HOST:PORT[/v2/models/NAME]: the faster place answers; several "
+        "share the load",
+    )
+    group.add_argument(
+        "--routing",
+        type=Path,
+        metavar="FILE",
+        help="of `fedlearn place route`: only unsure answers go there",
+    )
+    group.add_argument(
+        "--upstream-ca",
+        type=Path,
+        metavar="FILE",
+        help="whose machines are trusted, PEM",
+    )
+    group.add_argument(
+        "--upstream-cert", type=Path, metavar="FILE", help="our certificate there, PEM"
+    )
+    group.add_argument("--upstream-key", type=Path, metavar="FILE", help="its key, PEM")
 
 
 def _add_batch(parser: Parser) -> None:
@@ -198,6 +235,22 @@ def _check(arguments: argparse.Namespace) -> None:
         if port is not None and not 0 <= port <= 65535:
             raise UserError(f"--{option.replace('_', '-')} {port}: a number to 65535")
     _check_tls(arguments)
+    _check_centre(arguments)
+
+
+def _check_centre(arguments: argparse.Namespace) -> None:
+    """Refuse what makes no sense without a model at the centre."""
+    if bool(arguments.upstream_cert) != bool(arguments.upstream_key):
+        raise UserError("--upstream-cert and --upstream-key go together")
+    if arguments.upstream:
+        if arguments.once or arguments.source:
+            raise UserError("--upstream is for a server; leave it out with a batch")
+        return
+    for option in ("routing", "upstream_ca", "upstream_cert"):
+        if getattr(arguments, option):
+            raise UserError(
+                f"--{option.replace('_', '-')} needs --upstream: the model at the centre"
+            )
 
 
 def _check_tls(arguments: argparse.Namespace) -> None:
@@ -221,6 +274,7 @@ def _check_tls(arguments: argparse.Namespace) -> None:
 def _settings(arguments: argparse.Namespace) -> InferSettings:
     from fedlearn.clients.infer.server import InferSettings
     from fedlearn.clients.infer.tls import TlsFiles
+    from fedlearn.clients.infer.upstream import UpstreamFiles, address_of
 
     tls = None
     if arguments.cert:
@@ -243,6 +297,12 @@ def _settings(arguments: argparse.Namespace) -> InferSettings:
         deadline_s=arguments.deadline_ms / 1000 or math.inf,
         body_bytes=arguments.body_bytes,
         connections=arguments.connections,
+        upstreams=tuple(address_of(url) for url in arguments.upstream),
+        upstream_files=UpstreamFiles(
+            arguments.upstream_ca, arguments.upstream_cert, arguments.upstream_key
+        ),
+        routing=arguments.routing,
+        classes=arguments.classes,
     )
 
 

@@ -109,6 +109,12 @@ def places_after(nodes: list[NodeProto], layer: str) -> range:
     return places
 
 
+def layers(nodes: list[NodeProto]) -> list[str]:
+    """Return the names of a graph's layers, in the order in which they are computed."""
+    names = [_layer_of(node) for node in nodes]
+    return list(dict.fromkeys(name for name in names if name))
+
+
 def _layer_of(node: NodeProto) -> str:
     """Return the name of the layer that an operation is of; "": it stands between layers."""
     scopes = node.name.strip(_SEPARATOR).split(_SEPARATOR)[:-1]

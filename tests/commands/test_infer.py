@@ -33,6 +33,11 @@ from fedlearn.commands.infer import main
             ["m.onnx", "--source", "csv:b", "--to", "c"],
             "give file:OUT, csv:OUT or mqtt:TOPIC",
         ),
+        (["m.onnx", "--routing", "r.json"], "--routing needs --upstream"),
+        (["m.onnx", "--upstream-ca", "c"], "--upstream-ca needs --upstream"),
+        (["m.onnx", "--upstream", "h:80"], "--upstream 'h:80'"),
+        (["m.onnx", "--upstream", "http://h", "--once", "x"], "is for a server"),
+        (["m.onnx", "--upstream-cert", "c"], "--upstream-key go together"),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments, words, capsys):

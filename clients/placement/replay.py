@@ -1,0 +1,250 @@
+"""A trace replayed request by request: what a way of choosing would have cost.
+
+A choice knows only what had been measured when it was made. The device has one queue: what
+waits in it makes a later request wait.
+
+Legend: N requests.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn.clients.placement.place import (
+    CLOUD,
+    DEFAULT_KIND,
+    EDGE,
+    LAST_VALUE,
+    Choice,
+    Placer,
+)
+from fedlearn.clients.placement.traces import Floats, Trace
+
+# Seconds in which the bound of the best choice tells queues apart.
+_GRAIN_S = 1e-5
+# The longest queue that it tells apart, in grains: a tenth of a second.
+_GRAINS = 10_000
+
+
+class Chooser(Protocol):
+    """What `replay` asks: a `Placer`, or a baseline."""
+
+    def choose(
+        self, kind: str, size_bytes: int, now_s: float, edge_wait_s: float = 0.0
+    ) -> Choice:
+        """Return where a request goes."""
+
+    def edge_done(self, kind: str, service_s: float, now_s: float) -> None:
+        """Take a measurement of this device."""
+
+    def cloud_done(
+        self,
+        kind: str,
+        size_bytes: int,
+        duration_s: float,
+        service_s: float,
+        now_s: float,
+    ) -> None:
+        """Take a measurement of the centre."""
+
+    def cloud_failed(self, now_s: float) -> None:
+        """Take that the centre did not answer."""
+
+
+@dataclass
+class Always:
+    """The baseline that uses one place, whatever it measures. timeout_s: for the centre."""
+
+    place: str
+    timeout_s: float = 1.0
+
+    def choose(
+        self, kind: str, size_bytes: int, now_s: float, edge_wait_s: float = 0.0
+    ) -> Choice:
+        """Return the place."""
+        return Choice(self.place, self.timeout_s)
+
+    def edge_done(self, kind: str, service_s: float, now_s: float) -> None:
+        """Learn nothing."""
+
+    def cloud_done(
+        self,
+        kind: str,
+        size_bytes: int,
+        duration_s: float,
+        service_s: float,
+        now_s: float,
+    ) -> None:
+        """Learn nothing."""
+
+    def cloud_failed(self, now_s: float) -> None:
+        """Learn nothing."""
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a replay came to.
+
+    latency_s: (N,), from a request to its answer. cloud: (N,), whether the centre was
+    chosen. probes: requests that were computed at the other place too. failures: requests
+    that the centre did not answer in time, probes among them.
+    """
+
+    latency_s: Floats
+    cloud: NDArray[np.bool_]
+    probes: int
+    failures: int
+
+    @property
+    def total_s(self) -> float:
+        """Return the sum of all latencies."""
+        return float(self.latency_s.sum())
+
+
+class _Replay:
+    """One replay: events in the order of their time, and the device's queue."""
+
+    def __init__(self, trace: Trace, chooser: Chooser) -> None:
+        self.trace = trace
+        self.chooser = chooser
+        self.latency_s = np.zeros(len(trace))
+        self.cloud = np.zeros(len(trace), bool)
+        self.probes = 0
+        self.failures = 0
+        self._whole_s = trace.whole_cloud_s
+        self._free_at_s = 0.0
+        self._count = 0
+        self._events: list[tuple[float, int, Callable[[float], None]]] = []
+
+    def run(self) -> Replayed:
+        """Let all requests come."""
+        for number, at_s in enumerate(self.trace.at_s.tolist()):
+            self._pass(at_s)
+            self._arrive(number, at_s)
+        self._pass(math.inf)
+        return Replayed(self.latency_s, self.cloud, self.probes, self.failures)
+
+    def _pass(self, until_s: float) -> None:
+        while self._events and self._events[0][0] <= until_s:
+            at_s, _, event = heapq.heappop(self._events)
+            event(at_s)
+
+    def _later(self, at_s: float, event: Callable[[float], None]) -> None:
+        # The count keeps events of one time in their order.
+        self._count += 1
+        heapq.heappush(self._events, (at_s, self._count, event))
+
+    def _arrive(self, number: int, now_s: float) -> None:
+        size_bytes = int(self.trace.size_bytes[number])
+        wait_s = max(0.0, self._free_at_s - now_s)
+        choice = self.chooser.choose(DEFAULT_KIND, size_bytes, now_s, wait_s)
+        self.probes += choice.probe != ""
+        if choice.place == CLOUD:
+            self.cloud[number] = True
+            self._ask_centre(number, now_s, choice.timeout_s, is_probe=False)
+        else:
+            self._compute(number, now_s, is_probe=False)
+        if choice.probe == CLOUD:
+            self._ask_centre(number, now_s, choice.timeout_s, is_probe=True)
+        elif choice.probe == EDGE:
+            self._compute(number, now_s, is_probe=True)
+
+    def _compute(self, number: int, now_s: float, is_probe: bool) -> None:
+        """Queue a request on the device."""
+        service_s = float(self.trace.edge_s[number])
+        self._free_at_s = max(now_s, self._free_at_s) + service_s
+        if not is_probe:
+            self.latency_s[number] = self._free_at_s - self.trace.at_s[number]
+        end = partial(self.chooser.edge_done, DEFAULT_KIND, service_s)
+        self._later(self._free_at_s, end)
+
+    def _ask_centre(
+        self, number: int, now_s: float, timeout_s: float, is_probe: bool
+    ) -> None:
+        duration_s = float(self._whole_s[number])
+        if duration_s > timeout_s:
+            fail = partial(self._fail, number, is_probe)
+            self._later(now_s + timeout_s, fail)
+            return
+        if not is_probe:
+            self.latency_s[number] = duration_s
+        end = partial(
+            self.chooser.cloud_done,
+            DEFAULT_KIND,
+            int(self.trace.size_bytes[number]),
+            duration_s,
+            float(self.trace.cloud_s[number]),
+        )
+        self._later(now_s + duration_s, end)
+
+    def _fail(self, number: int, is_probe: bool, now_s: float) -> None:
+        """Give the centre up: the device computes it now, unless it was only a probe."""
+        self.failures += 1
+        self.chooser.cloud_failed(now_s)
+        if not is_probe:
+            self._compute(number, now_s, is_probe=False)
+
+
+def replay(trace: Trace, chooser: Chooser) -> Replayed:
+    """Return what a trace costs by a way of choosing."""
+    return _Replay(trace, chooser).run()
+
+
+def choosers() -> dict[str, Chooser]:
+    """Return the placer and its baselines, each without a measurement yet."""
+    return {
+        "placed": Placer(),
+        "last value": Placer(LAST_VALUE),
+        "always edge": Always(EDGE),
+        "always centre": Always(CLOUD),
+    }
+
+
+def hindsight_s(trace: Trace) -> float:
+    """Return a total of seconds that no choice can be below, whatever it knows.
+
+    By dynamic programming over the device's queue at each arrival. Queues are rounded down
+    to a grain, which makes the total too small by that at most, and never too large.
+    """
+    whole_s = trace.whole_cloud_s
+    gaps_s = np.diff(trace.at_s, prepend=trace.at_s[0])
+    wait_s = _GRAIN_S * np.arange(_GRAINS)
+    total_s = np.full(_GRAINS, np.inf)
+    total_s[0] = 0.0
+    for number in range(len(trace)):
+        total_s = _shorter(total_s, float(gaps_s[number]))
+        service_s = float(trace.edge_s[number])
+        here_s = _longer(total_s + wait_s + service_s, service_s)
+        total_s = np.minimum(here_s, total_s + whole_s[number])
+    return float(total_s.min())
+
+
+def _shorter(total_s: Floats, passed_s: float) -> Floats:
+    """Return the totals by queue after some time, which every queue is shorter by."""
+    # Rounded up: the queue is rounded down.
+    grains = math.ceil(passed_s / _GRAIN_S)
+    if grains == 0:
+        return total_s
+    later_s = np.full(_GRAINS, np.inf)
+    later_s[0] = total_s[: grains + 1].min()
+    if grains + 1 < _GRAINS:
+        later_s[1 : _GRAINS - grains] = total_s[grains + 1 :]
+    return later_s
+
+
+def _longer(total_s: Floats, added_s: float) -> Floats:
+    """Return the totals by queue after one more request has come into it."""
+    grains = min(math.floor(added_s / _GRAIN_S), _GRAINS - 1)
+    later_s = np.full(_GRAINS, np.inf)
+    later_s[grains:] = total_s[: _GRAINS - grains]
+    # What is longer than all that is told apart counts as the longest: never too much.
+    later_s[-1] = min(later_s[-1], total_s[_GRAINS - grains - 1 :].min())
+    return later_s
