@@ -75,13 +75,7 @@ class Publisher:
         self._until = until
         self._say = say
         self._resend_s = resend_s
-        self._client = broker.client(f"fedlearn-{outbox.id}")
-        self._client.max_inflight_messages_set(WINDOW)
-        self._client.on_connect = self._on_connect
-        self._client.on_connect_fail = self._on_connect_fail
-        self._client.on_disconnect = self._on_disconnect
-        self._client.on_publish = self._on_publish
-        self._client.on_message = self._on_message
+        self._client = self._prepared()
         self._wake = threading.Event()
         self._is_connected = False
         # When it was, and how many connections before it ended soon.
@@ -136,6 +130,16 @@ class Publisher:
         self._sender.join()
         self._client.disconnect()
         self._client.loop_stop()
+
+    def _prepared(self) -> Any:
+        client = self._broker.client(f"fedlearn-{self._outbox.id}")
+        client.max_inflight_messages_set(WINDOW)
+        client.on_connect = self._on_connect
+        client.on_connect_fail = self._on_connect_fail
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        client.on_message = self._on_message
+        return client
 
     def _work(self) -> None:
         try:

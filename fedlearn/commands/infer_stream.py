@@ -72,6 +72,12 @@ def add_stream(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="what is answered, and what waits to go out (default: infer-state)",
     )
+    _add_outbox(parser)
+    add_broker(parser)
+
+
+def _add_outbox(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("answers on their way to a broker")
     group.add_argument(
         "--until",
         choices=("collected", "puback"),
@@ -94,7 +100,6 @@ def add_stream(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="at the end, for answers that are going out (default: %(default)s)",
     )
-    add_broker(parser)
 
 
 def is_stream(arguments: argparse.Namespace) -> bool:
