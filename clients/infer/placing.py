@@ -12,37 +12,28 @@ import dataclasses
 import math
 import random
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from fedlearn.clients.infer.batching import Batcher, Computed, Deliver, Query
+from fedlearn.clients.infer.joining import fitting, merged, scores_place
 from fedlearn.clients.infer.metrics import Measures
 from fedlearn.clients.infer.model import ServedModel
 from fedlearn.clients.infer.refusal import Refusal
-from fedlearn.clients.infer.tensors import Array, fits
-from fedlearn.clients.infer.upstream import (
-    Upstream,
-    UpstreamAnswer,
-    UpstreamError,
-    UpstreamLateError,
-)
+from fedlearn.clients.infer.tensors import Array
+from fedlearn.clients.infer.upstream import Upstream, UpstreamAnswer, UpstreamError
 from fedlearn.clients.placement import balance
-from fedlearn.clients.placement.place import CLOUD, EDGE, Placer
+from fedlearn.clients.placement.place import CLOUD, EDGE, GIVE_UP, Placer
 from fedlearn.clients.placement.routing import Router
-from fedlearn.errors import UserError, one_line
+from fedlearn.errors import one_line
 
 # How long the centre may take to say that it is there.
 _READY_S = 1.0
 
 # Classes that have estimates of their own; further names share one.
 _MOST_KINDS = 64
-
-# Share of the usual patience below which a late answer is no failure of the centre.
-_HURRIED = 0.5
 
 # What answers from both sides are counted as.
 BOTH = "both"
@@ -78,7 +69,7 @@ class Placing:
         # No result depends on it: devices must not draw alike.
         self._generator = random.Random()
         # Held, as the loop itself keeps no task alive.
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
     def up_count(self) -> int:
@@ -193,12 +184,12 @@ class Placing:
 
     async def _answer_there(self, way: Way, query: Query, timeout_s: float) -> None:
         """Answer by the centre, or here where that fails."""
-        try:
-            answer, outputs = await self._asked(way, query, query.inputs, timeout_s)
-        except UpstreamError:
+        outcome = await self._in_time(way, query, query.inputs, timeout_s)
+        if outcome is None:
             if not query.is_dropped:
                 self._fall_back(query)
             return
+        answer, outputs = outcome
         self._measures.placed[CLOUD] += 1
         if not query.is_dropped:
             model = dataclasses.replace(query.model, version=answer.version)
@@ -241,13 +232,13 @@ class Placing:
         inputs = {name: tensor[rows] for name, tensor in query.inputs.items()}
         timeout_s = way.placer.patience_s(self._kind(query))
         model = query.model
-        try:
-            answer, others = await self._asked(way, query, inputs, timeout_s)
-        except UpstreamError:
+        outcome = await self._in_time(way, query, inputs, timeout_s)
+        if outcome is None:
             if self._router is not None:
                 self._router.unsent(len(rows))
             self._measures.placed[EDGE] += 1
         else:
+            answer, others = outcome
             outputs = merged(outputs, others, rows)
             version = answer.version
             if len(rows) < query.rows:
@@ -288,21 +279,37 @@ class Placing:
             return 0.0
         return balance.expected_wait_s(way.upstream.on_their_way, service_s)
 
+    async def _in_time(
+        self, way: Way, query: Query, inputs: Mapping[str, Array], timeout_s: float
+    ) -> tuple[UpstreamAnswer, list[Array]] | None:
+        """Return what `_asked` does; None: it failed, or it is late and nobody waits.
+
+        A late answer is waited for by itself: it proves that the centre is alive.
+        """
+        coroutine = self._asked(way, query, inputs, GIVE_UP * timeout_s)
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        late_s = min(timeout_s, query.deadline - time.monotonic())
+        await asyncio.wait({task}, timeout=max(0.0, late_s))
+        if not task.done():
+            # A client in a hurry says nothing of the centre.
+            if late_s >= timeout_s:
+                way.placer.cloud_late()
+            return None
+        return None if task.exception() else task.result()
+
     async def _asked(
-        self, way: Way, query: Query, inputs: dict[str, Array] | Any, timeout_s: float
+        self, way: Way, query: Query, inputs: Mapping[str, Array], timeout_s: float
     ) -> tuple[UpstreamAnswer, list[Array]]:
         """Return the centre's answer and its outputs in their order. Raises UpstreamError."""
         begin_s = time.monotonic()
-        within_s = min(timeout_s, query.deadline - begin_s)
         rows = len(next(iter(inputs.values())))
         try:
-            answer = await way.upstream.infer(inputs, within_s)
+            answer = await way.upstream.infer(inputs, timeout_s)
             outputs = fitting(query.model, answer, rows)
         except UpstreamError as error:
-            # A client in a hurry must not bring the centre down for others.
-            is_hurried = within_s < _HURRIED * timeout_s
-            if not (is_hurried and isinstance(error, UpstreamLateError)):
-                self._failed(way, error)
+            self._failed(way, error)
             raise
         # A mistake of ours must not leave a request unanswered.
         except Exception as error:
@@ -321,7 +328,7 @@ class Placing:
         try:
             # The way itself, whose share of the time is not known otherwise.
             way.placer.probed(await way.upstream.ready_s(_READY_S))
-            await self._asked(way, query, query.inputs, timeout_s)
+            await self._asked(way, query, query.inputs, GIVE_UP * timeout_s)
         except UpstreamError as error:
             if not way.placer.is_down:
                 self._failed(way, error)
@@ -337,7 +344,7 @@ class Placing:
             self._say(f"{way.upstream.address.text} answers again")
 
     def _failed(self, way: Way, error: UpstreamError) -> None:
-        was_down = way.placer.is_down
+        was_down = way.placer.down_until_s > 0
         self._measures.upstream_failures += 1
         way.placer.cloud_failed(time.monotonic())
         if not was_down:
@@ -355,46 +362,10 @@ class Placing:
     def _begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
 
-
-def scores_place(model: ServedModel, output: str) -> int:
-    """Return which output has the scores: of a name, or the first one. Raises UserError."""
-    names = [port.name for port in model.outputs]
-    if output and output not in names:
-        raise UserError(
-            f"--routing: the model has no output '{output}'; it has {', '.join(names)}"
-        )
-    place = names.index(output) if output else 0
-    if not model.batches or len(model.outputs[place].shape) != 2:
-        raise UserError(
-            f"--routing: output '{names[place]}' has to be scores of samples by classes, "
-            "and the model to take any number of samples"
-        )
-    return place
-
-
-def fitting(model: ServedModel, answer: UpstreamAnswer, rows: int) -> list[Array]:
-    """Return an answer's outputs in the model's order. Raises UpstreamError for others."""
-    outputs = []
-    for port in model.outputs:
-        output = answer.outputs.get(port.name)
-        shape = (rows, *port.shape[1:]) if model.batches else port.shape
-        is_same = output is not None and output.dtype == port.dtype
-        if output is None or not is_same or not fits(shape, output.shape):
-            raise UpstreamError(
-                f"the centre's model has no output '{port.name}' of {port.datatype} "
-                f"{list(shape)}, as the one here"
-            )
-        outputs.append(output)
-    return outputs
-
-
-def merged(outputs: Sequence[Array], others: Sequence[Array], rows: Any) -> list[Array]:
-    """Return outputs whose rows of some numbers are others, in that order."""
-    joined = []
-    for own, other in zip(outputs, others, strict=True):
-        output = np.array(own)
-        output[rows] = other
-        joined.append(output)
-    return joined
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        """Hold a task no more; what it raised was counted by `_failed`."""
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()

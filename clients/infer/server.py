@@ -19,12 +19,13 @@ from fedlearn.clients.infer import record
 from fedlearn.clients.infer.batching import Batcher
 from fedlearn.clients.infer.framing import HttpLimits
 from fedlearn.clients.infer.http import ConnectionLimits, HttpServer
+from fedlearn.clients.infer.joining import scores_place
 from fedlearn.clients.infer.metrics import Measures
 from fedlearn.clients.infer.model import ServedModel
 from fedlearn.clients.infer.observer import Observer
 from fedlearn.clients.infer.oip import OpenInference, Served
 from fedlearn.clients.infer.pacing import Pacing
-from fedlearn.clients.infer.placing import Placing, Way, scores_place
+from fedlearn.clients.infer.placing import Placing, Way
 from fedlearn.clients.infer.slot import ModelSlot
 from fedlearn.clients.infer.tls import TlsFiles
 from fedlearn.clients.infer.upstream import Upstream, UpstreamAddress, UpstreamFiles

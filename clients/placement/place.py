@@ -20,6 +20,13 @@ from fedlearn.clients.placement.estimating import NEWEST, Link, Smoothed
 EDGE = "edge"
 CLOUD = "cloud"
 
+# Measurements after which a place is known, and the share of the interval until then.
+_SETTLED = 8
+_UNSETTLED = 0.1
+
+# Times its usual patience after which an answer that is late will not come.
+GIVE_UP = 4.0
+
 # The class of requests that name none.
 DEFAULT_KIND = "default"
 
@@ -62,7 +69,7 @@ LAST_VALUE = PlaceSettings(newest=1.0, margin=0.0, returns=1, toll=0.0)
 
 @dataclass(frozen=True)
 class Choice:
-    """Where a request goes. timeout_s: after which the centre is given up for the edge.
+    """Where a request goes. timeout_s: after which the edge computes it, too.
 
     probe: a place that computes it too, only to be measured; "": none. edge_s, cloud_s:
     what was expected of each; infinite: nothing is known, or the link is down.
@@ -101,6 +108,8 @@ class Placer:
     down_until_s: float = 0.0
     _retry_s: float = field(init=False)
     _successes: int = 0
+    # An answer is late: nothing more goes there until it comes, or does not.
+    _is_suspect: bool = False
     # A measurement of a link that is down is on its way.
     _is_probing: bool = False
     _kinds: dict[str, _Kind] = field(default_factory=dict)
@@ -116,7 +125,7 @@ class Placer:
     @property
     def is_down(self) -> bool:
         """Tell whether the link has failed and has not proven itself since."""
-        return self.down_until_s > 0
+        return self._is_suspect or self.down_until_s > 0
 
     def choose(
         self, kind: str, size_bytes: int, now_s: float, edge_wait_s: float = 0.0
@@ -170,7 +179,7 @@ class Placer:
         """Tell whether a link that is down is to be measured now; its outcome must be told."""
         # After a success the next probes need not wait, or the return would be slow.
         is_due = now_s >= self.down_until_s or self._successes > 0
-        if self._is_probing or not is_due:
+        if self._is_suspect or self._is_probing or not is_due:
             return False
         self._is_probing = True
         return True
@@ -206,8 +215,14 @@ class Placer:
         self.link.probed(duration_s)
         self._succeeded()
 
+    def cloud_late(self) -> None:
+        """Ask the centre no more while an answer is late, up to `GIVE_UP`."""
+        if not self.is_down:
+            self._is_suspect = True
+
     def cloud_failed(self, now_s: float) -> None:
         """Leave the centre at once: it did not answer, not in time, or refused."""
+        self._is_suspect = False
         # Several requests that were on their way together fail once.
         if self.is_down and not self._is_probing:
             return
@@ -241,6 +256,8 @@ class Placer:
     def _succeeded(self) -> None:
         """Count a measurement of the link, which may prove that it is back."""
         self._is_probing = False
+        # A late answer proves that the link is alive.
+        self._is_suspect = False
         if not self.is_down:
             self._retry_s = self.settings.retry_s
             return
@@ -271,12 +288,17 @@ class Placer:
         if known.place == EDGE:
             unused = CLOUD
             at_s = known.cloud_at_s
+            count = known.cloud.count
             ratio = cloud_s / edge_s if math.isfinite(cloud_s) else 1.0
         else:
             unused = EDGE
             at_s = known.edge_at_s
+            count = known.edge.count
             ratio = edge_s / cloud_s
         interval_s = self.settings.probe_s * min(max(1.0, ratio), self.settings.far)
+        # A few values, of which the first ones are often slow, say little of a place.
+        if count < _SETTLED:
+            interval_s = _UNSETTLED * self.settings.probe_s
         if now_s - at_s < interval_s:
             return ""
         # Until it has ended no other one begins.

@@ -22,6 +22,7 @@ from fedlearn.clients.placement.place import (
     CLOUD,
     DEFAULT_KIND,
     EDGE,
+    GIVE_UP,
     LAST_VALUE,
     Choice,
     Placer,
@@ -55,6 +56,9 @@ class Chooser(Protocol):
     ) -> None:
         """Take a measurement of the centre."""
 
+    def cloud_late(self) -> None:
+        """Take that an answer is late."""
+
     def cloud_failed(self, now_s: float) -> None:
         """Take that the centre did not answer."""
 
@@ -85,6 +89,9 @@ class Always:
     ) -> None:
         """Learn nothing."""
 
+    def cloud_late(self) -> None:
+        """Learn nothing."""
+
     def cloud_failed(self, now_s: float) -> None:
         """Learn nothing."""
 
@@ -95,7 +102,7 @@ class Replayed:
 
     latency_s: (N,), from a request to its answer. cloud: (N,), whether the centre was
     chosen. probes: requests that were computed at the other place too. failures: requests
-    that the centre did not answer in time, probes among them.
+    that the centre did not answer at all, probes among them.
     """
 
     latency_s: Floats
@@ -171,11 +178,13 @@ class _Replay:
     ) -> None:
         duration_s = float(self._whole_s[number])
         if duration_s > timeout_s:
-            fail = partial(self._fail, number, is_probe)
-            self._later(now_s + timeout_s, fail)
-            return
-        if not is_probe:
+            late = partial(self._late, number, is_probe)
+            self._later(now_s + timeout_s, late)
+        elif not is_probe:
             self.latency_s[number] = duration_s
+        if duration_s > GIVE_UP * timeout_s:
+            self._later(now_s + GIVE_UP * timeout_s, self._fail)
+            return
         end = partial(
             self.chooser.cloud_done,
             DEFAULT_KIND,
@@ -185,12 +194,15 @@ class _Replay:
         )
         self._later(now_s + duration_s, end)
 
-    def _fail(self, number: int, is_probe: bool, now_s: float) -> None:
-        """Give the centre up: the device computes it now, unless it was only a probe."""
-        self.failures += 1
-        self.chooser.cloud_failed(now_s)
+    def _late(self, number: int, is_probe: bool, now_s: float) -> None:
+        """Wait no more for the centre: the device computes it now, unless it was a probe."""
+        self.chooser.cloud_late()
         if not is_probe:
             self._compute(number, now_s, is_probe=False)
+
+    def _fail(self, now_s: float) -> None:
+        self.failures += 1
+        self.chooser.cloud_failed(now_s)
 
 
 def replay(trace: Trace, chooser: Chooser) -> Replayed:

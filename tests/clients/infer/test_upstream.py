@@ -8,9 +8,10 @@ import time
 import numpy as np
 import pytest
 
+from fedlearn.clients.infer.joining import fitting, merged, scores_place
 from fedlearn.clients.infer.model import load
 from fedlearn.clients.infer.pacing import Pacing
-from fedlearn.clients.infer.placing import Placing, Way, fitting, merged, scores_place
+from fedlearn.clients.infer.placing import Placing, Way
 from fedlearn.clients.infer.upstream import (
     Upstream,
     UpstreamAddress,

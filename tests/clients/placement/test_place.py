@@ -131,6 +131,21 @@ def test_a_link_that_stays_dead_is_tried_ever_rarer_up_to_the_longest_wait():
     assert tries == pytest.approx([0.25, 0.75, 1.75, 3.75, 5.75, 7.75, 9.75])
 
 
+def test_a_late_answer_stops_further_requests_until_it_comes():
+    placer = known(edge_s=0.010, cloud_s=0.005)
+    placer.cloud_late()
+    assert placer.is_down
+    choice = placer.choose("default", SIZE, 0.0)
+    assert (choice.place, choice.probe) == (EDGE, "")
+    placer.cloud_done("default", SIZE, 0.006, 0.001, 0.1)
+    # It was alive all the time: nothing has to be proven.
+    assert not placer.is_down
+    assert place(placer, now_s=0.2) == CLOUD
+    placer.cloud_late()
+    placer.cloud_failed(0.3)
+    assert placer.choose("default", SIZE, 0.31).probe == ""
+
+
 def test_requests_that_fail_together_fail_once():
     placer = known(edge_s=0.010, cloud_s=0.005)
     for _ in range(20):

@@ -1,12 +1,13 @@
 """The placer beside the best in hindsight, on traces it has never seen."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fedlearn.clients.placement import traces
-from fedlearn.clients.placement.place import CLOUD, EDGE
+from fedlearn.clients.placement.place import CLOUD, EDGE, Choice, Placer
 from fedlearn.clients.placement.replay import (
     Always,
     choosers,
@@ -67,6 +68,30 @@ def test_the_placer_is_within_a_twentieth_of_the_best_in_hindsight(name):
         assert best_s <= total_s["placed"] <= 1.05 * best_s, seed
         assert total_s["placed"] < total_s["always edge"]
         assert total_s["placed"] < total_s["always centre"]
+
+
+def test_on_a_recorded_trace_the_placer_is_near_the_best_place_of_each_phase():
+    """A benchmark, `placing`, recorded it from real servers on a busy machine."""
+    trace = traces.load(str(Path(__file__).with_name("recorded.csv")))
+    outcome = replay(trace, Placer())
+    is_alive = np.isfinite(trace.cloud_s)
+    # The centre while it lives, the device while it does not.
+    best = replay(trace, Known(is_alive.tolist()))
+    assert best.failures == 0
+    assert outcome.total_s <= 1.05 * best.total_s
+    # Nobody can know the chance of each request; that bound is a little further away.
+    assert outcome.total_s <= 1.10 * hindsight_s(trace)
+
+
+class Known(Always):
+    """Knows for each request whether the centre lives."""
+
+    def __init__(self, is_alive: list[bool]) -> None:
+        super().__init__(EDGE)
+        self.waiting = list(is_alive)
+
+    def choose(self, kind, size_bytes, now_s, edge_wait_s=0.0):
+        return Choice(CLOUD if self.waiting.pop(0) else EDGE)
 
 
 def test_a_replay_without_choice_is_what_the_trace_says():

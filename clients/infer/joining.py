@@ -1,0 +1,55 @@
+"""What a second model's outputs must be to stand in the place of the first one's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fedlearn.clients.infer.model import ServedModel
+from fedlearn.clients.infer.tensors import Array, fits
+from fedlearn.clients.infer.upstream import UpstreamAnswer, UpstreamError
+from fedlearn.errors import UserError
+
+
+def scores_place(model: ServedModel, output: str) -> int:
+    """Return which output has the scores: of a name, or the first one. Raises UserError."""
+    names = [port.name for port in model.outputs]
+    if output and output not in names:
+        raise UserError(
+            f"--routing: the model has no output '{output}'; it has {', '.join(names)}"
+        )
+    place = names.index(output) if output else 0
+    if not model.batches or len(model.outputs[place].shape) != 2:
+        raise UserError(
+            f"--routing: output '{names[place]}' has to be scores of samples by classes, "
+            "and the model to take any number of samples"
+        )
+    return place
+
+
+def fitting(model: ServedModel, answer: UpstreamAnswer, rows: int) -> list[Array]:
+    """Return an answer's outputs in the model's order. Raises UpstreamError for others."""
+    outputs = []
+    for port in model.outputs:
+        output = answer.outputs.get(port.name)
+        shape = (rows, *port.shape[1:]) if model.batches else port.shape
+        is_same = output is not None and output.dtype == port.dtype
+        if output is None or not is_same or not fits(shape, output.shape):
+            raise UpstreamError(
+                f"the centre's model has no output '{port.name}' of {port.datatype} "
+                f"{list(shape)}, as the one here"
+            )
+        outputs.append(output)
+    return outputs
+
+
+def merged(outputs: Sequence[Array], others: Sequence[Array], rows: Any) -> list[Array]:
+    """Return outputs whose rows of some numbers are others, in that order."""
+    joined = []
+    for own, other in zip(outputs, others, strict=True):
+        output = np.array(own)
+        output[rows] = other
+        joined.append(output)
+    return joined
