@@ -56,7 +56,7 @@ WORK_S = 900.0
 # Requests below which a trial's figures prove nothing.
 LEAST_REQUESTS = 20
 
-# Tries of a file whose bytes are others than were signed.
+# Tries of a file whose bytes are others than were signed, and of work that a signal ends.
 TRIES = 2
 
 
@@ -363,7 +363,11 @@ class ReleaseDesk:
     async def _process(
         self, step: str, release: ReleaseId, **more: Any
     ) -> dict[str, Any]:
-        """Have a process do a piece of work, and return its reply."""
+        """Have a process do a piece of work, and return its reply.
+
+        One that a signal ended is no word against the release: a board short of memory kills
+        whatever is there. It is tried once more.
+        """
         order = {
             "step": step,
             "folder": str(self.settings.folder),
@@ -372,6 +376,15 @@ class ReleaseDesk:
             "digest": release.digest,
             **more,
         }
+        for _ in range(TRIES):
+            code, reply = await self._reply(step, json.dumps(order).encode())
+            if code >= 0:
+                return reply
+            self.say(f"the {step} of {release} was ended by signal {-code}")
+        return reply
+
+    async def _reply(self, step: str, order: bytes) -> tuple[int, dict[str, Any]]:
+        """Return the exit code of one process, and its reply."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -380,15 +393,13 @@ class ReleaseDesk:
             stdout=asyncio.subprocess.PIPE,
         )
         try:
-            output, _ = await asyncio.wait_for(
-                process.communicate(json.dumps(order).encode()), WORK_S
-            )
-            reply: dict[str, Any] = json.loads(output)
-            return reply
+            output, _ = await asyncio.wait_for(process.communicate(order), WORK_S)
+            code = process.returncode or 0
+            return code, json.loads(output)
         except asyncio.TimeoutError:
-            return {"objection": f"its {step} took more than {WORK_S:g} s"}
+            return 0, {"objection": f"its {step} took more than {WORK_S:g} s"}
         except ValueError:
-            return {"objection": f"its {step} ended with code {process.returncode}"}
+            return code, {"objection": f"its {step} ended with code {code}"}
         finally:
             # Also where this task is cancelled: two must not write one slot.
             if process.returncode is None:
