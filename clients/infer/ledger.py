@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from fedlearn.system import files
+from fedlearn.system.appending import append
 
 _LINE = re.compile(rb"[0-9a-f]{16}\n")
 _LINE_BYTES = 17
@@ -40,16 +40,7 @@ class Ledger:
         """Note keys; they are on the disk when this returns. Raises OSError."""
         fresh = [key for key in keys if key not in self._keys]
         data = "".join(f"{key}\n" for key in fresh).encode()
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._file, view) :]
-            os.fsync(self._file)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file, self._size)
-            raise
-        self._size += len(data)
+        self._size = append(self._file, self._size, data)
         self._keys.update(fresh)
 
     def keep(self, keys: Collection[str]) -> None:

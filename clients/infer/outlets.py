@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
@@ -14,6 +13,7 @@ from fedlearn.clients.messages.outbox import Outbox
 from fedlearn.clients.messages.publisher import Publisher, described
 from fedlearn.errors import RunError
 from fedlearn.system import files
+from fedlearn.system.appending import append
 
 Answer = dict[str, Any]
 Keyed = Sequence[tuple[str, Answer]]
@@ -70,16 +70,7 @@ class FileOutlet:
             _line({"id": key, **answer} if key else answer) for key, answer in answers
         ]
         data = "".join(f"{line}\n" for line in lines).encode()
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._file, view) :]
-            os.fsync(self._file)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file, self._size)
-            raise
-        self._size += len(data)
+        self._size = append(self._file, self._size, data)
 
     def recent(self, is_noted: IsNoted) -> set[str]:
         """Return the keys of the last lines, up to one that is noted."""

@@ -7,7 +7,6 @@ What was written after that is read again from OUT itself, so the file is all th
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
@@ -21,7 +20,7 @@ from typing import Any
 from fedlearn.clients.messages.ranges import Ranges
 from fedlearn.errors import RecordError, RunError
 from fedlearn.system import files
-from fedlearn.system.failpoints import reach
+from fedlearn.system.appending import append
 
 # Bytes of OUT after which the state is noted again: so many are read after a crash.
 NOTE_BYTES = 1 << 20
@@ -71,6 +70,8 @@ class CollectedFile:
         self.name = secrets.token_hex(8)
         self._numbers: dict[str, Ranges] = {}
         self._firsts: dict[str, int] = {}
+        # Bytes of the file, and as many as the state knows of.
+        self._size = 0
         self._noted = 0
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
         try:
@@ -131,19 +132,7 @@ class CollectedFile:
             self._firsts[answer.outbox] = answer.first
 
     def _append(self, data: bytes) -> None:
-        reach("collect.before-write")
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._file, view) :]
-            reach("collect.before-sync")
-            os.fsync(self._file)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file, self._size)
-            raise
-        self._size += len(data)
-        reach("collect.after-sync")
+        self._size = append(self._file, self._size, data, "collect")
 
     def _hold(self) -> None:
         try:

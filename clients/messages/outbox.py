@@ -33,11 +33,11 @@ from fedlearn.clients.messages.outbox_segments import (
     messages_of,
     read_settled,
     scanned,
-    write,
 )
 from fedlearn.clients.messages.ranges import Ranges
 from fedlearn.errors import RecordError, RunError
 from fedlearn.system import files
+from fedlearn.system.appending import append
 
 FACTS = "outbox.json"
 
@@ -103,7 +103,7 @@ class Outbox:
                 for place, (key, body) in enumerate(messages, 1)
             ]
             self._make_room(sum(map(len, lines)))
-            write(self._file, segment.bytes, b"".join(lines))
+            append(self._file, segment.bytes, b"".join(lines), "outbox")
             for line in lines:
                 segment.offsets.append(segment.bytes)
                 segment.bytes += len(line)

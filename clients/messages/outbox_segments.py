@@ -6,9 +6,7 @@ is sent. Beside a segment lies what of it is settled, as ranges of numbers.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 from array import array
 from dataclasses import dataclass, field
@@ -18,7 +16,6 @@ from fedlearn.clients.messages.ranges import Ranges
 from fedlearn.errors import RecordError
 from fedlearn.system import files
 from fedlearn.system.checksum import crc32
-from fedlearn.system.failpoints import reach
 
 # The failpoints of an outbox, see `fedlearn.system.failpoints`.
 POINTS = ("outbox.before-write", "outbox.before-sync", "outbox.after-sync")
@@ -64,23 +61,6 @@ def line_of(number: int, key: str, body: str) -> bytes:
     # The body stays the text that it is: it is sent as it came.
     text = json.dumps([number, key, body], separators=(",", ":")).encode()
     return b"%08x %b\n" % (crc32(text), text)
-
-
-def write(file: int, start: int, data: bytes) -> None:
-    """Append bytes and sync; a disk that refuses keeps nothing of them. Raises OSError."""
-    reach("outbox.before-write")
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(file, view) :]
-        reach("outbox.before-sync")
-        os.fsync(file)
-    except OSError:
-        # Nobody was promised what is cut off here.
-        with contextlib.suppress(OSError):
-            os.ftruncate(file, start)
-        raise
-    reach("outbox.after-sync")
 
 
 def parsed(line: bytes) -> OutboxMessage | None:
