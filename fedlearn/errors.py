@@ -63,6 +63,10 @@ class RecordError(RunError):
     """The run folder cannot be written or read."""
 
 
+class UnwrittenError(RecordError):
+    """What a run goes on from is not written; its checkpoint is sound still, if it has one."""
+
+
 class ExpectationError(FedlearnError):
     """The run ended, but an expectation of its config does not hold."""
 

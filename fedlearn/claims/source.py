@@ -64,6 +64,7 @@ COMPUTES_NOTHING = (
     "records",
     "reporting",
     "system/__init__.py",
+    "system/appending.py",
     "system/failpoints.py",
     "system/files.py",
     "system/inside.py",

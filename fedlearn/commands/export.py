@@ -73,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     _check(arguments)
-    out = arguments.out or _default_out(arguments.run, arguments.to)
-    check_outside(out, "--out")
+    if arguments.out:
+        check_outside(arguments.out, "--out")
     # Only now: torch takes seconds to import.
     from fedlearn.export.exporting import Options, export
     from fedlearn.runs.trained import load
@@ -83,6 +83,9 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.gate is not None:
         options = Options(arguments.to, arguments.int8, arguments.fold, arguments.gate)
     trained = load(arguments.run, arguments.config)
+    out = arguments.out or _default_out(arguments.run, arguments.to)
+    # Beside what is no run folder there may be one.
+    check_outside(out, "--out")
     _print(export(trained, out, options))
 
 

@@ -83,9 +83,11 @@ def variants(
 def check_shares(option: str, shares: Sequence[float]) -> None:
     """Raise ConfigError for a share that is none, or that stands there twice."""
     for share in shares:
+        # All of its digits, and none that say nothing.
+        text = repr(share).removesuffix(".0")
         if not 0 < share < 1:
             raise ConfigError(
-                f"{option} {share!r}: give a share of 1 that goes, such as 0.5 for half"
+                f"{option} {text}: give a share of 1 that goes, such as 0.5 for half"
             )
         if shares.count(share) > 1:
-            raise ConfigError(f"{option} {share!r} is given twice")
+            raise ConfigError(f"{option} {text} is given twice")

@@ -240,7 +240,9 @@ def _staged(out: Path) -> Iterator[Path]:
         files.sync_folder(out.parent)
     except OSError as error:
         # The disk may be another's, such as that of temporary files.
-        if error.filename and not Path(error.filename).is_relative_to(stage):
+        place = Path(error.filename or stage)
+        # Or a folder on the way, which is a file.
+        if not (place.is_relative_to(stage) or stage.is_relative_to(place)):
             raise
         raise UserError(
             f"cannot write '{out}': {error.strerror or error}; choose another folder by --out"

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.errors import RecordError
+from fedlearn.errors import RecordError, UnwrittenError
 from fedlearn.memory.slots import NONE, Slots
-from fedlearn.memory.versions import GO_ON, Row, Versions
+from fedlearn.memory.versions import Row, Versions
 from fedlearn.system import files
 
 # The last two checkpoints name one slot each; the newest vector has one, and its
@@ -114,9 +114,8 @@ class ClientVectors:
                 room = room[count:]
                 offset += count
         except OSError as error:
-            raise RecordError(
-                f"cannot read client {client}'s vector in {self.path}: "
-                f"{error.strerror}; {GO_ON}"
+            raise UnwrittenError(
+                f"cannot read client {client}'s vector in {self.path}: {error.strerror}"
             ) from error
         return vector
 
@@ -253,7 +252,7 @@ class ClientVectors:
         self._owners = self.clients
 
     def _unwritten(self, error: OSError) -> RecordError:
-        return RecordError(f"cannot write {self.path}: {error.strerror}; {GO_ON}")
+        return UnwrittenError(f"cannot write {self.path}: {error.strerror}")
 
 
 def _slot_and_digest(content: bytes) -> tuple[int, bytes]:

@@ -20,11 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.errors import ConfigError, RecordError
+from fedlearn.errors import ConfigError, RecordError, UnwrittenError
 from fedlearn.system import files
-
-# What follows a failed write, whichever command it was; a first round has no checkpoint yet.
-GO_ON = "the run can go on from its last checkpoint, or begins anew without one"
 
 # Most of what is held in memory until the next checkpoint; beyond it all goes to the
 # database at once.
@@ -243,9 +240,8 @@ class Versions:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise RecordError(
-                f"cannot keep what is remembered of clients in {self.path}: {error}; "
-                f"{GO_ON}"
+            raise UnwrittenError(
+                f"cannot keep what is remembered of clients in {self.path}: {error}"
             ) from error
 
 

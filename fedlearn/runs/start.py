@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlearn.errors import ConfigError
+from fedlearn.errors import ConfigError, RecordError, UnwrittenError
 from fedlearn.records.names import CONFIG_FILE, MANIFEST_FILE, is_before_config
 from fedlearn.runs.arguments import folder_path
 from fedlearn.runs.names import check_names
@@ -146,6 +146,12 @@ def _execute_and_report(
             # 3: the run failed, not its input; going on can help.
             elif getattr(error, "exit_code", 3) == 3:
                 display.note(f"to go on: {resume_command}")
+            if isinstance(error, UnwrittenError):
+                # A first round has no checkpoint yet.
+                raise RecordError(
+                    f"{error}; {again} goes on from the last checkpoint, or begins anew "
+                    "without one"
+                ) from error
             raise
         with _without_window():
             draw(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedlearn.clients.agent import store
+from fedlearn.clients.messages import collected, outbox_segments
 from fedlearn.server import journal
 from fedlearn.system import failpoints
 
@@ -21,6 +22,8 @@ POINTS = (
     *failpoints.LEARNING,
     *failpoints.COORDINATOR,
     *journal.POINTS,
+    *outbox_segments.POINTS,
+    *collected.POINTS,
 )
 
 
@@ -29,8 +32,14 @@ def points_of(source: str):
     for call in ast.walk(ast.parse(source)):
         if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "reach":
             for part in ast.walk(call):
-                if isinstance(part, ast.Constant) and "." in str(part.value):
+                if isinstance(part, ast.Constant) and "." in str(part.value)[1:]:
                     yield str(part.value)
+        # `system.appending.append` reaches three points of one name.
+        elif isinstance(call, ast.Call) and getattr(call.func, "id", "") == "append":
+            for part in call.args[3:]:
+                assert isinstance(part, ast.Constant)
+                for place in ("before-write", "before-sync", "after-sync"):
+                    yield f"{part.value}.{place}"
 
 
 def test_the_points_that_are_named_are_those_that_the_code_reaches():
