@@ -39,7 +39,7 @@ def points_of(source: str):
             for part in call.args[3:]:
                 assert isinstance(part, ast.Constant)
                 for place in ("before-write", "before-sync", "after-sync"):
-                    yield f"{str(part.value)}.{place}"
+                    yield f"{part.value!s}.{place}"
 
 
 def test_the_points_that_are_named_are_those_that_the_code_reaches():
