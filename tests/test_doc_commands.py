@@ -18,9 +18,15 @@ from fedlearn.config import read
 from tests.test_prose import BESIDE, DOCS, ROOT
 
 PAGES = [*DOCS, *BESIDE, *sorted((ROOT / "experiments").glob("benchmarks/NOTES-*.md"))]
-SHELL = re.compile(r"^```(?:sh|bash)?\n(.*?)^```", re.DOTALL | re.MULTILINE)
-TOML = re.compile(r"^```toml\n(.*?)^```", re.DOTALL | re.MULTILINE)
+# All blocks, one after another: the end of one would else be taken for the begin of another.
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`((?:fedlearn|python -m (?:fedlearn|tests)\S*) [^`\n]+)`")
+
+
+def blocks(text: str, *languages: str) -> list[str]:
+    """Return the blocks of a page's text in some languages; "" is none that is named."""
+    return [block for language, block in BLOCK.findall(text) if language in languages]
+
 
 ROLLOUT = ("start", "pause", "resume", "abort", "status")
 
@@ -28,7 +34,9 @@ ROLLOUT = ("start", "pause", "resume", "abort", "status")
 def commands(page: Path) -> list[list[str]]:
     """Return the words of each command of ours in a page's shell blocks and inline code."""
     text = page.read_text(encoding="utf-8")
-    lines = [line for block in SHELL.findall(text) for line in block.splitlines()]
+    lines = [
+        line for block in blocks(text, "", "sh", "bash") for line in block.splitlines()
+    ]
     out = []
     for line in [*lines, *INLINE.findall(text)]:
         try:
@@ -119,5 +127,5 @@ def test_the_keys_that_a_command_sets_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_configs_are_toml(page: Path) -> None:
-    for block in TOML.findall(page.read_text(encoding="utf-8")):
+    for block in blocks(page.read_text(encoding="utf-8"), "toml"):
         tomllib.loads(block)
