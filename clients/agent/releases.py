@@ -33,7 +33,7 @@ from fedlearn.clients.install_actions import (
 )
 from fedlearn.clients.install_stages import InstallStage
 from fedlearn.clients.installation import Installation
-from fedlearn.clients.installed import WatchTerms
+from fedlearn.clients.installed import Slot, WatchTerms
 from fedlearn.errors import PackageError, one_line
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import of, proto
@@ -99,8 +99,7 @@ class ReleaseDesk:
         record = self.machine.record
         intact = set()
         for slot, content in record.contents.items():
-            reply = await self._process("inspect", content.release, slot=slot)
-            if reply.get("objection") is None:
+            if await self._is_intact(slot, content.release):
                 intact.add(slot)
         try:
             self._perform(self.machine.booted(intact, time.monotonic()))
@@ -109,6 +108,18 @@ class ReleaseDesk:
                 await asyncio.sleep(TICK_S)
         finally:
             await self._stop()
+
+    async def _is_intact(self, slot: Slot, release: ReleaseId) -> bool:
+        """Tell whether a slot holds its release.
+
+        A look that failed says nothing of the slot, and must not cost the device its model.
+        """
+        while True:
+            reply = await self._process("inspect", release, slot=slot)
+            if "failed" not in reply:
+                return reply["objection"] is None
+            self.say(f"slot {slot} cannot be looked at yet: {reply['objection']}")
+            await asyncio.sleep(CONSENT_S)
 
     async def _pass_time(self) -> None:
         now = time.monotonic()
@@ -397,9 +408,11 @@ class ReleaseDesk:
             code = process.returncode or 0
             return code, json.loads(output)
         except asyncio.TimeoutError:
-            return 0, {"objection": f"its {step} took more than {WORK_S:g} s"}
+            text = f"its {step} took more than {WORK_S:g} s"
+            return 0, {"objection": text, "failed": True}
         except ValueError:
-            return code, {"objection": f"its {step} ended with code {code}"}
+            text = f"its {step} ended with code {code}"
+            return code, {"objection": text, "failed": True}
         finally:
             # Also where this task is cancelled: two must not write one slot.
             if process.returncode is None:

@@ -2,7 +2,7 @@
 
 The agent stays small, and a release that takes all memory or never returns ends this process
 and nothing else. ``python -m fedlearn.clients.device.release_work`` reads one JSON object and
-writes one: "objection" is null where all is well.
+writes one: "objection" is null where all is well; "failed" is there where nothing is known.
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ def work(order: Mapping[str, Any]) -> Reply:
     }
     try:
         return steps[order["step"]](order)
-    except (FedlearnError, OSError, MemoryError) as error:
+    # Of this board at this moment, and not of the release.
+    except MemoryError as error:
+        return {"objection": one_line(error), "failed": True}
+    except (FedlearnError, OSError) as error:
         return {"objection": one_line(error)}
 
 
@@ -190,7 +193,7 @@ def main() -> None:
         reply = work(json.load(sys.stdin))
     # Whatever it is, the agent is told, in one line.
     except Exception as error:
-        reply = {"objection": reason_of(error)}
+        reply = {"objection": reason_of(error), "failed": True}
     print(json.dumps(reply))
 
 

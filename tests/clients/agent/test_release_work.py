@@ -12,8 +12,8 @@ from fedlearn.exchange.releases import ReleaseId
 RELEASE = ReleaseId("small", 3, "ab" * 32)
 
 
-def reply(monkeypatch, tmp_path, script):
-    """Return a desk's reply of one step, done by a script; and what it said."""
+def desk(monkeypatch, tmp_path, script):
+    """Return a desk whose steps are done by a script, and what it says."""
     start = asyncio.create_subprocess_exec
 
     def scripted(*command, **pipes):
@@ -21,10 +21,14 @@ def reply(monkeypatch, tmp_path, script):
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", scripted)
     said: list[str] = []
-    desk = ReleaseDesk(
-        ReleaseSettings(tmp_path / "slots", (), ()), lambda: None, said.append
-    )
-    return asyncio.run(desk._process("stage", RELEASE)), said
+    settings = ReleaseSettings(tmp_path / "slots", (), ())
+    return ReleaseDesk(settings, lambda: None, said.append), said
+
+
+def reply(monkeypatch, tmp_path, script):
+    """Return a desk's reply of one step, and what it said."""
+    worker, said = desk(monkeypatch, tmp_path, script)
+    return asyncio.run(worker._process("stage", RELEASE)), said
 
 
 KILLED_ONCE = """
@@ -51,5 +55,29 @@ def test_work_that_never_ends_well_is_an_objection(
     script, code, tries, monkeypatch, tmp_path
 ):
     answer, said = reply(monkeypatch, tmp_path, script)
-    assert answer == {"objection": f"its stage ended with code {code}"}
+    text = f"its stage ended with code {code}"
+    assert answer == {"objection": text, "failed": True}
     assert len(said) == tries
+
+
+FAILS_TWICE = """
+import pathlib, sys
+marks = sorted(pathlib.Path(sys.argv[1]).glob("mark*"))
+if len(marks) < 2:
+    pathlib.Path(sys.argv[1], f"mark{len(marks)}").touch()
+    raise SystemExit(1)
+print('{"objection": ANSWER}')
+"""
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_intact"), [("null", True), ('"its hash is another"', False)]
+)
+def test_a_look_that_failed_says_nothing_of_a_slot(
+    answer, is_intact, monkeypatch, tmp_path
+):
+    script = FAILS_TWICE.replace("ANSWER", answer)
+    worker, said = desk(monkeypatch, tmp_path, script)
+    monkeypatch.setattr("fedlearn.clients.agent.releases.CONSENT_S", 0.0)
+    assert asyncio.run(worker._is_intact("a", RELEASE)) is is_intact
+    assert said == ["slot a cannot be looked at yet: its inspect ended with code 1"] * 2
