@@ -139,9 +139,9 @@ def test_int8_is_of_the_weights_that_were_trained_in_floats():
 @pytest.mark.parametrize(
     ("shares", "message"),
     [
-        ([0.0], "--prune 0.0: give a share of 1 that goes"),
-        ([1.0], "--prune 1.0: give a share"),
-        ([50.0], "--prune 50.0: give a share"),
+        ([0.0], "--prune 0: give a share of 1 that goes"),
+        ([1.0], "--prune 1: give a share"),
+        ([50.0], "--prune 50: give a share"),
         ([float("nan")], "--prune nan: give a share"),
         ([0.5, 0.5], "--prune 0.5 is given twice"),
     ],
