@@ -23,7 +23,7 @@ import numpy as np
 from fedlearn.clients.infer.arrivals import Arrival, Kind, key_of
 from fedlearn.clients.infer.pictures import JPEG, PNG, decoded
 from fedlearn.clients.infer.tensors import Array
-from fedlearn.clients.messages.broker import Broker, properties
+from fedlearn.clients.messages.broker import Broker, properties, taken
 from fedlearn.clients.messages.topics import is_acknowledgement
 from fedlearn.errors import DataError, reason_of
 from fedlearn.text import shortened
@@ -84,14 +84,7 @@ class Subscription:
 
     def take(self, most: int) -> list[Arrival]:
         """Return what has come; it waits for the first message, and for no other."""
-        arrivals: list[Arrival] = []
-        try:
-            arrivals.append(self._arrived.get(timeout=0.2))
-            while len(arrivals) < most:
-                arrivals.append(self._arrived.get_nowait())
-        except queue.Empty:
-            pass
-        return arrivals
+        return taken(self._arrived, most)
 
     def note(self, arrivals: Sequence[Arrival]) -> None:
         """Acknowledge messages to the broker: their answers are stored."""

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import re
 import socket
 import ssl
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedlearn.clients.infer.addresses import is_loopback
 from fedlearn.errors import UserError
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
+
+_Item = TypeVar("_Item")
 
 PORT = 1883
 TLS_PORT = 8883
@@ -178,3 +181,13 @@ def _password(path: Path | None) -> str:
     if len(lines) != 1 or len(data) > _PASSWORD_BYTES:
         raise UserError(f"--broker-password {path}: it has to be one line of text")
     return lines[0]
+
+
+def taken(arrived: queue.Queue[_Item], most: int) -> list[_Item]:
+    """Return what has come, up to so many; it waits 0.2 s for the first, and for no other."""
+    items: list[_Item] = []
+    with contextlib.suppress(queue.Empty):
+        items.append(arrived.get(timeout=0.2))
+        while len(items) < most:
+            items.append(arrived.get_nowait())
+    return items

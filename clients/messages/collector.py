@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedlearn.clients.messages.broker import Broker, properties
+from fedlearn.clients.messages.broker import Broker, properties, taken
 from fedlearn.clients.messages.collected import Answer, CollectedFile, answer_of
 from fedlearn.clients.messages.ranges import Ranges
 from fedlearn.clients.messages.topics import acknowledgements, is_acknowledgement
@@ -99,14 +99,7 @@ class Collector:
 
     def _group(self) -> list[_Arrived]:
         """Return what has come; it waits for the first message, and for no other."""
-        group: list[_Arrived] = []
-        try:
-            group.append(self._arrived.get(timeout=0.2))
-            while len(group) < GROUP:
-                group.append(self._arrived.get_nowait())
-        except queue.Empty:
-            pass
-        return group
+        return taken(self._arrived, GROUP)
 
     def _take(self, group: Sequence[_Arrived]) -> None:
         """Write a group, and only then acknowledge it to the broker and to the outboxes."""

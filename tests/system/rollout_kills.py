@@ -87,8 +87,8 @@ class Killing:
         assert disk.intact(record) == set(record.contents), (
             f"{name}: a slot is not whole"
         )
-        said = (self.fleet.folder / f"{name}.out").read_text()[-1000:]
-        assert record.active is not None, f"{name} is without a model: {record}; {said}"
+        log = (self.fleet.folder / f"{name}.out").read_text()[-1000:]
+        assert record.active is not None, f"{name} is without a model: {record}; {log}"
         self.happened["on trial" if record.trial else "committed"] += 1
         digest = record.contents[record.active].release.digest
         assert digest in self.good, f"{name} serves what nobody may"

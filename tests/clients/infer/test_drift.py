@@ -107,8 +107,8 @@ def test_what_is_like_the_reference_is_no_drift():
     for _ in range(100):
         x = draw.normal(size=(5, 3)).astype(np.float32)
         window.add(x, np.stack([x[:, 0], -x[:, 0]], 1))
-    found = window.drift()
-    for index in (found.inputs, found.classes, found.confidence):
+    indices = window.drift()
+    for index in (indices.inputs, indices.classes, indices.confidence):
         assert index is not None and index < 0.1
 
 
@@ -117,19 +117,19 @@ def test_one_dead_feature_shows_and_is_named():
     x = np.random.default_rng(9).normal(size=(300, 3)).astype(np.float32)
     x[:, 2] = 0
     window.add(x, np.stack([x[:, 0], -x[:, 0]], 1))
-    found = window.drift()
-    assert found.channel == 2
-    assert found.inputs is not None and found.inputs > 0.25
-    assert found.classes is not None and found.classes < 0.1
+    indices = window.drift()
+    assert indices.channel == 2
+    assert indices.inputs is not None and indices.inputs > 0.25
+    assert indices.classes is not None and indices.classes < 0.1
 
 
 def test_a_class_that_comes_too_often_shows():
     window = Window(reference())
     x = np.random.default_rng(9).normal(size=(300, 3)).astype(np.float32)
     window.add(x, np.stack([np.abs(x[:, 0]), -np.abs(x[:, 0])], 1))
-    found = window.drift()
-    assert found.classes is not None and found.classes > 0.25
-    assert found.inputs is not None and found.inputs < 0.1
+    indices = window.drift()
+    assert indices.classes is not None and indices.classes > 0.25
+    assert indices.inputs is not None and indices.inputs < 0.1
 
 
 def test_old_samples_leave_the_window():
