@@ -1,5 +1,6 @@
-"""A test's random numbers are its own, whichever tests ran before it in the process."""
+"""A test has its own random numbers and signals, whichever tests ran before it."""
 
+import signal
 from typing import Any
 
 import pytest
@@ -28,3 +29,12 @@ def the_same_numbers(request):
     """Put the module's generator back where it began."""
     if request.module.__name__ in _started:
         request.module.RANDOM.bit_generator.state = _started[request.module.__name__]
+
+
+@pytest.fixture(autouse=True)
+def the_same_signals():
+    """Fail a test that leaves a signal to its own handler: a later child would have it."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    assert [signal.getsignal(number) for number in numbers] == before

@@ -8,13 +8,17 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from fedlearn.errors import FedlearnError, RunError, UserError, one_line
 
 # The exit code after Ctrl-C, as shells have it: 128 + SIGINT.
 INTERRUPTED = 130
+
+# What some command handles in its own way.
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 OUT_OF_MEMORY = (
     "out of memory; use a smaller model, a smaller batch_size or fewer engine.workers"
@@ -82,6 +86,28 @@ def ended(command: Callable[[], int | None]) -> int:
     Such errors are our own, and the system's: a disk, a path or a standard output that
     cannot be used, and memory. Any other keeps its traceback: it is a bug.
     """
+    with _signals_kept():
+        return _ended(command)
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Give the signals back to a program that calls a command's ``main``."""
+    # Only the main thread may set them, so no command in another thread has.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            # None: not set by Python, which could not set it again.
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+def _ended(command: Callable[[], int | None]) -> int:
     _prepare_streams()
     try:
         code = command() or 0

@@ -149,7 +149,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.fresh:
         _remove_runs(plan)
     # The runs that go on are interrupted too, and resumed another time.
-    handler = signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         failed = _make(plan, arguments)
     except KeyboardInterrupt:
@@ -157,9 +157,6 @@ def _run(arguments: argparse.Namespace) -> int:
         with contextlib.suppress(OSError):
             _note(f"fedlearn: interrupted; to go on: {_again(arguments)}")
         return INTERRUPTED
-    finally:
-        # `main` may be called in a program that handles the signal itself.
-        signal.signal(signal.SIGTERM, handler)
     _report(chosen, plan, failed, arguments)
     return 0
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -228,15 +227,13 @@ def here(folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for name in ("GRPC_ENABLE_FORK_SUPPORT", "GRPC_VERBOSITY"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
-    before = signal.getsignal(signal.SIGTERM)
     (tmp_path / "file").write_text("mine")
     (tmp_path / "empty").mkdir()
     (tmp_path / "folders").mkdir()
     for name in ("config.toml", "metrics.jsonl"):
         (tmp_path / "folders" / name).mkdir()
     (tmp_path / "nopki").mkdir()
-    yield tmp_path
-    signal.signal(signal.SIGTERM, before)
+    return tmp_path
 
 
 MISTAKES = [

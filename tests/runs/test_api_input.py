@@ -391,5 +391,6 @@ def pooled(folder):
 
 
 def test_a_pool_in_a_worker_of_another_names_the_engine(tmp_path):
-    with multiprocessing.get_context("fork").Pool(1) as pool:
+    # A new process: one forked from the tests has the locks of their threads.
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert 'engine.kind = "serial"' in pool.apply(pooled, (tmp_path / "run",))
