@@ -51,6 +51,10 @@ class RunError(FedlearnError):
     """The run itself failed."""
 
 
+class RunStopped(RunError):
+    """Its operator stopped the run, which can go on later."""
+
+
 class RoundError(RunError):
     """No attempt of a round gave enough usable updates."""
 

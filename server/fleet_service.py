@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Sequence
 
+from fedlearn.errors import RunStopped
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key
 from fedlearn.server.fleet import FleetRounds
@@ -25,6 +26,8 @@ class FleetService(Service):
         super().__init__(rounds, journal, address, log)
         self._fleet = rounds
         self._own_journal = journal
+        # Why the run that is here has to end.
+        self.stopped: RunStopped | None = None
 
     def enter(
         self, run: bytes, experiment: str, limit_bytes: int, journal: Journal
@@ -41,6 +44,11 @@ class FleetService(Service):
     def leave(self) -> None:
         """End the run; its agents stay. Its journal may be closed afterwards."""
         self._thread.call(self._leave()).result()
+
+    def stop_run(self, reason: RunStopped) -> None:
+        """Have the run that is here end, whatever it waits for; any thread may call it."""
+        self.stopped = reason
+        self.events.put(reason)
 
     async def _enter(
         self, run: bytes, experiment: str, limit_bytes: int, journal: Journal
@@ -73,7 +81,8 @@ class RunService:
         return self._service.log
 
     def attending(self) -> list[int]:
-        """Return the run's clients that are connected, sorted."""
+        """Return the run's clients that are connected, sorted; raises RunStopped."""
+        self._check_stopped()
         attending = self._service.attending()
         return [client for client in attending if client < self._clients]
 
@@ -82,7 +91,9 @@ class RunService:
         self._service.ask(orders, deadline_s, enough)
 
     def next(self) -> WorkResult | ModelMissing:
-        """Wait for what comes next. Raises RecordError when the journal fails."""
+        """Wait for what comes next. Raises RunStopped, RecordError when the journal fails."""
+        # The wish may have come before the run did, whose first events are dropped.
+        self._check_stopped()
         return self._service.next()
 
     def repair(
@@ -102,3 +113,7 @@ class RunService:
     def forget(self, before: int) -> None:
         """Forget the answers of the rounds before one."""
         self._service.forget(before)
+
+    def _check_stopped(self) -> None:
+        if self._service.stopped is not None:
+            raise self._service.stopped

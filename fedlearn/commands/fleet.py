@@ -18,7 +18,8 @@ HIGHEST_PORT = 65535
 MOST_DEVICES = 1_000_000
 
 EPILOG = (
-    "fedlearn fleet run CONFIG --fleet DIR has it do a run (see: fedlearn fleet run --help). "
+    "fedlearn fleet run CONFIG --fleet DIR has it do a run (see: fedlearn fleet run --help), and "
+    "fedlearn fleet stop NUMBER --fleet DIR ends one. "
     "fedlearn rollout start|pause|resume|abort|status --fleet DIR says what it does. exit "
     "codes: 0 ended, 2 wrong input, 3 the disk or the address failed, 130 interrupted"
 )
@@ -138,6 +139,21 @@ def run_parser() -> Parser:
     return parser
 
 
+def stop_parser() -> Parser:
+    """Return the arguments of ``fedlearn fleet stop``."""
+    parser = Parser(
+        prog="fedlearn fleet stop",
+        description="End one run of a fleet; its agents stay. What is done of it is kept, and "
+        "fedlearn fleet run with --out and its folder goes on with it.",
+        epilog="exit codes: 0 noted, 2 wrong input, 3 the disk failed",
+    )
+    parser.add_argument("number", type=int, help="of the run, as fedlearn status says")
+    parser.add_argument(
+        "--fleet", type=Path, required=True, metavar="DIR", help="the fleet's folder"
+    )
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -145,6 +161,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["run"]:
         wishes = run_parser().parse_args(words[1:])
         return ended(lambda: _wish(wishes))
+    if words[:1] == ["stop"]:
+        stops = stop_parser().parse_args(words[1:])
+        return ended(lambda: _stop(stops))
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Workers of a run's engine would be forked beside the exchange's threads.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
@@ -159,6 +178,16 @@ def _wish(arguments: argparse.Namespace) -> None:
         arguments.fleet, arguments.config, arguments.set, arguments.out
     )
     print(f"run {number} is noted; see fedlearn status {folder}")
+
+
+def _stop(arguments: argparse.Namespace) -> None:
+    from fedlearn.release.fleet_status import is_served
+    from fedlearn.release.run_stopping import want_stop
+
+    run = want_stop(arguments.fleet, arguments.number)
+    print(f"run {run.number} is to stop: {run.folder}")
+    if not is_served(arguments.fleet):
+        print(f"nobody serves the fleet; it is stopped when '{arguments.fleet}' is")
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import tomllib
 
-from fedlearn.errors import ConfigError, FedlearnError, UserError, reason_of
+from fedlearn.errors import (
+    ConfigError,
+    FedlearnError,
+    RunStopped,
+    UserError,
+    reason_of,
+)
 from fedlearn.records.names import (
     ADDRESS_FILE,
     CLIENTS_FILE,
@@ -24,7 +30,8 @@ from fedlearn.records.names import (
     SUMMARY_FILE,
 )
 from fedlearn.release.fleet_status import is_fleet
-from fedlearn.release.run_store import FleetRun, RunPhase, RunStore
+from fedlearn.release.run_stopping import REASON, StopWatch
+from fedlearn.release.run_store import OVER, FleetRun, RunPhase, RunStore
 from fedlearn.server.fleet_service import FleetService, RunService
 from fedlearn.server.journal import Journal
 from fedlearn.server.quota import quota_bytes
@@ -69,7 +76,7 @@ def wish(
             out = fleet / RUNS_FOLDER / f"{experiment.experiment.name}-{count}"
         folder = out.resolve()
         before = store.newest_in(folder)
-        if before is not None and before.phase in (RunPhase.WANTED, RunPhase.RUNNING):
+        if before is not None and before.phase not in OVER:
             raise ConfigError(
                 f"run {before.number} is in '{folder}' already; wait for it"
             )
@@ -89,20 +96,31 @@ def do_next(fleet: Path, service: FleetService) -> bool:
         run = store.next()
         if run is None:
             return False
-        store.keep(run.number, RunPhase.RUNNING)
-        service.log.note(f"run {run.number} begins: {run.folder}")
-        try:
-            _do(run, fleet, service)
-        except FedlearnError as error:
-            reason = reason_of(error)
-            store.keep(run.number, RunPhase.FAILED, reason)
-            service.log.note(f"run {run.number} failed: {reason}")
-        else:
-            store.keep(run.number, RunPhase.DONE)
-            service.log.note(f"run {run.number} is done: {run.folder}")
+        phase, reason = _done(run, fleet, service, store)
+        store.keep(run.number, phase, reason)
+        outcome = f"run {run.number} is {phase.name.lower()}"
+        service.log.note(f"{outcome}: {reason or run.folder}")
         return True
     finally:
         store.close()
+
+
+def _done(
+    run: FleetRun, fleet: Path, service: FleetService, store: RunStore
+) -> tuple[RunPhase, str]:
+    """Do a run to its end; returns where it stands then, and why."""
+    # Before it began, or before the coordinator was killed.
+    if store.is_stop_wanted(run.number):
+        return RunPhase.STOPPED, REASON
+    store.keep(run.number, RunPhase.RUNNING)
+    service.log.note(f"run {run.number} begins: {run.folder}")
+    try:
+        _do(run, fleet, service)
+    except RunStopped as error:
+        return RunPhase.STOPPED, reason_of(error)
+    except FedlearnError as error:
+        return RunPhase.FAILED, reason_of(error)
+    return RunPhase.DONE, ""
 
 
 def _do(run: FleetRun, fleet: Path, service: FleetService) -> None:
@@ -111,15 +129,16 @@ def _do(run: FleetRun, fleet: Path, service: FleetService) -> None:
 
     visit = _Visit(fleet, service)
     config: Mapping[str, Any] = tomllib.loads(run.config)
-    run_in_folder(
-        visit.execute,
-        config=config,
-        out=run.folder,
-        resume=run.folder.exists(),
-        quiet=True,
-        resume_command=shlex.join(["fedlearn", "fleet", str(fleet)]),
-        check_expected=False,
-    )
+    with StopWatch(fleet, run.number, service):
+        run_in_folder(
+            visit.execute,
+            config=config,
+            out=run.folder,
+            resume=run.folder.exists(),
+            quiet=True,
+            resume_command=shlex.join(["fedlearn", "fleet", str(fleet)]),
+            check_expected=False,
+        )
 
 
 class _Visit:

@@ -46,6 +46,9 @@ LEARN_FOLDER = "learn"
 # How often we look whether the fleet's run has ended.
 _LOOK_S = 0.5
 
+# Of a fleet's run that brings no model, and is begun again.
+_BROKEN_OFF = (RunPhase.FAILED, RunPhase.STOPPED)
+
 
 @dataclass(frozen=True)
 class LearnPaths:
@@ -213,16 +216,17 @@ class FleetLearning:
         try:
             run = store.newest_in(place)
             # One that goes on is this learning's own, of before a crash.
-            if run is None or run.phase is RunPhase.FAILED:
+            if run is None or run.phase in _BROKEN_OFF:
                 wish(self._paths.fleet, self._paths.config, changes, place)
             while True:
                 run = store.newest_in(place)
                 assert run is not None
                 if run.phase is RunPhase.DONE:
                     return
-                if run.phase is RunPhase.FAILED:
+                if run.phase in _BROKEN_OFF:
+                    outcome = run.phase.name.lower()
                     raise RunError(
-                        f"run {run.number} of the fleet failed: {run.reason}"
+                        f"run {run.number} of the fleet is {outcome}: {run.reason}"
                     )
                 if not is_served(self._paths.fleet):
                     raise RunError(

@@ -17,6 +17,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (
     number INTEGER PRIMARY KEY AUTOINCREMENT, config TEXT NOT NULL, folder TEXT NOT NULL,
     phase TEXT NOT NULL, reason TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS stop (number INTEGER PRIMARY KEY);
 """
 
 
@@ -27,11 +28,16 @@ class RunPhase(Enum):
     RUNNING = auto()
     DONE = auto()
     FAILED = auto()
+    STOPPED = auto()
+
+
+# A run stays as it is from there on; in its folder another one may go on.
+OVER = {RunPhase.DONE, RunPhase.FAILED, RunPhase.STOPPED}
 
 
 @dataclass(frozen=True)
 class FleetRun:
-    """A run of a fleet. config: TOML. folder: of the run. reason: why it failed."""
+    """A run of a fleet. config: TOML. folder: of the run. reason: why it ended."""
 
     number: int
     config: str
@@ -62,6 +68,15 @@ class RunStore(SqliteFile):
         statement = "UPDATE run SET phase = ?, reason = ? WHERE number = ?"
         self._write(statement, (phase.name, reason, number))
 
+    def want_stop(self, number: int) -> None:
+        """Write down that a run is to be stopped; twice is as good as once."""
+        self._write("INSERT OR IGNORE INTO stop VALUES (?)", (number,))
+
+    def is_stop_wanted(self, number: int) -> bool:
+        """Tell whether a run is to be stopped."""
+        rows = self._read("SELECT number FROM stop WHERE number = ?", (number,))
+        return bool(rows)
+
     def runs(self) -> list[FleetRun]:
         """Return all runs in their order."""
         rows = self._read(
@@ -76,11 +91,7 @@ class RunStore(SqliteFile):
 
     def next(self) -> FleetRun | None:
         """Return the run that is to be done now: the one that goes on, else the first wish."""
-        waiting = [
-            run
-            for run in self.runs()
-            if run.phase in (RunPhase.WANTED, RunPhase.RUNNING)
-        ]
+        waiting = [run for run in self.runs() if run.phase not in OVER]
         return min(
             waiting,
             key=lambda run: (run.phase is RunPhase.WANTED, run.number),
