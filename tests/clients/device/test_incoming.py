@@ -184,7 +184,8 @@ def test_a_release_that_is_not_signed_by_an_accepted_key_is_refused_by_name(
     incoming = IncomingRelease(disk, offer_of(package), MOST)
     for path in incoming.missing():
         assert send(incoming, package, path)
-    owner = {"names": ["small"], "keys": [], "floor": 0, "device": ""}
+    owner = {"names": ["small"], "keys": [], "floor": 0}
+    owner |= {"device": "", "functions": False}
     objection = order("verify", disk, package, **owner)["objection"]
     assert objection.startswith("refused (signature)")
 
