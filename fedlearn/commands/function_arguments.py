@@ -34,7 +34,7 @@ def add_functions(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=MS,MB",
-        help="the most time and memory of a function for 32 samples (default: 250,64); "
+        help="the most time and memory of a function for 32 samples (default: 1000,64); "
         "may be repeated",
     )
     group.add_argument(

@@ -79,7 +79,9 @@ def slow(count=300, side=192):
         helper.make_node("Add", ["eye", "v"], ["m0"]),
     ]
     for index in range(count):
-        nodes.append(helper.make_node("MatMul", [f"m{index}", "eye"], [f"m{index + 1}"]))
+        nodes.append(
+            helper.make_node("MatMul", [f"m{index}", "eye"], [f"m{index + 1}"])
+        )
     nodes += [
         helper.make_node("ReduceMax", [f"m{count}"], ["one"], keepdims=0),
         helper.make_node("Mul", ["scores", "one"], ["answer"]),
@@ -159,3 +161,18 @@ def unknown():
         helper.make_node("Add", ["scores", "most"], ["answer"]),
     ]
     return graph(nodes, [("scores", FLOAT, ["n", 3])], [("answer", FLOAT, ["n", 3])])
+
+
+# Of a machine that may be busy with other tests.
+PATIENT_MS = 50_000
+
+
+def swollen_at_loading():
+    """Return a function whose constant takes a gigabyte once it is computed."""
+    nodes = [
+        helper.make_node("ConstantOfShape", ["shape"], ["large"]),
+        helper.make_node("ReduceMax", ["large"], ["zero"], keepdims=0),
+        helper.make_node("Add", ["scores", "zero"], ["answer"]),
+    ]
+    ports = ([("scores", FLOAT, ["n", 3])], [("answer", FLOAT, ["n", 3])])
+    return graph(nodes, *ports, {"shape": np.array([1 << 28])})
