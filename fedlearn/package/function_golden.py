@@ -66,9 +66,6 @@ def arrays(functions: Functions, samples: Array | None, outputs: Array) -> Array
         answers = _through(functions.after, outputs, _EXACT)
         for place, output in enumerate(answers):
             values[output_name(place)] = output
-    for name, array in values.items():
-        if not np.isfinite(array).all():
-            raise _wrong(f"{name}: the functions give values that are no numbers")
     return values
 
 
@@ -154,6 +151,10 @@ def _through(steps: tuple[Step, ...], samples: Array, whole: int) -> list[Array]
         except FunctionError as error:
             raise _wrong(str(error)) from None
         for place, output in enumerate(outputs):
+            if not np.isfinite(output).all():
+                raise _wrong(
+                    f"function '{step.function.name}' gives values that are no numbers"
+                )
             single = np.concatenate([values[place] for values in alone])
             distance = _distance(output[: len(samples)], single)
             if not distance <= _tolerance(single, whole):
