@@ -189,6 +189,7 @@ def _run_ms(package: Package) -> float:
     inputs = golden.read(package).inputs[:1]
     session = golden.session(package)
     functions = function_run.load(package)
+    # What clients send is no input of the model.
     samples = None
     if functions is not None and functions.before:
         samples = function_golden.read(package)[function_golden.INPUTS][:1]

@@ -142,6 +142,7 @@ class ServedModel:
         self, functions: Functions, core: ServedModel, inputs: Mapping[str, Array]
     ) -> Outputs:
         """Return what functions make of the model's outputs; raises Refusal."""
+        # A package's model has one input, and so has each function.
         samples = inputs[self.inputs[0].name]
         try:
             prepared = core.checked({core.inputs[0].name: functions.prepare(samples)})

@@ -70,6 +70,7 @@ def functions_of(arguments: argparse.Namespace) -> tuple[FunctionWish, ...]:
         raise UserError(f"--limits {unknown[0]}=…: there is no function '{unknown[0]}'")
     from fedlearn.release.functions import function_of
 
+    # Before the run is loaded, which takes seconds.
     for wish in wishes:
         function_of(wish)
     return tuple(wishes)
@@ -82,6 +83,7 @@ def samples_of(arguments: argparse.Namespace) -> NDArray[Any] | None:
         return None
     import numpy as np
 
+    # Without pickle: a file of samples is no program.
     try:
         samples: np.ndarray[Any, Any] = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -140,6 +140,7 @@ def _through(steps: tuple[Step, ...], samples: Array, whole: int) -> list[Array]
     whole: how far whole numbers of the two may be apart. Raises PackageError where a limit is
     exceeded, or where the two differ.
     """
+    # The same ones again and again: what is known of them holds for all.
     full = np.resize(samples, (max(ROWS, len(samples)), *samples.shape[1:]))
     outputs = [full]
     for step in steps:

@@ -58,6 +58,7 @@ def check_function(
 
 def _check_operations(content: graph.Graph, file: str) -> None:
     """Refuse what has no known end, another answer each time, or another owner than ONNX."""
+    # A model may have them, when it is quantised; a function is written by a person.
     prefix = f"{graph.RUNTIME_DOMAIN}."
     custom = sorted(name for name in content.operations if name.startswith(prefix))
     if custom:

@@ -57,7 +57,7 @@ class Step:
         """
         self.function = function
         self._runtime = _runtime()
-        self._session = _session(function, data)
+        self._session: Any = _session(function, data)
         _check_shapes(function, self._session)
 
     def run(self, samples: Array) -> list[Array]:
@@ -65,6 +65,7 @@ class Step:
 
         Raises FunctionError.
         """
+        # Nearly always: nothing is copied.
         if len(samples) <= ROWS:
             return self._part(samples)
         parts = [
@@ -76,6 +77,7 @@ class Step:
     def _part(self, samples: Array) -> list[Array]:
         """Return the same of `ROWS` samples at most."""
         function = self.function
+        # One of each run: what was ended stays so.
         options = self._runtime.RunOptions()
         failure = None
         outputs: list[Array] = []
@@ -87,6 +89,7 @@ class Step:
             # It has an exception class for each of its codes, and none above them.
             except Exception as error:
                 failure = error
+        # First: what was ended has failed, too.
         if watched.is_ended:
             raise FunctionError(
                 TIME,
@@ -166,6 +169,7 @@ def _session(function: Function, data: bytes) -> InferenceSession:
     """Return a session whose memory is an arena of its own, with the function's limit."""
     onnxruntime = _runtime()
     options = runtime.options(onnxruntime)
+    # It keeps a plan of memory for each number of samples.
     options.enable_mem_pattern = False
     # What is computed while a graph is loaded has no limit: a few bytes may stand for gigabytes.
     off = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -72,6 +72,7 @@ def read_functions(fields: Fields) -> tuple[Function, ...]:
 
     Raises PackageError.
     """
+    # A manifest of before has no such field.
     if not fields.has("functions"):
         return ()
     functions = []
@@ -112,6 +113,7 @@ def check_chain(
         )
     for function in functions:
         _check_form(function)
+    # The model lies between the two, so each is a chain of its own.
     before = of_role(functions, PRE)
     after = of_role(functions, POST)
     _check_links(before)
@@ -139,6 +141,7 @@ def _check_form(function: Function) -> None:
             )
     if len({port.name for port in ports}) < len(ports):
         raise _wrong(function, "has two tensors of one name")
+    # What it takes and gives lies in memory in any case, whatever it does between.
     needed = ROWS * sum(sample_bytes(port) for port in ports)
     if needed > function.memory_bytes:
         raise _wrong(

@@ -29,6 +29,7 @@ MOST_TENSORS = 10_000
 MOST_FILES = 16
 MOST_DELTAS = 64
 MOST_FUNCTIONS = 8
+MOST_OPSET = 1000
 # Of weights.bin: what one protobuf graph may point into, and a device may map.
 MOST_WEIGHT_BYTES = 1 << 31
 # Of any other file.
@@ -186,7 +187,7 @@ def read_targets(fields: Fields) -> tuple[Support, ...]:
         target = Fields(value, f"manifest.targets[{index}]")
         support = Support(
             runtime=target.text("runtime", 64, NAME),
-            opset=target.whole("opset", least=1, most=1000),
+            opset=target.whole("opset", least=1, most=MOST_OPSET),
             devices=target.texts("devices", 64, 64),
         )
         target.end()

@@ -19,7 +19,7 @@ from typing import Any
 
 # `eq=False`: each is itself.
 @dataclass(eq=False)
-class Watched:
+class WatchedRun:
     """A run under way. options: its RunOptions. end_s: by `time.monotonic`."""
 
     options: Any
@@ -33,18 +33,18 @@ class Watchdog:
     def __init__(self) -> None:
         """Begin without a thread: the first run starts it."""
         self._condition = threading.Condition()
-        self._runs: set[Watched] = set()
+        self._runs: set[WatchedRun] = set()
         # When the thread looks next; infinite: when it is told.
         self._looks_s = math.inf
         self._thread: threading.Thread | None = None
 
     @contextlib.contextmanager
-    def watching(self, options: Any, seconds: float) -> Iterator[Watched]:
+    def watching(self, options: Any, seconds: float) -> Iterator[WatchedRun]:
         """Have a run's ``options.terminate`` set once it has taken so many seconds.
 
         Yields what says afterwards whether it was ended, or took longer all the same.
         """
-        run = Watched(options, time.monotonic() + seconds)
+        run = WatchedRun(options, time.monotonic() + seconds)
         with self._condition:
             self._runs.add(run)
             self._start()

@@ -128,6 +128,7 @@ def _functions(
     """Return a release's functions, and the samples that they are tried on, if they have any."""
     if not description.functions:
         return (), None
+    # From the registry, not from files that somebody may have changed since.
     wishes = []
     for function in description.functions:
         data = registry.file(version, function_file(function.name))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fedlearn.errors import FormatError, UserError, reason_of
 from fedlearn.package import content, function_golden, npz
+from fedlearn.package.accepting import RUNTIME
 from fedlearn.package.function_graph import check_function
 from fedlearn.package.function_run import Functions
 from fedlearn.package.functions import (
@@ -37,8 +38,10 @@ from fedlearn.package.parts import (
     DTYPES,
     FUNCTIONS_GOLDEN_FILE,
     MOST_FUNCTION_BYTES,
+    MOST_OPSET,
     ListedFile,
     Port,
+    Support,
     function_file,
 )
 
@@ -57,10 +60,10 @@ class FunctionWish:
 
 
 def function_of(wish: FunctionWish) -> Function:
-    """Return what a manifest says of a graph.
+    """Return what a manifest says of a graph, which was checked.
 
     Raises PackageError for what no package may have, UserError for what ONNX's checker
-    refuses and for tensors that no function takes.
+    refuses, for tensors that no function takes, and for more memory than its limit.
     """
     file = function_file(wish.name)
     if len(wish.data) <= MOST_FUNCTION_BYTES:
@@ -72,7 +75,7 @@ def function_of(wish: FunctionWish) -> Function:
     inputs = [value for value in model.graph.input if value.name not in constants]
     if len(inputs) != 1:
         raise _wrong(wish, f"has {len(inputs)} inputs; it has to take one")
-    return Function(
+    function = Function(
         name=wish.name,
         role=wish.role,
         input=_port(wish, inputs[0]),
@@ -80,6 +83,10 @@ def function_of(wish: FunctionWish) -> Function:
         time_ms=wish.time_ms,
         memory_mb=wish.memory_mb,
     )
+    # Whatever its opset is: the package's is the newest of all its graphs.
+    check_function(function, wish.data, (Support(RUNTIME, MOST_OPSET),))
+    _check_memory(wish)
+    return function
 
 
 def opset_of(wishes: Sequence[FunctionWish], opset: int) -> int:
@@ -105,9 +112,6 @@ def with_functions(
     """
     functions = tuple(function_of(wish) for wish in wishes)
     graphs = {wish.name: wish.data for wish in wishes}
-    for wish, function in zip(wishes, functions, strict=True):
-        check_function(function, wish.data, manifest.targets)
-        _check_memory(wish)
     check_chain(
         functions, manifest.input, manifest.preprocessing.dtype, manifest.output
     )
@@ -136,10 +140,12 @@ def memory_bytes(data: bytes, rows: int = ROWS) -> int:
     for place, node in enumerate(graph.node):
         for name in node.input:
             last_use[name] = max(last_use.get(name, 0), place)
+    # Constants are there from the loading on.
     constant_bytes = sum(sizes[tensor.name] for tensor in graph.initializer)
     inputs = [value.name for value in graph.input]
     alive = {name: sizes[name] for name in inputs}
     most_bytes = sum(alive.values())
+    # Nodes stand in an order in which they can run, and onnxruntime runs them in one.
     for place, node in enumerate(graph.node):
         alive.update((name, sizes[name]) for name in node.output if name)
         most_bytes = max(most_bytes, sum(alive.values()))
@@ -264,6 +270,7 @@ def _samples(
                 f"--samples are {samples.dtype.name} {list(samples.shape)}, and function "
                 f"'{first.name}' takes {port.dtype} {list(port.shape)}"
             )
+        # As many as the model has: a package is sent to every device.
         return samples[: len(answers.inputs)]
     for candidate in (answers.inputs, prepared(answers.inputs, manifest.preprocessing)):
         if _fits(candidate, port):

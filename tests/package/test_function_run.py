@@ -8,7 +8,7 @@ import pytest
 from fedlearn.errors import PackageError
 from fedlearn.package import function_run
 from fedlearn.package.function_run import FunctionError, Step
-from fedlearn.package.functions import ROWS
+from fedlearn.package.functions import PRE, ROWS, Function
 from fedlearn.package.parts import Port
 from fedlearn.package.watchdog import Watchdog
 from tests.package import function_graphs as graphs
@@ -19,6 +19,7 @@ SCORES = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 def test_a_chain_is_what_a_reader_computes(tmp_path):
     functions = function_run.load(functional.written(tmp_path / "p"))
+    assert functions is not None and functions.outputs is not None
     assert functions.input == Port("pairs", (None, 12), "uint8")
     assert [port.name for port in functions.outputs] == ["share", "class"]
     np.testing.assert_array_equal(functions.prepare(functional.PAIRS), small.SAMPLES)
@@ -32,14 +33,18 @@ def test_a_chain_is_what_a_reader_computes(tmp_path):
 def test_more_samples_than_a_run_may_have_go_through_it_in_turns():
     data = graphs.halved(3)
     port = Port("raw", (None, 3), "float32")
-    function = functional.answer()
-    function = type(function)(
-        "half", "pre", port, (Port("x", (None, 3), "float32"),), graphs.PATIENT_MS
-    )
+    outputs = (Port("x", (None, 3), "float32"),)
+    function = Function("half", PRE, port, outputs, graphs.PATIENT_MS)
     step = Step(function, data)
     runs = []
-    whole = step._part
-    step._part = lambda samples: runs.append(len(samples)) or whole(samples)
+    session = step._session
+
+    class Session:
+        def run(self, names, inputs, options):
+            runs.append(len(inputs["raw"]))
+            return session.run(names, inputs, options)
+
+    step._session = Session()
     samples = np.arange(3 * (2 * ROWS + 1), dtype=np.float32).reshape(-1, 3)
     np.testing.assert_array_equal(step.run(samples)[0], samples / 2)
     assert runs == [ROWS, ROWS, 1]

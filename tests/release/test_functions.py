@@ -178,7 +178,7 @@ def test_the_next_release_has_the_functions_of_the_one_before(package, tmp_path)
     with Registry(tmp_path / "registry", create=True) as registry:
         registry.add(package)
         base = base_of(registry, package.manifest.name)
-    assert base.functions == WISHES
+    assert base is not None and base.functions == WISHES
     wishes = inherited(Wishes(name=package.manifest.name), base)
     moved = untrained("logistic", seed=1)
     built = release(moved, tmp_path / "q", wishes, base, gate=100)
@@ -186,7 +186,8 @@ def test_the_next_release_has_the_functions_of_the_one_before(package, tmp_path)
     for wish in WISHES:
         path = function_file(wish.name)
         assert built.package.file(path) == wish.data
-    assert function_golden.check(built.package).names == ("inverted", "shares")
+    check = function_golden.check(built.package)
+    assert check is not None and check.names == ("inverted", "shares")
     # Others that are wished for take their place.
     others = inherited(Wishes(functions=WISHES[1:]), base)
     assert others.functions == WISHES[1:] and others.samples is None

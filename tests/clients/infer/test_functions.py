@@ -9,13 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedlearn.clients.infer import once, stream, stream_state
+from fedlearn.clients.infer import once, rpc, stream, stream_state
 from fedlearn.clients.infer.batching import Query, computed, one_by_one
 from fedlearn.clients.infer.followed_rows import FollowedRows
 from fedlearn.clients.infer.joining import scores_place
 from fedlearn.clients.infer.model import load
 from fedlearn.clients.infer.observer import disagreement
 from fedlearn.clients.infer.outlets import FileOutlet
+from fedlearn.clients.infer.outputs import Outputs
 from fedlearn.clients.infer.refusal import Refusal
 from fedlearn.errors import UserError
 from fedlearn.exchange import inference_pb2 as pb
@@ -134,13 +135,13 @@ def test_grpc_says_so_too(hurried):
         async with serving(hurried) as here:
             in_a_hurry(here.served.slot.model)
             question = rpcs.infer(np.zeros((1, 6), np.uint8), datatype="UINT8")[1]
-            service = rpcs.rpc.InferenceService(here.served)
+            service = rpc.InferenceService(here.served)
 
             class Context:
                 def time_remaining(self):
                     return None
 
-                async def abort(self, code, details):
+                async def abort(self, code, details, trailer):
                     raise ValueError(code.name, details)
 
             with pytest.raises(ValueError, match="took more than its 1 ms") as caught:
@@ -184,6 +185,7 @@ def test_requests_computed_together_are_answered_as_apart(folder):
         for start in (0, 7, 20)
     ]
     for joined, apart in zip(computed(queries), one_by_one(queries), strict=True):
+        assert isinstance(joined, Outputs) and isinstance(apart, Outputs)
         for first, second in zip(joined, apart, strict=True):
             np.testing.assert_allclose(first, second, atol=1e-6)
         # What the model itself took and gave goes along.
@@ -209,12 +211,13 @@ def test_drift_and_disagreement_are_of_the_model_itself(folder, tmp_path):
     outcome = model.run(query.inputs)
     # Answers are of other shapes, and the scores behind them the same.
     assert disagreement(shadow, query, outcome) == 0
-    permuted = small.files(small.W[:, [1, 2, 0]])
+    permuted = small.files(-10 * small.W)
     manifest, files = functional.made((plain,))
     files = {**files, **permuted}
     listed = {path: content.listed(data) for path, data in files.items()}
     other = content.write(tmp_path / "r", replace(manifest, files=listed), files)
-    assert disagreement(load(other.folder), query, outcome) > 0
+    # All of them: it says "low" where the others say "high".
+    assert disagreement(load(other.folder), query, outcome) == 40
 
     async def go():
         async with serving(folder) as here:
@@ -239,8 +242,7 @@ def test_labels_name_shares_and_nothing_else(folder, tmp_path):
     shares = functional.wish("shares", "post", graphs.shares())
     model = load(functional.written(tmp_path / "q", (shares,), None).folder)
     assert model.labels == ("low", "mid", "high")
-    # Raw samples are taken as without functions.
-    assert model.checked({"x": small.SAMPLES})["x"].dtype == np.uint8 or model.raw
+    # Raw samples are taken as without functions: no function is before the model.
     outputs = model.run(model.checked({"x": small.SAMPLES}))
     np.testing.assert_allclose(outputs[0].sum(1), 1, rtol=1e-5)
 
@@ -284,8 +286,11 @@ def test_a_stream_has_them_too(tmp_path):
         lambda text: None,
         stopping,
     ).run()
+    source.close()
+    outlet.close(0)
     state.close()
-    answers = [json.loads(line) for line in (tmp_path / "out.jsonl").open()]
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    answers = [json.loads(line) for line in lines]
     np.testing.assert_allclose(
         [answer["score"] for answer in answers], SHARES[:, 0], atol=1e-6
     )
@@ -294,6 +299,7 @@ def test_a_stream_has_them_too(tmp_path):
 
 def test_the_step_is_the_devices_own_session(folder):
     model = load(folder)
+    assert model.functions is not None
     for step in (*model.functions.before, *model.functions.after):
         assert isinstance(step, Step)
         options = step._session.get_session_options()
