@@ -30,6 +30,9 @@ TIME = "time"
 MEMORY = "memory"
 VALUES = "values"
 
+# 1.20 has one arena for all sessions of a process; from here on each may have its own.
+OLDEST = (1, 23)
+
 # What onnxruntime says where its arena is used up.
 _ARENA = "bfc_arena"
 
@@ -236,7 +239,22 @@ def _error(function: Function, what: str) -> PackageError:
 
 
 def _runtime() -> Any:
+    """Return onnxruntime. Raises UserError without it, or for one that bounds no memory."""
     try:
-        return runtime.load()
+        onnxruntime = runtime.load()
     except ImportError:
         raise UserError("functions need onnxruntime: pip install onnxruntime") from None
+    version = onnxruntime.__version__
+    if is_older(version):
+        needed = ".".join(str(part) for part in OLDEST)
+        raise UserError(
+            f"functions need onnxruntime {needed} or newer, which bounds the memory of each; "
+            f"this is {version}: pip install --upgrade onnxruntime"
+        )
+    return onnxruntime
+
+
+def is_older(version: str) -> bool:
+    """Tell whether a version of onnxruntime, such as "1.20.1", is older than `OLDEST`."""
+    numbers = [int(part) for part in version.split(".")[:2] if part.isdecimal()]
+    return tuple(numbers) < OLDEST

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from fedlearn.errors import PackageError
+from fedlearn.errors import PackageError, UserError
 from fedlearn.package import function_run
 from fedlearn.package.function_run import FunctionError, Step
 from fedlearn.package.functions import PRE, ROWS, Function
@@ -99,6 +99,17 @@ def test_a_graph_of_another_shape_than_the_manifest_says_is_refused():
     data = graphs.graph(nodes, [("scores", 1, ["n", 4])], [("answer", 1, ["n", 4])])
     with pytest.raises(PackageError, match="'scores' of another shape"):
         Step(functional.answer(), data)
+
+
+def test_an_onnxruntime_that_bounds_no_memory_is_not_taken(monkeypatch):
+    assert [function_run.is_older(text) for text in ("1.20.1", "1.23.0", "1.32.0")] == [
+        *(True, False, False),
+    ]
+    monkeypatch.setattr("onnxruntime.__version__", "1.22.1")
+    with pytest.raises(
+        UserError, match=r"need onnxruntime 1\.23 or newer.* is 1\.22\.1"
+    ):
+        Step(functional.answer(), graphs.swelling())
 
 
 class Options:
