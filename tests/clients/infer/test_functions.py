@@ -216,8 +216,10 @@ def test_drift_and_disagreement_are_of_the_model_itself(folder, tmp_path):
     files = {**files, **permuted}
     listed = {path: content.listed(data) for path, data in files.items()}
     other = content.write(tmp_path / "r", replace(manifest, files=listed), files)
-    # All of them: it says "low" where the others say "high".
-    assert disagreement(load(other.folder), query, outcome) == 40
+    # The others all say "high".
+    scores = small.SAMPLES.astype(np.float32) / 255 @ (-10 * small.W) + small.B
+    count = (scores.argmax(1) != 2).sum()
+    assert disagreement(load(other.folder), query, outcome) == count > 30
 
     async def go():
         async with serving(folder) as here:
