@@ -17,7 +17,8 @@ class ReleaseSettings:
     shadow: share of the requests that the release before answers too while one is on trial.
     disagreement: most of those answers that may have another label, if the manifest does not
     say less. probe, least_accuracy: the owner's own samples, a .npz file with x and y, and
-    the share of them that a release has to label rightly.
+    the share of them that a release has to label rightly. functions: whether packages may
+    have steps before and after the model.
     """
 
     folder: Path
@@ -34,3 +35,4 @@ class ReleaseSettings:
     disagreement: float = 0.5
     probe: Path | None = None
     least_accuracy: float = 0.0
+    functions: bool = False

@@ -272,6 +272,7 @@ class ReleaseDesk:
                     "names": list(self.settings.names),
                     "keys": list(self.settings.keys),
                     "device": self.settings.device,
+                    "functions": self.settings.functions,
                 }
                 reply = await self._process("verify", release, **owner)
                 self._worked(InstallStage.VERIFYING, release, reply["objection"])

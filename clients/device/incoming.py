@@ -171,6 +171,7 @@ class IncomingRelease:
                 if source.exists() and files.sha256(source) == listed.sha256:
                     self._part(path).unlink(missing_ok=True)
                     copy(source, self._part(path))
+                    (self.folder / path).parent.mkdir(exist_ok=True)
                     self._part(path).replace(self.folder / path)
                     break
 

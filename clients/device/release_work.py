@@ -27,7 +27,15 @@ from fedlearn.errors import (
     reason_of,
 )
 from fedlearn.exchange.releases import ReleaseId
-from fedlearn.package import accepting, content, difference, golden, keys
+from fedlearn.package import (
+    accepting,
+    content,
+    difference,
+    function_golden,
+    function_run,
+    golden,
+    keys,
+)
 from fedlearn.package.content import Package
 from fedlearn.package.manifest import Manifest, from_bytes
 from fedlearn.package.parts import MANIFEST_FILE, WEIGHTS_FILE, Delta
@@ -130,6 +138,7 @@ def _verify(order: Mapping[str, Any]) -> Reply:
         floor=order["floor"],
         device=order["device"],
         now=now if has_clock else None,
+        functions=order["functions"],
     )
     accepting.accept(package, terms)
     return {"objection": None}
@@ -148,6 +157,7 @@ def _try(order: Mapping[str, Any]) -> Reply:
     disk = InstallDisk(Path(order["folder"]))
     package = content.read(disk.place(order["slot"]))
     golden.check(package)
+    function_golden.check(package)
     if order.get("probe") is not None:
         probe.check(package, Path(order["probe"]), order["least_accuracy"])
     manifest = package.manifest
@@ -175,14 +185,27 @@ def _try(order: Mapping[str, Any]) -> Reply:
 
 
 def _run_ms(package: Package) -> float:
-    """Return the median time of one sample."""
-    samples = golden.read(package).inputs[:1]
+    """Return the median time of one sample, with the functions around the model."""
+    inputs = golden.read(package).inputs[:1]
     session = golden.session(package)
-    golden.run(session, package.manifest, samples)
+    functions = function_run.load(package)
+    # What clients send is no input of the model.
+    samples = None
+    if functions is not None and functions.before:
+        samples = function_golden.read(package)[function_golden.INPUTS][:1]
+
+    def run() -> None:
+        if functions is not None and samples is not None:
+            functions.prepare(samples)
+        outputs = golden.run(session, package.manifest, inputs)
+        if functions is not None:
+            functions.answer(outputs)
+
+    run()
     durations = []
     for _ in range(RUNS):
         began = time.perf_counter()
-        golden.run(session, package.manifest, samples)
+        run()
         durations.append(time.perf_counter() - began)
     return 1000 * sorted(durations)[RUNS // 2]
 

@@ -53,6 +53,7 @@ TEMPLATE = """\
 # disagreement = 0.5               # most of these answers that may differ; a package may say less
 # probe = probe.npz                # samples x and labels y of your own, which a release is tried on
 # probe_accuracy = 0.8             # and has to label so well before it serves
+# functions = no                   # yes: releases may have steps before and after the model
 
 [rules]
 # hot_c = 85                       # no work from here on; default: 10 below the throttling point
@@ -317,6 +318,7 @@ _KEYS: Mapping[str, Mapping[str, Callable[[str], Any]]] = {
         "disagreement": _share,
         "probe": _text,
         "probe_accuracy": _share,
+        "functions": _yes,
     },
     "rules": {
         "hot_c": _between(30, 120, "°C"),

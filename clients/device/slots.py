@@ -129,7 +129,9 @@ class InstallDisk:
             (part / path).parent.mkdir(exist_ok=True)
             copy(package.folder / path, part / path)
             reach("install.half-staged")
-        files.sync_folder(part)
+        # Each folder's own list of names has to be on disk, not the uppermost alone.
+        for folder in {(part / path).parent for path in self._copied(package)}:
+            files.sync_folder(folder)
         # From the disk, by the manifest's own hashes.
         if content.read(part).sha256 != release.digest:
             text = f"slot {slot} got another release than {release}"

@@ -18,6 +18,7 @@ import numpy as np
 
 from fedlearn.clients.infer.metrics import Measures
 from fedlearn.clients.infer.model import ServedModel
+from fedlearn.clients.infer.outputs import part
 from fedlearn.clients.infer.refusal import Refusal
 from fedlearn.clients.infer.tensors import Array
 from fedlearn.clients.infer.waiting import EarliestFirst
@@ -294,7 +295,7 @@ def computed(batch: list[Query]) -> list[Computed]:
     first = 0
     for query in batch:
         last = first + query.rows
-        outcomes.append([output[first:last] for output in outputs])
+        outcomes.append(part(outputs, first, last))
         first = last
     return outcomes
 

@@ -15,6 +15,12 @@ from fedlearn.errors import UserError
 
 def scores_place(model: ServedModel, output: str) -> int:
     """Return which output has the scores: of a name, or the first one. Raises UserError."""
+    # A route's threshold was fitted on scores, and not on what a function makes of them.
+    if model.functions is not None and model.functions.after:
+        raise UserError(
+            "--routing reads the model's own scores, and this package has functions after "
+            "the model; leave out --routing, or these functions"
+        )
     names = [port.name for port in model.outputs]
     if output and output not in names:
         raise UserError(

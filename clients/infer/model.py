@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,20 @@ from typing import Any
 import numpy as np
 
 from fedlearn.clients.infer.drift import DriftReference, reference
+from fedlearn.clients.infer.outputs import Outputs, refused
 from fedlearn.clients.infer.refusal import Refusal, bad
 from fedlearn.clients.infer.tensors import DATATYPES, Array, Shape, fits
 from fedlearn.errors import ModelError, UserError, reason_of
-from fedlearn.package import content, golden, matching, runtime
-from fedlearn.package.parts import GRAPH_FILE, INT8_GRAPH_FILE
+from fedlearn.package import (
+    content,
+    function_golden,
+    function_run,
+    golden,
+    matching,
+    runtime,
+)
+from fedlearn.package.function_run import FunctionError, Functions
+from fedlearn.package.parts import GRAPH_FILE, INT8_GRAPH_FILE, Port
 from fedlearn.system import files
 from fedlearn.text import first_few
 
@@ -73,7 +82,8 @@ class ServedModel:
     labels: names of the scores on an output's last axis, if they are known. raw: what the
     only input takes besides its own dtype. batches: whether samples of different requests
     can be computed together. run_s: what one run of one sample took when it was loaded.
-    reference: what a package was tested on; None: an .onnx file does not say.
+    reference: what a package was tested on; None: an .onnx file does not say. functions: steps
+    around ``core``, the model itself; inputs and outputs are then those of the steps.
     """
 
     version: str
@@ -85,6 +95,16 @@ class ServedModel:
     batches: bool = False
     run_s: float = 0.0
     reference: DriftReference | None = field(default=None, repr=False)
+    functions: Functions | None = field(default=None, repr=False)
+    core: ServedModel | None = field(default=None, repr=False)
+
+    @property
+    def function_names(self) -> list[str]:
+        """Return the names of the steps around the model, in their order."""
+        if self.functions is None:
+            return []
+        steps = (*self.functions.before, *self.functions.after)
+        return [step.function.name for step in steps]
 
     def checked(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """Return inputs as the session takes them; raises Refusal for others than its own."""
@@ -107,6 +127,8 @@ class ServedModel:
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
         """Return all outputs in their order; raises Refusal for what the runtime refuses."""
+        if self.functions is not None and self.core is not None:
+            return self._run_around(self.functions, self.core, inputs)
         try:
             outputs: list[Array] = self.session.run(None, inputs)
         # ONNX Runtime has a dozen classes of errors, and texts with paths of its sources.
@@ -115,6 +137,19 @@ class ServedModel:
                 400, "model", f"the model cannot compute this: {_plain(error)}"
             ) from None
         return outputs
+
+    def _run_around(
+        self, functions: Functions, core: ServedModel, inputs: Mapping[str, Array]
+    ) -> Outputs:
+        """Return what functions make of the model's outputs; raises Refusal."""
+        # A package's model has one input, and so has each function.
+        samples = inputs[self.inputs[0].name]
+        try:
+            prepared = core.checked({core.inputs[0].name: functions.prepare(samples)})
+            scores = core.run(prepared)
+            return Outputs(functions.answer(scores[0]), prepared, scores)
+        except FunctionError as error:
+            raise refused(error) from None
 
     def _fitting(self, port: TensorPort, tensor: Array) -> Array:
         shape = tensor.shape
@@ -167,6 +202,7 @@ def _of_package(path: Path, int8: bool) -> ServedModel:
     package = content.read(path)
     # A package that computes something else on this board must not serve.
     golden.check(package, int8)
+    function_golden.check(package)
     manifest = package.manifest
     tensors = package.tensors()
     file = GRAPH_FILE
@@ -181,7 +217,40 @@ def _of_package(path: Path, int8: bool) -> ServedModel:
     session = _session(path, graph, used)
     steps = dataclasses.asdict(manifest.preprocessing)
     model = _served(path, session, str(manifest.counter), manifest.labels, steps)
-    return replace(model, reference=reference(golden.read(package), manifest))
+    model = replace(model, reference=reference(golden.read(package), manifest))
+    functions = function_run.load(package)
+    return model if functions is None else _surrounded(path, model, functions)
+
+
+def _surrounded(path: Path, core: ServedModel, functions: Functions) -> ServedModel:
+    """Return a model with functions around it, which has run; raises ModelError."""
+    inputs = core.inputs
+    outputs = core.outputs
+    # What the first function takes is no raw sample of the model.
+    raw = core.raw
+    if functions.input is not None:
+        inputs = (_of_port(functions.input),)
+        raw = None
+    if functions.outputs is not None:
+        outputs = tuple(_of_port(port) for port in functions.outputs)
+    # Names of scores say nothing of what is none.
+    has_scores = outputs[0].shape[-1:] == core.outputs[0].shape[-1:]
+    has_scores = has_scores and outputs[0].dtype.kind == "f"
+    model = replace(
+        core,
+        inputs=inputs,
+        outputs=outputs,
+        raw=raw,
+        labels=core.labels if has_scores else (),
+        functions=functions,
+        core=core,
+    )
+    return replace(model, run_s=_warmed(path, model.run, inputs))
+
+
+def _of_port(port: Port) -> TensorPort:
+    lengths = [-1 if length is None else length for length in port.shape]
+    return TensorPort(port.name, np.dtype(port.dtype), tuple(lengths))
 
 
 def _session(
@@ -239,7 +308,7 @@ def _served(
         labels=tuple(str(label) for label in labels),
         raw=_raw(path, inputs, steps),
         batches=batches,
-        run_s=_warmed(path, session, inputs),
+        run_s=_warmed(path, lambda zeros: session.run(None, zeros), inputs),
     )
 
 
@@ -276,8 +345,12 @@ def _raw(
     return raw
 
 
-def _warmed(path: Path, session: Any, inputs: tuple[TensorPort, ...]) -> float:
-    """Run a session on zeros and return the shortest run's seconds; raises ModelError.
+def _warmed(
+    path: Path,
+    run: Callable[[Mapping[str, Array]], object],
+    inputs: tuple[TensorPort, ...],
+) -> float:
+    """Run a model on zeros and return the shortest run's seconds; raises ModelError.
 
     The first run allocates, so it is no measure.
     """
@@ -289,7 +362,7 @@ def _warmed(path: Path, session: Any, inputs: tuple[TensorPort, ...]) -> float:
     for _ in range(_WARM_RUNS):
         begin = time.perf_counter()
         try:
-            session.run(None, zeros)
+            run(zeros)
         except Exception as error:
             raise ModelError(
                 f"'{path}' cannot compute zeros of its own shape: {_plain(error)}"

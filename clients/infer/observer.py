@@ -26,6 +26,7 @@ import numpy as np
 from fedlearn.clients.infer.batching import Computed, Query
 from fedlearn.clients.infer.drift import Drift, Window
 from fedlearn.clients.infer.model import ServedModel
+from fedlearn.clients.infer.outputs import model_inputs, model_outputs
 from fedlearn.clients.infer.refusal import Refusal
 from fedlearn.clients.infer.slot import ModelSlot, ShadowModel
 from fedlearn.clients.infer.tensors import Array
@@ -183,8 +184,9 @@ class Observer:
             if isinstance(outcome, Refusal):
                 continue
             self._budget -= rows
-            inputs = next(iter(query.inputs.values()))[:rows]
-            answers, unsure = window.add(inputs, outcome[0][:rows])
+            inputs = next(iter(model_inputs(outcome, query.inputs).values()))
+            scores = model_outputs(outcome)[0]
+            answers, unsure = window.add(inputs[:rows], scores[:rows])
             self.counts.answers += answers
             self.counts.unsure += unsure
 
@@ -247,12 +249,12 @@ def disagreement(
         outputs = shadow.run(shadow.checked(tensors))
     except Refusal:
         return None
-    new = outcome[0]
-    old = outputs[0]
+    new = model_outputs(outcome)[0]
+    old = model_outputs(outputs)[0]
     if new.ndim < 2 or new.shape[:-1] != old.shape[:-1]:
         return None
     before = old.argmax(-1)
-    places = label_places(shadow.labels, query.model.labels)
+    places = label_places(_own_labels(shadow), _own_labels(query.model))
     # Names of outputs with one score for each name alone.
     if places is not None and old.shape[-1] == len(places):
         before = places[before]
@@ -267,6 +269,11 @@ def label_places(before: Sequence[str], now: Sequence[str]) -> Array | None:
     if not before or not is_unique or not places.keys() >= set(before):
         return None
     return np.array([places[label] for label in before])
+
+
+def _own_labels(model: ServedModel) -> Sequence[str]:
+    """Return the names of the model's own scores, whatever functions make of those."""
+    return model.labels if model.core is None else model.core.labels
 
 
 def _yield_to_others() -> None:

@@ -132,6 +132,7 @@ class Served:
             "requests": self.measures.requests.total(),
             "errors": dict(self.measures.errors),
             "labels": list(self.slot.model.labels),
+            "functions": self.slot.model.function_names,
             "upstreams": self.placing.status() if self.placing else [],
         }
         if self.observer is not None:

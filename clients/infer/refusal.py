@@ -16,6 +16,8 @@ KINDS = (
     "rate",
     "stopping",
     "model",
+    "function",
+    "function_time",
     "internal",
 )
 

@@ -228,6 +228,7 @@ def _releases(arguments: argparse.Namespace) -> ReleaseSettings | None:
         disagreement=values.get("disagreement", defaults.disagreement),
         probe=probe,
         least_accuracy=values.get("probe_accuracy", defaults.least_accuracy),
+        functions=values.get("functions", defaults.functions),
     )
 
 

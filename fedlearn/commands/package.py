@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlearn.commands.arguments import Parser, ended
+from fedlearn.commands.function_arguments import (
+    add_functions,
+    functions_of,
+    samples_of,
+)
 from fedlearn.commands.places import check_outside
 from fedlearn.commands.release_arguments import expiry
 from fedlearn.errors import UserError
@@ -60,6 +65,7 @@ def parser() -> Parser:
         help="put in an int8 model too, which devices make of the same weights",
     )
     _add_release(parser)
+    add_functions(parser)
     _add_health(parser)
     return parser
 
@@ -250,6 +256,8 @@ def _wishes(arguments: argparse.Namespace) -> Wishes:
     pems = [keys.read(path).decode() for path in arguments.next_key]
     expires = expiry(arguments.expires)
     labels = _labels(arguments.labels)
+    functions = functions_of(arguments)
+    samples = samples_of(arguments)
     health = Health(
         errors=arguments.most_errors,
         p99_ms=arguments.most_ms,
@@ -271,6 +279,8 @@ def _wishes(arguments: argparse.Namespace) -> Wishes:
         keys=tuple(pems) or None,
         int8=arguments.int8,
         health=health,
+        functions=functions,
+        samples=samples,
     )
 
 

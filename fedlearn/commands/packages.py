@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fedlearn.package import content, golden, keys, signature
+from fedlearn.package import content, function_golden, golden, keys, signature
 from fedlearn.package.accepting import Terms, accept, check_expiry
 from fedlearn.package.content import Package
+from fedlearn.package.functions import Function
 from fedlearn.package.manifest import Manifest
-from fedlearn.package.parts import GRAPH_FILE, WEIGHTS_FILE
+from fedlearn.package.parts import GRAPH_FILE, WEIGHTS_FILE, Port
 from fedlearn.reporting.units import bytes_text, count_text
 from fedlearn.text import first_few
 
@@ -66,6 +67,13 @@ def verified(
             f"{check.runtime}: at most {check.difference:.1e} off, {check.tolerance:.1e} "
             "is allowed",
         )
+    functions = function_golden.check(package)
+    if functions is not None:
+        names = first_few(functions.names)
+        yield _row(
+            "functions",
+            f"{names}: at most {functions.difference:.1e} off, within time and memory",
+        )
 
 
 def shown(package: Package) -> Iterator[str]:
@@ -83,12 +91,13 @@ def shown(package: Package) -> Iterator[str]:
     values = sum(tensor.size for tensor in manifest.tensors)
     yield _row("weights", f"{count_text(values)} in {len(manifest.tensors)} tensors")
     for port, name in ((manifest.input, "input"), (manifest.output, "output")):
-        lengths = ["any" if length is None else str(length) for length in port.shape]
-        yield _row(name, f"'{port.name}' ({', '.join(lengths)}) {port.dtype}")
+        yield _row(name, _port_text(port))
     steps = manifest.preprocessing
     divided = "" if steps.divide is None else f", divided by {steps.divide:g}"
     yield _row("samples", f"{steps.dtype}, cast to {steps.cast}{divided}")
     yield _row("labels", first_few(manifest.labels))
+    for function in manifest.functions:
+        yield _row(function.role, _function_text(function))
     yield _row("int8", "none" if manifest.int8 is None else "rebuilt on the device")
     yield _row("watched", _health_text(manifest))
     for path, entry in manifest.listed.items():
@@ -119,15 +128,29 @@ def compared(old: Package, new: Package) -> Iterator[str]:
     yield _row("to fetch", _fetch_text(old.manifest, new.manifest))
 
 
+def _port_text(port: Port) -> str:
+    lengths = ["any" if length is None else str(length) for length in port.shape]
+    return f"'{port.name}' ({', '.join(lengths)}) {port.dtype}"
+
+
+def _function_text(function: Function) -> str:
+    outputs = ", ".join(_port_text(port) for port in function.outputs)
+    return (
+        f"{function.name}: {_port_text(function.input)} → {outputs}, up to "
+        f"{function.time_ms} ms and {function.memory_mb} MB"
+    )
+
+
 def _fields_compared(old: Manifest, new: Manifest) -> Iterator[str]:
     """Yield the fields of two manifests that differ, but for hashes of files."""
     before = json.loads(old.to_bytes())
     after = json.loads(new.to_bytes())
-    for key in before:
+    # An optional field may be in one of them alone.
+    for key in sorted({*before, *after}):
         if key in ("files", "deltas", "tensors", "weights_sha256", "int8"):
             continue
-        if before[key] != after[key]:
-            yield _row(key, f"{_short(before[key])} → {_short(after[key])}")
+        if before.get(key) != after.get(key):
+            yield _row(key, f"{_short(before.get(key))} → {_short(after.get(key))}")
 
 
 def _weights_compared(old: Package, new: Package) -> Iterator[str]:

@@ -28,7 +28,8 @@ class Terms:
     keys: fingerprint → PEM of the release keys. names: of packages; empty: any. floor: the
     least counter. device: its class, such as "jetson"; "": of none. opset: the newest that
     the runtime reads; None: the runtime will say. now: in UTC; None: the board has no clock,
-    and nothing expires on it.
+    and nothing expires on it. functions: whether packages may have steps before and after
+    the model.
     """
 
     keys: Mapping[str, bytes]
@@ -38,6 +39,7 @@ class Terms:
     runtime: str = RUNTIME
     opset: int | None = None
     now: datetime | None = None
+    functions: bool = True
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def accept(package: Package, terms: Terms) -> Acceptance:
     """Return what follows when a device takes a package.
 
     Raises PackageError with the name of what it lacks: "unsigned", "key", "signature",
-    "name", "target", "counter" or "expired".
+    "name", "functions", "target", "counter" or "expired".
     """
     signers = signature.verify(package, terms.keys)
     manifest = package.manifest
@@ -65,10 +67,22 @@ def accept(package: Package, terms: Terms) -> Acceptance:
         raise PackageError(
             "name", f"the package is '{manifest.name}', not {first_few(terms.names)}"
         )
+    _check_consent(manifest, terms)
     _check_target(manifest, terms)
     floor = _floor(manifest, terms.floor)
     check_expiry(manifest, terms.now)
     return Acceptance(signers, floor, _next_keys(package, terms, signers))
+
+
+def _check_consent(manifest: Manifest, terms: Terms) -> None:
+    """Refuse functions where the owner takes none. Raises PackageError, "functions"."""
+    if manifest.functions and not terms.functions:
+        names = first_few([f"'{function.name}'" for function in manifest.functions])
+        raise PackageError(
+            "functions",
+            f"the package has the functions {names}, and this device's owner takes none; "
+            "functions = yes in [releases] of its settings lets them in",
+        )
 
 
 def check_expiry(manifest: Manifest, now: datetime | None) -> None:

@@ -19,15 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.errors import PackageError, UserError, reason_of
+from fedlearn.package.function_graph import check_function
 from fedlearn.package.manifest import MOST_BYTES, Manifest, from_bytes
 from fedlearn.package.matching import check_graph
 from fedlearn.package.parts import (
     DELTAS_FOLDER,
+    FUNCTIONS_FOLDER,
     GRAPH_FILE,
     INT8_GRAPH_FILE,
     MANIFEST_FILE,
     WEIGHTS_FILE,
     ListedFile,
+    function_file,
 )
 from fedlearn.system import files
 from fedlearn.system.sha256 import sha256
@@ -111,6 +114,9 @@ def read(folder: Path, needs_deltas: bool = False) -> Package:
     for path in (GRAPH_FILE, INT8_GRAPH_FILE):
         if path in manifest.files:
             check_graph(manifest, package.file(path), path)
+    for function in manifest.functions:
+        data = package.file(function_file(function.name))
+        check_function(function, data, manifest.targets)
     return package
 
 
@@ -262,8 +268,8 @@ def _names(folder: Path, inside: str) -> Iterator[str]:
             path = f"{inside}{entry.name}"
             if entry.is_symlink():
                 raise PackageError("link", f"'{shortened(path, 100)}' is a link")
-            # A package has one folder; whoever put another there did so by hand.
-            if entry.is_dir() and path == DELTAS_FOLDER:
+            # A package has these; whoever put another there did so by hand.
+            if entry.is_dir() and path in (DELTAS_FOLDER, FUNCTIONS_FOLDER):
                 yield from _names(folder, f"{path}/")
             elif entry.is_file():
                 yield path

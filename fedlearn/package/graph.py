@@ -150,20 +150,27 @@ class Graph:
     """What was read of a graph.
 
     external: the tensors in the file of weights. opsets: domain → version. inputs, outputs:
-    name → dtype, "" for one that a manifest cannot name.
+    name → dtype, "" for one that a manifest cannot name. operations: names with their domain,
+    such as "com.microsoft.QuantizeLinear"; without one in ONNX's main domain. nested: those
+    that have graphs inside.
     """
 
     external: dict[str, External] = field(default_factory=dict)
     opsets: dict[str, int] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
+    operations: set[str] = field(default_factory=set)
+    nested: set[str] = field(default_factory=set)
 
 
-def inspect(data: bytes, file: str, weights_file: str, weight_bytes: int) -> Graph:
+def inspect(
+    data: bytes, file: str, weights_file: str | None, weight_bytes: int
+) -> Graph:
     """Return what a graph has, after all of it was checked.
 
     file: the graph's, for errors. weights_file: the only one that it may read, and its
-    largest size. Raises PackageError, "graph", "tensor" or "path".
+    largest size; None: it may read none, and no tensor in it is larger. Raises PackageError,
+    "graph", "tensor" or "path".
     """
     return _Inspection(file, weights_file, weight_bytes).model(data)
 
@@ -171,7 +178,7 @@ def inspect(data: bytes, file: str, weights_file: str, weight_bytes: int) -> Gra
 class _Inspection:
     """The checks of one graph."""
 
-    def __init__(self, file: str, weights_file: str, weight_bytes: int) -> None:
+    def __init__(self, file: str, weights_file: str | None, weight_bytes: int) -> None:
         self._file = file
         self._weights_file = weights_file
         self._weight_bytes = weight_bytes
@@ -225,6 +232,8 @@ class _Inspection:
             raise self._wrong(
                 "graph", f"has the operation '{name}', which is none of ONNX's own"
             )
+        full_name = f"{domain}.{operation}" if domain else operation
+        self._graph.operations.add(full_name)
         for attribute in node.messages("attribute"):
             for name in ("t", "tensors"):
                 for tensor in attribute.messages(name):
@@ -234,6 +243,7 @@ class _Inspection:
                     self._check_sparse(sparse)
             for name in ("g", "graphs"):
                 for graph in attribute.messages(name):
+                    self._graph.nested.add(full_name)
                     self._check_graph(graph, depth + 1)
 
     def _check_sparse(self, sparse: Message) -> None:
@@ -299,6 +309,10 @@ class _Inspection:
             raise self._wrong("tensor", f"has {shown} outside at no full place")
         if place["location"] != self._weights_file:
             location = shortened(place["location"], 100)
+            if self._weights_file is None:
+                raise self._wrong(
+                    "path", f"has {shown} in '{location}'; all of it has to be inside"
+                )
             raise self._wrong(
                 "path",
                 f"has {shown} in '{location}'; only {self._weights_file} is allowed",

@@ -16,6 +16,7 @@ from typing import Any
 from fedlearn.errors import PackageError
 from fedlearn.package import canonical, parts
 from fedlearn.package.fields import LARGEST_WHOLE, Fields, text_of
+from fedlearn.package.functions import Function, check_chain, read_functions
 from fedlearn.package.parts import (
     FLOAT_BYTES,
     INT8_GRAPH_FILE,
@@ -31,6 +32,7 @@ from fedlearn.package.parts import (
     Preprocessing,
     Support,
 )
+from fedlearn.text import first_few
 
 FORMAT = 1
 
@@ -53,7 +55,8 @@ class Manifest:
 
     counter: grows with every release. rollback: None, or up to which floor of a device this
     release may take the place of a newer one. expires: "YYYY-MM-DDThh:mm:ssZ", or None.
-    keys: None, or the public keys (PEM) that a device accepts from now on.
+    keys: None, or the public keys (PEM) that a device accepts from now on. functions: steps
+    before and after the model, in the order in which they run.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Manifest:
     keys: tuple[str, ...] | None = None
     int8: Mapping[str, Any] | None = None
     deltas: tuple[Delta, ...] = ()
+    functions: tuple[Function, ...] = ()
 
     @property
     def weights_sha256(self) -> str:
@@ -96,6 +100,12 @@ class Manifest:
         ordered = sorted(deltas, key=lambda delta: delta.file)
         return replace(self, deltas=tuple(ordered))
 
+    def with_functions(
+        self, functions: Sequence[Function], files: Mapping[str, ListedFile]
+    ) -> Manifest:
+        """Return the manifest with functions, and their files beside its own."""
+        return replace(self, functions=tuple(functions), files={**self.files, **files})
+
     def to_bytes(self) -> bytes:
         """Return the manifest's one form in bytes. Raises PackageError for values it refuses."""
         data = self._form()
@@ -106,6 +116,9 @@ class Manifest:
     def _form(self) -> bytes:
         value = asdict(self)
         value["health"] = self.health.fields()
+        # No manifest had them at first: one without them has the bytes that it had.
+        if not self.functions:
+            del value["functions"]
         value["format"] = FORMAT
         value["weights_sha256"] = self.weights_sha256
         return canonical.dumps(value)
@@ -149,10 +162,12 @@ def from_bytes(data: bytes) -> Manifest:
         keys=_keys(fields),
         int8=None if fields.is_null("int8") else fields.names("int8", MOST_RECIPES),
         deltas=parts.read_deltas(fields),
+        functions=read_functions(fields),
     )
     weights_sha256 = fields.sha256("weights_sha256")
     fields.end()
     _check_weights(manifest, weights_sha256)
+    _check_functions(manifest)
     # A number that is a float here may stand there without its ".0".
     if manifest._form() != data:
         raise PackageError("canonical", f"{MANIFEST_FILE} is not in its one form")
@@ -221,3 +236,22 @@ def _check_weights(manifest: Manifest, weights_sha256: str) -> None:
         raise PackageError(
             "manifest", f"{INT8_GRAPH_FILE} and the recipe of its weights come together"
         )
+
+
+def _check_functions(manifest: Manifest) -> None:
+    """Refuse functions that do not fit together, or that have other files than theirs."""
+    listed = {path for path in manifest.files if parts.is_function_file(path)}
+    expected = {parts.function_file(function.name) for function in manifest.functions}
+    if manifest.functions:
+        expected.add(parts.FUNCTIONS_GOLDEN_FILE)
+    if listed != expected:
+        names = first_few(sorted(listed ^ expected))
+        raise PackageError(
+            "manifest", f"manifest.files and manifest.functions differ in: {names}"
+        )
+    check_chain(
+        manifest.functions,
+        manifest.input,
+        manifest.preprocessing.dtype,
+        manifest.output,
+    )

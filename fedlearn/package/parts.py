@@ -18,6 +18,9 @@ GOLDEN_FILE = "golden.npz"
 INT8_GRAPH_FILE = "int8.onnx"
 INT8_WEIGHTS_FILE = "int8.bin"
 DELTAS_FOLDER = "deltas"
+FUNCTIONS_FOLDER = "functions"
+# What each function of a package must give.
+FUNCTIONS_GOLDEN_FILE = f"{FUNCTIONS_FOLDER}/golden.npz"
 
 # The files that every package has besides its manifest and its signature.
 REQUIRED = (GRAPH_FILE, WEIGHTS_FILE, GOLDEN_FILE)
@@ -25,10 +28,14 @@ REQUIRED = (GRAPH_FILE, WEIGHTS_FILE, GOLDEN_FILE)
 MOST_TENSORS = 10_000
 MOST_FILES = 16
 MOST_DELTAS = 64
+MOST_FUNCTIONS = 8
+MOST_OPSET = 1000
 # Of weights.bin: what one protobuf graph may point into, and a device may map.
 MOST_WEIGHT_BYTES = 1 << 31
 # Of any other file.
 MOST_FILE_BYTES = 1 << 30
+# Of a function's graph, its constants included.
+MOST_FUNCTION_BYTES = 8 << 20
 
 # Values of a tensor take 4 bytes each.
 FLOAT_BYTES = 4
@@ -44,6 +51,7 @@ DTYPES = ("float32", "int64", "uint8", "int16")
 # Of packages, runtimes and the like.
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_FUNCTION_FILE = re.compile(rf"{FUNCTIONS_FOLDER}/[a-z0-9][a-z0-9._-]{{0,63}}\.onnx")
 _DTYPE = re.compile("|".join(DTYPES))
 
 
@@ -161,6 +169,17 @@ def delta_file(base_sha256: str) -> str:
     return f"{DELTAS_FOLDER}/{base_sha256[:16]}.fl"
 
 
+def function_file(name: str) -> str:
+    """Return the path of a function's graph, in a package."""
+    return f"{FUNCTIONS_FOLDER}/{name}.onnx"
+
+
+def is_function_file(path: str) -> bool:
+    """Tell whether a path is one that functions have: a graph's, or their golden file's."""
+    is_graph = _FUNCTION_FILE.fullmatch(path) is not None
+    return is_graph or path == FUNCTIONS_GOLDEN_FILE
+
+
 def read_targets(fields: Fields) -> tuple[Support, ...]:
     """Return what devices must have, from the field ``targets``. Raises PackageError."""
     targets = []
@@ -168,7 +187,7 @@ def read_targets(fields: Fields) -> tuple[Support, ...]:
         target = Fields(value, f"manifest.targets[{index}]")
         support = Support(
             runtime=target.text("runtime", 64, NAME),
-            opset=target.whole("opset", least=1, most=1000),
+            opset=target.whole("opset", least=1, most=MOST_OPSET),
             devices=target.texts("devices", 64, 64),
         )
         target.end()
@@ -182,7 +201,7 @@ def read_files(fields: Fields) -> dict[str, ListedFile]:
     for path, value in fields.names("files", MOST_FILES).items():
         check_path(path)
         entry = Fields(value, f"manifest.files['{path}']")
-        limit = MOST_WEIGHT_BYTES if path == WEIGHTS_FILE else MOST_FILE_BYTES
+        limit = _most_bytes(path)
         files[path] = ListedFile(
             entry.sha256("sha256"), entry.whole("bytes", most=limit)
         )
@@ -192,9 +211,17 @@ def read_files(fields: Fields) -> dict[str, ListedFile]:
             raise PackageError("manifest", f"manifest.files lacks '{path}'")
     # A device would keep a file that nothing here reads, whatever it is.
     for path in files:
-        if path not in (*REQUIRED, INT8_GRAPH_FILE):
+        if path not in (*REQUIRED, INT8_GRAPH_FILE) and not is_function_file(path):
             raise PackageError("manifest", f"manifest.files has '{path[:100]}'")
     return files
+
+
+def _most_bytes(path: str) -> int:
+    """Return how large a file of a package may be."""
+    if path == WEIGHTS_FILE:
+        return MOST_WEIGHT_BYTES
+    is_function = path.endswith(".onnx") and is_function_file(path)
+    return MOST_FUNCTION_BYTES if is_function else MOST_FILE_BYTES
 
 
 def check_path(path: str) -> None:

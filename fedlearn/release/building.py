@@ -14,6 +14,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +24,19 @@ from fedlearn.clients.batches import tensors as sample_tensors
 from fedlearn.clients.evaluate import evaluate
 from fedlearn.errors import PayloadError, UserError
 from fedlearn.models import write_state
-from fedlearn.package import content, difference
+from fedlearn.package import content, difference, function_golden, npz
 from fedlearn.package.content import Package
 from fedlearn.package.manifest import Manifest
 from fedlearn.package.parts import (
+    FUNCTIONS_GOLDEN_FILE,
     WEIGHTS_FILE,
     Delta,
     Health,
     ListedTensor,
     delta_file,
+    function_file,
 )
+from fedlearn.release.functions import FunctionWish
 from fedlearn.release.packing import Wishes, build, prove
 from fedlearn.release.registry import Registry
 from fedlearn.release.tables import Version
@@ -55,13 +59,16 @@ Floats = NDArray[np.float32]
 class Base:
     """The release before, as far as a difference needs it.
 
-    payloads: of the differences that lead to it, by their files, the newest first.
+    payloads: of the differences that lead to it, by their files, the newest first. functions,
+    samples: as the package after it has them too, by `Wishes`.
     """
 
     version: Version
     manifest: Manifest
     weights: Floats
     payloads: Mapping[str, bytes]
+    functions: tuple[FunctionWish, ...] = ()
+    samples: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,30 @@ def base_of(registry: Registry, name: str) -> Base | None:
         reverse=True,
     )
     payloads = {delta.file: registry.file(version, delta.file) for delta in deltas}
-    return Base(version, description, weights.astype(np.float32), payloads)
+    return Base(
+        version,
+        description,
+        weights.astype(np.float32),
+        payloads,
+        *_functions(registry, version, description),
+    )
+
+
+def _functions(
+    registry: Registry, version: Version, description: Manifest
+) -> tuple[tuple[FunctionWish, ...], NDArray[Any] | None]:
+    """Return a release's functions, and the samples that they are tried on, if they have any."""
+    if not description.functions:
+        return (), None
+    # From the registry, not from files that somebody may have changed since.
+    wishes = []
+    for function in description.functions:
+        data = registry.file(version, function_file(function.name))
+        limits = (function.time_ms, function.memory_mb)
+        wishes.append(FunctionWish(function.name, function.role, data, *limits))
+    stored = registry.file(version, FUNCTIONS_GOLDEN_FILE)
+    arrays = npz.loads(stored, FUNCTIONS_GOLDEN_FILE)
+    return tuple(wishes), arrays.get(function_golden.INPUTS)
 
 
 def release(
@@ -143,8 +173,8 @@ def release(
 def inherited(wishes: Wishes, base: Base | None) -> Wishes:
     """Return wishes for the release after ``base``: what was decided once stays decided.
 
-    Labels, classes of devices, the health gate and int8 are those of the release before,
-    where no others are wished for; the counter is the next one.
+    Labels, classes of devices, the health gate, int8 and functions are those of the release
+    before, where no others are wished for; the counter is the next one.
     """
     if base is None:
         return wishes
@@ -157,6 +187,8 @@ def inherited(wishes: Wishes, base: Base | None) -> Wishes:
         labels=wishes.labels or before.labels,
         int8=wishes.int8 or before.int8 is not None,
         health=before.health if wishes.health == Health() else wishes.health,
+        functions=wishes.functions or base.functions,
+        samples=wishes.samples if wishes.functions else base.samples,
     )
 
 

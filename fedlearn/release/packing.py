@@ -33,7 +33,7 @@ from fedlearn.export.onnx import (
     plain_module,
     weights_bytes,
 )
-from fedlearn.package import content, golden
+from fedlearn.package import content, function_golden, golden
 from fedlearn.package.accepting import RUNTIME
 from fedlearn.package.content import Package
 from fedlearn.package.manifest import Manifest
@@ -50,6 +50,7 @@ from fedlearn.package.parts import (
     Preprocessing,
     Support,
 )
+from fedlearn.release.functions import FunctionWish, opset_of, with_functions
 from fedlearn.runs.trained import Trained
 
 # Samples behind the histograms: more would not move a decile.
@@ -67,7 +68,9 @@ class Wishes:
     """What a person decides of a package, beside the run that it is made of.
 
     name: "" for the experiment's. devices: classes that it is for; empty: every device.
-    labels: of the classes; empty: their numbers. All else as `Manifest` has it.
+    labels: of the classes; empty: their numbers. functions: steps before and after the
+    model, in their order. samples: as clients send them to the first of these; None: the test
+    samples. All else as `Manifest` has it.
     """
 
     name: str = ""
@@ -79,6 +82,8 @@ class Wishes:
     keys: tuple[str, ...] | None = None
     int8: bool = False
     health: Health = field(default_factory=Health)
+    functions: tuple[FunctionWish, ...] = ()
+    samples: NDArray[Any] | None = field(default=None, compare=False)
 
 
 def pack(trained: Trained, folder: Path, wishes: Wishes) -> Package:
@@ -99,6 +104,7 @@ def notes(trained: Trained) -> tuple[str, ...]:
 def prove(package: Package) -> None:
     """Raise PackageError where this machine's runtime gives other golden outputs."""
     golden.check(package)
+    function_golden.check(package)
     if package.manifest.int8 is not None:
         golden.check(package, int8=True)
 
@@ -115,11 +121,13 @@ def build(trained: Trained, wishes: Wishes) -> tuple[Manifest, dict[str, bytes]]
     small = quantised(trained, exported) if wishes.int8 else None
     if small is not None:
         files[INT8_GRAPH_FILE] = small.graph
-    files[GOLDEN_FILE] = _golden(trained, small).to_bytes()
+    answers = _golden(trained, small)
+    files[GOLDEN_FILE] = answers.to_bytes()
+    opset = opset_of(wishes.functions, exported.opset)
     manifest = Manifest(
         name=_name(trained, wishes),
         counter=wishes.counter,
-        targets=(Support(RUNTIME, exported.opset, wishes.devices),),
+        targets=(Support(RUNTIME, opset, wishes.devices),),
         files={path: content.listed(data) for path, data in files.items()},
         tensors=tuple(
             ListedTensor(name, array.shape) for name, array in arrays.items()
@@ -140,7 +148,12 @@ def build(trained: Trained, wishes: Wishes) -> tuple[Manifest, dict[str, bytes]]
         manifest.to_bytes()
     except (PackageError, ValueError) as error:
         raise UserError(f"no package can say that: {error}") from None
-    return manifest, files
+    if not wishes.functions:
+        return manifest, files
+    manifest, graphs = with_functions(
+        manifest, wishes.functions, answers, wishes.samples
+    )
+    return manifest, {**files, **graphs}
 
 
 def reference(trained: Trained) -> Samples:

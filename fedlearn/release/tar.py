@@ -18,11 +18,14 @@ from fedlearn.package.content import MOST_SIGNATURE_BYTES, SIGNATURES
 from fedlearn.package.manifest import MOST_BYTES
 from fedlearn.package.parts import (
     DELTAS_FOLDER,
+    FUNCTIONS_FOLDER,
     INT8_GRAPH_FILE,
     MANIFEST_FILE,
     MOST_DELTAS,
     MOST_FILES,
+    MOST_FUNCTION_BYTES,
     REQUIRED,
+    is_function_file,
 )
 from fedlearn.system import files
 from fedlearn.text import shortened
@@ -46,6 +49,7 @@ _DELTA = re.compile(rf"{DELTAS_FOLDER}/[0-9a-f]{{16}}\.fl")
 # Of files that have a limit of their own; others have that of the whole.
 _LIMITS = {MANIFEST_FILE: MOST_BYTES, **dict.fromkeys(SIGNATURES, MOST_SIGNATURE_BYTES)}
 _NAMES = (*_LIMITS, *REQUIRED, INT8_GRAPH_FILE)
+_FOLDERS = (".", "", DELTAS_FOLDER, FUNCTIONS_FOLDER)
 
 
 def packed(content: Mapping[str, bytes]) -> bytes:
@@ -69,7 +73,7 @@ def unpack(stream: BinaryIO, folder: Path) -> None:
     for member in _members(stream):
         path = member.name.removeprefix("./")
         # As `tar c .` writes them.
-        if member.isdir() and path in (".", "", DELTAS_FOLDER):
+        if member.isdir() and path in _FOLDERS:
             continue
         _check(member, path, names)
         names.add(path)
@@ -129,7 +133,8 @@ def _remaining_bytes(stream: BinaryIO) -> int:
 def _check(member: tarfile.TarInfo, path: str, names: set[str]) -> None:
     """Refuse what is no plain file of a package. Raises PackageError."""
     shown = shortened(path, 100)
-    if path not in _NAMES and not _DELTA.fullmatch(path):
+    is_known = path in _NAMES or is_function_file(path)
+    if not is_known and not _DELTA.fullmatch(path):
         raise PackageError("path", f"the tar file has '{shown}', which no package has")
     # A sparse file of a few bytes may stand for terabytes.
     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
@@ -138,8 +143,16 @@ def _check(member: tarfile.TarInfo, path: str, names: set[str]) -> None:
         )
     if path in names:
         raise PackageError("tar", f"the tar file has '{shown}' twice")
-    if member.size > _LIMITS.get(path, member.size):
+    most_bytes = _most_bytes(path)
+    if most_bytes is not None and member.size > most_bytes:
         raise PackageError(
             "limits",
-            f"'{shown}' has {member.size:,} bytes, more than {_LIMITS[path]:,}",
+            f"'{shown}' has {member.size:,} bytes, more than {most_bytes:,}",
         )
+
+
+def _most_bytes(path: str) -> int | None:
+    """Return a file's own limit; None: that of the whole tar file."""
+    if is_function_file(path) and path.endswith(".onnx"):
+        return MOST_FUNCTION_BYTES
+    return _LIMITS.get(path)

@@ -11,9 +11,19 @@ from fedlearn.clients.device.slots import SIGNATURES, InstallDisk
 from fedlearn.errors import PackageError
 from fedlearn.exchange.release_frames import Offer
 from fedlearn.exchange.releases import WantedRelease
-from fedlearn.package import content, difference
-from fedlearn.package.parts import MANIFEST_FILE, WEIGHTS_FILE, Delta
+from fedlearn.package import content, difference, golden, npz, signature
+from fedlearn.package.parts import (
+    FUNCTIONS_GOLDEN_FILE,
+    GOLDEN_FILE,
+    MANIFEST_FILE,
+    WEIGHTS_FILE,
+    Delta,
+    function_file,
+)
+from fedlearn.release import functions
+from fedlearn.server.release import make_pair
 from tests.clients.device import releases
+from tests.package import functional, small
 
 MOST = 1 << 20
 
@@ -184,7 +194,8 @@ def test_a_release_that_is_not_signed_by_an_accepted_key_is_refused_by_name(
     incoming = IncomingRelease(disk, offer_of(package), MOST)
     for path in incoming.missing():
         assert send(incoming, package, path)
-    owner = {"names": ["small"], "keys": [], "floor": 0, "device": ""}
+    owner = {"names": ["small"], "keys": [], "floor": 0}
+    owner |= {"device": "", "functions": False}
     objection = order("verify", disk, package, **owner)["objection"]
     assert objection.startswith("refused (signature)")
 
@@ -205,3 +216,87 @@ def test_golden_inputs_memory_and_latency_are_tried_on_this_board(disk, tmp_path
     reply = order("try", disk, wrong, slot="b", most_megabytes=0)
     assert "refused (golden)" in reply["objection"]
     assert order("inspect", disk, wrong, slot="b") == {"objection": None}
+
+
+# Functions
+
+
+def arrived(disk, package):
+    """Bring all files of a release here, and return what the device says of it."""
+    incoming = IncomingRelease(disk, offer_of(package), MOST)
+    for path in incoming.missing():
+        assert send(incoming, package, path)
+    return incoming
+
+
+@pytest.fixture
+def with_functions(tmp_path):
+    key = make_pair(tmp_path / "keys")
+    package = functional.written(tmp_path / "p")
+    signed = signature.sign(package, key.sign, key.public_pem)
+    content.write_signatures(package.folder, [signed])
+    return package, key.public_pem.decode(), signed
+
+
+def test_functions_are_fetched_agreed_to_staged_and_tried(disk, with_functions):
+    package, pem, signed = with_functions
+    incoming = arrived(disk, package)
+    content.write_signatures(incoming.folder, [signed])
+    owner = {"names": ["small"], "keys": [pem], "floor": 0, "device": ""}
+    refusal = order("verify", disk, package, **owner, functions=False)["objection"]
+    assert refusal.startswith(
+        "refused (functions): the package has the functions 'single'"
+    )
+    assert "functions = yes in [releases]" in refusal
+    agreed = order("verify", disk, package, **owner, functions=True)
+    assert agreed == {"objection": None}
+    assert order("stage", disk, package, slot="a") == {"objection": None}
+    staged = content.read(disk.place("a"))
+    assert staged.sha256 == package.sha256
+    reply = order("try", disk, package, slot="a", most_megabytes=0)
+    assert reply["objection"] is None and reply["run_ms"] > 0
+
+
+def test_functions_that_a_slot_has_do_not_travel_again(disk, with_functions):
+    package, _, _ = with_functions
+    disk.stage(package, "a", releases.name_of(package))
+    files = small.files(small.W + np.float32(1))
+    answers = golden.from_bytes(files[GOLDEN_FILE], small.manifest(files))
+    manifest, more = functions.with_functions(
+        small.manifest(files, counter=4),
+        functional.WISHES,
+        answers,
+        functional.PAIRS,
+    )
+    place = package.folder.parent / "next"
+    newer = content.write(place, manifest, {**files, **more})
+    incoming = IncomingRelease(disk, offer_of(newer), MOST)
+    assert not [path for path in incoming.missing() if path.endswith(".onnx")]
+    graph = function_file("best")
+    assert (incoming.folder / graph).read_bytes() == more[graph]
+
+
+def test_a_function_that_came_with_other_bytes_has_to_come_again(disk, with_functions):
+    package, _, _ = with_functions
+    incoming = IncomingRelease(disk, offer_of(package), MOST)
+    path = function_file("best")
+    data = package.file(path)
+    incoming.add(incoming.place(path), 0, data[:-1] + b"?")
+    assert not incoming.finish(path)
+    # More than is listed is not taken.
+    assert incoming.add(incoming.place(path), 0, data + b"?") == 0
+    assert path in incoming.missing()
+
+
+def test_functions_that_answer_otherwise_on_this_board_end_the_trial(disk, tmp_path):
+    _, files = functional.made()
+    arrays = npz.loads(files[FUNCTIONS_GOLDEN_FILE], FUNCTIONS_GOLDEN_FILE)
+    arrays = {**arrays, "output_1": arrays["output_1"] + 1}
+    package = functional.rewritten(
+        tmp_path / "p", FUNCTIONS_GOLDEN_FILE, npz.dumps(arrays)
+    )
+    disk.stage(package, "a", releases.name_of(package))
+    reply = order("try", disk, package, slot="a", most_megabytes=0)
+    assert reply["objection"].startswith(
+        "refused (function): functions/golden.npz asks"
+    )
