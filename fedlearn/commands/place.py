@@ -166,10 +166,10 @@ def _split(arguments: argparse.Namespace) -> None:
 
 
 def _replay(arguments: argparse.Namespace) -> None:
-    from fedlearn.clients.placement import replay, traces
+    from fedlearn.clients.placement import hindsight, replay, traces
 
     trace = traces.load(arguments.trace, arguments.seed)
-    best_s = replay.hindsight_s(trace)
+    best_s = hindsight.hindsight_s(trace)
     outcomes = {
         name: replay.replay(trace, chooser)
         for name, chooser in replay.choosers().items()

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from fedlearn.clients.placement import traces
+from fedlearn.clients.placement.hindsight import hindsight_s
 from fedlearn.clients.placement.place import CLOUD, EDGE, Choice, Placer
 from fedlearn.clients.placement.replay import (
     Always,
     choosers,
-    hindsight_s,
     replay,
 )
 from fedlearn.clients.placement.traces import TRACES, Trace
