@@ -23,6 +23,7 @@ CLOUD = "cloud"
 # Measurements after which a place is known, and the share of the interval until then.
 _SETTLED = 8
 _UNSETTLED = 0.1
+_MOST_LOOKS = 10
 
 # Times its usual patience after which an answer that is late will not come.
 _GIVE_UP = 4.0
@@ -102,6 +103,19 @@ class _Kind:
     place: str = EDGE
     edge_at_s: float = -math.inf
     cloud_at_s: float = -math.inf
+    # Times that the unused place was measured since it was left.
+    looks: int = 0
+    since_s: float = -math.inf
+
+    def leave(self, place: str, now_s: float, long_s: float) -> None:
+        """Use another place; the one that is left is measured soon if it was used for long.
+
+        Where a queue decides, places change with every few requests, and none was slow.
+        """
+        if now_s - self.since_s >= long_s:
+            self.looks = 0
+        self.place = place
+        self.since_s = now_s
 
 
 @dataclass
@@ -150,7 +164,9 @@ class Placer:
             self._rate += 1 / self.settings.rate_s
             return self._while_down(known, edge_s, now_s)
         cloud_s = self.cloud_s(kind, size_bytes)
-        known.place = self._better(known.place, edge_s + toll_s, cloud_s)
+        place = self._better(known.place, edge_s + toll_s, cloud_s)
+        if place != known.place:
+            known.leave(place, now_s, self.settings.probe_s)
         probe = self._due(known, edge_s, cloud_s, now_s)
         if known.place == EDGE:
             self._rate += 1 / self.settings.rate_s
@@ -298,6 +314,7 @@ class Placer:
         """Return the unused place if it is to be measured again, or "".
 
         The slower it is, the longer its way to be the faster one, and the rarer the probe.
+        It may have been slow for a moment only: at first it is measured soon, then rarer.
         """
         if known.place == EDGE:
             unused = CLOUD
@@ -310,11 +327,16 @@ class Placer:
             count = known.edge.count
             ratio = edge_s / cloud_s
         interval_s = self.settings.probe_s * min(max(1.0, ratio), self.settings.far)
+        soon_s = (
+            _UNSETTLED * self.settings.probe_s * 2.0 ** min(known.looks, _MOST_LOOKS)
+        )
+        interval_s = min(interval_s, soon_s)
         # A few values, of which the first ones are often slow, say little of a place.
         if count < _SETTLED:
             interval_s = _UNSETTLED * self.settings.probe_s
         if now_s - at_s < interval_s:
             return ""
+        known.looks += 1
         # Until it has ended no other one begins.
         if unused == CLOUD:
             known.cloud_at_s = now_s

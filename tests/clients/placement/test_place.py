@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from fedlearn.clients.placement.estimating import Link, Smoothed
@@ -98,6 +99,38 @@ def test_the_unused_place_is_measured_the_rarer_the_slower_it_is(unused):
     assert probes(2.0) == pytest.approx(20, abs=2)
     # Eight times as rare at most.
     assert probes(100.0) == pytest.approx(5, abs=1)
+
+
+def test_a_place_that_was_just_left_is_measured_soon_and_then_rarer():
+    placer = known(edge_s=0.010, cloud_s=0.005, probe_s=1.0, toll=0.0)
+    assert place(placer) == CLOUD
+    # Some answers in a row are slow.
+    for _ in range(6):
+        placer.cloud_done("default", SIZE, 0.030, 0.001, 0.0)
+    at_s = [
+        number / 100
+        for number in range(1, 1000)
+        if placer.choose("default", SIZE, number / 100).probe == CLOUD
+    ]
+    gaps_s = np.diff([0.0, *at_s])
+    assert gaps_s[:4] == pytest.approx([0.1, 0.2, 0.4, 0.8], abs=0.02)
+    # As rare as it is slow, in the end.
+    assert (gaps_s[5:] > 1.5).all()
+
+
+def test_where_a_queue_changes_the_place_all_the_time_nothing_more_is_measured():
+    def probes(is_steady: bool) -> int:
+        placer = known(edge_s=0.009, cloud_s=0.010, probe_s=1.0, toll=0.0)
+        waits_s = [0.0 if is_steady or number % 2 else 0.005 for number in range(400)]
+        choices = [
+            placer.choose("default", SIZE, number / 100, edge_wait_s=wait_s)
+            for number, wait_s in enumerate(waits_s)
+        ]
+        places = {choice.place for choice in choices}
+        assert len(places) == (1 if is_steady else 2)
+        return sum(choice.probe != "" for choice in choices)
+
+    assert probes(is_steady=False) <= probes(is_steady=True) + 4
 
 
 def test_a_failed_link_is_left_at_once_and_comes_back_after_three_successes():
