@@ -284,7 +284,7 @@ class _Recording:
     async def _rows(self, relay: Relay, upstream: Upstream) -> list[list[float]]:
         """Return arrival, way and centre of each request, in seconds."""
         begin = time.perf_counter()
-        tasks = []
+        tasks: list[asyncio.Task[list[float]]] = []
         next_s = 0.0
         while next_s < self.seconds:
             await asyncio.sleep(max(0.0, begin + next_s - time.perf_counter()))
