@@ -13,8 +13,11 @@ from fedlearn.clients.infer.upstream import UpstreamAnswer, UpstreamError
 from fedlearn.errors import UserError
 
 
-def scores_place(model: ServedModel, output: str) -> int:
-    """Return which output has the scores: of a name, or the first one. Raises UserError."""
+def scores_place(model: ServedModel, output: str, classes: int = 0) -> int:
+    """Return which output has the scores: of a name, or the first one. Raises UserError.
+
+    classes: how many scores a sample has to have; 0: any number.
+    """
     # A route's threshold was fitted on scores, and not on what a function makes of them.
     if model.functions is not None and model.functions.after:
         raise UserError(
@@ -31,6 +34,12 @@ def scores_place(model: ServedModel, output: str) -> int:
         raise UserError(
             f"--routing: output '{names[place]}' has to be scores of samples by classes, "
             "and the model to take any number of samples"
+        )
+    count = model.outputs[place].shape[1]
+    if classes and count not in (classes, -1):
+        raise UserError(
+            f"--routing: it was fitted for {classes} classes, and output '{names[place]}' "
+            f"has {count}; `fedlearn place route` fits one for this model"
         )
     return place
 

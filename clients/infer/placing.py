@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from fedlearn.clients.infer.batching import Batcher, Computed, Deliver, Query
+from fedlearn.clients.infer.first import First
 from fedlearn.clients.infer.joining import fitting, merged, scores_place
 from fedlearn.clients.infer.metrics import Measures
 from fedlearn.clients.infer.model import ServedModel
@@ -25,7 +26,7 @@ from fedlearn.clients.infer.refusal import Refusal
 from fedlearn.clients.infer.tensors import Array
 from fedlearn.clients.infer.upstream import Upstream, UpstreamAnswer, UpstreamError
 from fedlearn.clients.placement import balance
-from fedlearn.clients.placement.place import CLOUD, EDGE, GIVE_UP, Placer
+from fedlearn.clients.placement.place import CLOUD, EDGE, Choice, Placer
 from fedlearn.clients.placement.routing import Router
 from fedlearn.errors import one_line
 
@@ -37,6 +38,9 @@ _MOST_KINDS = 64
 
 # What answers from both sides are counted as.
 BOTH = "both"
+
+# What the centre gave: the answer, and its outputs in the order of the model here.
+Asked = tuple[UpstreamAnswer, list[Array]]
 
 
 # `eq=False`: each is itself.
@@ -131,7 +135,7 @@ class Placing:
         wait_s = self._batcher.wait_s
         choice = way.placer.choose(kind, query.bytes, now_s, wait_s)
         if choice.place == CLOUD:
-            self._begin(self._answer_there(way, query, choice.timeout_s))
+            self._begin(self._answer_there(way, query, choice))
             if choice.probe == EDGE:
                 self._measure_here(query)
             return
@@ -139,10 +143,10 @@ class Placing:
             self._compute(query)
         except Refusal:
             # It is too much for this device; the centre may have room.
-            self._begin(self._answer_there(way, query, choice.timeout_s))
+            self._begin(self._answer_there(way, query, choice))
             return
         if choice.probe == CLOUD:
-            self._begin(self._measure_there(way, query, choice.timeout_s))
+            self._begin(self._measure_there(way, query, choice.give_up_s))
 
     def _compute(self, query: Query) -> None:
         """Answer on this device, and measure it; raises Refusal."""
@@ -182,24 +186,39 @@ class Placing:
             # A full queue says enough; the next probe comes by itself.
             return
 
-    async def _answer_there(self, way: Way, query: Query, timeout_s: float) -> None:
-        """Answer by the centre, or here where that fails."""
-        outcome = await self._in_time(way, query, query.inputs, timeout_s)
-        if outcome is None:
-            if not query.is_dropped:
-                self._fall_back(query)
+    async def _answer_there(self, way: Way, query: Query, choice: Choice) -> None:
+        """Answer by the centre; where that is late, by whichever of the two is first."""
+        first = First(query.deliver)
+        query.deliver = first.deliver
+        task = self._asking(way, query, query.inputs, choice.give_up_s)
+        is_late = not await self._in_time(way, query, task, choice.timeout_s)
+        if is_late and not query.is_dropped:
+            self._compute_too(query, first)
+        # Where this device refused it, too, the centre has until the deadline.
+        left_s = max(0.0, query.deadline - time.monotonic())
+        is_bound = first.refusal is not None and math.isfinite(left_s)
+        await asyncio.wait({task}, timeout=left_s if is_bound else None)
+        if query.is_dropped or first.is_over:
             return
-        answer, outputs = outcome
-        self._measures.placed[CLOUD] += 1
-        if not query.is_dropped:
+        if task.done() and task.exception() is None:
+            answer, outputs = task.result()
+            self._measures.placed[CLOUD] += 1
             model = dataclasses.replace(query.model, version=answer.version)
-            query.deliver(model, outputs)
+            first.deliver(model, outputs)
+            # What still waits here is not computed any more.
+            query.is_dropped = True
+            return
+        if not is_late:
+            self._compute_too(query, first)
+        if first.refusal is not None:
+            first.deliver(query.model, first.refusal)
 
-    def _fall_back(self, query: Query) -> None:
+    def _compute_too(self, query: Query, first: First) -> None:
+        """Compute here what the centre has not answered."""
         try:
             self._compute(query)
         except Refusal as refusal:
-            query.deliver(query.model, refusal)
+            first.refusal = refusal
 
     # By how sure this device is
 
@@ -230,15 +249,16 @@ class Placing:
     ) -> None:
         """Deliver outputs in which some rows are the larger model's."""
         inputs = {name: tensor[rows] for name, tensor in query.inputs.items()}
-        timeout_s = way.placer.patience_s(self._kind(query))
+        kind = self._kind(query)
         model = query.model
-        outcome = await self._in_time(way, query, inputs, timeout_s)
-        if outcome is None:
+        task = self._asking(way, query, inputs, way.placer.ends_s(kind))
+        is_done = await self._in_time(way, query, task, way.placer.patience_s(kind))
+        if not is_done or task.exception() is not None:
             if self._router is not None:
                 self._router.unsent(len(rows))
             self._measures.placed[EDGE] += 1
         else:
-            answer, others = outcome
+            answer, others = task.result()
             outputs = merged(outputs, others, rows)
             version = answer.version
             if len(rows) < query.rows:
@@ -279,29 +299,30 @@ class Placing:
             return 0.0
         return balance.expected_wait_s(way.upstream.on_their_way, service_s)
 
-    async def _in_time(
-        self, way: Way, query: Query, inputs: Mapping[str, Array], timeout_s: float
-    ) -> tuple[UpstreamAnswer, list[Array]] | None:
-        """Return what `_asked` does; None: it failed, or it is late and nobody waits.
-
-        A late answer is waited for by itself: it proves that the centre is alive.
-        """
-        coroutine = self._asked(way, query, inputs, GIVE_UP * timeout_s)
+    def _asking(
+        self, way: Way, query: Query, inputs: Mapping[str, Array], give_up_s: float
+    ) -> asyncio.Task[Asked]:
+        """Begin `_asked`, which ends by itself: a late answer proves that the centre lives."""
+        coroutine = self._asked(way, query, inputs, give_up_s)
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
+
+    async def _in_time(
+        self, way: Way, query: Query, task: asyncio.Task[Asked], timeout_s: float
+    ) -> bool:
+        """Wait for the centre, and tell whether it has answered or failed by then."""
         late_s = min(timeout_s, query.deadline - time.monotonic())
         await asyncio.wait({task}, timeout=max(0.0, late_s))
-        if not task.done():
-            # A client in a hurry says nothing of the centre.
-            if late_s >= timeout_s:
-                way.placer.cloud_late()
-            return None
-        return None if task.exception() else task.result()
+        # A client in a hurry says nothing of the centre.
+        if not task.done() and late_s >= timeout_s:
+            way.placer.cloud_late()
+        return task.done()
 
     async def _asked(
         self, way: Way, query: Query, inputs: Mapping[str, Array], timeout_s: float
-    ) -> tuple[UpstreamAnswer, list[Array]]:
+    ) -> Asked:
         """Return the centre's answer and its outputs in their order. Raises UpstreamError."""
         begin_s = time.monotonic()
         rows = len(next(iter(inputs.values())))
@@ -323,12 +344,12 @@ class Placing:
         way.placer.cloud_done(kind, size_bytes, duration_s, answer.service_s, now_s)
         return answer, outputs
 
-    async def _measure_there(self, way: Way, query: Query, timeout_s: float) -> None:
+    async def _measure_there(self, way: Way, query: Query, give_up_s: float) -> None:
         """Ask the centre too, for its time alone."""
         try:
             # The way itself, whose share of the time is not known otherwise.
             way.placer.probed(await way.upstream.ready_s(_READY_S))
-            await self._asked(way, query, query.inputs, GIVE_UP * timeout_s)
+            await self._asked(way, query, query.inputs, give_up_s)
         except UpstreamError as error:
             if not way.placer.is_down:
                 self._failed(way, error)

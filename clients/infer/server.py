@@ -157,7 +157,8 @@ def _placing(settings: InferSettings, served: Served, say: Say) -> Placing:
     if settings.routing is not None:
         router = Router(routing.read(settings.routing))
         # Here, and not at the first request.
-        scores_place(served.slot.model, router.routing.output)
+        classes_count = len(router.routing.first)
+        scores_place(served.slot.model, router.routing.output, classes_count)
         # There is an answer already: a better one is worth some waiting.
         place_settings = PlaceSettings(patience_s=_ROUTED_PATIENCE_S)
     context = None

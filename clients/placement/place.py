@@ -23,9 +23,10 @@ CLOUD = "cloud"
 # Measurements after which a place is known, and the share of the interval until then.
 _SETTLED = 8
 _UNSETTLED = 0.1
+_MOST_LOOKS = 10
 
 # Times its usual patience after which an answer that is late will not come.
-GIVE_UP = 4.0
+_GIVE_UP = 4.0
 
 # The class of requests that name none.
 DEFAULT_KIND = "default"
@@ -43,23 +44,27 @@ class PlaceSettings:
     newest: share of the newest measurement. margin: share that another place must be
     faster by. probe_s: seconds after which an unused place is measured again, and up to
     ``far`` times as much where it is that many times slower. retry_s, longest_retry_s: after
-    a failure, doubled each time. returns: measurements in a row that a failed link needs.
-    patience_s: how long an answer is waited for at least, as a machine may be busy for a
-    moment. unknown_s: how long the first answer from the centre is waited for. rate_s: time over
-    which arrivals in this device's queue are counted. toll: share of what they will wait
-    for a request that is counted as its own time.
+    a failure, and between them ``retry_share`` of the time that the link has been down.
+    returns: measurements in a row that a failed link needs. patience_s: how long an answer
+    is waited for at least, before this device computes it, too. give_up_s: how long it may
+    be late at least, as a machine may be busy for a moment. unknown_s: how long the first
+    answer from the centre is waited for. rate_s: time over which arrivals in this device's
+    queue are counted. toll: share of what they will wait for a request that is counted as
+    its own time.
     """
 
     newest: float = NEWEST
-    margin: float = 0.05
-    probe_s: float = 1.0
+    margin: float = 0.02
+    probe_s: float = 0.25
     far: float = 8.0
     retry_s: float = 0.25
     longest_retry_s: float = 2.0
+    retry_share: float = 0.05
     rate_s: float = 1.0
-    toll: float = 1.0
+    toll: float = 0.6
     returns: int = 3
-    patience_s: float = 0.03
+    patience_s: float = 0.01
+    give_up_s: float = 0.12
     unknown_s: float = 1.0
 
 
@@ -71,12 +76,14 @@ LAST_VALUE = PlaceSettings(newest=1.0, margin=0.0, returns=1, toll=0.0)
 class Choice:
     """Where a request goes. timeout_s: after which the edge computes it, too.
 
+    The first answer counts. give_up_s: after which the centre's will not come.
     probe: a place that computes it too, only to be measured; "": none. edge_s, cloud_s:
     what was expected of each; infinite: nothing is known, or the link is down.
     """
 
     place: str
     timeout_s: float = math.inf
+    give_up_s: float = math.inf
     probe: str = ""
     edge_s: float = math.inf
     cloud_s: float = math.inf
@@ -96,6 +103,19 @@ class _Kind:
     place: str = EDGE
     edge_at_s: float = -math.inf
     cloud_at_s: float = -math.inf
+    # Times that the unused place was measured since it was left.
+    looks: int = 0
+    since_s: float = -math.inf
+
+    def leave(self, place: str, now_s: float, long_s: float) -> None:
+        """Use another place; the one that is left is measured soon if it was used for long.
+
+        Where a queue decides, places change with every few requests, and none was slow.
+        """
+        if now_s - self.since_s >= long_s:
+            self.looks = 0
+        self.place = place
+        self.since_s = now_s
 
 
 @dataclass
@@ -106,7 +126,7 @@ class Placer:
     link: Link = field(init=False)
     # Until then the link is not tried; 0: it is up.
     down_until_s: float = 0.0
-    _retry_s: float = field(init=False)
+    _down_since_s: float = 0.0
     _successes: int = 0
     # An answer is late: nothing more goes there until it comes, or does not.
     _is_suspect: bool = False
@@ -120,7 +140,6 @@ class Placer:
     def __post_init__(self) -> None:
         """Begin without measurements: at the edge."""
         self.link = Link(self.settings.newest)
-        self._retry_s = self.settings.retry_s
 
     @property
     def is_down(self) -> bool:
@@ -145,15 +164,23 @@ class Placer:
             self._rate += 1 / self.settings.rate_s
             return self._while_down(known, edge_s, now_s)
         cloud_s = self.cloud_s(kind, size_bytes)
-        known.place = self._better(known.place, edge_s + toll_s, cloud_s)
+        place = self._better(known.place, edge_s + toll_s, cloud_s)
+        if place != known.place:
+            known.leave(place, now_s, self.settings.probe_s)
         probe = self._due(known, edge_s, cloud_s, now_s)
         if known.place == EDGE:
             self._rate += 1 / self.settings.rate_s
-        return Choice(known.place, self._waits_s(known), probe, edge_s, cloud_s)
+        waits_s = self._waits_s(known)
+        ends_s = self._ends_s(waits_s)
+        return Choice(known.place, waits_s, ends_s, probe, edge_s, cloud_s)
 
     def patience_s(self, kind: str) -> float:
-        """Return how long an answer from the centre is waited for, for a class."""
-        return self._waits_s(self._of(kind))
+        """Return how long the centre is waited for where only its answer is good enough."""
+        return self.ends_s(kind) / _GIVE_UP
+
+    def ends_s(self, kind: str) -> float:
+        """Return `Choice.give_up_s` for a class."""
+        return self._ends_s(self._waits_s(self._of(kind)))
 
     def cloud_s(self, kind: str, size_bytes: int) -> float:
         """Return how long the centre is expected to take; infinite: nothing is known."""
@@ -216,7 +243,7 @@ class Placer:
         self._succeeded()
 
     def cloud_late(self) -> None:
-        """Ask the centre no more while an answer is late, up to `GIVE_UP`."""
+        """Ask the centre no more while an answer is late, up to `Choice.give_up_s`."""
         if not self.is_down:
             self._is_suspect = True
 
@@ -226,10 +253,13 @@ class Placer:
         # Several requests that were on their way together fail once.
         if self.is_down and not self._is_probing:
             return
+        if self.down_until_s == 0:
+            self._down_since_s = now_s
         self._successes = 0
         self._is_probing = False
-        self.down_until_s = now_s + self._retry_s
-        self._retry_s = min(2 * self._retry_s, self.settings.longest_retry_s)
+        retry_s = self.settings.retry_share * (now_s - self._down_since_s)
+        retry_s = max(retry_s, self.settings.retry_s)
+        self.down_until_s = now_s + min(retry_s, self.settings.longest_retry_s)
         self.link.reset()
         for known in self._kinds.values():
             known.place = EDGE
@@ -259,7 +289,6 @@ class Placer:
         # A late answer proves that the link is alive.
         self._is_suspect = False
         if not self.is_down:
-            self._retry_s = self.settings.retry_s
             return
         self._successes += 1
         if self._successes >= self.settings.returns:
@@ -268,7 +297,8 @@ class Placer:
     def _while_down(self, known: _Kind, edge_s: float, now_s: float) -> Choice:
         """Return the edge, with a probe of the centre where one is due."""
         probe = CLOUD if self.tries_again(now_s) else ""
-        return Choice(EDGE, self._waits_s(known), probe, edge_s)
+        waits_s = self._waits_s(known)
+        return Choice(EDGE, waits_s, self._ends_s(waits_s), probe, edge_s)
 
     def _better(self, current: str, edge_s: float, cloud_s: float) -> str:
         """Return the place of the shorter time, and the current one where it is close."""
@@ -284,6 +314,7 @@ class Placer:
         """Return the unused place if it is to be measured again, or "".
 
         The slower it is, the longer its way to be the faster one, and the rarer the probe.
+        It may have been slow for a moment only: at first it is measured soon, then rarer.
         """
         if known.place == EDGE:
             unused = CLOUD
@@ -296,11 +327,16 @@ class Placer:
             count = known.edge.count
             ratio = edge_s / cloud_s
         interval_s = self.settings.probe_s * min(max(1.0, ratio), self.settings.far)
+        soon_s = (
+            _UNSETTLED * self.settings.probe_s * 2.0 ** min(known.looks, _MOST_LOOKS)
+        )
+        interval_s = min(interval_s, soon_s)
         # A few values, of which the first ones are often slow, say little of a place.
         if count < _SETTLED:
             interval_s = _UNSETTLED * self.settings.probe_s
         if now_s - at_s < interval_s:
             return ""
+        known.looks += 1
         # Until it has ended no other one begins.
         if unused == CLOUD:
             known.cloud_at_s = now_s
@@ -317,3 +353,7 @@ class Placer:
             _LEAST_PATIENCE * known.whole.mean,
             self.settings.patience_s,
         )
+
+    def _ends_s(self, waits_s: float) -> float:
+        """Return after which time an answer will not come."""
+        return max(_GIVE_UP * waits_s, self.settings.give_up_s)

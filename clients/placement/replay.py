@@ -22,17 +22,11 @@ from fedlearn.clients.placement.place import (
     CLOUD,
     DEFAULT_KIND,
     EDGE,
-    GIVE_UP,
     LAST_VALUE,
     Choice,
     Placer,
 )
 from fedlearn.clients.placement.traces import Floats, Trace
-
-# Seconds in which the bound of the best choice tells queues apart.
-_GRAIN_S = 1e-5
-# The longest queue that it tells apart, in grains: a tenth of a second.
-_GRAINS = 10_000
 
 
 class Chooser(Protocol):
@@ -74,7 +68,7 @@ class Always:
         self, kind: str, size_bytes: int, now_s: float, edge_wait_s: float = 0.0
     ) -> Choice:
         """Return the place."""
-        return Choice(self.place, self.timeout_s)
+        return Choice(self.place, self.timeout_s, self.timeout_s)
 
     def edge_done(self, kind: str, service_s: float, now_s: float) -> None:
         """Learn nothing."""
@@ -156,11 +150,11 @@ class _Replay:
         self.probes += choice.probe != ""
         if choice.place == CLOUD:
             self.cloud[number] = True
-            self._ask_centre(number, now_s, choice.timeout_s, is_probe=False)
+            self._ask_centre(number, now_s, choice, is_probe=False)
         else:
             self._compute(number, now_s, is_probe=False)
         if choice.probe == CLOUD:
-            self._ask_centre(number, now_s, choice.timeout_s, is_probe=True)
+            self._ask_centre(number, now_s, choice, is_probe=True)
         elif choice.probe == EDGE:
             self._compute(number, now_s, is_probe=True)
 
@@ -174,16 +168,16 @@ class _Replay:
         self._later(self._free_at_s, end)
 
     def _ask_centre(
-        self, number: int, now_s: float, timeout_s: float, is_probe: bool
+        self, number: int, now_s: float, choice: Choice, is_probe: bool
     ) -> None:
         duration_s = float(self._whole_s[number])
-        if duration_s > timeout_s:
+        if duration_s > choice.timeout_s:
             late = partial(self._late, number, is_probe)
-            self._later(now_s + timeout_s, late)
+            self._later(now_s + choice.timeout_s, late)
         elif not is_probe:
             self.latency_s[number] = duration_s
-        if duration_s > GIVE_UP * timeout_s:
-            self._later(now_s + GIVE_UP * timeout_s, self._fail)
+        if duration_s > choice.give_up_s:
+            self._later(now_s + choice.give_up_s, self._fail)
             return
         end = partial(
             self.chooser.cloud_done,
@@ -199,6 +193,9 @@ class _Replay:
         self.chooser.cloud_late()
         if not is_probe:
             self._compute(number, now_s, is_probe=False)
+            # The first answer counts, and the centre's may still be that.
+            there_s = float(self._whole_s[number])
+            self.latency_s[number] = min(self.latency_s[number], there_s)
 
     def _fail(self, now_s: float) -> None:
         self.failures += 1
@@ -218,45 +215,3 @@ def choosers() -> dict[str, Chooser]:
         "always edge": Always(EDGE),
         "always centre": Always(CLOUD),
     }
-
-
-def hindsight_s(trace: Trace) -> float:
-    """Return a total of seconds that no choice can be below, whatever it knows.
-
-    By dynamic programming over the device's queue at each arrival. Queues are rounded down
-    to a grain, which makes the total too small by that at most, and never too large.
-    """
-    whole_s = trace.whole_cloud_s
-    gaps_s = np.diff(trace.at_s, prepend=trace.at_s[0])
-    wait_s = _GRAIN_S * np.arange(_GRAINS)
-    total_s = np.full(_GRAINS, np.inf)
-    total_s[0] = 0.0
-    for number in range(len(trace)):
-        total_s = _shorter(total_s, float(gaps_s[number]))
-        service_s = float(trace.edge_s[number])
-        here_s = _longer(total_s + wait_s + service_s, service_s)
-        total_s = np.minimum(here_s, total_s + whole_s[number])
-    return float(total_s.min())
-
-
-def _shorter(total_s: Floats, passed_s: float) -> Floats:
-    """Return the totals by queue after some time, which every queue is shorter by."""
-    # Rounded up: the queue is rounded down.
-    grains = math.ceil(passed_s / _GRAIN_S)
-    if grains == 0:
-        return total_s
-    later_s = np.full(_GRAINS, np.inf)
-    later_s[0] = total_s[: grains + 1].min()
-    if grains + 1 < _GRAINS:
-        later_s[1 : _GRAINS - grains] = total_s[grains + 1 :]
-    return later_s
-
-
-def _longer(total_s: Floats, added_s: float) -> Floats:
-    """Return the totals by queue after one more request has come into it."""
-    grains = min(math.floor(added_s / _GRAIN_S), _GRAINS - 1)
-    later_s = np.full(_GRAINS, np.inf)
-    later_s[grains:] = total_s[: _GRAINS - grains]
-    # What is longer than all that is told apart counts as the longest: never too much.
-    later_s[-1] = min(later_s[-1], total_s[_GRAINS - grains - 1 :].min())
-    return later_s

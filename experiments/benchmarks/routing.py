@@ -3,22 +3,29 @@
 python -m fedlearn.experiments.benchmarks.routing OUT [--seeds N …] [--shares S …]
 
 Both models are trained for every seed, if they are not there yet. Half of the test set sets
-the threshold, and the table is of the other half, sample by sample. Bytes are those of the
-samples that are sent.
+the routing, and the other half is routed, sample by sample; then the halves change places.
+``by margin`` is the same without corrections. All samples have as many bytes, so the share
+that is sent is that of the bytes.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn.clients.placement.routing import Routing, fit, margins
 from fedlearn.commands.arguments import Parser, ended
-from fedlearn.compress.routes import RouteReport, fit_route
+from fedlearn.compress.routes import Scores, routed_by, scores_of, streamed
 from fedlearn.runs.api import run
 from fedlearn.runs.trained import Trained, load
+
+Labels = NDArray[np.int64]
 
 CONFIG: dict[str, Any] = {
     "experiment": {"rounds": 12, "evaluate_every": 12},
@@ -32,8 +39,8 @@ SMALL = {"model": {"name": "logistic"}, "train": {"lr": 0.02, "epochs": 4}}
 LARGE = {"model": {"name": "cnn-small"}}
 
 HEADING = (
-    "| data | seed | share | small | large | routed | behind | sent | bytes of all |\n"
-    "|---|---|---|---|---|---|---|---|---|"
+    "| data | seed | share | small | large | by margin | behind | sent | routed | behind "
+    "| sent |\n|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -59,8 +66,11 @@ def _run(arguments: argparse.Namespace) -> None:
         for seed in arguments.seeds:
             small = trained(arguments.out, data, "small", SMALL, seed)
             large = trained(arguments.out, data, "large", LARGE, seed)
+            scores = (scores_of(small), scores_of(large))
+            labels = np.asarray(small.population.test.y, np.int64)
             for share in arguments.shares:
-                print(line(data, seed, fit_route(small, large, share)), flush=True)
+                cells = (data, str(seed), f"{100 * share:.0f} %")
+                print(line(cells, *scores, labels, share), flush=True)
 
 
 def trained(
@@ -80,21 +90,43 @@ def trained(
     return load(str(folder))
 
 
-def line(data: str, seed: int, report: RouteReport) -> str:
-    """Return a line of the table."""
-    score = report.score
-    cells = (
-        data,
-        str(seed),
-        f"{100 * report.routing.share:.0f} %",
-        f"{100 * score.small:.1f}",
-        f"{100 * score.large:.1f}",
-        f"{100 * score.routed:.1f}",
-        f"{100 * (score.large - score.routed):+.1f}",
-        f"{report.sent} of {report.samples}",
-        f"{100 * score.share_sent:.1f} %",
-    )
-    return f"| {' | '.join(cells)} |"
+def line(
+    cells: tuple[str, ...], small: Scores, large: Scores, labels: Labels, share: float
+) -> str:
+    """Return a line of the table. cells: its first ones."""
+    by_margin = crossed(small, large, labels, share, margin_alone)
+    by_class = crossed(small, large, labels, share, routed_by)
+    figures = [100 * (small.argmax(-1) == labels).mean()]
+    figures.append(100 * (large.argmax(-1) == labels).mean())
+    texts = [f"{figure:.1f}" for figure in figures]
+    for accuracy, sent in (by_margin, by_class):
+        behind = figures[1] - 100 * accuracy
+        texts += [f"{100 * accuracy:.1f}", f"{behind:+.1f}", f"{100 * sent:.1f} %"]
+    return f"| {' | '.join([*cells, *texts])} |"
+
+
+def crossed(
+    small: Scores,
+    large: Scores,
+    labels: Labels,
+    share: float,
+    fitted: Callable[[Scores, Labels, float], Routing],
+) -> tuple[float, float]:
+    """Return accuracy and share sent, each half routed by what the other one set."""
+    is_even = np.arange(len(labels)) % 2 == 0
+    right = 0.0
+    sent = 0.0
+    for setting in (is_even, ~is_even):
+        routing = fitted(small[setting], labels[setting], share)
+        score = streamed(small[~setting], large[~setting], labels[~setting], routing)
+        right += score.routed * (~setting).sum()
+        sent += score.share_sent * (~setting).sum()
+    return right / len(labels), sent / len(labels)
+
+
+def margin_alone(small: Scores, labels: Labels, share: float) -> Routing:
+    """Return the routing without corrections."""
+    return Routing(fit(margins(small), share), share)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Half of the test set sets the threshold, and the other half says what it comes t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from fedlearn.clients.placement.routing import (
     Router,
     Routing,
     fit,
-    margins,
+    fitted_corrections,
+    sureness,
 )
 from fedlearn.errors import UserError
 from fedlearn.runs.trained import Trained
@@ -51,12 +52,9 @@ def fit_route(small: Trained, large: Trained, share: float) -> RouteReport:
     small_scores = scores_of(small)
     large_scores = scores_of(large)
     fitting = np.arange(len(labels)) % 2 == 0
-    threshold = fit(small_scores[fitting], share)
+    routing = routed_by(small_scores[fitting], labels[fitting], share)
     score = streamed(
-        small_scores[~fitting],
-        large_scores[~fitting],
-        labels[~fitting],
-        Routing(threshold, share),
+        small_scores[~fitting], large_scores[~fitting], labels[~fitting], routing
     )
     samples = int((~fitting).sum())
     facts = {
@@ -70,8 +68,15 @@ def fit_route(small: Trained, large: Trained, share: float) -> RouteReport:
         "share_sent": score.share_sent,
         "samples": samples,
     }
-    routing = Routing(threshold, share, facts=facts)
+    routing = replace(routing, facts=facts)
     return RouteReport(routing, score, samples, round(score.share_sent * samples))
+
+
+def routed_by(small: Scores, labels: NDArray[np.int64], share: float) -> Routing:
+    """Return the routing that held-out samples set. small: (N, K) scores; labels: (N,)."""
+    first, second = fitted_corrections(small, labels)
+    routing = Routing(0.0, share, first=first, second=second)
+    return replace(routing, threshold=fit(sureness(small, routing), share))
 
 
 def streamed(
@@ -84,7 +89,7 @@ def streamed(
     router = Router(routing)
     answers = small.argmax(-1)
     sent = 0
-    for number in np.flatnonzero(margins(small) < np.inf):
+    for number in range(len(small)):
         if len(router.unsure(small[number : number + 1])):
             answers[number] = large[number].argmax()
             sent += 1

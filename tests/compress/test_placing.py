@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from fedlearn.clients.batches import tensors
-from fedlearn.clients.placement.routing import Routing, margins
+from fedlearn.clients.placement.routing import Routing, sureness
 from fedlearn.clients.placement.splitting import ALL_HERE, ALL_THERE
 from fedlearn.compress import measuring
 from fedlearn.compress.routes import fit_route, scores_of, streamed
@@ -69,7 +69,7 @@ def test_routing_brings_a_small_model_near_the_large_one(pair):
 
 def test_the_threshold_was_set_by_the_other_half(pair):
     report = fit_route(pair[0], pair[1], 0.2)
-    fitting = margins(scores_of(pair[0]))[::2]
+    fitting = sureness(scores_of(pair[0])[::2], report.routing)
     below = (fitting < report.routing.threshold).sum()
     assert below == int(0.2 * len(fitting))
 

@@ -12,6 +12,7 @@ from fedlearn.clients.infer.joining import fitting, merged, scores_place
 from fedlearn.clients.infer.model import load
 from fedlearn.clients.infer.pacing import Pacing
 from fedlearn.clients.infer.placing import Placing, Way
+from fedlearn.clients.infer.refusal import Refusal
 from fedlearn.clients.infer.upstream import (
     Upstream,
     UpstreamAddress,
@@ -271,6 +272,50 @@ def test_a_client_in_a_hurry_does_not_bring_the_centre_down(tmp_path):
     assert not asyncio.run(go())
 
 
+async def slow_port(stack: contextlib.AsyncExitStack, port: int) -> int:
+    """Return a port whose answers are another one's, a fifth of a second later."""
+
+    async def carry(reader, writer):
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        with contextlib.suppress(asyncio.CancelledError, OSError):
+            while data := await reader.read(1 << 16):
+                far_writer.write(data)
+                answer = await far_reader.read(1 << 16)
+                await asyncio.sleep(0.2)
+                writer.write(answer)
+        writer.close()
+        far_writer.close()
+
+    server = await asyncio.start_server(carry, "127.0.0.1", 0)
+    stack.callback(server.close)
+    return server.sockets[0].getsockname()[1]
+
+
+def test_a_late_answer_of_the_centre_counts_where_the_device_has_none(
+    tmp_path, monkeypatch
+):
+    hasty = PlaceSettings(patience_s=0.01, give_up_s=20.0)
+
+    def full(query):
+        raise Refusal(503, "busy", "the queue is full")
+
+    async def go(is_full: bool):
+        async with contextlib.AsyncExitStack() as stack:
+            far = graphs.scaled(tmp_path / "far.onnx", 3.0)
+            other = await stack.enter_async_context(serving(far))
+            port = await slow_port(stack, other.port)
+            servers = pair(tmp_path, ports=[port], settings=hasty)
+            device, _, ways, _ = await stack.enter_async_context(servers)
+            measured(ways, edge_s=10.0, cloud_s=0.001)
+            if is_full:
+                monkeypatch.setattr(device.served.batcher, "put", full)
+            return await ask(device.port)
+
+    # The device takes no fifth of a second.
+    assert outputs(asyncio.run(go(is_full=False))) == (2 * X).ravel().tolist()
+    assert outputs(asyncio.run(go(is_full=True))) == (3 * X).ravel().tolist()
+
+
 def test_unsure_samples_alone_go_to_the_larger_model(tmp_path):
     # Margins of 2x are 2 and 16: the first sample is unsure.
     router = Router(Routing(threshold=5.0, share=1.0))
@@ -408,7 +453,8 @@ def test_a_server_makes_ready_for_the_load_that_it_expects(tmp_path):
 
 def test_several_models_share_the_load(tmp_path):
     large = graphs.scaled(tmp_path / "other.onnx", 3.0)
-    often = PlaceSettings(probe_s=0.02, patience_s=10.0)
+    # The device is believed to be slow for long.
+    often = PlaceSettings(newest=0.01, probe_s=0.02, patience_s=10.0)
 
     async def go():
         async with (

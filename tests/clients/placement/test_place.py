@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from fedlearn.clients.placement.estimating import Link, Smoothed
@@ -92,12 +93,45 @@ def test_the_unused_place_is_measured_the_rarer_the_slower_it_is(unused):
         placer = known(*times[unused], probe_s=1.0)
         if unused == EDGE:
             placer.choose("default", SIZE, 0.0)
-        choices = [placer.choose("default", SIZE, now / 10) for now in range(400)]
-        return sum(choice.probe == unused for choice in choices)
+        choices = [placer.choose("default", SIZE, now / 10) for now in range(500)]
+        # At first it is measured more often.
+        return sum(choice.probe == unused for choice in choices[100:])
 
     assert probes(2.0) == pytest.approx(20, abs=2)
     # Eight times as rare at most.
     assert probes(100.0) == pytest.approx(5, abs=1)
+
+
+def test_a_place_that_was_just_left_is_measured_soon_and_then_rarer():
+    placer = known(edge_s=0.010, cloud_s=0.005, probe_s=1.0, toll=0.0)
+    assert place(placer) == CLOUD
+    # Some answers in a row are slow.
+    for _ in range(6):
+        placer.cloud_done("default", SIZE, 0.030, 0.001, 0.0)
+    at_s = [
+        number / 100
+        for number in range(1, 1000)
+        if placer.choose("default", SIZE, number / 100).probe == CLOUD
+    ]
+    gaps_s = np.diff([0.0, *at_s])
+    assert gaps_s[:4] == pytest.approx([0.1, 0.2, 0.4, 0.8], abs=0.02)
+    # As rare as it is slow, in the end.
+    assert (gaps_s[5:] > 1.5).all()
+
+
+def test_where_a_queue_changes_the_place_all_the_time_nothing_more_is_measured():
+    def probes(is_steady: bool) -> int:
+        placer = known(edge_s=0.009, cloud_s=0.010, probe_s=1.0, toll=0.0)
+        waits_s = [0.0 if is_steady or number % 2 else 0.005 for number in range(400)]
+        choices = [
+            placer.choose("default", SIZE, number / 100, edge_wait_s=wait_s)
+            for number, wait_s in enumerate(waits_s)
+        ]
+        places = {choice.place for choice in choices}
+        assert len(places) == (1 if is_steady else 2)
+        return sum(choice.probe != "" for choice in choices)
+
+    assert probes(is_steady=False) <= probes(is_steady=True) + 4
 
 
 def test_a_failed_link_is_left_at_once_and_comes_back_after_three_successes():
@@ -118,8 +152,9 @@ def test_a_failed_link_is_left_at_once_and_comes_back_after_three_successes():
     assert place(placer, now_s=1.5) == CLOUD
 
 
-def test_a_link_that_stays_dead_is_tried_ever_rarer_up_to_the_longest_wait():
-    placer = known(edge_s=0.010, cloud_s=0.005, retry_s=0.25, longest_retry_s=2.0)
+def test_a_link_is_tried_again_after_a_share_of_the_time_that_it_has_been_down():
+    settings = {"retry_s": 0.25, "retry_share": 0.5, "longest_retry_s": 2.0}
+    placer = known(edge_s=0.010, cloud_s=0.005, **settings)
     placer.cloud_failed(0.0)
     tries = []
     for number in range(1000):
@@ -127,8 +162,20 @@ def test_a_link_that_stays_dead_is_tried_ever_rarer_up_to_the_longest_wait():
         if placer.choose("default", SIZE, now_s).probe:
             tries.append(now_s)
             placer.cloud_failed(now_s)
-    # 0.25, then 0.5, 1, 2 and 2 later.
-    assert tries == pytest.approx([0.25, 0.75, 1.75, 3.75, 5.75, 7.75, 9.75])
+    # A quarter of a second, then half of all the time so far, and two seconds at most.
+    expected = [0.25, 0.5, 0.75, 1.13, 1.7, 2.55, 3.83, 5.75, 7.75, 9.75]
+    assert tries == pytest.approx(expected, abs=0.011)
+
+
+def test_the_time_that_a_link_has_been_down_begins_anew_with_each_failure():
+    placer = known(edge_s=0.010, cloud_s=0.005, retry_share=1.0, longest_retry_s=60.0)
+    placer.cloud_failed(0.0)
+    assert placer.choose("default", SIZE, 20.0).probe == CLOUD
+    for _ in range(3):
+        placer.cloud_done("default", SIZE, 0.005, 0.001, 20.0)
+    assert not placer.is_down
+    placer.cloud_failed(21.0)
+    assert placer.choose("default", SIZE, 21.3).probe == CLOUD
 
 
 def test_a_late_answer_stops_further_requests_until_it_comes():
@@ -160,5 +207,15 @@ def test_an_answer_is_waited_for_by_what_answers_took():
 
     assert timeout_s(0.100) == pytest.approx(0.200)
     # A machine may be busy for a moment.
-    assert timeout_s(0.001) == 0.03
+    assert timeout_s(0.001) == 0.01
     assert Placer().choose("default", SIZE, 0.0).timeout_s == 1.0
+
+
+def test_where_only_the_centre_is_good_enough_it_is_waited_for_longer():
+    placer = known(edge_s=1.0, cloud_s=0.001)
+    choice = placer.choose("default", SIZE, 0.0)
+    assert (choice.timeout_s, choice.give_up_s) == (0.01, 0.12)
+    assert placer.patience_s("default") == 0.03
+    assert placer.ends_s("default") == 0.12
+    slow = known(edge_s=1.0, cloud_s=0.100)
+    assert slow.ends_s("default") == pytest.approx(0.8)
