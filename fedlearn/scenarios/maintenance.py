@@ -94,7 +94,7 @@ drift = 0.25
 share = 0.5
 rest_h = 0.0
 [rollout]
-shares = [0.33, 1.0]
+shares = [0.3, 1.0]
 """
 
 
@@ -310,7 +310,7 @@ def _bad_release(story: Story) -> dict[str, float | int | str]:
     group = story.group
     _package(story, "fleet/learn/runs/1", "release-3", 3, sorted(CLASSES))
     before_s = time.monotonic()
-    _roll_out(story, "release-3", "--shares", "0.33,1")
+    _roll_out(story, "release-3", "--shares", "0.3,1")
     story.mark("mistake")
     story.tell("release 3 goes out: somebody has sorted the names of its classes")
     group.wait(lambda: story.rollout(3, "withdrawn"), "release 3 is recalled")
