@@ -17,7 +17,7 @@ import numpy as np
 
 from fedlearn.release import rollouts
 from fedlearn.scenarios import timeline
-from fedlearn.scenarios.asking import Answer, Asker, Questions, accuracy, status
+from fedlearn.scenarios.asking import Answer, Asker, Questions, accuracy
 from fedlearn.scenarios.processes import Processes, free_port, processes
 from fedlearn.scenarios.scene import PICTURE_FILE, Outcome, Say, check
 from fedlearn.scenarios.vibration import BANDS, CLASSES, Machines, windows
@@ -175,6 +175,7 @@ def _acts(
     worn = _wear(story, draw, seed)
     facts |= _learn_again(story, worn)
     facts |= _bad_release(story)
+    facts["accuracy_recalled"] = _settled_accuracy(story)
     for asker in story.askers:
         asker.stop()
     facts |= _requests(story)
@@ -256,7 +257,7 @@ def _first_release(story: Story, questions: Sequence[Questions]) -> None:
     _roll_out(story, "release-1", "--shares", "1", "--devices", "0,1,2")
     for asker, own in zip(story.askers, questions, strict=True):
         asker.change(own)
-        group.wait(lambda port=asker.port: status(port), "a device serves")  # type: ignore[misc]
+        group.wait(asker.status, f"device {asker.device} serves")
         asker.start()
     group.wait(lambda: story.rollout(1, "done"), "release 1 is on all devices")
     story.tell("release 1 is committed on all devices")
@@ -296,7 +297,7 @@ def _learn_again(
     story.tell(f"learning 1 begins from {cause}")
     group.wait(lambda: story.rollout(2, "done"), "release 2 is on all devices")
     group.end("learn")
-    story.mark("")
+    story.mark("learned")
     learned = _settled_accuracy(story)
     story.tell(
         f"release 2 is committed on all devices: {100 * learned:.1f} % are right"

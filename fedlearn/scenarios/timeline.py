@@ -13,9 +13,16 @@ from fedlearn.scenarios.asking import Answer, accuracy
 
 # Inches, for three axes above each other.
 _HEIGHT = 6.4
+_LINK_HEIGHT = 4.2
 
 # Seconds whose answers make a point of a curve.
 _BIN_S = 2.0
+
+# A bar of fewer seconds has no room for its version.
+_LABELLED_S = 2.0
+
+# Between two measurements: across a longer gap there is no line.
+_GAP_S = 3.0
 
 Marks = Sequence[tuple[float, str]]
 
@@ -39,10 +46,7 @@ def draw_fleet(
             own = [answer for answer in answers if answer.device == device]
             draw_versions(axes[0], device, own, began_s)
             _draw_accuracy(axes[1], device, own, began_s)
-            times = [at_s - began_s for at_s, who, _ in drifts if who == device]
-            indices = [index for _, who, index in drifts if who == device]
-            look = style.line_style(device, len(times))
-            axes[2].plot(times, indices, label=f"device {device}", **look)
+            _draw_drift(axes[2], device, drifts, began_s)
         _device_axis(axes[0], devices)
         style.percent_axis(axes[1])
         style.legend_beside(axes[1])
@@ -68,21 +72,24 @@ def draw_versions(
         right = answers[place - is_end].at_s - began_s
         colour = style.COLOURS[(int(version) - 1) % len(style.COLOURS)]
         axis.barh(row, right - left, left=left, height=0.6, color=colour)
-        axis.annotate(
-            version, ((left + right) / 2, row), ha="center", va="center", color="white"
-        )
+        if right - left >= _LABELLED_S:
+            middle = ((left + right) / 2, row)
+            axis.annotate(version, middle, ha="center", va="center", color="white")
         start = place
 
 
 def draw_marks(axis: Any, marks: Marks, began_s: float, is_named: bool) -> None:
     """Draw a line at each moment; is_named: with its text beside it."""
-    for at_s, text in marks:
-        axis.axvline(
-            at_s - began_s, color=style.GREY, linestyle=(0, (2, 2)), linewidth=1
-        )
-        if is_named and text:
-            place = (at_s - began_s, axis.get_ylim()[0])
-            axis.annotate(f" {text}", place, color=style.FAINT, fontsize=9, va="bottom")
+    for row, (at_s, text) in enumerate(marks):
+        left = at_s - began_s
+        axis.axvline(left, color=style.GREY, linestyle=(0, (2, 2)), linewidth=1)
+        if is_named:
+            # In turns: two moments may be close to each other.
+            height = 0.04 + 0.12 * (row % 2)
+            place = axis.get_xaxis_transform()
+            axis.text(
+                left, height, f" {text}", transform=place, color=style.FAINT, size=9
+            )
 
 
 def _device_axis(axis: Any, devices: Sequence[int]) -> None:
@@ -105,3 +112,48 @@ def _draw_accuracy(
         shares.append(accuracy([answers[member] for member in members]))
     look = style.line_style(device, len(times))
     axis.plot(times, shares, label=f"device {device}", **look)
+
+
+def _draw_drift(
+    axis: Any, device: int, drifts: Sequence[tuple[float, int, float]], began_s: float
+) -> None:
+    times: list[float] = []
+    indices: list[float] = []
+    for at_s, who, index in drifts:
+        if who != device:
+            continue
+        # A new version has measured nothing yet.
+        if times and at_s - began_s - times[-1] > _GAP_S:
+            times.append(at_s - began_s)
+            indices.append(float("nan"))
+        times.append(at_s - began_s)
+        indices.append(index)
+    look = style.line_style(device, len(times))
+    axis.plot(times, indices, label=f"device {device}", **look)
+
+
+def draw_link(
+    path: Path,
+    title: str,
+    passed: Sequence[tuple[float, int]],
+    answers: Sequence[Answer],
+    marks: Marks,
+) -> None:
+    """Draw the bytes that came over a link, and what its device ran, into a PNG file.
+
+    passed: (at_s, bytes). marks: (at_s, text). Raises RecordError when the file cannot be
+    written.
+    """
+    began_s = answers[0].at_s
+    shown = [(at_s, size) for at_s, size in passed if at_s >= began_s]
+    times = [at_s - began_s for at_s, _ in shown]
+    totals = np.cumsum([size for _, size in shown]) / 1000
+    with style.canvas(path, title, _LINK_HEIGHT, rows=2, sharex=True) as (_, axes):
+        axes[0].plot(times, totals, color=style.COLOURS[0], drawstyle="steps-post")
+        axes[0].set_ylabel("kB to the device")
+        draw_versions(axes[1], 0, answers, began_s)
+        axes[1].set_yticks([0], ["watch"])
+        axes[1].set_ylabel("release")
+        axes[1].set_xlabel("seconds")
+        for axis in axes:
+            draw_marks(axis, marks, began_s, is_named=axis is axes[0])
