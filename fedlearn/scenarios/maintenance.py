@@ -33,6 +33,9 @@ _TESTING = 200
 
 NAME = "spindle"
 
+# What a device is asked before it serves.
+NOTHING = Questions(np.empty((0, BANDS), np.float32), ())
+
 CONFIG = """\
 [experiment]
 name = "{name}"
@@ -244,7 +247,7 @@ def _train(story: Story) -> None:
         settings = folder / f"device-{device}.ini"
         settings.write_text(text)
         group.start(f"agent-{device}", "agent", "--settings", settings.name)
-        story.askers.append(Asker(device, serving, NAME, Questions(np.empty(0), ())))
+        story.askers.append(Asker(device, serving, NAME, NOTHING))
     group.run("fleet", "run", "run.toml", "--fleet", "fleet", "--out", "run")
     group.wait((folder / "run" / "summary.json").exists, "the first run")
     story.tell("the three devices trained a model; no window left its device")

@@ -109,7 +109,7 @@ def _draw_accuracy(
     for index in np.unique(bins):
         members = np.flatnonzero(bins == index)
         times.append((index + 0.5) * _BIN_S)
-        shares.append(accuracy([answers[member] for member in members]))
+        shares.append(accuracy([answers[int(member)] for member in members]))
     look = style.line_style(device, len(times))
     axis.plot(times, shares, label=f"device {device}", **look)
 
