@@ -53,10 +53,6 @@ CONSENT_S = 10.0
 # Seconds that a piece of work may take: reading and hashing of a large model takes minutes.
 WORK_S = 900.0
 
-# Seconds without a byte after which a file is asked for once more, and each time twice as many.
-# A message of 2 kB takes 16 s at 1 kbit/s, and what is asked for too early comes twice.
-ASK_AGAIN_S = 30.0
-
 # Requests below which a trial's figures prove nothing.
 LEAST_REQUESTS = 20
 
@@ -93,8 +89,6 @@ class ReleaseDesk:
         self._work: asyncio.Task[None] | None = None
         # Set when bytes of a file came, or a connection.
         self._news = asyncio.Event()
-        # Connections so far: a new one's coordinator may know nothing of what was asked.
-        self._connections = 0
         self._incoming: IncomingRelease | None = None
         self._asked_s = float("-inf")
         # Why this desk cannot go on.
@@ -160,7 +154,6 @@ class ReleaseDesk:
     def connected(self, send: Callable[[pb.AgentFrame], None]) -> None:
         """Take a connection to a coordinator that takes reports."""
         self._send = send
-        self._connections += 1
         self._news.set()
         self._perform(self.machine.connected(time.monotonic()))
 
@@ -370,17 +363,12 @@ class ReleaseDesk:
         place = incoming.place(path)
         listed = incoming.manifest.listed[path]
         self._acknowledge(place, incoming.length(path), again=True)
-        connections = self._connections
-        pause_s = ASK_AGAIN_S
         while incoming.length(path) < listed.bytes:
             self._news.clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._news.wait(), pause_s)
-                pause_s = ASK_AGAIN_S
-                if self._connections == connections:
-                    continue
-            connections = self._connections
-            pause_s *= 2
+                await asyncio.wait_for(self._news.wait(), CONSENT_S)
+                continue
+            # Nothing came for a while: a coordinator that was restarted knows nothing of it.
             self._acknowledge(place, incoming.length(path), again=True)
 
     async def _process(

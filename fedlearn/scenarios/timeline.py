@@ -13,7 +13,6 @@ from fedlearn.scenarios.asking import Answer, accuracy
 
 # Inches, for three axes above each other.
 _HEIGHT = 6.4
-_LINK_HEIGHT = 4.2
 
 # Seconds whose answers make a point of a curve.
 _BIN_S = 2.0
@@ -130,30 +129,3 @@ def _draw_drift(
         indices.append(index)
     look = style.line_style(device, len(times))
     axis.plot(times, indices, label=f"device {device}", **look)
-
-
-def draw_link(
-    path: Path,
-    title: str,
-    passed: Sequence[tuple[float, int]],
-    answers: Sequence[Answer],
-    marks: Marks,
-) -> None:
-    """Draw the bytes that came over a link, and what its device ran, into a PNG file.
-
-    passed: (at_s, bytes). marks: (at_s, text). Raises RecordError when the file cannot be
-    written.
-    """
-    began_s = answers[0].at_s
-    shown = [(at_s, size) for at_s, size in passed if at_s >= began_s]
-    times = [at_s - began_s for at_s, _ in shown]
-    totals = np.cumsum([size for _, size in shown]) / 1000
-    with style.canvas(path, title, _LINK_HEIGHT, rows=2, sharex=True) as (_, axes):
-        axes[0].plot(times, totals, color=style.COLOURS[0], drawstyle="steps-post")
-        axes[0].set_ylabel("kB to the device")
-        draw_versions(axes[1], 0, answers, began_s)
-        axes[1].set_yticks([0], ["watch"])
-        axes[1].set_ylabel("release")
-        axes[1].set_xlabel("seconds")
-        for axis in axes:
-            draw_marks(axis, marks, began_s, is_named=axis is axes[0])
