@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedlearn.reporting import style
-from fedlearn.scenarios.asking import Answer, accuracy
+from fedlearn.scenarios.asking import DeviceAnswer, accuracy
 
 # Inches, for three axes above each other.
 _HEIGHT = 6.4
@@ -29,7 +29,7 @@ Marks = Sequence[tuple[float, str]]
 def draw_fleet(
     path: Path,
     title: str,
-    answers: Sequence[Answer],
+    answers: Sequence[DeviceAnswer],
     drifts: Sequence[tuple[float, int, float]],
     marks: Marks,
 ) -> None:
@@ -57,7 +57,7 @@ def draw_fleet(
 
 
 def draw_versions(
-    axis: Any, row: int, answers: Sequence[Answer], began_s: float
+    axis: Any, row: int, answers: Sequence[DeviceAnswer], began_s: float
 ) -> None:
     """Draw a bar for each time in which one version answered."""
     start = 0
@@ -99,7 +99,7 @@ def _device_axis(axis: Any, devices: Sequence[int]) -> None:
 
 
 def _draw_accuracy(
-    axis: Any, device: int, answers: Sequence[Answer], began_s: float
+    axis: Any, device: int, answers: Sequence[DeviceAnswer], began_s: float
 ) -> None:
     """Draw the share of right answers, of each two seconds."""
     bins = np.array([int((answer.at_s - began_s) / _BIN_S) for answer in answers])
