@@ -17,7 +17,7 @@ import numpy as np
 
 from fedlearn.release import rollouts
 from fedlearn.scenarios import timeline
-from fedlearn.scenarios.asking import DeviceAnswer, Asker, QuestionSet, accuracy
+from fedlearn.scenarios.asking import Asker, DeviceAnswer, QuestionSet, accuracy
 from fedlearn.scenarios.processes import Processes, free_port, processes
 from fedlearn.scenarios.scene import PICTURE_FILE, Outcome, Say, check
 from fedlearn.scenarios.vibration import BANDS, CLASSES, Machines, windows
