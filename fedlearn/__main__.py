@@ -88,6 +88,10 @@ COMMANDS = {
         "fedlearn.commands.learn",
         "have a fleet learn again, when time, samples or drift ask for it",
     ),
+    "scenario": (
+        "fedlearn.commands.scenario",
+        "play a story from the life of a model on this machine, and draw it",
+    ),
     "report": ("fedlearn.commands.report", "draw a run's report, or compare runs"),
     "export": (
         "fedlearn.commands.export",

@@ -26,6 +26,7 @@ LAYERS = [
     {"engine"},
     {"runs"},
     {"claims", "tuning", "export", "release", "compress"},
+    {"scenarios"},
     {"commands"},
     {"simulate", "agent", "app"},
     {"__main__"},

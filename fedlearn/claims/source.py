@@ -63,6 +63,7 @@ COMPUTES_NOTHING = (
     "release",
     "records",
     "reporting",
+    "scenarios",
     "system/__init__.py",
     "system/appending.py",
     "system/failpoints.py",

@@ -38,7 +38,6 @@ from fedlearn.package.accepting import RUNTIME
 from fedlearn.package.content import Package
 from fedlearn.package.manifest import Manifest
 from fedlearn.package.parts import (
-    GOLDEN_FILE,
     GRAPH_FILE,
     INT8_GRAPH_FILE,
     NAME,
@@ -122,7 +121,7 @@ def build(trained: Trained, wishes: Wishes) -> tuple[Manifest, dict[str, bytes]]
     if small is not None:
         files[INT8_GRAPH_FILE] = small.graph
     answers = _golden(trained, small)
-    files[GOLDEN_FILE] = answers.to_bytes()
+    files |= answers.files()
     opset = opset_of(wishes.functions, exported.opset)
     manifest = Manifest(
         name=_name(trained, wishes),
