@@ -1,0 +1,27 @@
+"""The first half of a scenario: train over the owners of data, and make a package."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from fedlearn.errors import RunError
+from fedlearn.scenarios.actors import Cast
+from fedlearn.system import files
+
+
+def trained(cast: Cast, name: str, config: str, labels: Sequence[str]) -> float:
+    """Train as a config says, and make the package ``NAME``; the run is ``NAME-run``.
+
+    labels: the classes' names. Returns the accuracy on held-out samples, 0 to 1. Raises
+    RunError with what a command said last, where it fails.
+    """
+    files.replace(cast.folder / f"{name}.toml", config.encode())
+    run = f"{name}-run"
+    said = cast.run(f"simulate-{name}", "simulate", f"{name}.toml", "--out", run)
+    words = ["package", run, "--out", name, "--labels", ",".join(labels)]
+    cast.run(f"package-{name}", *words)
+    match = re.search(r"accuracy +([\d.]+) %", said)
+    if match is None:
+        raise RunError(f"the run tells no accuracy; see logs/simulate-{name}.log")
+    return float(match[1]) / 100
