@@ -10,17 +10,19 @@ from fedlearn.scenarios.actors import Cast
 from fedlearn.system import files
 
 
-def trained(cast: Cast, name: str, config: str, labels: Sequence[str]) -> float:
+def trained(
+    cast: Cast, name: str, config: str, labels: Sequence[str], counter: int = 1
+) -> float:
     """Train as a config says, and make the package ``NAME``; the run is ``NAME-run``.
 
-    labels: the classes' names. Returns the accuracy on held-out samples, 0 to 1. Raises
+    labels: the classes' names. counter: of the package, its version. Returns the accuracy on held-out samples, 0 to 1. Raises
     RunError with what a command said last, where it fails.
     """
     files.replace(cast.folder / f"{name}.toml", config.encode())
     run = f"{name}-run"
     said = cast.run(f"simulate-{name}", "simulate", f"{name}.toml", "--out", run)
-    words = ["package", run, "--out", name, "--labels", ",".join(labels)]
-    cast.run(f"package-{name}", *words)
+    words = ["--out", name, "--labels", ",".join(labels), "--counter", str(counter)]
+    cast.run(f"package-{name}", "package", run, *words)
     match = re.search(r"accuracy +([\d.]+) %", said)
     if match is None:
         raise RunError(f"the run tells no accuracy; see logs/simulate-{name}.log")
