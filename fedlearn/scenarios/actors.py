@@ -42,6 +42,8 @@ class Actor:
         logs = folder / LOGS
         files.make_folder(logs)
         self.log = logs / f"{name}.log"
+        # What another process under this name has said is not this one's.
+        self._begin_bytes = self.log.stat().st_size if self.log.exists() else 0
         parent = os.getpid()
         try:
             with open(self.log, "ab") as log:
@@ -58,8 +60,9 @@ class Actor:
             raise RunError(f"{command[0]} cannot start: {error.strerror}") from None
 
     def said(self) -> str:
-        """Return all that it has said, and those before it under its name."""
-        return self.log.read_text(encoding="utf-8", errors="replace")
+        """Return all that it has said."""
+        content = self.log.read_bytes()[self._begin_bytes :]
+        return content.decode(errors="replace")
 
     def wait_for(self, words: str, patience_s: float) -> str:
         """Return its first line with some words; raises RunError if none comes."""

@@ -79,7 +79,9 @@ def png(picture: roads.Picture) -> bytes:
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
     checksum = zlib.crc32(kind + content)
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+    return (
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+    )
 
 
 def main(argv: Sequence[str]) -> None:

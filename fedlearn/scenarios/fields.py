@@ -107,10 +107,10 @@ def measured(
     x = np.stack([moisture, heat, salinity, rain], axis=2)[:, :HOURS]
     noise = generator.normal(0, [0.02, 0.05, 0.1, 0.0], x.shape)
     x = (x + noise - _USUAL) / _SPREAD
-    return x.astype(np.float32), _labels(moisture, salinity)
+    return x.astype(np.float32), labels_of(moisture, salinity)
 
 
-def _labels(moisture: Floats, salinity: Floats) -> NDArray[np.int64]:
+def labels_of(moisture: Floats, salinity: Floats) -> NDArray[np.int64]:
     """Return what the day after asks for, of (N, hours)."""
     is_dry = moisture[:, HOURS:].min(axis=1) < _DRY
     is_salty = salinity[:, HOURS:].max(axis=1) > _SALTY

@@ -28,6 +28,7 @@ class Radio:
         # Moments at which each way has carried what it was given: all connections share it.
         self._free_s = [0.0, 0.0]
         self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
 
     async def open(self) -> int:
         """Listen on a free port, and return it."""
@@ -36,9 +37,12 @@ class Radio:
         return port
 
     def close(self) -> None:
-        """Listen no more; connections end with the loop."""
+        """Listen no more, and end all connections."""
         if self._server is not None:
             self._server.close()
+        for writer in self._writers:
+            # At once: what a dead link still has goes nowhere.
+            writer.transport.abort()
 
     async def _connected(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -48,6 +52,7 @@ class Radio:
             far_reader, far_writer = await asyncio.open_connection(
                 "127.0.0.1", self._port
             )
+            self._writers |= {writer, far_writer}
             await asyncio.gather(
                 self._carry(reader, far_writer, 0), self._carry(far_reader, writer, 1)
             )
@@ -61,6 +66,7 @@ class Radio:
                 await self._wait(len(piece), way)
                 writer.write(piece)
         writer.close()
+        self._writers.discard(writer)
 
     async def _wait(self, size_bytes: int, way: int) -> None:
         """Return when the link has carried so many bytes."""

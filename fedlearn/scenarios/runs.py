@@ -15,8 +15,9 @@ def trained(
 ) -> float:
     """Train as a config says, and make the package ``NAME``; the run is ``NAME-run``.
 
-    labels: the classes' names. counter: of the package, its version. Returns the accuracy on held-out samples, 0 to 1. Raises
-    RunError with what a command said last, where it fails.
+    labels: the classes' names. counter: of the package, its version. Returns the accuracy
+    on held-out samples, 0 to 1. Raises RunError with what a command said last, where it
+    fails.
     """
     files.replace(cast.folder / f"{name}.toml", config.encode())
     run = f"{name}-run"

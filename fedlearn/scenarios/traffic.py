@@ -111,23 +111,24 @@ def play_sized(folder: Path, seed: int, say: Say, size: TrafficSize) -> Outcome:
     with Cast(folder, say) as cast:
         text = CONFIG.format(rounds=size.rounds, seed=seed)
         accuracy = trained(cast, "traffic", text, roads.CLASSES)
-        counted = _Crossing(cast, say).count(size, seed)
+        counted = Crossing(cast, say).count(size, seed)
         answers = _batch(cast)
     windows = read_windows(folder / COUNTS)
     facts = _facts(passing, windows, answers)
     facts["accuracy_held_out"] = accuracy
     facts["came_twice"] = counted.came_twice
     facts["over"] = counted.over
-    _check(facts, windows, answers)
+    check_counts(facts, windows, answers)
     picture = folder / PICTURE_FILE
     crossing_plot.draw(picture, passing, windows, counted.began_s, counted.killed_s)
     return Outcome(_lines(facts), picture, facts)
 
 
-class _Crossing:
+class Crossing:
     """A camera, a process that counts, and whoever collects."""
 
     def __init__(self, cast: Cast, say: Say) -> None:
+        """Take the processes' folder, in which the package ``traffic`` is, and who is told."""
         self._cast = cast
         self._say = say
         self._pictures = cast.folder / PICTURES
@@ -150,7 +151,9 @@ class _Crossing:
         time.sleep(_AWAY_S)
         counting = self._infer("infer-again")
         camera.finish(_PATIENCE_S)
-        self._until(lambda: total(self._counts) >= size.vehicles, counting, "be counted")
+        self._until(
+            lambda: total(self._counts) >= size.vehicles, counting, "be counted"
+        )
         counting.end()
         return Counted(
             "mqtt" if self._collector else "file", self._came_twice(), began_s, killed_s
@@ -259,7 +262,7 @@ def _sums(windows: list[CountWindow]) -> Counter[str]:
     return counts
 
 
-def _check(
+def check_counts(
     facts: dict[str, float | int | str],
     windows: list[CountWindow],
     answers: Counter[str],

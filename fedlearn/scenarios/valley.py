@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.clients.infer.upstream import Upstream, UpstreamAddress, UpstreamError
+from fedlearn.errors import RunError
 from fedlearn.scenarios.radio import Radio
 from fedlearn.scenarios.scene import Say
 
@@ -38,7 +39,7 @@ TURN_S = 0.002
 _GOOD = 1 / 8
 _BAD = 5.0
 
-# Answers in a row from the centre after which a phase has shown what it has to.
+# Answers in a row from one place after which a phase has shown what it has to.
 _IN_A_ROW = 8
 # For them, at most: the device may look for the centre every two seconds only.
 _PHASE_S = 40.0
@@ -48,12 +49,15 @@ _TIMEOUT_S = 30.0
 # Between two requests.
 _PAUSE_S = 0.02
 
+IsShown = Callable[[str, float], bool]
+"""Tells of a phase and its seconds so far whether it is over."""
+
 
 @dataclass(frozen=True)
 class FieldAnswer:
     """One request. at_s: since the first one. rate: the link's, bits a second.
 
-    version: of the model that answered; "": nobody did. classes: (N,) of its rows.
+    version: of the model that answered. rows: which readings (N,). classes: its answer (N,).
     """
 
     at_s: float
@@ -82,19 +86,23 @@ class Valley:
     _begin_s: float = field(default_factory=time.monotonic)
 
     async def play(self) -> None:
-        """Go through all phases; what is answered is in ``answers``."""
+        """Go through all phases; what is answered is in ``answers``.
+
+        Raises RunError for a request that fails.
+        """
         address = UpstreamAddress("127.0.0.1", self.port, is_secure=False)
         device = Upstream(address, "device")
         try:
             await self._ask(device, SILENT, lambda age_s: 0.0, self._has_ten)
             good = self._good_rate()
             self.say(f"a good link: {megabits(good)}, then it falls, and dies")
-            await self._ask(device, GOOD, lambda age_s: good, self._is_at_centre)
+            await self._ask(device, GOOD, lambda age_s: good, self._is_at(CENTRE))
             worst = good * _GOOD / _BAD
-            await self._ask(device, FALLING, self._fall(good, worst), self._is_over)
-            await self._ask(device, DEAD, lambda age_s: 0.0, self._is_over)
+            fall = self._fall(good, worst)
+            await self._ask(device, FALLING, fall, self._is_at(EDGE))
+            await self._ask(device, DEAD, lambda age_s: 0.0, self._is_at(EDGE))
             self.say("the link is back")
-            await self._ask(device, BACK, lambda age_s: good, self._is_at_centre)
+            await self._ask(device, BACK, lambda age_s: good, self._is_at(CENTRE))
         finally:
             device.close()
 
@@ -113,7 +121,7 @@ class Valley:
         device: Upstream,
         phase: str,
         rate_after: Callable[[float], float],
-        is_shown: Callable[[str, float], bool],
+        is_shown: IsShown,
     ) -> None:
         """Ask until a phase is shown. rate_after: the link's, after its seconds."""
         begin_s = time.monotonic()
@@ -127,20 +135,18 @@ class Valley:
     async def _request(self, device: Upstream, phase: str) -> FieldAnswer:
         first = len(self.answers) * self.rows
         rows = np.arange(first, first + self.rows) % len(self.x)
+        rate = self.radio.rate
         begin_s = time.monotonic()
-        version = ""
-        classes = np.full(self.rows, -1)
         try:
             answer = await device.infer({"input": self.x[rows]}, _TIMEOUT_S)
-            version = answer.version
-            classes = next(iter(answer.outputs.values())).argmax(axis=1)
-        # It is noted as a request without an answer, and judged at the end.
         except UpstreamError as error:
-            self.say(f"a request failed: {error}")
+            raise RunError(
+                f"no request should fail; one of '{phase}' did: {error}"
+            ) from None
         latency_s = time.monotonic() - begin_s
         at_s = begin_s - self._begin_s
-        rate = self.radio.rate
-        return FieldAnswer(at_s, latency_s, rate, phase, version, rows, classes)
+        classes = next(iter(answer.outputs.values())).argmax(axis=1)
+        return FieldAnswer(at_s, latency_s, rate, phase, answer.version, rows, classes)
 
     def _good_rate(self) -> float:
         """Return bits a second, with two digits, that carry a request in an eighth."""
@@ -157,13 +163,15 @@ class Valley:
     def _has_ten(self, phase: str, age_s: float) -> bool:
         return len(self.of(phase)) >= 10
 
-    def _is_over(self, phase: str, age_s: float) -> bool:
-        return age_s >= self.shortest_s
+    def _is_at(self, version: str) -> IsShown:
+        """Return what tells that a phase has lasted, and that one place answers now."""
 
-    def _is_at_centre(self, phase: str, age_s: float) -> bool:
-        last = self.of(phase)[-_IN_A_ROW:]
-        is_there = len(last) == _IN_A_ROW and is_all(last, CENTRE)
-        return is_there and self._is_over(phase, age_s)
+        def is_shown(phase: str, age_s: float) -> bool:
+            last = self.of(phase)[-_IN_A_ROW:]
+            is_there = len(last) == _IN_A_ROW and is_all(last, version)
+            return is_there and age_s >= self.shortest_s
+
+        return is_shown
 
 
 def is_all(answers: Sequence[FieldAnswer], version: str) -> bool:
