@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.package import golden
+from fedlearn.package import histograms
 from fedlearn.package.golden import Golden
 from fedlearn.package.manifest import Manifest
 from fedlearn.package.parts import CONFIDENCE
@@ -160,8 +160,10 @@ class Window:
         if outputs.shape[-1] == classes:
             labels = outputs.argmax(-1).reshape(-1)
             block.classes += np.bincount(labels, minlength=classes)
-        tenths = np.minimum((golden.BINS * highest).astype(np.int64), golden.BINS - 1)
-        block.confidences += np.bincount(tenths, minlength=golden.BINS)
+        tenths = np.minimum(
+            (histograms.BINS * highest).astype(np.int64), histograms.BINS - 1
+        )
+        block.confidences += np.bincount(tenths, minlength=histograms.BINS)
         unsure = np.count_nonzero(highest < self.reference.least_confidence)
         return len(highest), int(unsure)
 
@@ -226,7 +228,7 @@ class Window:
 def binned(values: NDArray[np.float32], edges: NDArray[np.float32]) -> Counts:
     """Return how many of values (B, C, V) lie between edges (C, E), (C, E + 1) int64.
 
-    A value on an edge lies above it, and NaN above all, as in `golden.input_histogram`.
+    A value on an edge lies above it, and NaN above all, as in `histograms.input_histogram`.
     """
     channels = len(edges)
     bins = edges.shape[1] + 1

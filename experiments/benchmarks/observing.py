@@ -13,7 +13,7 @@ import numpy as np
 
 from fedlearn.clients.infer.drift import DriftReference, Window
 from fedlearn.clients.infer.observer import RATE
-from fedlearn.package import golden
+from fedlearn.package import histograms
 
 # Shapes of one sample, the axis of its channels (None: one histogram of all), and classes.
 SHAPES = (
@@ -30,7 +30,7 @@ def look_s(shape: tuple[int, ...], axis: int | None, classes: int, rows: int) ->
     """Return the median CPU seconds of one look at so many samples."""
     draw = np.random.default_rng(0)
     channels = 1 if axis is None else (1, *shape)[axis]
-    bins = golden.BINS
+    bins = histograms.BINS
     edges = np.sort(draw.normal(size=(channels, bins - 1)), 1).astype(np.float32)
     counts = np.full((channels, bins), 100, np.int64)
     reference = DriftReference(

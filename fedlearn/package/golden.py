@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fedlearn.errors import FormatError, PackageError, UserError, reason_of
 from fedlearn.package import npz, runtime
 from fedlearn.package.content import Package
+from fedlearn.package.histograms import BINS, confidence_histogram, input_histogram
 from fedlearn.package.int8 import Tensors, rebuild
 from fedlearn.package.manifest import Manifest
 from fedlearn.package.matching import inspected
@@ -25,6 +26,7 @@ from fedlearn.package.parts import (
     GOLDEN_FILE,
     GRAPH_FILE,
     INT8_GRAPH_FILE,
+    SAMPLES_FILE,
     Preprocessing,
 )
 from fedlearn.system import malloc
@@ -34,9 +36,6 @@ if TYPE_CHECKING:
 
 # Inputs in a package: enough for every class of a small model, and small to send.
 INPUTS = 16
-
-# Bins of the inputs' values and of the confidences.
-BINS = 10
 
 # Where the bins of inputs end, as shares of the values.
 _SHARES = np.linspace(0, 1, BINS + 1)[1:-1]
@@ -48,6 +47,13 @@ MOST_CHANNELS = 64
 # An output may be off by the first, or by the second times the largest one.
 TOLERANCE = 1e-4
 RELATIVE_TOLERANCE = 1e-5
+
+
+# What follows from the test samples alone: the larger part by far.
+OF_SAMPLES = {
+    *("inputs", "input_edges", "input_counts"),
+    *("channel_axis", "channel_edges", "channel_counts"),
+}
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,16 @@ class Golden:
     int8_tolerance: NDArray[np.float32] | None = None
 
     def to_bytes(self) -> bytes:
-        """Return the golden file: the same arrays are the same bytes."""
+        """Return all in one file: the same arrays are the same bytes."""
         return npz.dumps(self.arrays())
+
+    def files(self) -> dict[str, bytes]:
+        """Return two files: a device that has the samples of the release before keeps them."""
+        parts: dict[str, dict[str, NDArray[Any]]] = {GOLDEN_FILE: {}, SAMPLES_FILE: {}}
+        for name, array in self.arrays().items():
+            path = SAMPLES_FILE if name in OF_SAMPLES else GOLDEN_FILE
+            parts[path][name] = array
+        return {path: npz.dumps(arrays) for path, arrays in parts.items()}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the arrays that it has, by their names."""
@@ -151,27 +165,19 @@ def _channels(reference: NDArray[Any], axis: int | None) -> dict[str, NDArray[An
     }
 
 
-def input_histogram(
-    inputs: NDArray[Any], edges: NDArray[np.float32]
-) -> NDArray[np.int64]:
-    """Return how many values of raw samples lie between edges, (E + 1,) int64."""
-    values = inputs.reshape(-1).astype(np.float32)
-    bins = np.searchsorted(edges, values, side="right")
-    return np.bincount(bins, minlength=len(edges) + 1)
-
-
-def confidence_histogram(outputs: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return how many outputs (…, K) have which highest probability, (10,) int64."""
-    scores = outputs.reshape(-1, outputs.shape[-1]).astype(np.float64)
-    # Of softmax: the highest score has e^0 above the sum.
-    sums = np.exp(scores - scores.max(-1, keepdims=True)).sum(-1)
-    bins = np.minimum((BINS / sums).astype(np.int64), BINS - 1)
-    return np.bincount(bins, minlength=BINS)
-
-
 def read(package: Package) -> Golden:
-    """Return a package's golden file. Raises PackageError, "golden"."""
-    return from_bytes(package.file(GOLDEN_FILE), package.manifest)
+    """Return a package's golden file, whole or in two. Raises PackageError, "golden"."""
+    if SAMPLES_FILE not in package.manifest.files:
+        return from_bytes(package.file(GOLDEN_FILE), package.manifest)
+    samples = npz.loads(package.file(SAMPLES_FILE), SAMPLES_FILE)
+    answers = npz.loads(package.file(GOLDEN_FILE), GOLDEN_FILE)
+    if not set(samples) <= OF_SAMPLES or set(samples) & set(answers):
+        raise _wrong(f"and {SAMPLES_FILE} share their arrays otherwise")
+    arrays = answers | samples
+    order = [field.name for field in fields(Golden) if field.name in arrays]
+    # A name that is no field stays at the end, and is refused.
+    ordered = {name: arrays[name] for name in order} | arrays
+    return _content(ordered, package.manifest)
 
 
 def from_bytes(data: bytes, manifest: Manifest) -> Golden:
@@ -179,7 +185,11 @@ def from_bytes(data: bytes, manifest: Manifest) -> Golden:
 
     Raises PackageError, "golden".
     """
-    arrays: dict[str, Any] = npz.loads(data, GOLDEN_FILE)
+    return _content(npz.loads(data, GOLDEN_FILE), manifest)
+
+
+def _content(arrays: dict[str, Any], manifest: Manifest) -> Golden:
+    """Return the golden file of arrays, which have to fit the manifest."""
     names = [field.name for field in fields(Golden)]
     if manifest.int8 is None:
         names = [name for name in names if not name.startswith("int8")]

@@ -14,6 +14,8 @@ MANIFEST_FILE = "manifest.json"
 GRAPH_FILE = "graph.onnx"
 WEIGHTS_FILE = "weights.bin"
 GOLDEN_FILE = "golden.npz"
+# Of the golden file, what follows from the test samples alone: releases of a model share it.
+SAMPLES_FILE = "samples.npz"
 # Its weights are rebuilt by the manifest's recipe, and lie in no package.
 INT8_GRAPH_FILE = "int8.onnx"
 INT8_WEIGHTS_FILE = "int8.bin"
@@ -192,7 +194,7 @@ def read_files(fields: Fields) -> dict[str, ListedFile]:
             raise PackageError("manifest", f"manifest.files lacks '{path}'")
     # A device would keep a file that nothing here reads, whatever it is.
     for path in files:
-        if path not in (*REQUIRED, INT8_GRAPH_FILE):
+        if path not in (*REQUIRED, SAMPLES_FILE, INT8_GRAPH_FILE):
             raise PackageError("manifest", f"manifest.files has '{path[:100]}'")
     return files
 

@@ -38,7 +38,6 @@ from fedlearn.package.accepting import RUNTIME
 from fedlearn.package.content import Package
 from fedlearn.package.manifest import Manifest
 from fedlearn.package.parts import (
-    GOLDEN_FILE,
     GRAPH_FILE,
     INT8_GRAPH_FILE,
     NAME,
@@ -115,7 +114,7 @@ def build(trained: Trained, wishes: Wishes) -> tuple[Manifest, dict[str, bytes]]
     small = quantised(trained, exported) if wishes.int8 else None
     if small is not None:
         files[INT8_GRAPH_FILE] = small.graph
-    files[GOLDEN_FILE] = _golden(trained, small).to_bytes()
+    files |= _golden(trained, small).files()
     manifest = Manifest(
         name=_name(trained, wishes),
         counter=wishes.counter,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fedlearn.errors import PackageError
-from fedlearn.package import content, golden, npz
+from fedlearn.package import content, golden, histograms, npz
 from fedlearn.package.parts import Preprocessing
 from tests.package import small
 
@@ -86,7 +86,7 @@ def test_samples_are_prepared_as_clients_prepare_them():
 def test_histograms_count_what_was_seen():
     scores = np.array([[0, 0], [100, 0], [0, 1]], np.float32)
     # e^0 / (e^0 + e^1) is 0.27, the other one 0.73.
-    assert golden.confidence_histogram(scores).tolist() == [
+    assert histograms.confidence_histogram(scores).tolist() == [
         0,
         0,
         0,
@@ -99,7 +99,7 @@ def test_histograms_count_what_was_seen():
         1,
     ]
     edges = np.array([1, 5], np.float32)
-    assert golden.input_histogram(np.array([0, 1, 4, 5, 9]), edges).tolist() == [
+    assert histograms.input_histogram(np.array([0, 1, 4, 5, 9]), edges).tolist() == [
         1,
         2,
         2,

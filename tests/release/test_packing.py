@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -91,6 +92,29 @@ def test_the_runtimes_outputs_are_the_models(run, package):
     assert answers.class_counts.sum() == min(len(tests), packing.REFERENCE)
 
 
+def test_another_model_of_the_same_data_has_the_same_samples_file(run, package):
+    trained = load(str(run.folder))
+    with torch.no_grad():
+        trained.module.last.weight.mul_(1.5)
+    manifest, files = packing.build(trained, Wishes(counter=2))
+    before = package.manifest.files
+    assert manifest.files["samples.npz"] == before["samples.npz"]
+    assert manifest.files["golden.npz"] != before["golden.npz"]
+    # The larger part: what a device has already.
+    assert len(files["samples.npz"]) > len(files["golden.npz"])
+
+
+def test_arrays_of_both_files_are_refused(run, tmp_path):
+    trained = load(str(run.folder))
+    manifest, files = packing.build(trained, Wishes())
+    # The samples once more, in the file of the answers.
+    files["golden.npz"] = files["samples.npz"]
+    listed = {path: content.listed(data) for path, data in files.items()}
+    wrong = content.write(tmp_path / "p", replace(manifest, files=listed), files)
+    with pytest.raises(PackageError, match=r"refused \(golden\)"):
+        golden.read(wrong)
+
+
 def test_two_processes_make_the_same_bytes(run, tmp_path):
     options = ["--set", 'model.name="tests.release.test_packing:net"']
     for name in ("a", "b"):
@@ -169,7 +193,7 @@ def test_int8_weights_are_rebuilt_from_the_float_ones(tmp_path):
     package = pack(trained, tmp_path / "p", Wishes(name="net", int8=True))
     # The file of int8 weights is in no package.
     assert sorted(package.manifest.files) == [
-        *("golden.npz", "graph.onnx", "int8.onnx", "weights.bin"),
+        *("golden.npz", "graph.onnx", "int8.onnx", "samples.npz", "weights.bin"),
     ]
     check = golden.check(content.read(tmp_path / "p"), int8=True)
     assert check.agreeing == 1
