@@ -19,10 +19,8 @@ from types import TracebackType
 
 from fedlearn.errors import RunError
 from fedlearn.scenarios.scene import Say
-from fedlearn.system import files
+from fedlearn.system.files import private
 from fedlearn.system.parent import end_with_parent
-
-LOGS = "logs"
 
 # Between two looks at a log.
 _LOOK_S = 0.05
@@ -39,14 +37,12 @@ class Actor:
     def __init__(self, name: str, command: Sequence[str], folder: Path) -> None:
         """Start it. Raises RunError where the program cannot be started."""
         self.name = name
-        logs = folder / LOGS
-        files.make_folder(logs)
-        self.log = logs / f"{name}.log"
+        self.log = folder / f"{name}.log"
         # What another process under this name has said is not this one's.
         self._begin_bytes = self.log.stat().st_size if self.log.exists() else 0
         parent = os.getpid()
         try:
-            with open(self.log, "ab") as log:
+            with open(self.log, "ab", opener=private) as log:
                 self.popen = subprocess.Popen(
                     command,
                     cwd=folder,

@@ -38,7 +38,7 @@ def started(cast: Cast) -> str:
         port = _free_port()
         if _listens(cast, port):
             return f"127.0.0.1:{port}"
-    raise RunError("mosquitto does not start; see logs/mosquitto.log")
+    raise RunError("mosquitto does not start; see mosquitto.log")
 
 
 def _program() -> str | None:

@@ -26,5 +26,5 @@ def trained(
     cast.run(f"package-{name}", "package", run, *words)
     match = re.search(r"accuracy +([\d.]+) %", said)
     if match is None:
-        raise RunError(f"the run tells no accuracy; see logs/simulate-{name}.log")
+        raise RunError(f"the run tells no accuracy; see simulate-{name}.log")
     return float(match[1]) / 100

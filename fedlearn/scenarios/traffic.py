@@ -14,7 +14,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -263,7 +263,7 @@ def _sums(windows: list[CountWindow]) -> Counter[str]:
 
 
 def check_counts(
-    facts: dict[str, float | int | str],
+    facts: Mapping[str, float | int | str],
     windows: list[CountWindow],
     answers: Counter[str],
 ) -> None:

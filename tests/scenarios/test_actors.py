@@ -25,7 +25,7 @@ def runs(actor) -> bool:
 
 
 def test_a_command_gives_what_it_says(tmp_path):
-    lines = []
+    lines: list[str] = []
     with Cast(tmp_path, lines.append) as cast:
         said = cast.run("help", "scenario", "--help")
     assert "traffic" in said
@@ -54,7 +54,7 @@ def test_a_log_goes_on_and_its_reader_begins_anew(tmp_path):
         again = python(cast, "a", "print('two')")
         again.finish(30.0)
         assert again.said() == "two\n"
-    assert (tmp_path / "logs" / "a.log").read_text() == "one\ntwo\n"
+    assert (tmp_path / "a.log").read_text() == "one\ntwo\n"
 
 
 def interrupted(folder):
@@ -86,7 +86,7 @@ def test_no_process_outlives_a_scenario_that_is_killed(tmp_path):
         teller = python(cast, "teller", story)
         with pytest.raises(RunError, match=r"\(-9\)"):
             teller.finish(60.0)
-        number = int((tmp_path / "logs" / "a.log").read_text().split()[1])
+        number = int((tmp_path / "a.log").read_text().split()[1])
     # Its end is the kernel's, within a moment.
     for _ in range(1000):
         if not is_alive(number):

@@ -2,16 +2,19 @@
 
 import json
 import shutil
+from collections import Counter
 
 import pytest
 
 from fedlearn.errors import RunError
 from fedlearn.scenarios import broker, roads, traffic
 from fedlearn.scenarios.actors import Cast
+from fedlearn.scenarios.crossing_plot import CountWindow
 
 SIZE = traffic.TrafficSize(rounds=1, vehicles=60, rate=30.0)
 
-pytestmark = pytest.mark.slow
+# It starts a dozen processes: a busy machine needs longer than the usual limit.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +50,12 @@ def test_without_a_broker_counts_go_to_a_file(scene, tmp_path, monkeypatch):
 
 
 def test_a_lost_vehicle_is_named():
-    window = traffic.CountWindow(0.0, {"car": 2})
+    window = CountWindow(0.0, {"car": 2})
     facts = {"passed": 3, "counted": 2}
     with pytest.raises(RunError, match="those of a batch without one"):
-        traffic.check_counts(facts, [window], traffic.Counter({"car": 3}))
+        traffic.check_counts(facts, [window], Counter({"car": 3}))
     with pytest.raises(RunError, match="all 3 vehicles are counted once; 2 are"):
-        traffic.check_counts(facts, [window], traffic.Counter({"car": 2}))
+        traffic.check_counts(facts, [window], Counter({"car": 2}))
 
 
 def test_a_line_that_is_half_there_is_left_for_later(tmp_path):
