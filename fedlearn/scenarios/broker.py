@@ -10,7 +10,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 
 from fedlearn.errors import RunError
-from fedlearn.scenarios.actors import Cast
+from fedlearn.scenarios.players import Troupe
 from fedlearn.system import files
 
 _CONFIG = "mosquitto.conf"
@@ -29,14 +29,14 @@ def missing() -> str:
     return ""
 
 
-def started(cast: Cast) -> str:
+def started(troupe: Troupe) -> str:
     """Start a broker with mosquitto's defaults, and return its address, HOST:PORT.
 
     Raises RunError.
     """
     for _ in range(_ATTEMPTS):
         port = _free_port()
-        if _listens(cast, port):
+        if _listens(troupe, port):
             return f"127.0.0.1:{port}"
     raise RunError("mosquitto does not start; see mosquitto.log")
 
@@ -53,14 +53,14 @@ def _free_port() -> int:
         return port
 
 
-def _listens(cast: Cast, port: int) -> bool:
+def _listens(troupe: Troupe, port: int) -> bool:
     """Start a broker on a port, and tell whether it listens there."""
     text = f"listener {port} 127.0.0.1\nallow_anonymous true\n"
     # It would become a user who cannot read the scenario's folder.
     if os.geteuid() == 0:
         text += "user root\n"
-    files.replace(cast.folder / _CONFIG, text.encode())
-    broker = cast.start("mosquitto", [_program() or "mosquitto", "-c", _CONFIG])
+    files.replace(troupe.folder / _CONFIG, text.encode())
+    broker = troupe.start("mosquitto", [_program() or "mosquitto", "-c", _CONFIG])
     end_s = time.monotonic() + _START_S
     while time.monotonic() < end_s:
         with suppress(RunError):

@@ -53,6 +53,7 @@ def watch(folder: Path, passing: Sequence[Passage], seed: int) -> None:
     print(f"{BEGINS} {begin_s:.3f}", flush=True)
     for number, passage in enumerate(passing):
         time.sleep(max(0.0, begin_s + passage.at_s - time.time()))
+        # Drawn after the pause: on a busy machine the next one makes up for it.
         content = png(roads.draw(passage.label, generator))
         # Renamed when it is whole: nobody reads half a picture.
         part = folder / f".{number:04}.png"

@@ -48,6 +48,7 @@ def draw(
             times_s = [0.0, *(window.at_s - began_s for window in windows)]
             sums = np.cumsum([0, *(window.counts.get(name, 0) for window in windows)])
             axes.step(times_s, sums, where="post", label=name, **look)
+            # Moments at which one more had passed.
             truth_s = [p.at_s for p in passing if p.label == position]
             # Behind the counts, wide and pale: both are seen where they agree.
             axes.step(

@@ -93,6 +93,7 @@ def measured(
     rain = _rain(count, hours, generator)
     # Water that an hour takes from a full bucket: plants drink while it is warm.
     takes = 0.004 * drying * generator.uniform(0.7, 1.3, count)
+    # Where a window begins is chance: after rain, or in a drought.
     water = generator.uniform(0.35, 1.0, count)
     mass = salt * generator.uniform(0.5, 1.6, count)
     moisture = np.empty((count, hours))
@@ -102,9 +103,11 @@ def measured(
         # What runs off takes salt along.
         mass = mass * np.where(water > 1, 0.97, 1)
         water = np.clip(water, 0.05, 1)
+        # No sensor reads below what dry soil still holds.
         moisture[:, hour] = water
         salinity[:, hour] = mass / water
     x = np.stack([moisture, heat, salinity, rain], axis=2)[:, :HOURS]
+    # Of cheap sensors; rain is counted in drops, and has none.
     noise = generator.normal(0, [0.02, 0.05, 0.1, 0.0], x.shape)
     x = (x + noise - _USUAL) / _SPREAD
     return x.astype(np.float32), labels_of(moisture, salinity)
@@ -112,6 +115,7 @@ def measured(
 
 def labels_of(moisture: Floats, salinity: Floats) -> NDArray[np.int64]:
     """Return what the day after asks for, of (N, hours)."""
+    # Washing out salt waters the field, too: it comes first.
     is_dry = moisture[:, HOURS:].min(axis=1) < _DRY
     is_salty = salinity[:, HOURS:].max(axis=1) > _SALTY
     return np.where(is_salty, 2, np.where(is_dry, 1, 0))
@@ -119,6 +123,7 @@ def labels_of(moisture: Floats, salinity: Floats) -> NDArray[np.int64]:
 
 def _temperature(count: int, hours: int, generator: np.random.Generator) -> Floats:
     """Return days and nights in tens of °C (N, hours)."""
+    # From a cool spring to a hot summer.
     mean = generator.uniform(0.8, 2.6, (count, 1))
     swing = generator.uniform(0.2, 0.8, (count, 1))
     phase = generator.uniform(0, 24, (count, 1))

@@ -40,6 +40,7 @@ def load(seed: int) -> tuple[Any, Any, Any, Any, Any]:
 
     x: (N, 1, S, S) uint8. y: (N,) int64. The last part has the owners' names (N,).
     """
+    # Each part of a scenario draws from a stream of its own: none changes another.
     generator = np.random.default_rng([seed, 0])
     labels: list[int] = []
     names: list[str] = []
@@ -66,6 +67,7 @@ def draw(label: int, generator: np.random.Generator) -> Picture:
     length += int(generator.integers(-2, 3))
     left = int(generator.integers(0, SIDE - length + 1))
     painter(canvas, left, ground, length, paint)
+    # Half of them drive the other way.
     if generator.random() < 0.5:
         canvas = canvas[:, ::-1]
     # A pole before the camera hides a part of every fourth vehicle.
@@ -79,7 +81,9 @@ def _road(generator: np.random.Generator) -> _Canvas:
     """Return sky, hedge and road, without a vehicle."""
     canvas = np.full((SIDE, SIDE), generator.uniform(0.10, 0.30))
     horizon = int(generator.integers(4, 9))
+    # Lighter above: clouds by day, lamps by night.
     canvas[:horizon] += generator.uniform(0.0, 0.35)
+    # The kerb.
     canvas[-2:] += 0.15
     return canvas
 
@@ -103,6 +107,7 @@ def _bicycle(
     canvas: _Canvas, left: int, ground: int, length: int, paint: float
 ) -> None:
     rows, columns = np.indices(canvas.shape)
+    # Rings, where all other wheels are discs.
     for centre in (left + 3, left + length - 3):
         distance = np.hypot(rows - (ground - 3), columns - centre)
         canvas[(distance >= 2) & (distance <= 3.2)] = paint
@@ -117,6 +122,7 @@ def _bus(canvas: _Canvas, left: int, ground: int, length: int, paint: float) -> 
     canvas[ground - 12 : ground - 1, left : left + length] = paint
     # A row of windows, all along it.
     canvas[ground - 10 : ground - 6, left + 1 : left + length - 1] = 0.12
+    # Posts between them.
     canvas[ground - 10 : ground - 6, left + 4 : left + length : 5] = paint
     for centre in (left + 4, left + length - 5):
         _wheel(canvas, centre, ground, 2)
@@ -124,6 +130,7 @@ def _bus(canvas: _Canvas, left: int, ground: int, length: int, paint: float) -> 
 
 def _car(canvas: _Canvas, left: int, ground: int, length: int, paint: float) -> None:
     canvas[ground - 6 : ground - 1, left : left + length] = paint
+    # A roof that is shorter than the body, and its windows.
     canvas[ground - 10 : ground - 6, left + 4 : left + length - 3] = paint
     canvas[ground - 9 : ground - 6, left + 5 : left + length - 4] = 0.12
     for centre in (left + 3, left + length - 4):

@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 
 from fedlearn.errors import RunError
-from fedlearn.scenarios.actors import Cast
+from fedlearn.scenarios.players import Troupe
 from fedlearn.system import files
 
 
 def trained(
-    cast: Cast, name: str, config: str, labels: Sequence[str], counter: int = 1
+    troupe: Troupe, name: str, config: str, labels: Sequence[str], counter: int = 1
 ) -> float:
     """Train as a config says, and make the package ``NAME``; the run is ``NAME-run``.
 
@@ -19,11 +19,11 @@ def trained(
     on held-out samples, 0 to 1. Raises RunError with what a command said last, where it
     fails.
     """
-    files.replace(cast.folder / f"{name}.toml", config.encode())
+    files.replace(troupe.folder / f"{name}.toml", config.encode())
     run = f"{name}-run"
-    said = cast.run(f"simulate-{name}", "simulate", f"{name}.toml", "--out", run)
+    said = troupe.run(f"simulate-{name}", "simulate", f"{name}.toml", "--out", run)
     words = ["--out", name, "--labels", ",".join(labels), "--counter", str(counter)]
-    cast.run(f"package-{name}", "package", run, *words)
+    troupe.run(f"package-{name}", "package", run, *words)
     match = re.search(r"accuracy +([\d.]+) %", said)
     if match is None:
         raise RunError(f"the run tells no accuracy; see simulate-{name}.log")

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from fedlearn.errors import RunError
 from fedlearn.scenarios import fields, valley_plot
-from fedlearn.scenarios.actors import Actor, Cast
+from fedlearn.scenarios.players import Player, Troupe
 from fedlearn.scenarios.radio import Radio
 from fedlearn.scenarios.runs import trained
 from fedlearn.scenarios.scene import PICTURE_FILE, Outcome, Say, check
@@ -112,10 +112,10 @@ def play_sized(folder: Path, seed: int, say: Say, size: SoilSize) -> Outcome:
     """Play it in another length."""
     files.make_folder(folder)
     x, y = fields.samples(size.readings, np.random.default_rng([seed, 4]))
-    with Cast(folder, say) as cast:
-        accuracy = _trained(cast, seed, size.rounds)
-        facts = _batch(cast, x, y)
-        valley = _placed(cast, x, size, say)
+    with Troupe(folder, say) as troupe:
+        accuracy = _trained(troupe, seed, size.rounds)
+        facts = _batch(troupe, x, y)
+        valley = _placed(troupe, x, size, say)
     facts |= accuracy | _facts(valley, y)
     check_places(valley)
     picture = folder / PICTURE_FILE
@@ -126,7 +126,7 @@ def play_sized(folder: Path, seed: int, say: Say, size: SoilSize) -> Outcome:
 Facts = dict[str, float | int | str]
 
 
-def _trained(cast: Cast, seed: int, rounds: int) -> Facts:
+def _trained(troupe: Troupe, seed: int, rounds: int) -> Facts:
     """Train both models; returns their accuracies on held-out readings."""
     facts: Facts = {}
     for name, model, lr, version in (
@@ -137,19 +137,19 @@ def _trained(cast: Cast, seed: int, rounds: int) -> Facts:
             name=f"soil-{name}", rounds=rounds, seed=seed, model=model, lr=lr
         )
         facts[f"accuracy_{name}"] = trained(
-            cast, name, text, fields.CLASSES, int(version)
+            troupe, name, text, fields.CLASSES, int(version)
         )
     return facts
 
 
-def _batch(cast: Cast, x: fields.Series, y: NDArray[np.int64]) -> Facts:
+def _batch(troupe: Troupe, x: fields.Series, y: NDArray[np.int64]) -> Facts:
     """Compute a table of readings in one go; raises RunError for a row that has no answer."""
-    write_readings(cast.folder / READINGS, x)
-    cast.run(
+    write_readings(troupe.folder / READINGS, x)
+    troupe.run(
         *("batch", "infer", "small", "--source", f"csv:{READINGS}"),
         *("--to", f"csv:{ANSWERS}"),
     )
-    with open(cast.folder / ANSWERS, newline="", encoding="utf-8") as file:
+    with open(troupe.folder / ANSWERS, newline="", encoding="utf-8") as file:
         answers = list(csv.reader(file))
     good = [row for row in answers if not row[_ERROR]]
     check(
@@ -160,6 +160,7 @@ def _batch(cast: Cast, x: fields.Series, y: NDArray[np.int64]) -> Facts:
     right = sum(
         label == fields.CLASSES[number] for label, number in zip(labels, y, strict=True)
     )
+    # Who always says "leave" is often right.
     check(
         right > np.bincount(y).max(),
         f"the model is right more often ({right}) than one that always says the same",
@@ -180,9 +181,9 @@ def write_readings(path: Path, x: fields.Series) -> None:
     files.replace(path, ("\n".join(lines) + "\n").encode())
 
 
-def _placed(cast: Cast, x: fields.Series, size: SoilSize, say: Say) -> Valley:
+def _placed(troupe: Troupe, x: fields.Series, size: SoilSize, say: Say) -> Valley:
     """Ask a device for its fields while its link dies, and return what was answered."""
-    centre = cast.fedlearn(
+    centre = troupe.fedlearn(
         *("centre", "infer", "large", "--name", "fields", "--port", "0"), *_QUEUE
     )
 
@@ -190,7 +191,7 @@ def _placed(cast: Cast, x: fields.Series, size: SoilSize, say: Say) -> Valley:
         radio = Radio(_port(centre), TURN_S)
         far = await radio.open()
         url = f"http://127.0.0.1:{far}/v2/models/fields"
-        device = cast.fedlearn(
+        device = troupe.fedlearn(
             *("device", "infer", "small", "--name", "device", "--port", "0"),
             *("--upstream", url, *_QUEUE),
         )
@@ -209,7 +210,7 @@ def _placed(cast: Cast, x: fields.Series, size: SoilSize, say: Say) -> Valley:
     return valley
 
 
-def _port(server: Actor) -> int:
+def _port(server: Player) -> int:
     """Return where a server listens, once it does."""
     line = server.wait_for("serves on", _START_S)
     match = re.search(r":(\d+)\s*$", line)

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from fedlearn.errors import RunError
 from fedlearn.scenarios import broker, crossing_plot, roads
-from fedlearn.scenarios.actors import Actor, Cast
 from fedlearn.scenarios.crossing import BEGINS, Passage, passages
 from fedlearn.scenarios.crossing_plot import CountWindow
+from fedlearn.scenarios.players import Player, Troupe
 from fedlearn.scenarios.runs import trained
 from fedlearn.scenarios.scene import PICTURE_FILE, Outcome, Say, check
 from fedlearn.system import files
@@ -108,11 +108,11 @@ def play_sized(folder: Path, seed: int, say: Say, size: TrafficSize) -> Outcome:
     """Play it in another length."""
     files.make_folder(folder)
     passing = passages(size.vehicles, size.rate, seed)
-    with Cast(folder, say) as cast:
+    with Troupe(folder, say) as troupe:
         text = CONFIG.format(rounds=size.rounds, seed=seed)
-        accuracy = trained(cast, "traffic", text, roads.CLASSES)
-        counted = Crossing(cast, say).count(size, seed)
-        answers = _batch(cast)
+        accuracy = trained(troupe, "traffic", text, roads.CLASSES)
+        counted = Crossing(troupe, say).count(size, seed)
+        answers = _batch(troupe)
     windows = read_windows(folder / COUNTS)
     facts = _facts(passing, windows, answers)
     facts["accuracy_held_out"] = accuracy
@@ -127,13 +127,13 @@ def play_sized(folder: Path, seed: int, say: Say, size: TrafficSize) -> Outcome:
 class Crossing:
     """A camera, a process that counts, and whoever collects."""
 
-    def __init__(self, cast: Cast, say: Say) -> None:
+    def __init__(self, troupe: Troupe, say: Say) -> None:
         """Take the processes' folder, in which the package ``traffic`` is, and who is told."""
-        self._cast = cast
+        self._troupe = troupe
         self._say = say
-        self._pictures = cast.folder / PICTURES
-        self._counts = cast.folder / COUNTS
-        self._collector: Actor | None = None
+        self._pictures = troupe.folder / PICTURES
+        self._counts = troupe.folder / COUNTS
+        self._collector: Player | None = None
         self._target = [f"file:{COUNTS}"]
 
     def count(self, size: TrafficSize, seed: int) -> Counted:
@@ -145,6 +145,7 @@ class Crossing:
         began_s = float(camera.wait_for(BEGINS, _START_S).split()[-1])
         first = int(_KILL_AT * size.vehicles)
         self._until(lambda: self._passed() >= first, camera, "pass")
+        # As a power cut: nothing is closed, and nothing is sent.
         counting.kill()
         killed_s = time.time() - began_s
         self._say(f"kill -9 of fedlearn infer after {self._passed()} vehicles")
@@ -165,16 +166,16 @@ class Crossing:
         if reason:
             self._say(f"{reason}: counts go to a file, without a broker")
             return
-        address = ["--broker", broker.started(self._cast)]
+        address = ["--broker", broker.started(self._troupe)]
         self._target = [f"mqtt:{TOPIC}", *address]
-        self._collector = self._cast.fedlearn(
+        self._collector = self._troupe.fedlearn(
             *("collect", "collect", "--from", "mqtt:city/+/counts"),
             *("--to", COUNTS, *address),
         )
         self._collector.wait_for("collects", _START_S)
 
-    def _infer(self, name: str) -> Actor:
-        counting = self._cast.fedlearn(
+    def _infer(self, name: str) -> Player:
+        counting = self._troupe.fedlearn(
             *(name, "infer", "traffic", "--source", f"folder:{PICTURES}", "--follow"),
             *("--post", "softmax,count:1", "--state", "state"),
             *("--to", *self._target),
@@ -182,20 +183,20 @@ class Crossing:
         counting.wait_for("answers folder:", _START_S)
         return counting
 
-    def _camera(self, size: TrafficSize, seed: int) -> Actor:
+    def _camera(self, size: TrafficSize, seed: int) -> Player:
         module = [sys.executable, "-m", "fedlearn.scenarios.crossing", PICTURES]
         values = [seed, size.vehicles, size.rate]
-        return self._cast.start("camera", [*module, *map(str, values)])
+        return self._troupe.start("camera", [*module, *map(str, values)])
 
     def _passed(self) -> int:
         return sum(1 for _ in self._pictures.glob("[0-9]*.png"))
 
-    def _until(self, is_so: Callable[[], bool], actor: Actor, what: str) -> None:
+    def _until(self, is_so: Callable[[], bool], player: Player, what: str) -> None:
         """Wait until something is so; raises RunError if the process ends before."""
         end_s = time.monotonic() + _PATIENCE_S
         while not is_so():
             # A camera that is done has seen all: it is looked at once more.
-            actor.check()
+            player.check()
             if time.monotonic() > end_s:
                 raise RunError(f"vehicles do not {what} within {_PATIENCE_S:.0f} s")
             time.sleep(_LOOK_S)
@@ -225,16 +226,17 @@ def read_windows(path: Path) -> list[CountWindow]:
         CountWindow(crossing_plot.seconds(value["time"]), value["count"])
         for value in values
     ]
+    # What was sent again comes late.
     return sorted(windows, key=lambda window: window.at_s)
 
 
-def _batch(cast: Cast) -> Counter[str]:
+def _batch(troupe: Troupe) -> Counter[str]:
     """Return how many pictures a batch without a kill gives each class."""
-    cast.run(
+    troupe.run(
         *("batch", "infer", "traffic", "--source", f"folder:{PICTURES}"),
         *("--to", f"csv:{ANSWERS}"),
     )
-    with open(cast.folder / ANSWERS, newline="", encoding="utf-8") as file:
+    with open(troupe.folder / ANSWERS, newline="", encoding="utf-8") as file:
         return Counter(row[_LABEL] for row in csv.reader(file))
 
 
@@ -249,6 +251,7 @@ def _facts(
         facts[f"counted_{name}"] = counts[name]
     facts["passed"] = len(passing)
     facts["counted"] = counts.total()
+    # Differences of counters leave out what is below 0.
     facts["lost"] = (answers - counts).total()
     facts["counted_twice"] = (counts - answers).total()
     facts["miscounted"] = sum(abs(truth[name] - counts[name]) for name in roads.CLASSES)

@@ -133,6 +133,7 @@ class Valley:
             age_s = time.monotonic() - begin_s
 
     async def _request(self, device: Upstream, phase: str) -> FieldAnswer:
+        # Other fields each time, so that every one is judged at both places.
         first = len(self.answers) * self.rows
         rows = np.arange(first, first + self.rows) % len(self.x)
         rate = self.radio.rate
@@ -155,6 +156,7 @@ class Valley:
 
     def _fall(self, good: float, worst: float) -> Callable[[float], float]:
         def rate(age_s: float) -> float:
+            # Evenly by magnitudes, and then it stays bad until the device answers.
             share = min(1.0, age_s / self.shortest_s)
             return float(good * (worst / good) ** share)
 

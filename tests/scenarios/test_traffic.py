@@ -8,8 +8,8 @@ import pytest
 
 from fedlearn.errors import RunError
 from fedlearn.scenarios import broker, roads, traffic
-from fedlearn.scenarios.actors import Cast
 from fedlearn.scenarios.crossing_plot import CountWindow
+from fedlearn.scenarios.players import Troupe
 
 SIZE = traffic.TrafficSize(rounds=1, vehicles=60, rate=30.0)
 
@@ -41,8 +41,8 @@ def test_without_a_broker_counts_go_to_a_file(scene, tmp_path, monkeypatch):
     shutil.copytree(scene[0] / "traffic", tmp_path / "traffic")
     monkeypatch.setattr(broker, "missing", lambda: "mosquitto is not installed")
     lines: list[str] = []
-    with Cast(tmp_path, lines.append) as cast:
-        counted = traffic.Crossing(cast, lines.append).count(SIZE, 1)
+    with Troupe(tmp_path, lines.append) as troupe:
+        counted = traffic.Crossing(troupe, lines.append).count(SIZE, 1)
     assert counted.over == "file"
     assert counted.came_twice == 0
     assert traffic.total(tmp_path / traffic.COUNTS) == 60

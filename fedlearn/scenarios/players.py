@@ -31,7 +31,7 @@ _END_S = 20.0
 _SHORT_S = 5.0
 
 
-class Actor:
+class Player:
     """One process. log: the file that has what it says."""
 
     def __init__(self, name: str, command: Sequence[str], folder: Path) -> None:
@@ -109,16 +109,16 @@ class Actor:
         return next((line for line in reversed(lines) if line.strip()), "nothing")
 
 
-class Cast:
+class Troupe:
     """All processes of a scenario: those that still run end with the block."""
 
     def __init__(self, folder: Path, say: Say) -> None:
         """folder: in which all run. say: is told every command."""
         self.folder = folder
         self._say = say
-        self._actors: list[Actor] = []
+        self._players: list[Player] = []
 
-    def __enter__(self) -> Cast:
+    def __enter__(self) -> Troupe:
         """Begin without processes."""
         return self
 
@@ -129,27 +129,27 @@ class Cast:
         trace: TracebackType | None,
     ) -> None:
         """End all, the newest first, and kill what does not end."""
-        for actor in reversed(self._actors):
-            actor.ask_to_end()
+        for player in reversed(self._players):
+            player.ask_to_end()
         end_s = time.monotonic() + _SHORT_S
-        for actor in reversed(self._actors):
+        for player in reversed(self._players):
             with suppress(subprocess.TimeoutExpired):
-                actor.popen.wait(max(0.0, end_s - time.monotonic()))
-            actor.kill()
+                player.popen.wait(max(0.0, end_s - time.monotonic()))
+            player.kill()
 
-    def fedlearn(self, name: str, *arguments: str) -> Actor:
+    def fedlearn(self, name: str, *arguments: str) -> Player:
         """Start one of fedlearn's commands; name: of its log."""
         self._say(f"$ {shlex.join(['fedlearn', *arguments])}")
         return self.start(name, [sys.executable, "-m", "fedlearn", *arguments])
 
     def run(self, name: str, *arguments: str, patience_s: float = 300.0) -> str:
         """Run one of fedlearn's commands to its end, and return what it said."""
-        actor = self.fedlearn(name, *arguments)
-        actor.finish(patience_s)
-        return actor.said()
+        player = self.fedlearn(name, *arguments)
+        player.finish(patience_s)
+        return player.said()
 
-    def start(self, name: str, command: Sequence[str]) -> Actor:
+    def start(self, name: str, command: Sequence[str]) -> Player:
         """Start a program."""
-        actor = Actor(name, command, self.folder)
-        self._actors.append(actor)
-        return actor
+        player = Player(name, command, self.folder)
+        self._players.append(player)
+        return player
