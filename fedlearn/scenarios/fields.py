@@ -102,8 +102,8 @@ def measured(
         water = water - takes * heat[:, hour] * np.sqrt(water) + 0.25 * rain[:, hour]
         # What runs off takes salt along.
         mass = mass * np.where(water > 1, 0.97, 1)
+        # Dry soil still holds some water that no plant can drink.
         water = np.clip(water, 0.05, 1)
-        # No sensor reads below what dry soil still holds.
         moisture[:, hour] = water
         salinity[:, hour] = mass / water
     x = np.stack([moisture, heat, salinity, rain], axis=2)[:, :HOURS]
