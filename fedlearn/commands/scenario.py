@@ -16,7 +16,7 @@ from fedlearn.scenarios.scene import SCENARIOS
 _HIGHEST_SEED = 2**32 - 1
 
 EPILOG = (
-    "Each takes about a minute on two cores, and starts its own processes on this machine. "
+    "Each takes a minute or two on two cores, and starts its own processes on this machine. "
     "exit codes: 0 all that it claims held, 2 wrong input, 3 a claim did not hold, 130 "
     "interrupted"
 )

@@ -24,7 +24,7 @@ _TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
-class Answer:
+class DeviceAnswer:
     """One answer of a device.
 
     at_s: of `time.monotonic`. version: of the release that answered. is_right: whether the
@@ -39,7 +39,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Questions:
+class QuestionSet:
     """Samples (N, …) float32 that are asked one after another, and the names of their classes."""
 
     samples: NDArray[np.float32]
@@ -50,12 +50,12 @@ class Asker:
     """A thread that asks one device, from `start` to `stop`."""
 
     def __init__(
-        self, device: int, port: int, model: str, questions: Questions
+        self, device: int, port: int, model: str, questions: QuestionSet
     ) -> None:
         """Take whom to ask, and what. model: the name that the device serves it by."""
         self.device = device
         self.port = port
-        self.answers: list[Answer] = []
+        self.answers: list[DeviceAnswer] = []
         self._model = model
         self._questions = questions
         self._is_over = threading.Event()
@@ -66,7 +66,7 @@ class Asker:
         """Begin to ask; the device answers already."""
         self._thread.start()
 
-    def change(self, questions: Questions) -> None:
+    def change(self, questions: QuestionSet) -> None:
         """Ask something else from now on."""
         self._questions = questions
 
@@ -108,7 +108,9 @@ class Asker:
             label = value["outputs"][0]["data"][0].split(":", 2)[2]
         is_right = label == questions.labels[place]
         now = time.monotonic()
-        self.answers.append(Answer(now, self.device, version, is_right, reply.status))
+        self.answers.append(
+            DeviceAnswer(now, self.device, version, is_right, reply.status)
+        )
 
 
 def status(port: int) -> Mapping[str, Any]:
@@ -124,7 +126,7 @@ def status(port: int) -> Mapping[str, Any]:
         connection.close()
 
 
-def accuracy(answers: Sequence[Answer]) -> float:
+def accuracy(answers: Sequence[DeviceAnswer]) -> float:
     """Return the share of answers that are right; NaN for none."""
     if not answers:
         return float("nan")

@@ -17,7 +17,7 @@ import numpy as np
 
 from fedlearn.release import rollouts
 from fedlearn.scenarios import timeline
-from fedlearn.scenarios.asking import Answer, Asker, Questions, accuracy
+from fedlearn.scenarios.asking import Asker, DeviceAnswer, QuestionSet, accuracy
 from fedlearn.scenarios.processes import Processes, free_port, processes
 from fedlearn.scenarios.scene import PICTURE_FILE, Outcome, Say, check
 from fedlearn.scenarios.vibration import BANDS, CLASSES, Machines, windows
@@ -32,6 +32,9 @@ _TRAINING = 400
 _TESTING = 200
 
 NAME = "spindle"
+
+# What a device is asked before it serves.
+NOTHING = QuestionSet(np.empty((0, BANDS), np.float32), ())
 
 CONFIG = """\
 [experiment]
@@ -125,7 +128,7 @@ class Story:
         """Note a moment for the picture."""
         self.marks.append((time.monotonic(), text))
 
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[DeviceAnswer]:
         """Return all answers, in the order in which they came."""
         every = [answer for asker in self.askers for answer in asker.answers]
         return sorted(every, key=lambda answer: answer.at_s)
@@ -166,7 +169,7 @@ def play(folder: Path, seed: int, say: Say) -> Outcome:
 
 
 def _acts(
-    story: Story, new: Sequence[Questions], draw: np.random.Generator, seed: int
+    story: Story, new: Sequence[QuestionSet], draw: np.random.Generator, seed: int
 ) -> Outcome:
     facts: dict[str, float | int | str] = {}
     _train(story)
@@ -191,7 +194,7 @@ def _acts(
 
 def _data(
     folder: Path, name: str, owners: Sequence[Machines], draw: np.random.Generator
-) -> list[Questions]:
+) -> list[QuestionSet]:
     """Write what each owner has, and what is held out; return what the devices are asked."""
     questions = []
     held_out = []
@@ -203,7 +206,7 @@ def _data(
         held_out.append(windows(machines, _TESTING, draw))
         asked, classes = windows(machines, _TESTING, draw)
         names = [CLASSES[label] for label in classes]
-        questions.append(Questions(asked, names))
+        questions.append(QuestionSet(asked, names))
     np.savez(
         folder / f"{name}.npz",
         x_train=np.concatenate([x for x, _ in training]),
@@ -244,13 +247,13 @@ def _train(story: Story) -> None:
         settings = folder / f"device-{device}.ini"
         settings.write_text(text)
         group.start(f"agent-{device}", "agent", "--settings", settings.name)
-        story.askers.append(Asker(device, serving, NAME, Questions(np.empty(0), ())))
+        story.askers.append(Asker(device, serving, NAME, NOTHING))
     group.run("fleet", "run", "run.toml", "--fleet", "fleet", "--out", "run")
     group.wait((folder / "run" / "summary.json").exists, "the first run")
     story.tell("the three devices trained a model; no window left its device")
 
 
-def _first_release(story: Story, questions: Sequence[Questions]) -> None:
+def _first_release(story: Story, questions: Sequence[QuestionSet]) -> None:
     """Package, sign and roll out the model, and have clients ask every device."""
     group = story.group
     _package(story, "run", "release-1", 1, CLASSES)
@@ -263,7 +266,7 @@ def _first_release(story: Story, questions: Sequence[Questions]) -> None:
     story.tell("release 1 is committed on all devices")
 
 
-def _wear(story: Story, draw: np.random.Generator, seed: int) -> list[Questions]:
+def _wear(story: Story, draw: np.random.Generator, seed: int) -> list[QuestionSet]:
     """Have the bearings wear: other windows from now on, to learn from and to be asked."""
     folder = story.group.folder
     worn = [machines.worn(WEAR) for machines in OWNERS]
@@ -278,7 +281,7 @@ def _wear(story: Story, draw: np.random.Generator, seed: int) -> list[Questions]
 
 
 def _learn_again(
-    story: Story, questions: Sequence[Questions]
+    story: Story, questions: Sequence[QuestionSet]
 ) -> dict[str, float | int | str]:
     """Have the drift start a learning, whose release goes out by a canary."""
     group = story.group
@@ -355,7 +358,7 @@ def _settled_accuracy(story: Story) -> float:
     return accuracy(_since(story.answers(), now))
 
 
-def _since(answers: Sequence[Answer], at_s: float) -> list[Answer]:
+def _since(answers: Sequence[DeviceAnswer], at_s: float) -> list[DeviceAnswer]:
     return [answer for answer in answers if answer.at_s >= at_s]
 
 

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from fedlearn.reporting import style
-from fedlearn.scenarios.asking import Answer, accuracy
+from fedlearn.scenarios.asking import DeviceAnswer, accuracy
 
 # Inches, for three axes above each other.
 _HEIGHT = 6.4
-_LINK_HEIGHT = 4.2
 
 # Seconds whose answers make a point of a curve.
 _BIN_S = 2.0
@@ -30,7 +29,7 @@ Marks = Sequence[tuple[float, str]]
 def draw_fleet(
     path: Path,
     title: str,
-    answers: Sequence[Answer],
+    answers: Sequence[DeviceAnswer],
     drifts: Sequence[tuple[float, int, float]],
     marks: Marks,
 ) -> None:
@@ -58,7 +57,7 @@ def draw_fleet(
 
 
 def draw_versions(
-    axis: Any, row: int, answers: Sequence[Answer], began_s: float
+    axis: Any, row: int, answers: Sequence[DeviceAnswer], began_s: float
 ) -> None:
     """Draw a bar for each time in which one version answered."""
     start = 0
@@ -100,7 +99,7 @@ def _device_axis(axis: Any, devices: Sequence[int]) -> None:
 
 
 def _draw_accuracy(
-    axis: Any, device: int, answers: Sequence[Answer], began_s: float
+    axis: Any, device: int, answers: Sequence[DeviceAnswer], began_s: float
 ) -> None:
     """Draw the share of right answers, of each two seconds."""
     bins = np.array([int((answer.at_s - began_s) / _BIN_S) for answer in answers])
@@ -109,7 +108,7 @@ def _draw_accuracy(
     for index in np.unique(bins):
         members = np.flatnonzero(bins == index)
         times.append((index + 0.5) * _BIN_S)
-        shares.append(accuracy([answers[member] for member in members]))
+        shares.append(accuracy([answers[int(member)] for member in members]))
     look = style.line_style(device, len(times))
     axis.plot(times, shares, label=f"device {device}", **look)
 
@@ -130,30 +129,3 @@ def _draw_drift(
         indices.append(index)
     look = style.line_style(device, len(times))
     axis.plot(times, indices, label=f"device {device}", **look)
-
-
-def draw_link(
-    path: Path,
-    title: str,
-    passed: Sequence[tuple[float, int]],
-    answers: Sequence[Answer],
-    marks: Marks,
-) -> None:
-    """Draw the bytes that came over a link, and what its device ran, into a PNG file.
-
-    passed: (at_s, bytes). marks: (at_s, text). Raises RecordError when the file cannot be
-    written.
-    """
-    began_s = answers[0].at_s
-    shown = [(at_s, size) for at_s, size in passed if at_s >= began_s]
-    times = [at_s - began_s for at_s, _ in shown]
-    totals = np.cumsum([size for _, size in shown]) / 1000
-    with style.canvas(path, title, _LINK_HEIGHT, rows=2, sharex=True) as (_, axes):
-        axes[0].plot(times, totals, color=style.COLOURS[0], drawstyle="steps-post")
-        axes[0].set_ylabel("kB to the device")
-        draw_versions(axes[1], 0, answers, began_s)
-        axes[1].set_yticks([0], ["watch"])
-        axes[1].set_ylabel("release")
-        axes[1].set_xlabel("seconds")
-        for axis in axes:
-            draw_marks(axis, marks, began_s, is_named=axis is axes[0])

@@ -66,7 +66,8 @@ def bands(signals: Floats) -> NDArray[np.float32]:
     # Without the last line, so that all bands have as many.
     lines = spectrum[:, : SAMPLES // 2].reshape(len(signals), BANDS, -1)
     # About 0 on average, from which a model learns fastest.
-    return (np.log10(lines.mean(-1) + 1e-6) + 2).astype(np.float32)
+    decades: Floats = np.log10(lines.mean(-1) + 1e-6) + 2
+    return decades.astype(np.float32)
 
 
 def _signal(machines: Machines, label: str, draw: np.random.Generator) -> Floats:
