@@ -26,6 +26,7 @@ FUNCTIONS_GOLDEN_FILE = f"{FUNCTIONS_FOLDER}/golden.npz"
 
 # The files that every package has besides its manifest and its signature.
 REQUIRED = (GRAPH_FILE, WEIGHTS_FILE, GOLDEN_FILE)
+OPTIONAL = (SAMPLES_FILE, INT8_GRAPH_FILE)
 
 MOST_TENSORS = 10_000
 MOST_FILES = 16
@@ -213,8 +214,7 @@ def read_files(fields: Fields) -> dict[str, ListedFile]:
             raise PackageError("manifest", f"manifest.files lacks '{path}'")
     # A device would keep a file that nothing here reads, whatever it is.
     for path in files:
-        known = path in (*REQUIRED, SAMPLES_FILE, INT8_GRAPH_FILE)
-        if not known and not is_function_file(path):
+        if path not in (*REQUIRED, *OPTIONAL) and not is_function_file(path):
             raise PackageError("manifest", f"manifest.files has '{path[:100]}'")
     return files
 

@@ -19,11 +19,11 @@ from fedlearn.package.manifest import MOST_BYTES
 from fedlearn.package.parts import (
     DELTAS_FOLDER,
     FUNCTIONS_FOLDER,
-    INT8_GRAPH_FILE,
     MANIFEST_FILE,
     MOST_DELTAS,
     MOST_FILES,
     MOST_FUNCTION_BYTES,
+    OPTIONAL,
     REQUIRED,
     is_function_file,
 )
@@ -48,7 +48,7 @@ _DELTA = re.compile(rf"{DELTAS_FOLDER}/[0-9a-f]{{16}}\.fl")
 
 # Of files that have a limit of their own; others have that of the whole.
 _LIMITS = {MANIFEST_FILE: MOST_BYTES, **dict.fromkeys(SIGNATURES, MOST_SIGNATURE_BYTES)}
-_NAMES = (*_LIMITS, *REQUIRED, INT8_GRAPH_FILE)
+_NAMES = (*_LIMITS, *REQUIRED, *OPTIONAL)
 _FOLDERS = (".", "", DELTAS_FOLDER, FUNCTIONS_FOLDER)
 
 
