@@ -336,7 +336,9 @@ class ReleaseDesk:
         while True:
             for path in incoming.missing():
                 await self._receive(incoming, path)
-                if not incoming.finish(path):
+                # Bytes of this device's own are no fault of who sent the others.
+                is_guess = incoming.is_guess(path)
+                if not incoming.finish(path) and not is_guess:
                     wrong += 1
                     if wrong == TRIES:
                         return f"'{path}' came with other bytes than were signed"

@@ -11,8 +11,8 @@ from fedlearn.clients.device.slots import SIGNATURES, InstallDisk
 from fedlearn.errors import PackageError
 from fedlearn.exchange.release_frames import Offer
 from fedlearn.exchange.releases import WantedRelease
-from fedlearn.package import content, difference
-from fedlearn.package.parts import MANIFEST_FILE, WEIGHTS_FILE, Delta
+from fedlearn.package import content, difference, npz
+from fedlearn.package.parts import GOLDEN_FILE, MANIFEST_FILE, WEIGHTS_FILE, Delta
 from tests.clients.device import releases
 
 MOST = 1 << 20
@@ -28,12 +28,13 @@ def offer_of(package):
     return Offer(WantedRelease(1, releases.name_of(package)), data, (b"signature",))
 
 
-def send(incoming, package, path, start=0):
-    """Give a file in two pieces, the first of them twice."""
+def send(incoming, package, path):
+    """Give what is missing of a file in two pieces, the first of them twice."""
     data = (package.folder / path).read_bytes()
     place = incoming.place(path)
-    half = max(1, len(data) // 2)
-    for begin, end in ((start, half), (0, half), (half, len(data))):
+    start = incoming.length(path)
+    half = (start + len(data) + 1) // 2
+    for begin, end in ((start, half), (start, half), (half, len(data))):
         if begin < end:
             incoming.add(place, begin, data[begin:end])
     return incoming.finish(path)
@@ -67,6 +68,41 @@ def test_files_go_on_where_a_killed_process_left_them(disk, tmp_path):
         assert send(again, package, path)
     (again.folder / "model.sig").unlink()
     assert content.read(again.folder).sha256 == package.sha256
+
+
+@pytest.mark.parametrize("are_same", [True, False], ids=["same", "other"])
+def test_the_golden_inputs_of_a_slot_begin_the_file(disk, tmp_path, are_same):
+    old = releases.write(tmp_path / "old", 1)
+    name = releases.name_of(old)
+    disk.stage(old, "a", name)
+    package = releases.write(tmp_path / "new", 2)
+    data = (package.folder / GOLDEN_FILE).read_bytes()
+    if not are_same:
+        place = disk.place("a") / GOLDEN_FILE
+        place.write_bytes(place.read_bytes().replace(bytes([0, 1, 2, 3]), bytes(4)))
+    incoming = IncomingRelease(disk, offer_of(package), MOST)
+    here = incoming.length(GOLDEN_FILE)
+    # Its 16 inputs of six bytes, and two heads.
+    assert len(npz.dumps({"inputs": releases.SAMPLES[:16]})) > here > 96
+    assert incoming.is_guess(GOLDEN_FILE)
+    incoming.add(incoming.place(GOLDEN_FILE), here, data[here:])
+    assert incoming.finish(GOLDEN_FILE) == are_same
+    assert not incoming.is_guess(GOLDEN_FILE)
+    # The wrong ones come once more, from the first byte on.
+    assert are_same or incoming.length(GOLDEN_FILE) == 0
+    assert are_same or send(incoming, package, GOLDEN_FILE)
+    assert (incoming.folder / GOLDEN_FILE).read_bytes() == data
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK", b"PK" + bytes([255]) * 60])
+def test_a_damaged_golden_file_begins_none(disk, tmp_path, damage):
+    old = releases.write(tmp_path / "old", 1)
+    disk.stage(old, "a", releases.name_of(old))
+    (disk.place("a") / GOLDEN_FILE).write_bytes(damage)
+    package = releases.write(tmp_path / "new", 2)
+    incoming = IncomingRelease(disk, offer_of(package), MOST)
+    assert incoming.length(GOLDEN_FILE) < len(damage) + 1
+    assert send(incoming, package, GOLDEN_FILE) or send(incoming, package, GOLDEN_FILE)
 
 
 def test_other_bytes_than_were_signed_come_once_more(disk, tmp_path):
