@@ -82,9 +82,9 @@ class FleetPlace:
         port: int = json.loads(path.read_text())["port"]
         return port
 
-    def signed(self, package: Path, deltas: bool = True) -> Path:
-        """Return a signed copy of a package. deltas: with its differences."""
-        copy = self.place.path / f"{package.name}-{'difference' if deltas else 'whole'}"
+    def signed(self, package: Path) -> Path:
+        """Return a signed copy of a package."""
+        copy = self.place.path / f"{package.name}-signed"
         shutil.copytree(package, copy)
         plain = content.read(copy)
         lines = signature.sign(plain, self.key.sign, self.key.public_pem)
