@@ -196,7 +196,9 @@ class FleetRounds(Rounds):
 
     def _forget_device(self, client: int) -> None:
         self.installing.discard(client)
-        self._transfers.pop(client, None)
+        # What was under way comes in smaller chunks: a link may never carry a large one.
+        for transfer in self._transfers.pop(client, {}).values():
+            transfer.break_off()
         if self._board is not None:
             self._board.left(client)
         if self.rollout is not None:

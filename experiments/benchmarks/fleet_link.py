@@ -6,8 +6,9 @@
 OLD, NEW: packages, NEW with a difference from OLD; whole: the same without it. The coordinator
 is ``fedlearn fleet`` over mutual TLS. The agents are real ones in this process, each with a
 certificate, a connection, a disk and the real state machine; work that an agent gives to a
-process of its own is done here, one piece at a time. All connections go through one relay (`benchmarks.relay`) of so many
-megabits per second each way. OLD is installed before anything is measured, at full speed.
+process of its own is done here, one piece at a time. All connections go through one relay
+(`benchmarks.relay`) of so many megabits per second each way. OLD is installed before anything
+is measured, at full speed.
 
 Time runs from the first device that hears of the release until all bytes are on the last one;
 what each device makes of them is its own time, and not the link's. --cut: this share of
@@ -36,7 +37,7 @@ from fedlearn.clients.agent.releases import ReleaseDesk
 from fedlearn.clients.device import release_work
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.exchange import exchange_pb2 as pb
-from fedlearn.experiments.benchmarks.fleet_place import FleetPlace, fleet, until
+from fedlearn.experiments.benchmarks.fleet_place import LOOK_S, FleetPlace, fleet, until
 from fedlearn.experiments.benchmarks.relay import Relay
 from fedlearn.package import content
 from fedlearn.release import rollouts
@@ -54,14 +55,22 @@ WATCH_S = 0.1
 class Tally:
     """What came to all devices.
 
-    wanted_s, fetched_s: when a device heard of the release, and when all its bytes were there.
+    agents: how many they are. wanted_s, fetched_s: when a device heard of the release, and when
+    all its bytes were there.
     """
+
+    agents: int
 
     chunk_bytes: int = 0
     again_bytes: int = 0
     resumed: int = 0
     wanted_s: dict[int, float] = field(default_factory=dict)
     fetched_s: dict[int, float] = field(default_factory=dict)
+
+    async def wait_for_all(self) -> None:
+        """Wait until all have all bytes: else the boards' work would take the link's time here."""
+        while len(self.fetched_s) < self.agents:
+            await asyncio.sleep(LOOK_S)
 
     def clear(self) -> None:
         """Begin anew."""
@@ -87,6 +96,7 @@ class Desk(ReleaseDesk):
     async def _reply(self, step: str, order: bytes) -> tuple[int, dict[str, Any]]:
         if step in AFTER_FETCHING:
             self._tally.fetched_s.setdefault(self._device, time.monotonic())
+            await self._tally.wait_for_all()
         loop = asyncio.get_running_loop()
         work = release_work.work
         return 0, await loop.run_in_executor(self._room, work, json.loads(order))
@@ -145,7 +155,7 @@ class Boards:
 
     def __init__(self, ground: FleetPlace, count: int, port: int, name: str) -> None:
         """Let them attend. port: of the link. name: of the releases that they take."""
-        self.tally = Tally()
+        self.tally = Tally(count)
         self._room = ThreadPoolExecutor(1)
         key = ground.public_key.read_text()
         self._settings = [

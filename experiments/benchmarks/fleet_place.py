@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import fedlearn
 from fedlearn.errors import RunError
 from fedlearn.experiments.benchmarks.exchange import Place, place
 from fedlearn.package import content, signature
@@ -22,6 +24,8 @@ from fedlearn.records.names import ADDRESS_FILE
 from fedlearn.release import rollouts
 from fedlearn.release.rollouts import RolloutOptions
 from fedlearn.server.release import ReleaseKey, make_pair
+
+SOURCES = Path(fedlearn.__file__).absolute().parents[1]
 
 # How often something is looked for, and for how long.
 LOOK_S = 0.02
@@ -55,12 +59,16 @@ class FleetPlace:
         """Return the file of the key that devices accept."""
         return self.place.path / "keys" / "release.pem"
 
-    def start(self, *words: object) -> subprocess.Popen[bytes]:
+    def start(
+        self, *words: object, python: str = sys.executable
+    ) -> subprocess.Popen[bytes]:
         """Start a command of ours, which ends with this fleet."""
-        command = [sys.executable, "-m", "fedlearn", *map(str, words)]
+        command = [python, "-m", "fedlearn", *map(str, words)]
         process = subprocess.Popen(
             command,
             cwd=self.place.path,
+            # Another Python has the sources from here, and its own packages.
+            env={**os.environ, "PYTHONPATH": str(SOURCES)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

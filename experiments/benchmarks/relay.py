@@ -45,7 +45,10 @@ class Relay:
         self.down = Bucket(bits_per_s)
         self.up = Bucket(bits_per_s)
         self.port = 0
+        # Connections that ended.
         self.cuts = 0
+        # Bytes down after which a connection ends, None: none does.
+        self.bytes_a_connection: int | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         is_listening = threading.Event()
         self._thread = threading.Thread(
@@ -63,6 +66,10 @@ class Relay:
     def cut(self, share: float, draw: Random) -> None:
         """End a share of the connections now, without a word to either end."""
         self._loop.call_soon_threadsafe(self._cut, share, draw)
+
+    def cut_all(self) -> None:
+        """End every connection now."""
+        self.cut(1.0, Random(0))
 
     def close(self) -> None:
         """End all connections, and the thread."""
@@ -83,7 +90,6 @@ class Relay:
     def _cut(self, share: float, draw: Random) -> None:
         for task in sorted(self._tasks, key=lambda task: task.get_name()):
             if draw.random() < share:
-                self.cuts += 1
                 task.cancel()
 
     async def _accept(
@@ -96,6 +102,7 @@ class Relay:
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 await self._join(reader, writer)
         finally:
+            self.cuts += 1
             self._tasks.discard(task)
             writer.transport.abort()
 
@@ -106,9 +113,10 @@ class Relay:
         far_reader, far_writer = await asyncio.open_connection(
             "127.0.0.1", self._target
         )
+        bound = self.bytes_a_connection
         pumps = [
             asyncio.create_task(_pump(reader, far_writer, self.up)),
-            asyncio.create_task(_pump(far_reader, writer, self.down)),
+            asyncio.create_task(_pump(far_reader, writer, self.down, bound)),
         ]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -120,10 +128,18 @@ class Relay:
 
 
 async def _pump(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, bucket: Bucket
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    bucket: Bucket,
+    bound: int | None = None,
 ) -> None:
+    """Pass bytes one way, until an end closes or there were more than ``bound``."""
+    passed = 0
     with contextlib.suppress(OSError):
         while data := await reader.read(PIECE_BYTES):
+            passed += len(data)
+            if bound is not None and passed > bound:
+                return
             await bucket.passing(len(data))
             writer.write(data)
             await writer.drain()

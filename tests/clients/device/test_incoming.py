@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from fedlearn.clients.device.incoming import IncomingRelease
@@ -11,8 +10,8 @@ from fedlearn.clients.device.slots import SIGNATURES, InstallDisk
 from fedlearn.errors import PackageError
 from fedlearn.exchange.release_frames import Offer
 from fedlearn.exchange.releases import WantedRelease
-from fedlearn.package import content, difference, npz
-from fedlearn.package.parts import GOLDEN_FILE, MANIFEST_FILE, WEIGHTS_FILE, Delta
+from fedlearn.package import content, npz
+from fedlearn.package.parts import GOLDEN_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from tests.clients.device import releases
 
 MOST = 1 << 20
@@ -151,21 +150,9 @@ def test_more_bytes_than_the_owner_lets_are_refused_before_one_travels(disk, tmp
 @pytest.fixture
 def pair(tmp_path, disk):
     """A release in slot a, and the next one with a difference that leads to it."""
-    draw = np.random.default_rng(0)
-    shape = (64, 48)
-    first = draw.normal(size=shape).astype(np.float32)
-    second = first + draw.normal(scale=0.01, size=shape).astype(np.float32)
-    payload, arrived = difference.encode(first.ravel(), second.ravel(), [shape])
-    one = releases.write_wide(tmp_path / "one", 1, first)
-    base = one.manifest.weights_sha256
-    file = f"deltas/{base[:16]}.fl"
-    listed = content.listed(payload)
-    delta = Delta(base, file, listed.sha256, listed.bytes)
-    two = releases.write_wide(
-        tmp_path / "two", 2, arrived.reshape(shape), {file: payload}, deltas=(delta,)
-    )
+    one, two = releases.write_pair(tmp_path)
     disk.stage(one, "a", releases.name_of(one))
-    return two, file
+    return two, two.manifest.deltas[0].file
 
 
 def test_a_difference_is_fetched_in_place_of_the_weights_and_ends_at_their_bits(
