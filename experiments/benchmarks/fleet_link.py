@@ -130,9 +130,11 @@ class Desk(ReleaseDesk):
 class Board(Agent):
     """An agent with such a desk."""
 
-    def __init__(self, *arguments: Any, tally: Tally, room: ThreadPoolExecutor) -> None:
-        """Take what an agent takes."""
-        super().__init__(*arguments, say=lambda text: None)
+    def __init__(
+        self, settings: AgentSettings, tally: Tally, room: ThreadPoolExecutor
+    ) -> None:
+        """Take what an agent takes, and where its work is done."""
+        super().__init__(settings, say=lambda text: None)
         self._tally = tally
         self._room = room
 
@@ -169,9 +171,7 @@ class Boards:
     def _live(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._tasks = [
-            self._loop.create_task(
-                Board(settings, tally=self.tally, room=self._room).run()
-            )
+            self._loop.create_task(Board(settings, self.tally, self._room).run())
             for settings in self._settings
         ]
         self._loop.run_forever()
