@@ -8,7 +8,7 @@ TIER ?= ci
 OUT ?= build/sweep
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install simulate test reproduce sweep answers check build wheel-test edge-test edge-pythons proto clean
+.PHONY: help install simulate test reproduce sweep answers worlds check build wheel-test edge-test edge-pythons proto clean
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ sweep: install ## let every file call of short runs go wrong, one at a time (an 
 
 answers: install ## let clients tell 100,000 well-formed lies; none may end a run (most of an hour on one core)
 	$(BIN)/python -m tests.wire.answers --count 100000
+
+worlds: install ## let rollouts live through 100,000 simulated worlds (half an hour on two cores)
+	$(BIN)/python -m tests.server.rollout_seeds 100000
 
 check: install ## lint, formatting and types
 	$(BIN)/ruff check .

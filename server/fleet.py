@@ -8,7 +8,7 @@ process is in a `RolloutStore` before anybody is told.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -127,12 +127,26 @@ class FleetRounds(Rounds):
             self._forget_device(client)
         return actions
 
+    def revoke(self, clients: Iterable[int]) -> list[Action]:
+        """End connections and open work of clients whose certificates are revoked."""
+        before = set(self.attending)
+        actions = super().revoke(clients)
+        # Their connections are no sessions any more when they end: `gone` knows nobody.
+        self._forget_devices(before - set(self.attending))
+        return actions
+
+    def expire(self, sessions: Iterable[int]) -> list[Action]:
+        """End connections whose certificates have expired."""
+        before = set(self.attending)
+        actions = super().expire(sessions)
+        self._forget_devices(before - set(self.attending))
+        return actions
+
     def tick(self, now: float) -> list[Action]:
         """End silent connections, let time pass for the rollout, and take wishes."""
         before = set(self.attending)
         actions = super().tick(now)
-        for client in before - set(self.attending):
-            self._forget_device(client)
+        self._forget_devices(before - set(self.attending))
         if self._poll_due_s <= now:
             self._poll_due_s = now + POLL_S
             actions += self._take_wishes(now)
@@ -194,9 +208,16 @@ class FleetRounds(Rounds):
             return []
         return self._follow(self.rollout.connected(client, now))
 
+    def _forget_devices(self, clients: Iterable[int]) -> None:
+        """Forget devices that do not attend any more."""
+        for client in sorted(clients):
+            self._forget_device(client)
+
     def _forget_device(self, client: int) -> None:
         self.installing.discard(client)
-        self._transfers.pop(client, None)
+        # What was under way comes in smaller chunks: a link may never carry a large one.
+        for transfer in self._transfers.pop(client, {}).values():
+            transfer.break_off()
         if self._board is not None:
             self._board.left(client)
         if self.rollout is not None:

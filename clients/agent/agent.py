@@ -51,7 +51,7 @@ from fedlearn.exchange.transfer import Data, packed
 from fedlearn.system import sockets
 from fedlearn.system.failpoints import reach
 from fedlearn.system.files import make_folder
-from fedlearn.system.malloc import keep_pages
+from fedlearn.system.malloc import give_back, keep_pages
 
 if TYPE_CHECKING:
     from fedlearn.clients.agent.releases import ReleaseDesk
@@ -270,6 +270,9 @@ class Agent:
             if self._desk is not None:
                 self._desk.heard(frame)
             self._doctor.heard(frame)
+            if frame.WhichOneof("frame") == "welcome":
+                # What imports and the handshake left is a megabyte, and then it may wait.
+                give_back()
         # The stream ended by its status, which says why in the server's words.
         code = await self._call.code()
         raise RunError(f"{code.name.lower()}: {await self._call.details()}")

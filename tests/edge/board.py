@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[2]
 PLACE = Path(os.environ.get("FEDLEARN_EDGE", "edge")).absolute()
 MACHINE = "aarch64"
 TORCH = "torch<2.11"  # later ones bring CUDA, gigabytes
+# Later ones crash in Debian's emulator (qemu 7.2), before they compute anything.
+RUNTIME = "onnxruntime==1.23.2"
 BOOT_S = 300.0
 
 
@@ -63,6 +65,26 @@ def board() -> Board:
         _system(made)
         _packages(made)
         (PLACE / "ready").touch()
+    return made
+
+
+def with_runtime(made: Board) -> Board:
+    """Give the board what runs models, unless it has it; raises Missing."""
+    libraries = PLACE / "root/usr/lib/python3/dist-packages"
+    if (libraries / "onnxruntime").exists():
+        return made
+    version = next((PLACE / "root/usr/bin").glob("python3.??")).name
+    target = Target("Debian", MACHINE, version.removeprefix("python"))
+    try:
+        download(target, resolve(target, [RUNTIME]), PLACE / "runtime")
+    except FedlearnError as error:
+        raise Missing(str(error)) from None
+    for wheel in (PLACE / "runtime").glob("*.whl"):
+        # What the board has already stays as it is.
+        if not (libraries / wheel.name.partition("-")[0]).exists():
+            zipfile.ZipFile(wheel).extractall(libraries)
+    shutil.rmtree(PLACE / "runtime")
+    _run(str(made.python), "-c", "import onnxruntime")
     return made
 
 

@@ -191,6 +191,31 @@ def test_what_a_device_threw_away_is_sent_once_more_when_it_says_so(fleet, monke
     assert bytes(fleet.ask(1, 4096, again=True)[0].data) == FILE[4096:8192]
 
 
+@pytest.mark.parametrize("verb", ["revoke", "expire"])
+def test_a_device_whose_certificate_ends_is_forgotten_at_once(fleet, verb):
+    for client in (0, 1):
+        fleet.attend(client)
+    # Sessions are counted from 1, and an expired one ends by its number.
+    ended = {"revoke": [1], "expire": [2]}[verb]
+    getattr(fleet.machine, verb)(ended)
+    assert fleet.machine.installing == {0}
+    fleet.store.begin(PLAN)
+    actions = fleet.machine.tick(POLL_S)
+    assert {action.session for action in actions if wanted([action])} == {1}
+
+
+def test_what_a_broken_link_did_not_carry_comes_in_smaller_pieces(fleet, monkeypatch):
+    monkeypatch.setattr(transfer, "SMALLEST", 1)
+    fleet.store.begin(PLAN)
+    fleet.machine.tick(POLL_S)
+    fleet.attend(0)
+    fleet.machine.book.paces[0] = pace = transfer.Pace()
+    pace.bytes = 4096
+    fleet.ask(1, 0)
+    fleet.machine.gone(1)
+    assert pace.bytes == 2048
+
+
 @pytest.mark.parametrize(("place", "rollout"), [(1, 1), (0, 2), (2**32 - 1, 1)])
 def test_a_file_that_is_not_wanted_is_cancelled(fleet, place, rollout):
     fleet.store.begin(PLAN)

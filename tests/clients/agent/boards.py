@@ -201,10 +201,14 @@ def fleet(
     watch_s: float,
     count: int,
     more: str = "",
+    start: Callable[..., subprocess.Popen] | None = None,
 ) -> Iterator[list[Board]]:
-    """Have a coordinator in ``folder``/fleet, and boards that attend and serve a package."""
+    """Have a coordinator in ``folder``/fleet, and boards that attend and serve a package.
+
+    start: starts an agent as `started` does, perhaps on another processor.
+    """
     place = folder / "fleet"
-    processes = [_started(folder, "fleet", place, "--insecure")]
+    processes = [started(folder, "fleet", place, "--insecure")]
     boards: list[Board] = []
     try:
         path = place / ADDRESS_FILE
@@ -225,7 +229,7 @@ def fleet(
             options = ["--state", board.state, "--client", number, "--insecure"]
             options += ["--coordinator", f"127.0.0.1:{board.link.port}"]
             options += ["--settings", settings]
-            processes.append(_started(folder, "agent", *options))
+            processes.append((start or started)(folder, "agent", *options))
         yield boards
     finally:
         for board in boards:
@@ -241,6 +245,7 @@ def fleet(
     assert not any(board.status() for board in boards)
 
 
-def _started(folder: Path, *words: object) -> subprocess.Popen:
+def started(folder: Path, *words: object) -> subprocess.Popen:
+    """Start a command of ours in a folder."""
     command = [sys.executable, "-m", "fedlearn", *map(str, words)]
     return subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL)

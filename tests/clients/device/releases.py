@@ -10,19 +10,20 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from fedlearn.exchange.releases import ReleaseId
-from fedlearn.package import content, golden
+from fedlearn.package import content, difference, golden
 from fedlearn.package.content import Package
 from fedlearn.package.manifest import Manifest
 from fedlearn.package.parts import (
-    GOLDEN_FILE,
     GRAPH_FILE,
     WEIGHTS_FILE,
+    Delta,
     Health,
     ListedTensor,
     Origin,
     Port,
     Preprocessing,
     Support,
+    delta_file,
 )
 
 NAME = "small"
@@ -61,7 +62,7 @@ def files(w: Any, is_golden: bool = True) -> dict[str, bytes]:
     return {
         GRAPH_FILE: graph(w.shape),
         WEIGHTS_FILE: w.tobytes(),
-        GOLDEN_FILE: golden.golden(samples, scores, outputs).to_bytes(),
+        **golden.golden(samples, scores, outputs).files(),
     }
 
 
@@ -81,6 +82,24 @@ def write_wide(
 ) -> Package:
     """Write a release of other weights; more: differences, as changes of fields list them."""
     return _written(folder, counter, w, files(w), more or {}, **changes)
+
+
+def write_pair(
+    folder: Path, shape: tuple[int, int] = (64, 48)
+) -> tuple[Package, Package]:
+    """Write two releases, the second with a difference that leads to it from the first."""
+    draw = np.random.default_rng(0)
+    first = draw.normal(size=shape).astype(np.float32)
+    second = first + draw.normal(scale=0.01, size=shape).astype(np.float32)
+    payload, arrived = difference.encode(first.ravel(), second.ravel(), [shape])
+    one = write_wide(folder / "one", 1, first)
+    base = one.manifest.weights_sha256
+    file = delta_file(base)
+    listed = content.listed(payload)
+    delta = Delta(base, file, listed.sha256, listed.bytes)
+    more = {file: payload}
+    two = write_wide(folder / "two", 2, arrived.reshape(shape), more, deltas=(delta,))
+    return one, two
 
 
 def _written(

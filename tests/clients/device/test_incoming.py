@@ -11,13 +11,12 @@ from fedlearn.clients.device.slots import SIGNATURES, InstallDisk
 from fedlearn.errors import PackageError
 from fedlearn.exchange.release_frames import Offer
 from fedlearn.exchange.releases import WantedRelease
-from fedlearn.package import content, difference, golden, npz, signature
+from fedlearn.package import content, golden, npz, signature
 from fedlearn.package.parts import (
     FUNCTIONS_GOLDEN_FILE,
     GOLDEN_FILE,
     MANIFEST_FILE,
     WEIGHTS_FILE,
-    Delta,
     function_file,
 )
 from fedlearn.release import functions
@@ -38,12 +37,13 @@ def offer_of(package):
     return Offer(WantedRelease(1, releases.name_of(package)), data, (b"signature",))
 
 
-def send(incoming, package, path, start=0):
-    """Give a file in two pieces, the first of them twice."""
+def send(incoming, package, path):
+    """Give what is missing of a file in two pieces, the first of them twice."""
     data = (package.folder / path).read_bytes()
     place = incoming.place(path)
-    half = max(1, len(data) // 2)
-    for begin, end in ((start, half), (0, half), (half, len(data))):
+    start = incoming.length(path)
+    half = (start + len(data) + 1) // 2
+    for begin, end in ((start, half), (start, half), (half, len(data))):
         if begin < end:
             incoming.add(place, begin, data[begin:end])
     return incoming.finish(path)
@@ -125,21 +125,9 @@ def test_more_bytes_than_the_owner_lets_are_refused_before_one_travels(disk, tmp
 @pytest.fixture
 def pair(tmp_path, disk):
     """A release in slot a, and the next one with a difference that leads to it."""
-    draw = np.random.default_rng(0)
-    shape = (64, 48)
-    first = draw.normal(size=shape).astype(np.float32)
-    second = first + draw.normal(scale=0.01, size=shape).astype(np.float32)
-    payload, arrived = difference.encode(first.ravel(), second.ravel(), [shape])
-    one = releases.write_wide(tmp_path / "one", 1, first)
-    base = one.manifest.weights_sha256
-    file = f"deltas/{base[:16]}.fl"
-    listed = content.listed(payload)
-    delta = Delta(base, file, listed.sha256, listed.bytes)
-    two = releases.write_wide(
-        tmp_path / "two", 2, arrived.reshape(shape), {file: payload}, deltas=(delta,)
-    )
+    one, two = releases.write_pair(tmp_path)
     disk.stage(one, "a", releases.name_of(one))
-    return two, file
+    return two, two.manifest.deltas[0].file
 
 
 def test_a_difference_is_fetched_in_place_of_the_weights_and_ends_at_their_bits(
