@@ -8,7 +8,7 @@ TIER ?= ci
 OUT ?= build/sweep
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install simulate test reproduce sweep answers worlds check build wheel-test edge-test edge-pythons proto clean
+.PHONY: help install simulate test nightly reproduce sweep answers worlds check build wheel-test edge-test edge-pythons proto clean
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ simulate: install ## run the embedded default: a CNN over 100 clients
 
 test: install ## run the tests
 	$(BIN)/python -m pytest -n 2
+
+nightly: install ## run the tests that take minutes each
+	$(BIN)/python -m pytest -m nightly
 
 reproduce: install ## run the claims of a tier (TIER=ci, nightly, release); data sets are fetched once
 	$(BIN)/fedlearn reproduce --tier $(TIER) --jobs 2 --fetch

@@ -69,6 +69,7 @@ def tell(step: str, processes: Sequence[int]) -> None:
 
 def ask(port: int, package: Package, requests: int) -> None:
     """Ask the served model for one sample at a time, over one connection."""
+    # The package's own, so any package can be measured.
     sample = golden.read(package).inputs[:1]
     entry: dict[str, Any] = {"name": package.manifest.input.name}
     entry |= {"datatype": "UINT8", "shape": sample.shape}
@@ -76,6 +77,7 @@ def ask(port: int, package: Package, requests: int) -> None:
         entry["datatype"] = "FP32"
     body = json.dumps({"inputs": [{**entry, "data": sample.reshape(-1).tolist()}]})
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    # Over one connection: what is measured is the server, not its handshakes.
     for _ in range(requests):
         connection.request("POST", "/v2/models/m/infer", body)
         answer = connection.getresponse()
@@ -88,6 +90,7 @@ def ask(port: int, package: Package, requests: int) -> None:
 def free_port() -> int:
     """Return a port of this machine that nobody has."""
     with socket.socket() as probe:
+        # Given back before the agent takes it; nobody else here asks for ports meanwhile.
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
@@ -120,6 +123,7 @@ def measure(folder: Path, requests: int, python: str) -> None:
         ground.roll_out(ground.signed(folder), 1)
         ground.wait_until_done()
         time.sleep(SETTLE_S)
+        # One: whatever else the agent started has ended by now.
         (server,) = children(agent)
         tell("the agent, whose model is served", [agent])
         tell("what serves it", [server])

@@ -97,6 +97,7 @@ class Desk(ReleaseDesk):
         if step in AFTER_FETCHING:
             self._tally.fetched_s.setdefault(self._device, time.monotonic())
             await self._tally.wait_for_all()
+        # One thread for all: fifty boards at once would be this machine's work, and no link's.
         loop = asyncio.get_running_loop()
         work = release_work.work
         return 0, await loop.run_in_executor(self._room, work, json.loads(order))
@@ -165,6 +166,7 @@ class Boards:
             for client in range(count)
         ]
         self._loop = asyncio.new_event_loop()
+        # Daemon: an error of ours must not leave the process waiting for agents.
         self._thread = threading.Thread(target=self._live, daemon=True)
         self._thread.start()
 
@@ -220,6 +222,7 @@ class Trial:
         name = content.read(old).manifest.name
         self.boards = Boards(ground, agents, self.relay.port, name)
         until(self._all_report, "report of every device")
+        # At full speed: only the release that is measured travels slowly.
         ground.roll_out(ground.signed(old), agents)
         ground.wait_until_done()
 
@@ -242,6 +245,7 @@ class Trial:
         seconds = max(tally.fetched_s.values()) - min(tally.wanted_s.values())
         down = relay.down.passed_bytes - down
         up = relay.up.passed_bytes - up
+        # What follows, as the switch and its reports, is not the link's.
         relay.set_rate(float("inf"))
         self.ground.wait_until_done()
         return Figures(seconds, down, up, tally, relay.cuts - cuts)
@@ -305,6 +309,7 @@ def trial(arguments: argparse.Namespace, kind: str) -> Figures:
 def measure(arguments: argparse.Namespace) -> None:
     """Print what each kind takes, and the ratio of both."""
     took = {}
+    # A new fleet for each: no byte of the first is on a device when the second begins.
     for kind in [arguments.only] if arguments.only else KINDS:
         took[kind] = trial(arguments, kind)
         tell(kind, arguments.mbps, arguments.agents, took[kind])

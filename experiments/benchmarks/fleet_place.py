@@ -82,6 +82,7 @@ class FleetPlace:
         path = self.folder / ADDRESS_FILE
 
         def is_there() -> bool:
+            # Told at once: one that ended would be waited for in vain.
             if process.poll() is not None:
                 raise RunError(f"the coordinator ended with code {process.returncode}")
             return path.exists()
@@ -93,6 +94,7 @@ class FleetPlace:
     def signed(self, package: Path) -> Path:
         """Return a signed copy of a package."""
         copy = self.place.path / f"{package.name}-signed"
+        # A copy: the package may be another's, and have no signature.
         shutil.copytree(package, copy)
         plain = content.read(copy)
         lines = signature.sign(plain, self.key.sign, self.key.public_pem)
@@ -101,6 +103,7 @@ class FleetPlace:
 
     def roll_out(self, package: Path, devices: int) -> None:
         """Write down a rollout to all devices at once."""
+        # In one wave: what is measured is the link, and not the gate between waves.
         options = RolloutOptions(
             devices=tuple(range(devices)), shares=(1.0,), key=self.key.public_pem
         )

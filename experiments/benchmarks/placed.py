@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     print(HEADING, flush=True)
     for source in arguments.traces:
+        # What was recorded is what it is, whatever the seed.
         seeds = arguments.seeds if source in traces.TRACES else [0]
         for seed in seeds:
             print(line(source, seed), flush=True)
@@ -49,6 +50,7 @@ def line(source: str, seed: int) -> str:
     """Return a line of the table. Raises UserError and DataError for what is no trace."""
     trace = traces.load(source, seed)
     planned_s = hindsight.planned_s(trace)
+    # Of one trace, so all ways meet the same link.
     outcomes = {
         name: replay.replay(trace, chooser)
         for name, chooser in replay.choosers().items()

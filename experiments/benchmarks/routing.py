@@ -80,10 +80,12 @@ def trained(
     folder = out / f"{data}-{name}-{seed}"
     if not (folder / "model.safetensors").exists():
         config: dict[str, Any] = {}
+        # A section at a time, as both have keys of their own in it.
         for section in CONFIG.keys() | changes.keys():
             config[section] = {**CONFIG.get(section, {}), **changes.get(section, {})}
         config["experiment"]["name"] = name
         config["data"]["name"] = data
+        # A run that was broken off goes on.
         resume = folder.exists()
         seeded = {"experiment.seed": seed}
         run(config, seeded, out=folder, resume=resume, quiet=True)
@@ -119,6 +121,7 @@ def crossed(
     for setting in (is_even, ~is_even):
         routing = fitted(small[setting], labels[setting], share)
         score = streamed(small[~setting], large[~setting], labels[~setting], routing)
+        # Weighed, as one half may have a sample more.
         right += score.routed * (~setting).sum()
         sent += score.share_sent * (~setting).sum()
     return right / len(labels), sent / len(labels)

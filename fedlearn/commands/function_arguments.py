@@ -61,6 +61,7 @@ def functions_of(arguments: argparse.Namespace) -> tuple[FunctionWish, ...]:
         return ()
     limits = _limits(arguments.limits)
     wishes = [_wish(role, text, limits) for role, text in pairs]
+    # Both roles share their names: a limit says no role.
     names = [wish.name for wish in wishes]
     for name in names:
         if names.count(name) > 1:
@@ -127,6 +128,7 @@ def _limits(texts: list[str]) -> dict[str, tuple[int, int]]:
     for text in texts:
         name, _, values = text.partition("=")
         numbers = values.split(",")
+        # Seven digits are beyond any limit, and a longer text costs time to read.
         is_sound = len(numbers) == 2 and all(
             number.isascii() and number.isdigit() and len(number) < 7
             for number in numbers

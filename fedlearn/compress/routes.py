@@ -51,6 +51,7 @@ def fit_route(small: Trained, large: Trained, share: float) -> RouteReport:
     labels = _labels(small, large)
     small_scores = scores_of(small)
     large_scores = scores_of(large)
+    # Every other sample: a test set may be sorted by class.
     fitting = np.arange(len(labels)) % 2 == 0
     routing = routed_by(small_scores[fitting], labels[fitting], share)
     score = streamed(
@@ -89,6 +90,7 @@ def streamed(
     router = Router(routing)
     answers = small.argmax(-1)
     sent = 0
+    # One by one: the router keeps its share over time, so their order counts.
     for number in range(len(small)):
         if len(router.unsure(small[number : number + 1])):
             answers[number] = large[number].argmax()

@@ -30,6 +30,7 @@ def want_stop(fleet: Path, number: int) -> FleetRun:
         if run is None:
             known = ", ".join(map(str, runs)) or "none yet"
             raise UserError(f"'{fleet}' has no run {number}; its runs: {known}")
+        # Said, and not ignored: the user may mean another run.
         if run.phase in OVER:
             raise UserError(f"run {number} is {run.phase.name.lower()} already")
         store.want_stop(number)

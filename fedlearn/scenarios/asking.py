@@ -73,6 +73,7 @@ class Asker:
     def stop(self) -> None:
         """Ask no more. Raises RunError where the device broke a connection off."""
         self._is_over.set()
+        # It may never have started: the scenario failed before.
         if self._thread.ident is not None:
             self._thread.join()
         if self._trouble is not None:
@@ -105,6 +106,7 @@ class Asker:
         label = ""
         if reply.status == http.HTTPStatus.OK:
             version = value["model_version"]
+            # The protocol's class extension: score, index and name in one text.
             label = value["outputs"][0]["data"][0].split(":", 2)[2]
         is_right = label == questions.labels[place]
         now = time.monotonic()
@@ -120,6 +122,7 @@ def status(port: int) -> Mapping[str, Any]:
         connection.request("GET", "/status")
         value: dict[str, Any] = json.loads(connection.getresponse().read())
         return value
+    # A server that starts is asked again.
     except (OSError, http.client.HTTPException, ValueError):
         return {}
     finally:

@@ -7,7 +7,8 @@ import pytest
 from fedlearn.commands import scenario
 
 
-@pytest.mark.slow
+# Its parts have tests of their own.
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_wear_is_learned_and_a_bad_release_recalled(tmp_path, capsys):
     folder = tmp_path / "m"

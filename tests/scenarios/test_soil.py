@@ -44,7 +44,7 @@ def test_a_place_that_is_not_the_right_one_is_named():
 
 # It starts a dozen processes: a busy machine needs longer than the usual limit.
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_no_request_fails_while_the_link_dies(tmp_path):
     size = soil.SoilSize(rounds=2, readings=200, rows=512, phase_s=0.5)
     outcome = soil.play_sized(tmp_path, 0, lambda text: None, size)

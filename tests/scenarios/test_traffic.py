@@ -14,7 +14,7 @@ from fedlearn.scenarios.players import Troupe
 SIZE = traffic.TrafficSize(rounds=1, vehicles=60, rate=30.0)
 
 # It starts a dozen processes: a busy machine needs longer than the usual limit.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
