@@ -6,8 +6,10 @@ import io
 import logging
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import flwr
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message
 from flwr.clientapp import ClientApp
@@ -22,6 +24,9 @@ EXAMPLES = "num-examples"
 
 # The code of an error reply: the client's own code failed. Flower's constant is private.
 ERROR_CODE = 2
+
+# Where Flower's own code lies.
+_FLOWER = Path(flwr.__file__).parent
 
 # What we hang on Flower's objects, whose classes know no such attribute.
 _UPDATE = "fedlearn_update"
@@ -90,7 +95,7 @@ class HeldArray(Array):
 
 
 def enter() -> None:
-    """Let this process create messages, and keep Flower's own log to errors.
+    """Let this process create messages, and keep Flower's log to what apps and mods say.
 
     Since flwr 1.38 `Message(...)` raises unless a process-global, private identity is
     set. Under `flwr run` it is set, and is the run's.
@@ -100,7 +105,22 @@ def enter() -> None:
         TaskIdentity.run_id  # noqa: B018
     except RuntimeError:
         TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
-    logging.getLogger("flwr").setLevel(logging.ERROR)
+    # No second one: logging knows it again by its identity.
+    logging.getLogger("flwr").addFilter(_is_of_an_app)
+
+
+def _is_of_an_app(record: logging.LogRecord) -> bool:
+    """Tell whether a line of Flower's log is an app's, a mod's or an error.
+
+    What Flower's loops and strategies log of each round stands in our own record.
+    """
+    if record.levelno >= logging.ERROR:
+        return True
+    path = Path(record.pathname)
+    is_own = path.is_relative_to(_FLOWER)
+    # Flower's mods, for which logging is all that some of them do.
+    is_mod = is_own and "mod" in path.relative_to(_FLOWER).parts
+    return is_mod or not is_own
 
 
 def attach(reply: Message, received: Received) -> Message:

@@ -74,15 +74,16 @@ class Guarded:
         attempts: int = 3,
         config: TrainConfig | None = None,
         settings: Callable[[int], Mapping[str, Any]] = lambda number: {},
+        evaluate_config: Mapping[str, Any] | None = None,
         evaluates: Callable[[int], bool] = lambda number: True,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Take the strategy.
 
         first_round: what Flower's loop calls round 1. config: what the strategy's train
-        config holds before. settings: round → what the experiment adds to it. evaluates:
-        rounds in which clients may evaluate. note: called with a line about a repeated
-        round.
+        config holds before. settings: round → what the experiment adds to it.
+        evaluate_config: what the messages to evaluate hold. evaluates: rounds in which
+        clients may evaluate. note: called with a line about a repeated round.
         """
         self.inner = inner
         self.name = type(inner).__name__
@@ -93,6 +94,7 @@ class Guarded:
         self.attempts = attempts
         self.config = config or TrainConfig()
         self.settings = settings
+        self.evaluate_config = ConfigRecord(dict(evaluate_config or {}))
         self.notes = Notes(note)
         self.attempt = 0
         self.updates = Updates(self.verbs, layout, min_clients, self.notes)
@@ -150,6 +152,7 @@ class Guarded:
         offered = {
             "num_rounds": rounds - self.offset,
             "train_config": self.config.record,
+            "evaluate_config": self.evaluate_config,
             "evaluate_fn": self._evaluate,
         }
         result = None

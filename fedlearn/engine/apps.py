@@ -8,8 +8,10 @@ travels as a payload like any other update.
 from __future__ import annotations
 
 import copy
+import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import (
@@ -27,6 +29,7 @@ from fedlearn.clients import report
 from fedlearn.clients.evaluate import evaluate
 from fedlearn.clients.local import Contribution
 from fedlearn.clients.train import train
+from fedlearn.config.values import of_client
 from fedlearn.engine.runner import Runner
 from fedlearn.engine.task import Held, Outcome, Task
 from fedlearn.errors import ClientError, ConfigError
@@ -35,21 +38,42 @@ from fedlearn.models import write_state
 from fedlearn.names import import_path
 
 
-def load(app: str, mods: Sequence[str]) -> UserApp | None:
+@dataclass(frozen=True)
+class AppConfig:
+    """What ``[client]`` tells an app of the run and of its nodes.
+
+    run: the values of ``context.run_config``. node: more of ``context.node_config``; a list
+    has one value for each client.
+    """
+
+    run: Mapping[str, Any] = field(default_factory=dict)
+    node: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load(
+    app: str, mods: Sequence[str], config: AppConfig | None = None
+) -> UserApp | None:
     """Return the ClientApp of ``[client]``: the user's, or ours behind mods; None: neither.
 
-    Raises ConfigError when a path does not lead to one.
+    Raises ConfigError when a path does not lead to one, and for a config that nobody reads.
     """
+    config = config or AppConfig()
     if app and mods:
         raise ConfigError(
             "[client] takes app or mods, not both: "
             "give the mods to your own ClientApp(mods=[…])"
         )
     if app:
-        return UserApp(_client_app(app))
-    if not mods:
-        return None
-    return OurApp([_mod(path) for path in mods])
+        return UserApp(_client_app(app), config)
+    if mods:
+        return OurApp([_mod(path) for path in mods], config)
+    for key, values in {"run_config": config.run, "node_config": config.node}.items():
+        if values:
+            raise ConfigError(
+                f"[client] {key} is read by app and mods, and there are none: "
+                "name one, or leave it out"
+            )
+    return None
 
 
 def _client_app(path: str) -> ClientApp:
@@ -74,7 +98,31 @@ def _mod(path: str) -> Any:
             f"mod '{path}' is a {type(mod).__name__}, "
             "not a function (message, context, call_next)"
         )
+    if inspect.isclass(mod):
+        raise ConfigError(
+            f"mod '{path}' is a class; name an object of it: write "
+            f"my_mod = {mod.__name__}(…) in a module of yours, and give its import path"
+        )
+    if not _takes_three(mod):
+        raise ConfigError(
+            f"mod '{path}' does not take (message, context, call_next); "
+            "a function that makes a mod is no mod: name what it returns"
+        )
     return mod
+
+
+def _takes_three(mod: Any) -> bool:
+    """Return whether a mod can be called with a message, a context and the next app."""
+    try:
+        signature = inspect.signature(mod)
+    # What has no signature that Python can read is tried when it is called.
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(None, None, None)
+    except TypeError:
+        return False
+    return True
 
 
 class UserApp:
@@ -85,15 +133,16 @@ class UserApp:
 
     reads_plan = False
 
-    def __init__(self, app: ClientApp) -> None:
-        """Take the app."""
+    def __init__(self, app: ClientApp, config: AppConfig) -> None:
+        """Take the app, and what it is told."""
         self.app = app
+        self.config = config
 
     def __call__(self, runner: Runner, task: Task, held: Held) -> Outcome:
         """Return what the app answers. Raises ClientError when its reply cannot be carried."""
         enter()
         begun = time.perf_counter()
-        context = _context(runner, task)
+        context = _context(runner, task, self.config)
         reply = self.app(_message(runner, task, held.state), context)
         # Whatever a user's function returns comes through Flower's unchanged.
         if not isinstance(reply, Message):
@@ -127,9 +176,9 @@ class OurApp(UserApp):
 
     reads_plan = True
 
-    def __init__(self, mods: list[Any]) -> None:
-        """Take the mods, outermost first."""
-        super().__init__(ClientApp(mods=mods))
+    def __init__(self, mods: list[Any], config: AppConfig) -> None:
+        """Take the mods, outermost first, and what they are told."""
+        super().__init__(ClientApp(mods=mods), config)
         self.app.train()(self._train)
         self.app.evaluate()(self._evaluate)
         self.runner: Runner
@@ -172,31 +221,37 @@ class OurApp(UserApp):
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
-class _NoRunConfig(dict[str, Any]):
-    """A run config without values, which says so where an app needs one."""
+class _Config(dict[str, Any]):
+    """A config of an app's context, which says where an app finds a key that is missing."""
+
+    def __init__(self, name: str, values: Mapping[str, Any]) -> None:
+        """Take the values. name: of the config, in ``[client]`` and in the context."""
+        super().__init__(values)
+        self.name = name
 
     def __missing__(self, key: str) -> Any:
         raise ClientError(
-            f"the app reads context.run_config['{key}'], and a run of fedlearn has no "
-            "run_config; read the strategy's config in the message, or a default by .get()"
+            f"the app reads context.{self.name}['{key}'], which [client.{self.name}] "
+            "does not have: set it there, or read a default by .get()"
         )
 
 
-def _context(runner: Runner, task: Task) -> Context:
+def _context(runner: Runner, task: Task, config: AppConfig) -> Context:
     """Return the node's context, with a copy of its state: it is kept only if the app succeeds."""
     state = RecordDict()
     if task.state is not None:
         state = copy.deepcopy(task.state)
-    node_config: dict[str, str | int | float | bool] = {
+    node_config = {
+        **of_client(config.node, task.client),
         "partition-id": task.client,
         "num-partitions": len(runner.population.clients),
     }
     return Context(
         run_id=1,
         node_id=task.client,
-        node_config=node_config,
+        node_config=_Config("node_config", node_config),
         state=state,
-        run_config=_NoRunConfig(),
+        run_config=_Config("run_config", config.run),
     )
 
 

@@ -32,15 +32,11 @@ from fedlearn.runs.layers import Site, Stack
 from fedlearn.runs.receiving import Receiver
 from fedlearn.runs.requests import Requests, configs_of
 from fedlearn.runs.tally import RoundTally
+from fedlearn.runs.waits import Waits
 from fedlearn.strategies.aggregate import check_range
 from fedlearn.strategies.cohorts import takes_payloads
 from fedlearn.strategies.train_config import ATTEMPT
 from fedlearn.text import shortened
-
-# Times in a row that a strategy may ask for the nodes, before it is told that it waits
-# for more clients than there are.
-_MOST_ASKED = 5
-
 
 # What a client's replies hold: an update, an evaluation, or why there is none.
 Content = Received | MetricRecord | Error
@@ -104,7 +100,7 @@ class RunGrid(Grid):
         self._attempt = 0
         # Whether a cohort is being made: only then are the chosen clients offered.
         self._choosing = False
-        self._asked = 0
+        self._waiting_for_nodes = Waits()
         self._run: Any = None
         self._replies: dict[str, Message] = {}
 
@@ -114,7 +110,7 @@ class RunGrid(Grid):
         self.tally = RoundTally()
         self._attempt = 0
         self._choosing = True
-        self._asked = 0
+        self._waiting_for_nodes.end()
         # A round that begins makes what the clients kept in the last one final.
         self.memory.settle()
         self.bounds.begin()
@@ -128,7 +124,7 @@ class RunGrid(Grid):
         self.tally.repeat()
         self._attempt += 1
         self._choosing = True
-        self._asked = 0
+        self._waiting_for_nodes.end()
         self.memory.undo()
         self.bounds.repeat()
 
@@ -179,8 +175,7 @@ class RunGrid(Grid):
             # Real ones, of whom more may come: a strategy may wait for them.
             return clients
         # Flower sleeps between two such questions, for ever where no node can come.
-        self._asked += 1
-        if self._asked > _MOST_ASKED:
+        if self._waiting_for_nodes.asked():
             raise RunError(
                 f"the strategy waits for more clients than the {self.clients} of this "
                 "experiment; lower its min_available_nodes, min_train_nodes and "
@@ -212,7 +207,7 @@ class RunGrid(Grid):
         with the reason. ``timeout`` does not apply: the engine ends a round by itself.
         """
         self._choosing = False
-        self._asked = 0
+        self._waiting_for_nodes.end()
         replies = self._all_replies(list(messages))
         if self.payloads:
             return replies

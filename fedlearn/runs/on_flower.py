@@ -113,6 +113,12 @@ def _check(experiment: Experiment, resume: bool) -> None:
             "pyproject.toml, as clientapp, with mods=[fedlearn.clients.app.payloads, …], "
             "or use fedlearn.clients.app.make(mods)"
         )
+    section = experiment.client
+    if section.run_config or section.node_config:
+        raise ConfigError(
+            "[client] run_config and node_config do not apply under 'flwr run': the app "
+            "reads [tool.flwr.app.config], and each SuperNode its --node-config"
+        )
     if resume and feedback(experiment.codec.up)[0]:
         raise ConfigError(
             f'a run with codec.up = "{experiment.codec.up}" cannot be resumed under '

@@ -323,8 +323,13 @@ def test_a_wrong_run_config_says_so(given, reason):
 def test_a_config_is_found_in_the_apps_folder(tmp_path, monkeypatch):
     (tmp_path / "mine.toml").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert arguments({"config": "mine.toml"})["config"] == str(tmp_path / "mine.toml")
-    assert arguments({"config": "other.toml", "set": "a.b=1 c.d='x y'"})["changes"] == [
-        "a.b=1",
-        "c.d=x y",
-    ]
+    assert arguments({"config": "mine.toml"}).config == str(tmp_path / "mine.toml")
+    others = arguments({"config": "other.toml", "set": "a.b=1 c.d='x y'"})
+    assert others.changes == ["a.b=1", "c.d=x y"]
+
+
+def test_keys_of_the_app_are_passed_over():
+    ours = {"config": "small", "set": "", "out": "", "resume": False}
+    # Nearly one of ours, which is there.
+    both = arguments({**ours, "seed": 3, "outs": "x", "local-epochs": 2})
+    assert (both.config, both.out) == ("small", None)
