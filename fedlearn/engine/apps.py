@@ -11,17 +11,10 @@ import copy
 import inspect
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flwr.app import (
-    ArrayRecord,
-    ConfigRecord,
-    Context,
-    Message,
-    MetricRecord,
-    RecordDict,
-)
+from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedlearn.arrays import State
@@ -31,9 +24,20 @@ from fedlearn.clients.local import Contribution
 from fedlearn.clients.train import train
 from fedlearn.config.values import of_client
 from fedlearn.engine.runner import Runner
-from fedlearn.engine.task import Held, Outcome, Task
+from fedlearn.engine.task import Answer, Held, Outcome, Task
 from fedlearn.errors import ClientError, ConfigError
-from fedlearn.flower import EXAMPLES, enter, is_of_client_fn, to_record, to_state
+from fedlearn.flower import (
+    EXAMPLES,
+    enter,
+    give_id,
+    is_of_client_fn,
+    model_name,
+    pack,
+    records_beside,
+    to_record,
+    to_state,
+    unpack,
+)
 from fedlearn.models import write_state
 from fedlearn.names import import_path
 
@@ -138,12 +142,12 @@ class UserApp:
         self.app = app
         self.config = config
 
-    def __call__(self, runner: Runner, task: Task, held: Held) -> Outcome:
+    def __call__(self, runner: Runner, task: Task, held: Held | None) -> Outcome:
         """Return what the app answers. Raises ClientError when its reply cannot be carried."""
         enter()
         begun = time.perf_counter()
         context = _context(runner, task, self.config)
-        reply = self.app(_message(runner, task, held.state), context)
+        reply = self.app(_message(runner, task, held), context)
         # Whatever a user's function returns comes through Flower's unchanged.
         if not isinstance(reply, Message):
             raise ClientError(
@@ -153,19 +157,19 @@ class UserApp:
         if reply.has_error():
             raise ClientError(f"client {task.client}: {reply.error.reason}")
         train_s = time.perf_counter() - begun
-        records = reply.content.metric_records
-        if task.kind != "train":
-            metrics = report.flat(records)
-            return Outcome(
-                task.client, metrics=metrics, state=context.state, train_s=train_s
-            )
+        name = None
+        if task.trains and held is not None:
+            name = model_name(runner.layout, reply.content, _arrays(task))
         begun = time.perf_counter()
-        payload, kept = _encoded(runner, task, held, reply)
-        return Outcome(
-            task.client,
-            payload,
-            state=context.state,
-            train_s=train_s,
+        outcome = Outcome(task.client, state=context.state, train_s=train_s)
+        if held is None or name is None:
+            answer = Answer(pack(reply.content))
+            return replace(outcome, answer=answer)
+        payload, kept = _encoded(runner, task, held, reply.content, name)
+        return replace(
+            outcome,
+            payload=payload,
+            answer=_beside(task, reply.content, name),
             encode_s=time.perf_counter() - begun,
             kept=kept,
         )
@@ -184,7 +188,7 @@ class OurApp(UserApp):
         self.runner: Runner
         self.task: Task
 
-    def __call__(self, runner: Runner, task: Task, held: Held) -> Outcome:
+    def __call__(self, runner: Runner, task: Task, held: Held | None) -> Outcome:
         """Return what our training answers. Raises ClientError."""
         # Flower calls `_train` without either, so they wait here for it.
         self.runner = runner
@@ -205,9 +209,9 @@ class OurApp(UserApp):
         metrics = MetricRecord(
             {EXAMPLES: update.examples, "train_loss": update.train_loss}
         )
-        content = RecordDict(
-            {"arrays": to_record(runner.layout, end), "metrics": metrics}
-        )
+        # Under the name that the strategy knows its model by.
+        arrays = {_arrays(self.task): to_record(runner.layout, end)}
+        content = RecordDict({**arrays, "metrics": metrics})
         return Message(content, reply_to=message)
 
     def _evaluate(self, message: Message, context: Context) -> Message:
@@ -255,39 +259,55 @@ def _context(runner: Runner, task: Task, config: AppConfig) -> Context:
     )
 
 
-def _message(runner: Runner, task: Task, start: State) -> Message:
-    content = RecordDict()
-    for name, values in task.config["configs"].items():
-        content[name] = ConfigRecord(dict(values))
-    content[task.config["arrays"]] = to_record(runner.layout, start)
-    return Message(content, dst_node_id=task.client, message_type=task.kind)
+def _message(runner: Runner, task: Task, held: Held | None) -> Message:
+    envelope = task.envelope
+    assert envelope is not None
+    content = unpack(envelope.records)
+    if held is not None:
+        content[_arrays(task)] = to_record(runner.layout, held.state)
+    message = Message(
+        content,
+        dst_node_id=task.client,
+        message_type=task.kind,
+        group_id=envelope.group,
+    )
+    give_id(message, envelope.message)
+    return message
+
+
+def _arrays(task: Task) -> str:
+    """Return the name of the model's record in a task's message."""
+    assert task.envelope is not None
+    return task.envelope.arrays or ""
 
 
 def _model(runner: Runner, message: Message) -> State:
-    arrays = next(iter(message.content.array_records.values()))
-    return to_state(runner.layout, arrays)
+    name = model_name(runner.layout, message.content)
+    if name is None:
+        raise ClientError("the message has no model, which our training needs")
+    return to_state(runner.layout, message.content.array_records[name])
 
 
 def _encoded(
-    runner: Runner, task: Task, held: Held, reply: Message
+    runner: Runner, task: Task, held: Held, records: RecordDict, name: str
 ) -> tuple[bytes, dict[str, bytes]]:
-    """Return an app's update as a payload, and the digests of what its client keeps."""
+    """Return an app's update as a payload, and the digests of what its client keeps.
+
+    name: of its record in the reply.
+    """
     start = held.state
-    end = to_state(runner.layout, _arrays(task, reply))
+    end = to_state(runner.layout, records.array_records[name])
     difference = State(end.floats - start.floats, end.integers - start.integers)
-    said = report.read(task.client, reply.content.metric_records)
+    said = report.read(task.client, records.metric_records)
     contribution = Contribution(
         difference, said.examples, said.train_loss, said.metrics, said.records
     )
     return runner.reply(task, held, contribution)
 
 
-def _arrays(task: Task, reply: Message) -> ArrayRecord:
-    arrays = list(reply.content.array_records.values())
-    configs = reply.content.config_records
-    if len(arrays) != 1 or configs:
-        raise ClientError(
-            f"client {task.client} replied with {len(arrays)} ArrayRecords and "
-            f"{len(configs)} ConfigRecords; an update is one ArrayRecord and its MetricRecord"
-        )
-    return arrays[0]
+def _beside(task: Task, records: RecordDict, name: str) -> Answer | None:
+    """Return what an update's payload does not carry of a reply; None: nothing."""
+    beside = records_beside(records, name, _arrays(task))
+    if beside is None:
+        return None
+    return Answer(pack(beside), name)

@@ -46,6 +46,7 @@ class Stack:
     choose: Choose | None = None
     clock: Clock | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    has_apps: bool = False
 
 
 Layer = Callable[[Stack, Site], Stack]

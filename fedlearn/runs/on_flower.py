@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flwr.serverapp import Grid
@@ -50,7 +50,7 @@ class OnFlower:
             section,
             ready=lambda: self._wait(link, min(clients, enough), section.deadline_s),
         )
-        return with_fleet(stack, site, fleet)
+        return replace(with_fleet(stack, site, fleet), has_apps=True)
 
     def close(self) -> None:
         """Write who took part, and end the journal and the log."""

@@ -257,9 +257,7 @@ def _check_methods(numbers: object) -> None:
             raise ConfigError(f"methods: {name} = {number!r} is not a number")
 
 
-def _app(
-    experiment: Experiment, clients: int, agents: bool
-) -> apps.UserApp | None:
+def _app(experiment: Experiment, clients: int, agents: bool) -> apps.UserApp | None:
     with config_section("client"):
         section = experiment.client
         config = apps.AppConfig(section.run_config, section.node_config)
