@@ -106,6 +106,8 @@ class Guarded:
         self._score: Callable[[ArrayRecord], Mapping[str, float]]
         # What ended the run, should the strategy's loop catch it and go on.
         self._failure: BaseException | None = None
+        # Whether any round gave a model.
+        self._has_learned = False
         self._grid: Any = None
         # Makes the messages of another attempt of this round.
         self._configure_again: Callable[[], Iterable[Message]]
@@ -127,12 +129,19 @@ class Guarded:
         such a ``start`` ends with, where it returns one.
         """
         start = f"{self.name}.start"
+        self._has_learned = False
         self._order = RoundOrder(start, self.offset, rounds, after)
         self._score = score
         self._failure = None
         with self._detour.led():
             result = self._start(grid, arrays, rounds)
         ended = self._order.end()
+        # A resumed run may have learned before; its last rounds may wait.
+        if not (self._has_learned or self.offset):
+            raise RoundError(
+                f"{self.name}.aggregate_train made no model in {self._order.begun} rounds: "
+                "nothing was learned"
+            )
         if ended:
             self.notes.say(ended)
         returned = None
@@ -205,6 +214,7 @@ class Guarded:
         number = server_round + self.offset
         with self._lasting():
             self._order.begin(number, arrays)
+            self.updates.before = arrays
             self._grid = grid
             self.attempt = 0
             self._grid.begin(number)
@@ -241,10 +251,23 @@ class Guarded:
                     number, self.attempt, replies, self._grid.leave_out
                 )
                 if arrays is not None:
-                    self._order.model = arrays
+                    self._order.model = self.updates.before = arrays
+                    self._has_learned = True
                     return arrays, metrics
+                if self.updates.is_waiting:
+                    self._wait(number)
+                    return None, metrics
                 self._begin_attempt(number)
                 replies = self._grid.send_and_receive(self._configure_again())
+
+    def _wait(self, number: int) -> None:
+        """Go on with the model as it is: the strategy has chosen so."""
+        self._order.model = self.updates.before
+        self.notes.once(
+            f"round {number}: {self.name}.aggregate_train made no model of "
+            f"{self.updates.usable} updates; the model stays, as in Flower",
+            "a round without a model",
+        )
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
