@@ -54,13 +54,15 @@ def _configured(message: Message, context: Context) -> Message:
     config = message.content.config_records["config"]
     own = (context.run_config["deep.step"], context.node_config["place"])
     SEEN.append((client(context), *own, config["mu"]))
-    return update(message, float(context.run_config["deep.step"]))
+    step: Any = context.run_config["deep.step"]
+    return update(message, step)
 
 
 @configured.evaluate()
 def _configured_evaluation(message: Message, context: Context) -> Message:
     config = message.content.config_records["config"]
-    metrics = MetricRecord({"num-examples": 2, "share": float(config["share"])})
+    share: Any = config["share"]
+    metrics = MetricRecord({"num-examples": 2, "share": share})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
@@ -73,7 +75,7 @@ talker = ClientApp()
 def _size(message: Message, context: Context) -> Message:
     bins = message.content.config_records["ask"]["bins"]
     counts = message.content.array_records["edges"]["e"].numpy() * client(context)
-    records = {
+    records: dict[str, Any] = {
         "counts": ArrayRecord({"c": Array(counts)}),
         "who": ConfigRecord({"bins": bins, "raw": b"\x00\xff"}),
         "n": MetricRecord({"nan": float("nan")}),
@@ -106,7 +108,7 @@ def _last_layer(message: Message, context: Context) -> Message:
 def _evaluated(message: Message, context: Context) -> Message:
     metrics = MetricRecord({"num-examples": 3, "auc": 0.25, "bad": float("inf")})
     matrix = ArrayRecord({"m": Array(np.full((2, 2), client(context), np.int16))})
-    records = {"confusion": matrix, "scores": metrics}
+    records: dict[str, Any] = {"confusion": matrix, "scores": metrics}
     return Message(RecordDict(records), reply_to=message)
 
 
@@ -207,9 +209,9 @@ stepper = ClientApp()
 
 @stepper.train()
 def _step(message: Message, context: Context) -> Message:
-    step = message.content.config_records["config"].get("step", 0.5)
+    step: Any = message.content.config_records["config"].get("step", 0.5)
     metrics = MetricRecord({"num-examples": 4, "step": step})
-    records = {"arrays": moved(message, float(step)), "m": metrics}
+    records: dict[str, Any] = {"arrays": moved(message, step), "m": metrics}
     return Message(RecordDict(records), reply_to=message)
 
 

@@ -99,15 +99,15 @@ class Replies:
         """Return an update as the strategy takes it: as it was decoded, or as a model."""
         # Under the name that its client gave it, or the one the strategy knows it by.
         name = received.arrays or letter.arrays or ""
-        own: dict[str, Any] = dict(reports.records(received.header))
+        checked: dict[str, Any] = dict(reports.records(received.header))
         if not self.payloads:
-            own[name] = self._model(received, state)
+            checked[name] = self._model(received, state)
         if not received.beside:
-            return RecordDict(own)
+            return RecordDict(checked)
         every: dict[str, Any] = {}
         for key, record in unpack(received.beside).items():
             # What has been checked stands where its name does.
-            every[key] = own.pop(key, record)
+            every[key] = checked.get(key, record)
         if self.payloads:
             every.pop(name, None)
         return RecordDict(every)

@@ -196,10 +196,10 @@ class RunGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Run the messages' clients now; returns the ids to pull their replies by."""
-        sent = self._named(messages)
-        for reply in self._in_order(sent):
+        letters = self._named(messages)
+        for reply in self._in_order(letters):
             self._replies[reply.metadata.reply_to_message_id] = reply
-        return [message.metadata.message_id for message in sent]
+        return [message.metadata.message_id for message in letters]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies of these ids, once."""
@@ -220,9 +220,9 @@ class RunGrid(Grid):
         """Return messages with ids of their own, the same ones in a run that repeats."""
         self._choosing = False
         self._waiting_for_nodes.end()
-        sent = named(list(messages), self.round, self._sent)
-        self._sent += len(sent)
-        return sent
+        numbered = named(list(messages), self.round, self._sent)
+        self._sent += len(numbered)
+        return numbered
 
     def _in_order(self, messages: list[Message]) -> Iterable[Message]:
         replies = self._all_replies(messages)
@@ -236,7 +236,9 @@ class RunGrid(Grid):
         for broadcast in self._broadcasts(self._letters.read(messages)):
             # In a fixed order, so that a run repeats whatever order a strategy pushed.
             for kind in sorted({letter.kind for letter in broadcast.letters}):
-                letters = [one for one in broadcast.letters if one.kind == kind]
+                letters = [
+                    letter for letter in broadcast.letters if letter.kind == kind
+                ]
                 for reply in self._replies_of(
                     kind, replace(broadcast, letters=letters)
                 ):
@@ -276,8 +278,8 @@ class RunGrid(Grid):
                 f"the strategy sends a message to node {letter.node} in round "
                 f"{self.round}; the nodes are 0 to {self.clients - 1}"
             )
-        known = letter.kind == "evaluate" or is_training(letter.kind)
-        if not known and not self._takes_any_kind:
+        is_ours = letter.kind == "evaluate" or is_training(letter.kind)
+        if not is_ours and not self._takes_any_kind:
             raise RunError(
                 f"the strategy sends a message of type '{letter.kind}' in round "
                 f"{self.round}, which only an app of yours answers: name it in "

@@ -39,7 +39,8 @@ class Stack:
     """An engine with its layers.
 
     choose: who is offered to the strategy, where that is not every client. clock: of
-    simulated devices. facts: what the layers add to the manifest.
+    simulated devices. facts: what the layers add to the manifest. has_apps: real clients
+    run ClientApps, which know messages of any type.
     """
 
     engine: Engine

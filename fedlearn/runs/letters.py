@@ -59,8 +59,8 @@ class Letter:
     def is_like(self, other: Letter) -> bool:
         """Tell whether two messages to one node ask the same of it."""
         if self.records or other.records:
-            mine = (self.records, self.message.metadata.group_id)
-            return mine == (other.records, other.message.metadata.group_id)
+            request = (self.records, self.message.metadata.group_id)
+            return request == (other.records, other.message.metadata.group_id)
         return configs_of(self.message) == configs_of(other.message)
 
 
@@ -114,21 +114,21 @@ def named(messages: Sequence[Message], round: int, first: int) -> list[Message]:
 
     first: the number of the first, of which all count on.
     """
-    seen = set()
-    own = []
+    objects = set()
+    numbered = []
     for number, message in enumerate(messages, first):
         metadata = message.metadata
-        if id(message) in seen:
+        if id(message) in objects:
             message = Message(
                 message.content,
                 metadata.dst_node_id,
                 metadata.message_type,
                 group_id=metadata.group_id,
             )
-        seen.add(id(message))
+        objects.add(id(message))
         give_id(message, f"{round}-{number}")
-        own.append(message)
-    return own
+        numbered.append(message)
+    return numbered
 
 
 def turns(letters: Sequence[Letter]) -> Iterator[dict[int, list[Letter]]]:
@@ -139,8 +139,8 @@ def turns(letters: Sequence[Letter]) -> Iterator[dict[int, list[Letter]]]:
     every: list[dict[int, list[Letter]]] = []
     for letter in letters:
         for turn in every:
-            others = turn.get(letter.node)
-            if others is None or others[0].is_like(letter):
+            alike = turn.get(letter.node)
+            if alike is None or alike[0].is_like(letter):
                 turn.setdefault(letter.node, []).append(letter)
                 break
         else:

@@ -188,8 +188,8 @@ class RunLoop:
         )
 
     def _round_settings(self, round: int) -> Mapping[str, Any]:
-        own = self.experiment.client.train_config
-        return {"lr": self.grid.settled.plan(round, {}).lr, **own}
+        config = self.experiment.client.train_config
+        return {"lr": self.grid.settled.plan(round, {}).lr, **config}
 
     def _evaluates_clients(self, round: int) -> bool:
         return self.experiment.evaluate.clients and self._evaluates(round)
