@@ -24,7 +24,7 @@ from fedlearn.clients.local import Contribution
 from fedlearn.clients.train import train
 from fedlearn.config.values import of_client
 from fedlearn.engine.runner import Runner
-from fedlearn.engine.task import Answer, Held, Outcome, Task
+from fedlearn.engine.task import AppAnswer, Held, Outcome, Task
 from fedlearn.errors import ClientError, ConfigError
 from fedlearn.flower import (
     EXAMPLES,
@@ -163,7 +163,7 @@ class UserApp:
         begun = time.perf_counter()
         outcome = Outcome(task.client, state=context.state, train_s=train_s)
         if held is None or name is None:
-            answer = Answer(pack(reply.content))
+            answer = AppAnswer(pack(reply.content))
             return replace(outcome, answer=answer)
         payload, kept = _encoded(runner, task, held, reply.content, name)
         return replace(
@@ -305,9 +305,9 @@ def _encoded(
     return runner.reply(task, held, contribution)
 
 
-def _beside(task: Task, records: RecordDict, name: str) -> Answer | None:
+def _beside(task: Task, records: RecordDict, name: str) -> AppAnswer | None:
     """Return what an update's payload does not carry of a reply; None: nothing."""
     beside = records_beside(records, name, _arrays(task))
     if beside is None:
         return None
-    return Answer(pack(beside), name)
+    return AppAnswer(pack(beside), name)

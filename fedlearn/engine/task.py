@@ -58,7 +58,7 @@ class Summed:
 
 
 @dataclass(frozen=True)
-class Envelope:
+class AppMessage:
     """A strategy's message to a Flower ClientApp, without the model.
 
     records: all records, as Flower serialises them; an empty ArrayRecord stands in the
@@ -73,7 +73,7 @@ class Envelope:
 
 
 @dataclass(frozen=True)
-class Answer:
+class AppAnswer:
     """What a Flower ClientApp answers beside an update, or in its place.
 
     records: as Flower serialises them. With an update an empty ArrayRecord stands in its
@@ -99,7 +99,7 @@ class Task:
     # Flower's message type: "train", "evaluate", …
     kind: str
     plan: Plan
-    envelope: Envelope | None = None
+    envelope: AppMessage | None = None
     state: Any = None
     slots: ClientSlots = field(default_factory=dict)
     delivery: Delivery | None = None
@@ -137,7 +137,7 @@ class Outcome:
     client: int
     payload: Bytes | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
-    answer: Answer | None = None
+    answer: AppAnswer | None = None
     error: str | None = None
     state: Any = None
     train_s: float = 0.0

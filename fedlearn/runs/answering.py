@@ -8,7 +8,7 @@ from flwr.app import Error, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 
 from fedlearn.arrays import Layout, State
-from fedlearn.engine.task import Answer
+from fedlearn.engine.task import AppAnswer
 from fedlearn.errors import PayloadError, reason_of
 from fedlearn.flower import (
     Received,
@@ -27,7 +27,7 @@ from fedlearn.strategies.replies import is_flowers
 Content = Received | RecordDict | Error
 
 
-def records_of(answer: Answer) -> RecordDict:
+def records_of(answer: AppAnswer) -> RecordDict:
     """Return the records of an answer. Raises PayloadError for bytes that are none."""
     try:
         return unpack(answer.records)

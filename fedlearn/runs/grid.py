@@ -16,7 +16,7 @@ from flwr.app import Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedlearn.arrays import State
-from fedlearn.engine.task import Answer, Outcome, Task
+from fedlearn.engine.task import AppAnswer, Outcome, Task
 from fedlearn.errors import PayloadError, RecordError, RunError, reason_of
 from fedlearn.flower import ERROR_CODE, Received, to_state
 from fedlearn.memory.downlink import Published
@@ -32,10 +32,10 @@ from fedlearn.runs.answering import (
 from fedlearn.runs.bounding import bounds_of
 from fedlearn.runs.layers import Site, Stack
 from fedlearn.runs.letters import Letter, Letters, named, turns
+from fedlearn.runs.node_waits import NodeWaits
 from fedlearn.runs.receiving import Receiver
 from fedlearn.runs.requests import Requests, configs_of
 from fedlearn.runs.tally import RoundTally
-from fedlearn.runs.waits import Waits
 from fedlearn.strategies.aggregate import check_range
 from fedlearn.strategies.cohorts import takes_payloads
 from fedlearn.strategies.train_config import ATTEMPT
@@ -108,7 +108,7 @@ class RunGrid(Grid):
         self._attempt = 0
         # Whether a cohort is being made: only then are the chosen clients offered.
         self._choosing = False
-        self._waiting_for_nodes = Waits()
+        self._waiting_for_nodes = NodeWaits()
         self._run: Any = None
         self._replies: dict[str, Message] = {}
         # Messages of this round, which are numbered.
@@ -388,7 +388,7 @@ class RunGrid(Grid):
             return RecordDict({"metrics": MetricRecord(metrics)})
         return self._updated(task, outcome, broadcast)
 
-    def _answered(self, task: Task, outcome: Outcome, answer: Answer) -> Content:
+    def _answered(self, task: Task, outcome: Outcome, answer: AppAnswer) -> Content:
         """Return the records that a ClientApp answered in the place of an update."""
         client = outcome.client
         self.tally.upload(outcome.bytes_up, outcome.bytes_up)

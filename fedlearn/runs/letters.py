@@ -14,7 +14,7 @@ from typing import Any
 from flwr.app import ArrayRecord, Message
 
 from fedlearn.arrays import Layout
-from fedlearn.engine.task import Envelope
+from fedlearn.engine.task import AppMessage
 from fedlearn.errors import RunError
 from fedlearn.flower import give_id, model_name, pack, without
 from fedlearn.runs.requests import configs_of
@@ -49,10 +49,10 @@ class Letter:
             return None
         return self.message.content.array_records[self.arrays]
 
-    def envelope(self) -> Envelope:
+    def envelope(self) -> AppMessage:
         """Return what a ClientApp is told beside the model."""
         metadata = self.message.metadata
-        return Envelope(
+        return AppMessage(
             self.records, self.arrays, metadata.group_id, metadata.message_id
         )
 

@@ -1,11 +1,11 @@
-"""`Waits`: tells a strategy that waits for nodes from one that merely asks for them often."""
+"""`NodeWaits`: tells a strategy that waits for nodes from one that merely asks for them often."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-# Waits in a row after which no more clients can be hoped for.
+# NodeWaits in a row after which no more clients can be hoped for.
 _MOST_WAITS = 5
 
 # Seconds between two questions from which on the strategy may have slept.
@@ -15,7 +15,7 @@ _WAIT_S = 0.5
 _MOST_ASKED = 1_000_000
 
 
-class Waits:
+class NodeWaits:
     """Counts how often a strategy slept between two questions for the nodes.
 
     Flower's strategies sleep for a second while there are too few nodes. One that draws

@@ -1,6 +1,6 @@
 """Who waits for nodes and who merely asks often, told by two clocks of the tests' own."""
 
-from fedlearn.runs.waits import Waits
+from fedlearn.runs.node_waits import NodeWaits
 
 
 class Clocks:
@@ -9,7 +9,7 @@ class Clocks:
     def __init__(self):
         self.passed_s = 0.0
         self.worked_s = 0.0
-        self.waits = Waits(lambda: self.passed_s, lambda: self.worked_s)
+        self.waits = NodeWaits(lambda: self.passed_s, lambda: self.worked_s)
 
     def ask(self, passed_s=0.0, worked_s=0.0):
         self.passed_s += passed_s
