@@ -218,7 +218,8 @@ def talking(metrics: dict[str, Any], others: dict[str, Any]) -> ClientApp:
         arrays = message.content.array_records["arrays"]
         # Of one client alone: the others' updates count.
         is_first = context.node_config["partition-id"] == 0
-        records = {"arrays": arrays, "metrics": MetricRecord({"num-examples": 3})}
+        weight = MetricRecord({"num-examples": 3})
+        records: dict[str, Any] = {"arrays": arrays, "metrics": weight}
         content = RecordDict({**records, **(others if is_first else {})})
         return Message(content, reply_to=message)
 
