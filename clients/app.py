@@ -45,7 +45,7 @@ from fedlearn.clients.train import train
 from fedlearn.errors import ClientError, ConfigError, PayloadError, reason_of
 from fedlearn.exchange.exchange_pb2 import Task
 from fedlearn.flower import ERROR_CODE, EXAMPLES, to_record, to_state
-from fedlearn.plan import Plan
+from fedlearn.plan import Plan, is_training
 
 # The ConfigRecord of a message with its task.
 RECORD = "fedlearn"
@@ -227,10 +227,9 @@ class _Bench:
         # The app behind the mod failed; its own error says more than ours.
         if reply.has_error():
             return reply
-        if kind != "train":
-            metrics = report.flat(reply.content.metric_records)
-            finite = {k: v for k, v in metrics.items() if report.is_finite(v)}
-            return _payload_reply(message, json.dumps(finite).encode())
+        if not is_training(kind):
+            metrics = self._metrics(kind, reply.content)
+            return _payload_reply(message, json.dumps(metrics).encode())
         contribution = self._contribution(reply, start.state)
         update = self.local.answer(
             self.client, plan, start, contribution, holdings.residual(task)
@@ -263,13 +262,28 @@ class _Bench:
             said.records,
         )
 
-    def _update(self, reply: Message, start: State) -> State:
-        """Return the app's model minus the one it started from."""
-        records = reply.content.array_records
-        if len(records) != 1:
+    def _metrics(self, kind: str, records: RecordDict) -> dict[str, float]:
+        """Return the finite numbers of an answer. Raises ClientError for other records."""
+        metrics = report.flat(records.metric_records)
+        lists = [name for name, value in metrics.items() if isinstance(value, list)]
+        if lists or records.array_records or records.config_records:
             raise ClientError(
-                f"client {self.client} replied with {len(records)} ArrayRecords; "
-                "an update is one, and its MetricRecord"
+                f"client {self.client} answered '{kind}' with "
+                f"{len(records.array_records)} ArrayRecords, "
+                f"{len(records.config_records)} ConfigRecords and lists under "
+                f"{lists}; under 'flwr run' an answer is a MetricRecord of single numbers"
+            )
+        return {k: v for k, v in metrics.items() if report.is_finite(v)}
+
+    def _update(self, reply: Message, start: State) -> State:
+        """Return the app's model minus the one it started from. Raises ClientError."""
+        records = reply.content.array_records
+        configs = len(reply.content.config_records)
+        if len(records) != 1 or configs:
+            raise ClientError(
+                f"client {self.client} replied with {len(records)} ArrayRecords and "
+                f"{configs} ConfigRecords; under 'flwr run' an update is one ArrayRecord "
+                "and its MetricRecords"
             )
         ((name, record),) = records.items()
         state = to_state(self.layout, record)

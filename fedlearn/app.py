@@ -23,9 +23,10 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -45,7 +46,8 @@ RESUME_COMMAND = "flwr run APP --run-config 'resume=true out=\"{out}\"'"
 app = ServerApp()
 
 
-class RunArguments(TypedDict):
+@dataclass(frozen=True)
+class RunArguments:
     """The arguments of `fedlearn.runs.start.run_in_folder` that a user gives."""
 
     config: str | None
@@ -72,7 +74,10 @@ def main(grid: Grid, context: Context) -> None:
         lambda experiment, folder, display, resume: serve(
             experiment, folder, display, resume, grid
         ),
-        **run_arguments,
+        config=run_arguments.config,
+        changes=run_arguments.changes,
+        out=run_arguments.out,
+        resume=run_arguments.resume,
         resume_command=RESUME_COMMAND,
     )
 
@@ -80,11 +85,15 @@ def main(grid: Grid, context: Context) -> None:
 def arguments(run_config: Mapping[str, Any]) -> RunArguments:
     """Return Flower's run config as the arguments of a run.
 
-    Raises ConfigError for an unknown key, naming the nearest, and for a wrong value.
+    Raises ConfigError for a wrong value, and for a key that one of ours is missing for.
     """
-    for key, value in run_config.items():
+    ours = {key: value for key, value in run_config.items() if key in KEYS}
+    # Other keys are the ClientApp's, which reads them in its context.run_config.
+    for key in run_config.keys() - KEYS:
+        _check_spelling(key, KEYS.keys() - ours.keys())
+    for key, value in ours.items():
         _check_key(key, value)
-    values = KEYS | dict(run_config)
+    values = KEYS | ours
     if values["resume"] and not values["out"]:
         raise ConfigError(
             f"{TABLE} resume = true needs out, the folder of the run to go on with"
@@ -104,12 +113,17 @@ def arguments(run_config: Mapping[str, Any]) -> RunArguments:
     )
 
 
-def _check_key(key: str, value: Any) -> None:
-    if key not in KEYS:
+def _check_spelling(key: str, missing: Collection[str]) -> None:
+    """Raise ConfigError for a key that looks like one of ours which is not there."""
+    advice = nearest(key, missing)
+    if advice:
         raise ConfigError(
-            f"{TABLE}: unknown key '{key}'.{nearest(key, KEYS)} "
-            f"Known here: {', '.join(KEYS)}"
+            f"{TABLE}: unknown key '{key}'.{advice} Known here: {', '.join(KEYS)}; "
+            "if it is your app's own, give the other one too"
         )
+
+
+def _check_key(key: str, value: Any) -> None:
     default = KEYS[key]
     # The exact type: no text or number may pass for true or false.
     if type(value) is not type(default):

@@ -6,11 +6,15 @@ import io
 import logging
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import flwr
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
@@ -23,6 +27,9 @@ EXAMPLES = "num-examples"
 # The code of an error reply: the client's own code failed. Flower's constant is private.
 ERROR_CODE = 2
 
+# Where Flower's own code lies.
+_FLOWER = Path(flwr.__file__).parent
+
 # What we hang on Flower's objects, whose classes know no such attribute.
 _UPDATE = "fedlearn_update"
 _STATE = "fedlearn_state"
@@ -33,7 +40,8 @@ class Received:
     """One client's update as the Grid received, decoded and checked it.
 
     summed: see `ExactSum.add`. weight: what the client reports under the strategy's key;
-    0: its examples.
+    0: its examples. beside: a reply's other records, as `pack` made them; b"": it has
+    none. arrays: the name of the reply's ArrayRecord; None: that of the message.
     """
 
     client: int
@@ -41,6 +49,8 @@ class Received:
     difference: Change
     summed: bool = False
     weight: float = 0
+    beside: bytes = b""
+    arrays: str | None = None
 
     @property
     def examples(self) -> float:
@@ -90,7 +100,7 @@ class HeldArray(Array):
 
 
 def enter() -> None:
-    """Let this process create messages, and keep Flower's own log to errors.
+    """Let this process create messages, and keep Flower's log to what apps and mods say.
 
     Since flwr 1.38 `Message(...)` raises unless a process-global, private identity is
     set. Under `flwr run` it is set, and is the run's.
@@ -100,7 +110,22 @@ def enter() -> None:
         TaskIdentity.run_id  # noqa: B018
     except RuntimeError:
         TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
-    logging.getLogger("flwr").setLevel(logging.ERROR)
+    # No second one: logging knows it again by its identity.
+    logging.getLogger("flwr").addFilter(_is_of_an_app)
+
+
+def _is_of_an_app(record: logging.LogRecord) -> bool:
+    """Tell whether a line of Flower's log is an app's, a mod's or an error.
+
+    What Flower's loops and strategies log of each round stands in our own record.
+    """
+    if record.levelno >= logging.ERROR:
+        return True
+    path = Path(record.pathname)
+    is_own = path.is_relative_to(_FLOWER)
+    # Flower's mods, for which logging is all that some of them do.
+    is_mod = is_own and "mod" in path.relative_to(_FLOWER).parts
+    return is_mod or not is_own
 
 
 def attach(reply: Message, received: Received) -> Message:
@@ -108,6 +133,99 @@ def attach(reply: Message, received: Received) -> Message:
     # Through `__dict__`: it is no part of the message, and never travels.
     reply.__dict__[_UPDATE] = received
     return reply
+
+
+def pack(records: RecordDict) -> bytes:
+    """Return a message's records as Flower serialises them."""
+    # Deterministic: the same records have the same bytes in every process.
+    proto = recorddict_to_proto(records)
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data
+
+
+def unpack(data: bytes) -> RecordDict:
+    """Return the records of `pack`."""
+    return recorddict_from_proto(RecordDictProto.FromString(data))
+
+
+def without(records: RecordDict, name: str | None) -> RecordDict:
+    """Return records in which an empty ArrayRecord stands for one of them, by its name."""
+    every = dict(records)
+    if name is not None:
+        # In its place: a reader may look for the first one of a kind.
+        every[name] = ArrayRecord()
+    return RecordDict(every)
+
+
+def records_beside(records: RecordDict, name: str, usual: str) -> RecordDict | None:
+    """Return what a payload does not carry of a reply with an update; None: nothing.
+
+    name: of the update's record; usual: of the message's. Metrics travel in the payload's
+    header, so that only the names of their records stand here.
+    """
+    is_usual = name == usual and len(records.array_records) == 1
+    if is_usual and not records.config_records:
+        return None
+    beside: dict[str, Any] = {}
+    for key, record in without(records, name).items():
+        beside[key] = MetricRecord() if isinstance(record, MetricRecord) else record
+    return RecordDict(beside)
+
+
+def copied(records: RecordDict) -> RecordDict:
+    """Return records that can be emptied while others stay whole; arrays are shared."""
+    copies: dict[str, Any] = {}
+    for name, record in records.items():
+        if isinstance(record, ArrayRecord):
+            copies[name] = with_same_arrays(record)
+        elif isinstance(record, MetricRecord):
+            copies[name] = MetricRecord(dict(record))
+        else:
+            copies[name] = ConfigRecord(dict(record))
+    return RecordDict(copies)
+
+
+def fits(layout: Layout, record: ArrayRecord) -> bool:
+    """Tell whether a record is a model of a layout: its names and shapes, all of them."""
+    source = record.__dict__.get(_STATE)
+    if source is not None and source[0] is layout and is_held(record):
+        return True
+    return len(record) == len(layout.entries) and is_part(layout, record)
+
+
+def is_part(layout: Layout, record: ArrayRecord) -> bool:
+    """Tell whether a record has arrays of a layout and no others."""
+    shapes = {entry.name: tuple(entry.shape) for entry in layout.entries}
+    return bool(record) and all(
+        shapes.get(name) == tuple(array.shape) for name, array in record.items()
+    )
+
+
+def is_foreign(layout: Layout, record: ArrayRecord) -> bool:
+    """Tell whether no array of a record is called like one of a layout's."""
+    return not any(entry.name in record for entry in layout.entries)
+
+
+def model_name(layout: Layout, records: RecordDict, usual: str = "") -> str | None:
+    """Return the name of the record that is a model of a layout; None: there is none.
+
+    usual: the name to look at first. A record that is nearly one is named too: whoever
+    reads it says what is wrong with it.
+    """
+    arrays = records.array_records
+    names = sorted(arrays, key=lambda name: name != usual)
+    for name in names:
+        if fits(layout, arrays[name]):
+            return name
+    for name in names:
+        if not is_part(layout, arrays[name]) and not is_foreign(layout, arrays[name]):
+            return name
+    return None
+
+
+def give_id(message: Message, name: str) -> None:
+    """Give a message an id, which its replies name; Flower's SuperLink does so there."""
+    message.metadata.__dict__["_message_id"] = name
 
 
 def update_of(reply: Message, layout: Layout, current: State) -> Received:

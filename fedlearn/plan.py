@@ -10,6 +10,11 @@ from typing import Any
 from fedlearn.errors import FormatError
 
 
+def is_training(kind: str) -> bool:
+    """Tell whether a message's type is training: "train", or "train.ACTION" of Flower's."""
+    return kind.partition(".")[0] == "train"
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a client does with the model it is sent; frozen, and the same text on both ends.

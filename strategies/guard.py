@@ -74,15 +74,16 @@ class Guarded:
         attempts: int = 3,
         config: TrainConfig | None = None,
         settings: Callable[[int], Mapping[str, Any]] = lambda number: {},
+        evaluate_config: Mapping[str, Any] | None = None,
         evaluates: Callable[[int], bool] = lambda number: True,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Take the strategy.
 
         first_round: what Flower's loop calls round 1. config: what the strategy's train
-        config holds before. settings: round → what the experiment adds to it. evaluates:
-        rounds in which clients may evaluate. note: called with a line about a repeated
-        round.
+        config holds before. settings: round → what the experiment adds to it.
+        evaluate_config: what the messages to evaluate hold. evaluates: rounds in which
+        clients may evaluate. note: called with a line about a repeated round.
         """
         self.inner = inner
         self.name = type(inner).__name__
@@ -93,6 +94,7 @@ class Guarded:
         self.attempts = attempts
         self.config = config or TrainConfig()
         self.settings = settings
+        self.evaluate_config = ConfigRecord(dict(evaluate_config or {}))
         self.notes = Notes(note)
         self.attempt = 0
         self.updates = Updates(self.verbs, layout, min_clients, self.notes)
@@ -104,6 +106,8 @@ class Guarded:
         self._score: Callable[[ArrayRecord], Mapping[str, float]]
         # What ended the run, should the strategy's loop catch it and go on.
         self._failure: BaseException | None = None
+        # Whether any round gave a model.
+        self._has_learned = False
         self._grid: Any = None
         # Makes the messages of another attempt of this round.
         self._configure_again: Callable[[], Iterable[Message]]
@@ -125,12 +129,19 @@ class Guarded:
         such a ``start`` ends with, where it returns one.
         """
         start = f"{self.name}.start"
+        self._has_learned = False
         self._order = RoundOrder(start, self.offset, rounds, after)
         self._score = score
         self._failure = None
         with self._detour.led():
             result = self._start(grid, arrays, rounds)
         ended = self._order.end()
+        # A resumed run may have learned before; its last rounds may wait.
+        if not (self._has_learned or self.offset):
+            raise RoundError(
+                f"{self.name}.aggregate_train made no model in {self._order.begun} rounds: "
+                "nothing was learned"
+            )
         if ended:
             self.notes.say(ended)
         returned = None
@@ -150,6 +161,7 @@ class Guarded:
         offered = {
             "num_rounds": rounds - self.offset,
             "train_config": self.config.record,
+            "evaluate_config": self.evaluate_config,
             "evaluate_fn": self._evaluate,
         }
         result = None
@@ -202,6 +214,7 @@ class Guarded:
         number = server_round + self.offset
         with self._lasting():
             self._order.begin(number, arrays)
+            self.updates.before = arrays
             self._grid = grid
             self.attempt = 0
             self._grid.begin(number)
@@ -238,10 +251,23 @@ class Guarded:
                     number, self.attempt, replies, self._grid.leave_out
                 )
                 if arrays is not None:
-                    self._order.model = arrays
+                    self._order.model = self.updates.before = arrays
+                    self._has_learned = True
                     return arrays, metrics
+                if self.updates.is_waiting:
+                    self._wait(number)
+                    return None, metrics
                 self._begin_attempt(number)
                 replies = self._grid.send_and_receive(self._configure_again())
+
+    def _wait(self, number: int) -> None:
+        """Go on with the model as it is: the strategy has chosen so."""
+        self._order.model = self.updates.before
+        self.notes.once(
+            f"round {number}: {self.name}.aggregate_train made no model of "
+            f"{self.updates.usable} updates; the model stays, as in Flower",
+            "a round without a model",
+        )
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

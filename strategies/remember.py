@@ -63,9 +63,34 @@ def _save_arrays(value: Any, arrays: Arrays) -> dict[str, Any] | None:
     if isinstance(value, State):
         return {"state": [_add(value.floats, arrays), _add(value.integers, arrays)]}
     if isinstance(value, ArrayRecord):
-        names = [[key, _add(array.numpy(), arrays)] for key, array in value.items()]
+        names = [[key, _save_array(array, arrays)] for key, array in value.items()]
         return {"ArrayRecord": names}
     return None
+
+
+def _save_array(array: Array, arrays: Arrays) -> str | dict[str, Any]:
+    """Return the name of an array of Flower's; of one that is not of numbers, its bytes."""
+    numbers = np.empty(0)
+    is_numpy = array.stype == "numpy.ndarray"
+    if is_numpy:
+        numbers = array.numpy()
+    if is_numpy and numbers.dtype.kind in _NUMERIC_KINDS:
+        return _add(numbers, arrays)
+    # Text, complex numbers, or what an app serialises by itself: as Flower has it.
+    return {
+        "dtype": array.dtype,
+        "shape": list(array.shape),
+        "stype": array.stype,
+        "data": array.data.hex(),
+    }
+
+
+def _load_array(saved: str | dict[str, Any], arrays: Arrays) -> Array:
+    if isinstance(saved, str):
+        return Array(arrays[saved])
+    data = bytes.fromhex(saved["data"])
+    shape = tuple(saved["shape"])
+    return Array(saved["dtype"], shape, saved["stype"], data)
 
 
 def _save_container(value: Any, arrays: Arrays) -> dict[str, Any] | None:
@@ -97,7 +122,7 @@ def load(saved: Any, arrays: Arrays) -> Any:
     if kind == "state":
         return State(arrays[content[0]], arrays[content[1]])
     if kind == "ArrayRecord":
-        return ArrayRecord({key: Array(arrays[name]) for key, name in content})
+        return ArrayRecord({key: _load_array(item, arrays) for key, item in content})
     if kind == "dict":
         return {load(key, arrays): load(item, arrays) for key, item in content}
     if kind == "list":

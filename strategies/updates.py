@@ -13,7 +13,14 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 
 from fedlearn.arrays import Layout
 from fedlearn.errors import StrategyError
-from fedlearn.flower import EXAMPLES, for_strategy, is_held, to_state
+from fedlearn.flower import (
+    EXAMPLES,
+    for_strategy,
+    is_held,
+    is_part,
+    to_state,
+    with_same_arrays,
+)
 from fedlearn.strategies.answers import Aggregate
 from fedlearn.strategies.cohorts import takes_payloads
 from fedlearn.strategies.means import LOSS, ODD_LOSSES
@@ -42,6 +49,15 @@ class Updates:
         self, verbs: Verbs, layout: Layout, min_clients: int, notes: Notes
     ) -> None:
         """Take the strategy's verbs, and what its model is."""
+        # The model that the round began from: a strategy may change a part of it.
+        self.before: ArrayRecord | None = None
+        # Whether the strategy chose to make no model, of enough updates.
+        self.is_waiting = False
+        # Of a verb of the user's, no model is an answer; Flower's and ours have failed.
+        name = "aggregate_train"
+        self._may_wait = not (
+            takes_payloads(verbs.strategy) or is_flowers(verbs.strategy, name)
+        )
         self.verbs = verbs
         self.strategy = verbs.strategy
         self.layout = layout
@@ -66,6 +82,7 @@ class Updates:
         StrategyError.
         """
         self._leave = leave_out
+        self.is_waiting = False
         self.usable = 0
         self.replies = 0
         sound: Iterable[Message] = self._sound_replies(replies)
@@ -110,6 +127,7 @@ class Updates:
         )
         for reply in odd:
             self._leave_out(reply.metadata.src_node_id, reason)
+        self.is_waiting = aggregate[0] is None and self._may_wait
         self._record(number, aggregate[1], means)
         return aggregate
 
@@ -164,14 +182,16 @@ class Updates:
         """Return a new model in its layout's dtypes, and its metrics; see `sound`."""
         arrays, metrics = aggregate
         if arrays is None:
-            return None, None
+            return None, metrics if self._may_wait else None
         return self.sound(number, arrays), metrics
 
     def sound(self, number: int, arrays: ArrayRecord) -> ArrayRecord:
         """Return a model in its layout's dtypes.
 
-        Raises StrategyError if it is not finite.
+        What the strategy made no arrays of stays as it was. Raises StrategyError if it is
+        not finite.
         """
+        arrays = self._whole(number, arrays)
         state = to_state(self.layout, arrays)
         if not np.isfinite(state.floats).all():
             raise StrategyError(
@@ -184,6 +204,22 @@ class Updates:
             # Ours already: no copy of the model is needed.
             return arrays
         return for_strategy(self.layout, tied)
+
+    def _whole(self, number: int, arrays: ArrayRecord) -> ArrayRecord:
+        """Return a model of which the strategy has made a part, such as its first layers."""
+        total = len(self.layout.entries)
+        is_whole = is_held(arrays) or len(arrays) >= total
+        if is_whole or self.before is None or not is_part(self.layout, arrays):
+            return arrays
+        self.notes.once(
+            f"round {number}: {self.verbs.name} made {len(arrays)} of the model's {total} "
+            "tensors; the others stay as they were",
+            "a part of the model",
+        )
+        whole = with_same_arrays(self.before)
+        for name, array in arrays.items():
+            whole[name] = array
+        return whole
 
 
 def _loss(metrics: MetricRecord | None) -> float | None:

@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from fedlearn.config.values import Values, flat_values
 
 Cohort = Literal["all", "available", "fastest"]
 
@@ -230,6 +239,29 @@ class ClientSection(Section):
     # TOML has lists only, so this key alone takes a list for a tuple.
     mods: tuple[str, ...] = Field((), strict=False)
     """Flower mods by import path, around our local training"""
+
+    run_config: Values = {}
+    """the app's `context.run_config`, as `[tool.flwr.app.config]` has it: text, numbers,
+    true and false; tables within become keys with dots"""
+
+    node_config: Values = {}
+    """more of the app's `context.node_config`; a list has one value for each client"""
+
+    train_config: Values = {}
+    """what Flower's `strategy.start(train_config=…)` takes: part of each message to train"""
+
+    evaluate_config: Values = {}
+    """what `strategy.start(evaluate_config=…)` takes: part of each message to evaluate"""
+
+    @field_validator("run_config")
+    @classmethod
+    def _check_run_config(cls, values: Values) -> Values:
+        return flat_values("run_config", values, with_lists=False)
+
+    @field_validator("node_config", "train_config", "evaluate_config")
+    @classmethod
+    def _check_configs(cls, values: Values, info: ValidationInfo) -> Values:
+        return flat_values(str(info.field_name), values, with_lists=True)
 
 
 class CodecSection(Section):

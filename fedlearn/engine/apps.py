@@ -8,18 +8,13 @@ travels as a payload like any other update.
 from __future__ import annotations
 
 import copy
+import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flwr.app import (
-    ArrayRecord,
-    ConfigRecord,
-    Context,
-    Message,
-    MetricRecord,
-    RecordDict,
-)
+from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedlearn.arrays import State
@@ -27,29 +22,62 @@ from fedlearn.clients import report
 from fedlearn.clients.evaluate import evaluate
 from fedlearn.clients.local import Contribution
 from fedlearn.clients.train import train
+from fedlearn.config.values import of_client
 from fedlearn.engine.runner import Runner
-from fedlearn.engine.task import Held, Outcome, Task
+from fedlearn.engine.task import AppAnswer, Held, Outcome, Task
 from fedlearn.errors import ClientError, ConfigError
-from fedlearn.flower import EXAMPLES, enter, is_of_client_fn, to_record, to_state
+from fedlearn.flower import (
+    EXAMPLES,
+    enter,
+    give_id,
+    is_of_client_fn,
+    model_name,
+    pack,
+    records_beside,
+    to_record,
+    to_state,
+    unpack,
+)
 from fedlearn.models import write_state
 from fedlearn.names import import_path
 
 
-def load(app: str, mods: Sequence[str]) -> UserApp | None:
+@dataclass(frozen=True)
+class AppConfig:
+    """What ``[client]`` tells an app of the run and of its nodes.
+
+    run: the values of ``context.run_config``. node: more of ``context.node_config``; a list
+    has one value for each client.
+    """
+
+    run: Mapping[str, Any] = field(default_factory=dict)
+    node: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load(
+    app: str, mods: Sequence[str], config: AppConfig | None = None
+) -> UserApp | None:
     """Return the ClientApp of ``[client]``: the user's, or ours behind mods; None: neither.
 
-    Raises ConfigError when a path does not lead to one.
+    Raises ConfigError when a path does not lead to one, and for a config that nobody reads.
     """
+    config = config or AppConfig()
     if app and mods:
         raise ConfigError(
             "[client] takes app or mods, not both: "
             "give the mods to your own ClientApp(mods=[…])"
         )
     if app:
-        return UserApp(_client_app(app))
-    if not mods:
-        return None
-    return OurApp([_mod(path) for path in mods])
+        return UserApp(_client_app(app), config)
+    if mods:
+        return OurApp([_mod(path) for path in mods], config)
+    for key, values in {"run_config": config.run, "node_config": config.node}.items():
+        if values:
+            raise ConfigError(
+                f"[client] {key} is read by app and mods, and there are none: "
+                "name one, or leave it out"
+            )
+    return None
 
 
 def _client_app(path: str) -> ClientApp:
@@ -74,7 +102,31 @@ def _mod(path: str) -> Any:
             f"mod '{path}' is a {type(mod).__name__}, "
             "not a function (message, context, call_next)"
         )
+    if inspect.isclass(mod):
+        raise ConfigError(
+            f"mod '{path}' is a class; name an object of it: write "
+            f"my_mod = {mod.__name__}(…) in a module of yours, and give its import path"
+        )
+    if not _takes_three(mod):
+        raise ConfigError(
+            f"mod '{path}' does not take (message, context, call_next); "
+            "a function that makes a mod is no mod: name what it returns"
+        )
     return mod
+
+
+def _takes_three(mod: Any) -> bool:
+    """Return whether a mod can be called with a message, a context and the next app."""
+    try:
+        signature = inspect.signature(mod)
+    # What has no signature that Python can read is tried when it is called.
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(None, None, None)
+    except TypeError:
+        return False
+    return True
 
 
 class UserApp:
@@ -85,16 +137,17 @@ class UserApp:
 
     reads_plan = False
 
-    def __init__(self, app: ClientApp) -> None:
-        """Take the app."""
+    def __init__(self, app: ClientApp, config: AppConfig) -> None:
+        """Take the app, and what it is told."""
         self.app = app
+        self.config = config
 
-    def __call__(self, runner: Runner, task: Task, held: Held) -> Outcome:
+    def __call__(self, runner: Runner, task: Task, held: Held | None) -> Outcome:
         """Return what the app answers. Raises ClientError when its reply cannot be carried."""
         enter()
         begun = time.perf_counter()
-        context = _context(runner, task)
-        reply = self.app(_message(runner, task, held.state), context)
+        context = _context(runner, task, self.config)
+        reply = self.app(_message(runner, task, held), context)
         # Whatever a user's function returns comes through Flower's unchanged.
         if not isinstance(reply, Message):
             raise ClientError(
@@ -104,19 +157,19 @@ class UserApp:
         if reply.has_error():
             raise ClientError(f"client {task.client}: {reply.error.reason}")
         train_s = time.perf_counter() - begun
-        records = reply.content.metric_records
-        if task.kind != "train":
-            metrics = report.flat(records)
-            return Outcome(
-                task.client, metrics=metrics, state=context.state, train_s=train_s
-            )
+        name = None
+        if task.trains and held is not None:
+            name = model_name(runner.layout, reply.content, _arrays(task))
         begun = time.perf_counter()
-        payload, kept = _encoded(runner, task, held, reply)
-        return Outcome(
-            task.client,
-            payload,
-            state=context.state,
-            train_s=train_s,
+        outcome = Outcome(task.client, state=context.state, train_s=train_s)
+        if held is None or name is None:
+            answer = AppAnswer(pack(reply.content))
+            return replace(outcome, answer=answer)
+        payload, kept = _encoded(runner, task, held, reply.content, name)
+        return replace(
+            outcome,
+            payload=payload,
+            answer=_beside(task, reply.content, name),
             encode_s=time.perf_counter() - begun,
             kept=kept,
         )
@@ -127,15 +180,15 @@ class OurApp(UserApp):
 
     reads_plan = True
 
-    def __init__(self, mods: list[Any]) -> None:
-        """Take the mods, outermost first."""
-        super().__init__(ClientApp(mods=mods))
+    def __init__(self, mods: list[Any], config: AppConfig) -> None:
+        """Take the mods, outermost first, and what they are told."""
+        super().__init__(ClientApp(mods=mods), config)
         self.app.train()(self._train)
         self.app.evaluate()(self._evaluate)
         self.runner: Runner
         self.task: Task
 
-    def __call__(self, runner: Runner, task: Task, held: Held) -> Outcome:
+    def __call__(self, runner: Runner, task: Task, held: Held | None) -> Outcome:
         """Return what our training answers. Raises ClientError."""
         # Flower calls `_train` without either, so they wait here for it.
         self.runner = runner
@@ -156,9 +209,9 @@ class OurApp(UserApp):
         metrics = MetricRecord(
             {EXAMPLES: update.examples, "train_loss": update.train_loss}
         )
-        content = RecordDict(
-            {"arrays": to_record(runner.layout, end), "metrics": metrics}
-        )
+        # Under the name that the strategy knows its model by.
+        arrays = {_arrays(self.task): to_record(runner.layout, end)}
+        content = RecordDict({**arrays, "metrics": metrics})
         return Message(content, reply_to=message)
 
     def _evaluate(self, message: Message, context: Context) -> Message:
@@ -172,67 +225,89 @@ class OurApp(UserApp):
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
-class _NoRunConfig(dict[str, Any]):
-    """A run config without values, which says so where an app needs one."""
+class _Config(dict[str, Any]):
+    """A config of an app's context, which says where an app finds a key that is missing."""
+
+    def __init__(self, name: str, values: Mapping[str, Any]) -> None:
+        """Take the values. name: of the config, in ``[client]`` and in the context."""
+        super().__init__(values)
+        self.name = name
 
     def __missing__(self, key: str) -> Any:
         raise ClientError(
-            f"the app reads context.run_config['{key}'], and a run of fedlearn has no "
-            "run_config; read the strategy's config in the message, or a default by .get()"
+            f"the app reads context.{self.name}['{key}'], which [client.{self.name}] "
+            "does not have: set it there, or read a default by .get()"
         )
 
 
-def _context(runner: Runner, task: Task) -> Context:
+def _context(runner: Runner, task: Task, config: AppConfig) -> Context:
     """Return the node's context, with a copy of its state: it is kept only if the app succeeds."""
     state = RecordDict()
     if task.state is not None:
         state = copy.deepcopy(task.state)
-    node_config: dict[str, str | int | float | bool] = {
+    node_config = {
+        **of_client(config.node, task.client),
         "partition-id": task.client,
         "num-partitions": len(runner.population.clients),
     }
     return Context(
         run_id=1,
         node_id=task.client,
-        node_config=node_config,
+        node_config=_Config("node_config", node_config),
         state=state,
-        run_config=_NoRunConfig(),
+        run_config=_Config("run_config", config.run),
     )
 
 
-def _message(runner: Runner, task: Task, start: State) -> Message:
-    content = RecordDict()
-    for name, values in task.config["configs"].items():
-        content[name] = ConfigRecord(dict(values))
-    content[task.config["arrays"]] = to_record(runner.layout, start)
-    return Message(content, dst_node_id=task.client, message_type=task.kind)
+def _message(runner: Runner, task: Task, held: Held | None) -> Message:
+    envelope = task.envelope
+    assert envelope is not None
+    content = unpack(envelope.records)
+    if held is not None:
+        content[_arrays(task)] = to_record(runner.layout, held.state)
+    message = Message(
+        content,
+        dst_node_id=task.client,
+        message_type=task.kind,
+        group_id=envelope.group,
+    )
+    give_id(message, envelope.message)
+    return message
+
+
+def _arrays(task: Task) -> str:
+    """Return the name of the model's record in a task's message."""
+    assert task.envelope is not None
+    return task.envelope.arrays or ""
 
 
 def _model(runner: Runner, message: Message) -> State:
-    arrays = next(iter(message.content.array_records.values()))
-    return to_state(runner.layout, arrays)
+    name = model_name(runner.layout, message.content)
+    if name is None:
+        raise ClientError("the message has no model, which our training needs")
+    return to_state(runner.layout, message.content.array_records[name])
 
 
 def _encoded(
-    runner: Runner, task: Task, held: Held, reply: Message
+    runner: Runner, task: Task, held: Held, records: RecordDict, name: str
 ) -> tuple[bytes, dict[str, bytes]]:
-    """Return an app's update as a payload, and the digests of what its client keeps."""
+    """Return an app's update as a payload, and the digests of what its client keeps.
+
+    name: of its record in the reply.
+    """
     start = held.state
-    end = to_state(runner.layout, _arrays(task, reply))
+    end = to_state(runner.layout, records.array_records[name])
     difference = State(end.floats - start.floats, end.integers - start.integers)
-    said = report.read(task.client, reply.content.metric_records)
+    said = report.read(task.client, records.metric_records)
     contribution = Contribution(
         difference, said.examples, said.train_loss, said.metrics, said.records
     )
     return runner.reply(task, held, contribution)
 
 
-def _arrays(task: Task, reply: Message) -> ArrayRecord:
-    arrays = list(reply.content.array_records.values())
-    configs = reply.content.config_records
-    if len(arrays) != 1 or configs:
-        raise ClientError(
-            f"client {task.client} replied with {len(arrays)} ArrayRecords and "
-            f"{len(configs)} ConfigRecords; an update is one ArrayRecord and its MetricRecord"
-        )
-    return arrays[0]
+def _beside(task: Task, records: RecordDict, name: str) -> AppAnswer | None:
+    """Return what an update's payload does not carry of a reply; None: nothing."""
+    beside = records_beside(records, name, _arrays(task))
+    if beside is None:
+        return None
+    return AppAnswer(pack(beside), name)

@@ -49,7 +49,7 @@ class Collapsed(Layer):
 
     def run(self, tasks: Sequence[Task], payload: bytes) -> Iterator[Outcome]:
         """Yield one outcome per task."""
-        if not tasks or tasks[0].kind != "train":
+        if not tasks or not tasks[0].trains:
             yield from self.inner.run(tasks, payload)
             return
         groups = {group[0].client: group for group in self.groups(tasks)}

@@ -221,7 +221,7 @@ class Fleet:
                 service.repair(event.client, event.key, message, payloads)
                 continue
             question = waiting.pop(place)
-            if event.data is not None and question.task.kind == "train":
+            if event.data is not None and question.task.trains:
                 self._time(event.client, time.monotonic() - begun)
             yield self._answered(question, event)
 
@@ -242,7 +242,7 @@ class Fleet:
         if RESIDUALS in question.task.slots:
             # It lies with the agent, under the name of the work that made it.
             kept[RESIDUALS] = residual_name(question.key)
-        if question.task.kind == "train":
+        if question.task.trains:
             outcome = Outcome(client, payload=data, kept=kept)
         else:
             outcome = Outcome(client, metrics=parse_metrics(data) or {}, kept=kept)

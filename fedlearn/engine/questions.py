@@ -41,7 +41,7 @@ class Question:
 
     def fault(self, data: bytes) -> str | None:
         """Return why an answer cannot be counted, as far as its header tells; None: it may."""
-        if self.task.kind != "train":
+        if not self.task.trains:
             if parse_metrics(data) is None:
                 return "the metrics are not numbers"
             return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ from fedlearn.wire import (
 )
 
 # What answers a task in the place of our own training; see `apps`.
-App = Callable[["Runner", Task, Held], Outcome]
+App = Callable[["Runner", Task, Held | None], Outcome]
 
 # Held-out samples scored at a time. The number is fixed, so that no number of workers
 # changes a bit of the sum.
@@ -80,7 +81,8 @@ class Runner(Local):
         held: Held | None = None
         begun = received = time.perf_counter()
         try:
-            held = self.receive(task, payload)
+            if task.has_model:
+                held = self.receive(task, payload)
             received = time.perf_counter()
             with self.alone(task.kind, task.plan, task.client):
                 outcome = self._answer(task, held)
@@ -89,9 +91,12 @@ class Runner(Local):
         except (Exception, SystemExit) as error:
             # Model, data and app are the user's code, and may raise anything.
             outcome = Outcome(task.client, error=failure_reason(error))
-        if held is None:
+        if held is not None:
+            outcome = with_download(outcome, held, received - begun)
+        if not task.beside_bytes:
             return outcome
-        return with_download(outcome, held, received - begun)
+        bytes_down = outcome.bytes_down + task.beside_bytes
+        return replace(outcome, bytes_down=bytes_down)
 
     def receive(self, task: Task, payload: Bytes) -> Held:
         """Return the model that a client holds after its download.
@@ -217,12 +222,14 @@ class Runner(Local):
         residuals.write(task.client, slots.into, answer.residual)
         return {RESIDUALS: digest(answer.residual)}
 
-    def _answer(self, task: Task, held: Held) -> Outcome:
+    def _answer(self, task: Task, held: Held | None) -> Outcome:
         if self.app is not None:
             return self.app(self, task, held)
+        # Only an app is asked without a model.
+        assert held is not None
         if task.group:
             return together.work(self, task, task.group, held)
-        if task.kind == "train":
+        if task.trains:
             return self._train(task, held)
         return Outcome(task.client, metrics=self.evaluate(task.client, held.state))
 

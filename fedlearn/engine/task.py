@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fedlearn.arrays import State
 from fedlearn.errors import reason_of
 from fedlearn.memory.slots import ClientSlots, Delivery
-from fedlearn.plan import Plan
+from fedlearn.plan import Plan, is_training
 from fedlearn.wire import Bytes, Header
 
 
@@ -58,10 +58,38 @@ class Summed:
 
 
 @dataclass(frozen=True)
+class AppMessage:
+    """A strategy's message to a Flower ClientApp, without the model.
+
+    records: all records, as Flower serialises them; an empty ArrayRecord stands in the
+    model's place. arrays: the name of that record; None: the message has no model, and
+    its arrays are among the records. group, message: Flower's ids of them.
+    """
+
+    records: bytes
+    arrays: str | None
+    group: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class AppAnswer:
+    """What a Flower ClientApp answers beside an update, or in its place.
+
+    records: as Flower serialises them. With an update an empty ArrayRecord stands in its
+    place, and empty MetricRecords for what its header has. arrays: the name of the
+    update's record; None: there is no update.
+    """
+
+    records: bytes
+    arrays: str | None = None
+
+
+@dataclass(frozen=True)
 class Task:
     """What one client is to do: train or evaluate by a plan.
 
-    config, state: for a Flower ClientApp. slots: where the client's named vectors lie.
+    envelope, state: for a Flower ClientApp. slots: where the client's named vectors lie.
     delivery: None when the client is sent the cohort's payload. download: the bytes it
     takes, where they are not the length of what is sent. group: the clients whose sum
     is asked for; ``client`` is the first of them.
@@ -71,17 +99,34 @@ class Task:
     # Flower's message type: "train", "evaluate", …
     kind: str
     plan: Plan
-    config: Mapping[str, Any] = field(default_factory=dict)
+    envelope: AppMessage | None = None
     state: Any = None
     slots: ClientSlots = field(default_factory=dict)
     delivery: Delivery | None = None
     download: int | None = None
     group: Group | None = None
 
+    @property
+    def trains(self) -> bool:
+        """Return whether this is training."""
+        return is_training(self.kind)
+
+    @property
+    def has_model(self) -> bool:
+        """Return whether the client is sent a model; a ClientApp may be asked without."""
+        return self.envelope is None or self.envelope.arrays is not None
+
+    @property
+    def beside_bytes(self) -> int:
+        """Return the bytes of what a ClientApp is sent beside the model."""
+        return len(self.envelope.records) if self.envelope else 0
+
 
 @dataclass(frozen=True)
 class Outcome:
     """What came of a task: a payload (train), metrics (evaluate), or the reason why not.
+
+    answer: of a ClientApp, which may answer a task without a payload or metrics.
 
     payload: a view, which holds until the next outcome is asked for; with a group its
     sum, see `together.sum_of`. kept: the digest of each named vector that the client
@@ -92,6 +137,7 @@ class Outcome:
     client: int
     payload: Bytes | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    answer: AppAnswer | None = None
     error: str | None = None
     state: Any = None
     train_s: float = 0.0
@@ -112,7 +158,8 @@ class Outcome:
         """Return the bytes of the client's answer."""
         if self.summed:
             return self.summed.bytes_up
-        return len(self.payload or b"")
+        beside = len(self.answer.records) if self.answer else 0
+        return len(self.payload or b"") + beside
 
 
 def failure_reason(error: BaseException) -> str:

@@ -27,7 +27,7 @@ from fedlearn.engine.protocol import Engine, Layer
 from fedlearn.engine.runner import Runner
 from fedlearn.engine.task import Outcome, Task
 from fedlearn.errors import ConfigError
-from fedlearn.plan import Plan
+from fedlearn.plan import Plan, is_training
 from fedlearn.strategies.cohorts import cohort_of
 
 
@@ -46,9 +46,10 @@ class Workload:
         A straggler goes through those of its part; one whose work does not count has done
         all of it in vain.
         """
-        count, share = self._size(client, kind != "train")
+        is_evaluation = not is_training(kind)
+        count, share = self._size(client, is_evaluation)
         # An evaluation goes over each sample once.
-        if kind != "train":
+        if is_evaluation:
             return count * share
         # A batch larger than a client's data holds all of it, and no more.
         step = plan.accumulate * min(plan.batch_size or count, count)
@@ -99,7 +100,7 @@ class Timed(Layer):
 
     def _timed(self, task: Task, outcome: Outcome) -> Outcome:
         sample_flops = self.flops.forward
-        if task.kind == "train":
+        if task.trains:
             sample_flops = self.flops.training
         try:
             samples = self.workload.samples(task.client, task.kind, task.plan)
@@ -120,6 +121,7 @@ class Timed(Layer):
         missed = replace(
             outcome,
             payload=None,
+            answer=None,
             metrics={},
             kept={},
             error=outcome.error or reason,

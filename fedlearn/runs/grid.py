@@ -12,23 +12,27 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedlearn.arrays import State
-from fedlearn.engine.task import Outcome, Task
-from fedlearn.errors import PayloadError, RunError
-from fedlearn.flower import (
-    ERROR_CODE,
-    Received,
-    attach,
-    for_strategy,
-    to_state,
-)
+from fedlearn.engine.task import AppAnswer, Outcome, Task
+from fedlearn.errors import PayloadError, RecordError, RunError, reason_of
+from fedlearn.flower import ERROR_CODE, Received, to_state
 from fedlearn.memory.downlink import Published
+from fedlearn.plan import is_training
 from fedlearn.runs import reports
+from fedlearn.runs.answering import (
+    Content,
+    Needs,
+    Replies,
+    records_of,
+    with_finite_metrics,
+)
 from fedlearn.runs.bounding import bounds_of
 from fedlearn.runs.layers import Site, Stack
+from fedlearn.runs.letters import Letter, Letters, named, turns
+from fedlearn.runs.node_waits import NodeWaits
 from fedlearn.runs.receiving import Receiver
 from fedlearn.runs.requests import Requests, configs_of
 from fedlearn.runs.tally import RoundTally
@@ -37,25 +41,18 @@ from fedlearn.strategies.cohorts import takes_payloads
 from fedlearn.strategies.train_config import ATTEMPT
 from fedlearn.text import shortened
 
-# Times in a row that a strategy may ask for the nodes, before it is told that it waits
-# for more clients than there are.
-_MOST_ASKED = 5
-
-
-# What a client's replies hold: an update, an evaluation, or why there is none.
-Content = Received | MetricRecord | Error
-
 
 @dataclass(frozen=True)
 class _Broadcast:
     """One model as it was sent, and the messages that it was sent with.
 
-    state: what the strategy sent, before it was published.
+    state: what the strategy sent, before it was published. Messages without a model have
+    neither.
     """
 
-    model: Published
-    state: State
-    messages: list[Message]
+    model: Published | None
+    state: State | None
+    letters: list[Letter]
 
 
 class RunGrid(Grid):
@@ -84,7 +81,14 @@ class RunGrid(Grid):
         self.on_client = on_client
         self.note = note
         app = site.parts.app
-        self._requests = Requests(app is None or app.reads_plan, app is not None, note)
+        reads_plan = app is None or app.reads_plan
+        self._requests = Requests(reads_plan, app is not None, note)
+        self._letters = Letters(self.layout, app is not None, not reads_plan)
+        self._answers = Replies(self.layout, self.payloads)
+        # What a reply to training must have of arrays, for this strategy.
+        self._needs = Needs(site.parts.strategy)
+        # Agents know training and evaluation; SuperNodes have an app of their own.
+        self._takes_any_kind = app is not None or stack.has_apps
         self.clients = site.parts.clients
         # Flower's strategies make two lists of all nodes each round. Of a million nodes
         # that takes 8 ms out of a tuple, and 95 ms out of a range.
@@ -104,9 +108,11 @@ class RunGrid(Grid):
         self._attempt = 0
         # Whether a cohort is being made: only then are the chosen clients offered.
         self._choosing = False
-        self._asked = 0
+        self._waiting_for_nodes = NodeWaits()
         self._run: Any = None
         self._replies: dict[str, Message] = {}
+        # Messages of this round, which are numbered.
+        self._sent = 0
 
     def begin(self, round: int) -> None:
         """Start a round with an empty tally."""
@@ -114,7 +120,8 @@ class RunGrid(Grid):
         self.tally = RoundTally()
         self._attempt = 0
         self._choosing = True
-        self._asked = 0
+        self._sent = 0
+        self._waiting_for_nodes.end()
         # A round that begins makes what the clients kept in the last one final.
         self.memory.settle()
         self.bounds.begin()
@@ -128,7 +135,7 @@ class RunGrid(Grid):
         self.tally.repeat()
         self._attempt += 1
         self._choosing = True
-        self._asked = 0
+        self._waiting_for_nodes.end()
         self.memory.undo()
         self.bounds.repeat()
 
@@ -179,8 +186,7 @@ class RunGrid(Grid):
             # Real ones, of whom more may come: a strategy may wait for them.
             return clients
         # Flower sleeps between two such questions, for ever where no node can come.
-        self._asked += 1
-        if self._asked > _MOST_ASKED:
+        if self._waiting_for_nodes.asked():
             raise RunError(
                 f"the strategy waits for more clients than the {self.clients} of this "
                 "experiment; lower its min_available_nodes, min_train_nodes and "
@@ -190,13 +196,10 @@ class RunGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Run the messages' clients now; returns the ids to pull their replies by."""
-        ids = []
-        for reply in self.send_and_receive(messages):
-            node = reply.metadata.src_node_id
-            # A node may be asked twice in a round, so its number alone is no name.
-            ids.append(f"{self.round}-{node}-{len(self._replies)}")
-            self._replies[ids[-1]] = reply
-        return ids
+        letters = self._named(messages)
+        for reply in self._in_order(letters):
+            self._replies[reply.metadata.reply_to_message_id] = reply
+        return [message.metadata.message_id for message in letters]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies of these ids, once."""
@@ -211,9 +214,18 @@ class RunGrid(Grid):
         A client that fails, diverges or sends what a decoder refuses gives an error reply
         with the reason. ``timeout`` does not apply: the engine ends a round by itself.
         """
+        return self._in_order(self._named(messages))
+
+    def _named(self, messages: Iterable[Message]) -> list[Message]:
+        """Return messages with ids of their own, the same ones in a run that repeats."""
         self._choosing = False
-        self._asked = 0
-        replies = self._all_replies(list(messages))
+        self._waiting_for_nodes.end()
+        numbered = named(list(messages), self.round, self._sent)
+        self._sent += len(numbered)
+        return numbered
+
+    def _in_order(self, messages: list[Message]) -> Iterable[Message]:
+        replies = self._all_replies(messages)
         if self.payloads:
             return replies
         # Flower's strategies add float32 models in this order: arrival must not matter.
@@ -221,111 +233,136 @@ class RunGrid(Grid):
 
     def _all_replies(self, messages: list[Message]) -> Iterator[Message]:
         done = 0
-        for broadcast in self._broadcasts(messages):
-            sent = broadcast.messages
+        for broadcast in self._broadcasts(self._letters.read(messages)):
             # In a fixed order, so that a run repeats whatever order a strategy pushed.
-            for kind in sorted({message.metadata.message_type for message in sent}):
-                for reply in self._replies_of(kind, broadcast):
+            for kind in sorted({letter.kind for letter in broadcast.letters}):
+                letters = [
+                    letter for letter in broadcast.letters if letter.kind == kind
+                ]
+                for reply in self._replies_of(
+                    kind, replace(broadcast, letters=letters)
+                ):
                     done += 1
                     self.on_client(done, len(messages))
                     yield reply
 
-    def _broadcasts(self, messages: list[Message]) -> Iterator[_Broadcast]:
+    def _broadcasts(self, letters: list[Letter]) -> Iterator[_Broadcast]:
         """Yield each distinct model among the messages, encoded once, with its messages."""
-        groups: dict[int, list[Message]] = {}
-        for message in messages:
+        groups: dict[int | None, list[Letter]] = {}
+        for letter in letters:
+            self._check(letter)
             # By identity: a strategy sends all nodes the same record, and comparing models
             # value by value would cost as much as encoding them.
-            groups.setdefault(id(_arrays(message)), []).append(message)
+            key = None if letter.arrays is None else id(letter.model)
+            groups.setdefault(key, []).append(letter)
         for place, group in enumerate(groups.values()):
-            begun = time.perf_counter()
-            state = to_state(self.layout, _arrays(group[0]))
-            # A model that is evaluated has this round's training in it already.
-            evaluated = group[0].metadata.message_type == "evaluate"
-            trained = self.round if evaluated else self.round - 1
-            model = self.downlink.publish(self.round, place, state, trained)
-            self.tally.publish(time.perf_counter() - begun)
-            yield _Broadcast(model, state, group)
+            yield self._published(place, group)
+
+    def _published(self, place: int, letters: list[Letter]) -> _Broadcast:
+        record = letters[0].model
+        if record is None:
+            return _Broadcast(None, None, letters)
+        begun = time.perf_counter()
+        state = to_state(self.layout, record)
+        # A model that is evaluated has this round's training in it already.
+        evaluated = letters[0].kind == "evaluate"
+        trained = self.round if evaluated else self.round - 1
+        model = self.downlink.publish(self.round, place, state, trained)
+        self.tally.publish(time.perf_counter() - begun)
+        return _Broadcast(model, state, letters)
+
+    def _check(self, letter: Letter) -> None:
+        """Raise RunError for a message that no client can take."""
+        if not 0 <= letter.node < self.clients:
+            raise RunError(
+                f"the strategy sends a message to node {letter.node} in round "
+                f"{self.round}; the nodes are 0 to {self.clients - 1}"
+            )
+        is_ours = letter.kind == "evaluate" or is_training(letter.kind)
+        if not is_ours and not self._takes_any_kind:
+            raise RunError(
+                f"the strategy sends a message of type '{letter.kind}' in round "
+                f"{self.round}, which only an app of yours answers: name it in "
+                "[client] app"
+            )
 
     def _replies_of(self, kind: str, broadcast: _Broadcast) -> Iterator[Message]:
         """Yield the replies to a broadcast's messages of one kind, as they come."""
-        messages = self._by_node(kind, broadcast.messages)
+        for turn in turns(broadcast.letters):
+            yield from self._replies_to(kind, turn, broadcast)
+
+    def _replies_to(
+        self, kind: str, turn: Mapping[int, list[Letter]], broadcast: _Broadcast
+    ) -> Iterator[Message]:
+        """Yield the replies to messages of which each node has one, or some alike."""
         # One task for all messages to a node: they are alike, and so is what comes of them.
-        tasks = {node: self._task(node, group[0]) for node, group in messages.items()}
-        train = kind == "train"
-        self.tally.ask(len(tasks), self.layout.raw_bytes, train)
+        tasks = {node: self._task(node, letters[0]) for node, letters in turn.items()}
+        train = is_training(kind)
+        raw_bytes = self.layout.raw_bytes if broadcast.model else 0
+        self.tally.ask(len(tasks), raw_bytes, train)
         # A cohort smaller than the pool keeps only some workers busy.
         workers = min(self.engine.workers, max(1, len(tasks)))
-        payload = broadcast.model.payload
         if train:
             self.bounds.open(len(tasks))
             self._waiting = {}
+        payload = broadcast.model.payload if broadcast.model else b""
         outcomes = self.engine.run(list(tasks.values()), payload)
         for number, outcome in enumerate(outcomes, 1):
             client = outcome.client
             task = tasks[client]
-            self.tally.download(outcome, broadcast.model.fallback)
-            self.tally.work(outcome, workers, train)
-            if outcome.base:
-                # It has the model even if its work failed after the download.
-                self.downlink.received(client, task.slots, outcome.base)
-            if self.memory.states and outcome.state is not None:
-                # Before the reply is judged: Flower keeps a context whatever the strategy does.
-                self.memory.states.put(client, outcome.state)
+            outcome = self._noted(task, outcome, broadcast, workers)
             begun = time.perf_counter()
             content = self._content(task, outcome, broadcast)
-            replies = self._replies_with(content, messages[client], broadcast)
+            replies = self._replies_with(content, turn[client], broadcast)
             self.tally.seconds["aggregate"] += time.perf_counter() - begun
             yield from replies
             # Before the engine ends: a fleet then writes down whose answers count.
             if train and number == len(tasks):
-                yield from self._held_replies(messages, broadcast)
+                yield from self._held_replies(turn, broadcast)
 
-    def _by_node(self, kind: str, sent: list[Message]) -> dict[int, list[Message]]:
-        """Return the messages of a kind by their nodes: one that is drawn twice has two.
+    def _noted(
+        self, task: Task, outcome: Outcome, broadcast: _Broadcast, workers: int
+    ) -> Outcome:
+        """Note what an outcome cost and what its client keeps, whatever comes of the reply."""
+        fallback = broadcast.model is not None and broadcast.model.fallback
+        self.tally.download(outcome, fallback, task.beside_bytes)
+        self.tally.work(outcome, workers, task.trains)
+        if outcome.base:
+            # It has the model even if its work failed after the download.
+            self.downlink.received(outcome.client, task.slots, outcome.base)
+        states = self.memory.states
+        if not states or outcome.state is None:
+            return outcome
+        try:
+            # Flower keeps a context whatever the strategy does.
+            states.put(outcome.client, outcome.state)
+        except RecordError:  # the disk's failure, not the client's
+            raise
+        # An app may have put anything there.
+        except Exception as error:
+            reason = f"its context.state cannot be kept: {reason_of(error)}"
+            return replace(outcome, payload=None, answer=None, error=reason)
+        return outcome
 
-        Raises RunError for a node that is none, and where its messages differ: a client
-        works once a round.
-        """
-        nodes: dict[int, list[Message]] = {}
-        for message in sent:
-            if message.metadata.message_type == kind:
-                nodes.setdefault(message.metadata.dst_node_id, []).append(message)
-        for node, group in nodes.items():
-            if not 0 <= node < self.clients:
-                raise RunError(
-                    f"the strategy sends a message to node {node} in round "
-                    f"{self.round}; the nodes are 0 to {self.clients - 1}"
-                )
-            if any(configs_of(m) != configs_of(group[0]) for m in group[1:]):
-                raise RunError(
-                    f"the strategy sends client {node} two messages with one model and "
-                    f"different configs in round {self.round}; send one, or two alike"
-                )
-        return nodes
-
-    def _task(self, node: int, message: Message) -> Task:
-        configs = configs_of(message)
-        changes = self._requests.changes(configs)
-        kind = message.metadata.message_type
+    def _task(self, node: int, letter: Letter) -> Task:
+        changes = self._requests.changes(configs_of(letter.message))
         attempt = changes.get(ATTEMPT, 0)
-        task = Task(
-            node,
-            kind,
-            self.settled.plan(self.round, self._requests.for_plan(changes)),
-            slots=self.memory.slots(node),
-            delivery=self.downlink.delivery(node, self.round, kind, attempt),
-            download=self.downlink.download(node),
-        )
+        plan = self.settled.plan(self.round, self._requests.for_plan(changes))
+        task = Task(node, letter.kind, plan)
+        if letter.arrays is not None:
+            task = replace(
+                task,
+                slots=self.memory.slots(node),
+                delivery=self.downlink.delivery(node, self.round, task.kind, attempt),
+                download=self.downlink.download(node),
+            )
         states = self.memory.states
         if states is None:
             return task
-        arrays = next(iter(message.content.array_records))
-        config = {"configs": configs, "arrays": arrays}
-        return replace(task, config=config, state=states.get(node))
+        return replace(task, envelope=letter.envelope(), state=states.get(node))
 
     def _held_replies(
-        self, messages: Mapping[int, list[Message]], broadcast: _Broadcast
+        self, turn: Mapping[int, list[Letter]], broadcast: _Broadcast
     ) -> Iterator[Message]:
         """Yield the replies that waited for their cohort, now that it is complete."""
         for client, received, fault in self.bounds.close():
@@ -335,20 +372,47 @@ class RunGrid(Grid):
                 content = self._refused(client, fault)
             else:
                 content = self._accepted(task, received, kept, broadcast)
-            yield from self._replies_with(content, messages[client], broadcast)
+            yield from self._replies_with(content, turn[client], broadcast)
 
     def _content(
         self, task: Task, outcome: Outcome, broadcast: _Broadcast
     ) -> Content | None:
         """Return what a client's replies hold; None: it waits for the rest of its cohort."""
-        train = task.kind == "train"
         if outcome.error is not None:
-            return self._failed(outcome.client, outcome.error, train)
-        if not train:
+            return self._failed(outcome.client, outcome.error, task.trains)
+        if outcome.payload is None and outcome.answer is not None:
+            return self._answered(task, outcome, outcome.answer)
+        if not task.trains:
             metrics, unusable = reports.finite(outcome.metrics)
             self.tally.note_unusable(outcome.client, unusable)
-            return MetricRecord(metrics)
-        self.tally.upload(outcome.bytes_up, self.layout.raw_bytes)
+            return RecordDict({"metrics": MetricRecord(metrics)})
+        return self._updated(task, outcome, broadcast)
+
+    def _answered(self, task: Task, outcome: Outcome, answer: AppAnswer) -> Content:
+        """Return the records that a ClientApp answered in the place of an update."""
+        client = outcome.client
+        self.tally.upload(outcome.bytes_up, outcome.bytes_up)
+        try:
+            records = records_of(answer)
+            if task.trains:
+                self._needs(client, records)
+        except PayloadError as error:
+            return self._failed(client, str(error), task.trains)
+        if task.kind != "evaluate":
+            return records
+        records, unusable = with_finite_metrics(records)
+        self.tally.note_unusable(client, unusable)
+        return records
+
+    def _updated(
+        self, task: Task, outcome: Outcome, broadcast: _Broadcast
+    ) -> Content | None:
+        """Return a decoded update; None: it waits for the rest of its cohort."""
+        assert broadcast.model is not None
+        assert broadcast.state is not None
+        beside_bytes = len(outcome.answer.records) if outcome.answer else 0
+        raw_bytes = self.layout.raw_bytes + beside_bytes
+        self.tally.upload(outcome.bytes_up, raw_bytes)
         client = outcome.client
         begun = time.perf_counter()
         try:
@@ -372,7 +436,7 @@ class RunGrid(Grid):
         broadcast: _Broadcast,
     ) -> Received | Error:
         """Return an update that counts, and keep of its client what the run remembers."""
-        cohort = len(broadcast.messages)
+        cohort = len(broadcast.letters)
         try:
             # Here and not in the sum: a refused update is its client's failure, by name.
             if not received.summed:
@@ -399,48 +463,10 @@ class RunGrid(Grid):
         return Error(code=ERROR_CODE, reason=reason)
 
     def _replies_with(
-        self, content: Content | None, messages: list[Message], broadcast: _Broadcast
+        self, content: Content | None, letters: list[Letter], broadcast: _Broadcast
     ) -> list[Message]:
         """Return the replies to a client's messages; none while it waits for its cohort."""
         if content is None:
             return []
-        return [self._reply(message, content, broadcast) for message in messages]
-
-    def _reply(
-        self, message: Message, content: Content, broadcast: _Broadcast
-    ) -> Message:
-        if isinstance(content, Error):
-            return Message(content, reply_to=message)
-        if isinstance(content, MetricRecord):
-            return Message(RecordDict({"metrics": content.copy()}), reply_to=message)
-        return self._update(message, content, broadcast)
-
-    def _update(
-        self, message: Message, received: Received, broadcast: _Broadcast
-    ) -> Message:
-        """Return an update as the strategy takes it: as it was decoded, or as a model."""
-        content = RecordDict(dict(reports.records(received.header)))
-        if not self.payloads:
-            # Added to the strategy's own model: what a client's copy lacks is no part of
-            # its update.
-            change = received.difference
-            state = broadcast.state
-            integers = state.integers + change.integers
-            end = State(change.after(state.floats), integers)
-            # Under the name that the strategy knows its model by.
-            name = next(iter(message.content.array_records))
-            content[name] = for_strategy(self.layout, end)
-        reply = Message(content, reply_to=message)
-        if self.payloads:
-            return attach(reply, received)
-        return reply
-
-
-def _arrays(message: Message) -> ArrayRecord:
-    records = list(message.content.array_records.values())
-    if len(records) != 1:
-        raise RunError(
-            f"the strategy sent a message with {len(records)} ArrayRecords; "
-            "one model is expected"
-        )
-    return records[0]
+        state = broadcast.state
+        return [self._answers.reply(letter, content, state) for letter in letters]

@@ -39,13 +39,15 @@ class Stack:
     """An engine with its layers.
 
     choose: who is offered to the strategy, where that is not every client. clock: of
-    simulated devices. facts: what the layers add to the manifest.
+    simulated devices. facts: what the layers add to the manifest. has_apps: real clients
+    run ClientApps, which know messages of any type.
     """
 
     engine: Engine
     choose: Choose | None = None
     clock: Clock | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    has_apps: bool = False
 
 
 Layer = Callable[[Stack, Site], Stack]

@@ -182,12 +182,14 @@ class RunLoop:
             attempts=settings.attempts,
             config=self.config,
             settings=self._round_settings,
+            evaluate_config=self.experiment.client.evaluate_config,
             evaluates=self._evaluates_clients,
             note=self.display.note,
         )
 
     def _round_settings(self, round: int) -> Mapping[str, Any]:
-        return {"lr": self.grid.settled.plan(round, {}).lr}
+        config = self.experiment.client.train_config
+        return {"lr": self.grid.settled.plan(round, {}).lr, **config}
 
     def _evaluates_clients(self, round: int) -> bool:
         return self.experiment.evaluate.clients and self._evaluates(round)

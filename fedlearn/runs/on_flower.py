@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flwr.serverapp import Grid
@@ -50,7 +50,7 @@ class OnFlower:
             section,
             ready=lambda: self._wait(link, min(clients, enough), section.deadline_s),
         )
-        return with_fleet(stack, site, fleet)
+        return replace(with_fleet(stack, site, fleet), has_apps=True)
 
     def close(self) -> None:
         """Write who took part, and end the journal and the log."""
@@ -112,6 +112,12 @@ def _check(experiment: Experiment, resume: bool) -> None:
             "[client] app and mods do not apply under 'flwr run': name your ClientApp in "
             "pyproject.toml, as clientapp, with mods=[fedlearn.clients.app.payloads, …], "
             "or use fedlearn.clients.app.make(mods)"
+        )
+    section = experiment.client
+    if section.run_config or section.node_config:
+        raise ConfigError(
+            "[client] run_config and node_config do not apply under 'flwr run': the app "
+            "reads [tool.flwr.app.config], and each SuperNode its --node-config"
         )
     if resume and feedback(experiment.codec.up)[0]:
         raise ConfigError(

@@ -87,7 +87,7 @@ def build_parts(experiment: Experiment, agents: bool = False) -> Parts:
     if not agents:
         with config_section("devices"):
             simulated = devices.checked(experiment, clients)
-    app = _app(experiment, agents)
+    app = _app(experiment, clients, agents)
     initial = _initial(experiment, module, layout)
     start = initial
     if weights is not None:
@@ -257,15 +257,28 @@ def _check_methods(numbers: object) -> None:
             raise ConfigError(f"methods: {name} = {number!r} is not a number")
 
 
-def _app(experiment: Experiment, agents: bool) -> apps.UserApp | None:
+def _app(experiment: Experiment, clients: int, agents: bool) -> apps.UserApp | None:
     with config_section("client"):
-        app = apps.load(experiment.client.app, experiment.client.mods)
+        section = experiment.client
+        config = apps.AppConfig(section.run_config, section.node_config)
+        app = apps.load(section.app, section.mods, config)
+        _check_lists(section.node_config, clients)
         if app is not None and agents:
             raise ConfigError(
                 "Flower ClientApps and mods run in a simulation, "
                 "or on Flower's own engine; agents train by [train] alone"
             )
     return app
+
+
+def _check_lists(node_config: Mapping[str, Any], clients: int) -> None:
+    """Raise ConfigError for a list that has not one value for each client."""
+    for key, value in node_config.items():
+        if isinstance(value, list) and len(value) != clients:
+            raise ConfigError(
+                f"[client.node_config] '{key}' lists {len(value)} values for {clients} "
+                "clients; a list has one for each, and a single value is everybody's"
+            )
 
 
 def _check_device(device: str) -> None:

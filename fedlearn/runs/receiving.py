@@ -5,6 +5,8 @@ Legend: P floats of the model's layout.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +14,7 @@ from fedlearn.arrays import Change, Layout, Sparse, State
 from fedlearn.codec import codec, feedback
 from fedlearn.engine.task import Outcome, Summed, Task
 from fedlearn.errors import FedlearnError, PayloadError, reason_of
-from fedlearn.flower import EXAMPLES, Received
+from fedlearn.flower import EXAMPLES, Received, unpack
 from fedlearn.memory.downlink import Downlink, Published
 from fedlearn.memory.slots import RESIDUALS
 from fedlearn.models.buffers import BufferBounds
@@ -93,7 +95,13 @@ class Receiver:
         header = reports.sound(header)
         weight = reports.weight(header, self.key)
         self._buffers.check(state, change)
-        return Received(outcome.client, header, change, weight=weight)
+        received = Received(outcome.client, header, change, weight=weight)
+        answer = outcome.answer
+        if answer is None:
+            return received
+        # Read once here: what cannot be read is its client's failure.
+        unpack(answer.records)
+        return replace(received, beside=answer.records, arrays=answer.arrays)
 
     def lost_residual(self, task: Task, received: Received) -> bool:
         """Return whether a client began anew although it had a residual: it was damaged."""

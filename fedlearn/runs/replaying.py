@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from fedlearn.config import Experiment
@@ -36,7 +37,8 @@ def replay(run: Path, experiment: Experiment, display: Progress) -> str:
                 site.memory.downlink,
                 experiment.fleet,
             )
-            return with_fleet(stack, site, fleet)
+            # The run may have been one under `flwr run`, whose answers lie here.
+            return replace(with_fleet(stack, site, fleet), has_apps=True)
 
         with (
             tempfile.TemporaryDirectory(prefix="fedlearn-replay-") as place,

@@ -67,9 +67,14 @@ class RoundTally:
             # Only training asks clients in the sense of the record.
             self.clients += tasks
 
-    def download(self, outcome: Outcome, fallback: bool) -> None:
-        """Count what a client was sent. fallback: all were sent the whole model."""
+    def download(self, outcome: Outcome, fallback: bool, beside_bytes: int = 0) -> None:
+        """Count what a client was sent.
+
+        fallback: all were sent the whole model. beside_bytes: of what went beside it, which
+        is the same uncompressed.
+        """
         self.bytes_down += outcome.bytes_down
+        self.bytes_raw += beside_bytes
         self.messages_down += 1
         self.whole_models += outcome.fallback or fallback
         self.damaged += outcome.damaged

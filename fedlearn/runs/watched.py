@@ -91,7 +91,7 @@ class _WatchedEngine(Layer):
             task = by_client[outcome.client]
             # Zero seconds: it failed before it trained, and says nothing of the
             # machine.
-            if task.kind == "train" and outcome.train_s > 0:
+            if task.trains and outcome.train_s > 0:
                 flops = self._training_flops(task)
                 self._watched.see(task, outcome.train_s, workers, flops)
             yield outcome

@@ -10,6 +10,7 @@ import pytest
 from flwr.app import (
     Array,
     ArrayRecord,
+    ConfigRecord,
     Context,
     Error,
     Message,
@@ -208,6 +209,54 @@ def test_a_client_app_of_the_users_own_answers_in_payloads(tmp_path):
     assert served["bytes_up"] < 0.3 * still.summary["bytes_up"] * 3
 
 
+def talking(metrics: dict[str, Any], others: dict[str, Any]) -> ClientApp:
+    """Return an app that evaluates to these metrics, and answers other records beside."""
+    client_app = ClientApp(mods=[payloads])
+
+    @client_app.train()
+    def train(message: Message, context: Context) -> Message:
+        arrays = message.content.array_records["arrays"]
+        # Of one client alone: the others' updates count.
+        is_first = context.node_config["partition-id"] == 0
+        weight = MetricRecord({"num-examples": 3})
+        records: dict[str, Any] = {"arrays": arrays, "metrics": weight}
+        content = RecordDict({**records, **(others if is_first else {})})
+        return Message(content, reply_to=message)
+
+    @client_app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        content = RecordDict({"scores": MetricRecord(metrics), **others})
+        return Message(content, reply_to=message)
+
+    return client_app
+
+
+def line_of(folder: Path, client_app: ClientApp) -> dict[str, Any]:
+    """Return the line of one round of all clients, which evaluate too."""
+    changes = ("strategy.fraction_train=1.0", "experiment.rounds=1")
+    serve(folder, Nodes(12, client_app), *changes, "evaluate.clients=true")
+    line: dict[str, Any] = json.loads(
+        (folder / "metrics.jsonl").read_text().splitlines()[1]
+    )
+    return line
+
+
+def test_evaluations_have_the_names_that_an_app_gives_them(tmp_path):
+    client_app = talking({"num-examples": 2, "f1": 0.75, "recall": 0.5}, {})
+    line = line_of(tmp_path / "run", client_app)
+    assert line["metrics"]["evaluate"] == {"f1": 0.75, "recall": 0.5}
+    assert line["clients_evaluation"] == {"failed": 0, "clients": 12}
+    assert line["failures"] == {}
+
+
+def test_what_cannot_travel_here_fails_its_client_by_name(tmp_path):
+    about = {"about": ConfigRecord({"who": "x"})}
+    line = line_of(tmp_path / "run", talking({"num-examples": 2, "f1": 0.75}, about))
+    assert list(line["failures"]) == ["0"]
+    assert "replied with 1 ArrayRecords and 1 ConfigRecords" in line["failures"]["0"]
+    assert line["clients_evaluation"]["failed"] == 12
+
+
 def test_a_supernode_brings_its_own_data(tmp_path):
     rng = np.random.default_rng(0)
     np.savez(
@@ -295,6 +344,11 @@ def test_supernodes_that_do_not_answer_are_late(tmp_path):
             "do not apply under 'flwr run': name your ClientApp in pyproject.toml",
         ),
         (
+            ("client.run_config.steps=3",),
+            False,
+            "run_config and node_config do not apply under 'flwr run'",
+        ),
+        (
             ("codec.up=ef+q4",),
             True,
             "cannot be resumed under 'flwr run'.* leave out ef",
@@ -323,8 +377,13 @@ def test_a_wrong_run_config_says_so(given, reason):
 def test_a_config_is_found_in_the_apps_folder(tmp_path, monkeypatch):
     (tmp_path / "mine.toml").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert arguments({"config": "mine.toml"})["config"] == str(tmp_path / "mine.toml")
-    assert arguments({"config": "other.toml", "set": "a.b=1 c.d='x y'"})["changes"] == [
-        "a.b=1",
-        "c.d=x y",
-    ]
+    assert arguments({"config": "mine.toml"}).config == str(tmp_path / "mine.toml")
+    others = arguments({"config": "other.toml", "set": "a.b=1 c.d='x y'"})
+    assert others.changes == ["a.b=1", "c.d=x y"]
+
+
+def test_keys_of_the_app_are_passed_over():
+    ours = {"config": "small", "set": "", "out": "", "resume": False}
+    # Nearly one of ours, which is there.
+    both = arguments({**ours, "seed": 3, "outs": "x", "local-epochs": 2})
+    assert (both.config, both.out) == ("small", None)

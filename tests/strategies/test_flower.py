@@ -98,13 +98,13 @@ def test_one_client_in_three_failing_is_no_silent_success(name, tmp_path):
         assert not np.array_equal(models[0]["floats"], models[1]["floats"])
 
 
-def test_an_app_without_its_run_config_is_told_where_values_are(tmp_path, capsys):
+def test_an_app_without_its_run_config_is_told_where_to_set_it(tmp_path, capsys):
     config = strategy("fedavg") + '[client]\napp = "tests.faults:reads_run_config"\n'
     ran = run(tmp_path / "run", config=config)
     assert ran.code == 3
     message = capsys.readouterr().err
     assert "context.run_config['batch']" in message
-    assert "the strategy's config in the message" in message
+    assert "which [client.run_config] does not have: set it there" in message
     assert "KeyError" not in message
 
 

@@ -48,6 +48,9 @@ class ActorSetup:
     # Import paths of ``[client]``; "" and () for our own training.
     app: str
     mods: tuple[str, ...]
+    # What the app is told; see `apps.AppConfig`.
+    run_config: Mapping[str, Any]
+    node_config: Mapping[str, Any]
     # Names of the vectors that clients keep: these travel with tasks.
     vectors: tuple[str, ...]
     # See `divided`.
@@ -177,7 +180,8 @@ class Actor:
             # It imports Flower, which nothing else here needs.
             from fedlearn.engine import apps
 
-            app = apps.load(setup.app, setup.mods)
+            config = apps.AppConfig(setup.run_config, setup.node_config)
+            app = apps.load(setup.app, setup.mods, config)
         self.vectors = {name: CarriedVectors() for name in setup.vectors}
         self.engine = Serial(
             Runner(

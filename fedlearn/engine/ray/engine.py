@@ -340,6 +340,8 @@ def _setup(runner: Runner, experiment: Experiment, brief: Brief) -> ActorSetup:
         brief=brief,
         app=experiment.client.app,
         mods=experiment.client.mods,
+        run_config=experiment.client.run_config,
+        node_config=experiment.client.node_config,
         vectors=tuple(runner.vectors),
         partition=divided(runner.population),
         initial=digest(runner.initial),

@@ -33,7 +33,7 @@ from fedlearn.engine.stacked.stack import NotStackable
 from fedlearn.engine.task import Held, Outcome, Task, with_download
 from fedlearn.errors import ClientError, FedlearnError, RecordError, reason_of
 from fedlearn.models import read_state
-from fedlearn.plan import Plan
+from fedlearn.plan import Plan, is_training
 from fedlearn.wire import Bytes
 
 # Clients in a stack on a CPU, where the config does not say: with five, a cohort of ten
@@ -81,7 +81,7 @@ class Stacker:
             alike = list(group)
             # Evaluation is cheap, and goes client by client.
             length = 1
-            if kind == "train" and not self.not_stacked:
+            if is_training(kind) and not self.not_stacked:
                 length = self.chunk
             for first in range(0, len(alike), length):
                 units.append(tuple(alike[first : first + length]))
@@ -89,7 +89,7 @@ class Stacker:
 
     def answer(self, unit: Unit, payload: Bytes) -> list[Outcome]:
         """Return the outcomes of tasks. Raises RecordError."""
-        if unit[0].kind == "train" and not self.not_stacked:
+        if unit[0].trains and not self.not_stacked:
             try:
                 return self._train(unit, payload)
             except RecordError:
