@@ -32,6 +32,7 @@ def flat_values(name: str, values: Mapping[str, Any], *, with_lists: bool) -> Va
 
 def of_client(values: Mapping[str, Any], client: int) -> Values:
     """Return one client's values: of each list its own element."""
+    # A list has as many values as there are clients, which is checked at the start.
     return {
         key: value[client] if isinstance(value, list) else value
         for key, value in values.items()

@@ -38,6 +38,7 @@ def records_of(answer: AppAnswer) -> RecordDict:
 
 def with_finite_metrics(records: RecordDict) -> tuple[RecordDict, list[str]]:
     """Return records without metrics that are no finite numbers, and the names of these."""
+    # In their order: an app may tell its records by it.
     every: dict[str, Any] = dict(records)
     unusable: list[str] = []
     for name, record in records.metric_records.items():
@@ -62,6 +63,7 @@ class Needs:
         A strategy of the user's own gets every reply. Ours add whole models. Flower's take
         one ArrayRecord, whatever arrays it has.
         """
+        # Flower's own classes fail with another's advice where there are more.
         arrays = len(records.array_records)
         if self._adds or (self._is_flowers and arrays != 1):
             raise PayloadError(

@@ -58,6 +58,7 @@ class Letter:
 
     def is_like(self, other: Letter) -> bool:
         """Tell whether two messages to one node ask the same of it."""
+        # An app reads all of them; our own training configs alone.
         if self.records or other.records:
             request = (self.records, self.message.metadata.group_id)
             return request == (other.records, other.message.metadata.group_id)
@@ -118,6 +119,7 @@ def named(messages: Sequence[Message], round: int, first: int) -> list[Message]:
     numbered = []
     for number, message in enumerate(messages, first):
         metadata = message.metadata
+        # An id names one message: its reply would answer both.
         if id(message) in objects:
             message = Message(
                 message.content,
@@ -136,6 +138,7 @@ def turns(letters: Sequence[Letter]) -> Iterator[dict[int, list[Letter]]]:
 
     Those that ask the same of a node stand together: it works once for them.
     """
+    # A node that is asked for two things does them one after another.
     every: list[dict[int, list[Letter]]] = []
     for letter in letters:
         for turn in every:

@@ -64,6 +64,7 @@ def draw(label: int, generator: np.random.Generator) -> Picture:
     paint = generator.uniform(0.35, 1.0)
     ground = int(generator.integers(19, 25))
     length, painter = _PAINTERS[label]
+    # No two vehicles of a kind are equally long.
     length += int(generator.integers(-2, 3))
     left = int(generator.integers(0, SIDE - length + 1))
     painter(canvas, left, ground, length, paint)
@@ -99,6 +100,7 @@ def _wheel(canvas: _Canvas, centre: int, ground: int, radius: float) -> None:
     """Paint a wheel that stands on the ground; what is outside the picture is left out."""
     rows, columns = np.indices(canvas.shape)
     distance = np.hypot(rows - (ground - radius), columns - centre)
+    # A dark tyre, and a lighter rim in it.
     canvas[distance <= radius] = 0.02
     canvas[distance <= radius - 1.5] = 0.6
 

@@ -82,6 +82,7 @@ def _module(name: str) -> str:
             f"unknown scenario '{name}'.{nearest(name, SCENARIOS)} Known: {known}"
         )
     module = f"fedlearn.scenarios.{name}"
+    # A wheel may have been made without it: said, where an import would be a traceback.
     if find_spec(module) is None:
         raise UserError(
             f"the scenario '{name}' is not in this fedlearn; install a newer one"
@@ -90,6 +91,7 @@ def _module(name: str) -> str:
 
 
 def _check_empty(folder: Path) -> None:
+    # A folder that somebody made for it is as good as none.
     if not folder.exists():
         return
     if not folder.is_dir():

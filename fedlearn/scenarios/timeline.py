@@ -38,6 +38,7 @@ def draw_fleet(
     drifts: (at_s, device, index). marks: (at_s, text). Raises RecordError when the file
     cannot be written.
     """
+    # From the first answer on: what came before is set-up.
     began_s = answers[0].at_s
     devices = sorted({answer.device for answer in answers})
     with style.canvas(path, title, _HEIGHT, rows=3, sharex=True) as (_, axes):
@@ -49,6 +50,7 @@ def draw_fleet(
         _device_axis(axes[0], devices)
         style.percent_axis(axes[1])
         style.legend_beside(axes[1])
+        # From here on drift is an event of the fleet (docs/fleet.md).
         axes[2].axhline(0.25, color=style.GREY, linewidth=1.0)
         axes[2].set_ylabel("drift")
         axes[2].set_xlabel("seconds")
@@ -93,6 +95,7 @@ def draw_marks(axis: Any, marks: Marks, began_s: float, is_named: bool) -> None:
 
 def _device_axis(axis: Any, devices: Sequence[int]) -> None:
     axis.set_yticks(devices, [f"device {device}" for device in devices])
+    # Device 0 above, as in the text.
     axis.invert_yaxis()
     axis.grid(False, axis="y")
     axis.set_ylabel("release")

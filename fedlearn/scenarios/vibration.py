@@ -73,6 +73,7 @@ def bands(signals: Floats) -> NDArray[np.float32]:
 def _signal(machines: Machines, label: str, draw: np.random.Generator) -> Floats:
     """Return one window (T,) of a machine in some condition."""
     times = np.arange(SAMPLES) / RATE_HZ
+    # Load changes the speed of a machine from window to window.
     shaft_hz = machines.shaft_hz * draw.normal(1, 0.03)
     # Every machine runs a little out of balance.
     strengths = {1.0: draw.uniform(0.15, 0.35)}
@@ -83,6 +84,7 @@ def _signal(machines: Machines, label: str, draw: np.random.Generator) -> Floats
         strengths = {multiple: draw.uniform(0.1, 0.4) for multiple in multiples}
     signal = draw.normal(0, machines.noise, SAMPLES)
     for multiple, strength in strengths.items():
+        # A window begins anywhere in a turn.
         phase = draw.uniform(0, 2 * np.pi)
         signal += strength * np.sin(2 * np.pi * multiple * shaft_hz * times + phase)
     if label == "bearing":
@@ -95,6 +97,7 @@ def _ringing(
 ) -> Floats:
     """Return the ringing (T,) of a housing whose bearing is damaged."""
     period_s = 1 / (_BALLS * shaft_hz)
+    # Since the last ball rolled over the damage.
     since_s = (times + draw.uniform(0, period_s)) % period_s
     strength = draw.uniform(0.25, 0.7)
     ring_hz = machines.ring_hz * draw.normal(1, 0.02)

@@ -48,6 +48,7 @@ def live(seeds: Sequence[int], mutant: str = "") -> Lives:
     for seed in seeds:
         try:
             lives.happened += World(seed, mutant).run()
+        # The other worlds are told too: a fault is a kind only beside its like.
         except Broken as fault:
             lives.faults[seed] = str(fault)
     return lives
@@ -87,6 +88,7 @@ def report(lives: Lives, seconds: float) -> None:
     )
     for name, count in sorted(lives.happened.items()):
         print(f"{count:12,} {name}")
+    # What never happens is not proven, however many worlds there were.
     never = [name for name in SOMETIMES if not lives.happened[name]]
     if never:
         print(f"never happened: {', '.join(never)}")
