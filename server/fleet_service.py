@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from collections.abc import Sequence
 
@@ -33,22 +34,25 @@ class FleetService(Service):
         self, run: bytes, experiment: str, limit_bytes: int, journal: Journal
     ) -> None:
         """Begin a run over the agents that attend; its answers go to its own journal."""
-        # What came for the run before would count in this one, whose rounds are numbered so too.
-        while True:
-            try:
-                self.events.get_nowait()
-            except queue.Empty:
-                break
+        self._drop_events()
         self._thread.call(self._enter(run, experiment, limit_bytes, journal)).result()
 
     def leave(self) -> None:
         """End the run; its agents stay. Its journal may be closed afterwards."""
         self._thread.call(self._leave()).result()
+        # An error of the run's is not the fleet's; the fleet's own is raised by `attending`.
+        self._drop_events()
 
     def stop_run(self, reason: RunStopped) -> None:
         """Have the run that is here end, whatever it waits for; any thread may call it."""
         self.stopped = reason
         self.events.put(reason)
+
+    def _drop_events(self) -> None:
+        """Forget what came for a run: it would count in the next, whose rounds have its numbers."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self.events.get_nowait()
 
     async def _enter(
         self, run: bytes, experiment: str, limit_bytes: int, journal: Journal

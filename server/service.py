@@ -404,13 +404,21 @@ class Service:
             "key": journal_key(store.client, store.key),
             "work": list(store.key),
         }
-        future = self.journal.append(meta, store.data, store.checksum)
-        # The callback runs in the journal's thread, and must not touch the state here.
-        future.add_done_callback(
-            lambda done: self._loop.call_soon_threadsafe(self._stored, store, done)
-        )
+        journal = self.journal
+        future = journal.append(meta, store.data, store.checksum)
 
-    def _stored(self, store: StoreAnswer, written: Future[None]) -> None:
+        # Called in the journal's thread, which must not touch the state here.
+        def stored(written: Future[None]) -> None:
+            self._loop.call_soon_threadsafe(self._stored, store, written, journal)
+
+        future.add_done_callback(stored)
+
+    def _stored(
+        self, store: StoreAnswer, written: Future[None], journal: Journal
+    ) -> None:
+        # Its run has ended meanwhile: whether it is on disk is nobody's trouble.
+        if journal is not self.journal:
+            return
         error = written.exception()
         if error is None:
             reach("coordinator.stored")

@@ -113,7 +113,8 @@ def test_a_run_is_stopped_alone_and_goes_on_later(processes, tmp_path, capsys):
     agents = [processes.attend(client) for client in (0, 1)]
     # Enough agents for no round: it would wait for ever.
     wish(processes, "fleet.min_agents=3", "data.partition.clients=3")
-    sets = ("codec.up=ef+eden1", "codec.down=eden1", "experiment.rounds=6")
+    # Far more rounds than pass until the wish is seen.
+    sets = ("codec.up=ef+eden1", "codec.down=eden1", "experiment.rounds=50")
     folder = wish(processes, *sets)
     third = wish(processes, "experiment.rounds=1")
     processes.wait(
