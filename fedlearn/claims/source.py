@@ -18,6 +18,7 @@ PACKAGE = Path(fedlearn.__file__).parent
 
 # The parts of fedlearn that a model's bits come from: a change there makes results stale.
 COMPUTES = (
+    "apps",
     "arrays.py",
     "brief.py",
     "config",

@@ -1,0 +1,85 @@
+"""Run a whole Flower app: what ``fedlearn run`` and `fedlearn.run` call."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from fedlearn.apps.start import APP_FILE, Started, check_folder, check_same
+from fedlearn.records.names import MANIFEST_FILE
+from fedlearn.records.writing import RunFolder
+
+_PACKAGES = ("fedlearn", "flwr", "torch", "numpy")
+
+
+@dataclass(frozen=True)
+class AppRun:
+    """A finished run of an app: its folder, and its summary."""
+
+    path: Path
+    summary: Mapping[str, Any]
+
+
+def run_app(
+    started: Started,
+    path: Path,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    show: Callable[[str], None] = print,
+) -> AppRun:
+    """Run an app in a folder, or go on with the run that it holds.
+
+    show: takes what the terminal shows before and after the rounds. Raises ConfigError for
+    a folder or an app that cannot be used, RunError when the app's ServerApp fails,
+    RecordError when the folder cannot be written.
+    """
+    check_folder(path, resume)
+    if (path / APP_FILE).exists():
+        check_same(path, started)
+    # Only now: it imports flwr.
+    from fedlearn.apps.report import summary_text
+    from fedlearn.apps.running import execute
+
+    with closing(RunFolder(path)) as folder:
+        if not (path / APP_FILE).exists():
+            folder.write_json(MANIFEST_FILE, _manifest())
+            folder.write(APP_FILE, json.dumps(started.plain(), indent=2) + "\n")
+        if not quiet:
+            show(_begun(started, path))
+        summary = execute(started, folder, quiet)
+    if not quiet:
+        show(summary_text(summary, str(path)))
+    return AppRun(path, summary)
+
+
+def _begun(started: Started, path: Path) -> str:
+    project = started.project
+    text = (
+        f"{project.name}: {project.nodes} nodes, {started.workers} workers, "
+        f"seed {started.seed}, run folder {path}"
+    )
+    if project.unused:
+        text += f"\nnot used here: {', '.join(project.unused)}"
+    return text
+
+
+def _manifest() -> dict[str, Any]:
+    versions: dict[str, str] = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "platform": {"system": platform.platform(), "machine": platform.machine()},
+        "command": sys.argv,
+    }

@@ -1,0 +1,84 @@
+"""How records reach the nodes: whole, or as differences from what each of them holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from flwr.app import RecordDict
+
+from fedlearn.apps import private
+from fedlearn.apps.codecs import Codecs
+from fedlearn.apps.copies import Copies
+from fedlearn.apps.messages import Part, Sent, bases_of, packed, unpacked, whole
+from fedlearn.codec import AUTO
+from fedlearn.seeds import derive
+
+
+class Downlink:
+    """What the nodes hold, by the names of the records that they were sent last."""
+
+    def __init__(self, codecs: Codecs, seed: int, folder: Path) -> None:
+        """Take the codecs of the run, and the folder of what nodes hold."""
+        self._codecs = codecs
+        self._seed = seed
+        self._copies = Copies(folder)
+        # Node's partition → record → the digest of its copy.
+        self._held: dict[int, dict[str, str]] = {}
+        # (digests held, digests sent) → what was made of them: nodes that hold the same are
+        # sent the same.
+        self._made: dict[object, tuple[Sent, list[Part]]] = {}
+
+    def sent(
+        self, partition: int, parts: Sequence[Part]
+    ) -> tuple[Sent, dict[str, Part]]:
+        """Return a content on its way to a node, and the ArrayRecords that arrive there."""
+        self._codecs.look(parts)
+        if self._codecs.down in ("", AUTO):
+            arrays = {part.name: part for part in parts if part.is_arrays}
+            return whole(list(parts)), arrays
+        held = self._held.setdefault(partition, {})
+        key = (tuple(sorted(held.items())), tuple(part.digest for part in parts))
+        if key not in self._made:
+            self._made[key] = self._encoded(held, parts)
+        sent, arrived = self._made[key]
+        self._held[partition] = {
+            **held,
+            **{part.name: part.digest for part in arrived},
+        }
+        return sent, {part.name: part for part in arrived}
+
+    def sweep(self) -> None:
+        """Let go of contents that are there, and of copies that no node holds."""
+        if not self._made:
+            return
+        self._made.clear()
+        needed = {d for held in self._held.values() for d in held.values()}
+        self._copies.sweep(needed)
+
+    def _encoded(
+        self, held: dict[str, str], parts: Sequence[Part]
+    ) -> tuple[Sent, list[Part]]:
+        """Return a content as differences from what is held, and what it arrives as."""
+        bases = {name: self._copies.arrays(digest) for name, digest in held.items()}
+        content = private.of_bytes(b"".join(part.data for part in parts))
+        # The same for all nodes that hold the same.
+        seed = derive(self._seed, "app-down", *(int(p.digest[:8], 16) for p in parts))
+        draft = packed(content, bases, self._codecs.down, seed)
+        arrived = unpacked(draft.payload, bases)
+        digests = {r: held[base] for r, base in bases_of(draft.payload).items()}
+        sent = Sent(draft.payload, draft.raw_bytes, _by_base(draft, digests))
+        return sent, self._kept(arrived)
+
+    def _kept(self, arrived: RecordDict) -> list[Part]:
+        kept: list[Part] = []
+        for name, record in arrived.array_records.items():
+            part = Part(name, private.to_bytes(RecordDict({name: record})), True)
+            self._copies.put(part)
+            kept.append(part)
+        return kept
+
+
+def _by_base(draft: Sent, digests: dict[str, str]) -> dict[str, str]:
+    """Return base's name → digest: what the node has to look up."""
+    return {base: digests[record] for record, base in draft.bases.items()}
