@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
-from fedlearn.apps.differences import layout_of
+from flwr.app import ArrayRecord
+
+from fedlearn.apps.differences import is_float
 from fedlearn.apps.messages import Part
 from fedlearn.codec import AUTO, FEEDBACK, canonical
 from fedlearn.codec.choice import Situation, choose
@@ -48,6 +51,11 @@ def _codec(key: str, text: str) -> str:
     return canonical(text, ConfigError)
 
 
+def _floats(record: ArrayRecord) -> int:
+    sizes = [prod(array.shape) for array in record.values() if is_float(array)]
+    return sum(sizes)
+
+
 @dataclass
 class Codecs:
     """The codecs of a run; what is "auto" is chosen by its first arrays.
@@ -66,7 +74,7 @@ class Codecs:
         """Choose what is to be chosen, once there are arrays of floats."""
         if AUTO not in (self.up, self.down):
             return
-        sizes = [layout_of(part.arrays).floats for part in parts if part.is_arrays]
+        sizes = [_floats(part.arrays) for part in parts if part.is_arrays]
         parameters = max(sizes, default=0)
         if not parameters:
             return

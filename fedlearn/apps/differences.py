@@ -7,7 +7,7 @@ values, which no codec may round: a variance must not fall below 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,48 +30,53 @@ _STATISTICS = ("running_mean", "running_var")
 Arrays = dict[str, NDArray[Any]]
 
 
-def alike(record: ArrayRecord, base: ArrayRecord) -> bool:
-    """Return whether two records have the same names, shapes and dtypes, in one order.
+def alike(record: ArrayRecord, base: ArrayRecord) -> tuple[str, ...]:
+    """Return the arrays of a record that may travel as differences from a base's.
 
-    And at least one array of floats, without which there is nothing to encode.
+    They are floats of one shape and dtype in both. There are none unless both records have
+    the same names in one order.
     """
     if list(record) != list(base):
-        return False
-    pairs = zip(record.values(), base.values(), strict=True)
-    if any(_form(array) != _form(other) for array, other in pairs):
-        return False
-    return any(_is_float(array) for array in record.values())
+        return ()
+    return tuple(
+        name
+        for name, array in record.items()
+        if is_float(array) and _form(array) == _form(base[name])
+    )
 
 
 def _form(array: Array) -> tuple[str, tuple[int, ...], str]:
     return array.dtype, tuple(array.shape), array.stype
 
 
-def _is_float(array: Array) -> bool:
+def is_float(array: Array) -> bool:
+    """Return whether an array's values are floats that our codecs carry."""
     return array.stype == _NUMPY and array.dtype in _FLOATS
 
 
-def layout_of(record: ArrayRecord) -> Layout:
-    """Return the order of a record's float arrays."""
+def layout_of(record: ArrayRecord, names: Sequence[str]) -> Layout:
+    """Return the order of some of a record's arrays."""
     entries = []
-    for name, array in record.items():
-        if _is_float(array):
-            trained = name.rpartition(".")[2] not in _STATISTICS
-            entries.append(Entry(name, tuple(array.shape), "float32", trained))
+    for name in names:
+        trained = name.rpartition(".")[2] not in _STATISTICS
+        entries.append(Entry(name, tuple(record[name].shape), "float32", trained))
     return Layout(tuple(entries))
 
 
-def encoded(record: ArrayRecord, base: ArrayRecord, codec: str, seed: int) -> bytes:
-    """Return the payload of the difference of the float arrays of two records `alike`.
+def encoded(
+    record: ArrayRecord, base: ArrayRecord, names: Sequence[str], codec: str, seed: int
+) -> bytes:
+    """Return the payload of the difference of arrays that are `alike` in two records.
 
     Raises PayloadError for values that the codec cannot carry, such as NaN.
     """
-    layout = layout_of(base)
-    base_floats = _flat(base)
+    layout = layout_of(base, names)
+    base_floats = _flat(base, names)
+    floats = _flat(record, names)
     with np.errstate(over="ignore", invalid="ignore"):
-        difference = (_flat(record) - base_floats).astype(np.float32)
+        difference = (floats - base_floats).astype(np.float32)
     buffers = layout.buffers_at
-    difference[buffers] = _flat(record)[buffers]
+    difference[buffers] = floats[buffers]
     header = Header(UPDATE, 0, digest(_rounded(base_floats)), codec, seed)
     return encode(layout, header, State(difference, np.empty(0, np.int64)))
 
@@ -79,12 +84,13 @@ def encoded(record: ArrayRecord, base: ArrayRecord, codec: str, seed: int) -> by
 def decoded(data: bytes, base: ArrayRecord, rest: Mapping[str, Array]) -> ArrayRecord:
     """Return the record that a payload of `encoded` leads to from its base.
 
-    rest: the arrays that are no floats, as they were sent. Raises PayloadError for a
-    payload of another record or from another base.
+    rest: the arrays that travelled as they are. Raises PayloadError for a payload of
+    another record or from another base.
     """
-    layout = layout_of(base)
+    names = [name for name in base if name not in rest]
+    layout = layout_of(base, names)
     header, change = decode(layout, data, (UPDATE,))
-    base_floats = _flat(base)
+    base_floats = _flat(base, names)
     if header.digest != digest(_rounded(base_floats)):
         raise PayloadError("the difference is from other arrays than those held here")
     change_floats = change.dense().floats
@@ -94,20 +100,14 @@ def decoded(data: bytes, base: ArrayRecord, rest: Mapping[str, Array]) -> ArrayR
     return _record(base, floats, rest)
 
 
-def others(record: ArrayRecord) -> dict[str, Array]:
-    """Return a record's arrays that are no floats: they travel as they are."""
-    return {name: array for name, array in record.items() if not _is_float(array)}
-
-
-def _flat(record: ArrayRecord) -> NDArray[np.float64]:
-    """Return a record's floats (P,), in its order.
+def _flat(record: ArrayRecord, names: Sequence[str]) -> NDArray[np.float64]:
+    """Return the floats (P,) of some of a record's arrays.
 
     float64: it holds each of the dtypes exactly.
     """
     parts = [np.empty(0)]
-    for array in record.values():
-        if _is_float(array):
-            parts.append(array.numpy().reshape(-1).astype(np.float64))
+    for name in names:
+        parts.append(record[name].numpy().reshape(-1).astype(np.float64))
     return np.concatenate(parts)
 
 
@@ -122,7 +122,7 @@ def _record(
     record = ArrayRecord()
     start = 0
     for name, array in base.items():
-        if not _is_float(array):
+        if name in rest:
             record[name] = rest[name]
             continue
         size = int(np.prod(array.shape, dtype=np.int64))

@@ -134,17 +134,12 @@ def packed(
         if frame is None:
             records[name] = record
             continue
-        base, data = frame
-        records[name] = _rest(record)
+        base, data, rest = frame
+        records[name] = rest
         sources[name] = base
         frames += [name.encode(), base.encode(), data]
     payload = _joined([private.to_bytes(records)], frames)
     return Sent(payload, len(_joined([raw], [])), sources)
-
-
-def _rest(record: Record) -> ArrayRecord:
-    assert isinstance(record, ArrayRecord)
-    return ArrayRecord(differences.others(record))
 
 
 def _frame(
@@ -153,19 +148,21 @@ def _frame(
     bases: Mapping[str, ArrayRecord],
     codec: str,
     seed: int,
-) -> tuple[str, bytes] | None:
-    """Return a record's base and its difference; None where it travels whole."""
+) -> tuple[str, bytes, ArrayRecord] | None:
+    """Return a record's base, its difference and the rest; None where it travels whole."""
     if not isinstance(record, ArrayRecord):
         return None
     for base in sorted(bases, key=lambda other: other != name):
-        if not differences.alike(record, bases[base]):
+        names = differences.alike(record, bases[base])
+        if not names:
             continue
         try:
-            data = differences.encoded(record, bases[base], codec, seed)
+            data = differences.encoded(record, bases[base], names, codec, seed)
         except PayloadError:
             # NaN, or beyond the codec's range: it must arrive as it is.
             return None
-        return base, data
+        rest = {key: array for key, array in record.items() if key not in names}
+        return base, data, ArrayRecord(rest)
     return None
 
 
