@@ -113,4 +113,6 @@ def _check(reply: Any, work: Work) -> None:
             "it must return a Message(…, reply_to=…)"
         )
     if not reply.has_error() and not reply.has_content():
-        raise ClientError(f"the app's reply to '{work.kind}' has neither content nor error")
+        raise ClientError(
+            f"the app's reply to '{work.kind}' has neither content nor error"
+        )

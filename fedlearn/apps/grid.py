@@ -325,7 +325,9 @@ class AppGrid(Grid):
     def _note_request(self, entry: _Pending) -> None:
         request = entry.request
         digests = sorted(request.digests.items())
-        text = f"{request.number} {request.node} {request.kind} {request.group} {digests}"
+        text = (
+            f"{request.number} {request.node} {request.kind} {request.group} {digests}"
+        )
         self._digest.update(text.encode())
 
     def _note_answer(self, answer: Answer) -> None:

@@ -178,7 +178,9 @@ def unpacked(payload: bytes, bases: Mapping[str, ArrayRecord]) -> RecordDict:
         base = _piece(reader).decode()
         data = _piece(reader)
         if base not in bases:
-            raise FormatError(f"the record '{name}' is a difference from no record here")
+            raise FormatError(
+                f"the record '{name}' is a difference from no record here"
+            )
         rest: dict[str, Array] = dict(content.array_records[name].items())
         content[name] = differences.decoded(data, bases[base], rest)
     return content

@@ -108,7 +108,9 @@ class Observer:
         """Note how many messages of those waited for are answered."""
         self._on_look(done, total)
 
-    def measured(self, kind: str, round_number: int, metrics: Mapping[str, Any]) -> None:
+    def measured(
+        self, kind: str, round_number: int, metrics: Mapping[str, Any]
+    ) -> None:
         """Note what an app measured."""
         line = self._line_of(round_number)
         line.metrics.setdefault(kind, {}).update(metrics)

@@ -57,9 +57,7 @@ def write_page(
     ]
     foot = "Written by fedlearn. Metrics have the app's own names."
     title = f"{project.name} – fedlearn"
-    return write_document(
-        folder / PAGE_FILE, title, *parts, element("footer", foot)
-    )
+    return write_document(folder / PAGE_FILE, title, *parts, element("footer", foot))
 
 
 def _lead(started: Started, summary: Mapping[str, Any]) -> str:
@@ -85,7 +83,9 @@ def _tiles(summary: Mapping[str, Any]) -> Html:
         tile(
             "model",
             count_text(summary["parameters"]),
-            Html(f"values, sha256 {element('code', digest[:12] or MISSING, title=digest)}"),
+            Html(
+                f"values, sha256 {element('code', digest[:12] or MISSING, title=digest)}"
+            ),
         ),
     ]
     for kind in _KINDS:
@@ -95,7 +95,9 @@ def _tiles(summary: Mapping[str, Any]) -> Html:
     return element("dl", *tiles, class_="tiles")
 
 
-def series(lines: Sequence[Line], kind: str) -> dict[str, tuple[list[int], list[float]]]:
+def series(
+    lines: Sequence[Line], kind: str
+) -> dict[str, tuple[list[int], list[float]]]:
     """Return metric → (rounds, values) of the metrics of a kind that are numbers."""
     curves: dict[str, tuple[list[int], list[float]]] = {}
     for line in lines:

@@ -63,13 +63,12 @@ def is_project(folder: Path) -> bool:
 
 
 def read(
-    folder: Path, run_config: Sequence[str] = (), nodes: int | None = None
+    folder: Path, changes: UserConfig | None = None, nodes: int | None = None
 ) -> Project:
     """Return the app of a folder.
 
-    run_config: texts such as "lr=0.1 local-epochs=2", or the path of one TOML file. nodes:
-    their number in the place of the project's. Raises ConfigError that names the file, the
-    key and the nearest one.
+    changes: of keys of its run config. nodes: their number in the place of the project's.
+    Raises ConfigError that names the file, the key and the nearest one.
     """
     path = folder / PROJECT_FILE
     document = _document(folder, path)
@@ -93,7 +92,7 @@ def read(
         str(app.get("publisher") or ""),
         _component(path, components, "serverapp"),
         _component(path, components, "clientapp"),
-        merged(own_config, run_config, str(path)),
+        merged(own_config, changes or {}, str(path)),
         number,
         _unused(federation),
     )
@@ -122,14 +121,14 @@ def flat(table: Any, place: str) -> UserConfig:
     return config
 
 
-def merged(own: UserConfig, changes: Sequence[str], place: str) -> UserConfig:
+def merged(own: UserConfig, changes: UserConfig, place: str) -> UserConfig:
     """Return an app's config with changes of its keys.
 
-    changes: as `read`'s run_config. Raises ConfigError for a key that the app does not
+    Raises ConfigError for a key that the app does not
     have: Flower refuses it as well.
     """
     config = dict(own)
-    for key, value in changed(changes).items():
+    for key, value in changes.items():
         if key not in config:
             known = ", ".join(config) or "none"
             raise ConfigError(
@@ -141,7 +140,10 @@ def merged(own: UserConfig, changes: Sequence[str], place: str) -> UserConfig:
 
 
 def changed(changes: Sequence[str]) -> UserConfig:
-    """Return what texts of a run config say; raises ConfigError."""
+    """Return what texts of a run config say; raises ConfigError.
+
+    Texts are as "lr=0.1 local-epochs=2", or the path of a TOML file.
+    """
     config: UserConfig = {}
     for text in changes:
         if text.endswith(".toml") and "=" not in text:
@@ -261,5 +263,7 @@ def _unused(options: Mapping[str, Any]) -> tuple[str, ...]:
     for key, value in options.items():
         if key == _NODES_KEY:
             continue
-        flat_keys += [f"{key}.{inner}" for inner in value] if isinstance(value, dict) else [key]
+        flat_keys += (
+            [f"{key}.{inner}" for inner in value] if isinstance(value, dict) else [key]
+        )
     return tuple(flat_keys)

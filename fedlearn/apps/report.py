@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fedlearn.reporting.units import bytes_text, count_text, number_text, short_time_text
+from fedlearn.reporting.units import (
+    bytes_text,
+    count_text,
+    number_text,
+    short_time_text,
+)
 from fedlearn.text import shortened
 
 # Metrics of a kind that a line shows; the file has all.
@@ -56,5 +61,7 @@ def summary_text(summary: Mapping[str, Any], folder: str) -> str:
     for kind in ("train", "evaluate", "server"):
         shown = _metrics(kind, summary[kind])
         if shown:
-            lines.insert(-2, f"{kind:<10}{', '.join(s.split(' ', 1)[1] for s in shown)}")
+            lines.insert(
+                -2, f"{kind:<10}{', '.join(s.split(' ', 1)[1] for s in shown)}"
+            )
     return "\n".join(lines)

@@ -6,10 +6,8 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from flwr.app import Context, RecordDict
@@ -23,7 +21,6 @@ from fedlearn.apps.hearing import LOG_FILE, Hearing
 from fedlearn.apps.loading import on_path, server_app
 from fedlearn.apps.observing import AppLine, Observer
 from fedlearn.apps.page import write_page
-from fedlearn.apps.project import UserConfig
 from fedlearn.apps.recording import Recording, arrays_sha256, write_arrays
 from fedlearn.apps.replies import Replies
 from fedlearn.apps.report import line_text
@@ -211,7 +208,11 @@ def _result(folder: RunFolder, observer: Observer) -> dict[str, Any]:
 
 
 def _codec(codecs: Codecs) -> dict[str, str]:
-    return {"up": codecs.up or "whole", "down": codecs.down or "whole", "why": codecs.why}
+    return {
+        "up": codecs.up or "whole",
+        "down": codecs.down or "whole",
+        "why": codecs.why,
+    }
 
 
 def _place(error: BaseException, started: Started) -> str:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ class Started:
 def of_options(
     app: Path,
     *,
-    run_config: Sequence[str] = (),
+    changes: UserConfig | None = None,
     nodes: int | None = None,
     seed: int = 0,
     workers: int = 0,
@@ -79,12 +79,13 @@ def of_options(
 ) -> Started:
     """Return a run of an app's folder.
 
-    workers: 0: one for each core that this process may use. node_config: a TOML file.
+    changes: of keys of the app's run config. workers: 0: one for each core that this
+    process may use. node_config: a TOML file.
     Raises ConfigError.
     """
     if nodes is not None and not 1 <= nodes <= MOST_NODES:
         raise ConfigError(f"--nodes {nodes} is not from 1 to {MOST_NODES}")
-    project = projects.read(app, run_config, nodes)
+    project = projects.read(app, changes, nodes)
     configs: Mapping[int, UserConfig] = {}
     if node_config is not None:
         configs = node_configs(node_config, project.nodes)
@@ -105,7 +106,7 @@ def of_folder(path: Path, workers: int = 0) -> Started:
     try:
         plain = json.loads((path / APP_FILE).read_text(encoding="utf-8"))
         app = Path(plain["app"])
-        project = projects.read(app, (), plain["nodes"])
+        project = projects.read(app, None, plain["nodes"])
         project = replace(
             project,
             run_config=plain["run_config"],

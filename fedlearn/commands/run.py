@@ -38,7 +38,10 @@ def parser() -> Parser:
         help="change keys of the app's [tool.flwr.app.config]",
     )
     parser.add_argument(
-        "--nodes", type=int, metavar="N", help="the nodes (default: num-supernodes, or 10)"
+        "--nodes",
+        type=int,
+        metavar="N",
+        help="the nodes (default: num-supernodes, or 10)",
     )
     parser.add_argument("--seed", type=int, metavar="N", help="the seed (default: 0)")
     parser.add_argument(
@@ -93,6 +96,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _started(arguments: argparse.Namespace) -> Started:
+    from fedlearn.apps.project import changed
     from fedlearn.apps.start import of_folder, of_options
 
     if arguments.app is None:
@@ -107,7 +111,7 @@ def _started(arguments: argparse.Namespace) -> Started:
         return of_folder(Path(arguments.out), arguments.workers)
     return of_options(
         Path(arguments.app),
-        run_config=arguments.run_config or (),
+        changes=changed(arguments.run_config or ()),
         nodes=arguments.nodes,
         seed=arguments.seed or 0,
         workers=arguments.workers,
