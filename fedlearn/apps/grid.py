@@ -148,7 +148,7 @@ class AppGrid(Grid):
         return [entry.message.metadata.message_id for entry in pending]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies of these messages, in this order, each once; waits for all.
+        """Return the replies of these messages, as they were pushed, each once; waits for all.
 
         Flower's own grid returns those that are there. Which these are is a matter of time,
         and would be another in each run.
@@ -159,6 +159,8 @@ class AppGrid(Grid):
             entry = self._pending.pop(message_id, None)
             if entry is not None:
                 pending.append(entry)
+        # An app may keep its ids in a set, whose order is another in each process.
+        pending.sort(key=lambda entry: entry.request.number)
         self._await(pending)
         replies = [self._reply(entry) for entry in pending]
         if not self._by_number:

@@ -76,8 +76,9 @@ class Hearing:
         self._file.close()
 
     def _listen(self) -> None:
-        for line in self._reader:
-            self.write(line)
+        with self._reader:
+            for line in self._reader:
+                self.write(line)
 
 
 class _Ear:
