@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn.apps.start import APP_FILE, Started, check_folder, check_same
-from fedlearn.records.names import MANIFEST_FILE
+from fedlearn.errors import RunError
+from fedlearn.records.names import LINES_FILE, MANIFEST_FILE
 from fedlearn.records.writing import RunFolder
 
 _PACKAGES = ("fedlearn", "flwr", "torch", "numpy")
@@ -38,8 +39,8 @@ def run_app(
     """Run an app in a folder, or go on with the run that it holds.
 
     show: takes what the terminal shows before and after the rounds. Raises ConfigError for
-    a folder or an app that cannot be used, RunError when the app's ServerApp fails,
-    RecordError when the folder cannot be written.
+    a folder or an app that cannot be used, RunError when the app's ServerApp fails, or each
+    message of a run, RecordError when the folder cannot be written.
     """
     check_folder(path, resume)
     if (path / APP_FILE).exists():
@@ -57,6 +58,11 @@ def run_app(
         summary = execute(started, folder, quiet)
     if not quiet:
         show(summary_text(summary, str(path)))
+    if summary["messages"] and summary["failed"] == summary["messages"]:
+        raise RunError(
+            f"all {summary['messages']} messages of {started.project.name} failed; "
+            f"the reasons are in {path / LINES_FILE}, tracebacks in {path / 'app.log'}"
+        )
     return AppRun(path, summary)
 
 

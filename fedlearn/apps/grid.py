@@ -8,6 +8,7 @@ same in every run.
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
@@ -88,6 +89,7 @@ class AppGrid(Grid):
         self._by_number: dict[int, _Pending] = {}
         self._waits = 0
         self._looked_s = 0.0
+        self._thread = threading.get_ident()
         # What ended the run: an app that catches it would go on without replies.
         self.failure: FedlearnError | None = None
         # Over all messages and replies: whether two runs were the same.
@@ -120,17 +122,22 @@ class AppGrid(Grid):
 
     def get_node_ids(self) -> Iterable[int]:
         """Return all nodes; raises RunError for an app that waits for more of them."""
+        # Flower's old workflows look from a thread of their own, all the time.
+        if threading.get_ident() == self._thread:
+            self._look()
+        return list(range(FIRST_NODE, FIRST_NODE + self._nodes))
+
+    def _look(self) -> None:
+        """Count how often the ServerApp looks for nodes, with a pause before each look."""
         now_s = time.monotonic()
-        waited = now_s - self._looked_s >= _WAIT_S
-        self._looked_s = now_s
-        if waited:
+        if now_s - self._looked_s >= _WAIT_S:
             self._waits += 1
+        self._looked_s = now_s
         if self._waits > _MOST_WAITS:
             raise self._failed(
                 f"the ServerApp waits for more nodes than the {self._nodes} of this run; "
                 "give --nodes N, or lower what it waits for, such as min_available_nodes"
             )
-        return list(range(FIRST_NODE, FIRST_NODE + self._nodes))
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages on their way, and return their ids.

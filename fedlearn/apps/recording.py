@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,8 +118,3 @@ def _array(array: Array) -> NDArray[Any]:
         # The same bytes on machines of either byte order.
         return values.astype(values.dtype.newbyteorder("<"))
     return np.frombuffer(array.data, np.uint8)
-
-
-def is_finished(folder: Path) -> bool:
-    """Return whether a folder holds a run that is over."""
-    return (folder / SUMMARY_FILE).exists()

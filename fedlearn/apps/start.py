@@ -16,7 +16,8 @@ import tomllib
 from fedlearn.apps import project as projects
 from fedlearn.apps.project import Project, UserConfig
 from fedlearn.errors import ConfigError
-from fedlearn.records.names import SUMMARY_FILE, is_unfinished
+from fedlearn.records.names import SUMMARY_FILE
+from fedlearn.records.names import is_unfinished as is_part
 
 # What a run was started with; a run that goes on takes all of it from here.
 APP_FILE = "app.json"
@@ -156,10 +157,15 @@ def check_folder(path: Path, resume: bool) -> None:
             )
         return
     names = [entry.name for entry in path.iterdir()] if path.exists() else []
-    if any(name not in _BEFORE and not is_unfinished(name) for name in names):
+    if any(name not in _BEFORE and not is_part(name) for name in names):
         raise ConfigError(
             f"--out {path} is not empty and holds no run of an app; choose another folder"
         )
+
+
+def is_unfinished(path: Path) -> bool:
+    """Return whether a folder holds a run that can go on."""
+    return (path / APP_FILE).exists() and not (path / SUMMARY_FILE).exists()
 
 
 def node_configs(path: Path, nodes: int) -> dict[int, UserConfig]:

@@ -80,6 +80,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     from fedlearn.apps.api import run_app
+    from fedlearn.apps.start import is_unfinished
 
     if arguments.resume and not arguments.out:
         raise ConfigError("--resume: name the run's folder with --out")
@@ -89,7 +90,7 @@ def _run(arguments: argparse.Namespace) -> None:
         run_app(started, path, resume=arguments.resume, quiet=arguments.quiet)
     except (KeyboardInterrupt, RunError):
         # What is on disk is kept, whatever ended the run.
-        if not arguments.quiet and path.exists():
+        if not arguments.quiet and is_unfinished(path):
             command = f"fedlearn run --resume --out {shlex.quote(str(path))}"
             print(f"to go on: {command}", flush=True)
         raise
