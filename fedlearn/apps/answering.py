@@ -14,7 +14,7 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 from fedlearn.apps import private
 from fedlearn.apps.copies import Copies
 from fedlearn.apps.messages import packed, unpacked
-from fedlearn.apps.work import Answer, Settings, Work
+from fedlearn.apps.work import AppSettings, NodeAnswer, Work
 from fedlearn.errors import ClientError, reason_of
 from fedlearn.seeds import derive
 from fedlearn.system import files
@@ -23,13 +23,13 @@ from fedlearn.system import files
 class Answering:
     """An app's ClientApp that answers the messages of any node."""
 
-    def __init__(self, app: Any, settings: Settings) -> None:
+    def __init__(self, app: Any, settings: AppSettings) -> None:
         """Take the app and what is the same for all messages."""
         self._app = app
         self._settings = settings
         self._copies = Copies(settings.copies)
 
-    def __call__(self, work: Work) -> Answer:
+    def __call__(self, work: Work) -> NodeAnswer:
         """Return what the app answers; whatever its code raises is an answer too."""
         try:
             return self._answer(work)
@@ -37,12 +37,13 @@ class Answering:
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             traceback.print_exc()
             reason = reason_of(error)
-            return Answer(work.number, code=private.RAISED, reason=reason)
+            return NodeAnswer(work.number, code=private.RAISED, reason=reason)
 
-    def _answer(self, work: Work) -> Answer:
+    def _answer(self, work: Work) -> NodeAnswer:
         bases = {
             name: self._copies.arrays(digest) for name, digest in work.bases.items()
         }
+        # The message comes from the ServerApp, the code that answers it is a node's.
         private.enter()
         message = private.request_of(
             unpacked(work.payload, bases),
@@ -53,6 +54,7 @@ class Answering:
             work.ttl,
         )
         private.enter(work.node)
+        # The same file again where a message is tried a second time.
         before = b"" if work.state is None else work.state.read_bytes()
         context = self._context(work, before)
         self._seed(work)
@@ -60,14 +62,14 @@ class Answering:
         _check(reply, work)
         if reply.has_error():
             error = reply.error
-            return Answer(work.number, code=error.code, reason=error.reason or "")
+            return NodeAnswer(work.number, code=error.code, reason=error.reason or "")
         payload = self._payload(work, reply, bases)
         # The app's own state must be whole before its reply counts.
         after = private.to_bytes(context.state)
         if after != before:
             files.make_folder(work.next_state.parent)
             files.replace(work.next_state, after)
-        return Answer(work.number, payload, changed=after != before)
+        return NodeAnswer(work.number, payload, changed=after != before)
 
     def _context(self, work: Work, state: bytes) -> Context:
         settings = self._settings
@@ -101,12 +103,14 @@ class Answering:
         # The app may have written into the records that it was sent: anew.
         request = unpacked(work.payload, bases) if codec else RecordDict()
         seed = derive(self._settings.seed, "app-up", work.partition, work.turn)
+        # Only these can be a base: the ServerApp holds them as well.
         records = dict(request.array_records.items())
         return packed(reply.content, records, codec, seed).payload
 
 
 def _check(reply: Any, work: Work) -> None:
     """Raise ClientError for what is no reply."""
+    # Whatever a user's function returns comes through Flower's unchanged.
     if not isinstance(reply, Message):
         raise ClientError(
             f"the app's function for '{work.kind}' returned {type(reply).__name__}; "

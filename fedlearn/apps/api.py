@@ -24,7 +24,7 @@ _PACKAGES = ("fedlearn", "flwr", "torch", "numpy")
 class AppRun:
     """A finished run of an app: its folder, and its summary."""
 
-    path: Path
+    folder: Path
     summary: Mapping[str, Any]
 
 
@@ -42,6 +42,7 @@ def run_app(
     a folder or an app that cannot be used, RunError when the app's ServerApp fails, or each
     message of a run, RecordError when the folder cannot be written.
     """
+    # Before anything is made: a wrong option leaves no folder behind.
     check_folder(path, resume)
     if (path / APP_FILE).exists():
         check_same(path, started)
@@ -52,6 +53,7 @@ def run_app(
     with closing(RunFolder(path)) as folder:
         if not (path / APP_FILE).exists():
             folder.write_json(MANIFEST_FILE, _manifest())
+            # Last: a folder with this file can be resumed.
             folder.write(APP_FILE, json.dumps(started.plain(), indent=2) + "\n")
         if not quiet:
             show(_begun(started, path))
@@ -82,6 +84,7 @@ def _manifest() -> dict[str, Any]:
     for name in _PACKAGES:
         try:
             versions[name] = version(name)
+        # An app without torch needs none.
         except PackageNotFoundError:
             continue
     return {

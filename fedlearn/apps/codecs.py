@@ -30,6 +30,7 @@ def read(changes: Sequence[str]) -> tuple[str, str]:
     for change in changes:
         key, separator, text = change.partition("=")
         key = key.strip()
+        # Any other key is one of experiments, or of the app's own config.
         if not separator or key not in values:
             raise ConfigError(
                 f"--set {change}: fedlearn run knows {' and '.join(_KEYS)}, as "
@@ -76,8 +77,10 @@ class Codecs:
             return
         sizes = [_floats(part.arrays) for part in parts if part.is_arrays]
         parameters = max(sizes, default=0)
+        # The first messages of a secure aggregation, or of a query, have none.
         if not parameters:
             return
+        # Rounds and cohort are the app's secret until it ends.
         situation = Situation(
             parameters, self.nodes, self.nodes, rounds=0, averages=self._averages()
         )
@@ -90,6 +93,7 @@ class Codecs:
 
     def _averages(self) -> bool:
         """Return whether the strategy is known to average updates."""
+        # An own loop, or a start that never calls its parent.
         if self.strategy is None:
             return False
         # An own class is what the class of Flower's is that it stands on.

@@ -27,6 +27,7 @@ class Copies:
         path = self._path(part.digest)
         if not path.exists():
             files.make_folder(self._folder)
+            # A name ends at its first zero byte, which no record's name has.
             files.replace(path, part.name.encode() + b"\0" + part.data)
         self._hold(part)
 
@@ -47,9 +48,11 @@ class Copies:
         if not self._folder.is_dir():
             return
         for path in self._folder.iterdir():
+            # Those of earlier rounds, and of runs that were killed.
             if path.name not in needed:
                 path.unlink(missing_ok=True)
 
+    # Both ends look the same record up for each node of a round.
     def _hold(self, part: Part) -> None:
         self._held[part.digest] = part
         while len(self._held) > _MOST_HELD:

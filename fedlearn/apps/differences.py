@@ -36,6 +36,7 @@ def alike(record: ArrayRecord, base: ArrayRecord) -> tuple[str, ...]:
     They are floats of one shape and dtype in both. There are none unless both records have
     the same names in one order.
     """
+    # In one order, so that no names have to travel.
     if list(record) != list(base):
         return ()
     return tuple(
@@ -58,6 +59,7 @@ def layout_of(record: ArrayRecord, names: Sequence[str]) -> Layout:
     """Return the order of some of a record's arrays."""
     entries = []
     for name in names:
+        # What is not trained travels as values, next to the codec's body.
         trained = name.rpartition(".")[2] not in _STATISTICS
         entries.append(Entry(name, tuple(record[name].shape), "float32", trained))
     return Layout(tuple(entries))
@@ -77,6 +79,7 @@ def encoded(
         difference = (floats - base_floats).astype(np.float32)
     buffers = layout.buffers_at
     difference[buffers] = floats[buffers]
+    # The digest tells a receiver that holds other arrays, before it adds to them.
     header = Header(UPDATE, 0, digest(_rounded(base_floats)), codec, seed)
     return encode(layout, header, State(difference, np.empty(0, np.int64)))
 
@@ -129,5 +132,6 @@ def _record(
         values = floats[start : start + size].reshape(array.shape)
         start += size
         with np.errstate(over="ignore"):
+            # An app's own dtype: torch would refuse to load another.
             record[name] = Array(values.astype(array.dtype))
     return record

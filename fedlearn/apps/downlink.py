@@ -15,7 +15,7 @@ from fedlearn.codec import AUTO
 from fedlearn.seeds import derive
 
 
-class Downlink:
+class NodeDownlink:
     """What the nodes hold, by the names of the records that they were sent last."""
 
     def __init__(self, codecs: Codecs, seed: int, folder: Path) -> None:
@@ -37,16 +37,17 @@ class Downlink:
         if self._codecs.down in ("", AUTO):
             arrays = {part.name: part for part in parts if part.is_arrays}
             return whole(list(parts)), arrays
-        held = self._held.setdefault(partition, {})
-        key = (tuple(sorted(held.items())), tuple(part.digest for part in parts))
+        # Record → the digest of the copy that this node has.
+        copies = self._held.setdefault(partition, {})
+        key = (tuple(sorted(copies.items())), tuple(part.digest for part in parts))
         if key not in self._made:
-            self._made[key] = self._encoded(held, parts)
-        sent, arrived = self._made[key]
+            self._made[key] = self._encoded(copies, parts)
+        content, arrived = self._made[key]
         self._held[partition] = {
-            **held,
+            **copies,
             **{part.name: part.digest for part in arrived},
         }
-        return sent, {part.name: part for part in arrived}
+        return content, {part.name: part for part in arrived}
 
     def sweep(self) -> None:
         """Let go of contents that are there, and of copies that no node holds."""
@@ -57,26 +58,27 @@ class Downlink:
         self._copies.sweep(needed)
 
     def _encoded(
-        self, held: dict[str, str], parts: Sequence[Part]
+        self, copies: dict[str, str], parts: Sequence[Part]
     ) -> tuple[Sent, list[Part]]:
         """Return a content as differences from what is held, and what it arrives as."""
-        bases = {name: self._copies.arrays(digest) for name, digest in held.items()}
+        bases = {name: self._copies.arrays(digest) for name, digest in copies.items()}
         content = private.of_bytes(b"".join(part.data for part in parts))
         # The same for all nodes that hold the same.
         seed = derive(self._seed, "app-down", *(int(p.digest[:8], 16) for p in parts))
         draft = packed(content, bases, self._codecs.down, seed)
         arrived = unpacked(draft.payload, bases)
-        digests = {r: held[base] for r, base in bases_of(draft.payload).items()}
-        sent = Sent(draft.payload, draft.raw_bytes, _by_base(draft, digests))
-        return sent, self._kept(arrived)
+        digests = {r: copies[base] for r, base in bases_of(draft.payload).items()}
+        on_its_way = Sent(draft.payload, draft.raw_bytes, _by_base(draft, digests))
+        # Decoded here as the node decodes it: both ends then hold the same bits.
+        return on_its_way, self._copied(arrived)
 
-    def _kept(self, arrived: RecordDict) -> list[Part]:
-        kept: list[Part] = []
+    def _copied(self, arrived: RecordDict) -> list[Part]:
+        parts: list[Part] = []
         for name, record in arrived.array_records.items():
             part = Part(name, private.to_bytes(RecordDict({name: record})), True)
             self._copies.put(part)
-            kept.append(part)
-        return kept
+            parts.append(part)
+        return parts
 
 
 def _by_base(draft: Sent, digests: dict[str, str]) -> dict[str, str]:

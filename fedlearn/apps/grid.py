@@ -20,12 +20,12 @@ from flwr.serverapp import Grid
 
 from fedlearn.apps import private
 from fedlearn.apps.codecs import Codecs
-from fedlearn.apps.downlink import Downlink
-from fedlearn.apps.messages import Part, Parts, Sent, raw_bytes, unpacked
-from fedlearn.apps.observing import Observer
-from fedlearn.apps.replies import Replies, Request
-from fedlearn.apps.states import States
-from fedlearn.apps.work import Answer, Work
+from fedlearn.apps.downlink import NodeDownlink
+from fedlearn.apps.messages import Packing, Part, Sent, raw_bytes, unpacked
+from fedlearn.apps.observing import AppObserver
+from fedlearn.apps.replies import AppMessage, Replies
+from fedlearn.apps.states import NodeStates
+from fedlearn.apps.work import NodeAnswer, Work
 from fedlearn.apps.workers import Workers
 from fedlearn.codec import AUTO
 from fedlearn.errors import FedlearnError, PayloadError, RunError
@@ -47,13 +47,13 @@ class _Pending:
     holds, by name. answer: once there is one.
     """
 
-    request: Request
+    request: AppMessage
     message: Message
     turn: int
     round: int | None
     sent: Sent
     parts: dict[str, Part] = field(default_factory=dict)
-    answer: Answer | None = None
+    answer: NodeAnswer | None = None
     from_before: bool = False
 
 
@@ -66,10 +66,10 @@ class AppGrid(Grid):
         seed: int,
         workers: Workers,
         replies: Replies,
-        states: States,
+        states: NodeStates,
         codecs: Codecs,
-        downlink: Downlink,
-        observer: Observer,
+        downlink: NodeDownlink,
+        observer: AppObserver,
     ) -> None:
         """Take the parts of a run."""
         self._nodes = nodes
@@ -80,7 +80,7 @@ class AppGrid(Grid):
         self._codecs = codecs
         self._downlink = downlink
         self._observer = observer
-        self._parts = Parts()
+        self._parts = Packing()
         self._run: Any = private.empty_run()
         self._number = 0
         # Node's partition → its messages so far.
@@ -172,6 +172,7 @@ class AppGrid(Grid):
         replies = [self._reply(entry) for entry in pending]
         if not self._by_number:
             # Nobody is on the way to a copy that no node holds any more.
+            # And no other file of copies is read any more.
             self._downlink.sweep()
         return replies
 
@@ -197,6 +198,7 @@ class AppGrid(Grid):
     def _pushed(self, message: Message) -> _Pending:
         """Give a message its number, and hand it out unless it was answered before."""
         partition = self._partition(message)
+        # Numbers follow the ServerApp's order alone, so they are the same in each run.
         self._number += 1
         turn = self._turns.get(partition, 0) + 1
         self._turns[partition] = turn
@@ -215,6 +217,7 @@ class AppGrid(Grid):
         except RunError as error:
             self.failure = error
             raise
+        # Noted in the ServerApp's order, whoever is asked.
         self._note_request(entry)
         if entry.answer is not None:
             entry.from_before = True
@@ -255,7 +258,7 @@ class AppGrid(Grid):
         )
         private.set_ids(message, own.metadata.message_id)
         sent, arrays = self._downlink.sent(partition, parts)
-        request = Request.of(
+        request = AppMessage.of(
             self._number, node, metadata.message_type, metadata.group_id, parts
         )
         return _Pending(request, own, turn, round_of(message), sent, arrays)
@@ -295,11 +298,12 @@ class AppGrid(Grid):
         for future in written:
             future.result()
 
-    def _arrived(self, answer: Answer) -> Future[None]:
+    def _arrived(self, answer: NodeAnswer) -> Future[None]:
         """Take an answer, and let its node's next message go out."""
         entry = self._by_number[answer.number]
         node = entry.request.node
         entry.answer = answer
+        # On its way to the disk while the worker goes on.
         future = self._replies.add(entry.request, answer)
         if answer.changed:
             # The state before is needed until the reply is on disk.
@@ -308,7 +312,7 @@ class AppGrid(Grid):
         self._workers.done(node, self._states.path(node - FIRST_NODE))
         return future
 
-    def _settle(self, entry: _Pending, answer: Answer) -> None:
+    def _settle(self, entry: _Pending, answer: NodeAnswer) -> None:
         """Take over what an answer left with its node."""
         if answer.changed:
             self._states.settle(entry.request.node - FIRST_NODE, entry.turn)
@@ -320,7 +324,9 @@ class AppGrid(Grid):
         number = entry.request.number
         del self._by_number[number]
         self._note_answer(answer)
+        # Of the message's number: the same in each run, too.
         reply_id = self._id("reply", number)
+        # As on Flower: the strategy is told, and decides.
         if answer.code:
             self._observer.failed(entry.request.node, answer.reason)
             error = Error(answer.code, answer.reason)
@@ -339,7 +345,7 @@ class AppGrid(Grid):
         )
         self._digest.update(text.encode())
 
-    def _note_answer(self, answer: Answer) -> None:
+    def _note_answer(self, answer: NodeAnswer) -> None:
         text = f"{answer.number} {answer.code} {answer.reason} {len(answer.payload)}"
         self._digest.update(text.encode() + answer.payload)
 

@@ -29,6 +29,7 @@ def component(what: str, reference: str) -> Any:
             f"{what} '{reference}': importing '{module_name}' raised {reason_of(error)}"
             f"{_hint(error)}"
         ) from error
+    # Flower allows objects inside objects, such as module:wrapper.app.
     for attribute in attributes.split("."):
         if not hasattr(value, attribute):
             raise ConfigError(
@@ -83,6 +84,7 @@ def on_path(folder: Path) -> Iterator[None]:
     Afterwards they are forgotten: another app may have modules of the same names.
     """
     home = str(folder.resolve())
+    # In front of all others, as `flwr run` has it.
     sys.path.insert(0, home)
     before = set(sys.modules)
     try:
@@ -91,5 +93,6 @@ def on_path(folder: Path) -> Iterator[None]:
         sys.path.remove(home)
         for name in set(sys.modules) - before:
             path = getattr(sys.modules[name], "__file__", None) or ""
+            # What is installed stays: it may not bear to be imported twice.
             if path.startswith(f"{home}/"):
                 del sys.modules[name]

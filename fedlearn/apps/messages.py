@@ -54,7 +54,7 @@ class Part:
 
 
 @dataclass
-class Parts:
+class Packing:
     """Makes parts of contents, each ArrayRecord once while its arrays stay the same.
 
     A strategy sends one model to all nodes, whose bytes would otherwise be made for each.
@@ -78,10 +78,11 @@ class Parts:
         if not isinstance(record, ArrayRecord):
             return Part(name, private.to_bytes(RecordDict({name: record})), False)
         pieces = [array.data for array in record.values()]
-        known = self._known.get(id(record))
+        before = self._known.get(id(record))
         # By identity: bytes never change, but an app may put others in their place.
-        if known is not None and known[2].name == name and _same(known[1], pieces):
-            return known[2]
+        if before is not None and before[2].name == name and _same(before[1], pieces):
+            return before[2]
+        # Made once for all nodes of a round.
         data = private.to_bytes(RecordDict({name: record}))
         part = Part(name, data, True)
         self._known[id(record)] = record, pieces, part
@@ -91,7 +92,7 @@ class Parts:
 def _same(pieces: list[bytes], others: list[bytes]) -> bool:
     if len(pieces) != len(others):
         return False
-    return all(piece is other for piece, other in zip(pieces, others, strict=True))
+    return all(a is b for a, b in zip(pieces, others, strict=True))
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ def packed(
     for records that Flower cannot carry.
     """
     raw = private.to_bytes(content)
+    # Nothing is parsed or compared where nothing is encoded.
     if not codec:
         payload = _joined([raw], [])
         return Sent(payload, len(payload))
@@ -134,10 +136,12 @@ def packed(
         if frame is None:
             records[name] = record
             continue
-        base, data, rest = frame
-        records[name] = rest
+        base, data, remainder = frame
+        # Empty as a rule: the protobuf keeps the record's name and place.
+        records[name] = remainder
         sources[name] = base
         frames += [name.encode(), base.encode(), data]
+    # In protobuf's order of the records, whichever of them are differences.
     payload = _joined([private.to_bytes(records)], frames)
     return Sent(payload, len(_joined([raw], [])), sources)
 
@@ -152,7 +156,8 @@ def _frame(
     """Return a record's base, its difference and the rest; None where it travels whole."""
     if not isinstance(record, ArrayRecord):
         return None
-    for base in sorted(bases, key=lambda other: other != name):
+    # That of its own name first: a strategy mostly answers with what it was sent.
+    for base in sorted(bases, key=lambda base_name: base_name != name):
         names = differences.alike(record, bases[base])
         if not names:
             continue
@@ -161,8 +166,8 @@ def _frame(
         except PayloadError:
             # NaN, or beyond the codec's range: it must arrive as it is.
             return None
-        rest = {key: array for key, array in record.items() if key not in names}
-        return base, data, ArrayRecord(rest)
+        remainder = {k: array for k, array in record.items() if k not in names}
+        return base, data, ArrayRecord(remainder)
     return None
 
 
@@ -181,8 +186,8 @@ def unpacked(payload: bytes, bases: Mapping[str, ArrayRecord]) -> RecordDict:
             raise FormatError(
                 f"the record '{name}' is a difference from no record here"
             )
-        rest: dict[str, Array] = dict(content.array_records[name].items())
-        content[name] = differences.decoded(data, bases[base], rest)
+        remainder: dict[str, Array] = dict(content.array_records[name].items())
+        content[name] = differences.decoded(data, bases[base], remainder)
     return content
 
 
@@ -204,8 +209,8 @@ def raw_bytes(payload: bytes, bases: Mapping[str, Part]) -> int:
     A record that is a difference is as large as its base.
     """
     reader = Reader(payload)
-    rest = len(_piece(reader))
-    total = rest + len(varint(rest))
+    protobuf_bytes = len(_piece(reader))
+    total = protobuf_bytes + len(varint(protobuf_bytes))
     for base in bases_of(payload).values():
         total += len(bases[base].data)
     return total
@@ -220,4 +225,5 @@ def _joined(records: list[bytes], frames: list[bytes]) -> bytes:
 
 
 def _piece(reader: Reader) -> bytes:
+    # Each length is checked against the bytes that are there.
     return reader.take(reader.number(_MOST))

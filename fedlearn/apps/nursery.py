@@ -17,7 +17,7 @@ from multiprocessing.reduction import recv_handle
 from pathlib import Path
 from typing import Any
 
-from fedlearn.apps.work import Settings
+from fedlearn.apps.work import AppSettings
 from fedlearn.errors import FedlearnError, one_line
 from fedlearn.system.parent import end_forks_with_this, end_with_parent
 
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
             line_buffering=True, write_through=False, errors="replace"
         )
     control = Connection(int(arguments[0]))
-    settings: Settings = control.recv()
+    settings: AppSettings = control.recv()
     try:
         answering = _loaded(settings)
     except FedlearnError as error:
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
     _serve(control, answering)
 
 
-def _loaded(settings: Settings) -> Any:
+def _loaded(settings: AppSettings) -> Any:
     """Return what answers messages; raises ConfigError."""
     sys.path.insert(0, str(settings.folder.resolve()))
     from fedlearn.apps.answering import Answering

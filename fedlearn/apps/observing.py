@@ -66,7 +66,7 @@ class AppLine:
         }
 
 
-class Observer:
+class AppObserver:
     """Collects the lines of a run from what its Grid and its strategies do."""
 
     def __init__(

@@ -88,6 +88,7 @@ def _tiles(summary: Mapping[str, Any]) -> Html:
             ),
         ),
     ]
+    # The app's own figures, as its strategy summed them up last.
     for kind in _KINDS:
         for name, value in (summary[kind] or {}).items():
             if isinstance(value, int | float):
@@ -129,6 +130,7 @@ def _plot(path: Path, title: str, rounds: list[int], values: list[float]) -> Non
 
 
 def _rounds(lines: Sequence[Line]) -> Html:
+    # One column for each metric that any round has.
     names = [(kind, name) for kind in _KINDS for name in series(lines, kind)]
     heading = ["round", "messages", "failed", "down", "up", "time"]
     heading += [f"{kind} {name}" for kind, name in names]
@@ -157,6 +159,7 @@ def _failures(lines: Sequence[Line]) -> Html:
         for line in lines
         for node, reason in line["failures"].items()
     ]
+    # Most runs have none.
     if not rows:
         return Html("")
     return section_of("Failures", table(["round", "node", "reason"], rows, (1, 2)))

@@ -111,6 +111,7 @@ def flat(table: Any, place: str) -> UserConfig:
         if isinstance(value, dict):
             inner = flat(value, f"{place} {key}")
             config.update({f"{key}.{name}": entry for name, entry in inner.items()})
+        # true is a whole number to Python, and allowed as well.
         elif isinstance(value, _VALUES):
             config[key] = value
         else:
@@ -129,6 +130,7 @@ def merged(own: UserConfig, changes: UserConfig, place: str) -> UserConfig:
     """
     config = dict(own)
     for key, value in changes.items():
+        # A mistyped key would change nothing, in silence.
         if key not in config:
             known = ", ".join(config) or "none"
             raise ConfigError(
@@ -146,6 +148,7 @@ def changed(changes: Sequence[str]) -> UserConfig:
     """
     config: UserConfig = {}
     for text in changes:
+        # A path, unless it is the value of a key.
         if text.endswith(".toml") and "=" not in text:
             config.update(_of_file(Path(text).expanduser()))
         else:
@@ -216,8 +219,10 @@ def _below(table: Any, *keys: str) -> Any:
 def _component(path: Path, components: Mapping[str, Any], name: str) -> str:
     reference = components.get(name)
     if reference is None:
+        names = ", ".join(components) or "nothing"
         raise ConfigError(
-            f"{path}: [tool.flwr.app.components] has no '{name}'.{nearest(name, components)}"
+            f"{path}: [tool.flwr.app.components] has no '{name}', but {names}; "
+            f"add {name} = 'my_app.{name}:app'"
         )
     module, _, attribute = str(reference).partition(":")
     if not module or not attribute:
@@ -235,6 +240,7 @@ def _federation(path: Path, document: dict[str, Any]) -> dict[str, Any]:
         return {}
     tables = [name for name, table in federations.items() if isinstance(table, dict)]
     default = federations.get("default")
+    # As Flower does where one federation is all there is.
     if default is None and tables:
         default = tables[0]
     if default is None:

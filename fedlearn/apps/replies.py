@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn.apps.messages import Part
-from fedlearn.apps.work import Answer
+from fedlearn.apps.work import NodeAnswer
 from fedlearn.errors import RunError
 from fedlearn.server.journal import Journal
 from fedlearn.server.segments import JournalEntry
 
 
 @dataclass(frozen=True)
-class Request:
+class AppMessage:
     """A message as the ServerApp sent it, without its records' bytes.
 
     digests: record → the digest of its bytes.
@@ -35,7 +35,7 @@ class Request:
     @classmethod
     def of(
         cls, number: int, node: int, kind: str, group: str, parts: Sequence[Part]
-    ) -> Request:
+    ) -> AppMessage:
         """Return the request of a message's parts."""
         digests = {part.name: part.digest for part in parts}
         return cls(number, node, kind, group, digests)
@@ -46,9 +46,11 @@ class Replies:
 
     def __init__(self, folder: Path) -> None:
         """Open the journal, with the replies that are in it; raises RecordError."""
+        # A torn record at its end is cut off: nobody was promised it.
         self._journal = Journal(folder)
         # Message → what the journal says of it, and where its payload lies.
         self._known: dict[int, tuple[dict[str, Any], JournalEntry]] = {}
+        # Payloads stay on disk until they are asked for.
         for meta, entry in self._journal.records():
             self._known[meta["number"]] = meta, entry
 
@@ -56,7 +58,7 @@ class Replies:
         """Return how many replies there are from before."""
         return len(self._known)
 
-    def find(self, request: Request) -> Answer | None:
+    def find(self, request: AppMessage) -> NodeAnswer | None:
         """Return the answer that a message had; None: it was not answered yet.
 
         Raises RunError when this is another message than the one that was answered.
@@ -67,11 +69,11 @@ class Replies:
         meta, entry = known
         _check(request, meta)
         payload = self._journal.read(entry)
-        return Answer(
+        return NodeAnswer(
             request.number, payload, meta["code"], meta["reason"], meta["changed"]
         )
 
-    def add(self, request: Request, answer: Answer) -> Future[None]:
+    def add(self, request: AppMessage, answer: NodeAnswer) -> Future[None]:
         """Write an answer down; the future is done when it is on disk."""
         meta = {
             "number": request.number,
@@ -90,7 +92,7 @@ class Replies:
         self._journal.close()
 
 
-def _check(request: Request, meta: Mapping[str, Any]) -> None:
+def _check(request: AppMessage, meta: Mapping[str, Any]) -> None:
     """Raise RunError with what differs from the message that was answered."""
     before = (meta["node"], meta["kind"], meta["group"])
     now = (request.node, request.kind, request.group)
@@ -99,6 +101,7 @@ def _check(request: Request, meta: Mapping[str, Any]) -> None:
         for name in {*request.digests, *meta["digests"]}
         if request.digests.get(name) != meta["digests"].get(name)
     )
+    # The time of sending is no part of it.
     if before == now and not names:
         return
     what = f"its record '{names[0]}'" if before == now else "its node, type or group"

@@ -31,6 +31,7 @@ def line_text(line: Mapping[str, Any]) -> str:
     for kind in ("train", "evaluate", "server"):
         parts += _metrics(kind, line[kind])
     text = "  ".join(parts)
+    # The first reason on the terminal, all of them in the file.
     if line["failures"]:
         node, reason = next(iter(line["failures"].items()))
         text += f"\n  node {node}: {shortened(reason)}"

@@ -15,18 +15,18 @@ from flwr.serverapp.strategy import Strategy
 
 from fedlearn.apps import private
 from fedlearn.apps.codecs import Codecs
-from fedlearn.apps.downlink import Downlink
+from fedlearn.apps.downlink import NodeDownlink
 from fedlearn.apps.grid import AppGrid
 from fedlearn.apps.hearing import LOG_FILE, Hearing
 from fedlearn.apps.loading import on_path, server_app
-from fedlearn.apps.observing import AppLine, Observer
+from fedlearn.apps.observing import AppLine, AppObserver
 from fedlearn.apps.page import write_page
 from fedlearn.apps.recording import Recording, arrays_sha256, write_arrays
 from fedlearn.apps.replies import Replies
 from fedlearn.apps.report import line_text
 from fedlearn.apps.start import Started
-from fedlearn.apps.states import States
-from fedlearn.apps.work import Settings
+from fedlearn.apps.states import NodeStates
+from fedlearn.apps.work import AppSettings
 from fedlearn.apps.workers import Workers
 from fedlearn.errors import FedlearnError, RunError, reason_of
 from fedlearn.records.writing import RunFolder
@@ -59,12 +59,13 @@ class _Execution:
         self._folder = folder
         self._hearing = hearing
         self._recording = Recording(folder)
-        self._observer = Observer(self._on_line, lambda done, total: None)
+        self._observer = AppObserver(self._on_line, lambda done, total: None)
         self._codecs = Codecs(started.up, started.down, started.project.nodes)
 
     def run(self) -> dict[str, Any]:
         """Return the summary of the run."""
         started = self._started
+        # First: the ClientApp is imported while this process imports the ServerApp.
         workers = Workers(self._settings(), started.workers, self._hearing.pipe)
         try:
             replies = Replies(self._folder.path / JOURNAL_FOLDER)
@@ -78,9 +79,9 @@ class _Execution:
         self._observer.end()
         return self._end(grid)
 
-    def _settings(self) -> Settings:
+    def _settings(self) -> AppSettings:
         project = self._started.project
-        return Settings(
+        return AppSettings(
             project.folder.resolve(),
             project.clientapp,
             project.run_config,
@@ -98,9 +99,9 @@ class _Execution:
             seed,
             workers,
             replies,
-            States(path / STATES_FOLDER),
+            NodeStates(path / STATES_FOLDER),
             self._codecs,
-            Downlink(self._codecs, seed, path / COPIES_FOLDER),
+            NodeDownlink(self._codecs, seed, path / COPIES_FOLDER),
             self._observer,
         )
 
@@ -113,6 +114,7 @@ class _Execution:
             # A module may draw while it is imported: the same in each run.
             with isolated(derive(seed, "server-app-import")):
                 app = server_app(project.serverapp)
+            # An app that cannot be loaded ends the run before its first message.
             workers.ready()
             context = Context(
                 run_id=private.RUN_ID,
@@ -186,17 +188,20 @@ class _Execution:
             "codec": _codec(self._codecs),
         }
         write_page(self._folder.path, self._started, self._recording.lines, summary)
+        # Last: a folder with a summary holds a whole run.
         self._recording.summary(summary)
         for name in (JOURNAL_FOLDER, STATES_FOLDER, COPIES_FOLDER):
+            # All that a resume would need, and a finished run needs no more.
             shutil.rmtree(self._folder.path / name, ignore_errors=True)
         return summary
 
 
-def _result(folder: RunFolder, observer: Observer) -> dict[str, Any]:
+def _result(folder: RunFolder, observer: AppObserver) -> dict[str, Any]:
     """Return what is known of the arrays that the app's strategy ended with."""
     if not observer.results:
         return {"model_sha256": None, "result": None, "parameters": None}
     record = observer.results[-1].arrays
+    # The last strategy's, where an app runs several.
     name = write_arrays(folder, record)
     return {
         "model_sha256": arrays_sha256(record) if name else None,

@@ -98,6 +98,7 @@ def workers_of(workers: int, project: Project) -> int:
     """Return the number of workers: no more than nodes; raises ConfigError."""
     if not 0 <= workers <= MOST_WORKERS:
         raise ConfigError(f"--workers {workers} is not from 0 to {MOST_WORKERS}")
+    # A worker without a node would only take memory.
     number = workers or len(os.sched_getaffinity(0))
     return min(number, project.nodes)
 
@@ -107,6 +108,7 @@ def of_folder(path: Path, workers: int = 0) -> Started:
     try:
         plain = json.loads((path / APP_FILE).read_text(encoding="utf-8"))
         app = Path(plain["app"])
+        # Read anew: the app may have moved, and its files are what runs.
         project = projects.read(app, None, plain["nodes"])
         project = replace(
             project,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 
-class States:
+class NodeStates:
     """The states of a run's nodes."""
 
     def __init__(self, folder: Path) -> None:

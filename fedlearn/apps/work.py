@@ -10,7 +10,7 @@ from fedlearn.apps.project import UserConfig
 
 
 @dataclass(frozen=True)
-class Settings:
+class AppSettings:
     """What is the same for all messages of a run.
 
     node_configs: partition → its own keys. copies: the folder of the records that nodes hold.
@@ -51,7 +51,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Answer:
+class NodeAnswer:
     """What came of a message: a reply's payload, or an error.
 
     code: Flower's, 0 for a reply. changed: whether the node's state was written anew.

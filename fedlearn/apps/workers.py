@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fedlearn.apps.nursery import ENDED, FORK
-from fedlearn.apps.work import Answer, Settings, Work
+from fedlearn.apps.work import AppSettings, NodeAnswer, Work
 from fedlearn.errors import ConfigError, RunError
 from fedlearn.system.own_path import environment
 
@@ -40,7 +40,7 @@ LOOK_S = 0.5
 
 
 @dataclass
-class _Worker:
+class _AppWorker:
     """A worker process. work: what it answers; None while it is idle."""
 
     process: int
@@ -52,14 +52,14 @@ class _Worker:
 class Workers:
     """The workers of one run."""
 
-    def __init__(self, settings: Settings, count: int, log: BinaryIO) -> None:
+    def __init__(self, settings: AppSettings, count: int, log: BinaryIO) -> None:
         """Start the process that loads the app; `ready` waits for it.
 
         log: an open file that takes what the app's processes print.
         """
         self._settings = settings
         self._count = count
-        self._workers: list[_Worker] = []
+        self._workers: list[_AppWorker] = []
         # Of each node that has some: its messages, of which the first may be in work.
         self._queues: dict[int, deque[Work]] = {}
         # Nodes whose next message may go out, in the order in which they became so.
@@ -95,7 +95,7 @@ class Workers:
             self._free.append(work.node)
         self._hand_out()
 
-    def answers(self) -> Iterator[Answer]:
+    def answers(self) -> Iterator[NodeAnswer]:
         """Yield the answers that are there within `LOOK_S`: at once when there is one."""
         busy = {w.connection: w for w in self._workers if w.work is not None}
         for connection in wait(list(busy), LOOK_S):
@@ -133,7 +133,7 @@ class Workers:
                 node = self._free.popleft()
                 self._send(worker, self._queues[node][0])
 
-    def _send(self, worker: _Worker, work: Work) -> None:
+    def _send(self, worker: _AppWorker, work: Work) -> None:
         worker.work = work
         try:
             worker.connection.send(work)
@@ -141,19 +141,19 @@ class Workers:
             # It died while it was idle: its closed end is found by the next look.
             return
 
-    def _received(self, worker: _Worker) -> Answer | None:
+    def _received(self, worker: _AppWorker) -> NodeAnswer | None:
         """Return a worker's answer; None: it died, and its message is tried again."""
         work = worker.work
         assert work is not None
         try:
-            answer: Answer = worker.connection.recv()
+            answer: NodeAnswer = worker.connection.recv()
         except (EOFError, OSError):
             return self._of_dead(worker, work)
         worker.work = None
         self._attempts.pop(work.number, None)
         return answer
 
-    def _of_dead(self, worker: _Worker, work: Work) -> Answer | None:
+    def _of_dead(self, worker: _AppWorker, work: Work) -> NodeAnswer | None:
         worker.connection.close()
         self._control.send((ENDED, worker.process))
         end = _end(self._control.recv())
@@ -166,9 +166,9 @@ class Workers:
             return None
         self._attempts.pop(work.number, None)
         reason = f"the ClientApp's process {end}, twice"
-        return Answer(work.number, code=_CRASHED, reason=reason)
+        return NodeAnswer(work.number, code=_CRASHED, reason=reason)
 
-    def _fork(self) -> _Worker:
+    def _fork(self) -> _AppWorker:
         own_end, other_end = socket.socketpair()
         try:
             self._control.send((FORK, None))
@@ -182,7 +182,7 @@ class Workers:
             ) from error
         finally:
             other_end.close()
-        return _Worker(process, Connection(own_end.detach()))
+        return _AppWorker(process, Connection(own_end.detach()))
 
 
 def _started(end: socket.socket, log: BinaryIO) -> subprocess.Popen[bytes]:

@@ -84,6 +84,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
     if arguments.resume and not arguments.out:
         raise ConfigError("--resume: name the run's folder with --out")
+    # Everything that can be wrong is found before flwr is imported.
     started = _started(arguments)
     path = _path(arguments, started)
     try:
@@ -103,10 +104,10 @@ def _started(arguments: argparse.Namespace) -> Started:
     if arguments.app is None:
         if not arguments.resume:
             raise ConfigError("give the folder of a Flower app: fedlearn run APP")
-        given = [name for name in _FIXED if getattr(arguments, name) is not None]
-        if given:
+        options = [name for name in _FIXED if getattr(arguments, name) is not None]
+        if options:
             raise ConfigError(
-                f"--{given[0].replace('_', '-')}: a run that goes on has it from its "
+                f"--{options[0].replace('_', '-')}: a run that goes on has it from its "
                 "folder; leave it out"
             )
         return of_folder(Path(arguments.out), arguments.workers)

@@ -68,7 +68,7 @@ def run(
     config has for the thing of its name are left out.
 
     A folder of a Flower app in the place of ``config`` runs that app, whole and unchanged,
-    and gives an `AppRun`: its ``path`` and ``summary``. changes: of the app's own run
+    and gives an `AppRun`: its ``folder`` and ``summary``. changes: of the app's own run
     config. nodes, seed, workers: for an app alone, as ``fedlearn run`` has them; up, down:
     names of codecs.
 
@@ -89,7 +89,7 @@ def run(
             "down": down,
             **for_apps,
         }
-        # Of a kind of its own: an app's run has a path and a summary.
+        # Of a kind of its own: an app's run has a folder and a summary.
         return run_app(  # type: ignore[return-value]
             config,  # type: ignore[arg-type]  # the path of a folder, or None
             changes,

@@ -23,6 +23,7 @@ def app_folder(config: object, out: str | Path | None, resume: bool) -> Path | N
     if config is None and resume and out:
         holds_app = (Path(out) / "app.json").is_file()
         return Path(out) if holds_app else None
+    # A name of an experiment is no folder as a rule.
     if not isinstance(config, str | Path) or not Path(config).is_dir():
         return None
     from fedlearn.apps.project import is_project
@@ -65,22 +66,23 @@ def _started(
     from fedlearn.apps import start
     from fedlearn.apps.codecs import read
 
-    own = {name: value for name, value in options.items() if value not in (None, ())}
+    # What was left out has the defaults of `fedlearn run`.
+    chosen = {name: value for name, value in options.items() if value not in (None, ())}
     for name in ("data", "model", "strategy", "callbacks"):
-        if name in own:
+        if name in chosen:
             raise ConfigError(
                 f"fedlearn.run({name}=…) is for experiments; a Flower app brings its own"
             )
-    workers = int(own.get("workers", 0))
+    workers = int(chosen.get("workers", 0))
     if config is None:
         assert out is not None
         return start.of_folder(Path(out), workers)
-    codecs = [f"codec.{way}={own[way]}" for way in ("up", "down") if way in own]
+    codecs = [f"codec.{way}={chosen[way]}" for way in ("up", "down") if way in chosen]
     return start.of_options(
         Path(config),
         changes=_own_config(changes),
-        nodes=own.get("nodes"),
-        seed=int(own.get("seed", 0)),
+        nodes=chosen.get("nodes"),
+        seed=int(chosen.get("seed", 0)),
         workers=workers,
         codecs=read(codecs) if codecs else ("", ""),
     )

@@ -106,12 +106,12 @@ def run(name, seed=0, **changes):
         with isolated(derive(seed, "server-app-import")):
             server = _app(described.serverapp)
         context = Context(1, 1, {}, RecordDict(), dict(described.run_config))
-        Result.__init__ = begin
+        Result.__init__ = begin  # type: ignore[method-assign, assignment]
         try:
             with isolated(derive(seed, "server-app")):
                 server(PlainGrid(client, described, seed), context)
         finally:
-            Result.__init__ = original
+            Result.__init__ = original  # type: ignore[method-assign]
     return made[-1] if made else None
 
 

@@ -250,8 +250,29 @@ def test_the_python_api_runs_an_app(tmp_path):
         quiet=True,
     )
     assert run.summary["nodes"] == 2
-    assert run.path == tmp_path / "run"
+    assert run.folder == tmp_path / "run"
     with pytest.raises(ConfigError, match="brings its own"):
         fl.run(SAMPLES / "regression", out=tmp_path / "b", model="cnn")
     with pytest.raises(ConfigError, match="folder of a Flower app"):
         fl.run("default", nodes=3)
+
+
+def test_an_old_client_runs_through_flowers_own_adapter(tmp_path):
+    summary = ran("oldclient", tmp_path / "run")
+    # Two nodes add 0 and 1: their mean is 0.5 more in each round, of two values.
+    log = (tmp_path / "run" / "app.log").read_text()
+    assert "losses [(1, 1.0), (2, 2.0)]" in log
+    assert (summary["messages"], summary["failed"]) == (8, 0)
+
+
+def test_a_state_that_cannot_be_kept_is_its_nodes_failure(tmp_path):
+    with pytest.raises(RunError, match="all 2 messages of hoarder failed"):
+        ran("hoarder", tmp_path / "run")
+    failures = lines(tmp_path / "run")[0]["failures"]
+    assert all("Flower cannot carry" in reason for reason in failures.values())
+
+
+def test_an_app_that_waits_for_more_nodes_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr("fedlearn.apps.grid._WAIT_S", 0.0)
+    with pytest.raises(RunError, match="waits for more nodes than the 1 of this run"):
+        ran("regression", tmp_path / "run", nodes=1)
