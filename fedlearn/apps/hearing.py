@@ -61,12 +61,12 @@ class Hearing:
         """Hear what this process prints inside the block, and Flower's log of it."""
         # Seen as a text file by whoever prints.
         ear: TextIO = _Ear(self)  # type: ignore[assignment]
-        with contextlib.redirect_stdout(ear), contextlib.redirect_stderr(ear):
-            private.hear(ear)
-            try:
-                yield
-            finally:
-                private.hear(sys.__stderr__)
+        with (
+            contextlib.redirect_stdout(ear),
+            contextlib.redirect_stderr(ear),
+            private.heard(ear),
+        ):
+            yield
 
     def close(self) -> None:
         """Hear the workers out, which have ended, and close the file."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from flwr.app import ArrayRecord, Error, Message, RecordDict
@@ -42,16 +44,33 @@ def empty_run() -> Run:
     return Run.create_empty(RUN_ID)
 
 
-def hear(stream: Any) -> None:
-    """Have Flower's log written to a stream, whichever it took when it was imported."""
-    for handler in logging.getLogger("flwr").handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.setStream(stream)
+@contextmanager
+def heard(stream: Any) -> Iterator[None]:
+    """Have Flower's log written to a stream inside the block, whichever it took before."""
+    handlers = _handlers()
+    streams = [handler.stream for handler in handlers]
+    _hand(handlers, [stream] * len(handlers))
+    try:
+        yield
+    finally:
+        _hand(handlers, streams)
 
 
 def hear_here() -> None:
     """Have Flower's log written to this process' standard error."""
-    hear(sys.stderr)
+    handlers = _handlers()
+    _hand(handlers, [sys.stderr] * len(handlers))
+
+
+def _handlers() -> list[logging.StreamHandler[Any]]:
+    handlers = logging.getLogger("flwr").handlers
+    return [h for h in handlers if isinstance(h, logging.StreamHandler)]
+
+
+def _hand(handlers: list[logging.StreamHandler[Any]], streams: list[Any]) -> None:
+    for handler, stream in zip(handlers, streams, strict=True):
+        # Not by `setStream`, which flushes a stream that may be closed by now.
+        handler.stream = stream
 
 
 def to_bytes(content: RecordDict) -> bytes:
