@@ -35,8 +35,7 @@ class NodeDownlink:
         """Return a content on its way to a node, and the ArrayRecords that arrive there."""
         self._codecs.look(parts)
         if self._codecs.down in ("", AUTO):
-            arrays = {part.name: part for part in parts if part.is_arrays}
-            return whole(list(parts)), arrays
+            return self._whole(parts)
         # Record → the digest of the copy that this node has.
         copies = self._held.setdefault(partition, {})
         key = (tuple(sorted(copies.items())), tuple(part.digest for part in parts))
@@ -48,6 +47,16 @@ class NodeDownlink:
             **{part.name: part.digest for part in arrived},
         }
         return content, {part.name: part for part in arrived}
+
+    def _whole(self, parts: Sequence[Part]) -> tuple[Sent, dict[str, Part]]:
+        """Return a content as it is, the same bytes for all nodes that are sent it."""
+        arrays = [part for part in parts if part.is_arrays]
+        key = (None, tuple((part.name, part.digest) for part in parts))
+        # A large model would otherwise be in memory once for each node.
+        if key not in self._made:
+            self._made[key] = whole(list(parts)), arrays
+        content, _ = self._made[key]
+        return content, {part.name: part for part in arrays}
 
     def sweep(self) -> None:
         """Let go of contents that are there, and of copies that no node holds."""
