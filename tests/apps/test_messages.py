@@ -53,7 +53,7 @@ def test_with_a_codec_floats_arrive_near_and_the_rest_as_it_is(codec):
     assert list(arrived) == list(sent)
     assert arrived["metrics"] == sent["metrics"]
     assert arrived["config"] == sent["config"]
-    got = arrived["arrays"]
+    got = arrived.array_records["arrays"]
     assert list(got) == list(record)
     for name in ("steps", "bn.running_var"):
         assert (got[name].numpy() == record[name].numpy()).all()
@@ -89,7 +89,7 @@ def test_a_record_of_another_name_has_the_first_alike_as_its_base():
 def test_arrays_of_another_shape_travel_whole(record):
     on_its_way = packed(RecordDict({"arrays": record}), {"arrays": arrays()}, "q8", 0)
     assert on_its_way.bases == {}
-    assert unpacked(on_its_way.payload, {})["arrays"] == record
+    assert unpacked(on_its_way.payload, {}).array_records["arrays"] == record
 
 
 def test_values_that_no_codec_carries_travel_whole():
@@ -97,7 +97,9 @@ def test_values_that_no_codec_carries_travel_whole():
     record["w"] = Array(np.full((40, 25), np.nan, np.float32))
     on_its_way = packed(RecordDict({"arrays": record}), {"arrays": base}, "eden1", 0)
     assert on_its_way.bases == {}
-    assert np.isnan(unpacked(on_its_way.payload, {})["arrays"]["w"].numpy()).all()
+    assert np.isnan(
+        unpacked(on_its_way.payload, {}).array_records["arrays"]["w"].numpy()
+    ).all()
 
 
 def test_an_array_of_another_dtype_travels_whole_beside_the_others():
@@ -105,7 +107,7 @@ def test_an_array_of_another_dtype_travels_whole_beside_the_others():
     # As Flower's strategies leave a mean of integers.
     base["steps"] = Array(np.array([1.5, 2.5]))
     on_its_way = packed(RecordDict({"arrays": record}), {"arrays": base}, "q8", 0)
-    arrived = unpacked(on_its_way.payload, {"arrays": base})["arrays"]
+    arrived = unpacked(on_its_way.payload, {"arrays": base}).array_records["arrays"]
     assert arrived["steps"].numpy().tolist() == [3, 2**60]
     assert len(on_its_way.payload) < on_its_way.raw_bytes / 2
 
@@ -148,7 +150,7 @@ def test_a_node_is_sent_the_difference_from_what_it_holds(tmp_path):
     second, held = sent(0, models[1])
     assert second.bases == {"arrays": sent_digest(models[0])}
     arrived = unpacked(second.payload, {"arrays": models[0]})
-    assert arrived["arrays"] == held["arrays"].arrays
+    assert arrived.array_records["arrays"] == held["arrays"].arrays
     # Another node, which was never there, is sent the model whole.
     assert sent(1, models[1])[0].bases == {}
     downlink.sweep()
