@@ -51,21 +51,32 @@ def run_app(
     from fedlearn.apps.running import execute
 
     with closing(RunFolder(path)) as folder:
-        if not (path / APP_FILE).exists():
-            folder.write_json(MANIFEST_FILE, _manifest())
-            # Last: a folder with this file can be resumed.
-            folder.write(APP_FILE, json.dumps(started.plain(), indent=2) + "\n")
+        _begin(folder, started)
         if not quiet:
             show(_begun(started, path))
         summary = execute(started, folder, quiet)
     if not quiet:
         show(summary_text(summary, str(path)))
+    _check_answered(started, path, summary)
+    return AppRun(path, summary)
+
+
+def _begin(folder: RunFolder, started: Started) -> None:
+    """Write what a run was started with, unless it goes on."""
+    if (folder.path / APP_FILE).exists():
+        return
+    folder.write_json(MANIFEST_FILE, _manifest())
+    # Last: a folder with this file can be resumed.
+    folder.write(APP_FILE, json.dumps(started.plain(), indent=2) + "\n")
+
+
+def _check_answered(started: Started, path: Path, summary: Mapping[str, Any]) -> None:
+    """Raise RunError for a run whose every message failed: no strategy learned of that."""
     if summary["messages"] and summary["failed"] == summary["messages"]:
         raise RunError(
             f"all {summary['messages']} messages of {started.project.name} failed; "
             f"the reasons are in {path / LINES_FILE}, tracebacks in {path / 'app.log'}"
         )
-    return AppRun(path, summary)
 
 
 def _begun(started: Started, path: Path) -> str:

@@ -79,6 +79,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from fedlearn.runs.start import require_extra
+
+    require_extra()
     from fedlearn.apps.api import run_app
     from fedlearn.apps.start import is_unfinished
 
