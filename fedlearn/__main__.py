@@ -17,6 +17,7 @@ COMMANDS = {
         "fedlearn.simulate",
         "run an experiment with simulated clients on this machine",
     ),
+    "run": ("fedlearn.commands.run", "run a Flower app, whole and unchanged"),
     "reproduce": (
         "fedlearn.commands.reproduce",
         "run experiments, and compare them with what is claimed",

@@ -23,7 +23,7 @@ LAYERS = [
     {"flower"},
     {"clients", "strategies"},
     {"memory"},
-    {"engine"},
+    {"engine", "apps"},
     {"runs"},
     {"claims", "tuning", "export", "release", "compress"},
     {"scenarios"},
@@ -235,7 +235,7 @@ def test_the_two_sides_meet_in_the_engine_only():
 
 
 def test_flwr_is_imported_above_the_wire_only():
-    allowed = {"flower", "strategies", "memory", "engine", "runs", "app"}
+    allowed = {"flower", "strategies", "memory", "engine", "apps", "runs", "app"}
     users = {
         p for p in sources() if any(name.split(".")[0] == "flwr" for name in imports(p))
     }

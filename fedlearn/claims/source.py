@@ -48,6 +48,8 @@ COMPUTES_NOTHING = (
     "__init__.py",
     "__main__.py",
     "agent.py",
+    # Flower apps bring their own models; no experiment runs by them.
+    "apps",
     "app.py",
     "errors.py",
     "simulate.py",

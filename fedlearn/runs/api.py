@@ -29,6 +29,8 @@ from fedlearn.runs.arguments import (
 from fedlearn.runs.callbacks import Callback
 from fedlearn.runs.result import Comparison, Run
 from fedlearn.runs.start import require_extra, run_in_folder
+from fedlearn.runs.whole_apps import app_folder
+from fedlearn.runs.whole_apps import run as run_app
 
 # The accuracy that a comparison counts rounds and bytes to, as `fedlearn report` does.
 _TARGET = 0.8
@@ -47,6 +49,9 @@ def run(
     strategy: Any = None,
     up: Any = None,
     down: Any = None,
+    nodes: int | None = None,
+    seed: int | None = None,
+    workers: int | None = None,
 ) -> Run:
     """Run an experiment over simulated clients on this machine, and return the run.
 
@@ -62,12 +67,38 @@ def run(
     as it is, and copied where it can change. It has its arguments, so those that the
     config has for the thing of its name are left out.
 
+    A folder of a Flower app in the place of ``config`` runs that app, whole and unchanged,
+    and gives an `AppRun`: its ``folder`` and ``summary``. changes: of the app's own run
+    config. nodes, seed, workers: for an app alone, as ``fedlearn run`` has them; up, down:
+    names of codecs.
+
     Runs of one process take turns: a run in another thread waits for this one.
 
     Raises UserError for wrong input, RunError when the run fails, and what a callback
     raises. KeyboardInterrupt leaves a run that ``resume=True`` continues.
     """
     require_extra()
+    for_apps = {"nodes": nodes, "seed": seed, "workers": workers}
+    if app_folder(config, out, resume):
+        options = {
+            "data": data,
+            "model": model,
+            "strategy": strategy,
+            "callbacks": tuple(callbacks),
+            "up": up,
+            "down": down,
+            **for_apps,
+        }
+        # Of a kind of its own: an app's run has a folder and a summary.
+        return run_app(  # type: ignore[return-value]
+            config,  # type: ignore[arg-type]  # the path of a folder, or None
+            changes,
+            out=out,
+            resume=resume,
+            quiet=quiet,
+            options=options,
+        )
+    _refuse_app_options(for_apps)
     # Here and not at the top: `import fedlearn` must not load torch.
     from fedlearn.config import read
     from fedlearn.runs.handed import instances, named, without_options
@@ -103,6 +134,16 @@ def run(
         )
         # Inside, so that the objects handed over can be found when the run is read.
         return Run(result.path, at_hand)
+
+
+def _refuse_app_options(options: Mapping[str, Any]) -> None:
+    """Raise ConfigError for what the run of an app alone takes."""
+    for name, value in options.items():
+        if value is not None:
+            raise ConfigError(
+                f"fedlearn.run({name}=…) is for the folder of a Flower app; an experiment "
+                "has it in its config"
+            )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,1 @@
+"""Flower apps, whole and unchanged: their ServerApp here, their ClientApp in workers."""

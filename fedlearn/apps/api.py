@@ -1,0 +1,105 @@
+"""Run a whole Flower app: what ``fedlearn run`` and `fedlearn.run` call."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from fedlearn.apps.start import APP_FILE, Started, check_folder, check_same
+from fedlearn.errors import RunError
+from fedlearn.records.names import LINES_FILE, MANIFEST_FILE
+from fedlearn.records.writing import RunFolder
+
+_PACKAGES = ("fedlearn", "flwr", "torch", "numpy")
+
+
+@dataclass(frozen=True)
+class AppRun:
+    """A finished run of an app: its folder, and its summary."""
+
+    folder: Path
+    summary: Mapping[str, Any]
+
+
+def run_app(
+    started: Started,
+    path: Path,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    show: Callable[[str], None] = print,
+) -> AppRun:
+    """Run an app in a folder, or go on with the run that it holds.
+
+    show: takes what the terminal shows before and after the rounds. Raises ConfigError for
+    a folder or an app that cannot be used, RunError when the app's ServerApp fails, or each
+    message of a run, RecordError when the folder cannot be written.
+    """
+    # Before anything is made: a wrong option leaves no folder behind.
+    check_folder(path, resume)
+    if (path / APP_FILE).exists():
+        check_same(path, started)
+    # Only now: it imports flwr.
+    from fedlearn.apps.report import summary_text
+    from fedlearn.apps.running import execute
+
+    with closing(RunFolder(path)) as folder:
+        _begin(folder, started)
+        if not quiet:
+            show(_begun(started, path))
+        summary = execute(started, folder, quiet)
+    if not quiet:
+        show(summary_text(summary, str(path)))
+    _check_answered(started, path, summary)
+    return AppRun(path, summary)
+
+
+def _begin(folder: RunFolder, started: Started) -> None:
+    """Write what a run was started with, unless it goes on."""
+    if (folder.path / APP_FILE).exists():
+        return
+    folder.write_json(MANIFEST_FILE, _manifest())
+    # Last: a folder with this file can be resumed.
+    folder.write(APP_FILE, json.dumps(started.plain(), indent=2) + "\n")
+
+
+def _check_answered(started: Started, path: Path, summary: Mapping[str, Any]) -> None:
+    """Raise RunError for a run whose every message failed: no strategy learned of that."""
+    if summary["messages"] and summary["failed"] == summary["messages"]:
+        raise RunError(
+            f"all {summary['messages']} messages of {started.project.name} failed; "
+            f"the reasons are in {path / LINES_FILE}, tracebacks in {path / 'app.log'}"
+        )
+
+
+def _begun(started: Started, path: Path) -> str:
+    project = started.project
+    text = (
+        f"{project.name}: {project.nodes} nodes, {started.workers} workers, "
+        f"seed {started.seed}, run folder {path}"
+    )
+    if project.unused:
+        text += f"\nnot used here: {', '.join(project.unused)}"
+    return text
+
+
+def _manifest() -> dict[str, Any]:
+    versions: dict[str, str] = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        # An app without torch needs none.
+        except PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "platform": {"system": platform.platform(), "machine": platform.machine()},
+        "command": sys.argv,
+    }

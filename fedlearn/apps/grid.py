@@ -1,0 +1,366 @@
+"""`AppGrid`: Flower's Grid for a whole app, whose ServerApp may send any message.
+
+A message gets its number, and with it its id, in the order in which it is pushed. Replies
+come in the order of the messages, whatever order they arrive in, so the ServerApp sees the
+same in every run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import Error, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedlearn.apps import private
+from fedlearn.apps.codecs import Codecs
+from fedlearn.apps.downlink import NodeDownlink
+from fedlearn.apps.messages import Packing, Part, Sent, raw_bytes, unpacked
+from fedlearn.apps.observing import AppObserver
+from fedlearn.apps.replies import AppMessage, Replies
+from fedlearn.apps.states import NodeStates
+from fedlearn.apps.work import NodeAnswer, Work
+from fedlearn.apps.workers import Workers
+from fedlearn.codec import AUTO
+from fedlearn.errors import FedlearnError, PayloadError, RunError
+
+# Nodes are numbered from here: node 1 is the ServerApp's, and 0 counts as none.
+FIRST_NODE = 1000
+
+# Times in a row that the ServerApp may ask for the nodes, a second and more apart, before
+# it is told that it waits for more nodes than there are.
+_MOST_WAITS = 4
+_WAIT_S = 1.0
+
+
+@dataclass
+class _Pending:
+    """A message that was pushed, until its reply is pulled.
+
+    message: its metadata, with an empty content. parts: the ArrayRecords that its node
+    holds, by name. answer: once there is one.
+    """
+
+    request: AppMessage
+    message: Message
+    turn: int
+    round: int | None
+    sent: Sent
+    parts: dict[str, Part] = field(default_factory=dict)
+    answer: NodeAnswer | None = None
+    from_before: bool = False
+
+
+class AppGrid(Grid):
+    """The nodes of one app's run."""
+
+    def __init__(
+        self,
+        nodes: int,
+        seed: int,
+        workers: Workers,
+        replies: Replies,
+        states: NodeStates,
+        codecs: Codecs,
+        downlink: NodeDownlink,
+        observer: AppObserver,
+    ) -> None:
+        """Take the parts of a run."""
+        self._nodes = nodes
+        self._seed = seed
+        self._workers = workers
+        self._replies = replies
+        self._states = states
+        self._codecs = codecs
+        self._downlink = downlink
+        self._observer = observer
+        self._parts = Packing()
+        self._run: Any = private.empty_run()
+        self._number = 0
+        # Node's partition → its messages so far.
+        self._turns: dict[int, int] = {}
+        self._pending: dict[str, _Pending] = {}
+        self._by_number: dict[int, _Pending] = {}
+        self._waits = 0
+        self._looked_s = 0.0
+        self._thread = threading.get_ident()
+        # What ended the run: an app that catches it would go on without replies.
+        self.failure: FedlearnError | None = None
+        # Over all messages and replies: whether two runs were the same.
+        self._digest = hashlib.sha256()
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of all messages and replies, in their order."""
+        return self._digest.hexdigest()
+
+    @property
+    def run(self) -> Any:
+        """Return Flower's run."""
+        return self._run
+
+    def set_run(self, run: Any) -> None:
+        """Keep Flower's run, or a run of this number."""
+        self._run = run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Return a message to a node."""
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return all nodes; raises RunError for an app that waits for more of them."""
+        # Flower's old workflows look from a thread of their own, all the time.
+        if threading.get_ident() == self._thread:
+            self._look()
+        return list(range(FIRST_NODE, FIRST_NODE + self._nodes))
+
+    def _look(self) -> None:
+        """Count how often the ServerApp looks for nodes, with a pause before each look."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s >= _WAIT_S:
+            self._waits += 1
+        self._looked_s = now_s
+        if self._waits > _MOST_WAITS:
+            raise self._failed(
+                f"the ServerApp waits for more nodes than the {self._nodes} of this run; "
+                "give --nodes N, or lower what it waits for, such as min_available_nodes"
+            )
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages on their way, and return their ids.
+
+        Raises RunError for a message to no node of this run, PayloadError for records that
+        Flower cannot carry.
+        """
+        self._go_on()
+        pending: list[_Pending] = []
+        # One by one: a generator may change the record that the message before had.
+        for message in messages:
+            pending.append(self._pushed(message))
+        self._parts.forget()
+        self._observer.pushed(_round(pending), [entry.sent for entry in pending])
+        return [entry.message.metadata.message_id for entry in pending]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies of these messages, as they were pushed, each once; waits for all.
+
+        Flower's own grid returns those that are there. Which these are is a matter of time,
+        and would be another in each run.
+        """
+        self._go_on()
+        pending: list[_Pending] = []
+        for message_id in message_ids:
+            entry = self._pending.pop(message_id, None)
+            if entry is not None:
+                pending.append(entry)
+        # An app may keep its ids in a set, whose order is another in each process.
+        pending.sort(key=lambda entry: entry.request.number)
+        self._await(pending)
+        replies = [self._reply(entry) for entry in pending]
+        if not self._by_number:
+            # Nobody is on the way to a copy that no node holds any more.
+            # And no other file of copies is read any more.
+            self._downlink.sweep()
+        return replies
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Send messages and return their replies, in the same order.
+
+        ``timeout`` does not apply: who answers in time would be another in each run.
+        """
+        return self.pull_messages(self.push_messages(messages))
+
+    def _go_on(self) -> None:
+        """Raise what ended the run, if something did."""
+        self._waits = 0
+        if self.failure is not None:
+            raise self.failure
+
+    def _failed(self, text: str) -> FedlearnError:
+        self.failure = RunError(text)
+        return self.failure
+
+    def _pushed(self, message: Message) -> _Pending:
+        """Give a message its number, and hand it out unless it was answered before."""
+        partition = self._partition(message)
+        # Numbers follow the ServerApp's order alone, so they are the same in each run.
+        self._number += 1
+        turn = self._turns.get(partition, 0) + 1
+        self._turns[partition] = turn
+        try:
+            parts = self._parts.of(message.content)
+        except PayloadError as error:
+            raise self._failed(
+                f"message {self._number} ('{message.metadata.message_type}' to node "
+                f"{message.metadata.dst_node_id}): {error}"
+            ) from error
+        entry = self._entry(message, parts, partition, turn)
+        self._pending[entry.message.metadata.message_id] = entry
+        self._by_number[entry.request.number] = entry
+        try:
+            entry.answer = self._replies.find(entry.request)
+        except RunError as error:
+            self.failure = error
+            raise
+        # Noted in the ServerApp's order, whoever is asked.
+        self._note_request(entry)
+        if entry.answer is not None:
+            entry.from_before = True
+            self._settle(entry, entry.answer)
+        else:
+            self._workers.push(self._work(entry, partition))
+        return entry
+
+    def _partition(self, message: Message) -> int:
+        """Return the partition of a message's node; raises RunError for no node."""
+        node = message.metadata.dst_node_id
+        partition = node - FIRST_NODE
+        if not 0 <= partition < self._nodes:
+            raise self._failed(
+                f"the ServerApp sends a message to node {node}, which is none; "
+                "grid.get_node_ids() gives the nodes"
+            )
+        if not message.has_content():
+            raise self._failed(
+                f"the ServerApp sends node {node} a message without content; "
+                "give it a RecordDict"
+            )
+        return partition
+
+    def _entry(
+        self, message: Message, parts: Sequence[Part], partition: int, turn: int
+    ) -> _Pending:
+        metadata = message.metadata
+        node = metadata.dst_node_id
+        # Its own message: the app may push one object twice.
+        own = private.request_of(
+            RecordDict(),
+            node,
+            metadata.message_type,
+            metadata.group_id,
+            self._id("message", self._number),
+            metadata.ttl,
+        )
+        private.set_ids(message, own.metadata.message_id)
+        sent, arrays = self._downlink.sent(partition, parts)
+        request = AppMessage.of(
+            self._number, node, metadata.message_type, metadata.group_id, parts
+        )
+        return _Pending(request, own, turn, round_of(message), sent, arrays)
+
+    def _work(self, entry: _Pending, partition: int) -> Work:
+        metadata = entry.message.metadata
+        return Work(
+            number=entry.request.number,
+            node=metadata.dst_node_id,
+            partition=partition,
+            turn=entry.turn,
+            kind=metadata.message_type,
+            group=metadata.group_id,
+            message_id=metadata.message_id,
+            ttl=metadata.ttl,
+            payload=entry.sent.payload,
+            bases=entry.sent.bases,
+            state=self._states.path(partition),
+            next_state=self._states.next_path(partition, entry.turn),
+            up="" if self._codecs.up == AUTO else self._codecs.up,
+        )
+
+    def _id(self, purpose: str, number: int) -> str:
+        """Return a message's id, 64 hex digits as Flower's: a function of seed and number."""
+        text = f"{self._seed}/{purpose}/{number}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _await(self, pending: list[_Pending]) -> None:
+        """Wait until messages are answered and their answers are on disk."""
+        written: list[Future[None]] = []
+        waiting = {e.request.number for e in pending if e.answer is None}
+        while waiting:
+            for answer in self._workers.answers():
+                waiting.discard(answer.number)
+                written.append(self._arrived(answer))
+            self._observer.looked(len(pending) - len(waiting), len(pending))
+        for future in written:
+            future.result()
+
+    def _arrived(self, answer: NodeAnswer) -> Future[None]:
+        """Take an answer, and let its node's next message go out."""
+        entry = self._by_number[answer.number]
+        node = entry.request.node
+        entry.answer = answer
+        # On its way to the disk while the worker goes on.
+        future = self._replies.add(entry.request, answer)
+        if answer.changed:
+            # The state before is needed until the reply is on disk.
+            future.result()
+        self._settle(entry, answer)
+        self._workers.done(node, self._states.path(node - FIRST_NODE))
+        return future
+
+    def _settle(self, entry: _Pending, answer: NodeAnswer) -> None:
+        """Take over what an answer left with its node."""
+        if answer.changed:
+            self._states.settle(entry.request.node - FIRST_NODE, entry.turn)
+
+    def _reply(self, entry: _Pending) -> Message:
+        """Return the reply that the ServerApp sees."""
+        answer = entry.answer
+        assert answer is not None
+        number = entry.request.number
+        del self._by_number[number]
+        self._note_answer(answer)
+        # Of the message's number: the same in each run, too.
+        reply_id = self._id("reply", number)
+        # As on Flower: the strategy is told, and decides.
+        if answer.code:
+            self._observer.failed(entry.request.node, answer.reason)
+            error = Error(answer.code, answer.reason)
+            return private.reply_of(entry.message, error, reply_id)
+        bases = {name: part.arrays for name, part in entry.parts.items()}
+        content = unpacked(answer.payload, bases)
+        raw = raw_bytes(answer.payload, entry.parts)
+        self._observer.answered(len(answer.payload), raw)
+        return private.reply_of(entry.message, content, reply_id)
+
+    def _note_request(self, entry: _Pending) -> None:
+        request = entry.request
+        digests = sorted(request.digests.items())
+        text = (
+            f"{request.number} {request.node} {request.kind} {request.group} {digests}"
+        )
+        self._digest.update(text.encode())
+
+    def _note_answer(self, answer: NodeAnswer) -> None:
+        text = f"{answer.number} {answer.code} {answer.reason} {len(answer.payload)}"
+        self._digest.update(text.encode() + answer.payload)
+
+
+def round_of(message: Message) -> int | None:
+    """Return the round that a message is of, as Flower's strategies write it; None: none."""
+    for record in message.content.config_records.values():
+        number = record.get("server-round")
+        if isinstance(number, int):
+            return number
+    group = message.metadata.group_id
+    return int(group) if group.isdecimal() else None
+
+
+def _round(pending: Sequence[_Pending]) -> int | None:
+    """Return the round of messages that were pushed together; None: they name none."""
+    rounds = [entry.round for entry in pending if entry.round is not None]
+    return max(rounds, default=None)

@@ -1,0 +1,104 @@
+"""What an app prints and logs, in its server and in its workers: heard, and kept in a file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+from fedlearn.apps import private
+from fedlearn.system import files
+
+LOG_FILE = "app.log"
+
+# Colours of terminals, which a file need not have.
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Hearing:
+    """The log of an app: what it prints goes into a file, and on to the terminal."""
+
+    def __init__(self, folder: Path, quiet: bool) -> None:
+        """Open the log of a run's folder; quiet: nothing goes on to the terminal."""
+        self._file = open(  # noqa: SIM115
+            folder / LOG_FILE, "ab", buffering=0, opener=files.private
+        )
+        self._terminal: TextIO | None = None if quiet else sys.stdout
+        self._lock = threading.Lock()
+        read_end, write_end = os.pipe()
+        # What the workers' standard output is.
+        self.pipe: BinaryIO = open(write_end, "wb", buffering=0)  # noqa: SIM115
+        self._reader = open(read_end, encoding="utf-8", errors="replace")  # noqa: SIM115
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def write(self, text: str) -> None:
+        """Write a text of the app."""
+        plain = _COLOUR.sub("", text)
+        with self._lock:
+            # A full disk costs the log, not the run.
+            with contextlib.suppress(OSError):
+                self._file.write(plain.encode("utf-8", "replace"))
+            self._show(plain)
+
+    def show(self, line: str) -> None:
+        """Show a line of ours, which is not the app's, on the terminal."""
+        with self._lock:
+            self._show(f"{line}\n")
+
+    def _show(self, text: str) -> None:
+        if self._terminal is not None:
+            self._terminal.write(text)
+            self._terminal.flush()
+
+    @contextlib.contextmanager
+    def server(self) -> Iterator[None]:
+        """Hear what this process prints inside the block, and Flower's log of it."""
+        # Seen as a text file by whoever prints.
+        ear: TextIO = _Ear(self)  # type: ignore[assignment]
+        with (
+            contextlib.redirect_stdout(ear),
+            contextlib.redirect_stderr(ear),
+            private.heard(ear),
+        ):
+            yield
+
+    def close(self) -> None:
+        """Hear the workers out, which have ended, and close the file."""
+        self.pipe.close()
+        # A process that the app left behind may hold the pipe: it is not waited for.
+        self._thread.join(timeout=2)
+        self._file.close()
+
+    def _listen(self) -> None:
+        with self._reader:
+            for line in self._reader:
+                self.write(line)
+
+
+class _Ear:
+    """A standard stream that writes into a log."""
+
+    encoding = "utf-8"
+    errors = "replace"
+
+    def __init__(self, hearing: Hearing) -> None:
+        self._hearing = hearing
+
+    def write(self, text: str) -> int:
+        """Write a text and return its length."""
+        if text:
+            self._hearing.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: all is written at once."""
+
+    def isatty(self) -> bool:
+        """Return False: no colours and no bars that overwrite themselves."""
+        return False

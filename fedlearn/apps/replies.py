@@ -1,0 +1,113 @@
+"""The replies of a run, each on disk before the ServerApp sees it.
+
+A run that goes on starts its ServerApp anew, and answers it from here as long as it sends
+what it sent before. So any loop can go on, whatever it keeps in its own variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedlearn.apps.messages import Part
+from fedlearn.apps.work import NodeAnswer
+from fedlearn.errors import RunError
+from fedlearn.server.journal import Journal
+from fedlearn.server.segments import JournalEntry
+
+
+@dataclass(frozen=True)
+class AppMessage:
+    """A message as the ServerApp sent it, without its records' bytes.
+
+    digests: record → the digest of its bytes.
+    """
+
+    number: int
+    node: int
+    kind: str
+    group: str
+    digests: Mapping[str, str]
+
+    @classmethod
+    def of(
+        cls, number: int, node: int, kind: str, group: str, parts: Sequence[Part]
+    ) -> AppMessage:
+        """Return the request of a message's parts."""
+        digests = {part.name: part.digest for part in parts}
+        return cls(number, node, kind, group, digests)
+
+
+class Replies:
+    """The journal of a run's replies."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the journal, with the replies that are in it; raises RecordError."""
+        # A torn record at its end is cut off: nobody was promised it.
+        self._journal = Journal(folder)
+        # Message → what the journal says of it, and where its payload lies.
+        self._known: dict[int, tuple[dict[str, Any], JournalEntry]] = {}
+        # Payloads stay on disk until they are asked for.
+        for meta, entry in self._journal.records():
+            self._known[meta["number"]] = meta, entry
+
+    def __len__(self) -> int:
+        """Return how many replies there are from before."""
+        return len(self._known)
+
+    def find(self, request: AppMessage) -> NodeAnswer | None:
+        """Return the answer that a message had; None: it was not answered yet.
+
+        Raises RunError when this is another message than the one that was answered.
+        """
+        known = self._known.get(request.number)
+        if known is None:
+            return None
+        meta, entry = known
+        _check(request, meta)
+        payload = self._journal.read(entry)
+        return NodeAnswer(
+            request.number, payload, meta["code"], meta["reason"], meta["changed"]
+        )
+
+    def add(self, request: AppMessage, answer: NodeAnswer) -> Future[None]:
+        """Write an answer down; the future is done when it is on disk."""
+        meta = {
+            "number": request.number,
+            "node": request.node,
+            "kind": request.kind,
+            "group": request.group,
+            "digests": dict(request.digests),
+            "code": answer.code,
+            "reason": answer.reason,
+            "changed": answer.changed,
+        }
+        return self._journal.append(meta, answer.payload)
+
+    def close(self) -> None:
+        """Bring all to disk and let go of the folder."""
+        self._journal.close()
+
+
+def _check(request: AppMessage, meta: Mapping[str, Any]) -> None:
+    """Raise RunError with what differs from the message that was answered."""
+    before = (meta["node"], meta["kind"], meta["group"])
+    now = (request.node, request.kind, request.group)
+    names = sorted(
+        name
+        for name in {*request.digests, *meta["digests"]}
+        if request.digests.get(name) != meta["digests"].get(name)
+    )
+    # The time of sending is no part of it.
+    if before == now and not names:
+        return
+    what = f"its record '{names[0]}'" if before == now else "its node, type or group"
+    raise RunError(
+        f"--resume: message {request.number} ('{request.kind}' to node {request.node}) is "
+        f"not the one that was answered: {what} differs. The ServerApp is not "
+        "deterministic (it may use the time, os.urandom or a generator of its own without "
+        "a seed); seed it, or start anew with another --out"
+    )

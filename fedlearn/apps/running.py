@@ -1,0 +1,247 @@
+"""One run of a whole Flower app, from its folder to a run folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from flwr.app import Context, RecordDict
+from flwr.serverapp.strategy import Strategy
+
+from fedlearn.apps import private
+from fedlearn.apps.codecs import Codecs
+from fedlearn.apps.downlink import NodeDownlink
+from fedlearn.apps.grid import AppGrid
+from fedlearn.apps.hearing import LOG_FILE, Hearing
+from fedlearn.apps.loading import on_path, server_app
+from fedlearn.apps.observing import AppLine, AppObserver
+from fedlearn.apps.page import write_page
+from fedlearn.apps.recording import Recording, arrays_sha256, write_arrays
+from fedlearn.apps.replies import Replies
+from fedlearn.apps.report import line_text
+from fedlearn.apps.start import Started
+from fedlearn.apps.states import NodeStates
+from fedlearn.apps.work import AppSettings
+from fedlearn.apps.workers import Workers
+from fedlearn.errors import FedlearnError, RunError, reason_of
+from fedlearn.records.writing import RunFolder
+from fedlearn.seeds import derive, isolated
+
+# Folders that a run needs until it is over.
+JOURNAL_FOLDER = "journal"
+STATES_FOLDER = "states"
+COPIES_FOLDER = "copies"
+
+
+def execute(started: Started, folder: RunFolder, quiet: bool) -> dict[str, Any]:
+    """Run an app, or go on with its run, and return the summary.
+
+    Raises ConfigError for an app that cannot be loaded, RunError when its ServerApp raises,
+    RecordError when the folder cannot be written.
+    """
+    hearing = Hearing(folder.path, quiet)
+    try:
+        return _Execution(started, folder, hearing).run()
+    finally:
+        hearing.close()
+
+
+class _Execution:
+    """The parts of one run."""
+
+    def __init__(self, started: Started, folder: RunFolder, hearing: Hearing) -> None:
+        self._started = started
+        self._folder = folder
+        self._hearing = hearing
+        self._recording = Recording(folder)
+        self._observer = AppObserver(self._on_line, lambda done, total: None)
+        self._codecs = Codecs(started.up, started.down, started.project.nodes)
+
+    def run(self) -> dict[str, Any]:
+        """Return the summary of the run."""
+        started = self._started
+        # First: the ClientApp is imported while this process imports the ServerApp.
+        workers = Workers(self._settings(), started.workers, self._hearing.pipe)
+        try:
+            replies = Replies(self._folder.path / JOURNAL_FOLDER)
+            try:
+                grid = self._grid(workers, replies)
+                self._serve(grid, workers)
+            finally:
+                replies.close()
+        finally:
+            workers.close()
+        self._observer.end()
+        return self._end(grid)
+
+    def _settings(self) -> AppSettings:
+        project = self._started.project
+        return AppSettings(
+            project.folder.resolve(),
+            project.clientapp,
+            project.run_config,
+            project.nodes,
+            self._started.seed,
+            (self._folder.path / COPIES_FOLDER).resolve(),
+            self._started.node_configs,
+        )
+
+    def _grid(self, workers: Workers, replies: Replies) -> AppGrid:
+        path = self._folder.path.resolve()
+        seed = self._started.seed
+        return AppGrid(
+            self._started.project.nodes,
+            seed,
+            workers,
+            replies,
+            NodeStates(path / STATES_FOLDER),
+            self._codecs,
+            NodeDownlink(self._codecs, seed, path / COPIES_FOLDER),
+            self._observer,
+        )
+
+    def _serve(self, grid: AppGrid, workers: Workers) -> None:
+        """Run the ServerApp to its end."""
+        project = self._started.project
+        seed = self._started.seed
+        private.enter()
+        with on_path(project.folder), self._hearing.server():
+            # A module may draw while it is imported: the same in each run.
+            with isolated(derive(seed, "server-app-import")):
+                app = server_app(project.serverapp)
+            # An app that cannot be loaded ends the run before its first message.
+            workers.ready()
+            context = Context(
+                run_id=private.RUN_ID,
+                node_id=private.SERVER_NODE,
+                node_config={},
+                state=RecordDict(),
+                run_config=dict(project.run_config),
+            )
+            with (
+                isolated(derive(seed, "server-app")),
+                _one_thread(),
+                self._observer.watching(),
+                self._strategy_noted(),
+            ):
+                self._call(app, grid, context)
+
+    def _call(self, app: Any, grid: AppGrid, context: Context) -> None:
+        """Call the ServerApp; what its code raises is one line, and a traceback in the log."""
+        try:
+            app(grid, context)
+        except FedlearnError:
+            raise
+        except SystemExit as error:
+            # sys.exit() and sys.exit(0) end a program in order.
+            if error.code not in (None, 0):
+                raise RunError(
+                    f"the ServerApp ended the program with code {error.code}"
+                ) from error
+        except Exception as error:
+            # The cause, where the app has wrapped it.
+            if grid.failure is not None:
+                raise grid.failure from error
+            traceback.print_exc()
+            raise RunError(
+                f"the ServerApp raised {reason_of(error)}{_place(error, self._started)}; "
+                f"its traceback is in {self._folder.path / LOG_FILE}"
+            ) from error
+        if grid.failure is not None:
+            raise grid.failure
+
+    @contextmanager
+    def _strategy_noted(self) -> Iterator[None]:
+        """Know which strategy drives the rounds: a codec is chosen by it."""
+        original = Strategy.start
+        codecs = self._codecs
+
+        def start(strategy: Strategy, *arguments: Any, **options: Any) -> Any:
+            codecs.strategy = type(strategy)
+            return original(strategy, *arguments, **options)
+
+        Strategy.start = start  # type: ignore[method-assign,assignment]
+        try:
+            yield
+        finally:
+            Strategy.start = original  # type: ignore[method-assign]
+
+    def _on_line(self, line: AppLine) -> None:
+        plain = self._recording.add(line)
+        self._hearing.show(line_text(plain))
+
+    def _end(self, grid: AppGrid) -> dict[str, Any]:
+        """Write what the run leaves, and return its summary."""
+        sums = self._recording.sums()
+        summary = {
+            "name": self._started.project.name,
+            **_result(self._folder, self._observer),
+            "messages_sha256": grid.digest,
+            **sums,
+            "nodes": self._started.project.nodes,
+            "seed": self._started.seed,
+            "codec": _codec(self._codecs),
+        }
+        write_page(self._folder.path, self._started, self._recording.lines, summary)
+        # Last: a folder with a summary holds a whole run.
+        self._recording.summary(summary)
+        for name in (JOURNAL_FOLDER, STATES_FOLDER, COPIES_FOLDER):
+            # All that a resume would need, and a finished run needs no more.
+            shutil.rmtree(self._folder.path / name, ignore_errors=True)
+        return summary
+
+
+def _result(folder: RunFolder, observer: AppObserver) -> dict[str, Any]:
+    """Return what is known of the arrays that the app's strategy ended with."""
+    if not observer.results:
+        return {"model_sha256": None, "result": None, "parameters": None}
+    record = observer.results[-1].arrays
+    # The last strategy's, where an app runs several.
+    name = write_arrays(folder, record)
+    return {
+        "model_sha256": arrays_sha256(record) if name else None,
+        "result": name or None,
+        "parameters": sum(array.numpy().size for array in record.values())
+        if all(array.stype == "numpy.ndarray" for array in record.values())
+        else None,
+    }
+
+
+def _codec(codecs: Codecs) -> dict[str, str]:
+    return {
+        "up": codecs.up or "whole",
+        "down": codecs.down or "whole",
+        "why": codecs.why,
+    }
+
+
+def _place(error: BaseException, started: Started) -> str:
+    """Return where in the app's own code an error came from; "": nowhere there."""
+    home = str(started.project.folder.resolve())
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.startswith(f"{home}{os.sep}"):
+            return f" ({os.path.relpath(frame.filename, home)}, line {frame.lineno})"
+    return ""
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Have torch compute on one thread inside the block, where it is loaded.
+
+    Sums in an order of their own for each number of threads would differ in their bits.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

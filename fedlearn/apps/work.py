@@ -1,0 +1,64 @@
+"""What a worker is asked and what it answers, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedlearn.apps.project import UserConfig
+
+
+@dataclass(frozen=True)
+class AppSettings:
+    """What is the same for all messages of a run.
+
+    node_configs: partition → its own keys. copies: the folder of the records that nodes hold.
+    """
+
+    folder: Path
+    clientapp: str
+    run_config: UserConfig
+    nodes: int
+    seed: int
+    copies: Path
+    node_configs: Mapping[int, UserConfig] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One message to one node.
+
+    number: of the message among all, from 1. turn: among the node's own, from 1. bases:
+    record → the digest of the copy that it is a difference from. state: the file of what
+    the node's app keeps; None: nothing yet. next_state: where it goes when it changes. up: the
+    codec of the reply; "": whole.
+    """
+
+    number: int
+    node: int
+    partition: int
+    turn: int
+    kind: str
+    group: str
+    message_id: str
+    ttl: float
+    payload: bytes
+    bases: Mapping[str, str]
+    state: Path | None
+    next_state: Path
+    up: str = ""
+
+
+@dataclass(frozen=True)
+class NodeAnswer:
+    """What came of a message: a reply's payload, or an error.
+
+    code: Flower's, 0 for a reply. changed: whether the node's state was written anew.
+    """
+
+    number: int
+    payload: bytes = b""
+    code: int = 0
+    reason: str = ""
+    changed: bool = False

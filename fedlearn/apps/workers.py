@@ -1,0 +1,211 @@
+"""The worker processes of a run, as the run sees them: work goes out, answers come back.
+
+Messages of one node are answered one after another, in their order; those of different
+nodes by whichever worker is free. A message whose worker dies is tried once more, so that a
+worker killed by chance costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import send_handle
+from pathlib import Path
+from typing import BinaryIO
+
+from fedlearn.apps.nursery import ENDED, FORK
+from fedlearn.apps.work import AppSettings, NodeAnswer, Work
+from fedlearn.errors import ConfigError, RunError
+from fedlearn.system.own_path import environment
+
+# Of Flower's errors: the ClientApp's process ended.
+_CRASHED = 8
+
+# With two a worker that is killed by chance costs nothing, and an app that always ends its
+# worker costs one message its reply.
+_MAX_ATTEMPTS = 2
+
+# Libraries that would take all cores in each worker.
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+# Seconds between two looks at what the app prints.
+LOOK_S = 0.5
+
+
+@dataclass
+class _AppWorker:
+    """A worker process. work: what it answers; None while it is idle."""
+
+    process: int
+    connection: Connection
+    work: Work | None = None
+    attempt: int = 1
+
+
+class Workers:
+    """The workers of one run."""
+
+    def __init__(self, settings: AppSettings, count: int, log: BinaryIO) -> None:
+        """Start the process that loads the app; `ready` waits for it.
+
+        log: an open file that takes what the app's processes print.
+        """
+        self._settings = settings
+        self._count = count
+        self._workers: list[_AppWorker] = []
+        # Of each node that has some: its messages, of which the first may be in work.
+        self._queues: dict[int, deque[Work]] = {}
+        # Nodes whose next message may go out, in the order in which they became so.
+        self._free: deque[int] = deque()
+        # The second attempts: message → 2.
+        self._attempts: dict[int, int] = {}
+        own_end, other_end = socket.socketpair()
+        self._control = Connection(own_end.detach())
+        self._nursery = _started(other_end, log)
+        other_end.close()
+        self._control.send(settings)
+
+    def ready(self) -> None:
+        """Wait until the app is loaded, and start the workers; raises ConfigError."""
+        try:
+            reason = self._control.recv()
+        except EOFError:
+            code = self._nursery.wait()
+            raise ConfigError(
+                f"clientapp '{self._settings.clientapp}': its process ended while it was "
+                f"imported ({_end(code)}); what it printed is in app.log"
+            ) from None
+        if reason:
+            raise ConfigError(reason)
+        while len(self._workers) < self._count:
+            self._workers.append(self._fork())
+
+    def push(self, work: Work) -> None:
+        """Take a message; it goes out when its node and a worker are free."""
+        queue = self._queues.setdefault(work.node, deque())
+        queue.append(work)
+        if len(queue) == 1:
+            self._free.append(work.node)
+        self._hand_out()
+
+    def answers(self) -> Iterator[NodeAnswer]:
+        """Yield the answers that are there within `LOOK_S`: at once when there is one."""
+        busy = {w.connection: w for w in self._workers if w.work is not None}
+        for connection in wait(list(busy), LOOK_S):
+            answer = self._received(busy[connection])  # type: ignore[index]
+            if answer is not None:
+                yield answer
+
+    def done(self, node: int, state: Path | None) -> None:
+        """Let the next message of a node go out, as its last answer is taken.
+
+        state: what its app keeps from now on; None: nothing.
+        """
+        queue = self._queues[node]
+        queue.popleft()
+        if queue:
+            queue[0] = replace(queue[0], state=state)
+            self._free.append(node)
+        else:
+            del self._queues[node]
+        self._hand_out()
+
+    def close(self) -> None:
+        """End all processes."""
+        for worker in self._workers:
+            worker.connection.close()
+        self._workers = []
+        self._control.close()
+        # Killed by the kernel, its workers end with it.
+        self._nursery.kill()
+        self._nursery.wait()
+
+    def _hand_out(self) -> None:
+        for worker in self._workers:
+            if worker.work is None and self._free:
+                node = self._free.popleft()
+                self._send(worker, self._queues[node][0])
+
+    def _send(self, worker: _AppWorker, work: Work) -> None:
+        worker.work = work
+        try:
+            worker.connection.send(work)
+        except OSError:
+            # It died while it was idle: its closed end is found by the next look.
+            return
+
+    def _received(self, worker: _AppWorker) -> NodeAnswer | None:
+        """Return a worker's answer; None: it died, and its message is tried again."""
+        work = worker.work
+        assert work is not None
+        try:
+            answer: NodeAnswer = worker.connection.recv()
+        except (EOFError, OSError):
+            return self._of_dead(worker, work)
+        worker.work = None
+        self._attempts.pop(work.number, None)
+        return answer
+
+    def _of_dead(self, worker: _AppWorker, work: Work) -> NodeAnswer | None:
+        worker.connection.close()
+        self._control.send((ENDED, worker.process))
+        end = _end(self._control.recv())
+        place = self._workers.index(worker)
+        self._workers[place] = self._fork()
+        attempt = self._attempts.get(work.number, 1)
+        if attempt < _MAX_ATTEMPTS:
+            self._attempts[work.number] = attempt + 1
+            self._send(self._workers[place], work)
+            return None
+        self._attempts.pop(work.number, None)
+        reason = f"the ClientApp's process {end}, twice"
+        return NodeAnswer(work.number, code=_CRASHED, reason=reason)
+
+    def _fork(self) -> _AppWorker:
+        own_end, other_end = socket.socketpair()
+        try:
+            self._control.send((FORK, None))
+            send_handle(self._control, other_end.fileno(), self._nursery.pid)
+            process: int = self._control.recv()
+        except (EOFError, OSError) as error:
+            own_end.close()
+            raise RunError(
+                f"the process that loads the app has ended ({_end(self._nursery.wait())}); "
+                "--resume goes on from the last reply"
+            ) from error
+        finally:
+            other_end.close()
+        return _AppWorker(process, Connection(own_end.detach()))
+
+
+def _started(end: socket.socket, log: BinaryIO) -> subprocess.Popen[bytes]:
+    variables = environment()
+    for name in _ONE_THREAD:
+        variables.setdefault(name, "1")
+    # Sets of texts in the app then have one order in every run.
+    variables.setdefault("PYTHONHASHSEED", "0")
+    number = str(end.fileno())
+    return subprocess.Popen(
+        [sys.executable, "-m", "fedlearn.apps.nursery", number, str(os.getpid())],
+        pass_fds=[end.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        env=variables,
+    )
+
+
+def _end(code: int) -> str:
+    """Return how a process ended, in words."""
+    if code >= 0:
+        return f"ended with code {code}"
+    name = signal.Signals(-code).name
+    hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+    return f"was killed by {name}{hint}"

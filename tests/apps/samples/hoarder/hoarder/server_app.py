@@ -1,0 +1,12 @@
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.serverapp import Grid, ServerApp
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    for _ in range(context.run_config["rounds"]):
+        content = RecordDict({"when": ConfigRecord({"now": 1.0})})
+        nodes = grid.get_node_ids()
+        grid.send_and_receive([Message(content, node, "query") for node in nodes])

@@ -1,0 +1,190 @@
+"""Contents as bytes and back: exact without a codec, near with one, and nothing is dropped."""
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from fedlearn.apps import codecs, private
+from fedlearn.apps.codecs import Codecs
+from fedlearn.apps.downlink import NodeDownlink
+from fedlearn.apps.messages import Packing, packed, raw_bytes, unpacked, whole
+from fedlearn.errors import ConfigError, FormatError, PayloadError
+
+RANDOM = np.random.default_rng(7)
+
+
+def arrays(shift=0.0, **more):
+    values = RANDOM.normal(shift, 1, (40, 25)).astype(np.float32)
+    return ArrayRecord(
+        {
+            "w": Array(values),
+            "steps": Array(np.array([3, 2**60])),
+            "bn.running_var": Array(np.array([0.001, 4], np.float32)),
+            **{name: Array(value) for name, value in more.items()},
+        }
+    )
+
+
+def content(record):
+    return RecordDict(
+        {
+            "arrays": record,
+            "metrics": MetricRecord({"at": 1764466822123456789, "loss": [0.5, 1e-300]}),
+            "config": ConfigRecord({"b": b"\0\xff", "s": "ü", "t": True, "l": ["a"]}),
+        }
+    )
+
+
+def test_without_a_codec_all_arrives_as_it_is():
+    sent = content(arrays(text=np.array(["a", "bc"]), c=np.array([1j, 2])))
+    arrived = unpacked(whole(Packing().of(sent)).payload, {})
+    assert arrived == sent
+    assert list(arrived) == list(sent)
+    assert unpacked(packed(sent, {}, "", 0).payload, {}) == sent
+
+
+@pytest.mark.parametrize("codec", ["eden1", "q8", "f16", "raw32"])
+def test_with_a_codec_floats_arrive_near_and_the_rest_as_it_is(codec):
+    base, record = arrays(), arrays(0.1)
+    sent = content(record)
+    on_its_way = packed(sent, {"arrays": base}, codec, 5)
+    arrived = unpacked(on_its_way.payload, {"arrays": base})
+    assert on_its_way.bases == {"arrays": "arrays"}
+    assert list(arrived) == list(sent)
+    assert arrived["metrics"] == sent["metrics"]
+    assert arrived["config"] == sent["config"]
+    got = arrived.array_records["arrays"]
+    assert list(got) == list(record)
+    for name in ("steps", "bn.running_var"):
+        assert (got[name].numpy() == record[name].numpy()).all()
+    error = np.linalg.norm(got["w"].numpy() - record["w"].numpy())
+    size = np.linalg.norm(base["w"].numpy() - record["w"].numpy())
+    assert error < {"eden1": 0.9, "q8": 0.02, "f16": 1e-3, "raw32": 1e-6}[codec] * size
+    assert got["w"].numpy().dtype == np.float32
+    if codec == "eden1":
+        assert len(on_its_way.payload) < on_its_way.raw_bytes / 5
+    parts = {part.name: part for part in Packing().of(RecordDict({"arrays": base}))}
+    raw = raw_bytes(on_its_way.payload, parts)
+    assert raw == pytest.approx(on_its_way.raw_bytes, rel=0.05)
+
+
+def test_a_record_of_another_name_has_the_first_alike_as_its_base():
+    base = arrays()
+    sent = RecordDict({"update": arrays(0.2)})
+    on_its_way = packed(sent, {"other": ArrayRecord(), "model": base}, "q8", 0)
+    assert on_its_way.bases == {"update": "model"}
+    arrived = unpacked(on_its_way.payload, {"model": base})
+    assert list(arrived) == ["update"]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        arrays(new=np.ones(2)),
+        ArrayRecord({"w": Array(np.ones((2, 2), np.float32))}),
+        ArrayRecord([np.frombuffer(b"grows", np.uint8)]),
+        ArrayRecord(),
+    ],
+)
+def test_arrays_of_another_shape_travel_whole(record):
+    on_its_way = packed(RecordDict({"arrays": record}), {"arrays": arrays()}, "q8", 0)
+    assert on_its_way.bases == {}
+    assert unpacked(on_its_way.payload, {}).array_records["arrays"] == record
+
+
+def test_values_that_no_codec_carries_travel_whole():
+    base, record = arrays(), arrays()
+    record["w"] = Array(np.full((40, 25), np.nan, np.float32))
+    on_its_way = packed(RecordDict({"arrays": record}), {"arrays": base}, "eden1", 0)
+    assert on_its_way.bases == {}
+    assert np.isnan(
+        unpacked(on_its_way.payload, {}).array_records["arrays"]["w"].numpy()
+    ).all()
+
+
+def test_an_array_of_another_dtype_travels_whole_beside_the_others():
+    base, record = arrays(), arrays(0.1)
+    # As Flower's strategies leave a mean of integers.
+    base["steps"] = Array(np.array([1.5, 2.5]))
+    on_its_way = packed(RecordDict({"arrays": record}), {"arrays": base}, "q8", 0)
+    arrived = unpacked(on_its_way.payload, {"arrays": base}).array_records["arrays"]
+    assert arrived["steps"].numpy().tolist() == [3, 2**60]
+    assert len(on_its_way.payload) < on_its_way.raw_bytes / 2
+
+
+def test_another_base_is_refused():
+    base = arrays()
+    on_its_way = packed(RecordDict({"arrays": arrays()}), {"arrays": base}, "q8", 0)
+    with pytest.raises(PayloadError, match="other arrays than those held here"):
+        unpacked(on_its_way.payload, {"arrays": arrays(3)})
+    with pytest.raises(FormatError, match="a difference from no record here"):
+        unpacked(on_its_way.payload, {})
+
+
+def test_a_number_that_flower_cannot_carry_is_named():
+    sent = RecordDict({"m": MetricRecord({"n": 2**70})})
+    with pytest.raises(PayloadError, match="Flower cannot carry these records"):
+        Packing().of(sent)
+
+
+def test_one_model_for_all_nodes_is_made_into_bytes_once_until_it_changes():
+    packing = Packing()
+    record = arrays()
+    first, second = [packing.of(RecordDict({"arrays": record}))[0] for _ in range(2)]
+    assert first is second
+    record["w"] = Array(np.zeros(3, np.float32))
+    third = packing.of(RecordDict({"arrays": record}))[0]
+    assert third.arrays["w"].numpy().tolist() == [0, 0, 0]
+
+
+def test_a_node_is_sent_the_difference_from_what_it_holds(tmp_path):
+    downlink = NodeDownlink(Codecs("", "q8", 2), 0, tmp_path)
+    models = [arrays(), arrays(0.1), arrays(0.2)]
+
+    def sent(node, model):
+        return downlink.sent(node, Packing().of(RecordDict({"arrays": model})))
+
+    first, held = sent(0, models[0])
+    assert first.bases == {}
+    assert held["arrays"].arrays == models[0]
+    second, held = sent(0, models[1])
+    assert second.bases == {"arrays": sent_digest(models[0])}
+    arrived = unpacked(second.payload, {"arrays": models[0]})
+    assert arrived.array_records["arrays"] == held["arrays"].arrays
+    # Another node, which was never there, is sent the model whole.
+    assert sent(1, models[1])[0].bases == {}
+    downlink.sweep()
+    # A copy of each node's own is left, and no third.
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def sent_digest(record):
+    return Packing().of(RecordDict({"arrays": record}))[0].digest
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("codec.upp=q8", "Did you mean 'codec.up'"),
+        ("lr=0.1", "the app's own keys go into --run-config"),
+        ("codec.up=ef+q8", "error feedback needs a residual"),
+        ("codec.up=q99", "q99"),
+        ("codec.up", "as --set codec.up=eden1"),
+    ],
+)
+def test_a_codec_that_is_none_is_one_line(text, message):
+    with pytest.raises(ConfigError) as raised:
+        codecs.read([text])
+    assert message in str(raised.value)
+
+
+def test_codecs_are_read():
+    assert codecs.read(["codec.up=eden1", "codec.down='q8'"]) == ("eden1", "q8")
+    assert codecs.read(["codec.up=auto"]) == ("auto", "")
+
+
+def test_the_same_records_give_the_same_bytes():
+    record = content(arrays())
+    assert private.to_bytes(record) == private.to_bytes(
+        private.of_bytes(private.to_bytes(record))
+    )
