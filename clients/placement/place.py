@@ -154,25 +154,25 @@ class Placer:
         size_bytes: what it would carry to the centre. edge_wait_s: what waits here before
         it, which this device knows.
         """
-        known = self._of(kind)
+        estimate = self._of(kind)
         edge_s = math.inf
         toll_s = 0.0
-        if known.edge.count:
-            edge_s = edge_wait_s + known.edge.mean
-            toll_s = self._toll_s(known.edge.mean, edge_s, now_s)
+        if estimate.edge.count:
+            edge_s = edge_wait_s + estimate.edge.mean
+            toll_s = self._toll_s(estimate.edge.mean, edge_s, now_s)
         if self.is_down:
             self._rate += 1 / self.settings.rate_s
-            return self._while_down(known, edge_s, now_s)
+            return self._while_down(estimate, edge_s, now_s)
         cloud_s = self.cloud_s(kind, size_bytes)
-        place = self._better(known.place, edge_s + toll_s, cloud_s)
-        if place != known.place:
-            known.leave(place, now_s, self.settings.probe_s)
-        probe = self._due(known, edge_s, cloud_s, now_s)
-        if known.place == EDGE:
+        place = self._better(estimate.place, edge_s + toll_s, cloud_s)
+        if place != estimate.place:
+            estimate.leave(place, now_s, self.settings.probe_s)
+        probe = self._due(estimate, edge_s, cloud_s, now_s)
+        if estimate.place == EDGE:
             self._rate += 1 / self.settings.rate_s
-        waits_s = self._waits_s(known)
+        waits_s = self._waits_s(estimate)
         ends_s = self._ends_s(waits_s)
-        return Choice(known.place, waits_s, ends_s, probe, edge_s, cloud_s)
+        return Choice(estimate.place, waits_s, ends_s, probe, edge_s, cloud_s)
 
     def patience_s(self, kind: str) -> float:
         """Return how long the centre is waited for where only its answer is good enough."""
@@ -184,15 +184,17 @@ class Placer:
 
     def cloud_s(self, kind: str, size_bytes: int) -> float:
         """Return how long the centre is expected to take; infinite: nothing is known."""
-        known = self._of(kind)
-        if not known.cloud.count:
+        estimate = self._of(kind)
+        if not estimate.cloud.count:
             return math.inf
-        return self.link.transfer_s(size_bytes) + known.cloud.mean
+        return self.link.transfer_s(size_bytes) + estimate.cloud.mean
 
     @property
     def usual_s(self) -> float:
         """Return how long answers from the centre take, of the slowest class; 0: unknown."""
-        return max((known.whole.mean for known in self._kinds.values()), default=0.0)
+        return max(
+            (estimate.whole.mean for estimate in self._kinds.values()), default=0.0
+        )
 
     def is_stale(self, kind: str, now_s: float) -> bool:
         """Tell whether the centre was not measured for a while, or never, for a class."""
@@ -213,9 +215,9 @@ class Placer:
 
     def edge_done(self, kind: str, service_s: float, now_s: float) -> None:
         """Take how long this device computed a request, without its waiting."""
-        known = self._of(kind)
-        known.edge.add(service_s)
-        known.edge_at_s = now_s
+        estimate = self._of(kind)
+        estimate.edge.add(service_s)
+        estimate.edge_at_s = now_s
 
     def cloud_done(
         self,
@@ -229,11 +231,11 @@ class Placer:
 
         A centre that does not say it (0) has all its time counted as the way's.
         """
-        known = self._of(kind)
+        estimate = self._of(kind)
         within_s = min(service_s, duration_s)
-        known.cloud.add(within_s)
-        known.whole.add(duration_s)
-        known.cloud_at_s = now_s
+        estimate.cloud.add(within_s)
+        estimate.whole.add(duration_s)
+        estimate.cloud_at_s = now_s
         self.link.carried(size_bytes, duration_s - within_s)
         self._succeeded()
 
@@ -261,9 +263,9 @@ class Placer:
         retry_s = max(retry_s, self.settings.retry_s)
         self.down_until_s = now_s + min(retry_s, self.settings.longest_retry_s)
         self.link.reset()
-        for known in self._kinds.values():
-            known.place = EDGE
-            known.cloud = Smoothed(self.settings.newest)
+        for estimate in self._kinds.values():
+            estimate.place = EDGE
+            estimate.cloud = Smoothed(self.settings.newest)
 
     def _of(self, kind: str) -> _Kind:
         if kind not in self._kinds:
@@ -294,10 +296,10 @@ class Placer:
         if self._successes >= self.settings.returns:
             self.down_until_s = 0.0
 
-    def _while_down(self, known: _Kind, edge_s: float, now_s: float) -> Choice:
+    def _while_down(self, estimate: _Kind, edge_s: float, now_s: float) -> Choice:
         """Return the edge, with a probe of the centre where one is due."""
         probe = CLOUD if self.tries_again(now_s) else ""
-        waits_s = self._waits_s(known)
+        waits_s = self._waits_s(estimate)
         return Choice(EDGE, waits_s, self._ends_s(waits_s), probe, edge_s)
 
     def _better(self, current: str, edge_s: float, cloud_s: float) -> str:
@@ -310,25 +312,25 @@ class Placer:
             return EDGE
         return current
 
-    def _due(self, known: _Kind, edge_s: float, cloud_s: float, now_s: float) -> str:
+    def _due(self, estimate: _Kind, edge_s: float, cloud_s: float, now_s: float) -> str:
         """Return the unused place if it is to be measured again, or "".
 
         The slower it is, the longer its way to be the faster one, and the rarer the probe.
         It may have been slow for a moment only: at first it is measured soon, then rarer.
         """
-        if known.place == EDGE:
+        if estimate.place == EDGE:
             unused = CLOUD
-            at_s = known.cloud_at_s
-            count = known.cloud.count
+            at_s = estimate.cloud_at_s
+            count = estimate.cloud.count
             ratio = cloud_s / edge_s if math.isfinite(cloud_s) else 1.0
         else:
             unused = EDGE
-            at_s = known.edge_at_s
-            count = known.edge.count
+            at_s = estimate.edge_at_s
+            count = estimate.edge.count
             ratio = edge_s / cloud_s
         interval_s = self.settings.probe_s * min(max(1.0, ratio), self.settings.far)
         soon_s = (
-            _UNSETTLED * self.settings.probe_s * 2.0 ** min(known.looks, _MOST_LOOKS)
+            _UNSETTLED * self.settings.probe_s * 2.0 ** min(estimate.looks, _MOST_LOOKS)
         )
         interval_s = min(interval_s, soon_s)
         # A few values, of which the first ones are often slow, say little of a place.
@@ -336,21 +338,21 @@ class Placer:
             interval_s = _UNSETTLED * self.settings.probe_s
         if now_s - at_s < interval_s:
             return ""
-        known.looks += 1
+        estimate.looks += 1
         # Until it has ended no other one begins.
         if unused == CLOUD:
-            known.cloud_at_s = now_s
+            estimate.cloud_at_s = now_s
         else:
-            known.edge_at_s = now_s
+            estimate.edge_at_s = now_s
         return unused
 
-    def _waits_s(self, known: _Kind) -> float:
+    def _waits_s(self, estimate: _Kind) -> float:
         """Return how long an answer from the centre is waited for."""
-        if not known.whole.count:
+        if not estimate.whole.count:
             return self.settings.unknown_s
         return max(
-            known.whole.beyond(_SPREADS),
-            _LEAST_PATIENCE * known.whole.mean,
+            estimate.whole.beyond(_SPREADS),
+            _LEAST_PATIENCE * estimate.whole.mean,
             self.settings.patience_s,
         )
 

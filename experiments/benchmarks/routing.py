@@ -101,9 +101,13 @@ def line(
     figures = [100 * (small.argmax(-1) == labels).mean()]
     figures.append(100 * (large.argmax(-1) == labels).mean())
     texts = [f"{figure:.1f}" for figure in figures]
-    for accuracy, sent in (by_margin, by_class):
+    for accuracy, share_sent in (by_margin, by_class):
         behind = figures[1] - 100 * accuracy
-        texts += [f"{100 * accuracy:.1f}", f"{behind:+.1f}", f"{100 * sent:.1f} %"]
+        texts += [
+            f"{100 * accuracy:.1f}",
+            f"{behind:+.1f}",
+            f"{100 * share_sent:.1f} %",
+        ]
     return f"| {' | '.join([*cells, *texts])} |"
 
 
@@ -117,14 +121,14 @@ def crossed(
     """Return accuracy and share sent, each half routed by what the other one set."""
     is_even = np.arange(len(labels)) % 2 == 0
     right = 0.0
-    sent = 0.0
+    share_sent = 0.0
     for setting in (is_even, ~is_even):
         routing = fitted(small[setting], labels[setting], share)
         score = streamed(small[~setting], large[~setting], labels[~setting], routing)
         # Weighed, as one half may have a sample more.
         right += score.routed * (~setting).sum()
-        sent += score.share_sent * (~setting).sum()
-    return right / len(labels), sent / len(labels)
+        share_sent += score.share_sent * (~setting).sum()
+    return right / len(labels), share_sent / len(labels)
 
 
 def margin_alone(small: Scores, labels: Labels, share: float) -> Routing:

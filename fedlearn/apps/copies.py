@@ -45,6 +45,7 @@ class Copies:
 
     def sweep(self, needed: set[str]) -> None:
         """Remove the records that no node holds."""
+        # Nothing was written: no codec travels down.
         if not self._folder.is_dir():
             return
         for path in self._folder.iterdir():

@@ -63,7 +63,7 @@ class NodeDownlink:
         if not self._made:
             return
         self._made.clear()
-        needed = {d for held in self._held.values() for d in held.values()}
+        needed = {d for digests in self._held.values() for d in digests.values()}
         self._copies.sweep(needed)
 
     def _encoded(

@@ -23,7 +23,7 @@ from fedlearn.apps.codecs import Codecs
 from fedlearn.apps.downlink import NodeDownlink
 from fedlearn.apps.messages import Packing, Part, Sent, raw_bytes, unpacked
 from fedlearn.apps.observing import AppObserver
-from fedlearn.apps.replies import AppMessage, Replies
+from fedlearn.apps.replies import NodeRequest, ReplyJournal
 from fedlearn.apps.states import NodeStates
 from fedlearn.apps.work import NodeAnswer, Work
 from fedlearn.apps.workers import Workers
@@ -47,7 +47,7 @@ class _Pending:
     holds, by name. answer: once there is one.
     """
 
-    request: AppMessage
+    request: NodeRequest
     message: Message
     turn: int
     round: int | None
@@ -65,7 +65,7 @@ class AppGrid(Grid):
         nodes: int,
         seed: int,
         workers: Workers,
-        replies: Replies,
+        replies: ReplyJournal,
         states: NodeStates,
         codecs: Codecs,
         downlink: NodeDownlink,
@@ -248,7 +248,7 @@ class AppGrid(Grid):
         metadata = message.metadata
         node = metadata.dst_node_id
         # Its own message: the app may push one object twice.
-        own = private.request_of(
+        request_message = private.request_of(
             RecordDict(),
             node,
             metadata.message_type,
@@ -256,12 +256,12 @@ class AppGrid(Grid):
             self._id("message", self._number),
             metadata.ttl,
         )
-        private.set_ids(message, own.metadata.message_id)
+        private.set_ids(message, request_message.metadata.message_id)
         sent, arrays = self._downlink.sent(partition, parts)
-        request = AppMessage.of(
+        request = NodeRequest.of(
             self._number, node, metadata.message_type, metadata.group_id, parts
         )
-        return _Pending(request, own, turn, round_of(message), sent, arrays)
+        return _Pending(request, request_message, turn, round_of(message), sent, arrays)
 
     def _work(self, entry: _Pending, partition: int) -> Work:
         metadata = entry.message.metadata

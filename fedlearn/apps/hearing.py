@@ -34,11 +34,13 @@ class Hearing:
         # What the workers' standard output is.
         self.pipe: BinaryIO = open(write_end, "wb", buffering=0)  # noqa: SIM115
         self._reader = open(read_end, encoding="utf-8", errors="replace")  # noqa: SIM115
+        # Daemon: what the app left running may hold its end of the pipe open.
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
     def write(self, text: str) -> None:
         """Write a text of the app."""
+        # Workers and the server write at once: a line stays one line.
         plain = _COLOUR.sub("", text)
         with self._lock:
             # A full disk costs the log, not the run.

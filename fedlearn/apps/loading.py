@@ -24,6 +24,7 @@ def component(what: str, reference: str) -> Any:
         value: Any = import_module(module_name)
     # A user's module runs its own code when it is imported, which may raise anything.
     except (Exception, SystemExit) as error:
+        # Into the app's log: the line of the user's code is what they look for.
         traceback.print_exc()
         raise ConfigError(
             f"{what} '{reference}': importing '{module_name}' raised {reason_of(error)}"
@@ -41,6 +42,7 @@ def component(what: str, reference: str) -> Any:
 
 def _hint(error: BaseException) -> str:
     """Return what to do about a package that is not installed."""
+    # Flower installs nothing either; its users know the file.
     if isinstance(error, ModuleNotFoundError) and error.name:
         return "; install what the app's pyproject.toml names under dependencies"
     return ""

@@ -84,6 +84,7 @@ class AppObserver:
 
     def pushed(self, round_number: int | None, sent: Sequence[Sent]) -> None:
         """Note messages that are on their way; round_number: None where they name none."""
+        # A loop may ask nobody in a round; that is no exchange.
         if not sent:
             return
         line = self._line_of(self._exchange(round_number))
@@ -101,6 +102,7 @@ class AppObserver:
         """Note a reply that is an error."""
         line = self._line_of(None)
         line.failed += 1
+        # Of thousands one reason is as good as all.
         if len(line.failures) < _MOST_FAILURES:
             line.failures[str(node)] = shortened(reason)
 
@@ -136,6 +138,7 @@ class AppObserver:
             Result.__init__ = original  # type: ignore[method-assign]
 
     def _watch(self, result: Result) -> None:
+        # A new strategy counts its rounds anew.
         self._close()
         self._part += 1
         self.results.append(result)

@@ -101,6 +101,7 @@ def series(
 ) -> dict[str, tuple[list[int], list[float]]]:
     """Return metric → (rounds, values) of the metrics of a kind that are numbers."""
     curves: dict[str, tuple[list[int], list[float]]] = {}
+    # A metric may begin late, or be missing in a round: each has rounds of its own.
     for line in lines:
         for name, value in (line[kind] or {}).items():
             if isinstance(value, int | float):
@@ -166,5 +167,6 @@ def _failures(lines: Sequence[Line]) -> Html:
 
 
 def _settings(started: Started) -> Html:
+    # As the run folder has it, so that the page stands alone.
     text = json.dumps(started.plain(), indent=2)
     return section_of("Settings", element("pre", text))

@@ -132,10 +132,10 @@ def merged(own: UserConfig, changes: UserConfig, place: str) -> UserConfig:
     for key, value in changes.items():
         # A mistyped key would change nothing, in silence.
         if key not in config:
-            known = ", ".join(config) or "none"
+            keys = ", ".join(config) or "none"
             raise ConfigError(
                 f"--run-config: '{key}' is not in [tool.flwr.app.config] of {place}."
-                f"{nearest(key, config)} Its keys: {known}"
+                f"{nearest(key, config)} Its keys: {keys}"
             )
         config[key] = value
     return config

@@ -73,6 +73,7 @@ def arrays_sha256(record: ArrayRecord) -> str:
 
     It covers the ordered names, dtypes, shapes and little-endian bytes.
     """
+    # With shapes and dtypes: equal bytes of another shape are another model.
     digest = hashlib.sha256()
     for name, array in _arrays(record).items():
         digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
@@ -86,6 +87,7 @@ def write_arrays(folder: RunFolder, record: ArrayRecord) -> str:
     safetensors where it has names for their dtypes, else numpy's npz. Raises RecordError.
     """
     arrays = _arrays(record)
+    # An app without a strategy may give no result; its messages still have a hash.
     if not arrays:
         return ""
     if all(array.dtype.name in _SAFE + _SAFE_TOO for array in arrays.values()):
@@ -101,6 +103,7 @@ def write_arrays(folder: RunFolder, record: ArrayRecord) -> str:
 def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     from io import BytesIO
 
+    # In memory: the file is then replaced whole.
     buffer = BytesIO()
     named: dict[str, Any] = dict(arrays)
     np.savez(buffer, **named)

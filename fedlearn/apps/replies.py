@@ -20,7 +20,7 @@ from fedlearn.server.segments import JournalEntry
 
 
 @dataclass(frozen=True)
-class AppMessage:
+class NodeRequest:
     """A message as the ServerApp sent it, without its records' bytes.
 
     digests: record → the digest of its bytes.
@@ -35,13 +35,13 @@ class AppMessage:
     @classmethod
     def of(
         cls, number: int, node: int, kind: str, group: str, parts: Sequence[Part]
-    ) -> AppMessage:
+    ) -> NodeRequest:
         """Return the request of a message's parts."""
         digests = {part.name: part.digest for part in parts}
         return cls(number, node, kind, group, digests)
 
 
-class Replies:
+class ReplyJournal:
     """The journal of a run's replies."""
 
     def __init__(self, folder: Path) -> None:
@@ -58,22 +58,21 @@ class Replies:
         """Return how many replies there are from before."""
         return len(self._known)
 
-    def find(self, request: AppMessage) -> NodeAnswer | None:
+    def find(self, request: NodeRequest) -> NodeAnswer | None:
         """Return the answer that a message had; None: it was not answered yet.
 
         Raises RunError when this is another message than the one that was answered.
         """
-        known = self._known.get(request.number)
-        if known is None:
+        if request.number not in self._known:
             return None
-        meta, entry = known
+        meta, entry = self._known[request.number]
         _check(request, meta)
         payload = self._journal.read(entry)
         return NodeAnswer(
             request.number, payload, meta["code"], meta["reason"], meta["changed"]
         )
 
-    def add(self, request: AppMessage, answer: NodeAnswer) -> Future[None]:
+    def add(self, request: NodeRequest, answer: NodeAnswer) -> Future[None]:
         """Write an answer down; the future is done when it is on disk."""
         meta = {
             "number": request.number,
@@ -92,7 +91,7 @@ class Replies:
         self._journal.close()
 
 
-def _check(request: AppMessage, meta: Mapping[str, Any]) -> None:
+def _check(request: NodeRequest, meta: Mapping[str, Any]) -> None:
     """Raise RunError with what differs from the message that was answered."""
     before = (meta["node"], meta["kind"], meta["group"])
     now = (request.node, request.kind, request.group)
@@ -104,10 +103,13 @@ def _check(request: AppMessage, meta: Mapping[str, Any]) -> None:
     # The time of sending is no part of it.
     if before == now and not names:
         return
-    what = f"its record '{names[0]}'" if before == now else "its node, type or group"
+    # Named by the first record alone: the others may follow from it.
+    difference = (
+        f"its record '{names[0]}'" if before == now else "its node, type or group"
+    )
     raise RunError(
         f"--resume: message {request.number} ('{request.kind}' to node {request.node}) is "
-        f"not the one that was answered: {what} differs. The ServerApp is not "
+        f"not the one that was answered: {difference} differs. The ServerApp is not "
         "deterministic (it may use the time, os.urandom or a generator of its own without "
         "a seed); seed it, or start anew with another --out"
     )

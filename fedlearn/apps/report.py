@@ -20,6 +20,7 @@ _MOST_SHOWN = 4
 def line_text(line: Mapping[str, Any]) -> str:
     """Return a round in one line: messages, bytes, seconds and the app's own metrics."""
     parts = [f"round {line['round']:>3}"]
+    # An app may call its strategy more than once; rounds count from 1 each time.
     if line["part"] > 1:
         parts[0] = f"part {line['part']}, {parts[0]}"
     parts.append(f"{line['messages']:>3} messages")
@@ -41,6 +42,7 @@ def line_text(line: Mapping[str, Any]) -> str:
 def _metrics(kind: str, metrics: Mapping[str, Any] | None) -> list[str]:
     shown: list[str] = []
     for name, value in list((metrics or {}).items())[:_MOST_SHOWN]:
+        # Lists have no room on a line.
         if isinstance(value, int | float):
             shown.append(f"{kind} {name} {number_text(value)}")
     return shown
@@ -50,17 +52,18 @@ def summary_text(summary: Mapping[str, Any], folder: str) -> str:
     """Return how a run ended, in a few lines."""
     digest = summary["model_sha256"] or "none: no strategy gave a result"
     codec = summary["codec"]
-    sent = summary["bytes_up"] + summary["bytes_down"]
+    total_bytes = summary["bytes_up"] + summary["bytes_down"]
     lines = [
         f"rounds    {summary['rounds']}, {count_text(summary['messages'])} messages, "
         f"{summary['failed']} failed, {short_time_text(summary['seconds'])}",
-        f"bytes     {bytes_text(sent)} as sent, {bytes_text(summary['bytes_raw'])} whole "
+        f"bytes     {bytes_text(total_bytes)} as sent, {bytes_text(summary['bytes_raw'])} whole "
         f"(up {codec['up']}, down {codec['down']})",
         f"model     {digest}",
         f"run       {folder}",
     ]
     for kind in ("train", "evaluate", "server"):
         shown = _metrics(kind, summary[kind])
+        # Above model and folder, which a reader looks for at the end.
         if shown:
             lines.insert(
                 -2, f"{kind:<10}{', '.join(s.split(' ', 1)[1] for s in shown)}"

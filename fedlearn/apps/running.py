@@ -22,7 +22,7 @@ from fedlearn.apps.loading import on_path, server_app
 from fedlearn.apps.observing import AppLine, AppObserver
 from fedlearn.apps.page import write_page
 from fedlearn.apps.recording import Recording, arrays_sha256, write_arrays
-from fedlearn.apps.replies import Replies
+from fedlearn.apps.replies import ReplyJournal
 from fedlearn.apps.report import line_text
 from fedlearn.apps.start import Started
 from fedlearn.apps.states import NodeStates
@@ -68,7 +68,7 @@ class _Execution:
         # First: the ClientApp is imported while this process imports the ServerApp.
         workers = Workers(self._settings(), started.workers, self._hearing.pipe)
         try:
-            replies = Replies(self._folder.path / JOURNAL_FOLDER)
+            replies = ReplyJournal(self._folder.path / JOURNAL_FOLDER)
             try:
                 grid = self._grid(workers, replies)
                 self._serve(grid, workers)
@@ -91,7 +91,7 @@ class _Execution:
             self._started.node_configs,
         )
 
-    def _grid(self, workers: Workers, replies: Replies) -> AppGrid:
+    def _grid(self, workers: Workers, replies: ReplyJournal) -> AppGrid:
         path = self._folder.path.resolve()
         seed = self._started.seed
         return AppGrid(

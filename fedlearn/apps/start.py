@@ -192,8 +192,8 @@ def node_configs(path: Path, nodes: int) -> dict[int, UserConfig]:
             raise ConfigError(
                 f"--node-config {path}: [{name}] is no partition-id from 0 to {nodes - 1}"
             )
-        own = projects.flat(table, f"--node-config {path} [{name}]")
-        configs.setdefault(int(name), {}).update(own)
+        values = projects.flat(table, f"--node-config {path} [{name}]")
+        configs.setdefault(int(name), {}).update(values)
     return configs
 
 

@@ -33,5 +33,6 @@ class NodeStates:
         """Take a message's state for the node's: its reply is on disk."""
         before = self.path(partition)
         self._turns[partition] = turn
+        # It may be gone: a run that goes on settles what it had settled.
         if before is not None:
             before.unlink(missing_ok=True)

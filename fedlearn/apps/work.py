@@ -16,6 +16,7 @@ class AppSettings:
     node_configs: partition → its own keys. copies: the folder of the records that nodes hold.
     """
 
+    # Paths, and not what is there: a worker reads for itself.
     folder: Path
     clientapp: str
     run_config: UserConfig

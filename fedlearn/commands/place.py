@@ -136,7 +136,7 @@ def _route(arguments: argparse.Namespace) -> None:
     print(f"small alone   {100 * score.small:.1f} %")
     print(f"large alone   {100 * score.large:.1f} %")
     print(f"routed        {100 * score.routed:.1f} %")
-    print(f"sent          {report.sent} of {report.samples} samples")
+    print(f"sent          {report.sent_samples} of {report.samples} samples")
     print(f"threshold     {report.routing.threshold:.4g}, in {arguments.out}")
 
 

@@ -126,6 +126,7 @@ def _started(arguments: argparse.Namespace) -> Started:
 
 
 def _codecs(arguments: argparse.Namespace) -> tuple[str, str]:
+    # Exact: an app that nobody compressed runs as it does in Flower.
     if not arguments.set:
         return "", ""
     from fedlearn.apps.codecs import read
@@ -136,6 +137,7 @@ def _codecs(arguments: argparse.Namespace) -> tuple[str, str]:
 def _path(arguments: argparse.Namespace, started: Started) -> Path:
     from fedlearn.apps.start import folder_name, new_folder
 
+    # A new folder each time: no run is written over.
     if arguments.out is None:
         return new_folder(folder_name(started.project))
     if not arguments.out:

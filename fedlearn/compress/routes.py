@@ -34,13 +34,13 @@ Scores = NDArray[np.float32]
 class RouteReport:
     """A routing, and what it comes to on samples that did not set it.
 
-    samples: of that half. sent: of them, how many went to the large model.
+    samples: of that half. sent_samples: of them, how many went to the large model.
     """
 
     routing: Routing
     score: RoutedScore
     samples: int
-    sent: int
+    sent_samples: int
 
 
 def fit_route(small: Trained, large: Trained, share: float) -> RouteReport:
@@ -89,17 +89,17 @@ def streamed(
     """
     router = Router(routing)
     answers = small.argmax(-1)
-    sent = 0
+    sent_samples = 0
     # One by one: the router keeps its share over time, so their order counts.
     for number in range(len(small)):
         if len(router.unsure(small[number : number + 1])):
             answers[number] = large[number].argmax()
-            sent += 1
+            sent_samples += 1
     return RoutedScore(
         small=float((small.argmax(-1) == labels).mean()),
         large=float((large.argmax(-1) == labels).mean()),
         routed=float((answers == labels).mean()),
-        share_sent=sent / len(labels),
+        share_sent=sent_samples / len(labels),
     )
 
 

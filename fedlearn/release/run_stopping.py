@@ -28,8 +28,8 @@ def want_stop(fleet: Path, number: int) -> FleetRun:
         runs = {run.number: run for run in store.runs()}
         run = runs.get(number)
         if run is None:
-            known = ", ".join(map(str, runs)) or "none yet"
-            raise UserError(f"'{fleet}' has no run {number}; its runs: {known}")
+            numbers = ", ".join(map(str, runs)) or "none yet"
+            raise UserError(f"'{fleet}' has no run {number}; its runs: {numbers}")
         # Said, and not ignored: the user may mean another run.
         if run.phase in OVER:
             raise UserError(f"run {number} is {run.phase.name.lower()} already")

@@ -258,8 +258,8 @@ def _first_release(story: Story, questions: Sequence[QuestionSet]) -> None:
     group = story.group
     _package(story, "run", "release-1", 1, CLASSES)
     _roll_out(story, "release-1", "--shares", "1", "--devices", "0,1,2")
-    for asker, own in zip(story.askers, questions, strict=True):
-        asker.change(own)
+    for asker, question_set in zip(story.askers, questions, strict=True):
+        asker.change(question_set)
         group.wait(asker.status, f"device {asker.device} serves")
         asker.start()
     group.wait(lambda: story.rollout(1, "done"), "release 1 is on all devices")
@@ -273,8 +273,8 @@ def _wear(story: Story, draw: np.random.Generator, seed: int) -> list[QuestionSe
     questions = _data(folder, "worn", worn, draw)
     (folder / "worn.toml").write_text(_config(folder, "worn", 4, seed + 1))
     (folder / "learn.toml").write_text(LEARN)
-    for asker, own in zip(story.askers, questions, strict=True):
-        asker.change(own)
+    for asker, question_set in zip(story.askers, questions, strict=True):
+        asker.change(question_set)
     story.mark("wear")
     story.tell("the bearings wear: their ringing is lower, the floor of noise higher")
     return questions
