@@ -15,6 +15,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.clientapp import ClientApp
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
+from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
@@ -97,6 +98,32 @@ class HeldArray(Array):
             return super().numpy()
         # A copy, as Flower's: a strategy may write into what it gets.
         return array.copy()  # type: ignore[no-any-return]
+
+
+class OwnGrid(Grid):
+    """What every Grid of ours has in common: Flower's run, and messages made anew."""
+
+    _run: Any = None
+
+    @property
+    def run(self) -> Any:
+        """Return Flower's run, as set."""
+        return self._run
+
+    def set_run(self, run: Any) -> None:
+        """Keep Flower's run; nothing here has a use for it."""
+        self._run = run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Return a message to a node."""
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
 
 def enter() -> None:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import Error, Message, RecordDict
-from flwr.serverapp import Grid
 
 from fedlearn.apps import private
 from fedlearn.apps.codecs import Codecs
@@ -29,6 +28,7 @@ from fedlearn.apps.work import NodeAnswer, Work
 from fedlearn.apps.workers import Workers
 from fedlearn.codec import AUTO
 from fedlearn.errors import FedlearnError, PayloadError, RunError
+from fedlearn.flower import OwnGrid
 
 # Nodes are numbered from here: node 1 is the ServerApp's, and 0 counts as none.
 FIRST_NODE = 1000
@@ -57,7 +57,7 @@ class _Pending:
     from_before: bool = False
 
 
-class AppGrid(Grid):
+class AppGrid(OwnGrid):
     """The nodes of one app's run."""
 
     def __init__(
@@ -99,26 +99,6 @@ class AppGrid(Grid):
     def digest(self) -> str:
         """Return the SHA-256 of all messages and replies, in their order."""
         return self._digest.hexdigest()
-
-    @property
-    def run(self) -> Any:
-        """Return Flower's run."""
-        return self._run
-
-    def set_run(self, run: Any) -> None:
-        """Keep Flower's run, or a run of this number."""
-        self._run = run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Return a message to a node."""
-        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return all nodes; raises RunError for an app that waits for more of them."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +25,6 @@ APP_FILE = "app.json"
 _BEFORE = (".lock", "app.log")
 
 # Where runs go that are given no folder.
-RUNS = Path("runs")
 
 # Workers that a run may have.
 MOST_WORKERS = 1024
@@ -201,15 +199,3 @@ def folder_name(project: Project) -> str:
     """Return an app's name as a folder's name."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", project.name).strip("-.")
     return name[:_LONGEST_NAME] or "app"
-
-
-def new_folder(name: str) -> Path:
-    """Return the path of a folder for a run of this name; nothing is made."""
-    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    path = RUNS / stem
-    # A second run within the same second gets a number.
-    number = 2
-    while path.exists():
-        path = RUNS / f"{stem}-{number}"
-        number += 1
-    return path

@@ -135,7 +135,8 @@ def _codecs(arguments: argparse.Namespace) -> tuple[str, str]:
 
 
 def _path(arguments: argparse.Namespace, started: Started) -> Path:
-    from fedlearn.apps.start import folder_name, new_folder
+    from fedlearn.apps.start import folder_name
+    from fedlearn.records.places import new_folder
 
     # A new folder each time: no run is written over.
     if arguments.out is None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import ConfigError, UserError
 from fedlearn.records.names import ADDRESS_FILE, CONFIG_FILE
+from fedlearn.records.places import RUNS
 from fedlearn.reporting.units import bytes_text, number_text, percent_text, time_text
-from fedlearn.runs.start import RUNS
 from fedlearn.runs.status import Status, Trouble, of_coordinator, of_folder
 from fedlearn.text import printable
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from fedlearn.commands.arguments import Parser, add_config, add_quiet, ended
 from fedlearn.errors import ConfigError, RunError, UserError
+from fedlearn.records.places import new_folder
 from fedlearn.runs.names import check_names
-from fedlearn.runs.start import new_folder, require_extra
+from fedlearn.runs.start import require_extra
 
 if TYPE_CHECKING:
     from fedlearn.config import Experiment

@@ -10,15 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from flwr.app import Error, Message, MetricRecord, RecordDict
-from flwr.serverapp import Grid
 
 from fedlearn.arrays import State
 from fedlearn.engine.task import AppAnswer, Outcome, Task
 from fedlearn.errors import PayloadError, RecordError, RunError, reason_of
-from fedlearn.flower import ERROR_CODE, Received, to_state
+from fedlearn.flower import ERROR_CODE, OwnGrid, Received, to_state
 from fedlearn.memory.downlink import Published
 from fedlearn.plan import is_training
 from fedlearn.runs import reports
@@ -55,7 +53,7 @@ class _Broadcast:
     letters: list[Letter]
 
 
-class RunGrid(Grid):
+class RunGrid(OwnGrid):
     """The clients of one run, as Flower nodes; a node's id is its client's number."""
 
     def __init__(
@@ -109,7 +107,6 @@ class RunGrid(Grid):
         # Whether a cohort is being made: only then are the chosen clients offered.
         self._choosing = False
         self._waiting_for_nodes = NodeWaits()
-        self._run: Any = None
         self._replies: dict[str, Message] = {}
         # Messages of this round, which are numbered.
         self._sent = 0
@@ -148,26 +145,6 @@ class RunGrid(Grid):
         # The first reason is the cause; later ones follow from it.
         self.tally.failures.setdefault(client, shortened(reason))
         self.memory.undo(client)
-
-    @property
-    def run(self) -> Any:
-        """Return Flower's run, as set."""
-        return self._run
-
-    def set_run(self, run: Any) -> None:
-        """Keep Flower's run; nothing here has a use for it."""
-        self._run = run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Return a message to a node."""
-        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the clients that can be asked; while a cohort is made, the chosen ones.

@@ -12,7 +12,6 @@ import json
 import os
 import shlex
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedlearn.errors import ConfigError, RecordError, UnwrittenError
 from fedlearn.records.names import CONFIG_FILE, MANIFEST_FILE, is_before_config
+from fedlearn.records.places import RUNS, new_folder
 from fedlearn.runs.arguments import folder_path
 from fedlearn.runs.names import check_names
 from fedlearn.system.own_path import look_in
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     """(experiment, folder, display, resume) → the run's summary; resume: whether the
     folder already holds rounds of it."""
 
-RUNS = Path("runs")
 
 # The packages of the extra ``sim`` without which a run ends late, in the middle of it.
 _PACKAGES = ("torch", "flwr", "pydantic", "matplotlib", "safetensors")
@@ -236,18 +235,6 @@ def _newest_run() -> Path:
             "--resume: there is no run in runs/; name its folder with --out"
         )
     return max(configs, key=lambda config: config.stat().st_mtime).parent
-
-
-def new_folder(name: str) -> Path:
-    """Return the path of a folder for a run of this name; nothing is made."""
-    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    path = RUNS / stem
-    # A second run within the same second gets a number.
-    number = 2
-    while path.exists():
-        path = RUNS / f"{stem}-{number}"
-        number += 1
-    return path
 
 
 def _check_folder(

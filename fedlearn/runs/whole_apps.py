@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlearn.errors import ConfigError
+from fedlearn.records.places import new_folder
 from fedlearn.runs.arguments import folder_path
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def run(
 
     started = _started(config, changes, out, options)
     if out is None:
-        path = start.new_folder(start.folder_name(started.project))
+        path = new_folder(start.folder_name(started.project))
     else:
         path = folder_path("out", out)
     return run_app(started, path, resume=resume, quiet=quiet)
