@@ -122,9 +122,13 @@ class ReleaseDesk:
         """
         while True:
             reply = await self._process("inspect", release, slot=slot)
+            objection = reply["objection"]
             if "failed" not in reply:
-                return reply["objection"] is None
-            self.say(f"slot {slot} cannot be looked at yet: {reply['objection']}")
+                # Nothing may cost a device its model without a word.
+                if objection is not None:
+                    self.say(f"slot {slot} does not hold {release}: {objection}")
+                return objection is None
+            self.say(f"slot {slot} cannot be looked at yet: {objection}")
             await asyncio.sleep(CONSENT_S)
 
     async def _pass_time(self) -> None:
