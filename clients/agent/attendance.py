@@ -125,6 +125,7 @@ class Attendance:
             client=self.client,
             installs=self._installs,
             diagnoses=self._diagnoses,
+            fetches=self._installs,
         )
         return [SendFrame(pb.AgentFrame(hello=hello))]
 
