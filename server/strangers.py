@@ -27,9 +27,9 @@ from fedlearn.system.sockets import Connection, End
 LOOK_S = 0.25
 SHARE = 0.05
 
-# Seconds until a stranger has called, or is ended; and how often that is looked for, if there
-# may be any.
-PATIENCE_S = 20.0
+# Seconds until a stranger has called, or is ended, more than gRPC gives for a handshake; and how
+# often that is looked for, if there may be any.
+PATIENCE_S = 45.0
 ROUND_S = 5.0
 
 # Bytes of an IPv6 address that name a network: a stranger has all addresses of his.

@@ -660,3 +660,37 @@ def test_a_device_has_so_many_pieces_of_work_however_small():
         machine.heard(task(turn(number)), 0.0)
     (text,) = declined(machine.heard(task(turn(1000)), 0.0))
     assert text == "this device has 1000 pieces of work already"
+
+
+def patience(machine, now):
+    """Open a connection on which nobody answers; returns the seconds until it is given up."""
+    machine.opened(now)
+    due = machine.next_alarm(now)
+    while machine.connected:
+        due = machine.next_alarm(due)
+        machine.tick(due)
+    return due - now
+
+
+def test_a_welcome_is_awaited_longer_after_each_try_in_vain():
+    machine = agent()
+    assert [patience(machine, now) for now in (0.0, 100.0, 200.0, 300.0)] == [
+        15.0,
+        30.0,
+        45.0,
+        45.0,
+    ]
+
+
+def test_a_slow_link_is_remembered_and_a_quick_one_forgets_it():
+    machine = agent()
+    machine.opened(0.0)
+    machine.heard(welcome(), 14.0)
+    machine.lost("cut")
+    assert patience(machine, 100.0) == 28.0
+    machine.opened(200.0)
+    machine.heard(welcome(), 201.0)
+    # A welcome to another run proves nothing of how long a connection takes.
+    machine.heard(welcome(), 290.0)
+    machine.lost("cut")
+    assert patience(machine, 300.0) == 15.0
