@@ -17,8 +17,8 @@ from fedlearn.server.gate import CertificateGate
 from fedlearn.server.identity import server_credentials
 from fedlearn.server.link import LinkService
 
-# How long a connection may take until it speaks TLS and HTTP/2: at 1 kbit/s that is 20 s.
-HANDSHAKE_S = 40.0
+# How long a connection may take until it speaks TLS and HTTP/2: at 1 kbit/s that is 35 s.
+HANDSHAKE_S = 60.0
 
 # Calls of one connection at a time: an agent has one, and for a moment the one before.
 STREAMS = 4

@@ -29,7 +29,7 @@ SHARE = 0.05
 
 # Seconds until a stranger has called, or is ended, more than gRPC gives for a handshake; and how
 # often that is looked for, if there may be any.
-PATIENCE_S = 45.0
+PATIENCE_S = 75.0
 ROUND_S = 5.0
 
 # Bytes of an IPv6 address that name a network: a stranger has all addresses of his.

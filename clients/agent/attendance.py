@@ -55,10 +55,10 @@ from fedlearn.exchange.transfer import Data, Pace, Transfer
 from fedlearn.system.checksum import crc32
 
 # From the start of a try to its welcome: with thousands of agents that connect at once TLS alone
-# takes seconds. After a try in vain the next one has twice as long, up to a bound: certificates
-# alone take 20 s at 1 kbit/s.
+# takes seconds. After a try in vain the next one has twice as long, up to a bound: at 1 kbit/s
+# TLS and its certificates take 45 s.
 WELCOME_S = 15.0
-MOST_WELCOME_S = 45.0
+MOST_WELCOME_S = 90.0
 
 
 class Attendance:

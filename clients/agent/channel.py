@@ -17,7 +17,7 @@ OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     # Despite its name this is the connect timeout. The agent's own patience is shorter, and grows
     # where a link is slow.
-    ("grpc.min_reconnect_backoff_ms", 60_000),
+    ("grpc.min_reconnect_backoff_ms", 90_000),
     ("grpc.max_reconnect_backoff_ms", 700),
     # So that a new channel is a new socket.
     ("grpc.use_local_subchannel_pool", 1),

@@ -70,10 +70,18 @@ class Radio:
                 "127.0.0.1", self._port
             )
             self._writers |= {writer, far_writer}
-            await asyncio.gather(
-                self._carry(reader, far_writer, _THERE),
-                self._carry(far_reader, writer, _BACK),
-            )
+            ways = [
+                asyncio.create_task(self._carry(reader, far_writer, _THERE)),
+                asyncio.create_task(self._carry(far_reader, writer, _BACK)),
+            ]
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            # What is still on its way to an end that has gone does not take up the link.
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            for each in (writer, far_writer):
+                each.close()
+                self._writers.discard(each)
 
     async def _carry(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: int
@@ -85,8 +93,6 @@ class Radio:
                 if way == _BACK:
                     self.came.append((time.monotonic(), len(piece)))
                 writer.write(piece)
-        writer.close()
-        self._writers.discard(writer)
 
     async def _wait(self, size_bytes: int, way: int) -> None:
         """Return when the link has carried so many bytes."""

@@ -24,6 +24,9 @@ _LABELLED_S = 2.0
 # Between two measurements: across a longer gap there is no line.
 _GAP_S = 3.0
 
+# Heights at which the texts of moments stand, in turns.
+_MARK_ROWS = 4
+
 Marks = Sequence[tuple[float, str]]
 
 
@@ -84,8 +87,8 @@ def draw_marks(axis: Any, marks: Marks, began_s: float, is_named: bool) -> None:
         left = at_s - began_s
         axis.axvline(left, color=style.GREY, linestyle=(0, (2, 2)), linewidth=1)
         if is_named:
-            # In turns: two moments may be close to each other.
-            height = 0.04 + 0.12 * (row % 2)
+            # In turns: moments may be close to each other.
+            height = 0.04 + 0.12 * (row % _MARK_ROWS)
             place = axis.get_xaxis_transform()
             axis.text(
                 left, height, f" {text}", transform=place, color=style.FAINT, size=9

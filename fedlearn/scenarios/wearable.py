@@ -275,7 +275,7 @@ def _take_back(watch: Watch) -> Facts:
     watch.roll_out("release-3")
     troupe.wait(lambda: watch.version() == "3", "release 3 serves on trial")
     watch.link.radio.rate = 0.0
-    cut_s = watch.mark("the link is cut")
+    cut_s = watch.mark("link cut")
     watch.tell("release 3, whose names are wrong, serves; the link is cut")
     troupe.wait(lambda: watch.version() == "2", "the watch is back on release 2")
     back_s = watch.mark("back") - cut_s
@@ -285,7 +285,7 @@ def _take_back(watch: Watch) -> Facts:
     check(is_unknown, "the coordinator cannot know yet that release 3 failed")
     time.sleep(_AWAY_S)
     watch.link.radio.rate = RATE
-    watch.mark("the link is back")
+    watch.mark("link up")
     troupe.wait(lambda: watch.is_settled(3, "withdrawn"), "the coordinator hears of it")
     watch.tell("the link is there again, and the coordinator has heard of it")
     check(back_s < WATCH_S, f"it is back within its watch ({back_s:.1f} s)")

@@ -674,12 +674,8 @@ def patience(machine, now):
 
 def test_a_welcome_is_awaited_longer_after_each_try_in_vain():
     machine = agent()
-    assert [patience(machine, now) for now in (0.0, 100.0, 200.0, 300.0)] == [
-        15.0,
-        30.0,
-        45.0,
-        45.0,
-    ]
+    waits = [patience(machine, now) for now in (0.0, 100.0, 200.0, 300.0, 400.0)]
+    assert waits == [15.0, 30.0, 60.0, 90.0, 90.0]
 
 
 def test_a_slow_link_is_remembered_and_a_quick_one_forgets_it():
