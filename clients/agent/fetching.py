@@ -84,6 +84,7 @@ class ReleaseFetch:
 
     def drop(self) -> None:
         """Take no more of the release that is on its way."""
+        # An offer's bytes stay: they are of what is wanted, and not of one try.
         self.incoming = None
 
     def chunk(self, chunk: pb.Chunk) -> None:
@@ -114,6 +115,7 @@ class ReleaseFetch:
         while True:
             for path in incoming.missing():
                 await self._receive_file(incoming, path)
+                # Once more, for bytes that a disk lost; a wrong package stays wrong.
                 if not incoming.finish(path):
                     wrong += 1
                     if wrong == TRIES:

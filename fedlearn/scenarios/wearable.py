@@ -95,7 +95,7 @@ Facts = dict[str, float | int | str]
 
 
 @dataclass
-class Watch:
+class WornWatch:
     """The watch, its link, and what happened so far. marks: (at_s, text)."""
 
     troupe: Troupe
@@ -151,13 +151,13 @@ def play(folder: Path, seed: int, say: Say) -> Outcome:
         asker = Asker(0, free_port(), NAME, _questions(seed))
         try:
             agent = _agent(troupe, link.port, asker.port)
-            return _acts(Watch(troupe, link, agent, asker, say, began_s))
+            return _acts(WornWatch(troupe, link, agent, asker, say, began_s))
         finally:
             asker.stop()
             link.close()
 
 
-def _acts(watch: Watch) -> Outcome:
+def _acts(watch: WornWatch) -> Outcome:
     _install(watch)
     facts = _renew(watch)
     facts |= _take_back(watch)
@@ -218,6 +218,7 @@ def _agent(troupe: Troupe, coordinator: int, port: int) -> Player:
 
 def _questions(seed: int) -> QuestionSet:
     """Return the held-out windows of the data, with the names of their classes."""
+    # Here: a list of scenarios needs no data.
     from fedlearn.data import population
 
     by_client = {"kind": "natural_id", "partition_by": "client"}
@@ -228,17 +229,18 @@ def _questions(seed: int) -> QuestionSet:
 # Acts
 
 
-def _install(watch: Watch) -> None:
+def _install(watch: WornWatch) -> None:
     """Bring release 1 to the watch at its maker's, where the link is fast."""
     watch.link.radio.rate = FAST_RATE
     watch.roll_out("release-1")
+    # Nobody is asked before there is a model: every answer has to be one.
     watch.troupe.wait(watch.asker.status, "the watch serves")
     watch.asker.start()
     watch.troupe.wait(lambda: watch.is_settled(1, "done"), "release 1 is committed")
     watch.tell("release 1 is on the watch; from now on its link has 1 kbit/s")
 
 
-def _renew(watch: Watch) -> Facts:
+def _renew(watch: WornWatch) -> Facts:
     """Bring release 2 to the watch, over 1 kbit/s."""
     troupe = watch.troupe
     watch.link.radio.rate = RATE
@@ -246,6 +248,7 @@ def _renew(watch: Watch) -> Facts:
     watch.roll_out("release-2")
     troupe.wait(lambda: watch.version() == "2", "release 2 serves on trial")
     trial_s = watch.mark("on trial")
+    # All that the link carried: heartbeats and acknowledgements are among it.
     came_bytes = watch.came_since(begin_s)
     fetch_s = trial_s - begin_s
     whole_bytes = _whole_bytes(troupe.folder / "release-2")
@@ -268,12 +271,13 @@ def _renew(watch: Watch) -> Facts:
     }
 
 
-def _take_back(watch: Watch) -> Facts:
+def _take_back(watch: WornWatch) -> Facts:
     """Offer a bad release, cut the link, and see the watch return by itself."""
     troupe = watch.troupe
     watch.mark("release 3 is offered")
     watch.roll_out("release-3")
     troupe.wait(lambda: watch.version() == "3", "release 3 serves on trial")
+    # No connection ends: both ends hear silence, as out of a radio's reach.
     watch.link.radio.rate = 0.0
     cut_s = watch.mark("link cut")
     watch.tell("release 3, whose names are wrong, serves; the link is cut")
@@ -281,6 +285,7 @@ def _take_back(watch: Watch) -> Facts:
     back_s = watch.mark("back") - cut_s
     reason = watch.agent.said().split("is not kept: ")[-1].splitlines()[0]
     watch.tell(f"it is back on release 2 without a link: {reason}")
+    # It decided alone: no word of it has left the watch.
     is_unknown = not watch.is_settled(3, "withdrawn")
     check(is_unknown, "the coordinator cannot know yet that release 3 failed")
     time.sleep(_AWAY_S)
@@ -298,6 +303,7 @@ def _take_back(watch: Watch) -> Facts:
 def _whole_bytes(package: Path) -> int:
     """Return the bytes of a package's files, without those of differences."""
     files = [path for path in package.rglob("*") if path.is_file()]
+    # Manifest and signatures count: without a difference they would travel, too.
     whole = [path for path in files if path.parent.name != DELTAS_FOLDER]
     return sum(path.stat().st_size for path in whole)
 
