@@ -4,6 +4,7 @@ A dot: nothing changes.
 
 ```
            want     good      held      consent   wrong    written  full healthy unwell ended
+BOOTING    .        .         .         .         .        .        .    .       .      .
 IDLE       FETCHING .         .         .         .        .        .    .       .      .
 FETCHING   FETCHING VERIFYING VERIFYING .         ENDING   .        .    .       .      .
 VERIFYING  FETCHING CLEARING  CLEARING  .         ENDING   .        .    .       .      .
@@ -23,7 +24,8 @@ want: another release is wanted. good: the stage's work succeeded; held: so it d
 owner does not consent now; consent: the owner does. wrong: the work failed. written,
 full: the disk took the record, or did not. healthy: the watch is over. unwell: figures beyond a
 limit, or no serving in time. ended: the serving process ended; without a start left this
-is unwell. A want during a write is acted on when the write is over.
+is unwell. A want during a write is acted on when the write is over, and one in BOOTING when the
+slots have been looked at: until then nobody knows what a trial would return to.
 CLEARING is passed over where the free slot holds nothing.
 """
 
@@ -35,6 +37,8 @@ from enum import Enum, auto
 class InstallStage(Enum):
     """What an installation does; see the module's table."""
 
+    # The slots are being hashed, before anything else is done.
+    BOOTING = auto()
     IDLE = auto()
     FETCHING = auto()
     VERIFYING = auto()

@@ -51,10 +51,13 @@ class Installation:
     """See the module. Every method for an event returns the actions that follow from it."""
 
     def __init__(self, record: InstallRecord) -> None:
-        """Take what the disk says; `booted` must be the first event."""
+        """Take what the disk says; nothing is done before `booted`.
+
+        An agent attends while it still hashes its slots. What is wanted meanwhile is kept.
+        """
         # As it is on disk, or was before a write that is under way.
         self.record = record
-        self.stage = InstallStage.IDLE
+        self.stage = InstallStage.BOOTING
         # Why the owner does not let anything be fetched or switched now.
         self.objection: str | None = None
         self.figures = record.figures
@@ -98,7 +101,8 @@ class Installation:
         record = record_at_boot(self.record, intact)
         # Nothing to write: the common start.
         if record == self.record:
-            return self._end_event([self._serve()], now)
+            self.stage = InstallStage.IDLE
+            return self._end_event([self._serve(), *self._pursue(now)], now)
         stage = InstallStage.ENDING
         if record.trial is not None:
             stage = InstallStage.STARTING

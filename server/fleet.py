@@ -15,14 +15,17 @@ from typing import Protocol
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key, of, proto
 from fedlearn.exchange.release_frames import (
+    OFFER_KIND,
+    OFFER_PLACE,
     RELEASE_KIND,
     Offer,
     WrongFrame,
+    packed_offer,
     report_of,
     wanted_frame,
 )
 from fedlearn.exchange.releases import InstalledReport, ReleaseId, WantedRelease
-from fedlearn.exchange.transfer import Pace, Transfer
+from fedlearn.exchange.transfer import Transfer, careful_pace
 from fedlearn.server import frames
 from fedlearn.server.actions import Action, SendToAgent
 from fedlearn.server.fleet_board import FleetBoard
@@ -86,6 +89,8 @@ class FleetRounds(Rounds):
         self.rollout: Rollout | None = None
         # Devices whose agents install releases.
         self.installing: set[int] = set()
+        # Of those, the ones that fetch what is offered as they fetch files.
+        self._fetching: set[int] = set()
         self._transfers: dict[int, dict[Key, Transfer]] = {}
         self._files: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._poll_due_s = now
@@ -112,7 +117,7 @@ class FleetRounds(Rounds):
             connection.heard = now
             self._diagnosed(connection.client, frame.diagnosis)
             return []
-        if kind == "ack" and frame.ack.key.kind == RELEASE_KIND:
+        if kind == "ack" and frame.ack.key.kind in (OFFER_KIND, RELEASE_KIND):
             connection.heard = now
             return self._fetched(session, connection.client, frame.ack, now)
         return super().heard(session, frame, now)
@@ -204,6 +209,8 @@ class FleetRounds(Rounds):
             self._notes(f"client {client}: its agent installs no releases; upgrade it")
             return []
         self.installing.add(client)
+        if hello.fetches:
+            self._fetching.add(client)
         if self.rollout is None:
             return []
         return self._follow(self.rollout.connected(client, now))
@@ -215,6 +222,7 @@ class FleetRounds(Rounds):
 
     def _forget_device(self, client: int) -> None:
         self.installing.discard(client)
+        self._fetching.discard(client)
         # What was under way comes in smaller chunks: a link may never carry a large one.
         for transfer in self._transfers.pop(client, {}).values():
             transfer.break_off()
@@ -271,7 +279,8 @@ class FleetRounds(Rounds):
             if data is None:
                 reason = "this release is not wanted here any more"
                 return [SendToAgent(session, frames.cancel(key, reason))]
-            pace = self.book.paces.setdefault(client, Pace())
+            # Small at first: nobody knows yet what this link can bear.
+            pace = self.book.paces.setdefault(client, careful_pace())
             transfer = Transfer([data], pace)
             self._transfers.setdefault(client, {})[key] = transfer
         if ack.again:
@@ -288,9 +297,11 @@ class FleetRounds(Rounds):
         """Return a file of what a device is to have; one copy for all that fetch it."""
         rollout = self.rollout
         wish = None if rollout is None else rollout.wanted(client)
-        number, _, place = key
+        number, kind, place = key
         if wish is None or wish.release is None or wish.rollout != number:
             return None
+        if kind == OFFER_KIND:
+            return self._packed(wish) if place == OFFER_PLACE else None
         name = (wish.release.digest, place)
         if name not in self._files:
             data = self._shelf.file(wish.release, place)
@@ -301,6 +312,10 @@ class FleetRounds(Rounds):
                 self._files.popitem(last=False)
         self._files.move_to_end(name)
         return self._files[name]
+
+    def _packed(self, wish: WantedRelease) -> bytes:
+        """Return what a device fetches of an offer."""
+        return packed_offer(self._shelf.offer(wish))
 
     # Rollouts
 
@@ -361,4 +376,8 @@ class FleetRounds(Rounds):
         session = self.attending.get(device)
         if session is None:
             return []
-        return [SendToAgent(session, wanted_frame(self._shelf.offer(wish)))]
+        # Told again at each connection, and each minute: on a slow link a manifest with
+        # its signatures takes half of that.
+        is_bare = device in self._fetching
+        offer = Offer(wish) if is_bare else self._shelf.offer(wish)
+        return [SendToAgent(session, wanted_frame(offer))]

@@ -17,7 +17,8 @@ from fedlearn.server.gate import CertificateGate
 from fedlearn.server.identity import server_credentials
 from fedlearn.server.link import LinkService
 
-# How long a connection may take until it speaks TLS and HTTP/2.
+# How long a connection may take until it speaks TLS and HTTP/2. At 1 kbit/s that is 35 s: such
+# links need a coordinator that waits longer, where strangers hold what they can get.
 HANDSHAKE_S = 10.0
 
 # Calls of one connection at a time: an agent has one, and for a moment the one before.

@@ -138,7 +138,7 @@ def agent_frames(answers: Sequence[bytes] = ()) -> dict[str, pb.AgentFrame]:
             chunk=_chunk(pb.Key(round=1, kind="evaluate"), METRICS)
         ),
         "installs": pb.AgentFrame(
-            hello=pb.Hello(oldest=1, newest=1, client=1, installs=True)
+            hello=pb.Hello(oldest=1, newest=1, client=1, installs=True, fetches=True)
         ),
         "installed": installed_frame(REPORT),
         "compared": installed_frame(replace(REPORT, figures=COMPARED)),

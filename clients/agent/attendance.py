@@ -54,9 +54,11 @@ from fedlearn.exchange.keys import Key, of, proto
 from fedlearn.exchange.transfer import Data, Pace, Transfer
 from fedlearn.system.checksum import crc32
 
-# From the start of a try to its welcome. On a slow link, or with thousands of agents that connect
-# at once, TLS alone takes seconds.
+# From the start of a try to its welcome: with thousands of agents that connect at once TLS alone
+# takes seconds. After a try in vain the next one has twice as long, up to a bound: at 1 kbit/s
+# TLS and its certificates take 45 s.
 WELCOME_S = 15.0
+MOST_WELCOME_S = 90.0
 
 
 class Attendance:
@@ -97,6 +99,9 @@ class Attendance:
         # Of uploads.
         self.pace = Pace()
         self._welcomed = False
+        # From the start of this try to its welcome, at most, and when it began.
+        self.patience_s = WELCOME_S
+        self._opened_s = 0.0
         # The first round whose answers are still wanted.
         self._round = 0
         # To connect, since the last welcome.
@@ -116,6 +121,7 @@ class Attendance:
         """Take a new connection."""
         self._close()
         self.connected = True
+        self._opened_s = now
         self._heard_s = now
         self._spoke_s = now
         hello = pb.Hello(
@@ -125,6 +131,7 @@ class Attendance:
             client=self.client,
             installs=self._installs,
             diagnoses=self._diagnoses,
+            fetches=self._installs,
         )
         return [SendFrame(pb.AgentFrame(hello=hello))]
 
@@ -150,7 +157,7 @@ class Attendance:
         self._heard_s = now
         match frame.WhichOneof("frame"):
             case "welcome":
-                return self._welcome(frame.welcome)
+                return self._welcome(frame.welcome, now)
             case "task":
                 return self._task(frame.task, now)
             case "chunk":
@@ -211,6 +218,8 @@ class Attendance:
         if not self.connected:
             return []
         if self._silence_limit() <= now:
+            if not self._welcomed:
+                self.patience_s = min(2 * self.patience_s, MOST_WELCOME_S)
             return self.lost("the coordinator is silent", silent=True)
         if self._spoke_s + self._interval() <= now:
             self._spoke_s = now
@@ -243,7 +252,7 @@ class Attendance:
         """
         # Until the welcome the agent does not know how often it will be heard.
         if not self._welcomed:
-            return self._heard_s + WELCOME_S
+            return self._heard_s + self.patience_s
         due_s = self._heard_s
         if not self._busy():
             due_s = max(self._heard_s + self._idle_s, self._spoke_s)
@@ -259,7 +268,11 @@ class Attendance:
             if piece.upload is not None:
                 piece.upload.transfer.break_off()
 
-    def _welcome(self, welcome: pb.Welcome) -> list[Action]:
+    def _welcome(self, welcome: pb.Welcome, now: float) -> list[Action]:
+        if not self._welcomed:
+            # The next connection over this link takes about as long.
+            twice_s = 2 * (now - self._opened_s)
+            self.patience_s = min(MOST_WELCOME_S, max(WELCOME_S, twice_s))
         # Only a welcome restarts the count of tries: an open socket proves no
         # coordinator.
         self._tries = 0

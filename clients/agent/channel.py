@@ -15,8 +15,9 @@ from fedlearn.exchange.addresses import channel_options
 OPTIONS = (
     # gRPC's own waits stay below the agent's bounds, which decide when to try.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    # Despite its name this is the connect timeout; slow links and mass reconnects need 10 s.
-    ("grpc.min_reconnect_backoff_ms", 10_000),
+    # Despite its name this is the connect timeout. The agent's own patience is shorter, and grows
+    # where a link is slow.
+    ("grpc.min_reconnect_backoff_ms", 90_000),
     ("grpc.max_reconnect_backoff_ms", 700),
     # So that a new channel is a new socket.
     ("grpc.use_local_subchannel_pool", 1),

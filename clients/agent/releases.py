@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from fedlearn.clients.agent.fetching import ReleaseFetch
 from fedlearn.clients.agent.release_settings import ReleaseSettings
 from fedlearn.clients.agent.serving import ServingProcess
-from fedlearn.clients.device.incoming import IncomingRelease
 from fedlearn.clients.device.slots import InstallDisk
 from fedlearn.clients.install_actions import (
     DropWork,
@@ -34,12 +34,9 @@ from fedlearn.clients.install_actions import (
 from fedlearn.clients.install_stages import InstallStage
 from fedlearn.clients.installation import Installation
 from fedlearn.clients.installed import Slot, WatchTerms
-from fedlearn.errors import PackageError, one_line
+from fedlearn.errors import one_line
 from fedlearn.exchange import exchange_pb2 as pb
-from fedlearn.exchange.keys import of, proto
 from fedlearn.exchange.release_frames import (
-    RELEASE_KIND,
-    Offer,
     WrongFrame,
     installed_frame,
     offer_of,
@@ -50,17 +47,13 @@ from fedlearn.exchange.releases import ReleaseId, WatchLimits
 TICK_S = 0.5
 CONSENT_S = 10.0
 
-# Seconds without a byte of a file after which it is asked for once more. Fifty devices that
-# share 1 Mbit/s wait 51 s for their first pieces of 128 KiB: who asks sooner doubles the queue.
-LOST_S = 60.0
-
 # Seconds that a piece of work may take: reading and hashing of a large model takes minutes.
 WORK_S = 900.0
 
 # Requests below which a trial's figures prove nothing.
 LEAST_REQUESTS = 20
 
-# Tries of a file whose bytes are others than were signed, and of work that a signal ends.
+# Tries of work that a signal ends.
 TRIES = 2
 
 
@@ -88,14 +81,9 @@ class ReleaseDesk:
         )
         # To the coordinator, while there is a connection to one that takes reports.
         self._send: Callable[[pb.AgentFrame], None] | None = None
-        self._offer: Offer | None = None
+        self._fetch = ReleaseFetch(self._disk, settings.most_bytes, self._process, say)
         # What is done for a release; one piece at a time.
         self._work: asyncio.Task[None] | None = None
-        # Set when bytes of a file came, or a connection.
-        self._news = asyncio.Event()
-        # The coordinator has not heard over this connection what is here of a file.
-        self._is_new_link = False
-        self._incoming: IncomingRelease | None = None
         self._asked_s = float("-inf")
         # Why this desk cannot go on.
         self.trouble: BaseException | None = None
@@ -164,21 +152,21 @@ class ReleaseDesk:
     def connected(self, send: Callable[[pb.AgentFrame], None]) -> None:
         """Take a connection to a coordinator that takes reports."""
         self._send = send
-        self._is_new_link = True
-        self._news.set()
+        self._fetch.connected(send)
         self._perform(self.machine.connected(time.monotonic()))
 
     def disconnected(self) -> None:
         """Take the end of the connection; all goes on without it."""
         self._send = None
+        self._fetch.disconnected()
 
     def heard(self, frame: pb.CoordinatorFrame) -> None:
         """Take a frame that is of releases; others change nothing."""
         match frame.WhichOneof("frame"):
             case "wanted":
                 self._want(frame.wanted)
-            case "chunk" if frame.chunk.key.kind == RELEASE_KIND:
-                self._chunk(frame.chunk)
+            case "chunk":
+                self._fetch.chunk(frame.chunk)
 
     def _want(self, message: pb.Wanted) -> None:
         try:
@@ -186,30 +174,8 @@ class ReleaseDesk:
         except WrongFrame as error:
             self.say(f"the coordinator wants a release that is none: {error}")
             return
-        self._offer = offer
+        self._fetch.want(offer)
         self._perform(self.machine.want(offer.wanted, time.monotonic()))
-
-    def _chunk(self, chunk: pb.Chunk) -> None:
-        incoming = self._incoming
-        number, _, place = of(chunk.key)
-        if incoming is None or self._offer is None:
-            return
-        if number != self._offer.wanted.rollout:
-            return
-        try:
-            length = incoming.add(place, chunk.offset, chunk.data)
-        except OSError as error:
-            self.say(f"a release cannot be written: {one_line(error)}")
-            return
-        self._acknowledge(place, length)
-        self._news.set()
-
-    def _acknowledge(self, place: int, length: int, again: bool = False) -> None:
-        """Say how much of a file is here. again: whatever came, go on from there."""
-        if self._send is not None and self._offer is not None:
-            key = proto((self._offer.wanted.rollout, RELEASE_KIND, place))
-            ack = pb.Ack(key=key, offset=length, again=again)
-            self._send(pb.AgentFrame(ack=ack))
 
     # What the machine asks
 
@@ -256,7 +222,7 @@ class ReleaseDesk:
         if self._work is not None:
             self._work.cancel()
             self._work = None
-        self._incoming = None
+        self._fetch.drop()
 
     def _begin(self, action: InstallAction) -> None:
         """Begin a piece of work; the last one has ended, or was dropped."""
@@ -275,7 +241,7 @@ class ReleaseDesk:
     async def _do(self, action: InstallAction) -> None:
         match action:
             case FetchRelease(release):
-                objection = await self._fetch(release)
+                objection = await self._fetch.run(release)
                 self._worked(InstallStage.FETCHING, release, objection)
             case VerifyRelease(release, floor):
                 owner = {
@@ -331,61 +297,7 @@ class ReleaseDesk:
             reply["floor"],
         )
 
-    # Fetching
-
-    async def _fetch(self, release: ReleaseId) -> str | None:
-        """Bring a release's files here; returns why they never will be."""
-        offer = self._offer
-        if offer is None or offer.wanted.release != release:
-            return "the coordinator said nothing of its manifest"
-        most_bytes = self.settings.most_bytes
-        try:
-            incoming = IncomingRelease(self._disk, offer, most_bytes)
-        except (PackageError, OSError) as error:
-            return one_line(error)
-        self._incoming = incoming
-        wrong = 0
-        while True:
-            for path in incoming.missing():
-                await self._receive(incoming, path)
-                if not incoming.finish(path):
-                    wrong += 1
-                    if wrong == TRIES:
-                        return f"'{path}' came with other bytes than were signed"
-            if not incoming.missing() and await self._assembled(incoming, release):
-                self._incoming = None
-                return None
-
-    async def _assembled(self, incoming: IncomingRelease, release: ReleaseId) -> bool:
-        """Make the weights of differences; returns whether nothing is missing any more."""
-        if not incoming.has_differences():
-            return True
-        reply = await self._process("assemble", release)
-        needs = reply.get("needs")
-        if needs is not None and incoming.need(needs):
-            return False
-        if needs is not None or reply["objection"] is not None:
-            self.say(f"the weights of {release} come whole: {reply['objection']}")
-            incoming.give_up_differences()
-            return False
-        return True
-
-    async def _receive(self, incoming: IncomingRelease, path: str) -> None:
-        """Wait until a file is as long as it is listed; the link may go and come back."""
-        place = incoming.place(path)
-        listed = incoming.manifest.listed[path]
-        self._is_new_link = True
-        while incoming.length(path) < listed.bytes or self._is_new_link:
-            self._news.clear()
-            # The other end of a new connection knows nothing of this transfer.
-            if self._is_new_link:
-                self._is_new_link = False
-                self._acknowledge(place, incoming.length(path), again=True)
-                continue
-            try:
-                await asyncio.wait_for(self._news.wait(), LOST_S)
-            except asyncio.TimeoutError:
-                self._is_new_link = True
+    # Processes
 
     async def _process(
         self, step: str, release: ReleaseId, **more: Any

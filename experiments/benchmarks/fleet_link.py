@@ -37,6 +37,7 @@ from fedlearn.clients.agent.releases import ReleaseDesk
 from fedlearn.clients.device import release_work
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.exchange import exchange_pb2 as pb
+from fedlearn.exchange.release_frames import RELEASE_KIND
 from fedlearn.experiments.benchmarks.fleet_place import LOOK_S, FleetPlace, fleet, until
 from fedlearn.experiments.benchmarks.relay import Relay
 from fedlearn.package import content
@@ -102,9 +103,13 @@ class Desk(ReleaseDesk):
         work = release_work.work
         return 0, await loop.run_in_executor(self._room, work, json.loads(order))
 
-    def _chunk(self, chunk: pb.Chunk) -> None:
+    def heard(self, frame: pb.CoordinatorFrame) -> None:
+        """Take a frame, and count what came of files. Raises nothing."""
         before = self._here()
-        super()._chunk(chunk)
+        super().heard(frame)
+        chunk = frame.chunk
+        if chunk.key.kind != RELEASE_KIND:
+            return
         fresh = self._here() - before
         self._tally.chunk_bytes += len(chunk.data)
         self._tally.again_bytes += len(chunk.data) - max(0, fresh)
@@ -122,7 +127,7 @@ class Desk(ReleaseDesk):
 
     def _here(self) -> int:
         """Return how many bytes of unfinished files are here."""
-        incoming = self._incoming
+        incoming = self._fetch.incoming
         if incoming is None:
             return 0
         return sum(incoming.length(path) for path in incoming.missing())

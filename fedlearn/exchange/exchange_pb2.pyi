@@ -18,20 +18,22 @@ class Key(_message.Message):
     def __init__(self, round: _Optional[int] = ..., kind: _Optional[str] = ..., turn: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("oldest", "newest", "software", "client", "installs", "diagnoses")
+    __slots__ = ("oldest", "newest", "software", "client", "installs", "diagnoses", "fetches")
     OLDEST_FIELD_NUMBER: _ClassVar[int]
     NEWEST_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     INSTALLS_FIELD_NUMBER: _ClassVar[int]
     DIAGNOSES_FIELD_NUMBER: _ClassVar[int]
+    FETCHES_FIELD_NUMBER: _ClassVar[int]
     oldest: int
     newest: int
     software: str
     client: int
     installs: bool
     diagnoses: bool
-    def __init__(self, oldest: _Optional[int] = ..., newest: _Optional[int] = ..., software: _Optional[str] = ..., client: _Optional[int] = ..., installs: bool = ..., diagnoses: bool = ...) -> None: ...
+    fetches: bool
+    def __init__(self, oldest: _Optional[int] = ..., newest: _Optional[int] = ..., software: _Optional[str] = ..., client: _Optional[int] = ..., installs: bool = ..., diagnoses: bool = ..., fetches: bool = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ()
@@ -244,6 +246,14 @@ class Wanted(_message.Message):
     manifest: bytes
     signatures: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, rollout: _Optional[int] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., manifest: _Optional[bytes] = ..., signatures: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Offered(_message.Message):
+    __slots__ = ("manifest", "signatures")
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURES_FIELD_NUMBER: _ClassVar[int]
+    manifest: bytes
+    signatures: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, manifest: _Optional[bytes] = ..., signatures: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("key", "reason")

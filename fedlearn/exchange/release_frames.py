@@ -6,8 +6,12 @@ What comes from the other end is a stranger's: it is refused as a whole where a 
 from __future__ import annotations
 
 import math
+import zlib
 from dataclasses import dataclass
 
+from google.protobuf.message import DecodeError
+
+from fedlearn.exchange import FRAME_BYTES
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.releases import (
     InstalledReport,
@@ -21,6 +25,14 @@ from fedlearn.text import shortened
 # The kind of a key that names a file of a release.
 RELEASE_KIND = "release"
 
+# Kind and turn of the key that names what is offered: its manifest and signatures.
+OFFER_KIND = "offer"
+OFFER_PLACE = 0
+
+# Of an offer as it travels, and unpacked: no more than a frame could carry.
+PACKED_BYTES = 1 << 20
+_OFFER_BYTES = FRAME_BYTES
+
 # Characters of names and of reasons.
 NAME_LENGTH = 64
 REASON_LENGTH = 500
@@ -31,7 +43,10 @@ _LARGEST = 1e18
 
 @dataclass(frozen=True)
 class Offer:
-    """What a coordinator says of a wanted release: its manifest, and who signed it."""
+    """What a coordinator says of a wanted release: its manifest, and who signed it.
+
+    Without a manifest: it is still to be fetched.
+    """
 
     wanted: WantedRelease
     manifest: bytes = b""
@@ -58,6 +73,25 @@ def offer_of(message: pb.Wanted) -> Offer:
     release = _release_of(message, "release")
     wish = WantedRelease(message.rollout, release)
     return Offer(wish, message.manifest, tuple(message.signatures))
+
+
+def packed_offer(offer: Offer) -> bytes:
+    """Return an offer's manifest and signatures as they are fetched."""
+    message = pb.Offered(manifest=offer.manifest, signatures=offer.signatures)
+    return zlib.compress(message.SerializeToString(), zlib.Z_BEST_COMPRESSION)
+
+
+def unpacked_offer(wanted: WantedRelease, data: bytes) -> Offer:
+    """Return the offer in bytes that were fetched. Raises WrongFrame."""
+    inflating = zlib.decompressobj()
+    try:
+        text = inflating.decompress(data, _OFFER_BYTES)
+        message = pb.Offered.FromString(text)
+    except (zlib.error, DecodeError):
+        raise WrongFrame("what was fetched is no offer") from None
+    if not inflating.eof or not message.manifest:
+        raise WrongFrame("what was fetched is no whole offer")
+    return Offer(wanted, message.manifest, tuple(message.signatures))
 
 
 def installed_frame(report: InstalledReport) -> pb.AgentFrame:

@@ -16,12 +16,17 @@ from fedlearn.system.varint import varint
 # Bytes of a chunk as they travel: cut from a payload without a copy where possible.
 Data = bytes | memoryview
 
-# Bytes of a chunk.
-SMALLEST, FIRST, LARGEST = 16 << 10, 128 << 10, 1 << 20
+# Bytes of a chunk. Of 1 kbit/s the smallest takes ten seconds.
+SMALLEST, FIRST, LARGEST = 1 << 10, 128 << 10, 1 << 20
 
 # Seconds until a chunk's acknowledgement, below which chunks grow and above which they
 # shrink.
 QUICK_S, SLOW_S = 0.1, 0.5
+
+# Bytes below which an acknowledgement may take as long because the link is far, and not because
+# it is slow: such chunks grow and shrink by these seconds.
+FAR_BYTES = 16 << 10
+FAR_QUICK_S, FAR_SLOW_S = 1.5, 3.0
 
 # Chunks under way: one travels while the other is acknowledged. The first travels alone,
 # because its acknowledgement tells where to go on.
@@ -39,24 +44,38 @@ _DATA_TAG = b"\x2a"
 class Pace:
     """How large the chunks to one peer are, over all its connections."""
 
-    def __init__(self) -> None:
-        """Begin with a size that any link can bear."""
-        self.bytes = FIRST
+    def __init__(self, first_bytes: int | None = None) -> None:
+        """Begin with chunks of some bytes; None: of a size that most links can bear."""
+        self.bytes = FIRST if first_bytes is None else first_bytes
         # 10**6 bits per second of the last transfer that was long enough to tell; 0: none.
         self.mbps = 0.0
 
     def took(self, seconds: float, size: int) -> None:
         """Note how long a chunk of some bytes took to be acknowledged."""
-        if seconds > SLOW_S:
+        if seconds > self._slow_s():
             self.slower()
         # A smaller chunk than the present size proves nothing.
-        elif seconds < QUICK_S and size == self.bytes:
+        elif seconds < self._quick_s() and size == self.bytes:
             self.bytes = min(LARGEST, 2 * self.bytes)
+
+    def _slow_s(self) -> float:
+        return SLOW_S if self.bytes > FAR_BYTES else FAR_SLOW_S
+
+    def _quick_s(self) -> float:
+        """Return the seconds below which chunks grow; a far link comes to FIRST, too."""
+        if self.bytes < FAR_BYTES:
+            return FAR_QUICK_S
+        return SLOW_S if self.bytes < FIRST else QUICK_S
 
     def slower(self) -> None:
         """Halve the chunks."""
         half = self.bytes // 2
         self.bytes = max(SMALLEST, half)
+
+
+def careful_pace() -> Pace:
+    """Return a pace that any link can bear: it begins with the smallest chunks."""
+    return Pace(SMALLEST)
 
 
 class Transfer:

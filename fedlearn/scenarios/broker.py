@@ -10,7 +10,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 
 from fedlearn.errors import RunError
-from fedlearn.scenarios.players import Troupe
+from fedlearn.scenarios.players import Troupe, free_port
 from fedlearn.system import files
 
 _CONFIG = "mosquitto.conf"
@@ -35,7 +35,7 @@ def started(troupe: Troupe) -> str:
     Raises RunError.
     """
     for _ in range(_ATTEMPTS):
-        port = _free_port()
+        port = free_port()
         if _listens(troupe, port):
             return f"127.0.0.1:{port}"
     raise RunError("mosquitto does not start; see mosquitto.log")
@@ -44,13 +44,6 @@ def started(troupe: Troupe) -> str:
 def _program() -> str | None:
     # Debian has it where only root's PATH leads.
     return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _listens(troupe: Troupe, port: int) -> bool:

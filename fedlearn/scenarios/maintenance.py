@@ -18,7 +18,7 @@ import numpy as np
 from fedlearn.release import rollouts
 from fedlearn.scenarios import timeline
 from fedlearn.scenarios.asking import Asker, DeviceAnswer, QuestionSet, accuracy
-from fedlearn.scenarios.processes import Processes, free_port, processes
+from fedlearn.scenarios.players import Troupe, free_port
 from fedlearn.scenarios.scene import PICTURE_FILE, Outcome, Say, check
 from fedlearn.scenarios.vibration import BANDS, CLASSES, Machines, windows
 
@@ -108,7 +108,7 @@ class Story:
     drifts: (at_s, device, index) as the devices measured it. marks: (at_s, text).
     """
 
-    group: Processes
+    troupe: Troupe
     say: Say
     began_s: float = field(default_factory=time.monotonic)
     askers: list[Asker] = field(default_factory=list)
@@ -118,7 +118,7 @@ class Story:
     @property
     def fleet(self) -> Path:
         """Return the coordinator's folder."""
-        return self.group.folder / "fleet"
+        return self.troupe.folder / "fleet"
 
     def tell(self, text: str) -> None:
         """Say what happens, with the seconds since the begin."""
@@ -159,8 +159,8 @@ def play(folder: Path, seed: int, say: Say) -> Outcome:
     draw = np.random.default_rng(seed)
     new = _data(folder, "new", OWNERS, draw)
     (folder / "run.toml").write_text(_config(folder, "new", 6, seed))
-    with processes(folder) as group:
-        story = Story(group, say)
+    with Troupe(folder) as troupe:
+        story = Story(troupe, say)
         try:
             return _acts(story, new, draw, seed)
         finally:
@@ -182,7 +182,7 @@ def _acts(
     for asker in story.askers:
         asker.stop()
     facts |= _requests(story)
-    picture = story.group.folder / PICTURE_FILE
+    picture = story.troupe.folder / PICTURE_FILE
     timeline.draw_fleet(
         picture, "bearings wear", story.answers(), story.drifts, story.marks
     )
@@ -233,42 +233,44 @@ def _config(folder: Path, data: str, rounds: int, seed: int) -> str:
 
 def _train(story: Story) -> None:
     """Start coordinator and devices, and have the devices train the first model."""
-    group = story.group
-    folder = group.folder
+    troupe = story.troupe
+    folder = troupe.folder
     story.tell(f"3 owners, {3 * _TRAINING} windows of {BANDS} bands; the fleet starts")
-    group.run("sign", "--new-key", "keys")
-    group.start("coordinator", "fleet", "fleet", "--insecure")
+    troupe.run("key", "sign", "--new-key", "keys")
+    troupe.fedlearn("coordinator", "fleet", "fleet", "--insecure")
     address = story.fleet / "address.json"
-    group.wait(address.exists, "the fleet listens")
+    troupe.wait(address.exists, "the fleet listens")
     port = json.loads(address.read_text())["port"]
     for device in range(len(OWNERS)):
         serving = free_port()
         text = SETTINGS.format(coordinator=port, device=device, name=NAME, port=serving)
         settings = folder / f"device-{device}.ini"
         settings.write_text(text)
-        group.start(f"agent-{device}", "agent", "--settings", settings.name)
+        troupe.fedlearn(f"agent-{device}", "agent", "--settings", settings.name)
         story.askers.append(Asker(device, serving, NAME, NOTHING))
-    group.run("fleet", "run", "run.toml", "--fleet", "fleet", "--out", "run")
-    group.wait((folder / "run" / "summary.json").exists, "the first run")
+    troupe.run(
+        "fleet-run", "fleet", "run", "run.toml", "--fleet", "fleet", "--out", "run"
+    )
+    troupe.wait((folder / "run" / "summary.json").exists, "the first run")
     story.tell("the three devices trained a model; no window left its device")
 
 
 def _first_release(story: Story, questions: Sequence[QuestionSet]) -> None:
     """Package, sign and roll out the model, and have clients ask every device."""
-    group = story.group
+    troupe = story.troupe
     _package(story, "run", "release-1", 1, CLASSES)
     _roll_out(story, "release-1", "--shares", "1", "--devices", "0,1,2")
     for asker, question_set in zip(story.askers, questions, strict=True):
         asker.change(question_set)
-        group.wait(asker.status, f"device {asker.device} serves")
+        troupe.wait(asker.status, f"device {asker.device} serves")
         asker.start()
-    group.wait(lambda: story.rollout(1, "done"), "release 1 is on all devices")
+    troupe.wait(lambda: story.rollout(1, "done"), "release 1 is on all devices")
     story.tell("release 1 is committed on all devices")
 
 
 def _wear(story: Story, draw: np.random.Generator, seed: int) -> list[QuestionSet]:
     """Have the bearings wear: other windows from now on, to learn from and to be asked."""
-    folder = story.group.folder
+    folder = story.troupe.folder
     worn = [machines.worn(WEAR) for machines in OWNERS]
     questions = _data(folder, "worn", worn, draw)
     (folder / "worn.toml").write_text(_config(folder, "worn", 4, seed + 1))
@@ -284,22 +286,23 @@ def _learn_again(
     story: Story, questions: Sequence[QuestionSet]
 ) -> dict[str, float | int | str]:
     """Have the drift start a learning, whose release goes out by a canary."""
-    group = story.group
+    troupe = story.troupe
     worn_s = time.monotonic()
-    group.start("learn", "learn", "learn.toml", "--rollout", "--pause-s", "0.5")
+    arguments = ("learn.toml", "--rollout", "--pause-s", "0.5")
+    learning = troupe.fedlearn("learn", "learn", *arguments)
 
     def has_begun() -> bool:
         story.look()
-        return "learning 1 begins" in group.log("learn")
+        return "learning 1 begins" in learning.said()
 
-    group.wait(has_begun, "the drift starts a learning")
+    troupe.wait(has_begun, "the drift starts a learning")
     story.mark("learns")
     drift = max(index for _, _, index in story.drifts)
     worn = accuracy(_since(story.answers(), worn_s))
-    cause = group.log("learn").split("begins from ")[1].splitlines()[0]
+    cause = learning.said().split("begins from ")[1].splitlines()[0]
     story.tell(f"learning 1 begins from {cause}")
-    group.wait(lambda: story.rollout(2, "done"), "release 2 is on all devices")
-    group.end("learn")
+    troupe.wait(lambda: story.rollout(2, "done"), "release 2 is on all devices")
+    learning.end()
     story.mark("learned")
     learned = _settled_accuracy(story)
     story.tell(
@@ -311,14 +314,14 @@ def _learn_again(
 
 def _bad_release(story: Story) -> dict[str, float | int | str]:
     """Release the same model with its labels sorted by the alphabet, which is a mistake."""
-    group = story.group
+    troupe = story.troupe
     _package(story, "fleet/learn/runs/1", "release-3", 3, sorted(CLASSES))
     before_s = time.monotonic()
     _roll_out(story, "release-3", "--shares", "0.3,1")
     story.mark("mistake")
     story.tell("release 3 goes out: somebody has sorted the names of its classes")
-    group.wait(lambda: story.rollout(3, "withdrawn"), "release 3 is recalled")
-    group.wait(lambda: story.versions() == ["2"] * len(OWNERS), "all serve release 2")
+    troupe.wait(lambda: story.rollout(3, "withdrawn"), "release 3 is recalled")
+    troupe.wait(lambda: story.versions() == ["2"] * len(OWNERS), "all serve release 2")
     reason = rollouts.status(story.fleet)["reason"]
     story.tell(f"it is withdrawn: {reason}")
     answers = [answer for answer in story.answers() if answer.version == "3"]
@@ -337,14 +340,15 @@ def _bad_release(story: Story) -> dict[str, float | int | str]:
 def _package(
     story: Story, run: str, place: str, counter: int, labels: Sequence[str]
 ) -> None:
-    words: list[Any] = ["--name", NAME, "--counter", counter, "--labels"]
-    story.group.run("package", run, "--out", place, *words, ",".join(labels))
-    story.group.run("sign", place, "--key", "keys/release.key")
+    troupe = story.troupe
+    words = ["--name", NAME, "--counter", str(counter), "--labels", ",".join(labels)]
+    troupe.run(f"package-{counter}", "package", run, "--out", place, *words)
+    troupe.run(f"sign-{counter}", "sign", place, "--key", "keys/release.key")
 
 
 def _roll_out(story: Story, place: str, *words: str) -> None:
-    key = ("--key", "keys/release.pem")
-    story.group.run("rollout", "start", place, "--fleet", "fleet", *key, *words)
+    fleet = ("--fleet", "fleet", "--key", "keys/release.pem")
+    story.troupe.run(f"rollout-{place}", "rollout", "start", place, *fleet, *words)
 
 
 # What is claimed

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -22,21 +23,38 @@ from fedlearn.scenarios.scene import Say
 from fedlearn.system.files import private
 from fedlearn.system.parent import end_with_parent
 
-# Between two looks at a log.
+# Seconds for which a condition is waited for: a busy machine is slow, and a hang has an end.
+PATIENCE_S = 240.0
+
+# Between two looks at a log, or at a condition.
 _LOOK_S = 0.05
 
 # A process that was asked to end has so long: its outbox may still be sent.
 _END_S = 20.0
+# A command that was asked to end says so by its exit code.
+_INTERRUPTED = 130
 # Where the scenario itself has failed, or was interrupted: nothing is worth more.
 _SHORT_S = 5.0
 
 
+def free_port() -> int:
+    """Return a port of this machine that nobody listens at."""
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        port: int = place.getsockname()[1]
+        return port
+
+
 class Player:
-    """One process. log: the file that has what it says."""
+    """One process, and all that it starts. log: the file that has what it says.
+
+    is_over: it was waited for, or killed, so its end is no news.
+    """
 
     def __init__(self, name: str, command: Sequence[str], folder: Path) -> None:
         """Start it. Raises RunError where the program cannot be started."""
         self.name = name
+        self.is_over = False
         self.log = folder / f"{name}.log"
         # What another process under this name has said is not this one's.
         self._begin_bytes = self.log.stat().st_size if self.log.exists() else 0
@@ -49,6 +67,8 @@ class Player:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
+                    # Ctrl-C is for the scenario, which ends its processes in order.
+                    start_new_session=True,
                     # A scenario that is killed has nobody who could end its processes.
                     preexec_fn=lambda: end_with_parent(parent),
                 )
@@ -73,31 +93,38 @@ class Player:
                 raise RunError(f"{self.name} did not say '{words}': {self._last()}")
             time.sleep(_LOOK_S)
 
-    def check(self) -> None:
-        """Raise RunError if it has ended, with what it said last."""
+    def check(self, when: str = "") -> None:
+        """Raise RunError if it has ended, with what it said last. when: of the story."""
         if self.popen.poll() is not None:
-            raise RunError(f"{self.name} has ended: {self._last()}")
+            raise RunError(f"{self.name} has ended{when}: {self._last()}")
 
-    def finish(self, patience_s: float) -> None:
-        """Wait for its end; raises RunError for a failure, or if it does not come."""
+    def finish(self, patience_s: float, codes: Sequence[int] = (0,)) -> None:
+        """Wait for its end; raises RunError for a failure, or if it does not come.
+
+        codes: that it may exit with.
+        """
         try:
             code = self.popen.wait(patience_s)
         except subprocess.TimeoutExpired:
             raise RunError(
                 f"{self.name} takes longer than {patience_s:g} s: {self._last()}"
             ) from None
-        if code:
+        self.is_over = True
+        if code not in codes:
             raise RunError(f"{self.name} failed ({code}): {self._last()}")
 
     def kill(self) -> None:
-        """End it by SIGKILL, if it runs: as a power cut does."""
-        self.popen.kill()
+        """End it by SIGKILL, and what it has started: as a power cut does."""
+        self.is_over = True
+        # Of its group, too, what would not end with it; mostly there is nobody.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
 
     def end(self) -> None:
         """End it in order; raises RunError if it does not end, or fails."""
         self.ask_to_end()
-        self.finish(_END_S)
+        self.finish(_END_S, codes=(0, _INTERRUPTED))
 
     def ask_to_end(self) -> None:
         """Ask it to end in order; one that is paused is woken for it."""
@@ -112,9 +139,9 @@ class Player:
 class Troupe:
     """All processes of a scenario: those that still run end with the block."""
 
-    def __init__(self, folder: Path, say: Say) -> None:
+    def __init__(self, folder: Path, say: Say | None = None) -> None:
         """folder: in which all run. say: is told every command."""
-        self.folder = folder
+        self.folder = folder.absolute()
         self._say = say
         self._players: list[Player] = []
 
@@ -129,17 +156,19 @@ class Troupe:
         trace: TracebackType | None,
     ) -> None:
         """End all, the newest first, and kill what does not end."""
-        for player in reversed(self._players):
+        left = [player for player in reversed(self._players) if not player.is_over]
+        for player in left:
             player.ask_to_end()
         end_s = time.monotonic() + _SHORT_S
-        for player in reversed(self._players):
+        for player in left:
             with suppress(subprocess.TimeoutExpired):
                 player.popen.wait(max(0.0, end_s - time.monotonic()))
             player.kill()
 
     def fedlearn(self, name: str, *arguments: str) -> Player:
         """Start one of fedlearn's commands; name: of its log."""
-        self._say(f"$ {shlex.join(['fedlearn', *arguments])}")
+        if self._say is not None:
+            self._say(f"$ {shlex.join(['fedlearn', *arguments])}")
         return self.start(name, [sys.executable, "-m", "fedlearn", *arguments])
 
     def run(self, name: str, *arguments: str, patience_s: float = 300.0) -> str:
@@ -153,3 +182,19 @@ class Troupe:
         player = Player(name, command, self.folder)
         self._players.append(player)
         return player
+
+    def wait(
+        self, is_so: Callable[[], object], what: str, patience_s: float = PATIENCE_S
+    ) -> None:
+        """Wait until a condition holds.
+
+        Raises RunError when a process ends that nobody ended, or when it never holds.
+        """
+        end_s = time.monotonic() + patience_s
+        while not is_so():
+            for player in self._players:
+                if not player.is_over:
+                    player.check(f" before {what}")
+            if time.monotonic() > end_s:
+                raise RunError(f"{what}: not within {patience_s:.0f} s")
+            time.sleep(_LOOK_S)

@@ -13,6 +13,7 @@ from fedlearn.scenarios.asking import DeviceAnswer, accuracy
 
 # Inches, for three axes above each other.
 _HEIGHT = 6.4
+_LINK_HEIGHT = 4.2
 
 # Seconds whose answers make a point of a curve.
 _BIN_S = 2.0
@@ -22,6 +23,9 @@ _LABELLED_S = 2.0
 
 # Between two measurements: across a longer gap there is no line.
 _GAP_S = 3.0
+
+# Heights at which the texts of moments stand, in turns.
+_MARK_ROWS = 4
 
 Marks = Sequence[tuple[float, str]]
 
@@ -85,8 +89,8 @@ def draw_marks(axis: Any, marks: Marks, began_s: float, is_named: bool) -> None:
         left = at_s - began_s
         axis.axvline(left, color=style.GREY, linestyle=(0, (2, 2)), linewidth=1)
         if is_named:
-            # In turns: two moments may be close to each other.
-            height = 0.04 + 0.12 * (row % 2)
+            # In turns: moments may be close to each other.
+            height = 0.04 + 0.12 * (row % _MARK_ROWS)
             place = axis.get_xaxis_transform()
             axis.text(
                 left, height, f" {text}", transform=place, color=style.FAINT, size=9
@@ -132,3 +136,38 @@ def _draw_drift(
         indices.append(index)
     look = style.line_style(device, len(times))
     axis.plot(times, indices, label=f"device {device}", **look)
+
+
+def draw_link(
+    path: Path,
+    title: str,
+    came: Sequence[tuple[float, int]],
+    answers: Sequence[DeviceAnswer],
+    marks: Marks,
+    begin_s: float,
+) -> None:
+    """Draw the bytes that came over a link, and what its device ran, into a PNG file.
+
+    came: (at_s, bytes). marks: (at_s, text). begin_s: of the picture. Raises RecordError when
+    the file cannot be written.
+    """
+    shown = [answer for answer in answers if answer.at_s >= begin_s]
+    times = [0.0]
+    total = 0
+    kilobytes = [0.0]
+    for at_s, size in came:
+        if at_s >= begin_s:
+            total += size
+            times.append(at_s - begin_s)
+            kilobytes.append(total / 1000)
+    times.append(shown[-1].at_s - begin_s)
+    kilobytes.append(total / 1000)
+    with style.canvas(path, title, _LINK_HEIGHT, rows=2, sharex=True) as (_, axes):
+        axes[0].plot(times, kilobytes, color=style.COLOURS[0], drawstyle="steps-post")
+        axes[0].set_ylabel("kB to the device")
+        draw_versions(axes[1], 0, shown, begin_s)
+        axes[1].set_yticks([0], ["watch"])
+        axes[1].set_ylabel("release")
+        axes[1].set_xlabel("seconds")
+        for axis in axes:
+            draw_marks(axis, marks, begin_s, is_named=axis is axes[0])

@@ -46,10 +46,11 @@ def committed(*others):
 class Device:
     """A machine whose disk takes every record, and what it was asked to do."""
 
-    def __init__(self, record=None, intact="ab"):
+    def __init__(self, record=None, intact: Any = "ab"):
         self.machine: Any = Installation(record or committed())
         self.actions: list[Any] = []
-        self.do(self.machine.booted(set(intact), 0.0))
+        if intact is not None:
+            self.do(self.machine.booted(set(intact), 0.0))
 
     @property
     def stage(self) -> str:
@@ -172,6 +173,8 @@ def device_in(stage):
         InstallStage.ENDING: ["install", "unwell"],
         InstallStage.STOPPING: ["install", "stop"],
     }
+    if stage is InstallStage.BOOTING:
+        return Device(committed(("b", SlotContent(THREE))), intact=None)
     if stage is InstallStage.INSPECTING:
         record = committed(("b", SlotContent(TWO, True)))
         device = Device(replace(record, active="b"))
@@ -190,6 +193,28 @@ def device_in(stage):
             EVENTS[step][0](device)
     assert device.machine.stage is stage
     return device
+
+
+def test_what_is_wanted_before_the_slots_were_looked_at_waits():
+    trial = Device()
+    trial.install(TWO)
+    # The agent is killed in the trial, and hears of the next release at once when it is back.
+    device = Device(trial.machine.record, intact=None)
+    device.do(device.machine.connected(0.0))
+    device.want(THREE, rollout=2)
+    assert not [action for action in device.actions if isinstance(action, FetchRelease)]
+    device.do(device.machine.booted({"a", "b"}, 1.0))
+    device.written(1.0)
+    device.written(1.0)
+    # It has returned to what it had, and only then fetches.
+    assert device.machine.record.committed == ONE
+    assert device.machine.record.active == "a"
+    assert device.machine.stage is InstallStage.FETCHING
+    # Without a trial there is nothing to wait for.
+    device = Device(intact=None)
+    device.want(TWO)
+    device.do(device.machine.booted({"a"}, 1.0))
+    assert device.machine.stage is InstallStage.FETCHING
 
 
 def test_the_table_names_every_stage_and_event():

@@ -305,7 +305,9 @@ class Agent(Party):
         )
         link, world = self.link, self.world
         holds(
-            machine._welcomed or link is None or world.now - link.since < 15.5,
+            machine._welcomed
+            or link is None
+            or world.now - link.since < machine.patience_s + 0.5,
             "no welcome, and it waits",
         )
         quiet = (

@@ -70,6 +70,32 @@ def interrupted(folder):
     return players
 
 
+def test_a_condition_is_waited_for_as_long_as_all_run(tmp_path):
+    with Troupe(tmp_path) as troupe:
+        player = python(troupe, "a", "input(); print('a')")
+        troupe.wait(lambda: True, "it begins")
+        with pytest.raises(RunError, match=r"before it counts: .*EOFError"):
+            troupe.wait(lambda: False, "it counts")
+        # Its end is no news any more, so only time ends this.
+        with pytest.raises(RunError, match="a failed"):
+            player.finish(30.0)
+        with pytest.raises(RunError, match="it counts: not within 0 s"):
+            troupe.wait(lambda: False, "it counts", patience_s=0.1)
+
+
+def test_a_kill_ends_what_a_process_has_started(tmp_path):
+    story = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])\n"
+        "print('child', child.pid, flush=True)\ntime.sleep(99)\n"
+    )
+    with Troupe(tmp_path) as troupe:
+        player = python(troupe, "a", story)
+        number = int(player.wait_for("child", 30.0).split()[1])
+        player.kill()
+    wait_for_end(number)
+
+
 def test_no_process_outlives_an_interrupt(tmp_path):
     assert [runs(player) for player in interrupted(tmp_path)] == [False, False]
 
@@ -87,7 +113,11 @@ def test_no_process_outlives_a_scenario_that_is_killed(tmp_path):
         with pytest.raises(RunError, match=r"\(-9\)"):
             teller.finish(60.0)
         number = int((tmp_path / "a.log").read_text().split()[1])
-    # Its end is the kernel's, within a moment.
+    wait_for_end(number)
+
+
+def wait_for_end(number: int) -> None:
+    """Its end is the kernel's, within a moment."""
     for _ in range(1000):
         if not is_alive(number):
             return

@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import socket
+import threading
+import time
 
 import pytest
 
-from fedlearn.scenarios.radio import Radio
+from fedlearn.scenarios.radio import Radio, RadioThread
 
 DATA = bytes(range(256)) * 2000
 
@@ -49,3 +52,63 @@ def test_all_bytes_come_in_their_order():
 
 def test_bytes_wait_while_the_link_is_dead():
     assert carried(1e9, dead_first=True) == (False, DATA)
+
+
+def test_a_thread_has_the_link_and_counts_what_came_back():
+    with echoing() as port:
+        radio = Radio(port, 0.0, piece_bytes=16)
+        thread = RadioThread(radio)
+        try:
+            # The rate is such that 800 bytes take half a second each way, at least.
+            radio.rate = 2 * 8 * 800
+            began_s = time.monotonic()
+            with socket.create_connection(("127.0.0.1", thread.port), 30.0) as end:
+                end.sendall(bytes(800))
+                data = b""
+                while len(data) < 800:
+                    data += end.recv(800)
+        finally:
+            thread.close()
+    assert sum(size for _, size in radio.came) == 800
+    assert max(size for _, size in radio.came) <= 16
+    assert radio.came[-1][0] - began_s > 0.5
+
+
+def test_what_is_on_its_way_to_who_has_gone_does_not_take_up_the_link():
+    with echoing() as port:
+        radio = Radio(port, 0.0, piece_bytes=16)
+        thread = RadioThread(radio)
+        try:
+            radio.rate = 8 * 1000
+            # At this rate the echo of it takes 100 s.
+            with socket.create_connection(("127.0.0.1", thread.port), 30.0) as gone:
+                gone.sendall(bytes(100_000))
+                assert gone.recv(1)
+            radio.rate = 1e9
+            with socket.create_connection(("127.0.0.1", thread.port), 30.0) as end:
+                end.sendall(b"here")
+                assert end.recv(4) == b"here"
+        finally:
+            thread.close()
+
+
+@contextlib.contextmanager
+def echoing():
+    """Yield a port of a thread that sends back what comes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    threading.Thread(
+                        target=answer, args=(connection,), daemon=True
+                    ).start()
+
+        def answer(connection):
+            with connection, contextlib.suppress(OSError):
+                while data := connection.recv(1 << 16):
+                    connection.sendall(data)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield server.getsockname()[1]

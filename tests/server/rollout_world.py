@@ -65,6 +65,9 @@ TOGETHER = WatchLimits(requests=20, errors=0.02)
 TERMS = WatchTerms(watch_s=60, ready_s=20, starts=3, limits=LIMITS)
 ENDS = {RolloutPhase.DONE, RolloutPhase.WITHDRAWN, RolloutPhase.ABORTED}
 
+# Seconds for which an agent looks at its slots when it starts, at most.
+LOOK_S = 20.0
+
 # Seconds of trouble, and of a world at most.
 TROUBLE_S, LONGEST_S = 1500.0, 20_000.0
 
@@ -193,12 +196,16 @@ class Board:
         self.guard(self.begin)
 
     def begin(self):
+        # An agent attends, and hears what is wanted, while it still hashes its slots.
+        self.world.centre.link(self.number)
+        self.later(self.world.random.uniform(0, LOOK_S), self.look)
+
+    def look(self):
         self.perform(self.machine.booted(self.intact(), self.now))
         if self.alive and self.world.random.random() < 0.05 and self.world.is_trouble:
             self.world.happened["no consent"] += 1
             self.perform(self.machine.consents("outside its hours", self.now))
             self.later(self.world.random.uniform(10, 300), self.consent)
-        self.world.centre.link(self.number)
         self.later(0, self.tick)
 
     def consent(self):
@@ -674,7 +681,8 @@ class World:
             return False
         # Without a link it may still wish to fetch what it heard of last.
         if board.is_lost:
-            return board.record.trial is None
+            has_looked = board.machine.stage is not InstallStage.BOOTING
+            return has_looked and board.record.trial is None
         if board.machine.stage is not InstallStage.IDLE:
             return False
         machine = self.centre.machine

@@ -11,12 +11,14 @@ from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange import transfer
 from fedlearn.exchange.keys import proto
 from fedlearn.exchange.release_frames import (
+    OFFER_KIND,
     RELEASE_KIND,
     Offer,
     WrongFrame,
     installed_frame,
     offer_of,
     report_of,
+    unpacked_offer,
     wanted_frame,
 )
 from fedlearn.exchange.releases import (
@@ -63,10 +65,12 @@ class Fleet:
         self.machine: Any = FleetRounds(10, self.store, Shelf(), self.lines.append, 0.0)
         self.sessions = 0
 
-    def attend(self, client, installs=True, now=0.0):
+    def attend(self, client, installs=True, now=0.0, fetches=False):
         self.sessions += 1
         self.machine.connected(self.sessions, client, now)
-        hello = pb.Hello(oldest=1, newest=1, client=client, installs=installs)
+        hello = pb.Hello(
+            oldest=1, newest=1, client=client, installs=installs, fetches=fetches
+        )
         frame = pb.AgentFrame(hello=hello)
         return self.machine.heard(self.sessions, frame, now)
 
@@ -74,8 +78,8 @@ class Fleet:
         report = replace(REPORT, instance=f"disk {client}", **changes)
         return self.machine.heard(session, installed_frame(report), now)
 
-    def ask(self, session, offset, place=0, rollout=1, again=False):
-        key = proto((rollout, RELEASE_KIND, place))
+    def ask(self, session, offset, place=0, rollout=1, again=False, kind=RELEASE_KIND):
+        key = proto((rollout, kind, place))
         ack = pb.Ack(key=key, offset=offset, again=again)
         return self.machine.heard(session, pb.AgentFrame(ack=ack), 0.0)
 
@@ -214,6 +218,40 @@ def test_what_a_broken_link_did_not_carry_comes_in_smaller_pieces(fleet, monkeyp
     fleet.ask(1, 0)
     fleet.machine.gone(1)
     assert pace.bytes == 2048
+
+
+def test_an_agent_that_fetches_is_told_the_name_alone_and_fetches_the_rest(fleet):
+    fleet.store.begin(PLAN)
+    fleet.machine.tick(POLL_S)
+    [_, old] = fleet.attend(1)
+    assert old.frame.wanted.manifest == b"{}"
+    [_, bare] = fleet.attend(0, fetches=True)
+    wish = WantedRelease(1, TWO)
+    assert offer_of(bare.frame.wanted) == Offer(wish)
+    # Told again each minute, at each connection: it has to be short.
+    assert bare.frame.ByteSize() < 60
+    [packed] = fleet.ask(2, 0, kind=OFFER_KIND)
+    assert packed.frame.chunk.total == len(packed.data)
+    whole = Offer(wish, b"{}", (b"signature",))
+    assert unpacked_offer(wish, bytes(packed.data)) == whole
+    # The next agent of this client may be an older one.
+    fleet.machine.gone(2)
+    assert fleet.attend(0)[1].frame.wanted.manifest == b"{}"
+
+
+def test_the_first_chunk_is_one_that_any_link_can_bear(fleet):
+    fleet.store.begin(PLAN)
+    fleet.machine.tick(POLL_S)
+    fleet.attend(0)
+    assert [len(chunk.data) for chunk in fleet.ask(1, 0)] == [transfer.SMALLEST]
+
+
+@pytest.mark.parametrize(("place", "rollout"), [(1, 1), (0, 2), (2**32 - 1, 1)])
+def test_an_offer_that_is_not_wanted_is_cancelled(fleet, place, rollout):
+    fleet.store.begin(PLAN)
+    fleet.machine.tick(POLL_S)
+    fleet.attend(0)
+    assert kinds(fleet.ask(1, 0, place, rollout, kind=OFFER_KIND)) == ["cancel"]
 
 
 @pytest.mark.parametrize(("place", "rollout"), [(1, 1), (0, 2), (2**32 - 1, 1)])

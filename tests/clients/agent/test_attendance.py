@@ -532,14 +532,10 @@ def again(machine, now=0.0):
 
 def test_a_break_halves_chunks_down_to_the_smallest():
     machine, _ = answered(bytes(600 * KB))
-    assert [again(machine)[0][1] // KB for _ in range(5)] == [
-        64,
-        32,
-        16,
-        16,
-        16,
-    ]  # perhaps one takes longer than the lease
-    assert transfer.SMALLEST == 16 * KB
+    # Perhaps one takes longer than the lease.
+    sizes = [again(machine)[0][1] // KB for _ in range(9)]
+    assert sizes == [64, 32, 16, 8, 4, 2, 1, 1, 1]
+    assert transfer.SMALLEST == KB
 
 
 def test_chunks_grow_up_to_the_largest():
@@ -557,9 +553,10 @@ def test_an_upload_goes_on_at_the_offset_that_was_acknowledged():
     assert again(machine) == [(128 * KB, 64 * KB)]
     # Both had arrived: one chunk was sent again, and it goes on behind them.
     assert chunks(machine.heard(ack(384 * KB), 0.3)) == [(384 * KB, 64 * KB)]
+    # Of 64 KB one may take half a second, and this one took less: they double.
     assert chunks(machine.heard(ack(448 * KB), 0.6)) == [
-        (448 * KB, 64 * KB),
-        (512 * KB, 64 * KB),
+        (448 * KB, 128 * KB),
+        (576 * KB, 24 * KB),
     ]
 
 
@@ -663,3 +660,33 @@ def test_a_device_has_so_many_pieces_of_work_however_small():
         machine.heard(task(turn(number)), 0.0)
     (text,) = declined(machine.heard(task(turn(1000)), 0.0))
     assert text == "this device has 1000 pieces of work already"
+
+
+def patience(machine, now):
+    """Open a connection on which nobody answers; returns the seconds until it is given up."""
+    machine.opened(now)
+    due = machine.next_alarm(now)
+    while machine.connected:
+        due = machine.next_alarm(due)
+        machine.tick(due)
+    return due - now
+
+
+def test_a_welcome_is_awaited_longer_after_each_try_in_vain():
+    machine = agent()
+    waits = [patience(machine, now) for now in (0.0, 100.0, 200.0, 300.0, 400.0)]
+    assert waits == [15.0, 30.0, 60.0, 90.0, 90.0]
+
+
+def test_a_slow_link_is_remembered_and_a_quick_one_forgets_it():
+    machine = agent()
+    machine.opened(0.0)
+    machine.heard(welcome(), 14.0)
+    machine.lost("cut")
+    assert patience(machine, 100.0) == 28.0
+    machine.opened(200.0)
+    machine.heard(welcome(), 201.0)
+    # A welcome to another run proves nothing of how long a connection takes.
+    machine.heard(welcome(), 290.0)
+    machine.lost("cut")
+    assert patience(machine, 300.0) == 15.0

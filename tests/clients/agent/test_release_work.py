@@ -80,4 +80,7 @@ def test_a_look_that_failed_says_nothing_of_a_slot(
     worker, said = desk(monkeypatch, tmp_path, script)
     monkeypatch.setattr("fedlearn.clients.agent.releases.CONSENT_S", 0.0)
     assert asyncio.run(worker._is_intact("a", RELEASE)) is is_intact
-    assert said == ["slot a cannot be looked at yet: its inspect ended with code 1"] * 2
+    lines = ["slot a cannot be looked at yet: its inspect ended with code 1"] * 2
+    if not is_intact:
+        lines.append("slot a does not hold small 3 (abababab): its hash is another")
+    assert said == lines
