@@ -75,6 +75,7 @@ COMPUTES_NOTHING = (
     "system/parent.py",
     "system/sha256.py",
     "system/sockets.py",
+    "template",
     "text",
     "tuning",
 )
