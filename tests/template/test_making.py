@@ -84,11 +84,13 @@ def test_the_app_and_the_experiment_have_the_same_settings(app):
     config = project.read(app).run_config
     experiment = tomllib.loads((app / "experiment.toml").read_text())
     assert experiment["experiment"]["rounds"] == config["num-server-rounds"]
-    assert experiment["train"]["epochs"] == config["epochs"]
-    assert experiment["train"]["batch_size"] == config["batch-size"]
-    assert experiment["strategy"]["lr"] == config["lr"]
-    assert experiment["strategy"]["decay"] == config["decay"]
-    assert project.DEFAULT_NODES == 10
+    assert experiment["strategy"] == {
+        "name": "two_moons.strategy:DecayingFedAvg",
+        "lr": config["lr"],
+        "decay": config["decay"],
+        "epochs": config["epochs"],
+        "batch_size": config["batch-size"],
+    }
 
 
 def test_the_app_learns(app, tmp_path):
@@ -105,14 +107,23 @@ def test_the_experiment_learns_by_the_rates_of_the_strategy(app, tmp_path):
     run = fl.run(config, {"experiment.rounds": ROUNDS}, out=out, quiet=True)
     assert run.summary["rounds"] == ROUNDS
     assert run.summary["accuracy"] > 0.5
-    still = fl.run(
-        config,
-        {"experiment.rounds": ROUNDS, "strategy.lr": 1e-9},
-        out=tmp_path / "still",
-        quiet=True,
-    )
+    changes = {"experiment.rounds": ROUNDS, "strategy.lr": 1e-9}
+    still = fl.run(config, changes, out=tmp_path / "still", quiet=True)
     # The strategy's rate is the clients': without one, nothing moves.
     assert still.summary["accuracy"] < 0.5
+
+
+def test_the_experiment_takes_the_client_app_too(app, tmp_path):
+    changes = {
+        "experiment.rounds": ROUNDS,
+        "client.app": "two_moons.client_app:app",
+        "evaluate.clients": True,
+    }
+    config = app / "experiment.toml"
+    run = fl.run(config, changes, out=tmp_path / "run", quiet=True)
+    assert run.summary["accuracy"] > 0.5
+    assert [line["failed"] for line in run.rounds] == [0] * (ROUNDS + 1)
+    assert run.rounds[-1]["metrics"]["evaluate"]["eval_accuracy"] > 0.5
 
 
 @pytest.mark.slow
