@@ -123,7 +123,8 @@ def test_the_experiment_takes_the_client_app_too(app, tmp_path):
     run = fl.run(config, changes, out=tmp_path / "run", quiet=True)
     assert run.summary["accuracy"] > 0.5
     assert [line["failed"] for line in run.rounds] == [0] * (ROUNDS + 1)
-    assert run.rounds[-1]["metrics"]["evaluate"]["eval_accuracy"] > 0.5
+    metrics = run.rounds[-1]["metrics"]
+    assert metrics is not None and metrics["evaluate"]["eval_accuracy"] > 0.5
 
 
 @pytest.mark.slow
