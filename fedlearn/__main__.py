@@ -18,6 +18,10 @@ COMMANDS = {
         "run an experiment with simulated clients on this machine",
     ),
     "run": ("fedlearn.commands.run", "run a Flower app, whole and unchanged"),
+    "new": (
+        "fedlearn.commands.new",
+        "write a Flower app that is an experiment too, to begin with",
+    ),
     "reproduce": (
         "fedlearn.commands.reproduce",
         "run experiments, and compare them with what is claimed",

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"text"},
     {"errors", "seeds", "arrays", "plan", "brief", "config", "names", "system"},
-    {"models", "data", "codec", "records", "devices", "bundling"},
+    {"models", "data", "codec", "records", "devices", "bundling", "template"},
     {"wire", "exchange", "package", "reporting"},
     {"server"},
     {"flower"},

@@ -14,6 +14,7 @@ python=${PYTHON:-python3}
 base/bin/python -m pip install --quiet --constraint "$constraints" "$wheel"
 base/bin/python -c 'import fedlearn.wire, fedlearn.codec, fedlearn.plan; from fedlearn.data import population; population("digits", {}, {}, 0)'
 base/bin/fedlearn --version
+base/bin/fedlearn new app
 base/bin/python -m fedlearn.simulate && { echo "simulate without the extra must fail"; exit 1; } || test $? -eq 2
 
 # The simulation's share.
@@ -21,6 +22,8 @@ base/bin/python -m fedlearn.simulate && { echo "simulate without the extra must 
 sim/bin/python -m pip install --quiet --constraint "$constraints" "$wheel[sim]"
 sim/bin/fedlearn simulate --quiet --out run --set experiment.rounds=2 --set expect.accuracy=0.15
 sim/bin/fedlearn reproduce --list | grep -q fleet-twin
+sim/bin/fedlearn run app --quiet --out app-run --run-config num-server-rounds=2
+sim/bin/fedlearn simulate app/experiment.toml --quiet --out app-experiment --set experiment.rounds=2
 sim/bin/python - <<'END'
 import fedlearn, json, pathlib, sys
 assert "site-packages" in fedlearn.__file__, fedlearn.__file__

@@ -76,6 +76,7 @@ COMPUTES_NOTHING = (
     "system/parent.py",
     "system/sha256.py",
     "system/sockets.py",
+    "template",
     "text",
     "tuning",
 )
