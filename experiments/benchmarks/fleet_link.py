@@ -188,6 +188,7 @@ class Boards:
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.close()
         self._room.shutdown()
 
     async def _end(self) -> None:
