@@ -138,6 +138,9 @@ def agent_frames(answers: Sequence[bytes] = ()) -> dict[str, pb.AgentFrame]:
             chunk=_chunk(pb.Key(round=1, kind="evaluate"), METRICS)
         ),
         "installs": pb.AgentFrame(
+            hello=pb.Hello(oldest=1, newest=1, client=1, installs=True)
+        ),
+        "fetches": pb.AgentFrame(
             hello=pb.Hello(oldest=1, newest=1, client=1, installs=True, fetches=True)
         ),
         "installed": installed_frame(REPORT),

@@ -39,14 +39,16 @@ def test_everything_that_can_go_wrong_went_wrong_somewhere():
     ],
 )
 def test_a_mistake_is_seen_within_200_seeds(mutant, invariant):
-    faults = []
+    # One mistake may break others as well, and earlier.
+    broken = set()
     for seed in range(200):
         try:
             World(seed, mutant).run()
         except Broken as fault:
-            faults.append(str(fault))
-            break
-    assert [fault.split()[0] for fault in faults] == [invariant]
+            broken.add(str(fault).split()[0])
+        if invariant in broken:
+            return
+    pytest.fail(f"{mutant} broke {sorted(broken)} and never {invariant}")
 
 
 def test_every_mutant_has_its_invariant():
