@@ -53,6 +53,11 @@ class Ran:
         ]
 
     @property
+    def failures(self) -> list[dict[str, Any]]:
+        """Return the clients that failed in each round, with their reasons."""
+        return [line["failures"] for line in self.lines]
+
+    @property
     def sha256(self) -> str:
         return str(self.summary["model_sha256"])
 

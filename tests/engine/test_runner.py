@@ -96,6 +96,9 @@ def test_serial_and_pool_agree_on_code_that_is_not_ours(config, tmp_path):
         for n in (1, 2)
     ]
     assert {r.code for r in runs} == {0}
+    # First: where one client failed, its reason says more than another hash does.
+    serial, *pools = (r.failures for r in runs)
+    assert pools == [serial, serial]
     assert len({r.sha256 for r in runs}) == 1
 
 
