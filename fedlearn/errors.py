@@ -17,6 +17,10 @@ FedlearnError                 one root; ``exit_code`` is what a command ends wit
 └── ClientError        (3)    one client could not do what the plan asks; the round goes on
 """
 
+import signal
+import traceback
+from types import CodeType
+
 from fedlearn.text import shortened
 
 # Characters of what a command prints of an error. Our own texts may list many names.
@@ -135,3 +139,26 @@ def _text(error: BaseException) -> str:
     # A user's own class of errors, whose text fails itself.
     except Exception:
         return ""
+
+
+def pass_on_signal(error: BaseException) -> None:
+    """Raise an error again that a signal's handler raised; return for any other.
+
+    Python runs a handler inside whatever code is at work. A program that handles SIGTERM
+    by `sys.exit`, as Ray does, means to end, and not to fail the client that was training.
+    """
+    if not isinstance(error, SystemExit):
+        return
+    codes = _handler_codes()
+    frames = traceback.walk_tb(error.__traceback__)
+    if any(frame.f_code in codes for frame, _ in frames):
+        raise error
+
+
+def _handler_codes() -> set[CodeType]:
+    """Return the code of every signal handler that is written in Python."""
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    # A method's code is its function's.
+    functions = [getattr(handler, "__func__", handler) for handler in handlers]
+    codes = {getattr(function, "__code__", None) for function in functions}
+    return {code for code in codes if code is not None}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedlearn.errors import ConfigError, reason_of
+from fedlearn.errors import ConfigError, pass_on_signal, reason_of
 from fedlearn.system import own_path
 from fedlearn.text import first_few, shortened
 from fedlearn.text.spelling import likely
@@ -141,6 +141,7 @@ def _module(what: str, path: str, module_name: str) -> Any:
         ) from error
     # The user's module runs its own code when imported, which may raise anything.
     except (Exception, SystemExit) as error:
+        pass_on_signal(error)
         raise ConfigError(
             f"{what} '{path}': importing '{module_name}' raised {reason_of(error)}"
         ) from error

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fedlearn.errors import ConfigError, reason_of
+from fedlearn.errors import ConfigError, pass_on_signal, reason_of
 
 
 def component(what: str, reference: str) -> Any:
@@ -24,6 +24,7 @@ def component(what: str, reference: str) -> Any:
         value: Any = import_module(module_name)
     # A user's module runs its own code when it is imported, which may raise anything.
     except (Exception, SystemExit) as error:
+        pass_on_signal(error)
         # Into the app's log: the line of the user's code is what they look for.
         traceback.print_exc()
         raise ConfigError(

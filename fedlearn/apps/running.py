@@ -28,7 +28,7 @@ from fedlearn.apps.start import Started
 from fedlearn.apps.states import NodeStates
 from fedlearn.apps.work import AppSettings
 from fedlearn.apps.workers import Workers
-from fedlearn.errors import FedlearnError, RunError, reason_of
+from fedlearn.errors import FedlearnError, RunError, pass_on_signal, reason_of
 from fedlearn.records.writing import RunFolder
 from fedlearn.seeds import derive, isolated
 
@@ -138,6 +138,7 @@ class _Execution:
         except FedlearnError:
             raise
         except SystemExit as error:
+            pass_on_signal(error)
             # sys.exit() and sys.exit(0) end a program in order.
             if error.code not in (None, 0):
                 raise RunError(

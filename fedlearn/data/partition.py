@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fedlearn.data.checks import whole
 from fedlearn.data.drawn import DrawnPartition
 from fedlearn.data.samples import Dataset, Samples
-from fedlearn.errors import ConfigError, FedlearnError, reason_of
+from fedlearn.errors import ConfigError, FedlearnError, pass_on_signal, reason_of
 from fedlearn.names import Named, call, find
 from fedlearn.seeds import derive, generator, isolated
 
@@ -218,6 +218,7 @@ def _call_kind(
         raise
     # The kind may be the user's own code, which may raise anything.
     except (Exception, SystemExit) as error:
+        pass_on_signal(error)
         raise ConfigError(
             f"[data.partition] kind = '{kind}' failed: {reason_of(error)}"
         ) from error

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from fedlearn.data.checks import flag
 from fedlearn.data.partition import Partitioned, divide
 from fedlearn.data.samples import Dataset, Population
-from fedlearn.errors import ConfigError, DataError, FedlearnError, reason_of
+from fedlearn.errors import (
+    ConfigError,
+    DataError,
+    FedlearnError,
+    pass_on_signal,
+    reason_of,
+)
 from fedlearn.names import Named, call, find
 from fedlearn.seeds import derive, isolated
 
@@ -162,6 +168,7 @@ def _call_loader(name: str, loader: Any, options: Mapping[str, Any], seed: int) 
         raise
     # The loader may be the user's code, which may raise anything.
     except (Exception, SystemExit) as error:
+        pass_on_signal(error)
         raise DataError(
             f"data set '{name}' cannot be loaded: {reason_of(error)}"
         ) from error

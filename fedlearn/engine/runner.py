@@ -21,7 +21,7 @@ from fedlearn.clients.local import Contribution, EncodedUpdate, Local, StartMode
 from fedlearn.data.samples import Population, Samples
 from fedlearn.engine import together
 from fedlearn.engine.task import Held, Outcome, Task, failure_reason, with_download
-from fedlearn.errors import PayloadError, RecordError
+from fedlearn.errors import PayloadError, RecordError, pass_on_signal
 from fedlearn.memory.slots import COPIES, RESIDUALS, Delivery, contracts
 from fedlearn.memory.vectors import ClientVectors
 from fedlearn.models import write_state
@@ -89,6 +89,7 @@ class Runner(Local):
         except RecordError:  # the disk's failure, not the client's
             raise
         except (Exception, SystemExit) as error:
+            pass_on_signal(error)
             # Model, data and app are the user's code, and may raise anything.
             outcome = Outcome(task.client, error=failure_reason(error))
         if held is not None:

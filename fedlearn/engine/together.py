@@ -35,7 +35,7 @@ from fedlearn.engine.task import (
     Task,
     failure_reason,
 )
-from fedlearn.errors import RecordError
+from fedlearn.errors import RecordError, pass_on_signal
 from fedlearn.models import write_state
 from fedlearn.plan import Plan
 from fedlearn.wire import Bytes, raw_length
@@ -162,6 +162,7 @@ def _shares(
         except RecordError:
             raise
         except (Exception, SystemExit) as error:
+            pass_on_signal(error)
             # The data is the user's code, and may raise anything.
             failures.append(Outcome(client, error=failure_reason(error)))
     return shares, failures

@@ -189,8 +189,11 @@ def test_a_node_lost_in_a_round_changes_nothing(cluster, tmp_path):
     sets = ["engine.kind=ray", f"engine.address={cluster.address}"]
     display = Removes(cluster)
     folder = RunFolder(tmp_path / "ray")
+    sigterm = signal.getsignal(signal.SIGTERM)
     summary = simulate(config.read(str(tmp_path / "ray.toml"), sets), folder, display)
     folder.close()
+    # Ray has its own while it runs.
+    assert signal.getsignal(signal.SIGTERM) is sigterm
     assert display.removed == 6
     assert summary["model_sha256"] == here.sha256
 

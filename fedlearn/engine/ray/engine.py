@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,6 +101,8 @@ class Ray(EveryClient):
         self.requested = workers
         self.workers = 0
         cpus = workers or len(os.sched_getaffinity(0))
+        # Ray handles SIGTERM by `sys.exit` from here on.
+        self._sigterm = signal.getsignal(signal.SIGTERM)
         self.ray, self._owned = connect(experiment.engine.address, cpus)
         self._actors: list[_DealtActor] = []
         self._model = 0
@@ -144,6 +148,15 @@ class Ray(EveryClient):
         self._setup = None
         if self._owned:
             self.ray.shutdown()
+            self._give_back_sigterm()
+
+    def _give_back_sigterm(self) -> None:
+        """Let SIGTERM do what it did before Ray was started."""
+        # Only the main thread may set it, and in another one Ray has not. None: it was not
+        # set by Python, which could not set it again.
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and self._sigterm is not None:
+            signal.signal(signal.SIGTERM, self._sigterm)
 
     def places(self) -> list[ActorPlace]:
         """Return where the actors are that work now."""
