@@ -12,9 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from fedlearn.apps.start import APP_FILE, Started, check_folder, check_same
+from fedlearn.apps.start import Started, check_folder, check_same
 from fedlearn.errors import RunError
-from fedlearn.records.names import LINES_FILE, MANIFEST_FILE
+from fedlearn.records.names import APP_FILE, LINES_FILE, MANIFEST_FILE
 from fedlearn.records.writing import RunFolder
 
 _PACKAGES = ("fedlearn", "flwr", "torch", "numpy")
@@ -73,16 +73,21 @@ def _begin(folder: RunFolder, started: Started) -> None:
 def _check_answered(started: Started, path: Path, summary: Mapping[str, Any]) -> None:
     """Raise RunError for a run whose every message failed: no strategy learned of that."""
     if summary["messages"] and summary["failed"] == summary["messages"]:
+        first = summary["first_failure"]
+        reason = f"node {first['node']}: {first['reason']}" if first else "no reason"
         raise RunError(
-            f"all {summary['messages']} messages of {started.project.name} failed; "
-            f"the reasons are in {path / LINES_FILE}, tracebacks in {path / 'app.log'}"
+            f"all {summary['messages']} messages of {started.project.name} failed; the "
+            f"first: {reason}; all reasons are in {path / LINES_FILE}, tracebacks in "
+            f"{path / 'app.log'}"
         )
 
 
 def _begun(started: Started, path: Path) -> str:
     project = started.project
+    # Two are few: who meant more should see it at once.
+    why = " (Flower's default; --nodes N)" if project.by_default else ""
     text = (
-        f"{project.name}: {project.nodes} nodes, {started.workers} workers, "
+        f"{project.name}: {project.nodes} nodes{why}, {started.workers} workers, "
         f"seed {started.seed}, run folder {path}"
     )
     if project.unused:

@@ -18,9 +18,11 @@ from fedlearn.apps.codecs import Codecs
 from fedlearn.apps.downlink import NodeDownlink
 from fedlearn.apps.grid import AppGrid
 from fedlearn.apps.hearing import LOG_FILE, Hearing
+from fedlearn.apps.lines import lost_text
 from fedlearn.apps.loading import on_path, server_app
 from fedlearn.apps.observing import AppLine, AppObserver
 from fedlearn.apps.page import write_page
+from fedlearn.apps.record import AppRecord
 from fedlearn.apps.recording import Recording, arrays_sha256, write_arrays
 from fedlearn.apps.replies import ReplyJournal
 from fedlearn.apps.report import line_text
@@ -60,7 +62,7 @@ class _Execution:
         self._hearing = hearing
         self._recording = Recording(folder)
         self._observer = AppObserver(self._on_line, lambda done, total: None)
-        self._codecs = Codecs(started.up, started.down, started.project.nodes)
+        self._codecs = Codecs.of(started.options, started.project.nodes)
 
     def run(self) -> dict[str, Any]:
         """Return the summary of the run."""
@@ -103,6 +105,7 @@ class _Execution:
             self._codecs,
             NodeDownlink(self._codecs, seed, path / COPIES_FOLDER),
             self._observer,
+            self._started.options.client_timeout_s,
         )
 
     def _serve(self, grid: AppGrid, workers: Workers) -> None:
@@ -149,11 +152,17 @@ class _Execution:
                 raise grid.failure from error
             traceback.print_exc()
             raise RunError(
-                f"the ServerApp raised {reason_of(error)}{_place(error, self._started)}; "
-                f"its traceback is in {self._folder.path / LOG_FILE}"
+                f"the ServerApp raised {reason_of(error)}{_place(error, self._started)}"
+                f"{self._before()}; its traceback is in {self._folder.path / LOG_FILE}"
             ) from error
         if grid.failure is not None:
             raise grid.failure
+
+    def _before(self) -> str:
+        """Return what the error of a ServerApp may come from; "": nothing that is known."""
+        self._observer.end()
+        lost = lost_text(self._recording.lines)
+        return f", after {lost}" if lost else ""
 
     @contextmanager
     def _strategy_noted(self) -> Iterator[None]:
@@ -187,7 +196,9 @@ class _Execution:
             "seed": self._started.seed,
             "codec": _codec(self._codecs),
         }
-        write_page(self._folder.path, self._started, self._recording.lines, summary)
+        lines = tuple(self._recording.lines)
+        path = self._folder.path
+        write_page(AppRecord(path, self._started.plain(), lines, summary, True))
         # Last: a folder with a summary holds a whole run.
         self._recording.summary(summary)
         for name in (JOURNAL_FOLDER, STATES_FOLDER, COPIES_FOLDER):
@@ -216,6 +227,7 @@ def _codec(codecs: Codecs) -> dict[str, str]:
     return {
         "up": codecs.up or "whole",
         "down": codecs.down or "whole",
+        "first": codecs.first or "whole",
         "why": codecs.why,
     }
 
