@@ -52,6 +52,11 @@ def _form(array: Array) -> tuple[str, tuple[int, ...], str]:
 
 def is_float(array: Array) -> bool:
     """Return whether an array's values are floats that our codecs carry."""
+    # One without bytes is an app's odd array, or one of `form_of`.
+    return _has_floats(array) and bool(array.data)
+
+
+def _has_floats(array: Array) -> bool:
     return array.stype == _NUMPY and array.dtype in _FLOATS
 
 
@@ -63,8 +68,7 @@ def form_of(record: ArrayRecord) -> tuple[ArrayRecord, tuple[str, ...]]:
     form = ArrayRecord()
     names: list[str] = []
     for name, array in record.items():
-        # An app's odd array without bytes would be taken for one that is left out.
-        if is_float(array) and array.data:
+        if is_float(array):
             form[name] = Array(array.dtype, array.shape, array.stype, b"")
             names.append(name)
         else:
@@ -77,7 +81,7 @@ def zeros(form: ArrayRecord) -> tuple[ArrayRecord, dict[str, Array]]:
     record = ArrayRecord()
     rest: dict[str, Array] = {}
     for name, array in form.items():
-        if is_float(array) and not array.data:
+        if _has_floats(array) and not array.data:
             record[name] = Array(np.zeros(tuple(array.shape), array.dtype))
         else:
             record[name] = array

@@ -8,6 +8,7 @@ same in every run.
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -97,6 +98,7 @@ class AppGrid(OwnGrid):
         self._waits = 0
         self._looked_s = 0.0
         self._thread = threading.get_ident()
+        self._process = os.getpid()
         # What ended the run: an app that catches it would go on without replies.
         self.failure: FedlearnError | None = None
         # Over all messages and replies: whether two runs were the same.
@@ -190,6 +192,8 @@ class AppGrid(OwnGrid):
     def _go_on(self) -> None:
         """Raise what ended the run, if something did."""
         self._waits = 0
+        if os.getpid() != self._process:
+            raise RunError("a process that the ServerApp forked has no nodes")
         if self.failure is not None:
             raise self.failure
 

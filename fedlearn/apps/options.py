@@ -33,6 +33,10 @@ class RunOptions:
     client_timeout_s: float = 0.0
 
 
+# Exact: an app that nobody compressed runs as it does in Flower.
+EXACT = RunOptions()
+
+
 def read(changes: Sequence[str]) -> RunOptions:
     """Return the options of texts such as "codec.up=eden1".
 

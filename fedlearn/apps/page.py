@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
+from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -257,5 +257,5 @@ def _failures(lines: Sequence[Line]) -> Html:
 
 def _settings(record: AppRecord) -> Html:
     # As the run folder has it, so that the page stands alone.
-    text = json.dumps(record.about, indent=2)
+    text = dumps(record.about, indent=2)
     return section_of("Settings", element("pre", text))

@@ -37,6 +37,9 @@ _PAIR = re.compile(r"""\s*([^\s=]+)\s*=\s*('[^']*'|"(?:[^"\\]|\\.)*"|\S+)(?=\s|$
 # Keys of a federation that `fedlearn run` honours.
 _NODES_KEY = "num-supernodes"
 
+# Of a TOML file: parsing takes seconds for some megabytes.
+_LARGEST_BYTES = 4_000_000
+
 # What `flwr run --federation-config` takes: the fields of its SimulationConfig.
 _FEDERATION_KEYS = (
     _NODES_KEY,
@@ -93,6 +96,18 @@ def read(
     federation_changes: of keys of its federation, as `federation` gives them. Raises
     ConfigError that names the file, the key and the nearest one.
     """
+    try:
+        return _read(folder, changes or {}, nodes, federation_changes or {})
+    # Dotted keys nest without a limit.
+    except RecursionError:
+        raise ConfigError(
+            f"{folder / PROJECT_FILE}: its tables nest too deep"
+        ) from None
+
+
+def _read(
+    folder: Path, changes: UserConfig, nodes: int | None, federation_changes: UserConfig
+) -> Project:
     path = folder / PROJECT_FILE
     document = _document(folder, path)
     app = _below(document, "tool", "flwr", "app")
@@ -104,7 +119,7 @@ def read(
     if not isinstance(components, dict):
         raise ConfigError(f"{path}: [tool.flwr.app.components] is missing")
     own_federation = _federation(path, document)
-    options = {**own_federation, **(federation_changes or {})}
+    options = {**own_federation, **federation_changes}
     number = nodes or _nodes(path, options)
     project = document.get("project")
     about: dict[str, Any] = project if isinstance(project, dict) else {}
@@ -116,7 +131,7 @@ def read(
         str(app.get("publisher") or ""),
         _component(path, components, "serverapp"),
         _component(path, components, "clientapp"),
-        merged(own_config, changes or {}, str(path)),
+        merged(own_config, changes, str(path)),
         number,
         _unused(options),
         not nodes and _NODES_KEY not in options,
@@ -247,6 +262,8 @@ def _document(folder: Path, path: Path) -> dict[str, Any]:
 def _toml(path: Path, option: str) -> dict[str, Any]:
     place = f"{option} {path}".strip()
     try:
+        if path.stat().st_size > _LARGEST_BYTES:
+            raise ConfigError(f"{place} has more than {_LARGEST_BYTES:,} bytes")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{place}: {error.strerror}") from error
@@ -269,13 +286,15 @@ def _component(path: Path, components: Mapping[str, Any], name: str) -> str:
             f"{path}: [tool.flwr.app.components] has no '{name}', but {names}; "
             f"add {name} = 'my_app.{name}:app'"
         )
-    module, _, attribute = str(reference).partition(":")
-    if not module or not attribute:
+    text = reference if isinstance(reference, str) else ""
+    module, _, attribute = text.partition(":")
+    # A relative module would be looked for in fedlearn.
+    if not module or not attribute or module.startswith("."):
         raise ConfigError(
             f"{path}: {name} = '{reference}' is not module:attribute, "
             f"such as 'my_app.{name}:app'"
         )
-    return str(reference)
+    return text
 
 
 def _federation(path: Path, document: dict[str, Any]) -> dict[str, Any]:
@@ -291,9 +310,9 @@ def _federation(path: Path, document: dict[str, Any]) -> dict[str, Any]:
     if default is None:
         return {}
     # A default elsewhere, such as a SuperLink of Flower's own configuration.
-    if default not in tables:
+    if str(default) not in tables:
         return {}
-    options = federations[default].get("options", {})
+    options = federations[str(default)].get("options", {})
     if not isinstance(options, dict):
         raise ConfigError(f"{path}: options of the federation '{default}' is no table")
     return options

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
+from json import dumps
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ class Recording:
             for line in read_lines(folder.path)
         }
         # A torn last line of a run that was killed would spoil the next one.
-        texts = [json.dumps(line) + "\n" for line in self._before.values()]
+        texts = [dumps(line) + "\n" for line in self._before.values()]
         folder.write(LINES_FILE, "".join(texts))
         self.lines: list[dict[str, Any]] = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from fedlearn.apps.replies import ReplyJournal
 from fedlearn.apps.report import line_text
 from fedlearn.apps.start import Started
 from fedlearn.apps.states import NodeStates
+from fedlearn.apps.surroundings import put_back
 from fedlearn.apps.work import AppSettings
 from fedlearn.apps.workers import Workers
 from fedlearn.errors import FedlearnError, RunError, reason_of
@@ -61,7 +63,7 @@ class _Execution:
         self._folder = folder
         self._hearing = hearing
         self._recording = Recording(folder)
-        self._observer = AppObserver(self._on_line, lambda done, total: None)
+        self._observer = AppObserver(self._on_line, self._on_look)
         self._codecs = Codecs.of(started.options, started.project.nodes)
 
     def run(self) -> dict[str, Any]:
@@ -136,17 +138,28 @@ class _Execution:
 
     def _call(self, app: Any, grid: AppGrid, context: Context) -> None:
         """Call the ServerApp; what its code raises is one line, and a traceback in the log."""
+        process = os.getpid()
         try:
-            app(grid, context)
-        except FedlearnError:
+            with put_back() as surroundings:
+                try:
+                    app(grid, context)
+                finally:
+                    # The app forked, and its new process came back here: one run is enough.
+                    if os.getpid() != process:
+                        os._exit(0)
+                self._tell(surroundings.new_threads())
+        except (FedlearnError, KeyboardInterrupt):
             raise
         except SystemExit as error:
+            # What ended the run, where the app has passed over it.
+            if grid.failure is not None:
+                raise grid.failure from error
             # sys.exit() and sys.exit(0) end a program in order.
             if error.code not in (None, 0):
                 raise RunError(
                     f"the ServerApp ended the program with code {error.code}"
                 ) from error
-        except Exception as error:
+        except BaseException as error:
             # The cause, where the app has wrapped it.
             if grid.failure is not None:
                 raise grid.failure from error
@@ -157,6 +170,14 @@ class _Execution:
             ) from error
         if grid.failure is not None:
             raise grid.failure
+
+    def _tell(self, threads: list[threading.Thread]) -> None:
+        # Python waits for them before it ends.
+        if threads:
+            self._hearing.show(
+                f"the ServerApp left a thread running ('{threads[0].name}'): the command "
+                "ends when it does"
+            )
 
     def _before(self) -> str:
         """Return what the error of a ServerApp may come from; "": nothing that is known."""
@@ -179,6 +200,12 @@ class _Execution:
             yield
         finally:
             Strategy.start = original  # type: ignore[method-assign]
+
+    def _on_look(self, round_number: int, done: int, total: int) -> None:
+        text = (
+            "" if done == total else f"round {round_number}: {done} of {total} answered"
+        )
+        self._hearing.progress(text)
 
     def _on_line(self, line: AppLine) -> None:
         plain = self._recording.add(line)

@@ -13,7 +13,7 @@ from typing import Any
 import tomllib
 
 from fedlearn.apps import project as projects
-from fedlearn.apps.options import RunOptions
+from fedlearn.apps.options import EXACT, RunOptions
 from fedlearn.apps.project import Project, UserConfig
 from fedlearn.errors import ConfigError
 from fedlearn.records.names import APP_FILE, SUMMARY_FILE
@@ -38,7 +38,7 @@ class Started:
     project: Project
     seed: int = 0
     workers: int = 1
-    options: RunOptions = RunOptions()
+    options: RunOptions = EXACT
     node_configs: Mapping[int, UserConfig] = field(default_factory=dict)
 
     @property
@@ -77,14 +77,14 @@ def of_options(
     federation: UserConfig | None = None,
     seed: int = 0,
     workers: int = 0,
-    options: RunOptions = RunOptions(),
+    options: RunOptions = EXACT,
     node_config: Path | None = None,
 ) -> Started:
     """Return a run of an app's folder.
 
-    changes: of keys of the app's run config. federation: of its federation's. workers: 0: one for each core that this
-    process may use. node_config: a TOML file.
-    Raises ConfigError.
+    changes: of keys of the app's run config. federation: of its federation's. workers: 0:
+    one for each core that this process may use. node_config: a TOML file. Raises
+    ConfigError.
     """
     if nodes is not None and not 1 <= nodes <= projects.MOST_NODES:
         raise ConfigError(f"--nodes {nodes} is not from 1 to {projects.MOST_NODES}")

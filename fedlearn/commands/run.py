@@ -130,7 +130,6 @@ def _started(arguments: argparse.Namespace) -> Started:
         federation=federation(arguments.federation_config or ()),
         seed=arguments.seed or 0,
         workers=arguments.workers,
-        # Exact: an app that nobody compressed runs as it does in Flower.
         options=options.read(arguments.set or ()),
         node_config=Path(arguments.node_config) if arguments.node_config else None,
     )

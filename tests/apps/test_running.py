@@ -18,7 +18,6 @@ from fedlearn.errors import ConfigError, RunError
 from tests.apps import plain
 from tests.apps.plain import SAMPLES
 
-
 CODED = ("codec.up=eden1", "codec.down=q8")
 
 
@@ -224,7 +223,10 @@ def test_codecs_send_fewer_bytes_and_the_model_stays_near(tmp_path):
 
 def test_codecs_that_are_chosen_are_named_in_the_summary(tmp_path):
     summary = ran(
-        "wide", tmp_path / "run", {"num-server-rounds": 1}, sets=("codec.up=auto", "codec.down=auto")
+        "wide",
+        tmp_path / "run",
+        {"num-server-rounds": 1},
+        sets=("codec.up=auto", "codec.down=auto"),
     )
     assert summary["codec"]["up"] == "eden1"
     assert summary["codec"]["why"]

@@ -21,8 +21,14 @@ REGRESSION = str(SAMPLES / "regression")
         ([REGRESSION, "--nodes", "0"], "--nodes 0 is not from 1 to"),
         ([REGRESSION, "--workers", "-1"], "--workers -1 is not from 0 to"),
         ([REGRESSION, "--run-config", "penalti=1"], "Did you mean 'penalty'?"),
-        ([REGRESSION, "--set", "train.lr=1"], "knows codec.up, codec.down, codec.first, engine"),
-        ([REGRESSION, "--set", "codec.first=q8"], "codec.first = 'q8' needs codec.down"),
+        (
+            [REGRESSION, "--set", "train.lr=1"],
+            "knows codec.up, codec.down, codec.first, engine",
+        ),
+        (
+            [REGRESSION, "--set", "codec.first=q8"],
+            "codec.first = 'q8' needs codec.down",
+        ),
         (
             [REGRESSION, "--set", "engine.client_timeout_s=soon"],
             "engine.client_timeout_s = 'soon' is no number of seconds",
