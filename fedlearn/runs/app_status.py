@@ -21,7 +21,7 @@ def of_app_folder(folder: Path) -> Status:
     Rounds that are planned are the app's secret, so the status has none.
     """
     try:
-        lines = [dict(line) for line in read_lines(folder)]
+        lines: list[dict[str, Any]] = [dict(line) for line in read_lines(folder)]
     except OSError as error:
         path = folder / LINES_FILE
         raise RunError(f"cannot read '{path}': {error.strerror or error}") from None

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -92,10 +93,10 @@ def test_what_a_server_does_to_its_process_is_put_back(tmp_path, monkeypatch):
     interrupt = signal.getsignal(signal.SIGINT)
     path = list(sys.path)
     write(tmp_path / "app", RUDE_SERVER)
-    shown = []
+    shown: list[str] = []
     try:
         # Relative paths: the app goes elsewhere.
-        summary = ran(start.Path("app"), start.Path("run"), shown=shown)
+        summary = ran(Path("app"), Path("run"), shown=shown)
     finally:
         json.dumps, json.loads = dumps, loads
     assert (summary["messages"], summary["failed"]) == (2, 0)
@@ -138,7 +139,7 @@ def test_a_server_that_ends_badly_is_one_line(server, message, tmp_path):
 def test_failures_that_a_server_passes_over_are_told(tmp_path):
     client = "    if me == 1:\n        raise KeyError('label')\n"
     app = write(tmp_path / "app", client=client)
-    shown = []
+    shown: list[str] = []
     summary = ran(app, tmp_path / "run", shown=shown)
     text = "2 of 4 messages failed; the first: node 1001 in round 1: KeyError: 'label'"
     assert f"failures  {text}" in shown[-1]
@@ -224,7 +225,7 @@ def test_a_run_that_goes_on_with_a_changed_app_is_told(tmp_path):
         ran(app, out, resume=True, changes={"mark": 1})
     module = app / "odd" / "client_app.py"
     module.write_text(module.read_text().replace('"me": me', '"me": me + 10'))
-    shown = []
+    shown: list[str] = []
     summary = run_app(start.of_folder(out), out, resume=True, show=shown.append).summary
     assert "the app has changed since the run began (odd/client_app.py)" in shown[0]
     # The two of the first turn were there, the others are asked.
