@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAvg, FedMedian
 
 from fedlearn.apps import private
 from fedlearn.apps.codecs import Codecs
 from fedlearn.apps.downlink import NodeDownlink
 from fedlearn.apps.messages import Packing, packed, raw_bytes, unpacked, whole
+from fedlearn.apps.options import RunOptions
 from fedlearn.errors import FormatError, PayloadError
 
 RANDOM = np.random.default_rng(7)
@@ -213,6 +215,26 @@ def test_an_update_counts_from_what_the_server_sent():
     other = packed(RecordDict({"g": trained}), {"a": copy}, "raw32", 0).payload
     arrived = unpacked(other, {"a": copy}, {"a": original}).array_records["g"]
     assert np.abs(arrived["w"].numpy() - trained["w"].numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("strategy", "size", "first"),
+    [
+        (FedAvg, 5000, "cvq(3,0)"),
+        (FedMedian, 5000, "q8"),
+        (None, 5000, "q8"),
+        (FedAvg, 50, "f16"),
+    ],
+)
+def test_a_first_codec_is_chosen_by_strategy_and_size(strategy, size, first):
+    chosen = Codecs.of(RunOptions("auto", "auto"), 4)
+    chosen.strategy = strategy
+    record = ArrayRecord({"w": Array(np.ones(size, np.float32))})
+    chosen.look(Packing().of(RecordDict({"a": record})))
+    assert chosen.first == first
+    # Whoever names the way down names its first record too, or has it whole.
+    assert Codecs.of(RunOptions("auto", "q8"), 4).first == ""
+    assert Codecs.of(RunOptions("", "q8", "auto"), 4).first == "auto"
 
 
 def sent_digest(record):

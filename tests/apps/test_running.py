@@ -219,6 +219,11 @@ def test_codecs_send_fewer_bytes_and_the_model_stays_near(tmp_path):
     assert np.abs(b - 1).mean() < 0.1
     again = ran("wide", tmp_path / "again", changes, sets=CODED, workers=1)
     assert again["messages_sha256"] == coded["messages_sha256"]
+    first = ran("wide", tmp_path / "first", changes, sets=(*CODED, "codec.first=q8"))
+    assert first["bytes_down"] < 0.26 * exact["bytes_down"]
+    assert first["codec"]["first"] == "q8"
+    c = load_file(tmp_path / "first" / "result.safetensors")["w"]
+    assert np.abs(c - 1).mean() < 0.1
 
 
 def test_codecs_that_are_chosen_are_named_in_the_summary(tmp_path):
