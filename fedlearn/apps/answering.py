@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import sys
+import threading
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +17,7 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 from fedlearn.apps import private
 from fedlearn.apps.copies import Copies
 from fedlearn.apps.messages import packed, unpacked
+from fedlearn.apps.surroundings import put_back
 from fedlearn.apps.work import AppSettings, NodeAnswer, Work
 from fedlearn.errors import ClientError, reason_of
 from fedlearn.seeds import derive
@@ -28,14 +32,17 @@ class Answering:
         self._app = app
         self._settings = settings
         self._copies = Copies(settings.copies)
+        self._told_threads = False
 
     def __call__(self, work: Work) -> NodeAnswer:
         """Return what the app answers; whatever its code raises is an answer too."""
         try:
             return self._answer(work)
         # A client's code may end its process on purpose; here that ends its answer.
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
-            traceback.print_exc()
+        except BaseException as error:
+            # It may have closed the stream.
+            with contextlib.suppress(ValueError, OSError):
+                traceback.print_exc()
             reason = reason_of(error)
             return NodeAnswer(work.number, code=private.RAISED, reason=reason)
 
@@ -58,7 +65,7 @@ class Answering:
         before = b"" if work.state is None else work.state.read_bytes()
         context = self._context(work, before)
         self._seed(work)
-        reply = self._app(message, context)
+        reply = self._called(message, context)
         _check(reply, work)
         if reply.has_error():
             error = reply.error
@@ -70,6 +77,29 @@ class Answering:
             files.make_folder(work.next_state.parent)
             files.replace(work.next_state, after)
         return NodeAnswer(work.number, payload, changed=after != before)
+
+    def _called(self, message: Message, context: Context) -> Any:
+        """Return what the app answers, in this process and with its surroundings as before."""
+        process = os.getpid()
+        with put_back() as surroundings:
+            try:
+                reply = self._app(message, context)
+            finally:
+                # The app forked, and its new process came back here: one answer is enough.
+                if os.getpid() != process:
+                    os._exit(0)
+            self._tell(surroundings.new_threads())
+        return reply
+
+    def _tell(self, threads: list[threading.Thread]) -> None:
+        # Once in each worker: with every message there may be one more.
+        if threads and not self._told_threads:
+            self._told_threads = True
+            print(
+                f"fedlearn: the ClientApp left a thread running ('{threads[0].name}'): what "
+                "it changes or draws meanwhile is another in each run",
+                file=sys.stderr,
+            )
 
     def _context(self, work: Work, state: bytes) -> Context:
         settings = self._settings

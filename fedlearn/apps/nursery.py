@@ -17,6 +17,7 @@ from multiprocessing.reduction import recv_handle
 from pathlib import Path
 from typing import Any
 
+from fedlearn.apps.sources import python_files
 from fedlearn.apps.work import AppSettings
 from fedlearn.errors import FedlearnError, one_line
 from fedlearn.system.parent import end_forks_with_this, end_with_parent
@@ -70,7 +71,7 @@ def _loaded(settings: AppSettings) -> Any:
 
 def _uses_torch(folder: Path) -> bool:
     """Return whether an app's own files speak of torch."""
-    for path in folder.rglob("*.py"):
+    for path in python_files(folder):
         with contextlib.suppress(OSError):
             if b"torch" in path.read_bytes():
                 return True
@@ -119,18 +120,33 @@ def _forked(control: Connection, answering: Any) -> int:
 
 def _work(connection: Connection, answering: Any) -> None:
     """Answer messages until the run closes its end."""
+    log = os.dup(sys.stdout.fileno())
     while True:
         try:
             work = connection.recv()
         except (EOFError, OSError):
             return
         answer = answering(work)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush("stdout", 1, log)
+        _flush("stderr", 2, log)
         try:
             connection.send(answer)
         except OSError:
             return
+
+
+def _flush(name: str, number: int, log: int) -> None:
+    """Hand a standard stream's lines on, and open it anew where the app has closed it."""
+    try:
+        getattr(sys, name).flush()
+        # Its descriptor alone may be closed, for whatever file is opened next.
+        os.fstat(number)
+    except (AttributeError, OSError, ValueError):
+        os.dup2(log, number)
+        stream = open(  # noqa: SIM115
+            number, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False
+        )
+        setattr(sys, name, stream)
 
 
 def _exit_code(process: int) -> int:

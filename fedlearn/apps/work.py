@@ -8,6 +8,12 @@ from pathlib import Path
 
 from fedlearn.apps.project import UserConfig
 
+# Flower's code of a node that is not there.
+UNAVAILABLE = 5
+
+# Ours, of an answer that its ServerApp is not shown: `send_and_receive` ended before.
+LATE = -1
+
 
 @dataclass(frozen=True)
 class AppSettings:
@@ -27,13 +33,25 @@ class AppSettings:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """The seconds that a node may work on a message.
+
+    code: of the answer in the place of a late one. name: who set it, for its reason.
+    """
+
+    seconds: float
+    code: int
+    name: str
+
+
+@dataclass(frozen=True)
 class Work:
     """One message to one node.
 
     number: of the message among all, from 1. turn: among the node's own, from 1. bases:
     record → the digest of the copy that it is a difference from. state: the file of what
     the node's app keeps; None: nothing yet. next_state: where it goes when it changes. up: the
-    codec of the reply; "": whole.
+    codec of the reply; "": whole. limit: of the work on it; None: none.
     """
 
     number: int
@@ -49,13 +67,15 @@ class Work:
     state: Path | None
     next_state: Path
     up: str = ""
+    limit: Limit | None = None
 
 
 @dataclass(frozen=True)
 class NodeAnswer:
     """What came of a message: a reply's payload, or an error.
 
-    code: Flower's, 0 for a reply. changed: whether the node's state was written anew.
+    code: Flower's, 0 for a reply, `LATE` for one that nobody waits for any more. changed:
+    whether the node's state was written anew.
     """
 
     number: int

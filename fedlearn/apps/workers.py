@@ -7,11 +7,14 @@ worker killed by chance costs nothing.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -41,12 +44,22 @@ LOOK_S = 0.5
 
 @dataclass
 class _AppWorker:
-    """A worker process. work: what it answers; None while it is idle."""
+    """A worker process.
+
+    work: what it answers; None while it is idle. begun_s: when it took that, of the
+    monotonic clock.
+    """
 
     process: int
     connection: Connection
     work: Work | None = None
-    attempt: int = 1
+    begun_s: float = 0.0
+
+    def left_s(self) -> float:
+        """Return the seconds that are left to it, below 0 for none; infinite: no limit."""
+        if self.work is None or self.work.limit is None:
+            return math.inf
+        return self.begun_s + self.work.limit.seconds - time.monotonic()
 
 
 class Workers:
@@ -98,10 +111,16 @@ class Workers:
     def answers(self) -> Iterator[NodeAnswer]:
         """Yield the answers that are there within `LOOK_S`: at once when there is one."""
         busy = {w.connection: w for w in self._workers if w.work is not None}
-        for connection in wait(list(busy), LOOK_S):
+        left_s = min((w.left_s() for w in busy.values()), default=LOOK_S)
+        ready = wait(list(busy), min(LOOK_S, max(0.0, left_s)))
+        for connection in ready:
             answer = self._received(busy[connection])  # type: ignore[index]
             if answer is not None:
                 yield answer
+        for connection, worker in busy.items():
+            # What is there counts, however late it was looked for.
+            if connection not in ready and worker.left_s() <= 0:
+                yield self._late(worker)
 
     def done(self, node: int, state: Path | None) -> None:
         """Let the next message of a node go out, as its last answer is taken.
@@ -135,6 +154,7 @@ class Workers:
 
     def _send(self, worker: _AppWorker, work: Work) -> None:
         worker.work = work
+        worker.begun_s = time.monotonic()
         try:
             worker.connection.send(work)
         except OSError:
@@ -153,12 +173,30 @@ class Workers:
         self._attempts.pop(work.number, None)
         return answer
 
-    def _of_dead(self, worker: _AppWorker, work: Work) -> NodeAnswer | None:
+    def _late(self, worker: _AppWorker) -> NodeAnswer:
+        """End a worker whose time is over, and return the answer of its message."""
+        work = worker.work
+        assert work is not None and work.limit is not None
+        # It may be in code that hears nothing else.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.process, signal.SIGKILL)
+        self._replace(worker)
+        self._attempts.pop(work.number, None)
+        limit = work.limit
+        reason = f"no answer within {limit.name} = {limit.seconds:g}"
+        return NodeAnswer(work.number, code=limit.code, reason=reason)
+
+    def _replace(self, worker: _AppWorker) -> str:
+        """Have a new worker in the place of one that ended, and return how that did."""
         worker.connection.close()
         self._control.send((ENDED, worker.process))
         end = _end(self._control.recv())
+        self._workers[self._workers.index(worker)] = self._fork()
+        return end
+
+    def _of_dead(self, worker: _AppWorker, work: Work) -> NodeAnswer | None:
         place = self._workers.index(worker)
-        self._workers[place] = self._fork()
+        end = self._replace(worker)
         attempt = self._attempts.get(work.number, 1)
         if attempt < _MAX_ATTEMPTS:
             self._attempts[work.number] = attempt + 1

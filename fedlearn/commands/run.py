@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fedlearn.apps.start import Started
 
 # Options that a run which goes on takes from its folder.
-_FIXED = ("run_config", "nodes", "seed", "set", "node_config")
+_FIXED = ("run_config", "nodes", "federation_config", "seed", "set", "node_config")
 
 
 def parser() -> Parser:
@@ -41,7 +41,13 @@ def parser() -> Parser:
         "--nodes",
         type=int,
         metavar="N",
-        help="the nodes (default: num-supernodes, or 10)",
+        help="the nodes (default: num-supernodes of the project's federation, or 2)",
+    )
+    parser.add_argument(
+        "--federation-config",
+        action="append",
+        metavar="'KEY=VALUE …'|FILE.toml",
+        help="as of flwr run: num-supernodes is honoured, what else is there is named",
     )
     parser.add_argument("--seed", type=int, metavar="N", help="the seed (default: 0)")
     parser.add_argument(
@@ -54,8 +60,10 @@ def parser() -> Parser:
     parser.add_argument(
         "--set",
         action="append",
-        metavar="codec.up=NAME",
-        help="have arrays travel as differences: codec.up, codec.down; or auto",
+        metavar="KEY=VALUE",
+        help="codec.up, codec.down: have arrays travel as differences, by a codec or auto; "
+        "codec.first: the codec of a node's first model; engine.client_timeout_s: seconds "
+        "after which a node's work on a message has failed",
     )
     parser.add_argument(
         "--node-config",
@@ -101,16 +109,17 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _started(arguments: argparse.Namespace) -> Started:
-    from fedlearn.apps.project import changed
+    from fedlearn.apps import options
+    from fedlearn.apps.project import changed, federation
     from fedlearn.apps.start import of_folder, of_options
 
     if arguments.app is None:
         if not arguments.resume:
             raise ConfigError("give the folder of a Flower app: fedlearn run APP")
-        options = [name for name in _FIXED if getattr(arguments, name) is not None]
-        if options:
+        fixed = [name for name in _FIXED if getattr(arguments, name) is not None]
+        if fixed:
             raise ConfigError(
-                f"--{options[0].replace('_', '-')}: a run that goes on has it from its "
+                f"--{fixed[0].replace('_', '-')}: a run that goes on has it from its "
                 "folder; leave it out"
             )
         return of_folder(Path(arguments.out), arguments.workers)
@@ -118,20 +127,12 @@ def _started(arguments: argparse.Namespace) -> Started:
         Path(arguments.app),
         changes=changed(arguments.run_config or ()),
         nodes=arguments.nodes,
+        federation=federation(arguments.federation_config or ()),
         seed=arguments.seed or 0,
         workers=arguments.workers,
-        codecs=_codecs(arguments),
+        options=options.read(arguments.set or ()),
         node_config=Path(arguments.node_config) if arguments.node_config else None,
     )
-
-
-def _codecs(arguments: argparse.Namespace) -> tuple[str, str]:
-    # Exact: an app that nobody compressed runs as it does in Flower.
-    if not arguments.set:
-        return "", ""
-    from fedlearn.apps.codecs import read
-
-    return read(arguments.set)
 
 
 def _path(arguments: argparse.Namespace, started: Started) -> Path:

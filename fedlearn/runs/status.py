@@ -55,7 +55,9 @@ class Status:
     """How a run is doing; None: not known. Sizes in bytes.
 
     seconds: of the last round. counts: event → how often. next: the command that goes
-    on with the run, where one is needed.
+    on with the run, where one is needed. Of a Flower app alone: its name, its messages,
+    those that failed and why the first of them, and its last metrics, by whose they are
+    ("train", "evaluate" or "server").
     """
 
     state: str
@@ -70,6 +72,11 @@ class Status:
     counts: Mapping[str, int] = field(default_factory=dict)
     lately: tuple[Trouble, ...] = ()
     next: str | None = None
+    app: str | None = None
+    messages: int | None = None
+    failed: int | None = None
+    failure: str | None = None
+    metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def of_folder(folder: Path) -> Status:
