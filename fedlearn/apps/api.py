@@ -10,12 +10,21 @@ from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fedlearn.apps.start import APP_FILE, Started, check_folder, check_same
+from fedlearn.apps.start import (
+    APP_FILE,
+    Started,
+    check_folder,
+    check_same,
+    check_way,
+)
 from fedlearn.errors import RunError
 from fedlearn.records.names import LINES_FILE, MANIFEST_FILE
 from fedlearn.records.writing import RunFolder
+
+if TYPE_CHECKING:
+    from fedlearn.apps.running import OpenNodes
 
 _PACKAGES = ("fedlearn", "flwr", "torch", "numpy")
 
@@ -35,10 +44,12 @@ def run_app(
     resume: bool = False,
     quiet: bool = False,
     show: Callable[[str], None] = print,
+    open_nodes: OpenNodes | None = None,
 ) -> AppRun:
     """Run an app in a folder, or go on with the run that it holds.
 
-    show: takes what the terminal shows before and after the rounds. Raises ConfigError for
+    show: takes what the terminal shows before and after the rounds. open_nodes: those who
+    answer its messages; None: processes of this machine. Raises ConfigError for
     a folder or an app that cannot be used, RunError when the app's ServerApp fails, or each
     message of a run, RecordError when the folder cannot be written.
     """
@@ -46,15 +57,16 @@ def run_app(
     check_folder(path, resume)
     if (path / APP_FILE).exists():
         check_same(path, started)
+        check_way(path, started.agents, open_nodes is not None)
     # Only now: it imports flwr.
     from fedlearn.apps.report import summary_text
-    from fedlearn.apps.running import execute
+    from fedlearn.apps.running import execute, local_nodes
 
     with closing(RunFolder(path)) as folder:
         _begin(folder, started)
         if not quiet:
             show(_begun(started, path))
-        summary = execute(started, folder, quiet)
+        summary = execute(started, folder, quiet, open_nodes or local_nodes)
     if not quiet:
         show(summary_text(summary, str(path)))
     _check_answered(started, path, summary)
@@ -81,8 +93,9 @@ def _check_answered(started: Started, path: Path, summary: Mapping[str, Any]) ->
 
 def _begun(started: Started, path: Path) -> str:
     project = started.project
+    workers = "agents" if started.agents else f"{started.workers} workers"
     text = (
-        f"{project.name}: {project.nodes} nodes, {started.workers} workers, "
+        f"{project.name}: {project.nodes} nodes, {workers}, "
         f"seed {started.seed}, run folder {path}"
     )
     if project.unused:

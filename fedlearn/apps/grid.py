@@ -20,18 +20,15 @@ from flwr.app import Error, Message, RecordDict
 from fedlearn.apps import private
 from fedlearn.apps.codecs import Codecs
 from fedlearn.apps.downlink import NodeDownlink
-from fedlearn.apps.messages import Packing, Part, Sent, raw_bytes, unpacked
+from fedlearn.apps.messages import Packing, Part, Sent, raw_bytes
 from fedlearn.apps.observing import AppObserver
-from fedlearn.apps.replies import NodeRequest, ReplyJournal
+from fedlearn.apps.pool import AppNodes
+from fedlearn.apps.replies import NodeRequest
 from fedlearn.apps.states import NodeStates
-from fedlearn.apps.work import NodeAnswer, Work
-from fedlearn.apps.workers import Workers
+from fedlearn.apps.work import FIRST_NODE, RAISED, NodeAnswer, Work
 from fedlearn.codec import AUTO
-from fedlearn.errors import FedlearnError, PayloadError, RunError
+from fedlearn.errors import FedlearnError, PayloadError, RunError, reason_of
 from fedlearn.flower import OwnGrid
-
-# Nodes are numbered from here: node 1 is the ServerApp's, and 0 counts as none.
-FIRST_NODE = 1000
 
 # Times in a row that the ServerApp may ask for the nodes, a second and more apart, before
 # it is told that it waits for more nodes than there are.
@@ -43,8 +40,8 @@ _WAIT_S = 1.0
 class _Pending:
     """A message that was pushed, until its reply is pulled.
 
-    message: its metadata, with an empty content. parts: the ArrayRecords that its node
-    holds, by name. answer: once there is one.
+    message: its metadata, with an empty content. keep: digests of what its node holds from
+    now on. parts: the ArrayRecords that its node holds, by name. answer: once there is one.
     """
 
     request: NodeRequest
@@ -52,6 +49,7 @@ class _Pending:
     turn: int
     round: int | None
     sent: Sent
+    keep: tuple[str, ...]
     parts: dict[str, Part] = field(default_factory=dict)
     answer: NodeAnswer | None = None
     from_before: bool = False
@@ -64,8 +62,7 @@ class AppGrid(OwnGrid):
         self,
         nodes: int,
         seed: int,
-        workers: Workers,
-        replies: ReplyJournal,
+        app_nodes: AppNodes,
         states: NodeStates,
         codecs: Codecs,
         downlink: NodeDownlink,
@@ -74,8 +71,9 @@ class AppGrid(OwnGrid):
         """Take the parts of a run."""
         self._nodes = nodes
         self._seed = seed
-        self._workers = workers
-        self._replies = replies
+        self._answerers = app_nodes.answerers
+        self._replies = app_nodes.replies
+        self._unpack = app_nodes.unpack
         self._states = states
         self._codecs = codecs
         self._downlink = downlink
@@ -203,7 +201,7 @@ class AppGrid(OwnGrid):
             entry.from_before = True
             self._settle(entry, entry.answer)
         else:
-            self._workers.push(self._work(entry, partition))
+            self._answerers.push(self._work(entry, partition))
         return entry
 
     def _partition(self, message: Message) -> int:
@@ -241,7 +239,11 @@ class AppGrid(OwnGrid):
         request = NodeRequest.of(
             self._number, node, metadata.message_type, metadata.group_id, parts
         )
-        return _Pending(request, request_message, turn, round_of(message), sent, arrays)
+        # Of now: the node's next message may bring others.
+        keep = self._downlink.held(partition)
+        return _Pending(
+            request, request_message, turn, round_of(message), sent, keep, arrays
+        )
 
     def _work(self, entry: _Pending, partition: int) -> Work:
         metadata = entry.message.metadata
@@ -255,9 +257,10 @@ class AppGrid(OwnGrid):
             message_id=metadata.message_id,
             ttl=metadata.ttl,
             payload=entry.sent.payload,
+            digests=entry.request.digests,
             bases=entry.sent.bases,
-            state=self._states.path(partition),
-            next_state=self._states.next_path(partition, entry.turn),
+            keep=entry.keep,
+            state=self._states.turn(partition),
             up="" if self._codecs.up == AUTO else self._codecs.up,
         )
 
@@ -271,7 +274,7 @@ class AppGrid(OwnGrid):
         written: list[Future[None]] = []
         waiting = {e.request.number for e in pending if e.answer is None}
         while waiting:
-            for answer in self._workers.answers():
+            for answer in self._answerers.answers():
                 waiting.discard(answer.number)
                 written.append(self._arrived(answer))
             self._observer.looked(len(pending) - len(waiting), len(pending))
@@ -289,7 +292,7 @@ class AppGrid(OwnGrid):
             # The state before is needed until the reply is on disk.
             future.result()
         self._settle(entry, answer)
-        self._workers.done(node, self._states.path(node - FIRST_NODE))
+        self._answerers.done(node, self._states.turn(node - FIRST_NODE))
         return future
 
     def _settle(self, entry: _Pending, answer: NodeAnswer) -> None:
@@ -306,16 +309,22 @@ class AppGrid(OwnGrid):
         self._note_answer(answer)
         # Of the message's number: the same in each run, too.
         reply_id = self._id("reply", number)
-        # As on Flower: the strategy is told, and decides.
         if answer.code:
-            self._observer.failed(entry.request.node, answer.reason)
-            error = Error(answer.code, answer.reason)
-            return private.reply_of(entry.message, error, reply_id)
+            return self._error(entry, answer.code, answer.reason, reply_id)
         bases = {name: part.arrays for name, part in entry.parts.items()}
-        content = unpacked(answer.payload, bases)
+        try:
+            content = self._unpack(answer.payload, bases)
+        except PayloadError as error:
+            reason = f"its reply cannot be used: {reason_of(error)}"
+            return self._error(entry, RAISED, reason, reply_id)
         raw = raw_bytes(answer.payload, entry.parts)
         self._observer.answered(len(answer.payload), raw)
         return private.reply_of(entry.message, content, reply_id)
+
+    def _error(self, entry: _Pending, code: int, reason: str, reply_id: str) -> Message:
+        """Return a node's failure as a reply: as on Flower the strategy decides."""
+        self._observer.failed(entry.request.node, reason)
+        return private.reply_of(entry.message, Error(code, reason), reply_id)
 
     def _note_request(self, entry: _Pending) -> None:
         request = entry.request

@@ -40,6 +40,7 @@ class Started:
     """All that a run of an app depends on.
 
     workers: processes; no result depends on their number. up, down: codecs; "": whole.
+    agents: whether agents answer, and no workers.
     """
 
     project: Project
@@ -48,6 +49,7 @@ class Started:
     up: str = ""
     down: str = ""
     node_configs: Mapping[int, UserConfig] = field(default_factory=dict)
+    agents: bool = False
 
     def plain(self) -> dict[str, Any]:
         """Return what a run that goes on must have as it was, as JSON has it."""
@@ -63,6 +65,7 @@ class Started:
             "seed": self.seed,
             "codec": {"up": self.up, "down": self.down},
             "node_config": {str(p): dict(c) for p, c in self.node_configs.items()},
+            "agents": self.agents,
         }
 
 
@@ -117,6 +120,8 @@ def of_folder(path: Path, workers: int = 0) -> Started:
         configs = {int(p): config for p, config in plain["node_config"].items()}
         codec = plain["codec"]
         seed = plain["seed"]
+        # Folders of before had no agents.
+        agents = bool(plain.get("agents", False))
     except FileNotFoundError:
         raise ConfigError(
             f"--resume: {path} holds no run of an app (it has no {APP_FILE})"
@@ -126,19 +131,34 @@ def of_folder(path: Path, workers: int = 0) -> Started:
             f"--resume: {path / APP_FILE} cannot be read ({error}); start anew"
         ) from None
     number = workers_of(workers, project)
-    return Started(project, seed, number, codec["up"], codec["down"], configs)
+    return Started(project, seed, number, codec["up"], codec["down"], configs, agents)
 
 
 def check_same(path: Path, started: Started) -> None:
     """Raise ConfigError when a folder's run is not the one that is asked for."""
     before = of_folder(path).plain()
     now = started.plain()
+    check_way(path, before["agents"], started.agents)
     changed = [key for key, value in now.items() if before.get(key) != value]
     if changed:
         raise ConfigError(
             f"--out {path} holds a run with another {changed[0].replace('_', '-')}; "
             "resume with the same options, or with --resume --out alone"
         )
+
+
+def check_way(path: Path, agents: bool, wanted: bool) -> None:
+    """Raise ConfigError when a folder's run is to go on with nodes of the other kind.
+
+    agents: of the folder's run. wanted: of the command.
+    """
+    if agents == wanted:
+        return
+    command = "serve" if agents else "run"
+    raise ConfigError(
+        f"--out {path} holds a run of 'fedlearn {command}'; "
+        f"to go on: fedlearn {command} --resume --out {path}"
+    )
 
 
 def check_folder(path: Path, resume: bool) -> None:
