@@ -37,7 +37,7 @@ def check_app(clientapp: str, apps: Collection[str]) -> None:
     ``module:attribute``.
     """
     # The exact name is the owner's own choice, whatever it leads to.
-    if clientapp in apps:
+    if ":" in clientapp and clientapp in apps:
         return
     module, _, attribute = clientapp.partition(":")
     wish = f"the coordinator asks for the ClientApp '{clientapp}' of this device"

@@ -87,11 +87,13 @@ class SettingsFile:
 
     agent: only what the file gives, by the names of the options of `fedlearn agent`.
     releases: likewise, by the keys of the section; None: there is no such section.
+    node_config: what apps of Flower find in ``context.node_config``.
     """
 
     agent: Mapping[str, Any] = field(default_factory=dict)
     rules: Rules = field(default_factory=Rules)
     releases: Mapping[str, Any] | None = None
+    node_config: Mapping[str, Any] = field(default_factory=dict)
 
 
 class _Wrong(Exception):
@@ -120,12 +122,11 @@ def read(path: Path) -> SettingsFile:
                 f"Known: {', '.join(sections)}"
             )
     agent = _values(path, parser, "agent")
-    if parser.has_section(_NODE_CONFIG):
-        agent["node_config"] = _node_config(path, parser)
     _make_absolute(agent, path.parent.absolute())
     rules = Rules(**_values(path, parser, "rules"))
     _check(rules, path)
-    return SettingsFile(agent, rules, _releases(path, parser))
+    node_config = _node_config(path, parser)
+    return SettingsFile(agent, rules, _releases(path, parser), node_config)
 
 
 def _parse(parser: configparser.ConfigParser, path: Path) -> None:
@@ -205,6 +206,8 @@ def _node_config(
 ) -> dict[str, bool | int | float | str]:
     """Return the owner's keys for apps; raises ConfigError for a value without its end."""
     config: dict[str, bool | int | float | str] = {}
+    if not parser.has_section(_NODE_CONFIG):
+        return config
     for key, text in parser.items(_NODE_CONFIG):
         try:
             config[key] = _plain_value(text)

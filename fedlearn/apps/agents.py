@@ -35,21 +35,35 @@ from fedlearn.server.work import (
     journal_key,
 )
 
+# Clients that a line names.
+_MOST_NAMED = 10
+
 
 class AgentNodes:
     """Hands messages to the exchange, and takes what comes of them."""
 
-    def __init__(self, service: WorkService, copies: Path, most_s: float) -> None:
+    def __init__(
+        self,
+        service: WorkService,
+        copies: Path,
+        most_s: float,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> None:
         """Take the exchange.
 
         copies: the folder of what nodes hold. most_s: seconds in which a message has to be
-        answered, where its own time to live is not shorter.
+        answered, where its own time to live is not shorter. note: takes a line for whoever
+        waits.
         """
         self._service = service
         self._copies = Copies(copies)
         self._most_s = most_s
         # Client → its messages, of which the first is its open work.
         self._queues: dict[int, deque[Work]] = {}
+        self._note = note
+        # Clients that were asked, and those of them of whom it is known that they came.
+        self._clients: set[int] = set()
+        self._met: set[int] = set()
 
     def ready(self) -> None:
         """Wait for nobody: work goes to an agent whenever it attends."""
@@ -66,6 +80,7 @@ class AgentNodes:
 
     def answers(self) -> Iterator[NodeAnswer]:
         """Yield the next answer, once it is there. Raises RecordError."""
+        self._say_who_is_away()
         event = self._service.next()
         queue = self._queues.get(event.client)
         # What comes of a message that has its answer is nobody's.
@@ -97,6 +112,20 @@ class AgentNodes:
             lambda data: objection(data, work),
         )
         self._service.ask([order], min(work.ttl, self._most_s), 1)
+        self._clients.add(work.partition)
+
+    def _say_who_is_away(self) -> None:
+        """Note whose agents the run waits for, each once."""
+        strangers = self._clients - self._met
+        if not strangers:
+            return
+        away = sorted(strangers.difference(self._service.attending()))
+        self._met |= strangers
+        # Nobody would know for whom it waits.
+        if away:
+            more = f" and {len(away) - _MOST_NAMED} more" if away[_MOST_NAMED:] else ""
+            names = ", ".join(map(str, away[:_MOST_NAMED]))
+            self._note(f"waiting for the agents of clients {names}{more}")
 
     def _repair(self, work: Work) -> None:
         """Send a message anew, with the records that it is a difference from."""

@@ -57,11 +57,15 @@ class Declined(ClientError):
 class AppDesk:
     """Answers the messages of one app's run, of one client."""
 
-    def __init__(self, setup: WorkSetup, folder: Path, held: IO[bytes]) -> None:
+    def __init__(
+        self, setup: WorkSetup, folder: Path, held: IO[bytes], log: BinaryIO
+    ) -> None:
         """Check what the coordinator asks for.
 
-        held: the lock of the run's folder. Raises Declined for an app that may not, or
-        cannot, run here, and FormatError for a description that is none.
+        held: the lock of the run's folder. log: takes what the app prints.
+
+        Raises Declined for an app that may not, or cannot, run here, and FormatError for a
+        description that is none.
         """
         brief = AppBrief.of_json(setup.experiment)
         # Both before anything of the app, or of flwr, is imported.
@@ -73,6 +77,7 @@ class AppDesk:
         self._rules = setup.rules
         self._client = setup.client
         self._held = held
+        self._log = log
         self._settings = AppSettings(
             None,
             brief.clientapp,
@@ -160,8 +165,8 @@ class AppDesk:
     def _ready(self) -> Workers:
         """Return the processes that run the app, started if need be."""
         if self._workers is None:
-            log: BinaryIO = sys.stderr.buffer
-            workers = Workers(self._settings, 1, log, (self._held.fileno(),))
+            passed = (self._held.fileno(),)
+            workers = Workers(self._settings, 1, self._log, passed)
             try:
                 workers.ready()
             except ConfigError as error:
@@ -215,7 +220,8 @@ class _Attendant:
             if self._lock is None:
                 self._lock = lock(self._folder, (COPIES, ANSWERS))
             if self._desk is None:
-                self._desk = AppDesk(self._setup, self._folder, self._lock)
+                log = sys.stderr.buffer
+                self._desk = AppDesk(self._setup, self._folder, self._lock, log)
             answer = self._desk.answer(Task.FromString(task_bytes), payloads)
             write_answer(self._folder / ANSWERS / request.name, task_bytes, answer)
         # A task comes from outside: whatever it makes of this is that task's failure.

@@ -149,7 +149,12 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
         file = settings.read(arguments.settings)
         # Parsed again over the file's values, so that what is given wins.
-        options.set_defaults(**file.agent, rules=file.rules, releases=file.releases)
+        options.set_defaults(
+            **file.agent,
+            rules=file.rules,
+            releases=file.releases,
+            node_config=file.node_config,
+        )
         arguments = options.parse_args(argv)
     if not arguments.coordinator:
         raise UserError(

@@ -88,7 +88,7 @@ class AppServeOptions(HostOptions):
         assert hosting.journal is not None
         copies = folder.path.resolve() / COPIES_FOLDER
         return AppNodes(
-            AgentNodes(service, copies, self.deadline_s),
+            AgentNodes(service, copies, self.deadline_s, hosting.log.note),
             AcknowledgedReplies(hosting.journal, service.recall),
             strict.unpack,
             hosting.close,

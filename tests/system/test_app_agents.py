@@ -78,7 +78,7 @@ CASES = [
     ("analytics", 5, "ana.client_app:app", ("", ""), "journal.after-sync=kill@3", ""),
     (
         "wide",
-        2,
+        3,
         "wide",
         ("auto", "q8"),
         "coordinator.stored=kill@4",
