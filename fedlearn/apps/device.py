@@ -60,20 +60,12 @@ class AppDesk:
     def __init__(
         self, setup: WorkSetup, folder: Path, held: IO[bytes], log: BinaryIO
     ) -> None:
-        """Check what the coordinator asks for.
+        """Take a run whose app may run here.
 
-        held: the lock of the run's folder. log: takes what the app prints.
-
-        Raises Declined for an app that may not, or cannot, run here, and FormatError for a
-        description that is none.
+        held: the lock of the run's folder. log: takes what the app prints. Raises what
+        `checked` raises.
         """
-        brief = AppBrief.of_json(setup.experiment)
-        # Both before anything of the app, or of flwr, is imported.
-        try:
-            check_app(brief.clientapp, setup.rules.apps)
-        except ConfigError as error:
-            raise Declined(str(error)) from None
-        check_flower(brief.clientapp)
+        brief = checked(setup)
         self._rules = setup.rules
         self._client = setup.client
         self._held = held
@@ -174,6 +166,21 @@ class AppDesk:
                 raise Declined(str(error)) from None
             self._workers = workers
         return self._workers
+
+
+def checked(setup: WorkSetup) -> AppBrief:
+    """Return the description of a run's app; nothing of the app, or of flwr, is imported.
+
+    Raises Declined for an app that may not, or cannot, run here, and FormatError for a
+    description that is none.
+    """
+    brief = AppBrief.of_json(setup.experiment)
+    try:
+        check_app(brief.clientapp, setup.rules.apps)
+    except ConfigError as error:
+        raise Declined(str(error)) from None
+    check_flower(brief.clientapp)
+    return brief
 
 
 def check_flower(clientapp: str) -> None:

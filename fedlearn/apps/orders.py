@@ -15,7 +15,7 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from fedlearn.apps.work import NodeAnswer, Work
 from fedlearn.errors import FormatError
@@ -203,36 +203,34 @@ class _Fields:
             raise FormatError(f"{what} is none: it is no object")
         self.values: dict[str, Any] = values
 
-    def refuse(self, name: str) -> None:
+    def refuse(self, name: str) -> NoReturn:
         raise FormatError(f"{self.what} is none: '{name}' is missing or odd")
 
     def text(self, name: str) -> str:
         value = self.values.get(name)
         if not isinstance(value, str):
             self.refuse(name)
-        return str(value)
+        return value
 
     def number(self, name: str, most: int) -> int:
         value = self.values.get(name)
         # true is a number to Python.
         if isinstance(value, bool) or not isinstance(value, int):
             self.refuse(name)
-        number = int(value or 0)
-        if not 0 <= number <= most:
+        if not 0 <= value <= most:
             self.refuse(name)
-        return number
+        return value
 
     def truth(self, name: str) -> bool:
         value = self.values.get(name)
         if not isinstance(value, bool):
             self.refuse(name)
-        return bool(value)
+        return value
 
     def table(self, name: str) -> dict[str, Any]:
         value = self.values.get(name)
         if not isinstance(value, dict):
             self.refuse(name)
-            return {}
         return value
 
     def digests(self, name: str) -> dict[str, str]:
@@ -243,7 +241,7 @@ class _Fields:
 def _digest(fields: _Fields, value: Any, name: str) -> str:
     if not isinstance(value, str) or not _DIGEST.fullmatch(value):
         fields.refuse(name)
-    return str(value)
+    return value
 
 
 def _request(fields: _Fields) -> dict[str, Any]:

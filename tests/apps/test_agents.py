@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -106,8 +107,8 @@ class Exchange:
 
 
 def test_messages_of_a_node_go_out_one_after_another_with_its_state(tmp_path):
-    exchange = Exchange()
-    notes = []
+    exchange: Any = Exchange()
+    notes: list[str] = []
     nodes = AgentNodes(exchange, tmp_path, 30.0, notes.append)
     later = replace(WORK, number=6, turn=4)
     other = replace(WORK, number=7, node=1000, partition=0)
@@ -142,7 +143,7 @@ def test_messages_of_a_node_go_out_one_after_another_with_its_state(tmp_path):
 def test_a_piece_of_work_without_an_answer_is_an_error_by_its_reason(
     failure, code, tmp_path
 ):
-    exchange = Exchange()
+    exchange: Any = Exchange()
     nodes = AgentNodes(exchange, tmp_path, 30.0)
     nodes.push(WORK)
     exchange.events = [WorkResult(2, (5, "app", 0), failure=failure)]
@@ -151,7 +152,7 @@ def test_a_piece_of_work_without_an_answer_is_an_error_by_its_reason(
 
 
 def test_an_agent_that_lacks_a_record_is_sent_it_with_the_message(tmp_path):
-    exchange = Exchange()
+    exchange: Any = Exchange()
     nodes = AgentNodes(exchange, tmp_path, 30.0)
     digest = DIGESTS["arrays"]
     (tmp_path / digest).write_bytes(b"arrays\0record")
@@ -187,7 +188,7 @@ class Liar:
 def test_a_lying_agent_is_that_clients_failure_and_the_run_goes_on(payload, tmp_path):
     def open_nodes(started, folder, log):
         nodes = local_nodes(started, folder, log)
-        liar = Liar(nodes.answerers, payload)
+        liar: Any = Liar(nodes.answerers, payload)
         return AppNodes(liar, nodes.replies, strict.unpack, nodes.close)
 
     started = replace(start.of_options(SAMPLES / "regression"), agents=True)

@@ -15,7 +15,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from fedlearn.apps import device, private
 from fedlearn.apps.copies import Copies
 from fedlearn.apps.device import AppDesk, Declined
-from fedlearn.apps.messages import Part, packed
+from fedlearn.apps.messages import Part, packed, unpacked
 from fedlearn.apps.orders import AppAnswer, AppBrief, plan_of
 from fedlearn.apps.states import state_path
 from fedlearn.apps.work import CRASHED, RAISED, Work
@@ -35,9 +35,9 @@ def desk(tmp_path, monkeypatch):
     def open_desk(name, clientapp, run_config=(), **rules):
         monkeypatch.setenv("PYTHONPATH", f"{os.getcwd()}{os.pathsep}{SAMPLES / name}")
         brief = AppBrief(name, "", clientapp, dict(run_config), 4, 0)
-        rules = AppRules(**{"apps": (clientapp,), **rules})
+        owners = AppRules(**{"apps": (clientapp,), **rules})
         folder = tmp_path / "run-1"
-        setup = WorkSetup(str(folder), 2, brief.to_json(), "auto", Limits(), rules)
+        setup = WorkSetup(str(folder), 2, brief.to_json(), "auto", Limits(), owners)
         file = lock(folder, ())
         stack.callback(file.close)
         opened = AppDesk(setup, folder, file, log)
@@ -78,7 +78,7 @@ def test_a_message_that_comes_again_begins_from_the_same_state(desk, tmp_path):
     assert (second.changed, again.changed) == (True, True)
     assert again_bytes == second_bytes
     content = private.of_bytes(state_path(states, 2, 2).read_bytes())
-    assert content["count"]["n"] == 2
+    assert content.config_records["count"]["n"] == 2
     # The coordinator went on from turn 2: what was before is not needed any more.
     answered(open_desk, work(3, state=2))
     assert sorted(path.name for path in (states / "0").iterdir()) == ["2-2", "2-3"]
@@ -131,14 +131,8 @@ def test_what_the_owner_says_is_in_node_config(desk, tmp_path):
     open_desk = desk("../../../..", "mine:app", node_config={"path": "/srv"})
     os.environ["PYTHONPATH"] += f"{os.pathsep}{tmp_path}"
     answer, _ = answered(open_desk, work(1))
-    record = device_content(answer)["node"]
+    record = unpacked(answer.payload, {}).config_records["node"]
     assert dict(record) == {"partition-id": 2, "num-partitions": 4, "path": "/srv"}
-
-
-def device_content(answer):
-    from fedlearn.apps.messages import unpacked
-
-    return unpacked(answer.payload, {})
 
 
 def record_of(value):

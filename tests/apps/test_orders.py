@@ -14,6 +14,7 @@ from fedlearn.apps.orders import (
     work_of,
 )
 from fedlearn.apps.work import NodeAnswer, Work
+from fedlearn.brief import Brief
 from fedlearn.errors import FormatError
 
 DIGEST = "0123456789abcdef" * 2
@@ -42,6 +43,12 @@ def test_what_is_said_is_what_arrives():
     assert work_of(plan_of(WORK), WORK.payload) == WORK
     assert AppAnswer.of(ANSWER.pack()) == ANSWER
     assert objection(ANSWER.pack(), WORK) is None
+
+
+def test_an_agent_that_knows_no_apps_refuses_the_description():
+    """Agents of before build a model from it: theirs is the client's failure."""
+    with pytest.raises(FormatError, match="description of the experiment is not one"):
+        Brief.from_json(BRIEF.to_json())
 
 
 def changed(text, **values):

@@ -36,8 +36,8 @@ def test_an_honest_reply_is_what_was_sent():
         {"arrays": ArrayRecord({"w": Array(VALUES)}), "m": MetricRecord({"n": 3})}
     )
     reply = strict.unpack(packed(content, {}, "", 0).payload, {})
-    assert np.array_equal(reply["arrays"]["w"].numpy(), VALUES)
-    assert reply["m"]["n"] == 3
+    assert np.array_equal(reply.array_records["arrays"]["w"].numpy(), VALUES)
+    assert reply.metric_records["m"]["n"] == 3
 
 
 def test_an_honest_difference_is_what_it_leads_to():
@@ -45,7 +45,8 @@ def test_an_honest_difference_is_what_it_leads_to():
     trained = RecordDict({"arrays": ArrayRecord({"w": Array(VALUES + 1)})})
     data = packed(trained, {"arrays": base}, "q8", 3).payload
     reply = strict.unpack(data, {"arrays": base})
-    np.testing.assert_allclose(reply["arrays"]["w"].numpy(), VALUES + 1, atol=0.05)
+    values = reply.array_records["arrays"]["w"].numpy()
+    np.testing.assert_allclose(values, VALUES + 1, atol=0.05)
     with pytest.raises(PayloadError, match="is a difference from no record here"):
         strict.unpack(data, {})
     with pytest.raises(PayloadError, match="from other arrays than those held here"):
@@ -54,7 +55,8 @@ def test_an_honest_difference_is_what_it_leads_to():
 
 def test_arrays_of_other_kinds_are_the_apps_to_read():
     opaque = Array(dtype="uint8", shape=(3,), stype="xgboost", data=b"abc")
-    assert strict.unpack(payload(opaque), {})["arrays"]["w"].data == b"abc"
+    reply = strict.unpack(payload(opaque), {})
+    assert reply.array_records["arrays"]["w"].data == b"abc"
 
 
 class Runs:

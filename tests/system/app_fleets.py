@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ class AppFleet:
         self._coordinator: subprocess.Popen[bytes]
         self._agents: dict[int, subprocess.Popen[bytes]] = {}
         self._settings: dict[int, str] = {}
+        # Called with the state folder of an agent before it starts again.
+        self.before_restart: Callable[[Path], None] = lambda state: None
 
     def serve(self, points: str = "", resume: bool = False) -> None:
         place = ["--pki", str(self.pki), "--port", str(self.port), "--log", "text"]
@@ -64,6 +67,7 @@ class AppFleet:
             for client, agent in list(self._agents.items()):
                 if agent.poll() == -signal.SIGKILL:
                     self.kills += 1
+                    self.before_restart(self.folder / f"state{client}")
                     self.attend(client, "", self._settings[client])
             time.sleep(0.05)
         self.code = code

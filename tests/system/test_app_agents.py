@@ -3,6 +3,7 @@ processes of one machine, whoever is killed meanwhile.
 """
 
 import json
+import shutil
 from contextlib import contextmanager
 
 import pytest
@@ -11,8 +12,10 @@ from fedlearn.apps import start
 from fedlearn.apps.api import run_app
 from tests.system.app_fleets import SAMPLES, AppFleet
 
-SAME = ("model_sha256", "messages_sha256", "messages", "failed", "bytes_up")
-SAME += ("bytes_down", "bytes_raw", "rounds", "train", "evaluate", "server", "codec")
+SAME = (
+    *("model_sha256", "messages_sha256", "messages", "failed", "rounds", "codec"),
+    *("bytes_up", "bytes_down", "bytes_raw", "train", "evaluate", "server"),
+)
 
 
 @contextmanager
@@ -104,6 +107,37 @@ def test_an_app_that_is_killed_anywhere(
             processes.attend(client, armed, f"apps = {apps}")
         summary = processes.wait(500)
         check_same(tmp_path, summary, expected, processes.run)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("part", ["copies", "states"])
+def test_a_device_that_lost_what_it_held(part, tmp_path):
+    codecs = ("eden1", "q8")
+    expected = simulated(tmp_path, "advanced", codecs=codecs)
+    sets = ("--set=codec.up=eden1", "--set=codec.down=q8")
+    with fleet(tmp_path, "advanced", *sets) as processes:
+        processes.serve()
+        for client in range(4):
+            # With four rounds each is asked more often; by then there is what can be lost.
+            point = "agent.task=kill@4" if client == 1 else ""
+            processes.attend(client, point, "apps = adv")
+
+        def lose(state):
+            (folder,) = state.glob("run-*")
+            shutil.rmtree(folder / part)
+
+        processes.before_restart = lose
+        summary = processes.wait(500)
+        assert processes.kills == 1
+        if part == "copies":
+            # They are sent again.
+            assert "lacking      client 1" in processes.log("coordinator")
+            check_same(tmp_path, summary, expected, processes.run)
+            return
+        # Nobody else has the state.
+        reasons = [line["failures"].get("1001", "") for line in lines(processes.run)]
+        assert "does not hold what its app kept" in reasons[-1]
 
 
 def test_an_app_that_an_owner_does_not_allow_is_refused_by_name(tmp_path):
