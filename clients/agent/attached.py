@@ -15,12 +15,17 @@ from queue import SimpleQueue
 from typing import IO
 
 from fedlearn.clients.agent import pipe
+from fedlearn.errors import ClientError
 from fedlearn.system.files import make_folder, private, sweep
 from fedlearn.system.parent import end_with_parent
 
 # Added to the badness by which Linux chooses a process to kill (-1000 to 1000; proc(5)). The
 # agent has 0, so this process is killed first.
 _OOM_SCORE = "500"
+
+
+class Declined(ClientError):
+    """The device's owner does not allow this, or the device cannot do it."""
 
 
 def listen(source: IO[bytes], messages: SimpleQueue[pipe.Message]) -> None:

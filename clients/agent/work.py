@@ -25,7 +25,7 @@ import torch
 from fedlearn.brief import Brief
 from fedlearn.clients.agent import pipe
 from fedlearn.clients.agent.allowed import check_brief
-from fedlearn.clients.agent.attached import end_with_agent, listen, lock
+from fedlearn.clients.agent.attached import Declined, end_with_agent, listen, lock
 from fedlearn.clients.agent.pipe import (
     Limits,
     WorkCost,
@@ -45,7 +45,7 @@ from fedlearn.clients.held import (
 )
 from fedlearn.clients.local import EncodedUpdate
 from fedlearn.clients.micro import NoRoom, ran_out
-from fedlearn.errors import ClientError, reason_of
+from fedlearn.errors import reason_of
 from fedlearn.exchange.exchange_pb2 import Task
 from fedlearn.plan import Plan
 from fedlearn.system.failpoints import reach
@@ -56,10 +56,6 @@ NEWEST = 4
 
 # Folders of a run's folder in which files are written.
 _PARTS = (COPIES, RESIDUALS, ANSWERS)
-
-
-class Declined(ClientError):
-    """The device's owner does not allow this."""
 
 
 class Desk:

@@ -40,6 +40,7 @@ class Job:
     deaths: int = 0
 
 
+# The programs that work.
 _MODULE = "fedlearn.clients.agent.work"
 _APP_MODULE = "fedlearn.apps.device"
 

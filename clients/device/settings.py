@@ -227,6 +227,7 @@ def _plain_value(text: str) -> bool | int | float | str:
     # Not "nan" or "inf", which are texts to most.
     if re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?", text):
         return float(text)
+    # For a text that looks like one of the others.
     if text[:1] in ('"', "'"):
         if len(text) < 2 or text[-1] != text[0] or text[0] in text[1:-1]:
             raise _Wrong("a text whose quotes are closed")

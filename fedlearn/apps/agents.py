@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn.apps.copies import Copies
-from fedlearn.apps.orders import KIND, AppAnswer, key_of, objection, plan_of
+from fedlearn.apps.orders import KIND, EchoedAnswer, key_of, objection, plan_of
 from fedlearn.apps.replies import NodeRequest, check_same
 from fedlearn.apps.work import (
     FIRST_NODE,
@@ -96,6 +96,7 @@ class AgentNodes:
         client = node - FIRST_NODE
         queue = self._queues[client]
         queue.popleft()
+        # No empty ones: `push` takes that for all being answered.
         if not queue:
             del self._queues[client]
             return
@@ -104,6 +105,7 @@ class AgentNodes:
 
     def _ask(self, work: Work) -> None:
         task = _task(work, [work.payload])
+        # The header alone is checked there, in the exchange's own thread.
         order = WorkOrder(
             work.partition,
             key_of(work),
@@ -132,6 +134,7 @@ class AgentNodes:
         digests = sorted(set(work.bases.values()))
         payloads = [work.payload, *(self._copies.data(digest) for digest in digests)]
         task = _task(work, payloads)
+        # Another text than before, so the agent takes it for new work.
         task.repair = True
         self._service.repair(work.partition, key_of(work), task, tuple(payloads))
 
@@ -168,8 +171,9 @@ class AcknowledgedReplies:
         if entry is None:
             return None
         data = self._journal.read(entry)
-        answer = AppAnswer.of(data)
+        answer = EchoedAnswer.of(data)
         check_same(request, answer.request)
+        # Its agent may hold a copy still, for want of an acknowledgement.
         self._recall(client, key, data)
         return answer.answer
 
@@ -204,7 +208,8 @@ def _task(work: Work, payloads: list[bytes]) -> pb.Task:
 def _answer(work: Work, event: WorkResult) -> NodeAnswer:
     """Return the answer of a piece of work that has come to its end."""
     if event.data is not None:
-        return AppAnswer.of(event.data).answer
+        return EchoedAnswer.of(event.data).answer
     reason = event.failure or "no answer"
+    # As Flower's own SuperLink tells them apart.
     code = TOO_LATE if reason.startswith("late:") else NOT_LOADED
     return NodeAnswer(work.number, b"", code, reason, unanswered=True)

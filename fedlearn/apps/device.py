@@ -25,12 +25,12 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, BinaryIO
 
-from fedlearn.apps.orders import AppAnswer, AppBrief, request_of, work_of
+from fedlearn.apps.orders import AppBrief, EchoedAnswer, request_of, work_of
 from fedlearn.apps.states import state_path, sweep_states
 from fedlearn.apps.work import CRASHED, AppSettings, NodeAnswer, Work
 from fedlearn.apps.workers import LOOK_S, Workers
 from fedlearn.clients.agent import pipe
-from fedlearn.clients.agent.attached import end_with_agent, listen, lock
+from fedlearn.clients.agent.attached import Declined, end_with_agent, listen, lock
 from fedlearn.clients.agent.modules import check_app
 from fedlearn.clients.agent.pipe import WorkReply, WorkRequest, WorkSetup
 from fedlearn.clients.agent.store import ANSWERS, write_answer
@@ -48,10 +48,6 @@ _LEAST_PYTHON = (3, 11)
 
 class _Lacking(Exception):
     """This device does not hold a record that a message is a difference from."""
-
-
-class Declined(ClientError):
-    """The device's owner, or the device, does not run this app."""
 
 
 class AppDesk:
@@ -92,6 +88,7 @@ class AppDesk:
         if not payloads:
             raise ClientError("the coordinator's message has no payload")
         work = work_of(task.plan, payloads[0])
+        # The certificate says who this is, and the state here is that client's.
         if work.partition != self._client:
             raise ClientError(f"the message is for node {work.partition}")
         self._take(payloads[1:])
@@ -100,7 +97,7 @@ class AppDesk:
         answer = self._run(work)
         # The state of this turn is on disk, the answer is not.
         reach("agent.residual-kept")
-        return AppAnswer(request_of(work), answer).pack()
+        return EchoedAnswer(request_of(work), answer).pack()
 
     def close(self) -> None:
         """End the app's processes."""
@@ -118,6 +115,7 @@ class AppDesk:
     def _check(self, work: Work) -> None:
         """Make sure that all is there which a message stands on, and remove the rest."""
         settings = self._settings
+        # What it begins from as well: it may be asked again before its answer is stored.
         needed = {*work.bases.values(), *work.keep}
         if settings.copies.is_dir():
             for path in settings.copies.iterdir():
@@ -125,9 +123,11 @@ class AppDesk:
                     path.unlink(missing_ok=True)
         for digest in work.bases.values():
             path = settings.copies / digest
+            # Read whole: a base with other bits would cost the reply, and not a repair.
             if not path.is_file() or record_digest(path.read_bytes()) != digest:
                 raise _Lacking
         path = state_path(settings.states, self._client, work.state)
+        # To begin anew without it would be another model, in silence.
         if work.state and not path.is_file():
             raise ClientError(
                 f"this device does not hold what its app kept at message {work.state} of "
@@ -142,6 +142,7 @@ class AppDesk:
         # In looks and not by a clock: a device that is paused meanwhile is not late.
         looks = round(self._rules.seconds / LOOK_S) or sys.maxsize
         for _ in range(looks):
+            # One message is in work, so the first answer is its.
             for answer in workers.answers():
                 workers.done(work.node, work.state)
                 return answer
@@ -157,10 +158,12 @@ class AppDesk:
     def _ready(self) -> Workers:
         """Return the processes that run the app, started if need be."""
         if self._workers is None:
+            # The lock is held until the last of them has ended.
             passed = (self._held.fileno(),)
             workers = Workers(self._settings, 1, self._log, passed)
             try:
                 workers.ready()
+            # Tried again with the next message: its owner may have installed it by then.
             except ConfigError as error:
                 workers.close()
                 raise Declined(str(error)) from None
@@ -195,6 +198,7 @@ def check_flower(clientapp: str) -> None:
 
 def record_digest(data: bytes) -> str:
     """Return the digest of a record's file: name, a zero byte, and the record's bytes."""
+    # Of the record alone, as at the other end; its name ends at the first zero byte.
     record = data.partition(b"\0")[2]
     return hashlib.sha256(record).hexdigest()[:32]
 

@@ -2,7 +2,7 @@
 
 An app's run travels in the frames of any run (docs/exchange.md): the welcome describes the
 app (`AppBrief`), a task's plan is a message without its records' bytes, its payload has
-these, and the answer is an `AppAnswer`. All texts are JSON, and all are read strictly:
+these, and the answer is an `EchoedAnswer`. All texts are JSON, and all are read strictly:
 
     answer   4 length of head, little-endian · head (JSON) · payload of the reply
 """
@@ -65,11 +65,13 @@ class AppBrief:
         """Return the brief of a welcome; raises FormatError when it is none."""
         table = _object(text, "the coordinator's description of the app").get(APP_KEY)
         fields = _Fields(table, "the coordinator's description of the app")
+        # A later fedlearn may ask for more than this one knows.
         if fields.number("format", 1 << 31) != 1:
             raise FormatError(
                 "the coordinator describes its app in a newer way; upgrade fedlearn here"
             )
         config = fields.table("run_config")
+        # What Flower's own UserConfig holds; an app may pass it on anywhere.
         if not all(isinstance(value, _VALUES) for value in config.values()):
             fields.refuse("run_config")
         return cls(
@@ -83,7 +85,7 @@ class AppBrief:
 
 
 @dataclass(frozen=True)
-class AppAnswer:
+class EchoedAnswer:
     """A node's answer, with what it answers: number, node, kind, group, digests."""
 
     request: Mapping[str, Any]
@@ -103,13 +105,14 @@ class AppAnswer:
         return _LENGTH.pack(len(text)) + text + answer.payload
 
     @classmethod
-    def of(cls, data: bytes) -> AppAnswer:
+    def of(cls, data: bytes) -> EchoedAnswer:
         """Return the answer of bytes that travelled; raises FormatError."""
         what = "the answer"
         if len(data) < _LENGTH.size:
             raise FormatError(f"{what} has no head")
         (length,) = _LENGTH.unpack_from(data)
         start = _LENGTH.size + length
+        # Before it is sliced: a length is what a stranger says.
         if length > _MOST_HEAD_BYTES or start > len(data):
             raise FormatError(f"{what} has a head of {length} bytes, and not that many")
         head = _object(data[_LENGTH.size : start], f"{what}'s head")
@@ -145,7 +148,7 @@ def request_of(work: Work) -> dict[str, Any]:
 def objection(data: bytes, work: Work) -> str | None:
     """Return why bytes are no answer to a message; None: they are. Decodes no records."""
     try:
-        answer = AppAnswer.of(data)
+        answer = EchoedAnswer.of(data)
     except FormatError as error:
         return str(error)
     if dict(answer.request) != request_of(work):
@@ -161,6 +164,7 @@ def key_of(work: Work) -> Key:
 def plan_of(work: Work) -> str:
     """Return a message as a task's plan; its payload travels beside it."""
     fields = asdict(work)
+    # In chunks beside the plan, which is one frame.
     del fields["payload"]
     # Sorted: an agent tells by these bytes whether it is the work of before.
     return json.dumps(fields, sort_keys=True, separators=(",", ":"))
@@ -171,9 +175,11 @@ def work_of(plan: str, payload: bytes) -> Work:
     what = "the coordinator's message"
     fields = _Fields(_object(plan, what), what)
     ttl = fields.values.get("ttl")
+    # JSON as Python writes it knows NaN and infinity too.
     if not isinstance(ttl, int | float) or not math.isfinite(ttl):
         fields.refuse("ttl")
     keep = fields.values.get("keep")
+    # Of JSON: a list, where Python had a tuple.
     if not isinstance(keep, list):
         fields.refuse("keep")
     return Work(

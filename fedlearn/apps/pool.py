@@ -33,7 +33,7 @@ class Answerers(Protocol):
         """Let the next message of a node go out. state: the turn that left its state."""
 
 
-class Replies(Protocol):
+class ReplyStore(Protocol):
     """Keep the replies of a run over its end."""
 
     def find(self, request: NodeRequest) -> NodeAnswer | None:
@@ -52,6 +52,6 @@ class AppNodes:
     """
 
     answerers: Answerers
-    replies: Replies
+    replies: ReplyStore
     unpack: Callable[[bytes, Mapping[str, ArrayRecord]], RecordDict]
     close: Callable[[bool], None]

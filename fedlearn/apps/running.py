@@ -59,6 +59,7 @@ def local_nodes(started: Started, folder: RunFolder, log: BinaryIO) -> AppNodes:
         started.node_configs,
     )
     workers = Workers(settings, started.workers, log)
+    # A journal that cannot be opened must leave no process behind.
     try:
         replies = ReplyJournal(path / JOURNAL_FOLDER)
     except BaseException:

@@ -25,6 +25,7 @@ def sweep_states(folder: Path, partition: int, turn: int) -> None:
     Only who alone writes in the folder may call it.
     """
     home = state_path(folder, partition, turn).parent
+    # An app that keeps nothing has no folder.
     if not home.is_dir():
         return
     name = re.compile(rf"\.?{partition}-[0-9]+(\.part)?")

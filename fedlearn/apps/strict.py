@@ -38,6 +38,7 @@ def unpack(payload: bytes, bases: Mapping[str, ArrayRecord]) -> RecordDict:
     # Whatever protobuf, Flower or a codec makes of bytes that nobody checked.
     except Exception as error:
         raise FormatError(f"these are no records: {reason_of(error)}") from error
+    # Each takes far more memory than the two bytes that it has at least.
     if len(content) > MOST_RECORDS:
         raise FormatError(f"{len(content)} records; at most {MOST_RECORDS} are taken")
     for name, record in content.array_records.items():
@@ -66,12 +67,15 @@ def _check_array(what: str, array: Array) -> None:
     # Its reader evaluates literals, and raises what these raise.
     except Exception as error:
         raise FormatError(f"{what} is no array of numpy") from error
+    # They would be unpickled, which runs code.
     if dtype.hasobject:
         raise FormatError(f"{what} holds Python's objects, which are not taken")
+    # Python's own whole numbers: they do not overflow.
     size = prod(shape) * dtype.itemsize
     rest = len(array.data) - stream.tell()
     if size != rest:
         raise FormatError(f"{what} says {size} bytes and has {rest}")
+    # A strategy looks at one of them, and Flower's numpy() at the other.
     if str(dtype) != array.dtype or list(shape) != list(array.shape):
         raise FormatError(
             f"{what} says {array.dtype} {tuple(array.shape)} and is {dtype} {shape}"

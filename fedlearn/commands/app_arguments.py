@@ -48,6 +48,7 @@ def app_started(
     from fedlearn.apps.project import changed
     from fedlearn.apps.start import of_folder, of_options
 
+    # A name by the clock would be another one.
     if arguments.resume and not arguments.out:
         raise ConfigError("--resume: name the run's folder with --out")
     if app is None:

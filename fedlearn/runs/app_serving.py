@@ -40,6 +40,7 @@ class AppServeOptions(HostOptions):
         Raises what `run_app` raises, and ConfigError for more local agents than nodes.
         """
         nodes = started.project.nodes
+        # Before a folder is made.
         if self.local_agents > nodes:
             raise ConfigError(
                 f"--local-agents {self.local_agents}: the app has {nodes} nodes; "
@@ -62,6 +63,7 @@ class AppServeOptions(HostOptions):
         hosting = Hosting(folder, address, events, self)
         try:
             return self._opened(hosting, started)
+        # Ctrl-C as well: ports and agents must not outlive the try.
         except BaseException:
             hosting.close(False)
             raise

@@ -9,7 +9,7 @@ import pytest
 from fedlearn.apps import start, strict
 from fedlearn.apps.agents import AcknowledgedReplies, AgentNodes
 from fedlearn.apps.api import run_app
-from fedlearn.apps.orders import AppAnswer, key_of, request_of
+from fedlearn.apps.orders import EchoedAnswer, key_of, request_of
 from fedlearn.apps.pool import AppNodes
 from fedlearn.apps.replies import NodeRequest
 from fedlearn.apps.running import local_nodes
@@ -34,7 +34,7 @@ def journal(tmp_path):
 
 def acknowledge(journal, answer=ANSWER, work=WORK):
     """Do what the exchange does before it tells an agent that its answer is stored."""
-    data = AppAnswer(request_of(work), answer).pack()
+    data = EchoedAnswer(request_of(work), answer).pack()
     meta = {"kind": "answer", "key": journal_key(work.partition, key_of(work))}
     journal.append(meta, data).result()
     return data
@@ -118,7 +118,7 @@ def test_messages_of_a_node_go_out_one_after_another_with_its_state(tmp_path):
     assert keys == [(2, (5, "app", 0)), (0, (7, "app", 0))]
     # The shorter of a message's own time and the run's.
     assert {deadline_s for _, deadline_s, _ in exchange.orders} == {30.0}
-    data = AppAnswer(request_of(WORK), ANSWER).pack()
+    data = EchoedAnswer(request_of(WORK), ANSWER).pack()
     # Of a batch that is over, before the one that counts.
     exchange.events = [
         WorkResult(2, (4, "app", 0), data),

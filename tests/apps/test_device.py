@@ -14,12 +14,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from fedlearn.apps import device, private
 from fedlearn.apps.copies import Copies
-from fedlearn.apps.device import AppDesk, Declined
+from fedlearn.apps.device import AppDesk
 from fedlearn.apps.messages import Part, packed, unpacked
-from fedlearn.apps.orders import AppAnswer, AppBrief, plan_of
+from fedlearn.apps.orders import AppBrief, EchoedAnswer, plan_of
 from fedlearn.apps.states import state_path
 from fedlearn.apps.work import CRASHED, RAISED, Work
-from fedlearn.clients.agent.attached import lock
+from fedlearn.clients.agent.attached import Declined, lock
 from fedlearn.clients.agent.modules import check_app
 from fedlearn.clients.agent.pipe import AppRules, Limits, WorkSetup
 from fedlearn.errors import ClientError, ConfigError, FormatError
@@ -63,7 +63,7 @@ def answered(desk, request, records=()):
     """Return a desk's answer to a message: the answer, and its bytes."""
     payloads = [request.payload, *records]
     data = desk.answer(Task(plan=plan_of(request)), payloads)
-    return AppAnswer.of(data).answer, data
+    return EchoedAnswer.of(data).answer, data
 
 
 def test_a_message_that_comes_again_begins_from_the_same_state(desk, tmp_path):

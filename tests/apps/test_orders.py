@@ -6,8 +6,8 @@ import struct
 import pytest
 
 from fedlearn.apps.orders import (
-    AppAnswer,
     AppBrief,
+    EchoedAnswer,
     objection,
     plan_of,
     request_of,
@@ -35,13 +35,13 @@ WORK = Work(
     state=2,
     up="eden1",
 )
-ANSWER = AppAnswer(request_of(WORK), NodeAnswer(5, b"reply", changed=True))
+ANSWER = EchoedAnswer(request_of(WORK), NodeAnswer(5, b"reply", changed=True))
 
 
 def test_what_is_said_is_what_arrives():
     assert AppBrief.of_json(BRIEF.to_json()) == BRIEF
     assert work_of(plan_of(WORK), WORK.payload) == WORK
-    assert AppAnswer.of(ANSWER.pack()) == ANSWER
+    assert EchoedAnswer.of(ANSWER.pack()) == ANSWER
     assert objection(ANSWER.pack(), WORK) is None
 
 
@@ -125,6 +125,6 @@ def test_an_answer_that_is_none_is_objected_to(data, reason):
 
 
 def test_a_reason_of_any_length_becomes_a_line():
-    long = AppAnswer.of(packed(code=2, reason="a\nb" + "x" * 10_000)).answer.reason
+    long = EchoedAnswer.of(packed(code=2, reason="a\nb" + "x" * 10_000)).answer.reason
     assert len(long) <= 500
     assert "\n" not in long
