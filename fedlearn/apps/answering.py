@@ -9,6 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 
 from fedlearn.apps import private
 from fedlearn.apps.copies import Copies
-from fedlearn.apps.messages import packed, unpacked
+from fedlearn.apps.messages import Part, packed, unpacked
+from fedlearn.apps.states import state_path
 from fedlearn.apps.surroundings import put_back
-from fedlearn.apps.work import AppSettings, NodeAnswer, Work
+from fedlearn.apps.work import RAISED, AppSettings, NodeAnswer, Work
 from fedlearn.errors import ClientError, reason_of
 from fedlearn.seeds import derive
 from fedlearn.system import files
@@ -44,7 +46,7 @@ class Answering:
             with contextlib.suppress(ValueError, OSError):
                 traceback.print_exc()
             reason = reason_of(error)
-            return NodeAnswer(work.number, code=private.RAISED, reason=reason)
+            return NodeAnswer(work.number, code=RAISED, reason=reason)
 
     def _answer(self, work: Work) -> NodeAnswer:
         bases = {
@@ -52,8 +54,10 @@ class Answering:
         }
         # The message comes from the ServerApp, the code that answers it is a node's.
         private.enter()
+        content = unpacked(work.payload, bases)
+        self._keep(work, content)
         message = private.request_of(
-            unpacked(work.payload, bases),
+            content,
             work.node,
             work.kind,
             work.group,
@@ -62,20 +66,25 @@ class Answering:
         )
         private.enter(work.node)
         # The same file again where a message is tried a second time.
-        before = b"" if work.state is None else work.state.read_bytes()
+        before = b""
+        if work.state:
+            before = self._state_path(work, work.state).read_bytes()
         context = self._context(work, before)
         self._seed(work)
         reply = self._called(message, context)
         _check(reply, work)
         if reply.has_error():
             error = reply.error
-            return NodeAnswer(work.number, code=error.code, reason=error.reason or "")
+            # An app may choose any number; 0 is a reply, and those below are ours.
+            code = error.code if error.code > 0 else RAISED
+            return NodeAnswer(work.number, code=code, reason=error.reason or "")
         payload = self._payload(work, reply, bases)
         # The app's own state must be whole before its reply counts.
         after = private.to_bytes(context.state)
         if after != before:
-            files.make_folder(work.next_state.parent)
-            files.replace(work.next_state, after)
+            path = self._state_path(work, work.turn)
+            files.make_folder(path.parent)
+            files.replace(path, after)
         return NodeAnswer(work.number, payload, changed=after != before)
 
     def _called(self, message: Message, context: Context) -> Any:
@@ -100,6 +109,21 @@ class Answering:
                 "it changes or draws meanwhile is another in each run",
                 file=sys.stderr,
             )
+
+    def _state_path(self, work: Work, turn: int) -> Path:
+        return state_path(self._settings.states, work.partition, turn)
+
+    def _keep(self, work: Work, content: RecordDict) -> None:
+        """Keep the records of a message that later ones are differences from."""
+        # The other end has made them already where both are one machine.
+        missing = {d for d in work.keep if not self._copies.has(d)}
+        if not missing:
+            return
+        for name, record in content.array_records.items():
+            part = Part(name, private.to_bytes(RecordDict({name: record})), True)
+            # One with other bits than at the other end is asked for when it is needed.
+            if part.digest in missing:
+                self._copies.put(part)
 
     def _context(self, work: Work, state: bytes) -> Context:
         settings = self._settings

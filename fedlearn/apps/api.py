@@ -10,14 +10,17 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedlearn.apps import sources
-from fedlearn.apps.start import Started, check_folder, check_same
+from fedlearn.apps.start import Started, check_folder, check_same, check_way
 from fedlearn.errors import RunError
 from fedlearn.records.names import APP_FILE, LINES_FILE, MANIFEST_FILE
 from fedlearn.records.writing import RunFolder
 from fedlearn.text import first_few
+
+if TYPE_CHECKING:
+    from fedlearn.apps.running import OpenNodes
 
 _PACKAGES = ("fedlearn", "flwr", "torch", "numpy")
 
@@ -37,10 +40,12 @@ def run_app(
     resume: bool = False,
     quiet: bool = False,
     show: Callable[[str], None] = print,
+    open_nodes: OpenNodes | None = None,
 ) -> AppRun:
     """Run an app in a folder, or go on with the run that it holds.
 
-    show: takes what the terminal shows before and after the rounds. Raises ConfigError for
+    show: takes what the terminal shows before and after the rounds. open_nodes: those who
+    answer its messages; None: processes of this machine. Raises ConfigError for
     a folder or an app that cannot be used, RunError when the app's ServerApp fails, or each
     message of a run, RecordError when the folder cannot be written.
     """
@@ -48,6 +53,7 @@ def run_app(
     check_folder(path, resume)
     if (path / APP_FILE).exists():
         check_same(path, started)
+        check_way(path, started.agents, open_nodes is not None)
         if not quiet:
             _tell_changes(path, started, show)
     shown_path = path
@@ -57,13 +63,13 @@ def run_app(
     started = replace(started, project=project)
     # Only now: it imports flwr.
     from fedlearn.apps.report import summary_text
-    from fedlearn.apps.running import execute
+    from fedlearn.apps.running import execute, local_nodes
 
     with closing(RunFolder(path)) as folder:
         _begin(folder, started)
         if not quiet:
             show(_begun(started, shown_path))
-        summary = execute(started, folder, quiet)
+        summary = execute(started, folder, quiet, open_nodes or local_nodes)
     if not quiet:
         show(summary_text(summary, str(shown_path)))
     _check_answered(started, shown_path, summary)
@@ -111,8 +117,9 @@ def _begun(started: Started, path: Path) -> str:
     project = started.project
     # Two are few: who meant more should see it at once.
     why = " (Flower's default; --nodes N)" if project.by_default else ""
+    workers = "agents" if started.agents else f"{started.workers} workers"
     text = (
-        f"{project.name}: {project.nodes} nodes{why}, {started.workers} workers, "
+        f"{project.name}: {project.nodes} nodes{why}, {workers}, "
         f"seed {started.seed}, run folder {path}"
     )
     if project.unused:

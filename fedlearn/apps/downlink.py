@@ -48,6 +48,10 @@ class NodeDownlink:
         }
         return content, {part.name: part for part in arrived}
 
+    def held(self, partition: int) -> tuple[str, ...]:
+        """Return the digests of the records that a node holds, sorted."""
+        return tuple(sorted(set(self._held.get(partition, {}).values())))
+
     def _whole(self, parts: Sequence[Part]) -> tuple[Sent, dict[str, Part]]:
         """Return a content as it is, the same bytes for all nodes that are sent it."""
         arrays = [part for part in parts if part.is_arrays]

@@ -21,18 +21,23 @@ from flwr.app import Error, Message, RecordDict
 from fedlearn.apps import private
 from fedlearn.apps.codecs import Codecs
 from fedlearn.apps.downlink import NodeDownlink
-from fedlearn.apps.messages import Packing, Part, Sent, raw_bytes, unpacked
+from fedlearn.apps.messages import Packing, Part, Sent, raw_bytes
 from fedlearn.apps.observing import AppObserver
-from fedlearn.apps.replies import NodeRequest, ReplyJournal
+from fedlearn.apps.pool import AppNodes
+from fedlearn.apps.replies import NodeRequest
 from fedlearn.apps.states import NodeStates
-from fedlearn.apps.work import LATE, UNAVAILABLE, Limit, NodeAnswer, Work
-from fedlearn.apps.workers import Workers
+from fedlearn.apps.work import (
+    FIRST_NODE,
+    LATE,
+    RAISED,
+    UNAVAILABLE,
+    Limit,
+    NodeAnswer,
+    Work,
+)
 from fedlearn.codec import AUTO
-from fedlearn.errors import FedlearnError, PayloadError, RunError
+from fedlearn.errors import FedlearnError, PayloadError, RunError, reason_of
 from fedlearn.flower import OwnGrid
-
-# Nodes are numbered from here: node 1 is the ServerApp's, and 0 counts as none.
-FIRST_NODE = 1000
 
 # Times in a row that the ServerApp may ask for the nodes, a second and more apart, before
 # it is told that it waits for more nodes than there are.
@@ -44,9 +49,9 @@ _WAIT_S = 1.0
 class _Pending:
     """A message that was pushed, until its reply is pulled.
 
-    message: its metadata, with an empty content. parts: the ArrayRecords that its node
-    holds, by name. originals: what the ServerApp sent, of which these are copies. answer:
-    once there is one.
+    message: its metadata, with an empty content. keep: digests of what its node holds from
+    now on. parts: the ArrayRecords that its node holds, by name. originals: what the
+    ServerApp sent, of which these are copies. answer: once there is one.
     """
 
     request: NodeRequest
@@ -54,6 +59,7 @@ class _Pending:
     turn: int
     round: int | None
     sent: Sent
+    keep: tuple[str, ...]
     parts: dict[str, Part] = field(default_factory=dict)
     originals: dict[str, Part] = field(default_factory=dict)
     answer: NodeAnswer | None = None
@@ -67,8 +73,7 @@ class AppGrid(OwnGrid):
         self,
         nodes: int,
         seed: int,
-        workers: Workers,
-        replies: ReplyJournal,
+        app_nodes: AppNodes,
         states: NodeStates,
         codecs: Codecs,
         downlink: NodeDownlink,
@@ -81,8 +86,9 @@ class AppGrid(OwnGrid):
         """
         self._nodes = nodes
         self._seed = seed
-        self._workers = workers
-        self._replies = replies
+        self._answerers = app_nodes.answerers
+        self._replies = app_nodes.replies
+        self._unpack = app_nodes.unpack
         self._states = states
         self._codecs = codecs
         self._downlink = downlink
@@ -184,7 +190,8 @@ class AppGrid(OwnGrid):
         """
         if timeout is None:
             return self.pull_messages(self.push_messages(messages))
-        limit = Limit(timeout, LATE, "send_and_receive's timeout")
+        # Of whatever type it is: it may travel to an agent.
+        limit = Limit(float(timeout), LATE, "send_and_receive's timeout")
         message_ids = self._pushed_all(messages, limit)
         # Flower looks for no reply then, though the messages are on their way.
         return self.pull_messages(message_ids) if timeout > 0 else []
@@ -239,7 +246,7 @@ class AppGrid(OwnGrid):
             entry.from_before = True
             self._settle(entry, entry.answer)
         else:
-            self._workers.push(self._work(entry, partition, limit))
+            self._answerers.push(self._work(entry, partition, limit))
         return entry
 
     def _partition(self, message: Message) -> int:
@@ -278,8 +285,17 @@ class AppGrid(OwnGrid):
             self._number, node, metadata.message_type, metadata.group_id, parts
         )
         originals = {part.name: part for part in parts if part.is_arrays}
+        # Of now: the node's next message may bring others.
+        keep = self._downlink.held(partition)
         return _Pending(
-            request, request_message, turn, round_of(message), sent, arrays, originals
+            request,
+            request_message,
+            turn,
+            round_of(message),
+            sent,
+            keep,
+            arrays,
+            originals,
         )
 
     def _work(self, entry: _Pending, partition: int, limit: Limit | None) -> Work:
@@ -294,9 +310,10 @@ class AppGrid(OwnGrid):
             message_id=metadata.message_id,
             ttl=metadata.ttl,
             payload=entry.sent.payload,
+            digests=entry.request.digests,
             bases=entry.sent.bases,
-            state=self._states.path(partition),
-            next_state=self._states.next_path(partition, entry.turn),
+            keep=entry.keep,
+            state=self._states.turn(partition),
             up="" if self._codecs.up == AUTO else self._codecs.up,
             limit=limit,
         )
@@ -311,7 +328,7 @@ class AppGrid(OwnGrid):
         written: list[Future[None]] = []
         waiting = {e.request.number for e in pending if e.answer is None}
         while waiting:
-            for answer in self._workers.answers():
+            for answer in self._answerers.answers():
                 waiting.discard(answer.number)
                 written.append(self._arrived(answer))
             self._observer.looked(len(pending) - len(waiting), len(pending))
@@ -329,7 +346,7 @@ class AppGrid(OwnGrid):
             # The state before is needed until the reply is on disk.
             future.result()
         self._settle(entry, answer)
-        self._workers.done(node, self._states.path(node - FIRST_NODE))
+        self._answerers.done(node, self._states.turn(node - FIRST_NODE))
         return future
 
     def _settle(self, entry: _Pending, answer: NodeAnswer) -> None:
@@ -346,21 +363,29 @@ class AppGrid(OwnGrid):
         self._note_answer(answer)
         # Of the message's number: the same in each run, too.
         reply_id = self._id("reply", number)
-        # As on Flower: the strategy is told, and decides.
         if answer.code:
-            self._observer.failed(entry.request.node, answer.reason)
+            # As on Flower: its send_and_receive has ended without this one.
             if answer.code == LATE:
+                self._observer.failed(entry.request.node, answer.reason)
                 return None
-            error = Error(answer.code, answer.reason)
-            return private.reply_of(entry.message, error, reply_id)
+            return self._error(entry, answer.code, answer.reason, reply_id)
         bases = {name: part.arrays for name, part in entry.parts.items()}
         # A node's copy lacks what its codec left out, and the next difference brings it. So an
         # update counts from what was sent: a mean of replies would lose that part for good.
         originals = {name: part.arrays for name, part in entry.originals.items()}
-        content = unpacked(answer.payload, bases, originals)
+        try:
+            content = self._unpack(answer.payload, bases, originals)
+        except PayloadError as error:
+            reason = f"its reply cannot be used: {reason_of(error)}"
+            return self._error(entry, RAISED, reason, reply_id)
         raw = raw_bytes(answer.payload, entry.parts)
         self._observer.answered(len(answer.payload), raw)
         return private.reply_of(entry.message, content, reply_id)
+
+    def _error(self, entry: _Pending, code: int, reason: str, reply_id: str) -> Message:
+        """Return a node's failure as a reply: as on Flower the strategy decides."""
+        self._observer.failed(entry.request.node, reason)
+        return private.reply_of(entry.message, Error(code, reason), reply_id)
 
     def _note_request(self, entry: _Pending) -> None:
         request = entry.request

@@ -211,8 +211,9 @@ def unpacked(
     """Return the content of a payload.
 
     bases: the records that the other end holds. originals: what these are copies of; a
-    difference from the copy of its own name is added to the original. Raises FormatError
-    for damaged bytes.
+    difference from the copy of its own name is added to the original. None: this is a
+    message to a node, which alone may have first records. Raises FormatError for damaged
+    bytes.
     """
     reader = Reader(payload)
     content = private.of_bytes(_piece(reader))
@@ -221,7 +222,7 @@ def unpacked(
         base = _piece(reader).decode()
         data = _piece(reader)
         remainder = content.array_records[name]
-        if base == NOTHING:
+        if base == NOTHING and originals is None:
             zeros, rest = differences.zeros(remainder)
             content[name] = differences.decoded(data, zeros, rest)
             continue

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 from pathlib import Path
@@ -50,7 +51,9 @@ def main(arguments: list[str]) -> None:
 
 def _loaded(settings: AppSettings) -> Any:
     """Return what answers messages; raises ConfigError."""
-    sys.path.insert(0, str(settings.folder.resolve()))
+    # An agent's app is installed, and the path is its owner's.
+    if settings.folder is not None:
+        sys.path.insert(0, str(settings.folder.resolve()))
     from fedlearn.apps.answering import Answering
     from fedlearn.apps.loading import client_app
     from fedlearn.apps.private import enter, hear_here
@@ -58,7 +61,7 @@ def _loaded(settings: AppSettings) -> Any:
 
     enter()
     hear_here()
-    if _uses_torch(settings.folder):
+    if any(_uses_torch(home) for home in _homes(settings)):
         # Imported by the app's first message it would not be seeded for that one.
         with contextlib.suppress(ImportError):
             _load_torch()
@@ -67,6 +70,18 @@ def _loaded(settings: AppSettings) -> Any:
     with isolated(derive(settings.seed, "client-app")):
         app = client_app(settings.clientapp)
     return Answering(app, settings)
+
+
+def _homes(settings: AppSettings) -> list[Path]:
+    """Return the folders of an app's own files; an app of one file may have none."""
+    if settings.folder is not None:
+        return [settings.folder]
+    spec = None
+    # One that is not installed is named by the import that follows.
+    with contextlib.suppress(ImportError, ValueError):
+        spec = find_spec(settings.clientapp.partition(":")[0].partition(".")[0])
+    locations = None if spec is None else spec.submodule_search_locations
+    return [Path(location) for location in locations or ()]
 
 
 def _uses_torch(folder: Path) -> bool:

@@ -50,7 +50,7 @@ def read(changes: Sequence[str]) -> RunOptions:
         # Any other key is one of experiments, or of the app's own config.
         if not separator or key not in _KEYS:
             raise ConfigError(
-                f"--set {change}: fedlearn run knows {', '.join(_KEYS)}, as "
+                f"--set {change}: an app's run knows {', '.join(_KEYS)}, as "
                 f"--set codec.up=eden1; the app's own keys go into --run-config."
                 f"{nearest(key, _KEYS)}"
             )

@@ -20,10 +20,6 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedlearn.errors import PayloadError, reason_of
 
-# Codes of error replies; `flwr.common.constant.ErrorCode` has them.
-RAISED = 2
-CRASHED = 8
-
 # Of the ServerApp's end: `flwr.supercore.constant.SUPERLINK_NODE_ID`.
 SERVER_NODE = 1
 RUN_ID = 1

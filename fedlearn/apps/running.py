@@ -7,9 +7,9 @@ import shutil
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 from flwr.app import Context, RecordDict
 from flwr.serverapp.strategy import Strategy
@@ -21,8 +21,10 @@ from fedlearn.apps.grid import AppGrid
 from fedlearn.apps.hearing import LOG_FILE, Hearing
 from fedlearn.apps.lines import lost_text
 from fedlearn.apps.loading import on_path, server_app
+from fedlearn.apps.messages import unpacked
 from fedlearn.apps.observing import AppLine, AppObserver
 from fedlearn.apps.page import write_page
+from fedlearn.apps.pool import AppNodes
 from fedlearn.apps.record import AppRecord
 from fedlearn.apps.recording import Recording, arrays_sha256, write_arrays
 from fedlearn.apps.replies import ReplyJournal
@@ -42,15 +44,55 @@ STATES_FOLDER = "states"
 COPIES_FOLDER = "copies"
 
 
-def execute(started: Started, folder: RunFolder, quiet: bool) -> dict[str, Any]:
+# Opens those who answer the messages of a run; the last is where they print.
+OpenNodes = Callable[[Started, RunFolder, BinaryIO], AppNodes]
+
+
+def local_nodes(started: Started, folder: RunFolder, log: BinaryIO) -> AppNodes:
+    """Open the nodes of a run as processes of this machine. Raises RecordError."""
+    project = started.project
+    path = folder.path.resolve()
+    settings = AppSettings(
+        project.folder.resolve(),
+        project.clientapp,
+        project.run_config,
+        project.nodes,
+        started.seed,
+        path / COPIES_FOLDER,
+        path / STATES_FOLDER,
+        started.node_configs,
+    )
+    workers = Workers(settings, started.workers, log)
+    # A journal that cannot be opened must leave no process behind.
+    try:
+        replies = ReplyJournal(path / JOURNAL_FOLDER)
+    except BaseException:
+        workers.close()
+        raise
+
+    def close(over: bool) -> None:
+        replies.close()
+        workers.close()
+
+    return AppNodes(workers, replies, unpacked, close)
+
+
+def execute(
+    started: Started,
+    folder: RunFolder,
+    quiet: bool,
+    open_nodes: OpenNodes = local_nodes,
+) -> dict[str, Any]:
     """Run an app, or go on with its run, and return the summary.
+
+    open_nodes: those who answer its messages.
 
     Raises ConfigError for an app that cannot be loaded, RunError when its ServerApp raises,
     RecordError when the folder cannot be written.
     """
     hearing = Hearing(folder.path, quiet)
     try:
-        return _Execution(started, folder, hearing).run()
+        return _Execution(started, folder, hearing).run(open_nodes)
     finally:
         hearing.close()
 
@@ -66,43 +108,32 @@ class _Execution:
         self._observer = AppObserver(self._on_line, self._on_look)
         self._codecs = Codecs.of(started.options, started.project.nodes)
 
-    def run(self) -> dict[str, Any]:
+    def run(self, open_nodes: OpenNodes) -> dict[str, Any]:
         """Return the summary of the run."""
-        started = self._started
-        # First: the ClientApp is imported while this process imports the ServerApp.
-        workers = Workers(self._settings(), started.workers, self._hearing.pipe)
+        over = False
+        # First: a ClientApp is imported while this process imports the ServerApp.
+        app_nodes = open_nodes(self._started, self._folder, self._hearing.pipe)
         try:
-            replies = ReplyJournal(self._folder.path / JOURNAL_FOLDER)
-            try:
-                grid = self._grid(workers, replies)
-                self._serve(grid, workers)
-            finally:
-                replies.close()
+            grid = self._grid(app_nodes)
+            self._serve(grid, app_nodes)
+            self._observer.end()
+            summary = self._end(grid)
+            # Only now: agents of a run that failed are to come back.
+            over = True
         finally:
-            workers.close()
-        self._observer.end()
-        return self._end(grid)
+            app_nodes.close(over)
+        for name in (JOURNAL_FOLDER, STATES_FOLDER, COPIES_FOLDER):
+            # All that a resume would need, and a finished run needs no more.
+            shutil.rmtree(self._folder.path / name, ignore_errors=True)
+        return summary
 
-    def _settings(self) -> AppSettings:
-        project = self._started.project
-        return AppSettings(
-            project.folder.resolve(),
-            project.clientapp,
-            project.run_config,
-            project.nodes,
-            self._started.seed,
-            (self._folder.path / COPIES_FOLDER).resolve(),
-            self._started.node_configs,
-        )
-
-    def _grid(self, workers: Workers, replies: ReplyJournal) -> AppGrid:
+    def _grid(self, app_nodes: AppNodes) -> AppGrid:
         path = self._folder.path.resolve()
         seed = self._started.seed
         return AppGrid(
             self._started.project.nodes,
             seed,
-            workers,
-            replies,
+            app_nodes,
             NodeStates(path / STATES_FOLDER),
             self._codecs,
             NodeDownlink(self._codecs, seed, path / COPIES_FOLDER),
@@ -110,7 +141,7 @@ class _Execution:
             self._started.options.client_timeout_s,
         )
 
-    def _serve(self, grid: AppGrid, workers: Workers) -> None:
+    def _serve(self, grid: AppGrid, app_nodes: AppNodes) -> None:
         """Run the ServerApp to its end."""
         project = self._started.project
         seed = self._started.seed
@@ -120,7 +151,7 @@ class _Execution:
             with isolated(derive(seed, "server-app-import")):
                 app = server_app(project.serverapp)
             # An app that cannot be loaded ends the run before its first message.
-            workers.ready()
+            app_nodes.answerers.ready()
             context = Context(
                 run_id=private.RUN_ID,
                 node_id=private.SERVER_NODE,
@@ -234,9 +265,6 @@ class _Execution:
         write_page(AppRecord(path, self._started.plain(), lines, summary, True))
         # Last: a folder with a summary holds a whole run.
         self._recording.summary(summary)
-        for name in (JOURNAL_FOLDER, STATES_FOLDER, COPIES_FOLDER):
-            # All that a resume would need, and a finished run needs no more.
-            shutil.rmtree(self._folder.path / name, ignore_errors=True)
         return summary
 
 

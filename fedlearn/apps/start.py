@@ -32,7 +32,8 @@ _LONGEST_NAME = 60
 class Started:
     """All that a run of an app depends on.
 
-    workers: processes; no result depends on their number.
+    workers: processes; no result depends on their number. agents: whether agents answer,
+    and no workers.
     """
 
     project: Project
@@ -40,6 +41,7 @@ class Started:
     workers: int = 1
     options: RunOptions = EXACT
     node_configs: Mapping[int, UserConfig] = field(default_factory=dict)
+    agents: bool = False
 
     @property
     def up(self) -> str:
@@ -66,6 +68,7 @@ class Started:
             "codec": {"up": self.up, "down": self.down, "first": self.options.first},
             "client_timeout_s": self.options.client_timeout_s,
             "node_config": {str(p): dict(c) for p, c in self.node_configs.items()},
+            "agents": self.agents,
         }
 
 
@@ -125,6 +128,8 @@ def of_folder(path: Path, workers: int = 0) -> Started:
         configs = {int(p): config for p, config in plain["node_config"].items()}
         options = _options(plain)
         seed = plain["seed"]
+        # Folders of before had no agents.
+        agents = bool(plain.get("agents", False))
     except FileNotFoundError:
         raise ConfigError(
             f"--resume: {path} holds no run of an app (it has no {APP_FILE})"
@@ -134,7 +139,7 @@ def of_folder(path: Path, workers: int = 0) -> Started:
             f"--resume: {path / APP_FILE} cannot be read ({error}); start anew"
         ) from None
     number = workers_of(workers, project)
-    return Started(project, seed, number, options, configs)
+    return Started(project, seed, number, options, configs, agents)
 
 
 def _options(plain: Mapping[str, Any]) -> RunOptions:
@@ -148,12 +153,27 @@ def check_same(path: Path, started: Started) -> None:
     """Raise ConfigError when a folder's run is not the one that is asked for."""
     before = of_folder(path).plain()
     now = started.plain()
+    check_way(path, before["agents"], started.agents)
     changed = [key for key, value in now.items() if before.get(key) != value]
     if changed:
         raise ConfigError(
             f"--out {path} holds a run with another {changed[0].replace('_', '-')}; "
             "resume with the same options, or with --resume --out alone"
         )
+
+
+def check_way(path: Path, agents: bool, wanted: bool) -> None:
+    """Raise ConfigError when a folder's run is to go on with nodes of the other kind.
+
+    agents: of the folder's run. wanted: of the command.
+    """
+    if agents == wanted:
+        return
+    command = "serve" if agents else "run"
+    raise ConfigError(
+        f"--out {path} holds a run of 'fedlearn {command}'; "
+        f"to go on: fedlearn {command} --resume --out {path}"
+    )
 
 
 def check_folder(path: Path, resume: bool) -> None:

@@ -16,20 +16,16 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import send_handle
-from pathlib import Path
 from typing import BinaryIO
 
 from fedlearn.apps.nursery import ENDED, FORK
-from fedlearn.apps.work import AppSettings, NodeAnswer, Work
+from fedlearn.apps.work import CRASHED, AppSettings, NodeAnswer, Work
 from fedlearn.errors import ConfigError, RunError
 from fedlearn.system.own_path import environment
-
-# Of Flower's errors: the ClientApp's process ended.
-_CRASHED = 8
 
 # With two a worker that is killed by chance costs nothing, and an app that always ends its
 # worker costs one message its reply.
@@ -65,10 +61,17 @@ class _AppWorker:
 class Workers:
     """The workers of one run."""
 
-    def __init__(self, settings: AppSettings, count: int, log: BinaryIO) -> None:
+    def __init__(
+        self,
+        settings: AppSettings,
+        count: int,
+        log: BinaryIO,
+        passed: Sequence[int] = (),
+    ) -> None:
         """Start the process that loads the app; `ready` waits for it.
 
-        log: an open file that takes what the app's processes print.
+        log: an open file that takes what the app's processes print. passed: descriptors
+        that these processes hold open as long as they live.
         """
         self._settings = settings
         self._count = count
@@ -81,7 +84,7 @@ class Workers:
         self._attempts: dict[int, int] = {}
         own_end, other_end = socket.socketpair()
         self._control = Connection(own_end.detach())
-        self._nursery = _started(other_end, log)
+        self._nursery = _started(other_end, log, passed)
         other_end.close()
         self._control.send(settings)
 
@@ -91,9 +94,10 @@ class Workers:
             reason = self._control.recv()
         except EOFError:
             code = self._nursery.wait()
+            log = "the agent's log" if self._settings.folder is None else "app.log"
             raise ConfigError(
                 f"clientapp '{self._settings.clientapp}': its process ended while it was "
-                f"imported ({_end(code)}); what it printed is in app.log"
+                f"imported ({_end(code)}); what it printed is in {log}"
             ) from None
         if reason:
             raise ConfigError(reason)
@@ -122,10 +126,10 @@ class Workers:
             if connection not in ready and worker.left_s() <= 0:
                 yield self._late(worker)
 
-    def done(self, node: int, state: Path | None) -> None:
+    def done(self, node: int, state: int) -> None:
         """Let the next message of a node go out, as its last answer is taken.
 
-        state: what its app keeps from now on; None: nothing.
+        state: the turn that left what its app keeps; 0: nothing.
         """
         queue = self._queues[node]
         queue.popleft()
@@ -204,7 +208,7 @@ class Workers:
             return None
         self._attempts.pop(work.number, None)
         reason = f"the ClientApp's process {end}, twice"
-        return NodeAnswer(work.number, code=_CRASHED, reason=reason)
+        return NodeAnswer(work.number, code=CRASHED, reason=reason)
 
     def _fork(self) -> _AppWorker:
         own_end, other_end = socket.socketpair()
@@ -223,16 +227,25 @@ class Workers:
         return _AppWorker(process, Connection(own_end.detach()))
 
 
-def _started(end: socket.socket, log: BinaryIO) -> subprocess.Popen[bytes]:
+def _started(
+    end: socket.socket, log: BinaryIO, passed: Sequence[int]
+) -> subprocess.Popen[bytes]:
     variables = environment()
+    command = [sys.executable]
+    # As isolated as this process is, but for the variable below: -I would not read it.
+    if sys.flags.isolated:
+        command += ["-P", "-s"]
+        variables = {k: v for k, v in variables.items() if not k.startswith("PYTHON")}
+    if sys.dont_write_bytecode:
+        command.append("-B")
     for name in _ONE_THREAD:
         variables.setdefault(name, "1")
     # Sets of texts in the app then have one order in every run.
     variables.setdefault("PYTHONHASHSEED", "0")
     number = str(end.fileno())
     return subprocess.Popen(
-        [sys.executable, "-m", "fedlearn.apps.nursery", number, str(os.getpid())],
-        pass_fds=[end.fileno()],
+        [*command, "-m", "fedlearn.apps.nursery", number, str(os.getpid())],
+        pass_fds=[end.fileno(), *passed],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
