@@ -63,6 +63,4 @@ class Verbs:
     def error(self, name: str, number: int, error: Exception) -> VerbError:
         """Return the error that names a verb, and what it raised."""
         kind = type(error).__name__
-        return VerbError(
-            f"{self.name}.{name} raised {kind} in round {number}: {error}"
-        )
+        return VerbError(f"{self.name}.{name} raised {kind} in round {number}: {error}")

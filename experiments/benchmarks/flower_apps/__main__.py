@@ -35,7 +35,9 @@ def parser() -> Parser:
         prog="python -m fedlearn.experiments.benchmarks.flower_apps",
         description=(__doc__ or "").split("\n\n")[0],
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="Flower's examples/")
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="Flower's examples/"
+    )
     parser.add_argument(
         "examples", nargs="*", metavar="EXAMPLE", help="(default: all sixteen)"
     )

@@ -44,7 +44,9 @@ class Job:
     def config(self) -> dict[str, Any]:
         """Return the changes of the example's run config."""
         changes = {ROUNDS_KEY: self.rounds, **self.example.config}
-        return {k: str(self.model) if v == LOCAL_MODEL else v for k, v in changes.items()}
+        return {
+            k: str(self.model) if v == LOCAL_MODEL else v for k, v in changes.items()
+        }
 
 
 @dataclass(frozen=True)

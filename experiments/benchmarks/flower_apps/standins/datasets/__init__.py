@@ -11,6 +11,7 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
+
 from datasets.sources import columns_of, pictures
 
 Columns = Mapping[str, Any]
@@ -160,7 +161,9 @@ class DatasetDict(dict[str, Dataset]):
 
     def rename_column(self, name: str, new_name: str) -> DatasetDict:
         """See `Dataset.rename_column`."""
-        return DatasetDict({k: d.rename_column(name, new_name) for k, d in self.items()})
+        return DatasetDict(
+            {k: d.rename_column(name, new_name) for k, d in self.items()}
+        )
 
 
 def concatenate_datasets(parts: Sequence[Dataset]) -> Dataset:

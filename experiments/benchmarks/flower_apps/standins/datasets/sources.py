@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fedlearn
 import numpy as np
 from numpy.typing import NDArray
+
+import fedlearn
 
 Columns = dict[str, Any]
 

@@ -15,7 +15,8 @@ def f1(counts):
 def over_nodes(records, weighted_by_key):
     """An F1 over all nodes' texts, which no mean of theirs is, and each node's loss."""
     metrics = [record["metrics"] for record in records]
-    counts = [sum(column) for column in zip(*(m["counts"] for m in metrics))]
+    columns = zip(*(m["counts"] for m in metrics), strict=True)
+    counts = [sum(column) for column in columns]
     losses = [m["loss"] for m in metrics]
     return MetricRecord({"micro_f1": f1(counts), "node_losses": losses})
 
