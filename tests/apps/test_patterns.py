@@ -1,6 +1,7 @@
 """What other people's strategies do: the same as in Flower's own loop, by both commands."""
 
 import json
+from importlib import import_module
 from types import SimpleNamespace
 
 import numpy as np
@@ -112,8 +113,8 @@ name = "pat.strategies:{name}"
 
 def flowers(name, initial):
     """Return the arrays of Flower's own loop over a plain Grid."""
-    from pat import client_app, strategies
-
+    client_app = import_module("pat.client_app")
+    strategies = import_module("pat.strategies")
     grid = plain.PlainGrid(
         client_app.app, SimpleNamespace(nodes=4, run_config={}), seed=0
     )

@@ -137,7 +137,8 @@ class PlainGrid(Grid):
             _seed(derive(self._settings["seed"], "app", partition, turn))
             private.enter(node)
             try:
-                reply = self._app(copy.deepcopy(message), self._context(partition))
+                request = copy.deepcopy(message)
+                reply: Message = self._app(request, self._context(partition))
                 # In Flower an answer travels too: the app may change its arrays later.
                 return copy.deepcopy(reply)
             except Exception as error:
