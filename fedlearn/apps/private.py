@@ -1,6 +1,6 @@
 """What whole apps need of Flower beyond its public API, in one place.
 
-The same names are there from flwr 1.38 to 1.41.
+The same names are there from flwr 1.38 to 1.42.
 """
 
 from __future__ import annotations
