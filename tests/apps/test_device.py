@@ -18,7 +18,15 @@ from fedlearn.apps.device import AppDesk
 from fedlearn.apps.messages import Part, packed, unpacked
 from fedlearn.apps.orders import AppBrief, EchoedAnswer, plan_of
 from fedlearn.apps.states import state_path
-from fedlearn.apps.work import CRASHED, RAISED, Work
+from fedlearn.apps.work import (
+    CRASHED,
+    LATE,
+    RAISED,
+    UNAVAILABLE,
+    Limit,
+    NodeAnswer,
+    Work,
+)
 from fedlearn.clients.agent.attached import Declined, lock
 from fedlearn.clients.agent.modules import check_app
 from fedlearn.clients.agent.pipe import AppRules, Limits, WorkSetup
@@ -98,6 +106,30 @@ def test_an_app_that_hangs_is_ended_and_the_next_message_is_answered(desk):
         "the ClientApp took longer than the 1 s that the owner of this device allows"
     )
     assert open_desk._workers is None
+
+
+@pytest.mark.parametrize("code", [UNAVAILABLE, LATE])
+def test_the_coordinators_limit_of_time_is_kept_here(desk, code):
+    """As in a run of one machine: the same answer, and the next message finds an app."""
+    open_desk = desk("slow", "slow.client_app:app", {"seconds": 600})
+    limit = Limit(1.0, code, "engine.client_timeout_s")
+    for number in (1, 2):
+        answer, _ = answered(open_desk, work(number, limit=limit))
+        assert answer == NodeAnswer(
+            number, code=code, reason="no answer within engine.client_timeout_s = 1"
+        )
+
+
+def test_a_first_record_by_a_codec_arrives_and_is_kept(desk, tmp_path):
+    open_desk = desk("fragile", "fragile.client_app:app", {"marker": ""})
+    content = RecordDict({"arrays": record_of(2.0).arrays})
+    payload = packed(content, {}, "q8", 0, "q8").payload
+    arrived = unpacked(payload, {}).array_records["arrays"]
+    part = Part("arrays", private.to_bytes(RecordDict({"arrays": arrived})), True)
+    request = replace(work(1), payload=payload, keep=(part.digest,))
+    answer, _ = answered(open_desk, request)
+    assert answer.code == 0
+    assert (tmp_path / "run-1" / "copies" / part.digest).is_file()
 
 
 @pytest.mark.parametrize(

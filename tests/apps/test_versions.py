@@ -14,10 +14,16 @@ def numbers(text):
 
 
 def promised():
-    """Return the lowest version of flwr that the extra allows, and the first that it does not."""
+    """Return the lowest version of flwr that the extras allow, and the first that they do not."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    extra = project["project"]["optional-dependencies"]["sim"]
-    (line,) = [line for line in extra if line.startswith("flwr")]
+    extras = project["project"]["optional-dependencies"]
+    # What a coordinator may have, an agent may have as well.
+    (line,) = {
+        line
+        for name in ("sim", "flower")
+        for line in extras[name]
+        if line.startswith("flwr")
+    }
     match = re.match(r"flwr>=([0-9.]+),<([0-9.]+);", line)
     assert match
     return numbers(match[1]), numbers(match[2])

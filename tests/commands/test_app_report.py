@@ -75,6 +75,27 @@ def test_status_of_a_run_that_was_stopped_says_how_to_go_on(run, tmp_path, capsy
     assert "0 done" in capsys.readouterr().out
 
 
+def test_status_of_a_run_over_agents_has_them(run, tmp_path, capsys):
+    other = tmp_path / "served"
+    shutil.copytree(run, other)
+    (other / "summary.json").unlink()
+    about = json.loads((other / "app.json").read_text())
+    (other / "app.json").write_text(json.dumps({**about, "agents": True}))
+    event = {"time": "2026-11-30T12:00:00.000Z", "event": "declined", "client": 1}
+    event |= {"key": "7/app/0", "text": "to allow it: --apps odd"}
+    (other / "fleet.log").write_text(json.dumps(event) + "\n")
+    assert status.main([str(other)]) == 0
+    shown = capsys.readouterr().out
+    assert f"fedlearn serve --resume --out {other} and the options" in shown
+    facts = dict(line.split(None, 1) for line in shown.splitlines() if " " in line)
+    assert facts["agents"] == "0 attend"
+    assert facts["counted"] == "1 declined"
+    # Its key has the number of a message, and no round.
+    (line,) = [line for line in shown.splitlines() if "to allow it" in line]
+    assert "client 1" in line
+    assert "round" not in line
+
+
 def test_report_draws_the_page_again(run, tmp_path, capsys):
     page = run / "report.html"
     page.unlink()

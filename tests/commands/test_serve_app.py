@@ -18,7 +18,10 @@ REGRESSION = str(SAMPLES / "regression")
         ([str(SAMPLES)], "has no pyproject.toml; give the folder of a Flower app"),
         ([REGRESSION, "--nodes", "0"], "--nodes 0 is not from 1 to"),
         ([REGRESSION, "--run-config", "penalti=1"], "Did you mean 'penalty'?"),
-        ([REGRESSION, "--set", "train.lr=1"], "knows codec.up, codec.down, codec.first"),
+        (
+            [REGRESSION, "--set", "train.lr=1"],
+            "knows codec.up, codec.down, codec.first",
+        ),
         ([REGRESSION, "--resume"], "--resume: name the run's folder with --out"),
         ([REGRESSION, "--out", ""], "--out is empty"),
         (
@@ -32,6 +35,10 @@ REGRESSION = str(SAMPLES / "regression")
         (
             [REGRESSION, "--resume", "--out", "x", "--without", "1/2"],
             "--without is of experiments",
+        ),
+        (
+            ["default", "--federation-config", "num-supernodes=3"],
+            "--federation-config is of a Flower app",
         ),
         (["default", "--nodes", "3"], "--nodes is of a Flower app, fedlearn serve APP"),
         (["default", "--deadline-s", "3"], "--deadline-s is of a Flower app"),

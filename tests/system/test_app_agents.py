@@ -11,6 +11,7 @@ import pytest
 from fedlearn.apps import start
 from fedlearn.apps.api import run_app
 from fedlearn.apps.options import RunOptions
+from tests.apps.making import TWICE, ran, write
 from tests.system.app_fleets import SAMPLES, AppFleet
 
 SAME = (
@@ -79,7 +80,15 @@ CASES = [
         "journal.after-sync=kill@7",
         "agent.acknowledged",
     ),
-    ("vertical", 3, "vert", ("eden1", "q8"), "", "agent.after-answer"),
+    ("vertical", 3, "vert", ("eden1", "q8", "q8"), "", "agent.after-answer"),
+    (
+        "quickstart",
+        4,
+        "quick",
+        ("auto", "auto"),
+        "coordinator.stored=kill@6",
+        "agent.model-kept",
+    ),
     ("analytics", 5, "ana.client_app:app", ("", ""), "journal.after-sync=kill@3", ""),
     (
         "wide",
@@ -100,7 +109,8 @@ def test_an_app_that_is_killed_anywhere(
     name, nodes, apps, codecs, point, agents, tmp_path
 ):
     expected = simulated(tmp_path, name, codecs=codecs)
-    ways = zip(("up", "down"), codecs, strict=True)
+    # Some leave the codec of the first model out.
+    ways = zip(("up", "down", "first"), codecs, strict=False)
     sets = [f"--set=codec.{way}={codec}" for way, codec in ways if codec]
     with fleet(tmp_path, name, *sets) as processes:
         processes.serve(point)
@@ -140,6 +150,32 @@ def test_a_device_that_lost_what_it_held(part, tmp_path):
         # Nobody else has the state.
         reasons = [line["failures"].get("1001", "") for line in lines(processes.run)]
         assert "does not hold what its app kept" in reasons[-1]
+
+
+HANGS = "    import time\n    if me == 1:\n        time.sleep(600)\n"
+
+LIMITED = """
+    replies = grid.send_and_receive(asked(grid, nodes), timeout=1.5)
+    print("there", [reply.metadata.src_node_id for reply in replies])
+"""
+
+
+@pytest.mark.parametrize(
+    ("server", "sets"),
+    [(LIMITED, ()), (TWICE, ("engine.client_timeout_s=1.5",))],
+)
+def test_a_node_that_takes_too_long_is_as_in_a_run_of_one_machine(
+    server, sets, tmp_path
+):
+    app = str(write(tmp_path / "app", server, HANGS))
+    expected = ran(tmp_path / "app", tmp_path / "simulated", sets)
+    assert expected["failed"] > 0
+    with fleet(tmp_path, app, *(f"--set={text}" for text in sets)) as processes:
+        processes.serve()
+        for client in range(2):
+            processes.attend(client, settings="apps = odd")
+        summary = processes.wait()
+        check_same(tmp_path, summary, expected, processes.run)
 
 
 def test_an_app_that_an_owner_does_not_allow_is_refused_by_name(tmp_path):
