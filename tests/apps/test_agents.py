@@ -15,6 +15,7 @@ from fedlearn.apps.replies import NodeRequest
 from fedlearn.apps.running import local_nodes
 from fedlearn.apps.work import NOT_LOADED, TOO_LATE, NodeAnswer, Work
 from fedlearn.errors import ConfigError, RunError
+from fedlearn.records.names import APP_FILE
 from fedlearn.server.journal import Journal
 from fedlearn.server.work import ModelMissing, WorkResult, journal_key
 from tests.apps.plain import SAMPLES
@@ -206,10 +207,10 @@ def test_a_run_of_one_kind_of_nodes_does_not_go_on_with_the_other(tmp_path):
     started = start.of_options(SAMPLES / "regression")
     for agents, command in ((True, "serve"), (False, "run")):
         plain = replace(started, agents=agents).plain()
-        (out / start.APP_FILE).write_text(json.dumps(plain))
+        (out / APP_FILE).write_text(json.dumps(plain))
         with pytest.raises(ConfigError, match=f"holds a run of 'fedlearn {command}'"):
             start.check_same(out, replace(started, agents=not agents))
     # Without an app's folder, too.
-    (out / start.APP_FILE).write_text(json.dumps(replace(started, agents=True).plain()))
+    (out / APP_FILE).write_text(json.dumps(replace(started, agents=True).plain()))
     with pytest.raises(ConfigError, match="fedlearn serve --resume --out"):
         run_app(start.of_folder(out), out, resume=True, quiet=True)
