@@ -42,7 +42,7 @@ def loader():
 
 
 @pytest.fixture(params=[_end, lambda *_: sys.exit(3), Program().end])
-def handler(request, monkeypatch):
+def handler(request):
     before = signal.signal(signal.SIGTERM, request.param)
     yield request.param
     signal.signal(signal.SIGTERM, before)
