@@ -21,7 +21,7 @@ from pathlib import Path
 from fedlearn.clients.agent import pipe, store
 from fedlearn.clients.agent.pipe import WorkReply, WorkRequest, WorkSetup
 from fedlearn.clients.device import readings
-from fedlearn.clients.device.guest import Guest, Pausable
+from fedlearn.clients.device.guest import Guest
 from fedlearn.exchange import exchange_pb2 as pb
 from fedlearn.exchange.keys import Key
 
@@ -54,6 +54,10 @@ class _Group:
     def send_signal(self, number: int) -> None:
         """Send them a signal; raises ProcessLookupError when they have ended."""
         os.killpg(self.leader, number)
+
+    def kill(self) -> None:
+        """End them; raises ProcessLookupError when they have ended."""
+        self.send_signal(signal.SIGKILL)
 
 
 # A reply, and the answer's bytes, if it has an answer.
@@ -117,7 +121,7 @@ class Workshop:
         self.process = None
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
-                self._group(process).send_signal(signal.SIGKILL)
+                self._group(process).kill()
 
     async def stop(self) -> None:
         """Stop all work, and wait for the end of the process."""
@@ -220,7 +224,9 @@ class Workshop:
             process.stdin.write(part)
         return process
 
-    def _group(self, process: asyncio.subprocess.Process) -> Pausable:
+    def _group(
+        self, process: asyncio.subprocess.Process
+    ) -> asyncio.subprocess.Process | _Group:
         """Return what a signal has to reach: the process, or it and those below it."""
         return _Group(process.pid) if self._leads else process
 

@@ -80,8 +80,9 @@ def test_every_line_and_the_summary_have_the_apps_own_names(ran):
 def test_the_page_shows_them_by_name_with_a_picture_each(ran):
     page = (ran.folder / "report.html").read_text()
     pictures = {path.name for path in (ran.folder / "plots").iterdir()}
-    # One for each number; a list has none.
-    assert len(pictures) == 5
+    # One for each number, and the bytes; a list has none.
+    assert len(pictures) == 6
+    assert "bytes.png" in pictures
     headings = re.findall(r"<th[^>]*>([^<]*)</th>", page)
     for kind, names in NAMES.items():
         for name in names - {"node_losses"}:
