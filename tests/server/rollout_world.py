@@ -65,6 +65,10 @@ TOGETHER = WatchLimits(requests=20, errors=0.02)
 TERMS = WatchTerms(watch_s=60, ready_s=20, starts=3, limits=LIMITS)
 ENDS = {RolloutPhase.DONE, RolloutPhase.WITHDRAWN, RolloutPhase.ABORTED}
 
+# Stages after which a board's record is another. A full disk holds a board in the last two: it
+# serves already what the record on disk does not say yet.
+DECIDING = {InstallStage.BOOTING, InstallStage.STARTING, InstallStage.ENDING}
+
 # Seconds for which an agent looks at its slots when it starts, at most.
 LOOK_S = 20.0
 
@@ -681,8 +685,8 @@ class World:
             return False
         # Without a link it may still wish to fetch what it heard of last.
         if board.is_lost:
-            has_looked = board.machine.stage is not InstallStage.BOOTING
-            return has_looked and board.record.trial is None
+            is_deciding = board.machine.stage in DECIDING
+            return not is_deciding and board.record.trial is None
         if board.machine.stage is not InstallStage.IDLE:
             return False
         machine = self.centre.machine

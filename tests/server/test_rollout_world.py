@@ -20,6 +20,11 @@ def test_the_invariants_hold_in_a_thousand_worlds(quarter):
             pytest.fail(f"seed {seed}: {fault}")
 
 
+def test_a_board_that_its_full_disk_holds_is_not_settled():
+    # Offline, its slot rotten, and the record without it not on the disk yet.
+    World(76576).run()
+
+
 def test_everything_that_can_go_wrong_went_wrong_somewhere():
     # Of the worlds above, or of as many of them as ran in this process.
     for seed in range(0 if happened else 300):
