@@ -6,9 +6,10 @@ EDGE ?= $(HOME)/.cache/fedlearn-edge
 PYTHONS ?= python3.10 python3.13
 TIER ?= ci
 OUT ?= build/sweep
+FLOWERS ?= 1.38.0 1.42.0
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install simulate test nightly reproduce sweep answers worlds check build wheel-test edge-test edge-pythons proto clean
+.PHONY: help install simulate test nightly flower-versions reproduce sweep answers worlds check build wheel-test edge-test edge-pythons proto clean
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +30,10 @@ test: install ## run the tests
 
 nightly: install ## run the tests that take minutes each
 	$(BIN)/python -m pytest -m nightly
+
+flower-versions: install ## run the apps' tests with the lowest and the newest flwr (FLOWERS="1.38.0 1.42.0")
+	for version in $(FLOWERS); do at=$(CURDIR)/build/flwr-$$version; test -d $$at || $(BIN)/python -m pip install -q --no-deps --target $$at flwr==$$version || exit 1; \
+	PYTHONPATH=$$at $(BIN)/python -m pytest tests/apps tests/template tests/strategies tests/runs || exit 1; done
 
 reproduce: install ## run the claims of a tier (TIER=ci, nightly, release); data sets are fetched once
 	$(BIN)/fedlearn reproduce --tier $(TIER) --jobs 2 --fetch

@@ -67,6 +67,10 @@ class StrategyError(RunError):
     """A strategy raised on a round's answers, or made a model of them that is none."""
 
 
+class VerbError(StrategyError):
+    """A verb of a strategy raised what is this error's cause; it may be meant as an end."""
+
+
 class RecordError(RunError):
     """The run folder cannot be written or read."""
 

@@ -8,12 +8,12 @@ it, syncs once and completes the futures ("group commit").
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from json import dumps, loads
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +177,7 @@ class Journal:
                     record = read_record(file, number, mark, offset, end)
                     if record is None:
                         raise damaged(path, offset)
-                    yield json.loads(record.meta), record.entry
+                    yield loads(record.meta), record.entry
                     offset = record.end
 
     def close(self) -> None:
@@ -358,7 +358,7 @@ class Journal:
                 record = read_whole_record(file, number, mark, offset, size)
                 if record is None:
                     break
-                key = json.loads(record.meta).get("key")
+                key = loads(record.meta).get("key")
                 if isinstance(key, str):
                     self._index[key] = record.entry
                 offset = record.end
@@ -380,9 +380,7 @@ class Journal:
 def _waiting(meta: Mapping[str, Any], data: bytes, crc: int | None) -> _Waiting:
     """Return a record as it waits; raises TypeError or ValueError, see `append`."""
     # Sorted and without spaces: the same meta gives the same bytes.
-    text = json.dumps(
-        meta, sort_keys=True, separators=(",", ":"), allow_nan=False
-    ).encode()
+    text = dumps(meta, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     if max(len(text), len(data)) > RECORD_BYTES:
         raise ValueError(
             f"a record of {len(text)} bytes of meta and {len(data)} of data; "

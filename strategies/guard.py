@@ -25,7 +25,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedlearn.arrays import Layout
-from fedlearn.errors import RoundError
+from fedlearn.errors import RoundError, VerbError
 from fedlearn.strategies.answers import Aggregate
 from fedlearn.strategies.cohorts import shares
 from fedlearn.strategies.detour import Detour
@@ -99,13 +99,15 @@ class Guarded:
         self.attempt = 0
         self.updates = Updates(self.verbs, layout, min_clients, self.notes)
         self.evaluations = Evaluations(self.verbs, evaluates, self.notes)
-        self._detour = Detour(inner, {verb: getattr(self, verb) for verb in VERBS})
+        self._detour = Detour(inner, {verb: self._as_meant(verb) for verb in VERBS})
         # Flower's own loop has no use for scores, which cost time.
         self._has_own_start = type(inner).start is not Strategy.start
         self._order: RoundOrder
         self._score: Callable[[ArrayRecord], Mapping[str, float]]
         # What ended the run, should the strategy's loop catch it and go on.
         self._failure: BaseException | None = None
+        # What a verb raised last, for a ``start`` of the strategy's own to catch.
+        self._raised: VerbError | None = None
         # Whether any round gave a model.
         self._has_learned = False
         self._grid: Any = None
@@ -133,9 +135,10 @@ class Guarded:
         self._order = RoundOrder(start, self.offset, rounds, after)
         self._score = score
         self._failure = None
+        self._raised = None
         with self._detour.led():
             result = self._start(grid, arrays, rounds)
-        ended = self._order.end()
+        ended = self._order.end(self._raised)
         # A resumed run may have learned before; its last rounds may wait.
         if not (self._has_learned or self.offset):
             raise RoundError(
@@ -168,6 +171,9 @@ class Guarded:
         try:
             result = start(grid, arrays, **_accepted(start, offered))
         except Exception as error:
+            # A verb's own name says more than that of the loop that lets it pass.
+            if self._raised is not None and error is self._raised.__cause__:
+                raise self._raised from error
             # Flower's own loop does nothing that could fail by itself.
             if self._failure is None and self._has_own_start:
                 raise self.verbs.error("start", self._order.begun, error) from error
@@ -177,6 +183,23 @@ class Guarded:
         if self._failure is not None:
             raise self._failure
         return result
+
+    def _as_meant(self, name: str) -> Callable[..., Any]:
+        """Return a verb of ours that raises what the strategy's own verb has raised.
+
+        A ``start`` of the strategy's own may await it, as the end of its rounds.
+        """
+        verb: Callable[..., Any] = getattr(self, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            try:
+                return verb(*arguments, **options)
+            except VerbError as error:
+                if not self._has_own_start or error.__cause__ is None:
+                    raise
+                raise error.__cause__ from None
+
+        return call
 
     def _evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         """Record a round, and return the model's score for a loop of the strategy's own.
@@ -196,13 +219,20 @@ class Guarded:
     def _lasting(self) -> Iterator[None]:
         """Run a part of ours inside the strategy's loop, which is itself there.
 
-        What is raised inside ends the run, whatever the loop makes of it.
+        What is raised inside ends the run, whatever the loop makes of it; but for what a
+        verb of the strategy itself raises, which is for its own loop.
         """
         if self._failure is not None:
             raise self._failure
         try:
             with self._detour.aside():
                 yield
+        except VerbError as error:
+            self._order.withdraw()
+            self._raised = error
+            if not self._has_own_start:
+                self._failure = error
+            raise
         except BaseException as error:
             self._failure = error
             raise

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from flwr.app import ArrayRecord
 
-from fedlearn.errors import RunError
+from fedlearn.errors import RunError, VerbError
 
 _LOOP = (
     "a loop of its own calls self.configure_train, grid.send_and_receive and "
@@ -56,6 +56,11 @@ class RoundOrder:
         self.begun = number
         self.model = None
 
+    def withdraw(self) -> None:
+        """Note that the round which has begun makes no model: a verb of it has raised."""
+        if self.recorded < self.begun and self.model is None:
+            self.begun -= 1
+
     def aggregate(self, number: int) -> None:
         """Check that a round may be aggregated. Raises RunError."""
         if number != self.begun or number < self.first:
@@ -71,17 +76,20 @@ class RoundOrder:
             self.model = arrays
             self._record(number, arrays)
 
-    def end(self) -> str:
+    def end(self, why: VerbError | None = None) -> str:
         """Note that ``start`` has ended, and return what to tell.
 
-        Raises RunError where rounds are missing, unless the strategy saw a score before.
+        why: what one of its verbs raised, which it took as an end. Raises RunError where
+        rounds are missing, unless the strategy saw a score before, or has raised.
         """
         if self.begun < self.first:
-            raise RunError(f"{self.start} ended and did no round; {_LOOP}")
+            raise why or RunError(f"{self.start} ended and did no round; {_LOOP}")
         self._record_begun(self.model)
         if self.recorded == self.rounds:
             return ""
         ended = f"{self.start} ended after round {self.recorded} of {self.rounds}"
+        if why is not None:
+            return f"{ended}: {why}"
         # Only who sees a score can stop early by it.
         if self.scored != self.recorded:
             raise RunError(f"{ended}; it does num_rounds of them")

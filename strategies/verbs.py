@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from flwr.serverapp.strategy import Strategy
 
-from fedlearn.errors import FedlearnError, StrategyError
+from fedlearn.errors import FedlearnError, VerbError
 from fedlearn.seeds import derive
 from fedlearn.strategies import answers
 
@@ -44,7 +44,7 @@ class Verbs:
     def call(self, name: str, number: int, attempt: int, *arguments: Any) -> Any:
         """Return what a verb answers for an attempt of a round.
 
-        Raises StrategyError for any error of its own, RunError for a wrong answer: it may
+        Raises VerbError for any error of its own, RunError for a wrong answer: it may
         be the user's, and Flower's own raise on odd rounds.
         """
         verb = VERBS[name]
@@ -60,9 +60,7 @@ class Verbs:
         except Exception as error:
             raise self.error(name, number, error) from error
 
-    def error(self, name: str, number: int, error: Exception) -> StrategyError:
+    def error(self, name: str, number: int, error: Exception) -> VerbError:
         """Return the error that names a verb, and what it raised."""
         kind = type(error).__name__
-        return StrategyError(
-            f"{self.name}.{name} raised {kind} in round {number}: {error}"
-        )
+        return VerbError(f"{self.name}.{name} raised {kind} in round {number}: {error}")

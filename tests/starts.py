@@ -154,6 +154,34 @@ class KeepsFirst(Loop):
         return Result(arrays=self.first)
 
 
+class StopsByItself(FedAvg):
+    """Raises an end of its rounds where it aggregates, and awaits it in its start."""
+
+    last = 2
+
+    def start(self, *args, **kwargs):
+        try:
+            return super().start(*args, **kwargs)
+        except StopIteration:
+            return None
+
+    def aggregate_train(self, server_round, replies):
+        if server_round > self.last:
+            raise StopIteration("enough")
+        return super().aggregate_train(server_round, replies)
+
+
+class StopsAtOnce(StopsByItself):
+    last = 0
+
+
+class LetsPass(StopsByItself):
+    """Raises what its start does not await."""
+
+    def configure_train(self, server_round, arrays, config, grid):
+        raise KeyError("stage")
+
+
 class DoesNothing(Loop):
     def numbers(self, rounds):
         return []

@@ -384,6 +384,7 @@ class Agent:
                 welcome.experiment,
                 settings.data,
                 limits,
+                settings.app_rules,
             )
         )
         answers = folder / store.ANSWERS

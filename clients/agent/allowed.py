@@ -16,12 +16,9 @@ from typing import Any
 from torch import nn
 
 from fedlearn.brief import Brief
+from fedlearn.clients.agent.modules import is_below, is_plain
 from fedlearn.errors import ConfigError
 from fedlearn.names import import_path
-
-# fedlearn's own things have short names. By import path a coordinator could go around the
-# checks of those names, such as that of "dir".
-_OURS = "fedlearn"
 
 # The name of data that is a folder of the device.
 _FOLDER = "dir"
@@ -63,32 +60,13 @@ def check_name(part: str, name: str, allow: Collection[str]) -> None:
     wish = f"the coordinator asks for the {part} '{name}' of this device"
     # A warning: such names are what an attack looks like.
     exact_fix = f"only if you know what it does, to allow it: --allow {name}"
-    if not _is_plain(module, attribute):
+    if not is_plain(module, attribute):
         raise ConfigError(f"{wish}, which no module defines; {exact_fix}")
-    if not _is_below(module, allow):
+    if not is_below(module, allow):
         raise ConfigError(f"{wish}; to allow it: --allow {module}")
     reason = _objection(part, import_path(part, name), allow)
     if reason is not None:
         raise ConfigError(f"{wish}, {reason}; {exact_fix}")
-
-
-def _is_plain(module: str, attribute: str) -> bool:
-    """Tell whether a name is one public name of a module that is none to be run."""
-    parts = module.split(".")
-    # Dots would lead on into what the module imports.
-    if not attribute.isidentifier() or not all(part.isidentifier() for part in parts):
-        return False
-    # `__main__` is a program: to import it is to run it.
-    is_program = any(part.startswith("__") for part in parts)
-    return not (attribute.startswith("_") or is_program)
-
-
-def _is_below(module: str, allow: Collection[str]) -> bool:
-    """Tell whether a module is an allowed one, or inside of one."""
-    if module == _OURS or module.startswith(f"{_OURS}."):
-        return False
-    # The dots: "my_pkg" allows "my_pkg.models", and not "my_pkg_other".
-    return f"{module}.".startswith(tuple(f"{allowed}." for allowed in allow))
 
 
 def _objection(part: str, value: Any, allow: Collection[str]) -> str | None:
@@ -104,7 +82,7 @@ def _objection(part: str, value: Any, allow: Collection[str]) -> str | None:
     else:
         return f"which is a {type(value).__name__} and not {kind}"
     for home in homes:
-        if not _is_below(home, allow):
+        if not is_below(home, allow):
             return f"which is defined in {home}"
     # A lambda, or a function made by another one: it stands in the module, but nobody
     # wrote it there under this name.

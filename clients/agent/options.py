@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedlearn.clients.agent.pipe import NO_APPS, AppRules
 from fedlearn.clients.agent.release_settings import ReleaseSettings
 from fedlearn.clients.agent.room import PAYLOAD_BYTES
 from fedlearn.clients.device.rules import NO_RULES, Rules
@@ -28,6 +29,8 @@ class AgentSettings:
     epochs: int = 0
     steps: int = 0
     allow: tuple[str, ...] = ()
+    # Of Flower apps.
+    app_rules: AppRules = NO_APPS
     # End when standard input does, that is, with the process that started this agent.
     end_with_input: bool = False
     # Of all tasks and answers: a bound on what the coordinator can have this device hold.

@@ -14,7 +14,7 @@ import json
 import struct
 from asyncio import StreamReader
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import IO, Any, Literal
 
 _LENGTH = struct.Struct("<I")
@@ -40,10 +40,28 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class AppRules:
+    """What the device's owner decides of Flower apps.
+
+    apps: installed packages whose ClientApp may run here, and exact names MODULE:NAME.
+    node_config: keys of ``context.node_config``. seconds: for one message; 0: no limit.
+    """
+
+    apps: tuple[str, ...] = ()
+    node_config: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+# No app may run.
+NO_APPS = AppRules()
+
+
+@dataclass(frozen=True)
 class WorkSetup:
     """What the process builds before its first task.
 
     folder: of the run. experiment: the welcome's JSON. data: "auto", a file.npz, or an import path.
+    rules: of Flower apps.
     """
 
     folder: str
@@ -51,6 +69,17 @@ class WorkSetup:
     experiment: str
     data: str
     limits: Limits
+    rules: AppRules = NO_APPS
+
+    @property
+    def is_app(self) -> bool:
+        """Tell whether the run is one of a Flower app."""
+        try:
+            experiment = json.loads(self.experiment)
+        # It came from outside; who reads it in earnest refuses it.
+        except (ValueError, RecursionError):
+            return False
+        return isinstance(experiment, dict) and "app" in experiment
 
     def to_dict(self) -> dict[str, Any]:
         """Return the setup as the head of a message; the limits stand beside the other keys."""
@@ -62,8 +91,14 @@ class WorkSetup:
     def from_dict(cls, head: Head) -> WorkSetup:
         """Return the setup of a message's head."""
         limits = Limits(head["epochs"], head["steps"], tuple(head["allow"]))
+        rules = head["rules"]
         return cls(
-            head["folder"], head["client"], head["experiment"], head["data"], limits
+            head["folder"],
+            head["client"],
+            head["experiment"],
+            head["data"],
+            limits,
+            AppRules(tuple(rules["apps"]), rules["node_config"], rules["seconds"]),
         )
 
 

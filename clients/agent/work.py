@@ -11,8 +11,6 @@ folder:
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import math
 import os
@@ -27,6 +25,7 @@ import torch
 from fedlearn.brief import Brief
 from fedlearn.clients.agent import pipe
 from fedlearn.clients.agent.allowed import check_brief
+from fedlearn.clients.agent.attached import Declined, end_with_agent, listen, lock
 from fedlearn.clients.agent.pipe import (
     Limits,
     WorkCost,
@@ -46,24 +45,17 @@ from fedlearn.clients.held import (
 )
 from fedlearn.clients.local import EncodedUpdate
 from fedlearn.clients.micro import NoRoom, ran_out
-from fedlearn.errors import ClientError, reason_of
+from fedlearn.errors import reason_of
 from fedlearn.exchange.exchange_pb2 import Task
 from fedlearn.plan import Plan
 from fedlearn.system.failpoints import reach
-from fedlearn.system.files import make_folder, private, sweep
-from fedlearn.system.parent import end_with_parent
 
 # Models and residuals that are held: the coordinator may go back to its last checkpoint, or to the
 # one before.
 NEWEST = 4
 
-# Added to the badness by which Linux chooses a process to kill (-1000 to 1000; proc(5)). The
-# agent has 0, so this process is killed first.
-_OOM_SCORE = "500"
-
-
-class Declined(ClientError):
-    """The device's owner does not allow this."""
+# Folders of a run's folder in which files are written.
+_PARTS = (COPIES, RESIDUALS, ANSWERS)
 
 
 class Desk:
@@ -152,46 +144,6 @@ def _check_limit(unit: str, count: int, limit: int) -> None:
         )
 
 
-def _listen(source: IO[bytes], messages: SimpleQueue[pipe.Message]) -> None:
-    """Put the agent's messages in a queue, and end this process when the agent ends.
-
-    It ends in the middle of its work too: nobody waits for that work any more, and an agent
-    that starts again has it done by a process of its own.
-    """
-    try:
-        while (message := pipe.read(source)) is not None:
-            messages.put(message)
-    finally:
-        # Not sys.exit, which would end this thread alone and leave the training
-        # running.
-        os._exit(0)
-
-
-def _end_with_agent() -> None:
-    """Have the kernel kill this process with the agent, and before the agent when memory runs out.
-
-    `_listen` does not suffice: a paused process reads nothing.
-    """
-    end_with_parent()
-    # There is no /proc where the system is not Linux.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
-
-
-def _lock(folder: Path) -> IO[bytes]:
-    """Wait until no other process works in the run's folder, and lock it while the file is open.
-
-    The process of an agent that was killed may not have ended yet. Raises OSError.
-    """
-    make_folder(folder)
-    lock = open(folder / ".lock", "wb", opener=private)  # noqa: SIM115
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    # That process may have been killed while it wrote any of these.
-    for name in ("", COPIES, RESIDUALS, ANSWERS):
-        sweep(folder / name)
-    return lock
-
-
 def _failure(error: BaseException) -> WorkReply:
     """Return the reply to a task whose work raised an error."""
     # The coordinator can repair this one: it sends the models again.
@@ -226,7 +178,7 @@ class _Worker:
             # Inside of the handler, both: a disk that fails and a model that cannot be built
             # are replies, not crashes.
             if self.lock is None:
-                self.lock = _lock(self.folder)
+                self.lock = lock(self.folder, _PARTS)
             if self.desk is None:
                 self.desk = self._build()
             answer = self.desk.do(task, payloads, request.halvings)
@@ -255,17 +207,17 @@ def main() -> int:
     out = os.fdopen(os.dup(1), "wb")
     # What a model prints must not stand among the answers.
     os.dup2(2, 1)
-    _end_with_agent()
+    end_with_agent()
     # A second thread would change low bits.
     torch.set_num_threads(1)
     messages: SimpleQueue[pipe.Message] = SimpleQueue()
     # A thread reads, so that the agent's end is noticed in the middle of the work.
     threading.Thread(
-        target=_listen, args=(sys.stdin.buffer, messages), daemon=True
+        target=listen, args=(sys.stdin.buffer, messages), daemon=True
     ).start()
     setup = WorkSetup.from_dict(messages.get()[0])
     worker = _Worker(setup)
-    # `_listen` ends this process.
+    # `listen` ends this process.
     while True:
         head, (task_bytes, *payloads) = messages.get()
         request = WorkRequest.from_dict(head)

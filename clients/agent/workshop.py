@@ -1,8 +1,8 @@
 """The pieces of work that an agent has to do, and the process that does them one after another.
 
-The process is `fedlearn.clients.agent.work`. It starts with the first piece of work, and lives
-on for the next ones. It is killed for work that is no longer wanted, and another one starts
-with the next piece.
+The process is `fedlearn.clients.agent.work`, or `fedlearn.apps.device` for a Flower app. It
+starts with the first piece of work, and lives on for the next ones. It is killed for work that
+is no longer wanted, and another one starts with the next piece.
 """
 
 from __future__ import annotations
@@ -40,6 +40,26 @@ class Job:
     deaths: int = 0
 
 
+# The programs that work.
+_MODULE = "fedlearn.clients.agent.work"
+_APP_MODULE = "fedlearn.apps.device"
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A process and all below it; leader: its number."""
+
+    leader: int
+
+    def send_signal(self, number: int) -> None:
+        """Send them a signal; raises ProcessLookupError when they have ended."""
+        os.killpg(self.leader, number)
+
+    def kill(self) -> None:
+        """End them; raises ProcessLookupError when they have ended."""
+        self.send_signal(signal.SIGKILL)
+
+
 # A reply, and the answer's bytes, if it has an answer.
 Outcome = tuple[WorkReply, list[bytes]]
 
@@ -66,6 +86,8 @@ class Workshop:
         self.setup: WorkSetup | None = None
         self.jobs: deque[Job] = deque()
         self.process: asyncio.subprocess.Process | None = None
+        # Whether it leads a group of processes.
+        self._leads = False
         self._running: asyncio.Task[None] | None = None
         # Of mini-batches, known to be needed on this device.
         self._halvings = 0
@@ -99,7 +121,7 @@ class Workshop:
         self.process = None
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
-                process.kill()
+                self._group(process).kill()
 
     async def stop(self) -> None:
         """Stop all work, and wait for the end of the process."""
@@ -148,7 +170,7 @@ class Workshop:
         if not self.guest.watches:
             return await self._ask(process, job)
         work = asyncio.create_task(self._ask(process, job))
-        watch = asyncio.create_task(self.guest.watch(process))
+        watch = asyncio.create_task(self.guest.watch(self._group(process)))
         try:
             await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
             if work.done():
@@ -185,18 +207,28 @@ class Workshop:
         process = await asyncio.create_subprocess_exec(
             *_python(),
             "-m",
-            "fedlearn.clients.agent.work",
+            # By name: what runs apps stands above all that an agent imports.
+            _APP_MODULE if self.setup.is_app else _MODULE,
             stdin=PIPE,
             stdout=PIPE,
             # A second thread would change low bits, and take a core from the owner's
             # own work.
             env={**os.environ, "OMP_NUM_THREADS": "1"},
+            # An app's code runs in processes below this one.
+            start_new_session=self.setup.is_app,
         )
         self.process = process
+        self._leads = self.setup.is_app
         assert process.stdin is not None
         for part in pipe.pack(self.setup.to_dict()):
             process.stdin.write(part)
         return process
+
+    def _group(
+        self, process: asyncio.subprocess.Process
+    ) -> asyncio.subprocess.Process | _Group:
+        """Return what a signal has to reach: the process, or it and those below it."""
+        return _Group(process.pid) if self._leads else process
 
     async def _died(self) -> WorkReply:
         """Forget a process that ended in the middle of its work, and return why it did."""

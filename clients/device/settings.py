@@ -33,11 +33,16 @@ TEMPLATE = """\
 # state = /var/lib/fedlearn        # key, certificate, models, answers
 # data = auto                      # auto, a FILE.npz with x and y, or my_pkg:load
 # allow = my_pkg, other_pkg:load   # modules whose models and loaders may be named; or one name
+# apps = my_app, other.client:app  # installed Flower apps that may run here: packages; or one name
+# app_s = 3600                     # seconds that an app may take for one message; 0: any
 # epochs = 0                       # most of a plan that are done; 0: no limit
 # steps = 0
 # megabytes = 1024                 # most of all tasks and answers together
 # insecure = no                    # yes: without TLS
 # diagnose = yes                   # no: a fleet's coordinator may not ask what the doctor finds
+
+# [node_config]                    # what an app of Flower finds in context.node_config
+# data-path = "/srv/my data"       # a text; quotes only for what looks like a number or true
 
 # [releases]                       # with this section, releases of a fleet are installed
 # accept = watch-lstm              # names of the packages that are taken
@@ -82,11 +87,13 @@ class SettingsFile:
 
     agent: only what the file gives, by the names of the options of `fedlearn agent`.
     releases: likewise, by the keys of the section; None: there is no such section.
+    node_config: what apps of Flower find in ``context.node_config``.
     """
 
     agent: Mapping[str, Any] = field(default_factory=dict)
     rules: Rules = field(default_factory=Rules)
     releases: Mapping[str, Any] | None = None
+    node_config: Mapping[str, Any] = field(default_factory=dict)
 
 
 class _Wrong(Exception):
@@ -108,16 +115,18 @@ def read(path: Path) -> SettingsFile:
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     _parse(parser, path)
     for section in parser.sections():
-        if section not in _KEYS:
+        sections = (*_KEYS, _NODE_CONFIG)
+        if section not in sections:
             raise ConfigError(
-                f"{path}: unknown section [{section}].{nearest(section, _KEYS)} "
-                f"Known: {', '.join(_KEYS)}"
+                f"{path}: unknown section [{section}].{nearest(section, sections)} "
+                f"Known: {', '.join(sections)}"
             )
     agent = _values(path, parser, "agent")
     _make_absolute(agent, path.parent.absolute())
     rules = Rules(**_values(path, parser, "rules"))
     _check(rules, path)
-    return SettingsFile(agent, rules, _releases(path, parser))
+    node_config = _node_config(path, parser)
+    return SettingsFile(agent, rules, _releases(path, parser), node_config)
 
 
 def _parse(parser: configparser.ConfigParser, path: Path) -> None:
@@ -190,6 +199,40 @@ def _values(
                 f"{path}: [{section}] {key} = {text!r} is not {error}"
             ) from None
     return values
+
+
+def _node_config(
+    path: Path, parser: configparser.ConfigParser
+) -> dict[str, bool | int | float | str]:
+    """Return the owner's keys for apps; raises ConfigError for a value without its end."""
+    config: dict[str, bool | int | float | str] = {}
+    if not parser.has_section(_NODE_CONFIG):
+        return config
+    for key, text in parser.items(_NODE_CONFIG):
+        try:
+            config[key] = _plain_value(text)
+        except _Wrong as error:
+            raise ConfigError(
+                f"{path}: [{_NODE_CONFIG}] {key} = {text} is not {error}"
+            ) from None
+    return config
+
+
+def _plain_value(text: str) -> bool | int | float | str:
+    """Return a truth value, a number or a text, as TOML writes them; a text needs no quotes."""
+    if text in ("true", "false"):
+        return text == "true"
+    if re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        return int(text)
+    # Not "nan" or "inf", which are texts to most.
+    if re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?", text):
+        return float(text)
+    # For a text that looks like one of the others.
+    if text[:1] in ('"', "'"):
+        if len(text) < 2 or text[-1] != text[0] or text[0] in text[1:-1]:
+            raise _Wrong("a text whose quotes are closed")
+        return text[1:-1]
+    return text
 
 
 def _releases(
@@ -290,6 +333,9 @@ def _span(text: str) -> Span:
     raise _Wrong("a list of times such as 22:00-06:00")
 
 
+# A section whose keys are the owner's.
+_NODE_CONFIG = "node_config"
+
 # Below the functions that it names.
 _KEYS: Mapping[str, Mapping[str, Callable[[str], Any]]] = {
     "agent": {
@@ -298,6 +344,8 @@ _KEYS: Mapping[str, Mapping[str, Callable[[str], Any]]] = {
         "state": lambda text: Path(_text(text)),
         "data": _text,
         "allow": lambda text: list(_list(text)),
+        "apps": lambda text: list(_list(text)),
+        "app_s": _between(0, 30 * 86400, "seconds"),
         "epochs": _whole,
         "steps": _whole,
         "megabytes": _whole,

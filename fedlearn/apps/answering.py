@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import sys
+import threading
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +17,10 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 
 from fedlearn.apps import private
 from fedlearn.apps.copies import Copies
-from fedlearn.apps.messages import packed, unpacked
-from fedlearn.apps.work import AppSettings, NodeAnswer, Work
+from fedlearn.apps.messages import Part, packed, unpacked
+from fedlearn.apps.states import state_path
+from fedlearn.apps.surroundings import put_back
+from fedlearn.apps.work import RAISED, AppSettings, NodeAnswer, Work
 from fedlearn.errors import ClientError, reason_of
 from fedlearn.seeds import derive
 from fedlearn.system import files
@@ -28,16 +34,19 @@ class Answering:
         self._app = app
         self._settings = settings
         self._copies = Copies(settings.copies)
+        self._told_threads = False
 
     def __call__(self, work: Work) -> NodeAnswer:
         """Return what the app answers; whatever its code raises is an answer too."""
         try:
             return self._answer(work)
         # A client's code may end its process on purpose; here that ends its answer.
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
-            traceback.print_exc()
+        except BaseException as error:
+            # It may have closed the stream.
+            with contextlib.suppress(ValueError, OSError):
+                traceback.print_exc()
             reason = reason_of(error)
-            return NodeAnswer(work.number, code=private.RAISED, reason=reason)
+            return NodeAnswer(work.number, code=RAISED, reason=reason)
 
     def _answer(self, work: Work) -> NodeAnswer:
         bases = {
@@ -45,8 +54,10 @@ class Answering:
         }
         # The message comes from the ServerApp, the code that answers it is a node's.
         private.enter()
+        content = unpacked(work.payload, bases)
+        self._keep(work, content)
         message = private.request_of(
-            unpacked(work.payload, bases),
+            content,
             work.node,
             work.kind,
             work.group,
@@ -55,21 +66,64 @@ class Answering:
         )
         private.enter(work.node)
         # The same file again where a message is tried a second time.
-        before = b"" if work.state is None else work.state.read_bytes()
+        before = b""
+        if work.state:
+            before = self._state_path(work, work.state).read_bytes()
         context = self._context(work, before)
         self._seed(work)
-        reply = self._app(message, context)
+        reply = self._called(message, context)
         _check(reply, work)
         if reply.has_error():
             error = reply.error
-            return NodeAnswer(work.number, code=error.code, reason=error.reason or "")
+            # An app may choose any number; 0 is a reply, and those below are ours.
+            code = error.code if error.code > 0 else RAISED
+            return NodeAnswer(work.number, code=code, reason=error.reason or "")
         payload = self._payload(work, reply, bases)
         # The app's own state must be whole before its reply counts.
         after = private.to_bytes(context.state)
         if after != before:
-            files.make_folder(work.next_state.parent)
-            files.replace(work.next_state, after)
+            path = self._state_path(work, work.turn)
+            files.make_folder(path.parent)
+            files.replace(path, after)
         return NodeAnswer(work.number, payload, changed=after != before)
+
+    def _called(self, message: Message, context: Context) -> Any:
+        """Return what the app answers, in this process and with its surroundings as before."""
+        process = os.getpid()
+        with put_back() as surroundings:
+            try:
+                reply = self._app(message, context)
+            finally:
+                # The app forked, and its new process came back here: one answer is enough.
+                if os.getpid() != process:
+                    os._exit(0)
+            self._tell(surroundings.new_threads())
+        return reply
+
+    def _tell(self, threads: list[threading.Thread]) -> None:
+        # Once in each worker: with every message there may be one more.
+        if threads and not self._told_threads:
+            self._told_threads = True
+            print(
+                f"fedlearn: the ClientApp left a thread running ('{threads[0].name}'): what "
+                "it changes or draws meanwhile is another in each run",
+                file=sys.stderr,
+            )
+
+    def _state_path(self, work: Work, turn: int) -> Path:
+        return state_path(self._settings.states, work.partition, turn)
+
+    def _keep(self, work: Work, content: RecordDict) -> None:
+        """Keep the records of a message that later ones are differences from."""
+        # The other end has made them already where both are one machine.
+        missing = {d for d in work.keep if not self._copies.has(d)}
+        if not missing:
+            return
+        for name, record in content.array_records.items():
+            part = Part(name, private.to_bytes(RecordDict({name: record})), True)
+            # One with other bits than at the other end is asked for when it is needed.
+            if part.digest in missing:
+                self._copies.put(part)
 
     def _context(self, work: Work, state: bytes) -> Context:
         settings = self._settings

@@ -10,46 +10,19 @@ from flwr.app import ArrayRecord
 
 from fedlearn.apps.differences import is_float
 from fedlearn.apps.messages import Part
-from fedlearn.codec import AUTO, FEEDBACK, canonical
+from fedlearn.apps.options import RunOptions
+from fedlearn.codec import AUTO
 from fedlearn.codec.choice import Situation, choose
-from fedlearn.errors import ConfigError
-from fedlearn.names import nearest
-
-_KEYS = ("codec.up", "codec.down")
 
 # Flower's strategies that average updates, so that unbiased noise cancels.
 _AVERAGING = ("FedAvg", "FedAvgM", "FedProx", "FedAdam", "FedAdagrad", "FedYogi")
 
+# Of a node's first record, where that is ours to choose. At 3 bits a value a trained model is
+# as good as before, within two points; at 1 bit it loses ten (docs/flower.md).
+FIRST = "cvq(3,0)"
 
-def read(changes: Sequence[str]) -> tuple[str, str]:
-    """Return the codecs up and down of texts such as "codec.up=eden1"; "": none.
-
-    Raises ConfigError for another key, and for a codec that apps cannot use.
-    """
-    values = dict.fromkeys(_KEYS, "")
-    for change in changes:
-        key, separator, text = change.partition("=")
-        key = key.strip()
-        # Any other key is one of experiments, or of the app's own config.
-        if not separator or key not in values:
-            raise ConfigError(
-                f"--set {change}: fedlearn run knows {' and '.join(_KEYS)}, as "
-                f"--set codec.up=eden1; the app's own keys go into --run-config."
-                f"{nearest(key, _KEYS)}"
-            )
-        values[key] = _codec(key, text.strip().strip("\"'"))
-    return values["codec.up"], values["codec.down"]
-
-
-def _codec(key: str, text: str) -> str:
-    if text in (AUTO, ""):
-        return text
-    if text.startswith(FEEDBACK):
-        raise ConfigError(
-            f"{key} = '{text}': error feedback needs a residual of each client, which an "
-            f"app's messages do not have; use {key} = '{text.removeprefix(FEEDBACK)}'"
-        )
-    return canonical(text, ConfigError)
+# Where a strategy may do anything with what comes back.
+CAREFUL_FIRST = "q8"
 
 
 def _floats(record: ArrayRecord) -> int:
@@ -61,19 +34,29 @@ def _floats(record: ArrayRecord) -> int:
 class Codecs:
     """The codecs of a run; what is "auto" is chosen by its first arrays.
 
-    nodes: of the run. strategy: the class that drives the rounds, as far as it is known.
-    why: the reason of a choice.
+    first: of the first record that a node is sent; "": whole. nodes: of the run. strategy:
+    the class that drives the rounds, as far as it is known. why: the reason of a choice.
     """
 
     up: str
     down: str
+    first: str
     nodes: int
     strategy: type | None = None
     why: str = ""
 
+    @classmethod
+    def of(cls, options: RunOptions, nodes: int) -> Codecs:
+        """Return the codecs that a run is asked for."""
+        first = options.first
+        # Who leaves the way down to us leaves its first record too.
+        if options.down == AUTO and not first:
+            first = AUTO
+        return cls(options.up, options.down, first, nodes)
+
     def look(self, parts: Sequence[Part]) -> None:
         """Choose what is to be chosen, once there are arrays of floats."""
-        if AUTO not in (self.up, self.down):
+        if AUTO not in (self.up, self.down, self.first):
             return
         sizes = [_floats(part.arrays) for part in parts if part.is_arrays]
         parameters = max(sizes, default=0)
@@ -90,6 +73,14 @@ class Codecs:
             self.up = choice.up
         if self.down == AUTO:
             self.down = choice.down
+        if self.first == AUTO:
+            self.first = self._chosen_first(choice.down)
+
+    def _chosen_first(self, down: str) -> str:
+        # What is too small for a coarse codec is so at first as well.
+        if down == "f16":
+            return down
+        return FIRST if self._averages() else CAREFUL_FIRST
 
     def _averages(self) -> bool:
         """Return whether the strategy is known to average updates."""

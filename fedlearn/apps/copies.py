@@ -31,6 +31,14 @@ class Copies:
             files.replace(path, part.name.encode() + b"\0" + part.data)
         self._hold(part)
 
+    def has(self, digest: str) -> bool:
+        """Return whether there is a record of a digest."""
+        return digest in self._held or self._path(digest).exists()
+
+    def data(self, digest: str) -> bytes:
+        """Return a record's file; `add` takes it elsewhere. Raises OSError."""
+        return self._path(digest).read_bytes()
+
     def get(self, digest: str) -> Part:
         """Return a record; raises OSError where there is none."""
         if digest not in self._held:

@@ -52,7 +52,41 @@ def _form(array: Array) -> tuple[str, tuple[int, ...], str]:
 
 def is_float(array: Array) -> bool:
     """Return whether an array's values are floats that our codecs carry."""
+    # One without bytes is an app's odd array, or one of `form_of`.
+    return _has_floats(array) and bool(array.data)
+
+
+def _has_floats(array: Array) -> bool:
     return array.stype == _NUMPY and array.dtype in _FLOATS
+
+
+def form_of(record: ArrayRecord) -> tuple[ArrayRecord, tuple[str, ...]]:
+    """Return a record with its floats taken out, and the names of these.
+
+    Their names, dtypes and shapes stay, so that `zeros` can be made from it.
+    """
+    form = ArrayRecord()
+    names: list[str] = []
+    for name, array in record.items():
+        if is_float(array):
+            form[name] = Array(array.dtype, array.shape, array.stype, b"")
+            names.append(name)
+        else:
+            form[name] = array
+    return form, tuple(names)
+
+
+def zeros(form: ArrayRecord) -> tuple[ArrayRecord, dict[str, Array]]:
+    """Return a record of `form_of` with zeros for its floats, and its other arrays."""
+    record = ArrayRecord()
+    rest: dict[str, Array] = {}
+    for name, array in form.items():
+        if _has_floats(array) and not array.data:
+            record[name] = Array(np.zeros(tuple(array.shape), array.dtype))
+        else:
+            record[name] = array
+            rest[name] = array
+    return record, rest
 
 
 def layout_of(record: ArrayRecord, names: Sequence[str]) -> Layout:
@@ -84,11 +118,17 @@ def encoded(
     return encode(layout, header, State(difference, np.empty(0, np.int64)))
 
 
-def decoded(data: bytes, base: ArrayRecord, rest: Mapping[str, Array]) -> ArrayRecord:
+def decoded(
+    data: bytes,
+    base: ArrayRecord,
+    rest: Mapping[str, Array],
+    onto: ArrayRecord | None = None,
+) -> ArrayRecord:
     """Return the record that a payload of `encoded` leads to from its base.
 
-    rest: the arrays that travelled as they are. Raises PayloadError for a payload of
-    another record or from another base.
+    rest: the arrays that travelled as they are. onto: the record that the difference is
+    added to in the base's place, alike to it. Raises PayloadError for a payload of another
+    record or from another base.
     """
     names = [name for name in base if name not in rest]
     layout = layout_of(base, names)
@@ -97,7 +137,8 @@ def decoded(data: bytes, base: ArrayRecord, rest: Mapping[str, Array]) -> ArrayR
     if header.digest != digest(_rounded(base_floats)):
         raise PayloadError("the difference is from other arrays than those held here")
     change_floats = change.dense().floats
-    floats = base_floats + change_floats
+    start_floats = base_floats if onto is None else _flat(onto, names)
+    floats = start_floats + change_floats
     buffers = layout.buffers_at
     floats[buffers] = change_floats[buffers]
     return _record(base, floats, rest)

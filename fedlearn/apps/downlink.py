@@ -48,6 +48,10 @@ class NodeDownlink:
         }
         return content, {part.name: part for part in arrived}
 
+    def held(self, partition: int) -> tuple[str, ...]:
+        """Return the digests of the records that a node holds, sorted."""
+        return tuple(sorted(set(self._held.get(partition, {}).values())))
+
     def _whole(self, parts: Sequence[Part]) -> tuple[Sent, dict[str, Part]]:
         """Return a content as it is, the same bytes for all nodes that are sent it."""
         arrays = [part for part in parts if part.is_arrays]
@@ -74,7 +78,8 @@ class NodeDownlink:
         content = private.of_bytes(b"".join(part.data for part in parts))
         # The same for all nodes that hold the same.
         seed = derive(self._seed, "app-down", *(int(p.digest[:8], 16) for p in parts))
-        draft = packed(content, bases, self._codecs.down, seed)
+        codecs = self._codecs
+        draft = packed(content, bases, codecs.down, seed, codecs.first)
         arrived = unpacked(draft.payload, bases)
         digests = {r: copies[base] for r, base in bases_of(draft.payload).items()}
         on_its_way = Sent(draft.payload, draft.raw_bytes, _by_base(draft, digests))

@@ -8,6 +8,7 @@ same in every run.
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -20,18 +21,23 @@ from flwr.app import Error, Message, RecordDict
 from fedlearn.apps import private
 from fedlearn.apps.codecs import Codecs
 from fedlearn.apps.downlink import NodeDownlink
-from fedlearn.apps.messages import Packing, Part, Sent, raw_bytes, unpacked
+from fedlearn.apps.messages import Packing, Part, Sent, raw_bytes
 from fedlearn.apps.observing import AppObserver
-from fedlearn.apps.replies import NodeRequest, ReplyJournal
+from fedlearn.apps.pool import AppNodes
+from fedlearn.apps.replies import NodeRequest
 from fedlearn.apps.states import NodeStates
-from fedlearn.apps.work import NodeAnswer, Work
-from fedlearn.apps.workers import Workers
+from fedlearn.apps.work import (
+    FIRST_NODE,
+    LATE,
+    RAISED,
+    UNAVAILABLE,
+    Limit,
+    NodeAnswer,
+    Work,
+)
 from fedlearn.codec import AUTO
-from fedlearn.errors import FedlearnError, PayloadError, RunError
+from fedlearn.errors import FedlearnError, PayloadError, RunError, reason_of
 from fedlearn.flower import OwnGrid
-
-# Nodes are numbered from here: node 1 is the ServerApp's, and 0 counts as none.
-FIRST_NODE = 1000
 
 # Times in a row that the ServerApp may ask for the nodes, a second and more apart, before
 # it is told that it waits for more nodes than there are.
@@ -43,8 +49,9 @@ _WAIT_S = 1.0
 class _Pending:
     """A message that was pushed, until its reply is pulled.
 
-    message: its metadata, with an empty content. parts: the ArrayRecords that its node
-    holds, by name. answer: once there is one.
+    message: its metadata, with an empty content. keep: digests of what its node holds from
+    now on. parts: the ArrayRecords that its node holds, by name. originals: what the
+    ServerApp sent, of which these are copies. answer: once there is one.
     """
 
     request: NodeRequest
@@ -52,7 +59,9 @@ class _Pending:
     turn: int
     round: int | None
     sent: Sent
+    keep: tuple[str, ...]
     parts: dict[str, Part] = field(default_factory=dict)
+    originals: dict[str, Part] = field(default_factory=dict)
     answer: NodeAnswer | None = None
     from_before: bool = False
 
@@ -64,22 +73,27 @@ class AppGrid(OwnGrid):
         self,
         nodes: int,
         seed: int,
-        workers: Workers,
-        replies: ReplyJournal,
+        app_nodes: AppNodes,
         states: NodeStates,
         codecs: Codecs,
         downlink: NodeDownlink,
         observer: AppObserver,
+        client_timeout_s: float = 0.0,
     ) -> None:
-        """Take the parts of a run."""
+        """Take the parts of a run.
+
+        client_timeout_s: after which a node's work on a message is given up; 0: never.
+        """
         self._nodes = nodes
         self._seed = seed
-        self._workers = workers
-        self._replies = replies
+        self._answerers = app_nodes.answerers
+        self._replies = app_nodes.replies
+        self._unpack = app_nodes.unpack
         self._states = states
         self._codecs = codecs
         self._downlink = downlink
         self._observer = observer
+        self._client_timeout_s = client_timeout_s
         self._parts = Packing()
         self._run: Any = private.empty_run()
         self._number = 0
@@ -90,6 +104,7 @@ class AppGrid(OwnGrid):
         self._waits = 0
         self._looked_s = 0.0
         self._thread = threading.get_ident()
+        self._process = os.getpid()
         # What ended the run: an app that catches it would go on without replies.
         self.failure: FedlearnError | None = None
         # Over all messages and replies: whether two runs were the same.
@@ -125,11 +140,17 @@ class AppGrid(OwnGrid):
         Raises RunError for a message to no node of this run, PayloadError for records that
         Flower cannot carry.
         """
+        return self._pushed_all(messages, None)
+
+    def _pushed_all(
+        self, messages: Iterable[Message], limit: Limit | None
+    ) -> list[str]:
         self._go_on()
+        shortest = self._shortest(limit)
         pending: list[_Pending] = []
         # One by one: a generator may change the record that the message before had.
         for message in messages:
-            pending.append(self._pushed(message))
+            pending.append(self._pushed(message, shortest))
         self._parts.forget()
         self._observer.pushed(_round(pending), [entry.sent for entry in pending])
         return [entry.message.metadata.message_id for entry in pending]
@@ -149,7 +170,9 @@ class AppGrid(OwnGrid):
         # An app may keep its ids in a set, whose order is another in each process.
         pending.sort(key=lambda entry: entry.request.number)
         self._await(pending)
-        replies = [self._reply(entry) for entry in pending]
+        replies = [
+            reply for entry in pending if (reply := self._reply(entry)) is not None
+        ]
         if not self._by_number:
             # Nobody is on the way to a copy that no node holds any more.
             # And no other file of copies is read any more.
@@ -161,13 +184,23 @@ class AppGrid(OwnGrid):
     ) -> Iterable[Message]:
         """Send messages and return their replies, in the same order.
 
-        ``timeout`` does not apply: who answers in time would be another in each run.
+        timeout: the seconds that a node may work on a message, from when it begins: nodes
+        wait here for a worker, which says nothing of them. Later replies are left out, as
+        Flower does; their nodes end where they are. None: no limit.
         """
-        return self.pull_messages(self.push_messages(messages))
+        if timeout is None:
+            return self.pull_messages(self.push_messages(messages))
+        # Of whatever type it is: it may travel to an agent.
+        limit = Limit(float(timeout), LATE, "send_and_receive's timeout")
+        message_ids = self._pushed_all(messages, limit)
+        # Flower looks for no reply then, though the messages are on their way.
+        return self.pull_messages(message_ids) if timeout > 0 else []
 
     def _go_on(self) -> None:
         """Raise what ended the run, if something did."""
         self._waits = 0
+        if os.getpid() != self._process:
+            raise RunError("a process that the ServerApp forked has no nodes")
         if self.failure is not None:
             raise self.failure
 
@@ -175,7 +208,17 @@ class AppGrid(OwnGrid):
         self.failure = RunError(text)
         return self.failure
 
-    def _pushed(self, message: Message) -> _Pending:
+    def _shortest(self, limit: Limit | None) -> Limit | None:
+        """Return what ends a node's work first: a limit, or the run's own; None: nothing."""
+        own_s = self._client_timeout_s
+        # A call that waits for nothing leaves its nodes as they are.
+        if limit is not None and not 0 < limit.seconds < threading.TIMEOUT_MAX:
+            limit = None
+        if not own_s or (limit is not None and limit.seconds < own_s):
+            return limit
+        return Limit(own_s, UNAVAILABLE, "engine.client_timeout_s")
+
+    def _pushed(self, message: Message, limit: Limit | None) -> _Pending:
         """Give a message its number, and hand it out unless it was answered before."""
         partition = self._partition(message)
         # Numbers follow the ServerApp's order alone, so they are the same in each run.
@@ -203,7 +246,7 @@ class AppGrid(OwnGrid):
             entry.from_before = True
             self._settle(entry, entry.answer)
         else:
-            self._workers.push(self._work(entry, partition))
+            self._answerers.push(self._work(entry, partition, limit))
         return entry
 
     def _partition(self, message: Message) -> int:
@@ -241,9 +284,21 @@ class AppGrid(OwnGrid):
         request = NodeRequest.of(
             self._number, node, metadata.message_type, metadata.group_id, parts
         )
-        return _Pending(request, request_message, turn, round_of(message), sent, arrays)
+        originals = {part.name: part for part in parts if part.is_arrays}
+        # Of now: the node's next message may bring others.
+        keep = self._downlink.held(partition)
+        return _Pending(
+            request,
+            request_message,
+            turn,
+            round_of(message),
+            sent,
+            keep,
+            arrays,
+            originals,
+        )
 
-    def _work(self, entry: _Pending, partition: int) -> Work:
+    def _work(self, entry: _Pending, partition: int, limit: Limit | None) -> Work:
         metadata = entry.message.metadata
         return Work(
             number=entry.request.number,
@@ -255,10 +310,12 @@ class AppGrid(OwnGrid):
             message_id=metadata.message_id,
             ttl=metadata.ttl,
             payload=entry.sent.payload,
+            digests=entry.request.digests,
             bases=entry.sent.bases,
-            state=self._states.path(partition),
-            next_state=self._states.next_path(partition, entry.turn),
+            keep=entry.keep,
+            state=self._states.turn(partition),
             up="" if self._codecs.up == AUTO else self._codecs.up,
+            limit=limit,
         )
 
     def _id(self, purpose: str, number: int) -> str:
@@ -271,7 +328,7 @@ class AppGrid(OwnGrid):
         written: list[Future[None]] = []
         waiting = {e.request.number for e in pending if e.answer is None}
         while waiting:
-            for answer in self._workers.answers():
+            for answer in self._answerers.answers():
                 waiting.discard(answer.number)
                 written.append(self._arrived(answer))
             self._observer.looked(len(pending) - len(waiting), len(pending))
@@ -289,7 +346,7 @@ class AppGrid(OwnGrid):
             # The state before is needed until the reply is on disk.
             future.result()
         self._settle(entry, answer)
-        self._workers.done(node, self._states.path(node - FIRST_NODE))
+        self._answerers.done(node, self._states.turn(node - FIRST_NODE))
         return future
 
     def _settle(self, entry: _Pending, answer: NodeAnswer) -> None:
@@ -297,8 +354,8 @@ class AppGrid(OwnGrid):
         if answer.changed:
             self._states.settle(entry.request.node - FIRST_NODE, entry.turn)
 
-    def _reply(self, entry: _Pending) -> Message:
-        """Return the reply that the ServerApp sees."""
+    def _reply(self, entry: _Pending) -> Message | None:
+        """Return the reply that the ServerApp sees; None: it came too late for it."""
         answer = entry.answer
         assert answer is not None
         number = entry.request.number
@@ -306,16 +363,29 @@ class AppGrid(OwnGrid):
         self._note_answer(answer)
         # Of the message's number: the same in each run, too.
         reply_id = self._id("reply", number)
-        # As on Flower: the strategy is told, and decides.
         if answer.code:
-            self._observer.failed(entry.request.node, answer.reason)
-            error = Error(answer.code, answer.reason)
-            return private.reply_of(entry.message, error, reply_id)
+            # As on Flower: its send_and_receive has ended without this one.
+            if answer.code == LATE:
+                self._observer.failed(entry.request.node, answer.reason)
+                return None
+            return self._error(entry, answer.code, answer.reason, reply_id)
         bases = {name: part.arrays for name, part in entry.parts.items()}
-        content = unpacked(answer.payload, bases)
+        # A node's copy lacks what its codec left out, and the next difference brings it. So an
+        # update counts from what was sent: a mean of replies would lose that part for good.
+        originals = {name: part.arrays for name, part in entry.originals.items()}
+        try:
+            content = self._unpack(answer.payload, bases, originals)
+        except PayloadError as error:
+            reason = f"its reply cannot be used: {reason_of(error)}"
+            return self._error(entry, RAISED, reason, reply_id)
         raw = raw_bytes(answer.payload, entry.parts)
         self._observer.answered(len(answer.payload), raw)
         return private.reply_of(entry.message, content, reply_id)
+
+    def _error(self, entry: _Pending, code: int, reason: str, reply_id: str) -> Message:
+        """Return a node's failure as a reply: as on Flower the strategy decides."""
+        self._observer.failed(entry.request.node, reason)
+        return private.reply_of(entry.message, Error(code, reason), reply_id)
 
     def _note_request(self, entry: _Pending) -> None:
         request = entry.request

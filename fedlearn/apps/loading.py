@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ def component(what: str, reference: str) -> Any:
     try:
         value: Any = import_module(module_name)
     # A user's module runs its own code when it is imported, which may raise anything.
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         pass_on_signal(error)
         # Into the app's log: the line of the user's code is what they look for.
         traceback.print_exc()
@@ -33,11 +35,18 @@ def component(what: str, reference: str) -> Any:
         ) from error
     # Flower allows objects inside objects, such as module:wrapper.app.
     for attribute in attributes.split("."):
-        if not hasattr(value, attribute):
+        try:
+            value = getattr(value, attribute)
+        except AttributeError:
             raise ConfigError(
                 f"{what} '{reference}': '{module_name}' has no '{attributes}'"
-            )
-        value = getattr(value, attribute)
+            ) from None
+        # A module's own __getattr__, or a property, is code of the app too.
+        except Exception as error:
+            traceback.print_exc()
+            raise ConfigError(
+                f"{what} '{reference}': reading '{attribute}' raised {reason_of(error)}"
+            ) from error
     return value
 
 
@@ -93,7 +102,9 @@ def on_path(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path.remove(home)
+        # The app may have taken it out itself.
+        with suppress(ValueError):
+            sys.path.remove(home)
         for name in set(sys.modules) - before:
             path = getattr(sys.modules[name], "__file__", None) or ""
             # What is installed stays: it may not bear to be imported twice.

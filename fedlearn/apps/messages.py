@@ -7,7 +7,9 @@ holds (`fedlearn.apps.differences`). The bytes:
 content  1 length · records in Flower's protobuf · for each difference:
          1 length · record's name · 1 length · base's name · 1 length · payload of docs/wire.md
 
-Lengths are varints. Of a record that is a difference, the protobuf has what is no float.
+Lengths are varints. Of a record that is a difference, the protobuf has what is no float. A
+first record has the base `NOTHING`, zeros; the protobuf then has its floats' names, dtypes
+and shapes.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedlearn.apps import differences, private
 from fedlearn.codec.bits import Reader
@@ -25,6 +27,10 @@ from fedlearn.errors import FormatError, PayloadError
 from fedlearn.system.varint import varint
 
 Record = ArrayRecord | MetricRecord | ConfigRecord
+
+# The base of a record whose like the other end does not hold. No record's name has a zero
+# byte.
+NOTHING = "\0"
 
 # More bytes than a message can have: what the reader takes for a length at most.
 _MOST = 1 << 40
@@ -115,13 +121,18 @@ def whole(parts: list[Part]) -> Sent:
 
 
 def packed(
-    content: RecordDict, bases: Mapping[str, ArrayRecord], codec: str, seed: int
+    content: RecordDict,
+    bases: Mapping[str, ArrayRecord],
+    codec: str,
+    seed: int,
+    first: str = "",
 ) -> Sent:
     """Return a content on its way, its records as differences where that is possible.
 
     bases: what the other end holds. A record is taken from the base of its own name, or
-    else from the first that is alike. codec: "" sends everything whole. Raises PayloadError
-    for records that Flower cannot carry.
+    else from the first that is alike. codec: "" sends everything whole. first: the codec of
+    records that are alike to no base; "": whole. Raises PayloadError for records that Flower
+    cannot carry.
     """
     raw = private.to_bytes(content)
     # Nothing is parsed or compared where nothing is encoded.
@@ -133,13 +144,16 @@ def packed(
     sources: dict[str, str] = {}
     for name, record in content.items():
         frame = _frame(name, record, bases, codec, seed)
+        if frame is None and first:
+            frame = _first_frame(record, first, seed)
         if frame is None:
             records[name] = record
             continue
         base, data, remainder = frame
         # Empty as a rule: the protobuf keeps the record's name and place.
         records[name] = remainder
-        sources[name] = base
+        if base != NOTHING:
+            sources[name] = base
         frames += [name.encode(), base.encode(), data]
     # In protobuf's order of the records, whichever of them are differences.
     payload = _joined([private.to_bytes(records)], frames)
@@ -171,10 +185,35 @@ def _frame(
     return None
 
 
-def unpacked(payload: bytes, bases: Mapping[str, ArrayRecord]) -> RecordDict:
+def _first_frame(
+    record: Record, codec: str, seed: int
+) -> tuple[str, bytes, ArrayRecord] | None:
+    """Return a first record as its difference from zeros; None where it travels whole."""
+    if not isinstance(record, ArrayRecord):
+        return None
+    form, names = differences.form_of(record)
+    if not names:
+        return None
+    base, _ = differences.zeros(form)
+    try:
+        data = differences.encoded(record, base, names, codec, seed)
+    except PayloadError:
+        # NaN, or beyond the codec's range: it must arrive as it is.
+        return None
+    return NOTHING, data, form
+
+
+def unpacked(
+    payload: bytes,
+    bases: Mapping[str, ArrayRecord],
+    originals: Mapping[str, ArrayRecord] | None = None,
+) -> RecordDict:
     """Return the content of a payload.
 
-    bases: the records that this end holds. Raises FormatError for damaged bytes.
+    bases: the records that the other end holds. originals: what these are copies of; a
+    difference from the copy of its own name is added to the original. None: this is a
+    message to a node, which alone may have first records. Raises FormatError for damaged
+    bytes.
     """
     reader = Reader(payload)
     content = private.of_bytes(_piece(reader))
@@ -182,24 +221,36 @@ def unpacked(payload: bytes, bases: Mapping[str, ArrayRecord]) -> RecordDict:
         name = _piece(reader).decode()
         base = _piece(reader).decode()
         data = _piece(reader)
+        remainder = content.array_records[name]
+        if base == NOTHING and originals is None:
+            zeros, rest = differences.zeros(remainder)
+            content[name] = differences.decoded(data, zeros, rest)
+            continue
         if base not in bases:
             raise FormatError(
                 f"the record '{name}' is a difference from no record here"
             )
-        remainder: dict[str, Array] = dict(content.array_records[name].items())
-        content[name] = differences.decoded(data, bases[base], remainder)
+        # Of another name it is a base by its form alone, and no update of it.
+        onto = (originals or {}).get(name) if base == name else None
+        rest = dict(remainder.items())
+        content[name] = differences.decoded(data, bases[base], rest, onto)
     return content
 
 
 def bases_of(payload: bytes) -> dict[str, str]:
-    """Return the records of a payload that are differences, each with its base's name."""
+    """Return the records of a payload that are differences, each with its base's name.
+
+    First records, which have no base, are left out.
+    """
     reader = Reader(payload)
     _piece(reader)
     sources: dict[str, str] = {}
     while reader.left:
         name = _piece(reader).decode()
-        sources[name] = _piece(reader).decode()
+        base = _piece(reader).decode()
         _piece(reader)
+        if base != NOTHING:
+            sources[name] = base
     return sources
 
 

@@ -12,11 +12,13 @@ import os
 import signal
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 from pathlib import Path
 from typing import Any
 
+from fedlearn.apps.sources import python_files
 from fedlearn.apps.work import AppSettings
 from fedlearn.errors import FedlearnError, one_line
 from fedlearn.system.parent import end_forks_with_this, end_with_parent
@@ -49,7 +51,9 @@ def main(arguments: list[str]) -> None:
 
 def _loaded(settings: AppSettings) -> Any:
     """Return what answers messages; raises ConfigError."""
-    sys.path.insert(0, str(settings.folder.resolve()))
+    # An agent's app is installed, and the path is its owner's.
+    if settings.folder is not None:
+        sys.path.insert(0, str(settings.folder.resolve()))
     from fedlearn.apps.answering import Answering
     from fedlearn.apps.loading import client_app
     from fedlearn.apps.private import enter, hear_here
@@ -57,7 +61,7 @@ def _loaded(settings: AppSettings) -> Any:
 
     enter()
     hear_here()
-    if _uses_torch(settings.folder):
+    if any(_uses_torch(home) for home in _homes(settings)):
         # Imported by the app's first message it would not be seeded for that one.
         with contextlib.suppress(ImportError):
             _load_torch()
@@ -68,9 +72,21 @@ def _loaded(settings: AppSettings) -> Any:
     return Answering(app, settings)
 
 
+def _homes(settings: AppSettings) -> list[Path]:
+    """Return the folders of an app's own files; an app of one file may have none."""
+    if settings.folder is not None:
+        return [settings.folder]
+    spec = None
+    # One that is not installed is named by the import that follows.
+    with contextlib.suppress(ImportError, ValueError):
+        spec = find_spec(settings.clientapp.partition(":")[0].partition(".")[0])
+    locations = None if spec is None else spec.submodule_search_locations
+    return [Path(location) for location in locations or ()]
+
+
 def _uses_torch(folder: Path) -> bool:
     """Return whether an app's own files speak of torch."""
-    for path in folder.rglob("*.py"):
+    for path in python_files(folder):
         with contextlib.suppress(OSError):
             if b"torch" in path.read_bytes():
                 return True
@@ -119,18 +135,33 @@ def _forked(control: Connection, answering: Any) -> int:
 
 def _work(connection: Connection, answering: Any) -> None:
     """Answer messages until the run closes its end."""
+    log = os.dup(sys.stdout.fileno())
     while True:
         try:
             work = connection.recv()
         except (EOFError, OSError):
             return
         answer = answering(work)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush("stdout", 1, log)
+        _flush("stderr", 2, log)
         try:
             connection.send(answer)
         except OSError:
             return
+
+
+def _flush(name: str, number: int, log: int) -> None:
+    """Hand a standard stream's lines on, and open it anew where the app has closed it."""
+    try:
+        getattr(sys, name).flush()
+        # Its descriptor alone may be closed, for whatever file is opened next.
+        os.fstat(number)
+    except (AttributeError, OSError, ValueError):
+        os.dup2(log, number)
+        stream = open(  # noqa: SIM115
+            number, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False
+        )
+        setattr(sys, name, stream)
 
 
 def _exit_code(process: int) -> int:

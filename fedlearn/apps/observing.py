@@ -72,7 +72,7 @@ class AppObserver:
     def __init__(
         self,
         on_line: Callable[[AppLine], None],
-        on_look: Callable[[int, int], None],
+        on_look: Callable[[int, int, int], None],
     ) -> None:
         """Take what is called with each line that is complete, and while it waits."""
         self._on_line = on_line
@@ -108,7 +108,7 @@ class AppObserver:
 
     def looked(self, done: int, total: int) -> None:
         """Note how many messages of those waited for are answered."""
-        self._on_look(done, total)
+        self._on_look(self._line.round if self._line else 0, done, total)
 
     def measured(
         self, kind: str, round_number: int, metrics: Mapping[str, Any]

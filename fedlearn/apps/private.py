@@ -1,6 +1,6 @@
 """What whole apps need of Flower beyond its public API, in one place.
 
-The same names are there from flwr 1.38 to 1.41.
+The same names are there from flwr 1.38 to 1.42.
 """
 
 from __future__ import annotations
@@ -19,10 +19,6 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedlearn.errors import PayloadError, reason_of
-
-# Codes of error replies; `flwr.common.constant.ErrorCode` has them.
-RAISED = 2
-CRASHED = 8
 
 # Of the ServerApp's end: `flwr.supercore.constant.SUPERLINK_NODE_ID`.
 SERVER_NODE = 1

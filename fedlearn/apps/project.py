@@ -18,8 +18,12 @@ from fedlearn.names import nearest
 
 PROJECT_FILE = "pyproject.toml"
 
-# Flower's own number where a project names none.
-DEFAULT_NODES = 10
+# Flower's own number where a project names none: `DEFAULT_SIMULATION_CONFIG` of flwr 1.38
+# to 1.42.
+DEFAULT_NODES = 2
+
+# Nodes of a run.
+MOST_NODES = 10_000_000
 
 # What a run config holds: `flwr.app.UserConfig`.
 Value = bool | int | float | str
@@ -33,13 +37,30 @@ _PAIR = re.compile(r"""\s*([^\s=]+)\s*=\s*('[^']*'|"(?:[^"\\]|\\.)*"|\S+)(?=\s|$
 # Keys of a federation that `fedlearn run` honours.
 _NODES_KEY = "num-supernodes"
 
+# Of a TOML file: parsing takes seconds for some megabytes.
+_LARGEST_BYTES = 4_000_000
+
+# What `flwr run --federation-config` takes: the fields of its SimulationConfig.
+_FEDERATION_KEYS = (
+    _NODES_KEY,
+    "client-resources-num-cpus",
+    "client-resources-num-gpus",
+    "backend",
+    "verbose",
+    "init-args-num-cpus",
+    "init-args-num-gpus",
+    "init-args-logging-level",
+    "init-args-log-to-driver",
+)
+
 
 @dataclass(frozen=True)
 class Project:
     """A Flower app as its files describe it.
 
     serverapp, clientapp: "module:attribute". run_config: flat, with the changes of the
-    command. unused: keys of the federation that this engine has no use for.
+    command. unused: keys of the federation that this engine has no use for. by_default:
+    whether nobody has said how many nodes there are.
     """
 
     folder: Path
@@ -51,6 +72,7 @@ class Project:
     run_config: UserConfig
     nodes: int
     unused: tuple[str, ...] = ()
+    by_default: bool = False
 
 
 def is_project(folder: Path) -> bool:
@@ -63,13 +85,29 @@ def is_project(folder: Path) -> bool:
 
 
 def read(
-    folder: Path, changes: UserConfig | None = None, nodes: int | None = None
+    folder: Path,
+    changes: UserConfig | None = None,
+    nodes: int | None = None,
+    federation_changes: UserConfig | None = None,
 ) -> Project:
     """Return the app of a folder.
 
     changes: of keys of its run config. nodes: their number in the place of the project's.
-    Raises ConfigError that names the file, the key and the nearest one.
+    federation_changes: of keys of its federation, as `federation` gives them. Raises
+    ConfigError that names the file, the key and the nearest one.
     """
+    try:
+        return _read(folder, changes or {}, nodes, federation_changes or {})
+    # Dotted keys nest without a limit.
+    except RecursionError:
+        raise ConfigError(
+            f"{folder / PROJECT_FILE}: its tables nest too deep"
+        ) from None
+
+
+def _read(
+    folder: Path, changes: UserConfig, nodes: int | None, federation_changes: UserConfig
+) -> Project:
     path = folder / PROJECT_FILE
     document = _document(folder, path)
     app = _below(document, "tool", "flwr", "app")
@@ -80,8 +118,9 @@ def read(
     components = app.get("components")
     if not isinstance(components, dict):
         raise ConfigError(f"{path}: [tool.flwr.app.components] is missing")
-    federation = _federation(path, document)
-    number = nodes or _nodes(path, federation)
+    own_federation = _federation(path, document)
+    options = {**own_federation, **federation_changes}
+    number = nodes or _nodes(path, options)
     project = document.get("project")
     about: dict[str, Any] = project if isinstance(project, dict) else {}
     own_config = flat(app.get("config", {}), f"{path}: [tool.flwr.app.config]")
@@ -92,9 +131,10 @@ def read(
         str(app.get("publisher") or ""),
         _component(path, components, "serverapp"),
         _component(path, components, "clientapp"),
-        merged(own_config, changes or {}, str(path)),
+        merged(own_config, changes, str(path)),
         number,
-        _unused(federation),
+        _unused(options),
+        not nodes and _NODES_KEY not in options,
     )
 
 
@@ -122,6 +162,25 @@ def flat(table: Any, place: str) -> UserConfig:
     return config
 
 
+def federation(changes: Sequence[str]) -> UserConfig:
+    """Return what texts of ``--federation-config`` say; raises ConfigError.
+
+    Keys and texts are those of ``flwr run``.
+    """
+    config = changed(changes, "--federation-config")
+    for key in config:
+        # Flower's engine would refuse it as well, in its own words.
+        if key not in _FEDERATION_KEYS:
+            raise ConfigError(
+                f"--federation-config: '{key}' is no key of a federation."
+                f"{nearest(key, _FEDERATION_KEYS)} The keys: {', '.join(_FEDERATION_KEYS)}"
+            )
+    # Told with the option's name here, and with the file's elsewhere.
+    if _NODES_KEY in config:
+        _nodes("--federation-config", config)
+    return config
+
+
 def merged(own: UserConfig, changes: UserConfig, place: str) -> UserConfig:
     """Return an app's config with changes of its keys.
 
@@ -141,49 +200,50 @@ def merged(own: UserConfig, changes: UserConfig, place: str) -> UserConfig:
     return config
 
 
-def changed(changes: Sequence[str]) -> UserConfig:
-    """Return what texts of a run config say; raises ConfigError.
+def changed(changes: Sequence[str], option: str = "--run-config") -> UserConfig:
+    """Return what texts of a config say; raises ConfigError.
 
-    Texts are as "lr=0.1 local-epochs=2", or the path of a TOML file.
+    Texts are as "lr=0.1 local-epochs=2", or the path of a TOML file. option: which has
+    them, for messages.
     """
     config: UserConfig = {}
     for text in changes:
         # A path, unless it is the value of a key.
         if text.endswith(".toml") and "=" not in text:
-            config.update(_of_file(Path(text).expanduser()))
+            config.update(_of_file(Path(text).expanduser(), option))
         else:
-            config.update(_of_pairs(text))
+            config.update(_of_pairs(text, option))
     return config
 
 
-def _of_file(path: Path) -> UserConfig:
-    return flat(_toml(path, "--run-config"), f"--run-config {path}")
+def _of_file(path: Path, option: str) -> UserConfig:
+    return flat(_toml(path, option), f"{option} {path}")
 
 
-def _of_pairs(text: str) -> UserConfig:
+def _of_pairs(text: str, option: str) -> UserConfig:
     config: UserConfig = {}
     start = 0
     while text[start:].strip():
         pair = _PAIR.match(text, start)
         if pair is None:
             raise ConfigError(
-                f"--run-config: '{text[start:].strip()}' is not key=value; write "
-                "--run-config 'lr=0.1 name=\"a text\"', or give a .toml file"
+                f"{option}: '{text[start:].strip()}' is not key=value; write "
+                f"{option} 'lr=0.1 name=\"a text\"', or give a .toml file"
             )
-        config.update(_value(pair[1], pair[2]))
+        config.update(_value(pair[1], pair[2], option))
         start = pair.end()
     return config
 
 
-def _value(key: str, value: str) -> UserConfig:
+def _value(key: str, value: str, option: str) -> UserConfig:
     try:
         table = tomllib.loads(f"value = {value}")
     except ValueError:
         raise ConfigError(
-            f"--run-config: '{key}={value}' has no value that TOML knows; "
+            f"{option}: '{key}={value}' has no value that TOML knows; "
             f"a text needs quotes: '{key}=\"{value}\"'"
         ) from None
-    return flat({key: table["value"]}, "--run-config")
+    return flat({key: table["value"]}, option)
 
 
 def _document(folder: Path, path: Path) -> dict[str, Any]:
@@ -202,6 +262,8 @@ def _document(folder: Path, path: Path) -> dict[str, Any]:
 def _toml(path: Path, option: str) -> dict[str, Any]:
     place = f"{option} {path}".strip()
     try:
+        if path.stat().st_size > _LARGEST_BYTES:
+            raise ConfigError(f"{place} has more than {_LARGEST_BYTES:,} bytes")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{place}: {error.strerror}") from error
@@ -224,13 +286,15 @@ def _component(path: Path, components: Mapping[str, Any], name: str) -> str:
             f"{path}: [tool.flwr.app.components] has no '{name}', but {names}; "
             f"add {name} = 'my_app.{name}:app'"
         )
-    module, _, attribute = str(reference).partition(":")
-    if not module or not attribute:
+    text = reference if isinstance(reference, str) else ""
+    module, _, attribute = text.partition(":")
+    # A relative module would be looked for in fedlearn.
+    if not module or not attribute or module.startswith("."):
         raise ConfigError(
             f"{path}: {name} = '{reference}' is not module:attribute, "
             f"such as 'my_app.{name}:app'"
         )
-    return str(reference)
+    return text
 
 
 def _federation(path: Path, document: dict[str, Any]) -> dict[str, Any]:
@@ -246,21 +310,22 @@ def _federation(path: Path, document: dict[str, Any]) -> dict[str, Any]:
     if default is None:
         return {}
     # A default elsewhere, such as a SuperLink of Flower's own configuration.
-    if default not in tables:
+    if str(default) not in tables:
         return {}
-    options = federations[default].get("options", {})
+    options = federations[str(default)].get("options", {})
     if not isinstance(options, dict):
         raise ConfigError(f"{path}: options of the federation '{default}' is no table")
     return options
 
 
-def _nodes(path: Path, options: Mapping[str, Any]) -> int:
+def _nodes(place: Path | str, options: Mapping[str, Any]) -> int:
     number = options.get(_NODES_KEY, DEFAULT_NODES)
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+    is_whole = isinstance(number, int) and not isinstance(number, bool)
+    if not is_whole or not 1 <= number <= MOST_NODES:
         raise ConfigError(
-            f"{path}: {_NODES_KEY} = {number!r} is no whole number from 1"
+            f"{place}: {_NODES_KEY} = {number!r} is no whole number from 1 to {MOST_NODES}"
         )
-    return number
+    return int(number)
 
 
 def _unused(options: Mapping[str, Any]) -> tuple[str, ...]:

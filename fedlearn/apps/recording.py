@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
+from json import dumps
 from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
+from fedlearn.apps.lines import sums
 from fedlearn.apps.observing import AppLine
 from fedlearn.records.names import LINES_FILE, SUMMARY_FILE
 from fedlearn.records.writing import RunFolder, read_lines
@@ -34,7 +35,7 @@ class Recording:
             for line in read_lines(folder.path)
         }
         # A torn last line of a run that was killed would spoil the next one.
-        texts = [json.dumps(line) + "\n" for line in self._before.values()]
+        texts = [dumps(line) + "\n" for line in self._before.values()]
         folder.write(LINES_FILE, "".join(texts))
         self.lines: list[dict[str, Any]] = []
 
@@ -51,16 +52,8 @@ class Recording:
         return plain
 
     def sums(self) -> dict[str, Any]:
-        """Return the sums over all lines, and the last metrics of each kind."""
-        names = ("messages", "failed", "bytes_up", "bytes_down", "bytes_raw", "seconds")
-        sums: dict[str, Any] = {
-            name: sum(line[name] for line in self.lines) for name in names
-        }
-        sums["rounds"] = max((line["round"] for line in self.lines), default=0)
-        for kind in ("train", "evaluate", "server"):
-            measured = [line[kind] for line in self.lines if line[kind]]
-            sums[kind] = measured[-1] if measured else None
-        return sums
+        """Return what `fedlearn.apps.lines.sums` has of all lines."""
+        return sums(self.lines)
 
     def summary(self, summary: Mapping[str, Any]) -> None:
         """Write the summary: with it the run is over."""

@@ -32,6 +32,16 @@ class NodeRequest:
     group: str
     digests: Mapping[str, str]
 
+    def plain(self) -> dict[str, Any]:
+        """Return the request as JSON has it."""
+        return {
+            "number": self.number,
+            "node": self.node,
+            "kind": self.kind,
+            "group": self.group,
+            "digests": dict(self.digests),
+        }
+
     @classmethod
     def of(
         cls, number: int, node: int, kind: str, group: str, parts: Sequence[Part]
@@ -66,7 +76,7 @@ class ReplyJournal:
         if request.number not in self._known:
             return None
         meta, entry = self._known[request.number]
-        _check(request, meta)
+        check_same(request, meta)
         payload = self._journal.read(entry)
         return NodeAnswer(
             request.number, payload, meta["code"], meta["reason"], meta["changed"]
@@ -75,11 +85,7 @@ class ReplyJournal:
     def add(self, request: NodeRequest, answer: NodeAnswer) -> Future[None]:
         """Write an answer down; the future is done when it is on disk."""
         meta = {
-            "number": request.number,
-            "node": request.node,
-            "kind": request.kind,
-            "group": request.group,
-            "digests": dict(request.digests),
+            **request.plain(),
             "code": answer.code,
             "reason": answer.reason,
             "changed": answer.changed,
@@ -91,8 +97,11 @@ class ReplyJournal:
         self._journal.close()
 
 
-def _check(request: NodeRequest, meta: Mapping[str, Any]) -> None:
-    """Raise RunError with what differs from the message that was answered."""
+def check_same(request: NodeRequest, meta: Mapping[str, Any]) -> None:
+    """Raise RunError with what differs from the message that was answered.
+
+    meta: what `NodeRequest.plain` gave of that one.
+    """
     before = (meta["node"], meta["kind"], meta["group"])
     now = (request.node, request.kind, request.group)
     names = sorted(

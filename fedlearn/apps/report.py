@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fedlearn.apps.lines import KINDS, failed_text
 from fedlearn.reporting.units import (
     bytes_text,
     count_text,
@@ -29,7 +30,7 @@ def line_text(line: Mapping[str, Any]) -> str:
     parts.append(f"{bytes_text(line['bytes_down'])} down")
     parts.append(f"{bytes_text(line['bytes_up'])} up")
     parts.append(short_time_text(line["seconds"]))
-    for kind in ("train", "evaluate", "server"):
+    for kind in KINDS:
         parts += _metrics(kind, line[kind])
     text = "  ".join(parts)
     # The first reason on the terminal, all of them in the file.
@@ -48,6 +49,12 @@ def _metrics(kind: str, metrics: Mapping[str, Any] | None) -> list[str]:
     return shown
 
 
+def _failed(summary: Mapping[str, Any]) -> list[str]:
+    # A ServerApp may have passed over them: nobody else would tell.
+    text = failed_text(summary)
+    return [f"failures  {text}"] if text else []
+
+
 def summary_text(summary: Mapping[str, Any], folder: str) -> str:
     """Return how a run ended, in a few lines."""
     digest = summary["model_sha256"] or "none: no strategy gave a result"
@@ -58,10 +65,11 @@ def summary_text(summary: Mapping[str, Any], folder: str) -> str:
         f"{summary['failed']} failed, {short_time_text(summary['seconds'])}",
         f"bytes     {bytes_text(total_bytes)} as sent, {bytes_text(summary['bytes_raw'])} whole "
         f"(up {codec['up']}, down {codec['down']})",
+        *_failed(summary),
         f"model     {digest}",
         f"run       {folder}",
     ]
-    for kind in ("train", "evaluate", "server"):
+    for kind in KINDS:
         shown = _metrics(kind, summary[kind])
         # Above model and folder, which a reader looks for at the end.
         if shown:

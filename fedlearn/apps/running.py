@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 from flwr.app import Context, RecordDict
 from flwr.serverapp.strategy import Strategy
@@ -18,14 +19,19 @@ from fedlearn.apps.codecs import Codecs
 from fedlearn.apps.downlink import NodeDownlink
 from fedlearn.apps.grid import AppGrid
 from fedlearn.apps.hearing import LOG_FILE, Hearing
+from fedlearn.apps.lines import lost_text
 from fedlearn.apps.loading import on_path, server_app
+from fedlearn.apps.messages import unpacked
 from fedlearn.apps.observing import AppLine, AppObserver
 from fedlearn.apps.page import write_page
+from fedlearn.apps.pool import AppNodes
+from fedlearn.apps.record import AppRecord
 from fedlearn.apps.recording import Recording, arrays_sha256, write_arrays
 from fedlearn.apps.replies import ReplyJournal
 from fedlearn.apps.report import line_text
 from fedlearn.apps.start import Started
 from fedlearn.apps.states import NodeStates
+from fedlearn.apps.surroundings import put_back
 from fedlearn.apps.work import AppSettings
 from fedlearn.apps.workers import Workers
 from fedlearn.errors import FedlearnError, RunError, pass_on_signal, reason_of
@@ -38,15 +44,55 @@ STATES_FOLDER = "states"
 COPIES_FOLDER = "copies"
 
 
-def execute(started: Started, folder: RunFolder, quiet: bool) -> dict[str, Any]:
+# Opens those who answer the messages of a run; the last is where they print.
+OpenNodes = Callable[[Started, RunFolder, BinaryIO], AppNodes]
+
+
+def local_nodes(started: Started, folder: RunFolder, log: BinaryIO) -> AppNodes:
+    """Open the nodes of a run as processes of this machine. Raises RecordError."""
+    project = started.project
+    path = folder.path.resolve()
+    settings = AppSettings(
+        project.folder.resolve(),
+        project.clientapp,
+        project.run_config,
+        project.nodes,
+        started.seed,
+        path / COPIES_FOLDER,
+        path / STATES_FOLDER,
+        started.node_configs,
+    )
+    workers = Workers(settings, started.workers, log)
+    # A journal that cannot be opened must leave no process behind.
+    try:
+        replies = ReplyJournal(path / JOURNAL_FOLDER)
+    except BaseException:
+        workers.close()
+        raise
+
+    def close(over: bool) -> None:
+        replies.close()
+        workers.close()
+
+    return AppNodes(workers, replies, unpacked, close)
+
+
+def execute(
+    started: Started,
+    folder: RunFolder,
+    quiet: bool,
+    open_nodes: OpenNodes = local_nodes,
+) -> dict[str, Any]:
     """Run an app, or go on with its run, and return the summary.
+
+    open_nodes: those who answer its messages.
 
     Raises ConfigError for an app that cannot be loaded, RunError when its ServerApp raises,
     RecordError when the folder cannot be written.
     """
     hearing = Hearing(folder.path, quiet)
     try:
-        return _Execution(started, folder, hearing).run()
+        return _Execution(started, folder, hearing).run(open_nodes)
     finally:
         hearing.close()
 
@@ -59,53 +105,43 @@ class _Execution:
         self._folder = folder
         self._hearing = hearing
         self._recording = Recording(folder)
-        self._observer = AppObserver(self._on_line, lambda done, total: None)
-        self._codecs = Codecs(started.up, started.down, started.project.nodes)
+        self._observer = AppObserver(self._on_line, self._on_look)
+        self._codecs = Codecs.of(started.options, started.project.nodes)
 
-    def run(self) -> dict[str, Any]:
+    def run(self, open_nodes: OpenNodes) -> dict[str, Any]:
         """Return the summary of the run."""
-        started = self._started
-        # First: the ClientApp is imported while this process imports the ServerApp.
-        workers = Workers(self._settings(), started.workers, self._hearing.pipe)
+        over = False
+        # First: a ClientApp is imported while this process imports the ServerApp.
+        app_nodes = open_nodes(self._started, self._folder, self._hearing.pipe)
         try:
-            replies = ReplyJournal(self._folder.path / JOURNAL_FOLDER)
-            try:
-                grid = self._grid(workers, replies)
-                self._serve(grid, workers)
-            finally:
-                replies.close()
+            grid = self._grid(app_nodes)
+            self._serve(grid, app_nodes)
+            self._observer.end()
+            summary = self._end(grid)
+            # Only now: agents of a run that failed are to come back.
+            over = True
         finally:
-            workers.close()
-        self._observer.end()
-        return self._end(grid)
+            app_nodes.close(over)
+        for name in (JOURNAL_FOLDER, STATES_FOLDER, COPIES_FOLDER):
+            # All that a resume would need, and a finished run needs no more.
+            shutil.rmtree(self._folder.path / name, ignore_errors=True)
+        return summary
 
-    def _settings(self) -> AppSettings:
-        project = self._started.project
-        return AppSettings(
-            project.folder.resolve(),
-            project.clientapp,
-            project.run_config,
-            project.nodes,
-            self._started.seed,
-            (self._folder.path / COPIES_FOLDER).resolve(),
-            self._started.node_configs,
-        )
-
-    def _grid(self, workers: Workers, replies: ReplyJournal) -> AppGrid:
+    def _grid(self, app_nodes: AppNodes) -> AppGrid:
         path = self._folder.path.resolve()
         seed = self._started.seed
         return AppGrid(
             self._started.project.nodes,
             seed,
-            workers,
-            replies,
+            app_nodes,
             NodeStates(path / STATES_FOLDER),
             self._codecs,
             NodeDownlink(self._codecs, seed, path / COPIES_FOLDER),
             self._observer,
+            self._started.options.client_timeout_s,
         )
 
-    def _serve(self, grid: AppGrid, workers: Workers) -> None:
+    def _serve(self, grid: AppGrid, app_nodes: AppNodes) -> None:
         """Run the ServerApp to its end."""
         project = self._started.project
         seed = self._started.seed
@@ -115,7 +151,7 @@ class _Execution:
             with isolated(derive(seed, "server-app-import")):
                 app = server_app(project.serverapp)
             # An app that cannot be loaded ends the run before its first message.
-            workers.ready()
+            app_nodes.answerers.ready()
             context = Context(
                 run_id=private.RUN_ID,
                 node_id=private.SERVER_NODE,
@@ -134,27 +170,57 @@ class _Execution:
     def _call(self, app: Any, grid: AppGrid, context: Context) -> None:
         """Call the ServerApp; what its code raises is one line, and a traceback in the log."""
         try:
-            app(grid, context)
-        except FedlearnError:
+            with put_back() as surroundings:
+                self._called(app, grid, context)
+                self._tell(surroundings.new_threads())
+        # Of the run itself, or of who ends it.
+        except (FedlearnError, KeyboardInterrupt, SystemExit):
             raise
-        except SystemExit as error:
-            pass_on_signal(error)
-            # sys.exit() and sys.exit(0) end a program in order.
-            if error.code not in (None, 0):
-                raise RunError(
-                    f"the ServerApp ended the program with code {error.code}"
-                ) from error
-        except Exception as error:
+        except BaseException as error:
             # The cause, where the app has wrapped it.
             if grid.failure is not None:
                 raise grid.failure from error
             traceback.print_exc()
             raise RunError(
-                f"the ServerApp raised {reason_of(error)}{_place(error, self._started)}; "
-                f"its traceback is in {self._folder.path / LOG_FILE}"
+                f"the ServerApp raised {reason_of(error)}{_place(error, self._started)}"
+                f"{self._before()}; its traceback is in {self._folder.path / LOG_FILE}"
             ) from error
         if grid.failure is not None:
             raise grid.failure
+
+    def _called(self, app: Any, grid: AppGrid, context: Context) -> None:
+        """Call the ServerApp in this process alone; sys.exit() ends it in order."""
+        process = os.getpid()
+        try:
+            app(grid, context)
+        except SystemExit as error:
+            # Before the app's own handlers of signals are put back, or it knows none of them.
+            pass_on_signal(error)
+            # What ended the run, where the app has passed over it.
+            if grid.failure is not None:
+                raise grid.failure from error
+            if error.code not in (None, 0):
+                raise RunError(
+                    f"the ServerApp ended the program with code {error.code}"
+                ) from error
+        finally:
+            # The app forked, and its new process came back here: one run is enough.
+            if os.getpid() != process:
+                os._exit(0)
+
+    def _tell(self, threads: list[threading.Thread]) -> None:
+        # Python waits for them before it ends.
+        if threads:
+            self._hearing.show(
+                f"the ServerApp left a thread running ('{threads[0].name}'): the command "
+                "ends when it does"
+            )
+
+    def _before(self) -> str:
+        """Return what the error of a ServerApp may come from; "": nothing that is known."""
+        self._observer.end()
+        lost = lost_text(self._recording.lines)
+        return f", after {lost}" if lost else ""
 
     @contextmanager
     def _strategy_noted(self) -> Iterator[None]:
@@ -172,6 +238,12 @@ class _Execution:
         finally:
             Strategy.start = original  # type: ignore[method-assign]
 
+    def _on_look(self, round_number: int, done: int, total: int) -> None:
+        text = (
+            "" if done == total else f"round {round_number}: {done} of {total} answered"
+        )
+        self._hearing.progress(text)
+
     def _on_line(self, line: AppLine) -> None:
         plain = self._recording.add(line)
         self._hearing.show(line_text(plain))
@@ -188,12 +260,11 @@ class _Execution:
             "seed": self._started.seed,
             "codec": _codec(self._codecs),
         }
-        write_page(self._folder.path, self._started, self._recording.lines, summary)
+        lines = tuple(self._recording.lines)
+        path = self._folder.path
+        write_page(AppRecord(path, self._started.plain(), lines, summary, True))
         # Last: a folder with a summary holds a whole run.
         self._recording.summary(summary)
-        for name in (JOURNAL_FOLDER, STATES_FOLDER, COPIES_FOLDER):
-            # All that a resume would need, and a finished run needs no more.
-            shutil.rmtree(self._folder.path / name, ignore_errors=True)
         return summary
 
 
@@ -217,6 +288,7 @@ def _codec(codecs: Codecs) -> dict[str, str]:
     return {
         "up": codecs.up or "whole",
         "down": codecs.down or "whole",
+        "first": codecs.first or "whole",
         "why": codecs.why,
     }
 

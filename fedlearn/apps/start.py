@@ -13,24 +13,17 @@ from typing import Any
 import tomllib
 
 from fedlearn.apps import project as projects
+from fedlearn.apps.options import EXACT, RunOptions
 from fedlearn.apps.project import Project, UserConfig
 from fedlearn.errors import ConfigError
-from fedlearn.records.names import SUMMARY_FILE
+from fedlearn.records.names import APP_FILE, SUMMARY_FILE
 from fedlearn.records.names import is_unfinished as is_part
-
-# What a run was started with; a run that goes on takes all of it from here.
-APP_FILE = "app.json"
 
 # What a run may leave in its folder before its `APP_FILE`.
 _BEFORE = (".lock", "app.log")
 
-# Where runs go that are given no folder.
-
 # Workers that a run may have.
 MOST_WORKERS = 1024
-
-# Nodes of a run.
-MOST_NODES = 10_000_000
 
 _LONGEST_NAME = 60
 
@@ -39,15 +32,26 @@ _LONGEST_NAME = 60
 class Started:
     """All that a run of an app depends on.
 
-    workers: processes; no result depends on their number. up, down: codecs; "": whole.
+    workers: processes; no result depends on their number. agents: whether agents answer,
+    and no workers.
     """
 
     project: Project
     seed: int = 0
     workers: int = 1
-    up: str = ""
-    down: str = ""
+    options: RunOptions = EXACT
     node_configs: Mapping[int, UserConfig] = field(default_factory=dict)
+    agents: bool = False
+
+    @property
+    def up(self) -> str:
+        """Return the codec of replies; "": whole."""
+        return self.options.up
+
+    @property
+    def down(self) -> str:
+        """Return the codec of messages; "": whole."""
+        return self.options.down
 
     def plain(self) -> dict[str, Any]:
         """Return what a run that goes on must have as it was, as JSON has it."""
@@ -61,8 +65,10 @@ class Started:
             "run_config": dict(project.run_config),
             "nodes": project.nodes,
             "seed": self.seed,
-            "codec": {"up": self.up, "down": self.down},
+            "codec": {"up": self.up, "down": self.down, "first": self.options.first},
+            "client_timeout_s": self.options.client_timeout_s,
             "node_config": {str(p): dict(c) for p, c in self.node_configs.items()},
+            "agents": self.agents,
         }
 
 
@@ -71,25 +77,30 @@ def of_options(
     *,
     changes: UserConfig | None = None,
     nodes: int | None = None,
+    federation: UserConfig | None = None,
     seed: int = 0,
     workers: int = 0,
-    codecs: tuple[str, str] = ("", ""),
+    options: RunOptions = EXACT,
     node_config: Path | None = None,
 ) -> Started:
     """Return a run of an app's folder.
 
-    changes: of keys of the app's run config. workers: 0: one for each core that this
-    process may use. node_config: a TOML file.
-    Raises ConfigError.
+    changes: of keys of the app's run config. federation: of its federation's. workers: 0:
+    one for each core that this process may use. node_config: a TOML file. Raises
+    ConfigError.
     """
-    if nodes is not None and not 1 <= nodes <= MOST_NODES:
-        raise ConfigError(f"--nodes {nodes} is not from 1 to {MOST_NODES}")
-    project = projects.read(app, changes, nodes)
+    if nodes is not None and not 1 <= nodes <= projects.MOST_NODES:
+        raise ConfigError(f"--nodes {nodes} is not from 1 to {projects.MOST_NODES}")
+    if nodes is not None and federation and "num-supernodes" in federation:
+        raise ConfigError(
+            f"--nodes {nodes} and --federation-config num-supernodes="
+            f"{federation['num-supernodes']} both say how many nodes there are; give one"
+        )
+    project = projects.read(app, changes, nodes, federation)
     configs: Mapping[int, UserConfig] = {}
     if node_config is not None:
         configs = node_configs(node_config, project.nodes)
-    up, down = codecs
-    return Started(project, seed, workers_of(workers, project), up, down, configs)
+    return Started(project, seed, workers_of(workers, project), options, configs)
 
 
 def workers_of(workers: int, project: Project) -> int:
@@ -115,8 +126,10 @@ def of_folder(path: Path, workers: int = 0) -> Started:
             clientapp=plain["clientapp"],
         )
         configs = {int(p): config for p, config in plain["node_config"].items()}
-        codec = plain["codec"]
+        options = _options(plain)
         seed = plain["seed"]
+        # Folders of before had no agents.
+        agents = bool(plain.get("agents", False))
     except FileNotFoundError:
         raise ConfigError(
             f"--resume: {path} holds no run of an app (it has no {APP_FILE})"
@@ -126,19 +139,41 @@ def of_folder(path: Path, workers: int = 0) -> Started:
             f"--resume: {path / APP_FILE} cannot be read ({error}); start anew"
         ) from None
     number = workers_of(workers, project)
-    return Started(project, seed, number, codec["up"], codec["down"], configs)
+    return Started(project, seed, number, options, configs, agents)
+
+
+def _options(plain: Mapping[str, Any]) -> RunOptions:
+    codec = plain["codec"]
+    # Runs of before have neither of the last two.
+    timeout_s = plain.get("client_timeout_s", 0.0)
+    return RunOptions(codec["up"], codec["down"], codec.get("first", ""), timeout_s)
 
 
 def check_same(path: Path, started: Started) -> None:
     """Raise ConfigError when a folder's run is not the one that is asked for."""
     before = of_folder(path).plain()
     now = started.plain()
+    check_way(path, before["agents"], started.agents)
     changed = [key for key, value in now.items() if before.get(key) != value]
     if changed:
         raise ConfigError(
             f"--out {path} holds a run with another {changed[0].replace('_', '-')}; "
             "resume with the same options, or with --resume --out alone"
         )
+
+
+def check_way(path: Path, agents: bool, wanted: bool) -> None:
+    """Raise ConfigError when a folder's run is to go on with nodes of the other kind.
+
+    agents: of the folder's run. wanted: of the command.
+    """
+    if agents == wanted:
+        return
+    command = "serve" if agents else "run"
+    raise ConfigError(
+        f"--out {path} holds a run of 'fedlearn {command}'; "
+        f"to go on: fedlearn {command} --resume --out {path}"
+    )
 
 
 def check_folder(path: Path, resume: bool) -> None:

@@ -7,26 +7,25 @@ worker killed by chance costs nothing.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import send_handle
-from pathlib import Path
 from typing import BinaryIO
 
 from fedlearn.apps.nursery import ENDED, FORK
-from fedlearn.apps.work import AppSettings, NodeAnswer, Work
+from fedlearn.apps.work import CRASHED, AppSettings, NodeAnswer, Work
 from fedlearn.errors import ConfigError, RunError
 from fedlearn.system.own_path import environment
-
-# Of Flower's errors: the ClientApp's process ended.
-_CRASHED = 8
 
 # With two a worker that is killed by chance costs nothing, and an app that always ends its
 # worker costs one message its reply.
@@ -41,21 +40,38 @@ LOOK_S = 0.5
 
 @dataclass
 class _AppWorker:
-    """A worker process. work: what it answers; None while it is idle."""
+    """A worker process.
+
+    work: what it answers; None while it is idle. begun_s: when it took that, of the
+    monotonic clock.
+    """
 
     process: int
     connection: Connection
     work: Work | None = None
-    attempt: int = 1
+    begun_s: float = 0.0
+
+    def left_s(self) -> float:
+        """Return the seconds that are left to it, below 0 for none; infinite: no limit."""
+        if self.work is None or self.work.limit is None:
+            return math.inf
+        return self.begun_s + self.work.limit.seconds - time.monotonic()
 
 
 class Workers:
     """The workers of one run."""
 
-    def __init__(self, settings: AppSettings, count: int, log: BinaryIO) -> None:
+    def __init__(
+        self,
+        settings: AppSettings,
+        count: int,
+        log: BinaryIO,
+        passed: Sequence[int] = (),
+    ) -> None:
         """Start the process that loads the app; `ready` waits for it.
 
-        log: an open file that takes what the app's processes print.
+        log: an open file that takes what the app's processes print. passed: descriptors
+        that these processes hold open as long as they live.
         """
         self._settings = settings
         self._count = count
@@ -68,7 +84,7 @@ class Workers:
         self._attempts: dict[int, int] = {}
         own_end, other_end = socket.socketpair()
         self._control = Connection(own_end.detach())
-        self._nursery = _started(other_end, log)
+        self._nursery = _started(other_end, log, passed)
         other_end.close()
         self._control.send(settings)
 
@@ -78,9 +94,10 @@ class Workers:
             reason = self._control.recv()
         except EOFError:
             code = self._nursery.wait()
+            log = "the agent's log" if self._settings.folder is None else "app.log"
             raise ConfigError(
                 f"clientapp '{self._settings.clientapp}': its process ended while it was "
-                f"imported ({_end(code)}); what it printed is in app.log"
+                f"imported ({_end(code)}); what it printed is in {log}"
             ) from None
         if reason:
             raise ConfigError(reason)
@@ -98,15 +115,21 @@ class Workers:
     def answers(self) -> Iterator[NodeAnswer]:
         """Yield the answers that are there within `LOOK_S`: at once when there is one."""
         busy = {w.connection: w for w in self._workers if w.work is not None}
-        for connection in wait(list(busy), LOOK_S):
+        left_s = min((w.left_s() for w in busy.values()), default=LOOK_S)
+        ready = wait(list(busy), min(LOOK_S, max(0.0, left_s)))
+        for connection in ready:
             answer = self._received(busy[connection])  # type: ignore[index]
             if answer is not None:
                 yield answer
+        for connection, worker in busy.items():
+            # What is there counts, however late it was looked for.
+            if connection not in ready and worker.left_s() <= 0:
+                yield self._late(worker)
 
-    def done(self, node: int, state: Path | None) -> None:
+    def done(self, node: int, state: int) -> None:
         """Let the next message of a node go out, as its last answer is taken.
 
-        state: what its app keeps from now on; None: nothing.
+        state: the turn that left what its app keeps; 0: nothing.
         """
         queue = self._queues[node]
         queue.popleft()
@@ -135,6 +158,7 @@ class Workers:
 
     def _send(self, worker: _AppWorker, work: Work) -> None:
         worker.work = work
+        worker.begun_s = time.monotonic()
         try:
             worker.connection.send(work)
         except OSError:
@@ -153,12 +177,30 @@ class Workers:
         self._attempts.pop(work.number, None)
         return answer
 
-    def _of_dead(self, worker: _AppWorker, work: Work) -> NodeAnswer | None:
+    def _late(self, worker: _AppWorker) -> NodeAnswer:
+        """End a worker whose time is over, and return the answer of its message."""
+        work = worker.work
+        assert work is not None and work.limit is not None
+        # It may be in code that hears nothing else.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.process, signal.SIGKILL)
+        self._replace(worker)
+        self._attempts.pop(work.number, None)
+        limit = work.limit
+        reason = f"no answer within {limit.name} = {limit.seconds:g}"
+        return NodeAnswer(work.number, code=limit.code, reason=reason)
+
+    def _replace(self, worker: _AppWorker) -> str:
+        """Have a new worker in the place of one that ended, and return how that did."""
         worker.connection.close()
         self._control.send((ENDED, worker.process))
         end = _end(self._control.recv())
+        self._workers[self._workers.index(worker)] = self._fork()
+        return end
+
+    def _of_dead(self, worker: _AppWorker, work: Work) -> NodeAnswer | None:
         place = self._workers.index(worker)
-        self._workers[place] = self._fork()
+        end = self._replace(worker)
         attempt = self._attempts.get(work.number, 1)
         if attempt < _MAX_ATTEMPTS:
             self._attempts[work.number] = attempt + 1
@@ -166,7 +208,7 @@ class Workers:
             return None
         self._attempts.pop(work.number, None)
         reason = f"the ClientApp's process {end}, twice"
-        return NodeAnswer(work.number, code=_CRASHED, reason=reason)
+        return NodeAnswer(work.number, code=CRASHED, reason=reason)
 
     def _fork(self) -> _AppWorker:
         own_end, other_end = socket.socketpair()
@@ -185,16 +227,25 @@ class Workers:
         return _AppWorker(process, Connection(own_end.detach()))
 
 
-def _started(end: socket.socket, log: BinaryIO) -> subprocess.Popen[bytes]:
+def _started(
+    end: socket.socket, log: BinaryIO, passed: Sequence[int]
+) -> subprocess.Popen[bytes]:
     variables = environment()
+    command = [sys.executable]
+    # As isolated as this process is, but for the variable below: -I would not read it.
+    if sys.flags.isolated:
+        command += ["-P", "-s"]
+        variables = {k: v for k, v in variables.items() if not k.startswith("PYTHON")}
+    if sys.dont_write_bytecode:
+        command.append("-B")
     for name in _ONE_THREAD:
         variables.setdefault(name, "1")
     # Sets of texts in the app then have one order in every run.
     variables.setdefault("PYTHONHASHSEED", "0")
     number = str(end.fileno())
     return subprocess.Popen(
-        [sys.executable, "-m", "fedlearn.apps.nursery", number, str(os.getpid())],
-        pass_fds=[end.fileno()],
+        [*command, "-m", "fedlearn.apps.nursery", number, str(os.getpid())],
+        pass_fds=[end.fileno(), *passed],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,

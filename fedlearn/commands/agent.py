@@ -92,6 +92,21 @@ def _add_limits(parser: Parser) -> None:
         help="a module whose own models and functions the coordinator may name; "
         "MODULE:NAME: this one, whatever it is; dir: folders of this device",
     )
+    parser.add_argument(
+        "--apps",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="an installed package whose Flower ClientApp the coordinator may have run; "
+        "PACKAGE.MODULE:NAME: this one alone",
+    )
+    parser.add_argument(
+        "--app-s",
+        type=float,
+        default=3600.0,
+        metavar="N",
+        help="seconds that an app may take for one message; 0: any (default: 3600)",
+    )
     for limit in ("epochs", "steps"):
         parser.add_argument(
             f"--{limit}",
@@ -127,14 +142,19 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
     options = parser()
     # No option gives rules: they stand in the owner's settings file alone.
-    options.set_defaults(rules=NO_RULES, releases=None)
+    options.set_defaults(rules=NO_RULES, releases=None, node_config={})
     arguments = options.parse_args(argv)
     if arguments.settings:
         from fedlearn.clients.device import settings
 
         file = settings.read(arguments.settings)
         # Parsed again over the file's values, so that what is given wins.
-        options.set_defaults(**file.agent, rules=file.rules, releases=file.releases)
+        options.set_defaults(
+            **file.agent,
+            rules=file.rules,
+            releases=file.releases,
+            node_config=file.node_config,
+        )
         arguments = options.parse_args(argv)
     if not arguments.coordinator:
         raise UserError(
@@ -151,6 +171,8 @@ def _run(arguments: argparse.Namespace) -> None:
     check_address(arguments.coordinator)
     if arguments.megabytes < 1:
         raise UserError(f"--megabytes {arguments.megabytes}: a number from 1")
+    if not 0 <= arguments.app_s < float("inf"):
+        raise UserError(f"--app-s {arguments.app_s:g}: a number of seconds from 0")
     reason = asyncio.run(_attended(Agent(_settings(arguments), notify.say)))
     print(reason, file=sys.stderr)
 
@@ -180,6 +202,7 @@ async def _attended(agent: Agent) -> str:
 
 def _settings(arguments: argparse.Namespace) -> AgentSettings:
     from fedlearn.clients.agent.options import AgentSettings
+    from fedlearn.clients.agent.pipe import AppRules
 
     return AgentSettings(
         coordinator=arguments.coordinator,
@@ -190,6 +213,9 @@ def _settings(arguments: argparse.Namespace) -> AgentSettings:
         epochs=arguments.epochs,
         steps=arguments.steps,
         allow=tuple(arguments.allow),
+        app_rules=AppRules(
+            tuple(arguments.apps), arguments.node_config, arguments.app_s
+        ),
         end_with_input=arguments.end_with_input,
         # A megabyte is 2**20 bytes here.
         most_bytes=arguments.megabytes << 20,

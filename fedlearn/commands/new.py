@@ -11,6 +11,9 @@ from fedlearn.commands.arguments import Parser, add_quiet, ended
 from fedlearn.errors import UserError
 from fedlearn.template.making import FILES, make
 
+# The owners of the template's samples.
+NODES = 10
+
 
 def parser() -> Parser:
     """Return the command's arguments."""
@@ -52,10 +55,11 @@ def _commands(folder: Path) -> list[str]:
     place = shlex.quote(str(folder))
     config = shlex.quote(str(folder / "experiment.toml"))
     return [
-        f"fedlearn run {place}",
+        # As many as the template has owners; Flower's default is two.
+        f"fedlearn run {place} --nodes {NODES}",
         f"fedlearn simulate {config}",
         f"pytest {place}",
-        f"flwr run {place}",
+        f"flwr run {place} --federation-config num-supernodes={NODES}",
     ]
 
 

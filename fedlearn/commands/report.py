@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import UserError
+from fedlearn.records.names import APP_FILE
 from fedlearn.records.reading import RunRecord, read
 from fedlearn.reporting.results import labels
 from fedlearn.reporting.table import csv_text, print_table, rows
@@ -102,6 +103,9 @@ def report(arguments: argparse.Namespace) -> None:
     if arguments.experiments:
         _report_claims(arguments.results, arguments.out or CLAIMS)
         return
+    if _are_apps(arguments):
+        _report_apps(arguments)
+        return
     runs = [read(folder) for folder in arguments.runs]
     for run in runs:
         # A run that is damaged or goes on is shown as far as it can be read.
@@ -127,6 +131,60 @@ def _report_claims(results: Path | None, page: Path) -> None:
     from fedlearn.claims.results import default_folder
 
     _note(f"page: {write_page(results or default_folder(), page)}")
+
+
+def _are_apps(arguments: argparse.Namespace) -> bool:
+    """Return whether the runs are those of Flower apps.
+
+    Raises UserError for runs of both kinds, and for what apps have not.
+    """
+    apps = [folder for folder in arguments.runs if (folder / APP_FILE).is_file()]
+    if not apps:
+        return False
+    others = [folder for folder in arguments.runs if folder not in apps]
+    if others:
+        raise UserError(
+            f"'{apps[0]}' is the run of a Flower app, and '{others[0]}' is none: they have "
+            "no figures in common; give runs of one kind"
+        )
+    asked = {
+        "--target": arguments.target != TARGET,
+        "--profile": arguments.profile,
+        "--tensorboard": arguments.tensorboard,
+    }
+    for option, is_set in asked.items():
+        if is_set:
+            raise UserError(
+                f"{option} is for experiments; the run of a Flower app has its own metrics"
+            )
+    return True
+
+
+def _report_apps(arguments: argparse.Namespace) -> None:
+    """Print the table of runs of apps, and write their page."""
+    from fedlearn.apps.record import read as read_app
+
+    records = [read_app(folder) for folder in arguments.runs]
+    from fedlearn.apps import comparison
+    from fedlearn.apps.page import write_page
+    from fedlearn.reporting.table import plain
+
+    if arguments.csv:
+        sys.stdout.write(comparison.csv_text(records))
+    else:
+        sys.stdout.write(plain(comparison.cells(records)))
+    if arguments.csv and not arguments.out:
+        return
+    _require_matplotlib()
+    if len(records) > 1:
+        page = comparison.write_comparison(records, arguments.out or COMPARISON)
+    elif arguments.out is None:
+        page = write_page(records[0])
+    else:
+        # With --out the run folder stays as it is, so the plots are drawn elsewhere.
+        with tempfile.TemporaryDirectory() as plots:
+            page = write_page(records[0], arguments.out, Path(plots))
+    _note(f"page: {page}")
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-from pathlib import Path
-from typing import TYPE_CHECKING
 
+from fedlearn.commands.app_arguments import add_app_options, app_started, run_to_end
 from fedlearn.commands.arguments import Parser, add_quiet, ended
 from fedlearn.commands.run_arguments import EPILOG
-from fedlearn.errors import ConfigError, RunError
-
-if TYPE_CHECKING:
-    from fedlearn.apps.start import Started
 
 # Options that a run which goes on takes from its folder.
-_FIXED = ("run_config", "nodes", "seed", "set", "node_config")
+_FIXED = ("run_config", "nodes", "federation_config", "seed", "set", "node_config")
 
 
 def parser() -> Parser:
@@ -31,19 +25,7 @@ def parser() -> Parser:
         metavar="APP",
         help="the app's folder, with its pyproject.toml",
     )
-    parser.add_argument(
-        "--run-config",
-        action="append",
-        metavar="'KEY=VALUE …'|FILE.toml",
-        help="change keys of the app's [tool.flwr.app.config]",
-    )
-    parser.add_argument(
-        "--nodes",
-        type=int,
-        metavar="N",
-        help="the nodes (default: num-supernodes, or 10)",
-    )
-    parser.add_argument("--seed", type=int, metavar="N", help="the seed (default: 0)")
+    add_app_options(parser)
     parser.add_argument(
         "--workers",
         type=int,
@@ -54,8 +36,10 @@ def parser() -> Parser:
     parser.add_argument(
         "--set",
         action="append",
-        metavar="codec.up=NAME",
-        help="have arrays travel as differences: codec.up, codec.down; or auto",
+        metavar="KEY=VALUE",
+        help="codec.up, codec.down: have arrays travel as differences, by a codec or auto; "
+        "codec.first: the codec of a node's first model; engine.client_timeout_s: seconds "
+        "after which a node's work on a message has failed",
     )
     parser.add_argument(
         "--node-config",
@@ -82,65 +66,18 @@ def _run(arguments: argparse.Namespace) -> None:
     from fedlearn.runs.start import require_extra
 
     require_extra()
-    from fedlearn.apps.api import run_app
-    from fedlearn.apps.start import is_unfinished
-
-    if arguments.resume and not arguments.out:
-        raise ConfigError("--resume: name the run's folder with --out")
     # Everything that can be wrong is found before flwr is imported.
-    started = _started(arguments)
-    path = _path(arguments, started)
-    try:
-        run_app(started, path, resume=arguments.resume, quiet=arguments.quiet)
-    except (KeyboardInterrupt, RunError):
-        # What is on disk is kept, whatever ended the run.
-        if not arguments.quiet and is_unfinished(path):
-            command = f"fedlearn run --resume --out {shlex.quote(str(path))}"
-            print(f"to go on: {command}", flush=True)
-        raise
-
-
-def _started(arguments: argparse.Namespace) -> Started:
-    from fedlearn.apps.project import changed
-    from fedlearn.apps.start import of_folder, of_options
-
-    if arguments.app is None:
-        if not arguments.resume:
-            raise ConfigError("give the folder of a Flower app: fedlearn run APP")
-        options = [name for name in _FIXED if getattr(arguments, name) is not None]
-        if options:
-            raise ConfigError(
-                f"--{options[0].replace('_', '-')}: a run that goes on has it from its "
-                "folder; leave it out"
-            )
-        return of_folder(Path(arguments.out), arguments.workers)
-    return of_options(
-        Path(arguments.app),
-        changes=changed(arguments.run_config or ()),
-        nodes=arguments.nodes,
-        seed=arguments.seed or 0,
-        workers=arguments.workers,
-        codecs=_codecs(arguments),
-        node_config=Path(arguments.node_config) if arguments.node_config else None,
+    started = app_started(
+        arguments, arguments.app, _FIXED, arguments.workers, arguments.node_config
     )
+    from fedlearn.apps.api import run_app
 
-
-def _codecs(arguments: argparse.Namespace) -> tuple[str, str]:
-    # Exact: an app that nobody compressed runs as it does in Flower.
-    if not arguments.set:
-        return "", ""
-    from fedlearn.apps.codecs import read
-
-    return read(arguments.set)
-
-
-def _path(arguments: argparse.Namespace, started: Started) -> Path:
-    from fedlearn.apps.start import folder_name
-    from fedlearn.records.places import new_folder
-
-    # A new folder each time: no run is written over.
-    if arguments.out is None:
-        return new_folder(folder_name(started.project))
-    if not arguments.out:
-        raise ConfigError("--out is empty; name a folder, or leave it out")
-    return Path(arguments.out)
+    run_to_end(
+        lambda path: run_app(
+            started, path, resume=arguments.resume, quiet=arguments.quiet
+        ),
+        started,
+        arguments.out,
+        arguments.quiet,
+        "fedlearn run",
+    )

@@ -1,4 +1,4 @@
-"""The command ``fedlearn serve``: run an experiment over real agents, by gRPC."""
+"""The command ``fedlearn serve``: run an experiment, or a Flower app, over real agents."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedlearn.commands.app_arguments import add_app_options, app_started, run_to_end
 from fedlearn.commands.arguments import Parser, add_old_spelling, ended, interrupt
 from fedlearn.commands.run_arguments import run_parser
 from fedlearn.errors import ConfigError
-from fedlearn.runs.arguments import HIGHEST_PORT, MOST_LOCAL_AGENTS
+from fedlearn.records.names import APP_FILE
+from fedlearn.runs.arguments import HIGHEST_PORT, MOST_LOCAL_AGENTS, MOST_MEGABYTES
 from fedlearn.runs.start import run_in_folder
 
 if TYPE_CHECKING:
     from fedlearn.config import Experiment
     from fedlearn.records.writing import RunFolder
     from fedlearn.reporting.progress import Progress
+    from fedlearn.runs.app_serving import AppServeOptions
     from fedlearn.runs.serving import ServeOptions
 
 # Options that the command which goes on with a run has to repeat: name → default. The
@@ -32,17 +36,24 @@ REPEATED = {
     "log": None,
     "metrics_port": None,
     "journal_megabytes": None,
+    "answer_megabytes": None,
+    "deadline_s": None,
 }
+
+# Options that an app's run which goes on takes from its folder, and those of apps alone.
+_FIXED = ("run_config", "nodes", "federation_config", "seed", "set")
+_APP_OPTIONS = (*_FIXED[:-1], "answer_megabytes", "deadline_s")
 
 
 def parser() -> Parser:
     """Return the command's arguments."""
     parser = run_parser(
         "serve",
-        "Run an experiment over real agents, and leave the run folder that a simulation "
-        "would leave.",
+        "Run an experiment, or the Flower app of a folder, over real agents, and leave the "
+        "run folder that a simulation would leave.",
     )
     _add_addresses(parser)
+    _add_app(parser)
     parser.add_argument(
         "--pki",
         type=Path,
@@ -94,6 +105,23 @@ def parser() -> Parser:
     return parser
 
 
+def _add_app(parser: Parser) -> None:
+    add_app_options(parser)
+    parser.add_argument(
+        "--answer-megabytes",
+        type=int,
+        metavar="N",
+        help="of an app: most that one reply may have (default: 512)",
+    )
+    parser.add_argument(
+        "--deadline-s",
+        type=float,
+        metavar="N",
+        help="of an app: seconds in which a message has to be answered, else it has an "
+        "error for a reply (default: the message's own time to live)",
+    )
+
+
 def _piece(text: str) -> tuple[int, int]:
     """Return the client and the round of ``CLIENT/ROUND``."""
     client, slash, round = text.partition("/")
@@ -141,6 +169,10 @@ def _run(arguments: argparse.Namespace) -> None:
     _check(arguments)
     # The agents learn that the coordinator ends, and the run can go on.
     signal.signal(signal.SIGTERM, interrupt)
+    if _is_app(arguments):
+        _run_app(arguments)
+        return
+    _check_no_app(arguments)
 
     # gRPC and the authority are imported only once the config is known to be sound.
     def execute(
@@ -158,6 +190,48 @@ def _run(arguments: argparse.Namespace) -> None:
         quiet=arguments.quiet,
         resume_command=f"python -m fedlearn {_again(arguments)} --resume --out {{out}}",
     )
+
+
+def _is_app(arguments: argparse.Namespace) -> bool:
+    """Return whether what is to be run, or to go on, is a Flower app."""
+    # An experiment is a name or a file.
+    if arguments.config is not None:
+        return Path(arguments.config).is_dir()
+    return bool(arguments.out) and (Path(arguments.out) / APP_FILE).exists()
+
+
+def _run_app(arguments: argparse.Namespace) -> None:
+    from fedlearn.runs.start import require_extra
+
+    require_extra()
+    if arguments.without:
+        raise ConfigError(
+            "--without is of experiments; an app's own strategy says what it does with a "
+            "node's reply"
+        )
+    # Everything that can be wrong is found before flwr is imported.
+    started = app_started(arguments, arguments.config, _FIXED, 1)
+    # Of a run that goes on, the folder says whose it is.
+    if arguments.config is not None:
+        started = replace(started, agents=True)
+    options = _app_options(arguments)
+    run_to_end(
+        lambda path: options.run(started, path, arguments.resume, arguments.quiet),
+        started,
+        arguments.out,
+        arguments.quiet,
+        f"fedlearn {_again(arguments)}",
+    )
+
+
+def _check_no_app(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError for options that an experiment has no use for."""
+    for name in _APP_OPTIONS:
+        if getattr(arguments, name) is not None:
+            raise ConfigError(
+                f"{_option(name)} is of a Flower app, fedlearn serve APP; "
+                "an experiment has --set SECTION.KEY=VALUE"
+            )
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -181,6 +255,12 @@ def _check(arguments: argparse.Namespace) -> None:
     megabytes = arguments.journal_megabytes
     if megabytes is not None and megabytes < 1:
         raise ConfigError(f"--journal-megabytes {megabytes}: a number from 1")
+    megabytes = arguments.answer_megabytes
+    if megabytes is not None and not 1 <= megabytes <= MOST_MEGABYTES:
+        raise ConfigError(f"--answer-megabytes {megabytes}: a number from 1")
+    seconds = arguments.deadline_s
+    if seconds is not None and not seconds > 0:
+        raise ConfigError(f"--deadline-s {seconds:g}: a number of seconds above 0")
     # Found out here, where the command that makes one can be named.
     if arguments.pki and not (arguments.pki / "ca.pem").exists():
         raise ConfigError(
@@ -213,19 +293,29 @@ def _again(arguments: argparse.Namespace) -> str:
 def _options(arguments: argparse.Namespace) -> ServeOptions:
     from fedlearn.runs.serving import ServeOptions
 
-    return ServeOptions(
-        host=arguments.host,
-        port=arguments.port,
-        enroll_port=arguments.enroll_port,
-        pki=arguments.pki,
-        insecure=arguments.insecure,
-        local_agents=arguments.local_agents,
-        metrics_port=arguments.metrics_port,
+    return ServeOptions(**_host_options(arguments), without=tuple(arguments.without))
+
+
+def _app_options(arguments: argparse.Namespace) -> AppServeOptions:
+    from fedlearn.runs.app_serving import AppServeOptions
+
+    options = _host_options(arguments)
+    for name in ("answer_megabytes", "deadline_s"):
+        if getattr(arguments, name) is not None:
+            options[name] = getattr(arguments, name)
+    return AppServeOptions(**options)
+
+
+def _host_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = ("host", "port", "enroll_port", "pki", "insecure", "local_agents")
+    options = {name: getattr(arguments, name) for name in names}
+    return {
+        **options,
+        "metrics_port": arguments.metrics_port,
+        "journal_megabytes": arguments.journal_megabytes,
         # --log is the stronger wish: it asks for lines, --quiet for none by default.
-        journal_megabytes=arguments.journal_megabytes,
-        shown=arguments.log or ("nothing" if arguments.quiet else "notes"),
-        without=tuple(arguments.without),
-    )
+        "shown": arguments.log or ("nothing" if arguments.quiet else "notes"),
+    }
 
 
 if __name__ == "__main__":

@@ -7,17 +7,18 @@ import calendar
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.errors import ConfigError, UserError
-from fedlearn.records.names import ADDRESS_FILE, CONFIG_FILE
+from fedlearn.records.names import ADDRESS_FILE, APP_FILE, CONFIG_FILE
 from fedlearn.records.places import RUNS
 from fedlearn.reporting.units import bytes_text, number_text, percent_text, time_text
 from fedlearn.runs.status import Status, Trouble, of_coordinator, of_folder
-from fedlearn.text import printable
+from fedlearn.text import first_few, printable
 
 # Clients whose troubles are shown; there may be more.
 SHOWN = 10
@@ -80,8 +81,17 @@ def _run(arguments: argparse.Namespace) -> None:
         # A run elsewhere has no folder here.
         status = of_coordinator(arguments.url)
     else:
-        status = of_folder(arguments.run or _newest_run())
+        status = _of_folder(arguments.run or _newest_run())
     print(json.dumps(asdict(status)) if arguments.json else text(status))
+
+
+def _of_folder(folder: Path) -> Status:
+    # Its file tells the run of an app.
+    if (folder / APP_FILE).is_file():
+        from fedlearn.runs.app_status import of_app_folder
+
+        return of_app_folder(folder)
+    return of_folder(folder)
 
 
 def _tell_fleet(arguments: argparse.Namespace) -> None:
@@ -99,7 +109,7 @@ def _newest_run() -> Path:
     # A run over agents has its address before its config.
     runs = [
         path.parent
-        for name in (ADDRESS_FILE, CONFIG_FILE)
+        for name in (ADDRESS_FILE, CONFIG_FILE, APP_FILE)
         for path in RUNS.glob(f"*/{name}")
     ]
     if not runs:
@@ -121,6 +131,8 @@ def text(status: Status) -> str:
 
 def _facts(status: Status) -> Iterator[tuple[str, str]]:
     """Yield (name, text) for every fact that is known."""
+    if status.app is not None:
+        yield "app", status.app
     yield "state", status.state
     yield "round", _round_text(status)
     if status.accuracy is not None:
@@ -129,6 +141,12 @@ def _facts(status: Status) -> Iterator[tuple[str, str]]:
     if status.bytes_up or status.bytes_down:
         up = bytes_text(status.bytes_up)
         yield "bytes", f"{up} up, {bytes_text(status.bytes_down)} down"
+    if status.messages is not None:
+        yield "messages", f"{status.messages}, {status.failed} failed"
+    if status.failure:
+        yield "failures", status.failure
+    for kind, metrics in status.metrics.items():
+        yield kind, metrics_text(metrics)
     if status.attending is not None:
         yield "agents", f"{status.attending} attend"
     if status.counts:
@@ -136,6 +154,17 @@ def _facts(status: Status) -> Iterator[tuple[str, str]]:
         yield "counted", ", ".join(f"{count} {event}" for event, count in counts)
     if status.next is not None:
         yield "to go on", status.next
+
+
+def metrics_text(metrics: Mapping[str, Any]) -> str:
+    """Return an app's metrics in one line; its folder has those that have no room there."""
+    numbers = [
+        f"{name} {number_text(value)}"
+        for name, value in metrics.items()
+        # Flower's metrics may be lists too.
+        if isinstance(value, int | float)
+    ]
+    return first_few(numbers)
 
 
 def _round_text(status: Status) -> str:

@@ -62,6 +62,9 @@ LOG_FILE = "fleet.log"
 # The log becomes this one when it has grown to its limit, and a new one begins.
 OLD_LOG_FILE = f"{LOG_FILE}.1"
 
+# A run of a Flower app has no config: this file says what it was started with.
+APP_FILE = "app.json"
+
 # What a run leaves in its folder before its config is written. A folder that holds no
 # more than this is that of a run killed while it started: it may be used again.
 BEFORE_CONFIG = (

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from json import dumps, loads
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ class RunFolder:
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Replace a JSON file whole; NaN and infinities become null. Raises RecordError."""
-        text = json.dumps(_json_value(value), indent=2)
+        text = dumps(_json_value(value), indent=2)
         self.write(name, f"{text}\n")
 
     def append(self, line: Line) -> None:
@@ -90,7 +90,7 @@ class RunFolder:
         It is on disk after `sync_lines`. Raises RecordError.
         """
         path = self.path / LINES_FILE
-        data = json.dumps(_json_value(line)).encode()
+        data = dumps(_json_value(line)).encode()
         with (
             _errors_named(path, self._advice),
             open(path, "ab", opener=files.private) as file,
@@ -115,7 +115,7 @@ class RunFolder:
         Raises RecordError when the file cannot be written, OSError when it cannot be read.
         """
         lines = [line for line in self.lines() if line["round"] <= last_round]
-        text = "".join(json.dumps(line) + "\n" for line in lines)
+        text = "".join(dumps(line) + "\n" for line in lines)
         self.write(LINES_FILE, text)
         return lines
 
@@ -158,7 +158,7 @@ def read_lines(path: Path) -> Iterator[Line]:
     for raw in text.split(b"\n"):
         # A torn line is no JSON, and a damaged disk may hold anything.
         with contextlib.suppress(ValueError, RecursionError):
-            line = json.loads(raw)
+            line = loads(raw)
             if isinstance(line, dict) and isinstance(line.get("round"), int):
                 yield line  # type: ignore[misc]  # other keys may be missing, see Line
 

@@ -172,7 +172,8 @@ class _Visit:
         """Return a stack that asks the fleet's agents."""
         from fedlearn.engine.fleet import Fleet
         from fedlearn.runs.fleets import with_fleet
-        from fedlearn.runs.serving import LEAST_ROOM, run_id
+        from fedlearn.runs.hosting import run_id
+        from fedlearn.runs.serving import LEAST_ROOM
 
         settled = site.settled
         self._check(settled.clients)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from fedlearn.clients.agent import identity as agent_identity
@@ -52,18 +53,27 @@ class LocalAgents:
         self.pki = pki
         self._processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self, coordinator: str, count: int, allowed: list[str]) -> None:
-        """Start the agents. allowed: the names that they may import for the run.
+    def start(
+        self,
+        coordinator: str,
+        count: int,
+        allowed: Sequence[str],
+        apps: Sequence[str] = (),
+    ) -> None:
+        """Start the agents.
 
-        The user who runs this gave those names, on this machine.
+        allowed: the names that they may import for the run. apps: the Flower apps that they
+        may run. The user who runs this gave those names, on this machine.
         """
+        words = [word for name in allowed for word in ("--allow", name)]
+        words += [word for name in apps for word in ("--apps", name)]
         files.make_folder(self.folder)
         for client in range(count):
             state = self.folder / str(client)
             if self.pki is not None:
                 self._enroll(client, state, self.pki)
             files.make_folder(state)
-            command = self._command(coordinator, client, state, allowed)
+            command = self._command(coordinator, client, state, words)
             with open(state / "agent.log", "ab", opener=files.private) as log:
                 # In a session of its own, because Ctrl-C is ours to pass on.
                 process = subprocess.Popen(
@@ -101,15 +111,14 @@ class LocalAgents:
             process.stdin.close()
 
     def _command(
-        self, coordinator: str, client: int, state: Path, allowed: list[str]
+        self, coordinator: str, client: int, state: Path, allowances: list[str]
     ) -> list[str]:
         command = [sys.executable, "-m", "fedlearn.agent"]
         command += ["--coordinator", coordinator]
         command += ["--client", str(client), "--state", str(state)]
         if self.pki is None:
             command.append("--insecure")
-        for name in allowed:
-            command += ["--allow", name]
+        command += allowances
         # It ends when we do, even if we are killed.
         command.append("--end-with-input")
         return command

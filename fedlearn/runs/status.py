@@ -55,7 +55,9 @@ class Status:
     """How a run is doing; None: not known. Sizes in bytes.
 
     seconds: of the last round. counts: event → how often. next: the command that goes
-    on with the run, where one is needed.
+    on with the run, where one is needed. Of a Flower app alone: its name, its messages,
+    those that failed and why the first of them, and its last metrics, by whose they are
+    ("train", "evaluate" or "server").
     """
 
     state: str
@@ -70,6 +72,11 @@ class Status:
     counts: Mapping[str, int] = field(default_factory=dict)
     lately: tuple[Trouble, ...] = ()
     next: str | None = None
+    app: str | None = None
+    messages: int | None = None
+    failed: int | None = None
+    failure: str | None = None
+    metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def of_folder(folder: Path) -> Status:
@@ -78,21 +85,14 @@ def of_folder(folder: Path) -> Status:
     Raises UserError for a folder that holds no run, RunError for files that the system
     does not let us read.
     """
-    # Imported late: a run in a folder needs no server.
-    from fedlearn.server.observe import TROUBLE, read
-
     _check_folder(folder)
     served = bool(_json_object(folder / ADDRESS_FILE))
     lines = _lines(folder)
     last: Mapping[str, Any] = lines[-1] if lines else {}
     scored = _last_scored(lines)
-    events = read(folder)
-    troubles = [event for event in events if event["event"] in TROUBLE]
     # Whoever holds the lock of the folder is at work on it.
     live = owned(folder)
     state, next_command = _state(folder, lines, live, served)
-    # Only a run over agents has any attending.
-    attending = (_attending(events) if live else 0) if served else None
     return Status(
         state=state,
         round=int(last.get("round", 0)),
@@ -100,13 +100,30 @@ def of_folder(folder: Path) -> Status:
         accuracy=scored.get("accuracy"),
         loss=scored.get("loss"),
         seconds=last.get("seconds"),
-        attending=attending,
         bytes_up=sum(line.get("bytes_up", 0) for line in lines),
         bytes_down=sum(line.get("bytes_down", 0) for line in lines),
-        counts=_counts(troubles, TROUBLE),
-        lately=_newest_by_client(troubles),
         next=next_command,
+        **of_agents(folder, live, served),
     )
+
+
+def of_agents(folder: Path, live: bool, served: bool) -> dict[str, Any]:
+    """Return the fields of a status that are of a run's agents, from its log of events.
+
+    live: a process is at work on the run. served: its clients are agents.
+    """
+    # Imported late: a run in a folder needs no server.
+    from fedlearn.server.observe import TROUBLE, read
+
+    events = read(folder)
+    troubles = [event for event in events if event["event"] in TROUBLE]
+    # Only a run over agents has any attending.
+    attending = (_attending(events) if live else 0) if served else None
+    return {
+        "attending": attending,
+        "counts": _counts(troubles, TROUBLE),
+        "lately": _newest_by_client(troubles),
+    }
 
 
 def _check_folder(folder: Path) -> None:

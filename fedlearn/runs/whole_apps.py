@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlearn.errors import ConfigError
+from fedlearn.records.names import APP_FILE
 from fedlearn.records.places import new_folder
 from fedlearn.runs.arguments import folder_path
 
@@ -22,7 +23,7 @@ def app_folder(config: object, out: str | Path | None, resume: bool) -> Path | N
     With ``resume`` and no config the app is the one whose run ``out`` holds.
     """
     if config is None and resume and out:
-        holds_app = (Path(out) / "app.json").is_file()
+        holds_app = (Path(out) / APP_FILE).is_file()
         return Path(out) if holds_app else None
     # A name of an experiment is no folder as a rule.
     if not isinstance(config, str | Path) or not Path(config).is_dir():
@@ -65,7 +66,7 @@ def _started(
     options: Mapping[str, Any],
 ) -> Started:
     from fedlearn.apps import start
-    from fedlearn.apps.codecs import read
+    from fedlearn.apps.options import read
 
     # What was left out has the defaults of `fedlearn run`.
     chosen = {name: value for name, value in options.items() if value not in (None, ())}
@@ -85,7 +86,7 @@ def _started(
         nodes=chosen.get("nodes"),
         seed=int(chosen.get("seed", 0)),
         workers=workers,
-        codecs=read(codecs) if codecs else ("", ""),
+        options=read(codecs),
     )
 
 

@@ -16,8 +16,8 @@ from flwr.serverapp.strategy import Result
 from flwr.supercore.run import Run
 
 from fedlearn.apps import private, project
-from fedlearn.apps.grid import FIRST_NODE
 from fedlearn.apps.loading import on_path
+from fedlearn.apps.work import FIRST_NODE
 from fedlearn.seeds import derive, isolated
 
 SAMPLES = Path(__file__).with_name("samples")

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAvg, FedMedian
 
-from fedlearn.apps import codecs, private
+from fedlearn.apps import private
 from fedlearn.apps.codecs import Codecs
 from fedlearn.apps.downlink import NodeDownlink
 from fedlearn.apps.messages import Packing, packed, raw_bytes, unpacked, whole
-from fedlearn.errors import ConfigError, FormatError, PayloadError
+from fedlearn.apps.options import RunOptions
+from fedlearn.errors import FormatError, PayloadError
 
 RANDOM = np.random.default_rng(7)
 
@@ -138,7 +140,7 @@ def test_one_model_for_all_nodes_is_made_into_bytes_once_until_it_changes():
 
 
 def test_a_node_is_sent_the_difference_from_what_it_holds(tmp_path):
-    downlink = NodeDownlink(Codecs("", "q8", 2), 0, tmp_path)
+    downlink = NodeDownlink(Codecs("", "q8", "", 2), 0, tmp_path)
     models = [arrays(), arrays(0.1), arrays(0.2)]
 
     def sent(node, model):
@@ -158,29 +160,85 @@ def test_a_node_is_sent_the_difference_from_what_it_holds(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def sent_digest(record):
-    return Packing().of(RecordDict({"arrays": record}))[0].digest
+@pytest.mark.parametrize(("codec", "error"), [("q8", 0.03), ("q4", 0.4)])
+def test_a_first_record_travels_by_its_codec(codec, error, tmp_path):
+    more = {"h": RANDOM.normal(0, 3, 50).astype(np.float16), "e": np.ones((0, 3))}
+    record = arrays(**more)
+    sent = content(record)
+    on_its_way = packed(sent, {}, "eden1", 5, codec)
+    assert on_its_way.bases == {}
+    arrived = unpacked(on_its_way.payload, {})
+    assert list(arrived) == list(sent)
+    assert arrived["config"] == sent["config"]
+    held = arrived.array_records["arrays"]
+    assert list(held) == list(record)
+    for name in ("steps", "bn.running_var", "e"):
+        assert (held[name].numpy() == record[name].numpy()).all()
+    assert held["h"].dtype == "float16"
+    difference = held["w"].numpy() - record["w"].numpy()
+    norm = np.linalg.norm(record["w"].numpy())
+    assert 0 < np.linalg.norm(difference) < error * norm
+    assert len(on_its_way.payload) < 0.4 * on_its_way.raw_bytes
+    # A node that holds it is sent a difference, by the other codec.
+    following = packed(content(record), {"arrays": held}, "eden1", 6, codec)
+    assert following.bases == {"arrays": "arrays"}
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    "record",
     [
-        ("codec.upp=q8", "Did you mean 'codec.up'"),
-        ("lr=0.1", "the app's own keys go into --run-config"),
-        ("codec.up=ef+q8", "error feedback needs a residual"),
-        ("codec.up=q99", "q99"),
-        ("codec.up", "as --set codec.up=eden1"),
+        ArrayRecord({"w": Array(np.full(3, np.inf, np.float32))}),
+        ArrayRecord({"n": Array(np.arange(3))}),
+        ArrayRecord({"w": Array("float32", (3,), "numpy.ndarray", b"")}),
+        ArrayRecord(),
     ],
 )
-def test_a_codec_that_is_none_is_one_line(text, message):
-    with pytest.raises(ConfigError) as raised:
-        codecs.read([text])
-    assert message in str(raised.value)
+def test_a_first_record_that_no_codec_carries_travels_whole(record):
+    on_its_way = packed(RecordDict({"a": record}), {}, "q8", 0, "q8")
+    assert unpacked(on_its_way.payload, {}).array_records["a"] == record
 
 
-def test_codecs_are_read():
-    assert codecs.read(["codec.up=eden1", "codec.down='q8'"]) == ("eden1", "q8")
-    assert codecs.read(["codec.up=auto"]) == ("auto", "")
+def test_an_update_counts_from_what_the_server_sent():
+    original, trained = arrays(), arrays()
+    copy = unpacked(
+        packed(RecordDict({"a": original}), {}, "q4", 1, "q4").payload, {}
+    ).array_records["a"]
+    update = trained["w"].numpy() - copy["w"].numpy()
+    reply = packed(RecordDict({"a": trained}), {"a": copy}, "raw32", 0).payload
+    arrived = unpacked(reply, {"a": copy}, {"a": original}).array_records["a"]
+    expected = original["w"].numpy() + update
+    assert np.abs(arrived["w"].numpy() - expected).max() < 1e-5
+    # Statistics are values of the node, whatever it began with.
+    name = "bn.running_var"
+    assert (arrived[name].numpy() == trained[name].numpy()).all()
+    # A record of another name was no copy of it: a gradient, say.
+    other = packed(RecordDict({"g": trained}), {"a": copy}, "raw32", 0).payload
+    arrived = unpacked(other, {"a": copy}, {"a": original}).array_records["g"]
+    assert np.abs(arrived["w"].numpy() - trained["w"].numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("strategy", "size", "first"),
+    [
+        (FedAvg, 5000, "cvq(3,0)"),
+        (FedMedian, 5000, "q8"),
+        (None, 5000, "q8"),
+        (FedAvg, 50, "f16"),
+    ],
+)
+def test_a_first_codec_is_chosen_by_strategy_and_size(strategy, size, first):
+    chosen = Codecs.of(RunOptions("auto", "auto"), 4)
+    chosen.strategy = strategy
+    record = ArrayRecord({"w": Array(np.ones(size, np.float32))})
+    chosen.look(Packing().of(RecordDict({"a": record})))
+    assert chosen.first == first
+    # Whoever names the way down names its first record too, or has it whole.
+    assert Codecs.of(RunOptions("auto", "q8"), 4).first == ""
+    assert Codecs.of(RunOptions("", "q8", "auto"), 4).first == "auto"
+
+
+def sent_digest(record):
+    return Packing().of(RecordDict({"arrays": record}))[0].digest
 
 
 def test_the_same_records_give_the_same_bytes():

@@ -4,6 +4,7 @@ import pytest
 
 from fedlearn.apps import project, start
 from fedlearn.errors import ConfigError
+from fedlearn.records.names import APP_FILE
 
 WHOLE = """
 [project]
@@ -67,7 +68,7 @@ def test_the_run_config_is_changed_as_flower_does(folder, tmp_path):
     [
         ('default = "a"\n[tool.flwr.federations.a]\noptions.num-supernodes = 7', 7, ()),
         ("[tool.flwr.federations.a]\noptions.num-supernodes = 6", 6, ()),
-        ('default = "elsewhere"', 10, ()),
+        ('default = "elsewhere"', 2, ()),
         (
             "[tool.flwr.federations.a]\noptions.num-supernodes = 2\n"
             "options.backend.client-resources.num-cpus = 2",
@@ -92,6 +93,29 @@ def test_the_nodes_are_the_default_federations(folder, federations, nodes, unuse
         ("mine.client:app", "mine.client", "is not module:attribute"),
         ("lr = 0.1", "lr = [1, 2]", "'lr' is a list"),
         ("lr = 0.1", "lr = ", "is no TOML"),
+        ("lr = 0.1", "lr = 1979-05-27", "'lr' is a date"),
+        ('"mine.client:app"', "3", "clientapp = '3' is not module:attribute"),
+        ('"mine.client:app"', '["a:b"]', "is not module:attribute"),
+        ("mine.client:app", ".client:app", "is not module:attribute"),
+        ("[tool.flwr.app.components]", "[other]", "components] is missing"),
+        ("lr = 0.1", "lr." + "a." * 3000 + "b = 1", "nest too deep|is no TOML"),
+        ("lr = 0.1", "x = " + "[" * 3000 + "]" * 3000, "is no TOML"),
+        ("[project]", "# " + "x" * 4_000_000 + "\n[project]", "more than 4,000,000"),
+        (
+            "[project]",
+            "[tool.flwr.federations.a]\noptions = 3\n[project]",
+            "options of the federation 'a' is no table",
+        ),
+        (
+            "[project]",
+            "[tool.flwr.federations.a.options]\nnum-supernodes = true\n[project]",
+            "num-supernodes = True is no whole number from 1",
+        ),
+        (
+            "[tool.flwr.app.config]",
+            "[tool.flwr.app.conf]\n[[tool.flwr.app.config]]",
+            "table",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(folder, before, after, message):
@@ -115,6 +139,56 @@ def test_a_mistake_is_one_line(folder, before, after, message):
 def test_a_mistake_in_the_run_config_is_one_line(folder, text, message):
     with pytest.raises(ConfigError, match=message):
         project.read(folder, project.changed([text]))
+
+
+def test_odd_values_beside_an_app_do_no_harm(folder):
+    text = WHOLE.replace('name = "mine"', "name = 3").replace('"2.0"', "[1]")
+    federations = "[tool.flwr.federations]\ndefault = ['a']\na = 3\n"
+    (folder / "pyproject.toml").write_text(text + federations)
+    app = project.read(folder)
+    assert (app.name, app.nodes, app.by_default) == ("3", 2, True)
+    for name in ("ünï", "a" * 200):
+        other = folder / name
+        other.mkdir()
+        (other / "pyproject.toml").write_text(WHOLE.replace('"mine"', f'"{name}"'))
+        assert project.read(other).name == name
+        assert 0 < len(start.folder_name(project.read(other))) <= 60
+
+
+def test_a_pyproject_that_cannot_be_read_is_told(tmp_path):
+    path = tmp_path / "pyproject.toml"
+    path.symlink_to(path)
+    with pytest.raises(ConfigError, match=r"has no pyproject.toml"):
+        project.read(tmp_path)
+    path.unlink()
+    path.write_bytes(b"\xff\xfe[project]")
+    with pytest.raises(ConfigError, match="is no TOML"):
+        project.read(tmp_path)
+
+
+def test_a_federation_is_changed_as_flower_does(folder):
+    texts = ["num-supernodes=4 client-resources-num-cpus=2", "verbose=true"]
+    changes = project.federation(texts)
+    app = project.read(folder, None, None, changes)
+    assert (app.nodes, app.by_default) == (4, False)
+    assert app.unused == ("client-resources-num-cpus", "verbose")
+    begun = start.of_options(folder, federation=changes)
+    assert begun.project.nodes == 4
+    for text, message in (
+        ("num-supernode=3", "Did you mean 'num-supernodes'"),
+        ("options.num-supernodes=3", "is no key of a federation"),
+        ("num-supernodes=0", "num-supernodes = 0 is no whole number from 1"),
+        ("num-supernodes='a'", "num-supernodes = 'a' is no whole number"),
+        ("num-supernodes", "'num-supernodes' is not key=value"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            project.federation([text])
+
+
+def test_the_default_number_of_nodes_is_flowers():
+    from flwr.supercore.constant import DEFAULT_SIMULATION_CONFIG
+
+    assert project.DEFAULT_NODES == DEFAULT_SIMULATION_CONFIG.num_supernodes
 
 
 def test_what_is_no_app_is_told(tmp_path):
@@ -142,7 +216,7 @@ def test_a_run_goes_on_with_what_it_began(folder, tmp_path):
     begun = start.of_options(folder, changes={"lr": 3}, nodes=5, seed=4, workers=2)
     run = tmp_path / "run"
     run.mkdir()
-    (run / start.APP_FILE).write_text(json.dumps(begun.plain()))
+    (run / APP_FILE).write_text(json.dumps(begun.plain()))
     assert start.of_folder(run, 2).plain() == begun.plain()
     start.check_same(run, begun)
     other = start.of_options(folder, changes={"lr": 4}, nodes=5, seed=4)

@@ -13,14 +13,20 @@ from safetensors.numpy import load_file
 
 from fedlearn.apps import start
 from fedlearn.apps.api import run_app
+from fedlearn.apps.options import read as read_options
 from fedlearn.errors import ConfigError, RunError
 from tests.apps import plain
 from tests.apps.plain import SAMPLES
 
+CODED = ("codec.up=eden1", "codec.down=q8")
 
-def ran(name, path, changes=None, resume=False, **options):
+
+def ran(name, path, changes=None, resume=False, sets=(), **options):
     """Run a sample app and return its summary."""
-    started = start.of_options(SAMPLES / name, changes=changes, **options)
+    engine = read_options(sets)
+    started = start.of_options(
+        SAMPLES / name, changes=changes, options=engine, **options
+    )
     return run_app(started, path, resume=resume, quiet=True).summary
 
 
@@ -122,24 +128,24 @@ COMMAND = [sys.executable, "-m", "fedlearn", "run"]
 
 
 @pytest.mark.parametrize(
-    ("name", "point", "codecs"),
+    ("name", "point", "sets"),
     [
         # Answers that come together are synced together: at least once in each exchange.
-        ("advanced", "journal.before-sync=kill@2", ("", "")),
-        ("advanced", "journal.after-sync=kill@9", ("", "")),
-        ("vertical", "journal.after-sync=kill@5", ("", "")),
-        ("analytics", "journal.after-sync=kill@2", ("", "")),
-        ("wide", "journal.after-sync=kill@3", ("eden1", "q8")),
+        ("advanced", "journal.before-sync=kill@2", ()),
+        ("advanced", "journal.after-sync=kill@9", ()),
+        ("vertical", "journal.after-sync=kill@5", ()),
+        ("analytics", "journal.after-sync=kill@2", ()),
+        ("wide", "journal.after-sync=kill@3", CODED),
+        ("wide", "journal.after-sync=kill@5", (*CODED, "codec.first=q4")),
     ],
 )
-def test_a_killed_run_goes_on_to_the_same(name, point, codecs, tmp_path):
-    expected = ran(name, tmp_path / "whole", codecs=codecs)
+def test_a_killed_run_goes_on_to_the_same(name, point, sets, tmp_path):
+    expected = ran(name, tmp_path / "whole", sets=sets)
     out = tmp_path / "killed"
     environment = {**os.environ, "FEDLEARN_FAILPOINTS": point}
     options = ["--out", str(out), "--quiet"]
-    ways = zip(("up", "down"), codecs, strict=True)
-    sets = [f"--set=codec.{way}={codec}" for way, codec in ways if codec]
-    command = [*COMMAND, str(SAMPLES / name), *options, *sets]
+    engine = [f"--set={text}" for text in sets]
+    command = [*COMMAND, str(SAMPLES / name), *options, *engine]
     killed = subprocess.run(command, env=environment)
     assert killed.returncode == -signal.SIGKILL
     assert subprocess.run([*COMMAND, "--resume", *options]).returncode == 0
@@ -201,7 +207,7 @@ def test_an_app_that_is_not_deterministic_is_told_which_message_differs(tmp_path
 def test_codecs_send_fewer_bytes_and_the_model_stays_near(tmp_path):
     changes = {"num-server-rounds": 3}
     exact = ran("wide", tmp_path / "exact", changes)
-    coded = ran("wide", tmp_path / "coded", changes, codecs=("eden1", "q8"))
+    coded = ran("wide", tmp_path / "coded", changes, sets=CODED)
     assert coded["bytes_up"] < exact["bytes_up"] / 20
     # The first round goes whole, the two others in 8 bits for 32.
     assert coded["bytes_down"] < 0.51 * exact["bytes_down"]
@@ -211,13 +217,21 @@ def test_codecs_send_fewer_bytes_and_the_model_stays_near(tmp_path):
     # The exact run brings it from 0 to 1.
     assert np.abs(a - 1).max() < 1e-5
     assert np.abs(b - 1).mean() < 0.1
-    again = ran("wide", tmp_path / "again", changes, codecs=("eden1", "q8"), workers=1)
+    again = ran("wide", tmp_path / "again", changes, sets=CODED, workers=1)
     assert again["messages_sha256"] == coded["messages_sha256"]
+    first = ran("wide", tmp_path / "first", changes, sets=(*CODED, "codec.first=q8"))
+    assert first["bytes_down"] < 0.26 * exact["bytes_down"]
+    assert first["codec"]["first"] == "q8"
+    c = load_file(tmp_path / "first" / "result.safetensors")["w"]
+    assert np.abs(c - 1).mean() < 0.1
 
 
 def test_codecs_that_are_chosen_are_named_in_the_summary(tmp_path):
     summary = ran(
-        "wide", tmp_path / "run", {"num-server-rounds": 1}, codecs=("auto", "auto")
+        "wide",
+        tmp_path / "run",
+        {"num-server-rounds": 1},
+        sets=("codec.up=auto", "codec.down=auto"),
     )
     assert summary["codec"]["up"] == "eden1"
     assert summary["codec"]["why"]

@@ -15,7 +15,7 @@ def test_it_shows_what_can_be_done(tmp_path, monkeypatch, capsys):
     assert main(["my-apps/first app/walk"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "its package 'walk'" in lines[0]
-    assert "  fedlearn run 'my-apps/first app/walk'" in lines
+    assert "  fedlearn run 'my-apps/first app/walk' --nodes 10" in lines
     assert "  fedlearn simulate 'my-apps/first app/walk/experiment.toml'" in lines
     assert (tmp_path / "my-apps/first app/walk/walk/model.py").is_file()
     assert main(["--quiet", "other"]) == 0

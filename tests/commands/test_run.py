@@ -21,7 +21,30 @@ REGRESSION = str(SAMPLES / "regression")
         ([REGRESSION, "--nodes", "0"], "--nodes 0 is not from 1 to"),
         ([REGRESSION, "--workers", "-1"], "--workers -1 is not from 0 to"),
         ([REGRESSION, "--run-config", "penalti=1"], "Did you mean 'penalty'?"),
-        ([REGRESSION, "--set", "train.lr=1"], "knows codec.up and codec.down"),
+        (
+            [REGRESSION, "--set", "train.lr=1"],
+            "knows codec.up, codec.down, codec.first, engine",
+        ),
+        (
+            [REGRESSION, "--set", "codec.first=q8"],
+            "codec.first = 'q8' needs codec.down",
+        ),
+        (
+            [REGRESSION, "--set", "engine.client_timeout_s=soon"],
+            "engine.client_timeout_s = 'soon' is no number of seconds",
+        ),
+        (
+            [REGRESSION, "--federation-config", "num-supernode=3"],
+            "Did you mean 'num-supernodes'?",
+        ),
+        (
+            [REGRESSION, "--federation-config", "num-supernodes=2.5"],
+            "num-supernodes = 2.5 is no whole number",
+        ),
+        (
+            [REGRESSION, "--nodes", "3", "--federation-config", "num-supernodes=4"],
+            "--nodes 3 and --federation-config num-supernodes=4 both say",
+        ),
         ([REGRESSION, "--resume"], "--resume: name the run's folder with --out"),
         ([REGRESSION, "--out", ""], "--out is empty"),
         (["--resume", "--out", "nowhere"], "holds no run of an app"),

@@ -6,8 +6,8 @@ import pytest
 
 from fedlearn.errors import ConfigError
 from fedlearn.exchange import CHANNEL, addresses
+from fedlearn.runs.hosting import own_pki
 from fedlearn.runs.local_agents import dialled_host
-from fedlearn.runs.serving import own_pki
 from fedlearn.server import identity
 from fedlearn.server.binding import why_not
 

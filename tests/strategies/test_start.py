@@ -80,6 +80,18 @@ def test_a_loop_that_saw_the_score_may_end_early(tmp_path, capsys):
     assert json.loads((folder / "summary.json").read_text())["rounds"] == 2
 
 
+def test_a_verb_may_end_the_rounds_by_raising_what_its_start_awaits(tmp_path, capsys):
+    code, output, folder = loud(tmp_path, capsys, config("tests.starts:StopsByItself"))
+    assert code == 0
+    assert (
+        "StopsByItself.start ended after round 2 of 3: StopsByItself.aggregate_train "
+        "raised StopIteration in round 3: enough"
+    ) in output
+    two = run(tmp_path / "two", "experiment.rounds=2", config=config(FEDAVG))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["rounds"], summary["model_sha256"]) == (2, two.sha256)
+
+
 def test_the_model_that_a_loop_returns_is_the_runs(tmp_path, capsys):
     code, output, folder = loud(tmp_path, capsys, config("tests.starts:KeepsFirst"))
     assert code == 0
@@ -104,6 +116,8 @@ def test_the_model_that_a_loop_returns_is_the_runs(tmp_path, capsys):
             "called aggregate_train for round 1, which configure_train",
         ),
         ("Typo", "Typo.start raised KeyError in round 0: 'arays'"),
+        ("StopsAtOnce", "aggregate_train raised StopIteration in round 1: enough"),
+        ("LetsPass", "LetsPass.configure_train raised KeyError in round 1: 'stage'"),
         ("NoMessages", "NoMessages.configure_train returned None in round 1"),
         ("NotMessages", "configure_train returned an iterable of int in round 1"),
         (

@@ -21,9 +21,10 @@ from fedlearn.arrays import State
 from fedlearn.clients.agent import identity, pipe, store
 from fedlearn.clients.agent.actions import Begin, Certificate, Connect, Discard, Leave
 from fedlearn.clients.agent.agent import Agent
+from fedlearn.clients.agent.attached import Declined
 from fedlearn.clients.agent.options import AgentSettings
 from fedlearn.clients.agent.pipe import Limits, WorkReply, WorkRequest, WorkSetup
-from fedlearn.clients.agent.work import Declined, Desk
+from fedlearn.clients.agent.work import Desk
 from fedlearn.clients.held import MissingModel
 from fedlearn.errors import ConfigError, DataError, FedlearnError, PayloadError
 from fedlearn.exchange import exchange_pb2 as pb

@@ -12,6 +12,7 @@ import tomllib
 
 import fedlearn as fl
 from fedlearn.apps import project
+from fedlearn.commands.new import NODES
 from fedlearn.errors import UserError
 from fedlearn.system import files
 from fedlearn.template import making
@@ -94,7 +95,8 @@ def test_the_app_and_the_experiment_have_the_same_settings(app):
 
 
 def test_the_app_learns(app, tmp_path):
-    run = fl.run(app, {"num-server-rounds": ROUNDS}, out=tmp_path / "run", quiet=True)
+    changes = {"num-server-rounds": ROUNDS}
+    run = fl.run(app, changes, out=tmp_path / "run", nodes=NODES, quiet=True)
     assert run.summary["rounds"] == ROUNDS
     assert run.summary["failed"] == 0
     # Four classes: a guess is right once in four times.

@@ -64,6 +64,33 @@ def test_everything_that_can_be_said(tmp_path):
     )
 
 
+def test_keys_of_apps_are_the_owners_and_have_the_types_of_their_values(tmp_path):
+    text = """\
+[agent]
+apps = my_app, other.client:app
+app_s = 1.5
+[node_config]
+data-path = /srv/my data
+quoted = "7"
+number = 7
+rate = 1e-3
+fast = true
+name = nan
+"""
+    settings = parsed(tmp_path, text)
+    assert settings.agent == {"apps": ["my_app", "other.client:app"], "app_s": 1.5}
+    assert settings.node_config == {
+        "data-path": "/srv/my data",
+        "quoted": "7",
+        "number": 7,
+        "rate": 0.001,
+        "fast": True,
+        "name": "nan",
+    }
+    with pytest.raises(ConfigError, match="is not a text whose quotes are closed"):
+        parsed(tmp_path, "[node_config]\npath = 'a\n")
+
+
 def test_what_is_not_said_stays_as_it_is(tmp_path):
     assert parsed(tmp_path, "") == SettingsFile({}, Rules())
     assert parsed(
@@ -90,6 +117,8 @@ def test_the_template_says_nothing_and_names_every_key_with_its_default(tmp_path
         == {action.dest for action in parser()._actions}
         - {"help", "settings", "end_with_input"}
     )
+    assert on.agent["app_s"] == parser().get_default("app_s")
+    assert on.node_config == {"data-path": "/srv/my data"}
     assert on.releases is not None and set(on.releases) == set(_KEYS["releases"])
     shown = {
         "hot_c",
