@@ -138,10 +138,10 @@ def enter() -> None:
     except RuntimeError:
         TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
     # No second one: logging knows it again by its identity.
-    logging.getLogger("flwr").addFilter(_is_of_an_app)
+    logging.getLogger("flwr").addFilter(is_of_an_app)
 
 
-def _is_of_an_app(record: logging.LogRecord) -> bool:
+def is_of_an_app(record: logging.LogRecord) -> bool:
     """Tell whether a line of Flower's log is an app's, a mod's or an error.
 
     What Flower's loops and strategies log of each round stands in our own record.

@@ -19,6 +19,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedlearn.errors import PayloadError, reason_of
+from fedlearn.flower import is_of_an_app
 
 # Of the ServerApp's end: `flwr.supercore.constant.SUPERLINK_NODE_ID`.
 SERVER_NODE = 1
@@ -42,18 +43,25 @@ def empty_run() -> Run:
 
 @contextmanager
 def heard(stream: Any) -> Iterator[None]:
-    """Have Flower's log written to a stream inside the block, whichever it took before."""
+    """Have all of Flower's log written to a stream inside the block, whichever it took before."""
     handlers = _handlers()
     streams = [handler.stream for handler in handlers]
+    logger = logging.getLogger("flwr")
+    # A run of our own training in this process keeps it to what apps say.
+    is_filtered = is_of_an_app in logger.filters
+    logger.removeFilter(is_of_an_app)
     _hand(handlers, [stream] * len(handlers))
     try:
         yield
     finally:
         _hand(handlers, streams)
+        if is_filtered:
+            logger.addFilter(is_of_an_app)
 
 
 def hear_here() -> None:
-    """Have Flower's log written to this process' standard error."""
+    """Have all of Flower's log written to this process' standard error."""
+    logging.getLogger("flwr").removeFilter(is_of_an_app)
     handlers = _handlers()
     _hand(handlers, [sys.stderr] * len(handlers))
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from fedlearn import flower
 from fedlearn.apps import start
 from fedlearn.apps.api import run_app
 from fedlearn.apps.options import read as read_options
@@ -112,6 +113,8 @@ def test_another_seed_gives_another_model(tmp_path):
 
 
 def test_what_the_app_prints_and_logs_is_in_its_log(tmp_path):
+    # As a run of our own training does, which may have come before in this process.
+    flower.enter()
     ran("advanced", tmp_path / "run", {"num-server-rounds": 1})
     log = (tmp_path / "run" / "app.log").read_text()
     # Of a worker, of Flower's logger in it, of the ServerApp, and of Flower's in that.
