@@ -232,6 +232,33 @@ def test_every_shipped_experiment_is_valid():
         assert experiment.experiment.about
 
 
+@pytest.mark.parametrize(
+    ("changes", "accuracy"),
+    [
+        ((), 0.8),
+        (("train.lr=0.02",), 0.8),
+        (("experiment.rounds=40",), 0.8),
+        (("experiment.rounds=3",), None),
+        (("experiment.rounds=3", "expect.accuracy=0.1"), 0.1),
+    ],
+)
+def test_what_a_shipped_experiment_expects_is_for_its_own_rounds(changes, accuracy):
+    experiment = config.read("default", changes)
+    assert experiment.expect.accuracy == accuracy
+    told = config.unjudged("default", experiment)
+    shortened = "experiment.rounds=3" in changes
+    assert told == (
+        "what 'default' expects is for its own 40 rounds, and is not judged after 3"
+        if shortened
+        else ""
+    )
+
+
+def test_what_a_file_of_ones_own_expects_holds_for_any_rounds(write):
+    path = write(TEXT + "[expect]\naccuracy = 0.5\n")
+    assert config.read(path, ("experiment.rounds=9",)).expect.accuracy == 0.5
+
+
 def test_an_experiment_cannot_be_changed():
     experiment: Any = config.read(None)
     with pytest.raises(ValueError, match="frozen"):
