@@ -17,9 +17,10 @@ from fedlearn.arrays import Layout, State
 from fedlearn.clients.augment import augment
 from fedlearn.clients.batches import Tensors, batches_per_pass, passes
 from fedlearn.clients.finite import check_finite
-from fedlearn.clients.methods import methods_of
 from fedlearn.clients.micro import Room
 from fedlearn.clients.normal import normalises, single_samples_named
+from fedlearn.clients.optimizers import optimizer_of
+from fedlearn.clients.optimizers.clipping import clip
 from fedlearn.data.samples import IGNORE
 from fedlearn.errors import ClientError
 from fedlearn.models import read_state, write_state
@@ -211,58 +212,16 @@ class _Gradients:
         ]
 
 
-class _Sgd:
-    """SGD steps in place: the rule of `torch.optim.SGD`, without its overhead at each step.
-
-    Methods of the plan bend each step; see `fedlearn.clients.methods`.
-    """
-
-    def __init__(self, plan: Plan, weights: list[torch.Tensor]) -> None:
-        self.plan = plan
-        self.weights = weights
-        self.velocity: list[torch.Tensor] = []
-        self.methods = methods_of(plan, weights)
-
-    @torch.no_grad()
-    def step(self, gradients: list[torch.Tensor]) -> None:
-        """Take one step; the gradients are overwritten."""
-        plan = self.plan
-        if plan.clip_norm:
-            _clip(gradients, plan.clip_norm)
-        if plan.weight_decay:
-            torch._foreach_add_(gradients, self.weights, alpha=plan.weight_decay)
-        # After weight decay and before momentum: so FedProx's pull has the same bits as
-        # a term of the loss would give.
-        for method in self.methods:
-            method.bend(gradients, self.weights)
-        if plan.momentum:
-            gradients = self._accelerate(gradients)
-        torch._foreach_add_(self.weights, gradients, alpha=-plan.lr)
-
-    def _accelerate(self, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Return the direction of a step with momentum."""
-        if self.velocity:
-            torch._foreach_mul_(self.velocity, self.plan.momentum)
-            torch._foreach_add_(self.velocity, gradients)
-        else:
-            # torch.optim.SGD, too, begins with the first gradient itself, without dampening.
-            self.velocity = [gradient.clone() for gradient in gradients]
-        if not self.plan.nesterov:
-            return self.velocity
-        torch._foreach_add_(gradients, self.velocity, alpha=self.plan.momentum)
-        return gradients
-
-
 def _descend(
     gradients: _Gradients, plan: Plan, batches: Batches, count: int
 ) -> list[torch.Tensor]:
-    """Take SGD steps in place, and return their losses."""
-    sgd = _Sgd(plan, gradients.weights)
+    """Take the optimiser's steps in place, and return their losses."""
+    optimizer = optimizer_of(plan, gradients.weights)
     losses = []
     for _ in range(count):
         loss, step_gradients = gradients.of_step(batches)
         losses.append(loss)
-        sgd.step(step_gradients)
+        optimizer.step(step_gradients)
     return losses
 
 
@@ -275,7 +234,7 @@ def _leave_gradient(
     """
     loss, step_gradients = gradients.of_step(batches)
     if plan.clip_norm:
-        _clip(step_gradients, plan.clip_norm)
+        clip(step_gradients, plan.clip_norm)
     for weight, gradient in zip(gradients.weights, step_gradients, strict=True):
         weight.grad = gradient
     return loss
@@ -309,14 +268,6 @@ def loss_of(
         ignore_index=IGNORE,
         label_smoothing=label_smoothing,
     )
-
-
-def _clip(gradients: list[torch.Tensor], limit: float) -> None:
-    """Scale the gradients in place so that their joint L2 norm is at most ``limit``."""
-    # The norm of the tensors' norms is the joint norm, in few kernels.
-    norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
-    if norm > limit:
-        torch._foreach_mul_(gradients, limit / norm)
 
 
 def _autocast(precision: str, device: str) -> AbstractContextManager[object]:

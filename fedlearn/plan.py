@@ -54,6 +54,9 @@ class Plan:
     # Numbers of client methods by name, see `fedlearn.clients.methods`; FedProx's has a
     # field of its own, which agents of the first release read.
     methods: Mapping[str, float] = field(default_factory=dict)
+    # See `fedlearn.clients.optimizers`.
+    optimizer: str = "sgd"
+    optimizer_options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def method_numbers(self) -> dict[str, float]:
@@ -119,12 +122,23 @@ def _fits(value: object, kind: str) -> bool:
     if kind == "float":
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind.startswith("Mapping"):
+        fits = _is_option if kind.endswith("Any]") else _is_number
         return isinstance(value, dict) and all(
-            isinstance(name, str) and _fits(number, "float")
-            for name, number in value.items()
+            isinstance(name, str) and fits(one_value)
+            for name, one_value in value.items()
         )
     # The exact type, again because of booleans.
     return type(value).__name__ == kind
+
+
+def _is_number(value: object) -> bool:
+    return _fits(value, "float")
+
+
+def _is_option(value: object) -> bool:
+    """Tell whether a value is a text, a number, true or false, or a list of these."""
+    values = value if isinstance(value, list) else [value]
+    return all(isinstance(one_value, str | int | float) for one_value in values)
 
 
 # The JSON keys of fields that are named otherwise there: agents of the first release
@@ -133,4 +147,10 @@ KEYS = {"answer": "task"}
 
 # Fields added since the first release, with the values that its agents assume. They are
 # left out of the JSON at these values, so that old agents can read the plan.
-LATER = {"stragglers": 0.0, "straggler_work": "partial", "methods": {}}
+LATER: dict[str, Any] = {
+    "stragglers": 0.0,
+    "straggler_work": "partial",
+    "methods": {},
+    "optimizer": "sgd",
+    "optimizer_options": {},
+}

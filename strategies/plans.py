@@ -34,7 +34,14 @@ CHANGED = (
 )
 
 # Keys of ``[train]`` that it may not: the engines are built for them.
-FIXED = ("precision", "augment", "stragglers", "straggler_work")
+FIXED = (
+    "precision",
+    "augment",
+    "stragglers",
+    "straggler_work",
+    "optimizer",
+    "optimizer_options",
+)
 
 # What strategies tell clients, and no plan needs: the round, and which attempt it is.
 TOLD = ("server-round", "attempt")
@@ -98,6 +105,11 @@ def plan(experiment: Experiment, number: int, request: Mapping[str, Any]) -> Pla
     # FedProx's number has a field of its own, which the fast engines read.
     fields.update({name: methods.pop(name) for name in OWN_FIELDS if name in methods})
     _check_numbers(fields)
+    if fields.get("answer") == "gradient" and train.optimizer != "sgd":
+        raise RunError(
+            f'train.optimizer = "{train.optimizer}" is for clients that take steps, and '
+            'these answer with a gradient: leave it at "sgd", or choose fedavg'
+        )
     if changes:
         train = _changed(train, changes)
     for name in (*CHANGED, *FIXED):

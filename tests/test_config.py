@@ -91,6 +91,31 @@ def test_what_is_written_reads_back_the_same(write):
             "mine.toml:4: 'train': nesterov = true needs momentum above 0",
         ),
         (
+            "epochs = 2",
+            'optimizer = "adm"',
+            "'train.optimizer': 'adm' is no optimizer. Did you mean 'adam'?",
+        ),
+        (
+            "epochs = 2",
+            'optimizer = "adam"\noptimizer_options = {beta = 0.9}',
+            "adam has no 'beta'. Did you mean 'betas'?",
+        ),
+        (
+            "epochs = 2",
+            'optimizer = "adamw"\nmomentum = 0.9',
+            "momentum = 0.9 is for sgd and rmsprop, and adamw has none; set betas",
+        ),
+        (
+            "epochs = 2",
+            'optimizer = "rmsprop"\nmomentum = 0.9\nnesterov = true',
+            "nesterov = true is for sgd",
+        ),
+        (
+            "epochs = 2",
+            "optimizer_options = {eps = 0.1}",
+            "optimizer_options: sgd has no 'eps'",
+        ),
+        (
             "lr = 0.05",
             "lr = nan",
             "mine.toml:6: 'train.lr': input should be a finite number",
@@ -104,6 +129,25 @@ def test_wrong_keys_and_values_name_the_place(write, old, new, message):
         config.read(write(TEXT.replace(old, new)))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "lr", "weight_decay"),
+    [
+        ("sgd", 0.1, 0.0),
+        ("adam", 0.001, 0.0),
+        ("adamw", 0.001, 0.01),
+        ("adagrad", 0.01, 0.0),
+        ("my_pkg:Mine", 0.1, 0.0),
+    ],
+)
+def test_an_optimiser_brings_defaults_of_its_own(write, name, lr, weight_decay):
+    text = TEXT.replace("lr = 0.05", f'optimizer = "{name}"')
+    train = config.read(write(text)).train
+    assert (train.lr, train.weight_decay) == (lr, weight_decay)
+    words = f'optimizer = "{name}"\nlr = 0.3\nweight_decay = 0.2'
+    stated = config.read(write(TEXT.replace("lr = 0.05", words))).train
+    assert (stated.lr, stated.weight_decay) == (0.3, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +230,33 @@ def test_every_shipped_experiment_is_valid():
         experiment = config.read(name)
         assert experiment.experiment.name == name
         assert experiment.experiment.about
+
+
+@pytest.mark.parametrize(
+    ("changes", "accuracy"),
+    [
+        ((), 0.8),
+        (("train.lr=0.02",), 0.8),
+        (("experiment.rounds=40",), 0.8),
+        (("experiment.rounds=3",), None),
+        (("experiment.rounds=3", "expect.accuracy=0.1"), 0.1),
+    ],
+)
+def test_what_a_shipped_experiment_expects_is_for_its_own_rounds(changes, accuracy):
+    experiment = config.read("default", changes)
+    assert experiment.expect.accuracy == accuracy
+    told = config.unjudged("default", experiment)
+    shortened = "experiment.rounds=3" in changes
+    assert told == (
+        "what 'default' expects is for its own 40 rounds, and is not judged after 3"
+        if shortened
+        else ""
+    )
+
+
+def test_what_a_file_of_ones_own_expects_holds_for_any_rounds(write):
+    path = write(TEXT + "[expect]\naccuracy = 0.5\n")
+    assert config.read(path, ("experiment.rounds=9",)).expect.accuracy == 0.5
 
 
 def test_an_experiment_cannot_be_changed():

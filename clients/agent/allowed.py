@@ -13,12 +13,15 @@ from collections.abc import Collection
 from types import FunctionType
 from typing import Any
 
-from torch import nn
+from torch import nn, optim
 
 from fedlearn.brief import Brief
 from fedlearn.clients.agent.modules import is_below, is_plain
 from fedlearn.errors import ConfigError
 from fedlearn.names import import_path
+
+# Parts that may be classes, and what these are below.
+_CLASSES: dict[str, type] = {"model": nn.Module, "optimizer": optim.Optimizer}
 
 # The name of data that is a folder of the device.
 _FOLDER = "dir"
@@ -49,7 +52,7 @@ def check_brief(brief: Brief, data: str, allow: Collection[str]) -> None:
 def check_name(part: str, name: str, allow: Collection[str]) -> None:
     """Raise ConfigError for an import path that the owner does not allow.
 
-    part: "model", "data" or "partition", which says what the name has to be. A name without
+    part: "model", "optimizer", "data" or "partition": what the name has to be. A name without
     a module is one of fedlearn's own: no code comes from outside. Imports the module, if it
     is allowed.
     """
@@ -71,13 +74,14 @@ def check_name(part: str, name: str, allow: Collection[str]) -> None:
 
 def _objection(part: str, value: Any, allow: Collection[str]) -> str | None:
     """Return why a value may not be used as that part; None: it may."""
+    base = _CLASSES.get(part)
     kind = "a function"
-    if part == "model":
-        kind = "an nn.Module class or a function"
+    if base is not None:
+        kind = f"an {base.__name__} class or a function"
     # By its type: what calls itself a function may be any object.
     if type(value) is FunctionType:
         homes = _homes(value)
-    elif part == "model" and isinstance(value, type) and issubclass(value, nn.Module):
+    elif base is not None and isinstance(value, type) and issubclass(value, base):
         homes = [str(value.__module__)]
     else:
         return f"which is a {type(value).__name__} and not {kind}"

@@ -24,7 +24,7 @@ import torch
 
 from fedlearn.brief import Brief
 from fedlearn.clients.agent import pipe
-from fedlearn.clients.agent.allowed import check_brief
+from fedlearn.clients.agent.allowed import check_brief, check_name
 from fedlearn.clients.agent.attached import Declined, end_with_agent, listen, lock
 from fedlearn.clients.agent.pipe import (
     Limits,
@@ -45,7 +45,7 @@ from fedlearn.clients.held import (
 )
 from fedlearn.clients.local import EncodedUpdate
 from fedlearn.clients.micro import NoRoom, ran_out
-from fedlearn.errors import reason_of
+from fedlearn.errors import ConfigError, reason_of
 from fedlearn.exchange.exchange_pb2 import Task
 from fedlearn.plan import Plan
 from fedlearn.system.failpoints import reach
@@ -120,11 +120,15 @@ class Desk:
         self.cost = WorkCost(update.steps, update.train_s, update.halvings)
 
     def _check(self, plan: Plan) -> None:
-        """Raise Declined for more work than the owner allows.
+        """Raise Declined for more work than the owner allows, and for code that is not.
 
         A step of several mini-batches counts as so many steps, and as many steps as a pass has
         count as an epoch: otherwise a plan could hide work from either limit.
         """
+        try:
+            check_name("optimizer", plan.optimizer, self.limits.allow)
+        except ConfigError as error:
+            raise Declined(str(error)) from error
         samples = self.local.population.clients.size(self.client)
         per_pass = batches_per_pass(samples, max(0, plan.batch_size))
         steps = plan.epochs * per_pass

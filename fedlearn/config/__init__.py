@@ -17,6 +17,7 @@ from fedlearn.config.reading import (
     read,
     read_recorded,
     shipped,
+    unjudged,
     validate,
 )
 from fedlearn.config.schema import (
@@ -72,5 +73,6 @@ __all__ = [
     "read_recorded",
     "shipped",
     "to_toml",
+    "unjudged",
     "validate",
 ]

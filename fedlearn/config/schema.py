@@ -18,7 +18,14 @@ from pydantic import (
     model_validator,
 )
 
+from fedlearn.config.optimizers import (
+    DECAYS,
+    OPTIONS,
+    RATES,
+    WITH_MOMENTUM,
+)
 from fedlearn.config.values import Values, flat_values
+from fedlearn.names import nearest
 
 Cohort = Literal["all", "available", "fastest"]
 
@@ -144,17 +151,25 @@ class TrainSection(Section):
     """samples; 0 = all of the client's. Lines of text are batched with lines of like
     length. 10 is the batch of McMahan et al. (AISTATS 2017)"""
 
+    optimizer: str = Field("sgd", min_length=1)
+    """of the client, anew in each round: `"sgd"`, `"adam"`, `"adamw"`, `"adagrad"`,
+    `"rmsprop"` or a class of torch's kind, `"my_package.my_module:Name"`:
+    docs/strategies.md#optimisers"""
+
+    optimizer_options: Values = {}
+    """its further arguments, as torch.optim spells them: `{ betas = [0.9, 0.99] }`"""
+
     lr: float = Field(0.1, gt=0)
-    """learning rate of the client's SGD"""
+    """learning rate; left out: 0.001 for adam and adamw, 0.01 for adagrad and rmsprop"""
 
     momentum: float = Field(0.0, ge=0, lt=1)
-    """of the client's SGD; starts anew each round"""
+    """of sgd and rmsprop; starts anew each round"""
 
     nesterov: bool = False
     """Nesterov's form of momentum, which has to be above 0"""
 
     weight_decay: float = Field(0.0, ge=0)
-    """L2 penalty of the client's SGD"""
+    """L2 penalty; of adamw decoupled from the gradient, and 0.01 where it is left out"""
 
     clip_norm: float = Field(0.0, ge=0)
     """largest L2 norm of a step's gradient; 0 = no clipping"""
@@ -192,6 +207,55 @@ class TrainSection(Section):
 
     lr_min: float = Field(0.0, ge=0)
     """`schedule = "cosine"`: where lr ends"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        """Fill in what an optimiser needs otherwise than SGD, where the config is silent."""
+        if not isinstance(values, dict):
+            return values
+        name = values.get("optimizer")
+        if not isinstance(name, str):
+            return values
+        filled = dict(values)
+        if name in RATES:
+            filled.setdefault("lr", RATES[name])
+        if name in DECAYS:
+            filled.setdefault("weight_decay", DECAYS[name])
+        return filled
+
+    @field_validator("optimizer")
+    @classmethod
+    def _check_optimizer(cls, name: str) -> str:
+        if name in OPTIONS or ":" in name:
+            return name
+        raise ValueError(
+            f"'{name}' is no optimizer.{nearest(name, OPTIONS)} "
+            f"Known: {', '.join(OPTIONS)}, or one of your own as 'my_package:Name'"
+        )
+
+    @model_validator(mode="after")
+    def _check_options(self) -> TrainSection:
+        # What a user's own class takes, only the class knows.
+        if self.optimizer not in OPTIONS:
+            return self
+        known = OPTIONS[self.optimizer]
+        for key in self.optimizer_options:
+            if key not in known:
+                takes = f"it takes {', '.join(known)}" if known else "it takes none"
+                raise ValueError(
+                    f"optimizer_options: {self.optimizer} has no '{key}'."
+                    f"{nearest(key, known)} Beside lr, momentum and weight_decay {takes}"
+                )
+        if self.momentum and self.optimizer not in WITH_MOMENTUM:
+            other = "; set betas in optimizer_options" if "betas" in known else ""
+            raise ValueError(
+                f"momentum = {self.momentum:g} is for {' and '.join(WITH_MOMENTUM)}, "
+                f"and {self.optimizer} has none{other}"
+            )
+        if self.nesterov and self.optimizer != "sgd":
+            raise ValueError("nesterov = true is for sgd")
+        return self
 
     @model_validator(mode="after")
     def _check_together(self) -> TrainSection:

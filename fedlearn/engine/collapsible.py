@@ -146,6 +146,11 @@ def _plan_fault(plan: Plan, strategy: Strategy) -> str:
         )
     if getattr(strategy, "methods", None):
         return "strategy.methods bend each client's steps: leave them out"
+    if plan.optimizer != "sgd":
+        return (
+            f'train.optimizer = "{plan.optimizer}" scales each client\'s step by its own '
+            'gradient: set it to "sgd"'
+        )
     if plan.clip_norm:
         return (
             f"clip_norm = {plan.clip_norm:g} clips each client's gradient: set it to 0"

@@ -15,6 +15,7 @@ from fedlearn.records.names import (
 )
 from fedlearn.records.reading import RunRecord, amount, finite, read, section
 from fedlearn.reporting.agents import agents
+from fedlearn.reporting.baseline import baseline_warning
 from fedlearn.reporting.devices_page import devices
 from fedlearn.reporting.html import (
     Html,
@@ -94,6 +95,7 @@ def write_page(
         header(run, figures),
         *(element("p", problem, class_="warning") for problem in run.problems),
         tiles(run, figures),
+        baseline(run),
         expectations(run),
         pictures(plots or folder / PLOTS_FOLDER),
         bytes_table(run, figures),
@@ -208,6 +210,12 @@ def tiles(run: RunRecord, figures: Results) -> Html:
         ),
         class_="tiles",
     )
+
+
+def baseline(run: RunRecord) -> Html:
+    """Return the warning that a constant answer is as good; nothing where it is not."""
+    warning = baseline_warning(run)
+    return element("p", warning, class_="warning") if warning else Html("")
 
 
 def _training_share(figures: Results) -> str:

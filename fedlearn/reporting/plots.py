@@ -16,6 +16,7 @@ from fedlearn.records.line import Line
 from fedlearn.records.names import PLOTS_FOLDER
 from fedlearn.records.reading import RunRecord, amount, finite, number, read, section
 from fedlearn.reporting import style
+from fedlearn.reporting.baseline import baseline_of
 from fedlearn.reporting.devices_plot import plot_joules, plot_profiles, plot_time
 from fedlearn.reporting.label_plot import plot_label_mix
 from fedlearn.reporting.profile import OTHER
@@ -71,6 +72,7 @@ def plot_accuracy_rounds(run: RunRecord, path: Path) -> bool:
         look = style.line_style(0, len(curve.rounds))
         axes.plot(curve.rounds, curve.accuracy, **look)
         _mark_best(axes, curve, curve.best)
+        _mark_baseline(axes, run)
         style.round_axis(axes)
         style.percent_axis(axes, "accuracy on held-out data")
     return True
@@ -99,6 +101,21 @@ def _mark_best(axes: Axes, curve: AccuracyCurve, best: int) -> None:
     )
     # Room for the text above the star.
     axes.margins(y=0.14)
+
+
+def _mark_baseline(axes: Axes, run: RunRecord) -> None:
+    """Draw what always answering the most frequent class reaches, where that is known."""
+    share = baseline_of(run)
+    if share is None:
+        return
+    axes.axhline(
+        share,
+        label=f"always the most frequent class, {percent_text(share)}",
+        color=style.GREY,
+        linestyle=":",
+        linewidth=1.5,
+    )
+    axes.legend(loc="lower right")
 
 
 def plot_accuracy_bytes(run: RunRecord, path: Path) -> bool:

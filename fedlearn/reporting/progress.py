@@ -18,6 +18,7 @@ from fedlearn.errors import LINE_CHARACTERS
 from fedlearn.records.line import Line
 from fedlearn.records.names import PAGE_FILE, PLOTS_FOLDER
 from fedlearn.records.reading import number
+from fedlearn.reporting.baseline import baseline_text
 from fedlearn.reporting.notebook import NotebookDisplay, in_notebook
 from fedlearn.reporting.results import expectations_of
 from fedlearn.reporting.tally import RunTally
@@ -161,6 +162,7 @@ def closing_rows(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, st
     """
     rows = [
         ("accuracy", _accuracy_text(summary)),
+        *_baseline_row(summary),
         ("bytes", _exchange_text(summary)),
         ("time", _time_text(summary)),
         ("model hash", str(summary.get("model_sha256") or "-")),
@@ -183,6 +185,11 @@ def _accuracy_text(summary: Mapping[str, Any]) -> str:
     best = percent_text(number(summary, "best_accuracy"))
     loss = number_text(number(summary, "loss"))
     return f"{accuracy}, best {best}, loss {loss}"
+
+
+def _baseline_row(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    text = baseline_text(summary)
+    return [("baseline", text)] if text else []
 
 
 def _exchange_text(summary: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from fedlearn.records.names import MODEL_FILE, SUMMARY_FILE
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.devices import totals
 from fedlearn.runs import checkpoint
+from fedlearn.runs.baseline import baseline
 from fedlearn.runs.callbacks import Watchers
 from fedlearn.runs.checkpointing import Checkpointer
 from fedlearn.runs.display import Display
@@ -92,6 +93,8 @@ class RunLoop:
             beside,
         )
         self._guard: Guarded
+        # What a constant answer reaches.
+        self._baseline = baseline(parts.population.test)
         # Whether the strategy returned a model in the place of the last round's.
         self._is_returned = False
 
@@ -387,6 +390,7 @@ class RunLoop:
             "rounds": self.done,
             **score,
             "best_accuracy": max([score["accuracy"], *accuracies]),
+            "baseline": self._baseline,
             **sums(self.lines),
             "engine": self.experiment.engine.kind,
             "clients": self.grid.clients,

@@ -16,6 +16,7 @@ import fedlearn
 from fedlearn import data
 from fedlearn.arrays import model_sha256
 from fedlearn.devices.machine import cores, processor
+from fedlearn.runs.baseline import baseline
 from fedlearn.runs.layers import Stack
 from fedlearn.runs.parts import Parts
 from fedlearn.runs.settle import Settled
@@ -133,6 +134,7 @@ def _data(parts: Parts) -> dict[str, Any]:
         "input_shape": list(population.input_shape),
         "clients": len(clients),
         "test_samples": len(population.test),
+        "baseline": baseline(population.test),
         "sizes": [int(sizes[0]), int(np.median(sizes)), int(sizes[-1])],
         # A resumed run compares them.
         **parts.fingerprints,

@@ -21,14 +21,16 @@ from fedlearn.arrays import Layout, State
 from fedlearn.clients.augment import KINDS
 from fedlearn.clients.methods import METHODS
 from fedlearn.clients.normal import single_sample_fault
+from fedlearn.clients.optimizers.named import build as build_optimizer
 from fedlearn.config import Experiment
 from fedlearn.data.fingerprint import fingerprints
 from fedlearn.data.samples import Population
 from fedlearn.devices.profiles import Devices
 from fedlearn.engine import apps
-from fedlearn.errors import ConfigError, ModelError, reason_of
+from fedlearn.errors import ClientError, ConfigError, ModelError, reason_of
 from fedlearn.models.resize import MisfitError
 from fedlearn.names import nearest
+from fedlearn.plan import Plan
 from fedlearn.runs import devices
 from fedlearn.runs.weights import Weights, read_weights
 from fedlearn.strategies.build import build
@@ -88,6 +90,8 @@ def build_parts(experiment: Experiment, agents: bool = False) -> Parts:
         with config_section("devices"):
             simulated = devices.checked(experiment, clients)
     app = _app(experiment, clients, agents)
+    if app is None or experiment.client.mods:
+        _check_optimizer(experiment, module)
     initial = _initial(experiment, module, layout)
     start = initial
     if weights is not None:
@@ -212,6 +216,27 @@ def _check_batches(
     )
     if fault:
         raise ConfigError(f"[train] batch_size = 1: {fault}")
+
+
+def _check_optimizer(experiment: Experiment, module: torch.nn.Module) -> None:
+    """Refuse an optimiser that cannot be built, before a client fails for it."""
+    train = experiment.train
+    if train.optimizer == "sgd":
+        return
+    plan = Plan(
+        1,
+        0,
+        lr=train.lr,
+        momentum=train.momentum,
+        weight_decay=train.weight_decay,
+        optimizer=train.optimizer,
+        optimizer_options=train.optimizer_options,
+    )
+    weights = [w for w in module.parameters() if w.requires_grad]
+    try:
+        build_optimizer(plan, weights)
+    except ClientError as error:
+        raise ConfigError(f"[train] {error}") from error
 
 
 def _strategy(experiment: Experiment, layout: Layout, clients: int) -> Strategy:

@@ -102,11 +102,13 @@ def run_in_folder(
     path = chosen_path or new_folder(experiment.experiment.name)
     _check_folder(path, experiment, resume, config is not None)
 
+    from fedlearn.config import unjudged
     from fedlearn.runs.expectations import check_expectations
 
     command = resume_command.replace("{out}", shlex.quote(str(path)))
+    remark = "" if resume else unjudged(config, experiment)
     summary = _execute_and_report(
-        execute, experiment, path, resume, quiet, command, again
+        execute, experiment, path, resume, quiet, command, again, remark
     )
     # After the report, so that a run that disappoints can be looked at.
     if check_expected:
@@ -122,6 +124,7 @@ def _execute_and_report(
     quiet: bool,
     resume_command: str,
     again: str,
+    remark: str,
 ) -> dict[str, Any]:
     from fedlearn.records.writing import RunFolder
     from fedlearn.reporting.page import write_page
@@ -155,6 +158,8 @@ def _execute_and_report(
         with _without_window():
             draw(path)
             write_page(path)
+        if remark:
+            display.note(remark)
         display.finish(summary, path)
     return summary
 

@@ -38,6 +38,23 @@ PLANS = {
     "gradient": replace(PLAN, answer="gradient", accumulate=3),
     "augmented": replace(PLAN, augment="shift"),
     "stragglers": replace(PLAN, epochs=4, stragglers=0.7),
+    "adam": replace(PLAN, optimizer="adam", lr=0.01),
+    "adamw": replace(PLAN, optimizer="adamw", lr=0.01, weight_decay=0.1, clip_norm=1.0),
+    # A larger eps: steps that divide by a gradient of nearly 0 magnify its rounding.
+    "adagrad": replace(
+        PLAN,
+        optimizer="adagrad",
+        optimizer_options={"eps": 0.1},
+        lr=0.05,
+        proximal_mu=0.3,
+    ),
+    "rmsprop": replace(
+        PLAN,
+        optimizer="rmsprop",
+        optimizer_options={"eps": 0.1},
+        lr=0.01,
+        momentum=0.5,
+    ),
 }
 
 

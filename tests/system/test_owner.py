@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fedlearn import data, models
 from fedlearn.arrays import State
@@ -116,6 +117,29 @@ def test_more_work_than_the_owner_allows_is_declined(limits, asked, told, tmp_pa
     with pytest.raises(Declined) as caught:
         desk(tmp_path, limits).do(*work(None, **asked))
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("os:system", "the coordinator asks for the optimizer 'os:system'"),
+        ("fedlearn.models:build", "to allow it: --allow fedlearn.models"),
+        (f"{__name__}:work", f"to allow it: --allow {__name__}"),
+    ],
+)
+def test_an_optimiser_that_the_owner_does_not_allow_is_declined(name, told, tmp_path):
+    with pytest.raises(Declined, match=told):
+        desk(tmp_path).do(*work(None, optimizer=name))
+
+
+class Optimizer(torch.optim.SGD):
+    """One of the owner's own."""
+
+
+@pytest.mark.parametrize("name", ["adam", f"{__name__}:Optimizer"])
+def test_an_optimiser_that_the_owner_allows_trains(name, tmp_path):
+    limits = Limits(allow=(__name__,))
+    assert desk(tmp_path, limits).do(*work(None, optimizer=name, lr=0.01))
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,8 @@ class LowRankSteps:
 def plain_sgd(plan: Plan) -> bool:
     """Tell whether a plan's steps are plain SGD, whose sum is all that a weight needs."""
     return not (
-        plan.momentum
+        plan.optimizer != "sgd"
+        or plan.momentum
         or plan.weight_decay
         or plan.clip_norm
         or plan.proximal_mu

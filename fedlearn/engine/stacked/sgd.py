@@ -5,7 +5,7 @@ Legend: K clients.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -35,21 +35,10 @@ class StackedSgd:
             if plan.weight_decay:
                 torch._foreach_add_(steps, weights, alpha=plan.weight_decay)
             if plan.proximal_mu:
-                self._pull(active, gradients, weights)
+                pull(plan.proximal_mu, active, gradients, weights, self.starts)
             if plan.momentum:
                 steps = self._accelerate(active, gradients)
             torch._foreach_add_(weights, steps, alpha=-plan.lr)
-
-    def _pull(
-        self, active: int, gradients: ByName, weights: list[torch.Tensor]
-    ) -> None:
-        """Add FedProx's pull to the start: Li et al. (MLSys 2020)."""
-        for (name, gradient), weight in zip(gradients.items(), weights, strict=True):
-            start = self.starts[name]
-            # (1, …) meets any number of clients.
-            if len(start) > 1:
-                start = start[:active]
-            gradient.add_(weight - start, alpha=self.plan.proximal_mu)
 
     def _accelerate(self, active: int, gradients: ByName) -> list[torch.Tensor]:
         """Return the direction of a step with momentum."""
@@ -66,6 +55,22 @@ class StackedSgd:
             return velocity
         torch._foreach_add_(steps, velocity, alpha=self.plan.momentum)
         return steps
+
+
+def pull(
+    mu: float,
+    active: int,
+    gradients: ByName,
+    weights: Sequence[torch.Tensor],
+    starts: ByName,
+) -> None:
+    """Add FedProx's pull to the start to gradients (active, …): Li et al. (MLSys 2020)."""
+    for (name, gradient), weight in zip(gradients.items(), weights, strict=True):
+        start = starts[name]
+        # (1, …) meets any number of clients.
+        if len(start) > 1:
+            start = start[:active]
+        gradient.add_(weight - start, alpha=mu)
 
 
 def clip(gradients: ByName, limit: float) -> None:

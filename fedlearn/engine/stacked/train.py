@@ -25,6 +25,7 @@ from fedlearn.arrays import Entry, Layout, State
 from fedlearn.clients.batches import Tensors
 from fedlearn.clients.finite import check_finite
 from fedlearn.clients.normal import normalises
+from fedlearn.clients.optimizers.named import CLASSES
 from fedlearn.clients.train import Update, steps
 from fedlearn.data.samples import IGNORE
 
@@ -33,6 +34,7 @@ from fedlearn.engine.stacked import lowrank, rules
 from fedlearn.engine.stacked.batches import ForwardPass, StackedBatches
 from fedlearn.engine.stacked.chance import Chance, chances
 from fedlearn.engine.stacked.lowrank import LowRankSteps
+from fedlearn.engine.stacked.named import StackedNamed
 from fedlearn.engine.stacked.sgd import StackedSgd, clip
 from fedlearn.engine.stacked.stack import (
     SHARED,
@@ -98,6 +100,10 @@ def check(layout: Layout, plan: Plan, clients: Sequence[Client]) -> None:
     if plan.methods:
         names = ", ".join(plan.methods)
         raise NotStackable(f"the method {names} bends one client's steps at a time")
+    if plan.optimizer not in ("sgd", *CLASSES):
+        raise NotStackable(
+            f"the optimizer {plan.optimizer} is not known to compute each value by itself"
+        )
     if plan.precision == "float16":
         raise NotStackable("float16 scales each client's loss by itself")
     if clients and clients[0].data.modality == "text":
@@ -166,7 +172,7 @@ class _Training:
         numbers = [client.number for client in clients]
         data = [client.data for client in clients]
         self.batches = StackedBatches(plan, numbers, data, merge)
-        self.sgd = StackedSgd(plan, self.stacked, self.starts)
+        self.optimizer = self._optimizer()
         # (steps, K)
         self.losses = torch.zeros(max(counts), len(clients))
         # Such a model has its pictures' channels last in memory.
@@ -189,10 +195,16 @@ class _Training:
             if plan.clip_norm:
                 clip(gradients, plan.clip_norm)
             if plan.answer != "gradient":
-                self.sgd.step(active, gradients)
+                self.optimizer.step(active, gradients)
         if plan.answer != "gradient":
             gradients = {}
         return self._updates(gradients)
+
+    def _optimizer(self) -> StackedSgd | StackedNamed:
+        if self.plan.optimizer == "sgd":
+            return StackedSgd(self.plan, self.stacked, self.starts)
+        trained = {name: self.stacked[name] for name in self.trained}
+        return StackedNamed(self.plan, trained, self.starts)
 
     def _shared(self, trained: set[str]) -> dict[str, LowRankSteps]:
         """Return room for the steps of the dense layers whose weights clients share."""
