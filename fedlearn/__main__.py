@@ -106,6 +106,14 @@ COMMANDS = {
         "fedlearn.commands.inspect",
         "tell what a payload is, and where its bytes go",
     ),
+    "predict": (
+        "fedlearn.commands.predict",
+        "answer for samples of a file with the model of a run",
+    ),
+    "schema": (
+        "fedlearn.commands.schema",
+        "print what a config may say, as a JSON schema for editors",
+    ),
     "data": ("fedlearn.commands.data", "fetch and list data sets"),
 }
 
@@ -118,11 +126,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     """Run a subcommand; raises UserError for a name that is none."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    # `fedlearn help COMMAND` is `fedlearn COMMAND --help`.
+    if arguments[:1] == ["help"] and len(arguments) > 1:
+        arguments = [arguments[1], "--help"]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         _print_help()
         return 0
     name = arguments[0]
-    if name == "--version":
+    if name in ("-V", "--version"):
         print(f"fedlearn {fedlearn.__version__}")
         return 0
     if name not in COMMANDS:
@@ -142,7 +153,7 @@ def _print_help() -> None:
     )
     for name, (_, about) in COMMANDS.items():
         print(f"  {name:<12}{about}")
-    print("\nfedlearn COMMAND --help tells more")
+    print("\nfedlearn help COMMAND tells more")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from fedlearn.commands.arguments import Parser, ended
 from fedlearn.commands.run_arguments import run_parser
-from fedlearn.runs.start import run_in_folder
+from fedlearn.errors import UserError
+from fedlearn.runs.start import require_extra, run_in_folder
 
 if TYPE_CHECKING:
     from fedlearn.config import Experiment
@@ -41,6 +42,11 @@ def parser() -> Parser:
         help="as --profile, and write one client's operators to trace.json, for Perfetto",
     )
     parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check and build everything, print the whole config, and run nothing",
+    )
+    parser.add_argument(
         "--list",
         action="store_true",
         help="show datasets, partitions, models, strategies, codecs, engines and "
@@ -60,10 +66,23 @@ def _run(arguments: argparse.Namespace) -> None:
         from fedlearn.runs.names import listing
 
         print(listing())
+    elif arguments.dry_run:
+        _print_dry_run(arguments)
     elif arguments.profile or arguments.trace:
         _run_profiled(arguments)
     else:
         _run_in_folder(arguments, _simulate, RESUME_COMMAND)
+
+
+def _print_dry_run(arguments: argparse.Namespace) -> None:
+    if arguments.resume:
+        raise UserError(
+            "--dry-run is of a new run; `fedlearn status RUN` tells of one that goes on"
+        )
+    require_extra()
+    from fedlearn.runs.dry_run import dry_run
+
+    print(dry_run(arguments.config, arguments.set), end="")
 
 
 def _run_in_folder(

@@ -83,6 +83,15 @@ class ExperimentSection(Section):
     stop_at: float = Field(0.0, ge=0, le=1)
     """accuracy with which the run ends before its rounds are over; 0 = never"""
 
+    patience: int = Field(0, ge=0)
+    """evaluations in a row without a better accuracy after which the run ends; 0 = never"""
+
+    min_delta: float = Field(0.0, ge=0, lt=1)
+    """how much better an accuracy has to be to count for `patience`"""
+
+    keep_best: bool = False
+    """also keep the model of the best round, as `best.safetensors`"""
+
     evaluate_every: int = Field(1, ge=1)
     """rounds between evaluations; the last round is always evaluated"""
 

@@ -20,6 +20,7 @@ LINES_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.json"
 # The model after the last round.
 MODEL_FILE = "model.safetensors"
+BEST_FILE = "best.safetensors"
 
 # What is drawn from the files above, and can be drawn again.
 PLOTS_FOLDER = "plots"

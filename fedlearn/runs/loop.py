@@ -24,6 +24,7 @@ from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.devices import totals
 from fedlearn.runs import checkpoint
 from fedlearn.runs.baseline import baseline
+from fedlearn.runs.best import PATIENCE, Best, check_patience, stalled
 from fedlearn.runs.callbacks import Watchers
 from fedlearn.runs.checkpointing import Checkpointer
 from fedlearn.runs.display import Display
@@ -33,6 +34,7 @@ from fedlearn.runs.expectations import expectations
 from fedlearn.runs.grid import RunGrid
 from fedlearn.runs.layers import Stack
 from fedlearn.runs.parts import Parts
+from fedlearn.runs.remarks import is_mostly_whole, lost_lines, of_models
 from fedlearn.runs.reports import reported
 from fedlearn.runs.resuming import check_checkpoint, check_stop_at, reached
 from fedlearn.runs.settle import Settled
@@ -78,6 +80,7 @@ class RunLoop:
         # the next line has them.
         self._record_s = 0.0
         self._noted_whole_models = False
+        self._best = Best() if self.experiment.experiment.keep_best else None
         # Whether what is kept of clients is that of a checkpoint, or of the beginning.
         self._recalled = False
         # Agents, and clients' vectors, rely on what the last checkpoint holds: with them
@@ -112,9 +115,12 @@ class RunLoop:
             check_checkpoint(newest, self.experiment, self.layout, self.folder.path)
             self.done = newest.round
             self.lines = self.folder.rewind(newest.round)
-            self._note_lost_lines()
+            if text := lost_lines(self.lines, self.done):
+                self.display.note(text)
         # A lower stop_at than before would mean that rounds were run in vain.
-        check_stop_at(self.experiment.experiment.stop_at, self.lines, self.done)
+        settings = self.experiment.experiment
+        check_stop_at(settings.stop_at, self.lines, self.done)
+        check_patience(settings.patience, settings.min_delta, self.lines, self.done)
         if newest is not None:
             self.model = newest.model
             remember.recall(self.strategy, newest.memory["strategy"], newest.arrays)
@@ -202,9 +208,14 @@ class RunLoop:
         return round % settings.evaluate_every == 0 or round == settings.rounds
 
     def _has_reached(self) -> bool:
-        """Return whether a round had the accuracy that ends the run."""
+        """Return whether a round had the accuracy that ends the run, or stood still."""
         stop_at = self.experiment.experiment.stop_at
-        return reached(stop_at, self.lines) is not None
+        return reached(stop_at, self.lines) is not None or self._has_stalled()
+
+    def _has_stalled(self) -> bool:
+        settings = self.experiment.experiment
+        end = stalled(settings.patience, settings.min_delta, self.lines)
+        return end is not None
 
     def _after_round(self, round: int, arrays: ArrayRecord) -> None:
         """Record a round: its line, its checkpoint. Raises `_Ended` after the last one."""
@@ -297,6 +308,8 @@ class RunLoop:
         line["seconds"] = now - self._since
         self._since = now
         # To disk before it is shown: what a user saw is never lost.
+        if self._best:
+            self._best.see(line, self.model)
         self.lines.append(line)
         self.folder.append(line)
         self.display.round_done(line)
@@ -317,20 +330,10 @@ class RunLoop:
 
     def _note_models(self, tally: RoundTally) -> None:
         """Note what a user should know of the models sent; each thing once."""
-        if tally.damaged:
-            self.display.note(
-                f"round {self.done}: what the disk held of {tally.damaged} clients was "
-                "damaged; they began anew, and the result is not that of an undisturbed run"
-            )
-        # Half: single clients that come back after long are sent whole models by design.
-        mostly_whole = 2 * tally.whole_models > tally.messages_down
-        if mostly_whole and not self._noted_whole_models:
-            self._noted_whole_models = True
-            self.display.note(
-                f"{tally.whole_models} of {tally.messages_down} models were sent whole: "
-                f"what {self.experiment.codec.down} makes of a difference brings a "
-                "client's copy no nearer; choose a finer codec.down"
-            )
+        codec = self.experiment.codec.down
+        for text in of_models(self.done, tally, codec, self._noted_whole_models):
+            self.display.note(text)
+        self._noted_whole_models |= is_mostly_whole(tally)
 
     def _checkpoint(self) -> None:
         forgotten = self._checkpointer.write(self.done, self.model)
@@ -345,15 +348,9 @@ class RunLoop:
         parts = [*self.grid.memory.parts(), self.grid.bounds]
         if self.clock:
             parts.append(self.clock)
+        if self._best:
+            parts.append(self._best)
         return parts
-
-    def _note_lost_lines(self) -> None:
-        lost = self.done + 1 - len({line["round"] for line in self.lines})
-        if lost:
-            self.display.note(
-                f"metrics.jsonl lacks {lost} of its lines: "
-                "the sums of bytes and seconds are too small"
-            )
 
     def _adopt_states(self, newest: checkpoint.Checkpoint) -> None:
         """Take over the states of ClientApps from old checkpoints, which held them all."""
@@ -378,6 +375,8 @@ class RunLoop:
         # Safetensors: any framework reads it, and reading it runs no code.
         model = save(dict(self.layout.split(self.model)))
         self.folder.write(MODEL_FILE, model)
+        if self._best:
+            self._best.write(self.folder, self.layout)
         self.folder.write_json(SUMMARY_FILE, summary)
         return summary
 
@@ -398,5 +397,9 @@ class RunLoop:
         }
         if self.clock:
             summary["devices"] = totals(self.lines, self.experiment.devices.target)
+        if self._best:
+            summary |= self._best.figures(self.layout)
+        if self._has_stalled():
+            summary["ended"] = PATIENCE
         summary["expectations"] = expectations(self.experiment, summary, scored)
         return summary

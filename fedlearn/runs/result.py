@@ -17,7 +17,7 @@ from fedlearn.config import Experiment
 from fedlearn.errors import DataError, ModelError, RecordError, UserError
 from fedlearn.names import handed_over, is_handed
 from fedlearn.records.line import Line
-from fedlearn.records.names import CONFIG_FILE, MODEL_FILE
+from fedlearn.records.names import BEST_FILE, CONFIG_FILE, MODEL_FILE
 from fedlearn.records.reading import RunRecord, read, section
 from fedlearn.reporting.inline import run_html
 from fedlearn.runs.arguments import folder_path
@@ -90,12 +90,20 @@ class Run:
         ]
         return pandas.DataFrame(rows).set_index("round")
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the final model's tensors by name. Raises RecordError without a model."""
+    def state_dict(self, best: bool = False) -> dict[str, torch.Tensor]:
+        """Return the final model's tensors by name. Raises RecordError without a model.
+
+        best: those of the best round, which a run with ``keep_best`` has.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        path = self.folder / MODEL_FILE
+        path = self.folder / (BEST_FILE if best else MODEL_FILE)
+        if best and self.finished and not path.exists():
+            raise RecordError(
+                f"{path} does not exist: the run kept no best model; "
+                "set experiment.keep_best = true"
+            )
         if not path.exists():
             raise RecordError(
                 f"{path} does not exist: the run is not finished; resume it first"
@@ -105,9 +113,10 @@ class Run:
         except (OSError, SafetensorError) as error:
             raise RecordError(f"cannot read {path}: {error}") from error
 
-    def model(self) -> torch.nn.Module:
+    def model(self, best: bool = False) -> torch.nn.Module:
         """Return the final model as a module of its own class, in evaluation mode.
 
+        best: that of the best round, which a run with ``keep_best`` has.
         Raises RecordError without a model, and UserError where its code is not here.
         """
         from fedlearn.models import BINARY, SHAPES, build
@@ -119,7 +128,7 @@ class Run:
                 "its samples; run.state_dict() has the model's tensors"
             )
         experiment = self.config
-        state = self.state_dict()
+        state = self.state_dict(best)
         name = experiment.model.name
         if is_handed(name) and name not in self._objects:
             own_name = name.partition(":")[2]
@@ -147,21 +156,23 @@ class Run:
         module.load_state_dict(state)
         return module.eval()
 
-    def predict(self, x: Any, probabilities: bool = False) -> NDArray[Any]:
+    def predict(
+        self, x: Any, probabilities: bool = False, best: bool = False
+    ) -> NDArray[Any]:
         """Return the class of each sample, (N,) int64, or (N, T) for text.
 
         x: (N, …) samples as the data set gives them, such as uint8 images; one sample
         without its N is taken too. They go through the casts of training, so that pictures
         may be whole numbers up to 255 or floats up to 1. probabilities: return those of
-        every class instead, (N, K) or (N, T, K) float32. Raises DataError for samples that
-        training would refuse.
+        every class instead, (N, K) or (N, T, K) float32. best: as in `model`. Raises DataError
+        for samples that training would refuse.
         """
         import torch
 
         from fedlearn.clients.batches import tensors
         from fedlearn.data.samples import Samples
 
-        module = self.model()
+        module = self.model(best)
         data = section(self._record.manifest, "data")
         samples = _samples(x, tuple(data["input_shape"]), data["modality"])
         if not len(samples):

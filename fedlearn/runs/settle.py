@@ -62,11 +62,25 @@ def settle(
     experiment: Experiment, parts: Parts, folder: RunFolder, resume: bool, agents: bool
 ) -> Settled:
     """Return what the run goes by. agents: real ones train. Raises ConfigError."""
+    # A resumed run goes by what it began with, or its rounds would not fit together.
+    manifest = manifest_of(folder) if resume else {}
+    return settled_anew(experiment, parts, agents, manifest)
+
+
+def settled_anew(
+    experiment: Experiment,
+    parts: Parts,
+    agents: bool = False,
+    before: Mapping[str, Any] | None = None,
+) -> Settled:
+    """Return what a run would go by that leaves no folder; arguments as in `settle`.
+
+    before: the manifest of the run that is gone on with. Raises ConfigError.
+    """
+    manifest = before or {}
     written = experiment
     # Before layers change the strategy: one that takes all clients offered asks for all.
     cohort = cohort_of(parts.strategy, parts.clients)
-    # A resumed run goes by what it began with, or its rounds would not fit together.
-    manifest = manifest_of(folder) if resume else {}
     codecs = _codecs(experiment, parts, cohort, manifest)
     experiment = _with(experiment, "codec", up=codecs.up, down=codecs.down)
     if experiment.engine.collapse:

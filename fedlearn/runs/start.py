@@ -53,6 +53,8 @@ _MAY_CHANGE = {
     ("tune",),
     ("experiment", "rounds"),
     ("experiment", "stop_at"),
+    ("experiment", "patience"),
+    ("experiment", "min_delta"),
     ("experiment", "about"),
     ("experiment", "checkpoint_every"),
 }

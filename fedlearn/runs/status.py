@@ -23,6 +23,7 @@ from fedlearn.errors import RunError, UserError
 from fedlearn.records.line import Line
 from fedlearn.records.names import ADDRESS_FILE, CONFIG_FILE, LINES_FILE, SUMMARY_FILE
 from fedlearn.records.writing import owned, read_lines
+from fedlearn.runs.best import PATIENCE
 
 TIMEOUT_S = 5.0
 
@@ -239,6 +240,8 @@ def _is_finished(folder: Path, rounds_done: int) -> bool:
         return False
     rounds = _planned_rounds(folder)
     if rounds is None or rounds_done >= rounds:
+        return True
+    if summary.get("ended") == PATIENCE:
         return True
     stop_at = _experiment_table(folder).get("stop_at") or math.inf
     return bool((summary.get("best_accuracy") or 0.0) >= stop_at)
