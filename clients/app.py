@@ -244,6 +244,9 @@ class _Bench:
         # A record holds no tables: each method's number has a key of its own.
         for name, number in values.pop("methods").items():
             values[f"method.{name}"] = number
+        # Likewise each option of the optimiser; a list there has values of one kind.
+        for name, option in values.pop("optimizer_options").items():
+            values[f"optimizer.{name}"] = _uniform(option)
         values["server-round"] = self.plan.round
         values["experiment"] = message.content.config_records[RECORD]["experiment"]
         # One record of each sort, as Flower's mods expect.
@@ -377,3 +380,10 @@ def _payload_reply(message: Message, payload: bytes) -> Message:
     config = ConfigRecord({"answer": True})
     records = RecordDict({RECORD: config, PAYLOADS: _to_record([payload])})
     return Message(records, reply_to=message)
+
+
+def _uniform(option: Any) -> Any:
+    """Return an option of an optimiser as a ConfigRecord takes it."""
+    if isinstance(option, list) and any(isinstance(value, float) for value in option):
+        return [float(value) for value in option]
+    return option

@@ -58,10 +58,12 @@ def test_the_first_of_the_best_counts_and_goes_back_with_a_checkpoint():
         model.floats[:] = line["round"]
         best.see(line, model)
     assert (best.round, best.accuracy) == (1, 0.6)
+    assert best.model is not None
     assert best.model.floats.tolist() == [1, 1, 1]
     other = Best()
     other.recall(best.sync())
     assert (other.round, other.accuracy) == (1, 0.6)
+    assert other.model is not None
     assert other.model.floats.tolist() == [1, 1, 1]
     other.recall(None)
     assert other.model is None

@@ -134,8 +134,13 @@ def serve(
         CAST,
         ("strategy.name=minibatch-sgd",),
         ("codec.up=eden1", 'strategy.name="flwr.serverapp.strategy:FedMedian"'),
+        (
+            "train.optimizer=adamw",
+            "train.lr=0.01",
+            "train.optimizer_options={betas = [0.8, 0.9], amsgrad = true}",
+        ),
     ],
-    ids=["raw32", "stateful", "cast", "gradients", "a strategy of Flower's"],
+    ids=["raw32", "stateful", "cast", "gradients", "a strategy of Flower's", "adamw"],
 )
 def test_supernodes_give_what_a_simulation_gives(changes, tmp_path):
     simulated = run(tmp_path / "simulated", *changes).summary
