@@ -103,7 +103,7 @@ def test_what_is_written_reads_back_the_same(write):
         (
             "epochs = 2",
             'optimizer = "adamw"\nmomentum = 0.9',
-            "momentum = 0.9 is for sgd and rmsprop, and adamw has none; set betas",
+            "momentum = 0.9 is for sgd and rmsprop; with adamw set momentum = 0, and betas",
         ),
         (
             "epochs = 2",

@@ -257,10 +257,10 @@ class TrainSection(Section):
                     f"{nearest(key, known)} Beside lr, momentum and weight_decay {takes}"
                 )
         if self.momentum and self.optimizer not in WITH_MOMENTUM:
-            other = "; set betas in optimizer_options" if "betas" in known else ""
+            other = ", and betas in optimizer_options" if "betas" in known else ""
             raise ValueError(
-                f"momentum = {self.momentum:g} is for {' and '.join(WITH_MOMENTUM)}, "
-                f"and {self.optimizer} has none{other}"
+                f"momentum = {self.momentum:g} is for {' and '.join(WITH_MOMENTUM)}; "
+                f"with {self.optimizer} set momentum = 0{other}"
             )
         if self.nesterov and self.optimizer != "sgd":
             raise ValueError("nesterov = true is for sgd")
