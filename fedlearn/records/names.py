@@ -22,6 +22,9 @@ SUMMARY_FILE = "summary.json"
 MODEL_FILE = "model.safetensors"
 BEST_FILE = "best.safetensors"
 
+# What ended a run before its rounds were over, in its summary.
+PATIENCE = "patience"
+
 # What is drawn from the files above, and can be drawn again.
 PLOTS_FOLDER = "plots"
 PAGE_FILE = "report.html"

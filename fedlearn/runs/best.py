@@ -15,9 +15,6 @@ from fedlearn.records.line import Line
 from fedlearn.records.names import BEST_FILE
 from fedlearn.records.writing import RunFolder
 
-# What ended a run, in its summary.
-PATIENCE = "patience"
-
 # Names in a checkpoint.
 _ROUND = "best.round"
 _ACCURACY = "best.accuracy"

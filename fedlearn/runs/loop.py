@@ -19,12 +19,12 @@ from fedlearn.errors import RunError
 from fedlearn.flower import for_strategy, to_state
 from fedlearn.memory.clients import Remembered
 from fedlearn.records.line import Line, empty_line
-from fedlearn.records.names import MODEL_FILE, SUMMARY_FILE
+from fedlearn.records.names import MODEL_FILE, PATIENCE, SUMMARY_FILE
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.devices import totals
 from fedlearn.runs import checkpoint
 from fedlearn.runs.baseline import baseline
-from fedlearn.runs.best import PATIENCE, Best, check_patience, stalled
+from fedlearn.runs.best import Best, check_patience, stalled
 from fedlearn.runs.callbacks import Watchers
 from fedlearn.runs.checkpointing import Checkpointer
 from fedlearn.runs.display import Display

@@ -21,9 +21,14 @@ import tomllib
 
 from fedlearn.errors import RunError, UserError
 from fedlearn.records.line import Line
-from fedlearn.records.names import ADDRESS_FILE, CONFIG_FILE, LINES_FILE, SUMMARY_FILE
+from fedlearn.records.names import (
+    ADDRESS_FILE,
+    CONFIG_FILE,
+    LINES_FILE,
+    PATIENCE,
+    SUMMARY_FILE,
+)
 from fedlearn.records.writing import owned, read_lines
-from fedlearn.runs.best import PATIENCE
 
 TIMEOUT_S = 5.0
 
