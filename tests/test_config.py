@@ -110,6 +110,26 @@ def test_what_is_written_reads_back_the_same(write):
             'optimizer = "rmsprop"\nmomentum = 0.9\nnesterov = true',
             "nesterov = true is for sgd",
         ),
+        *[
+            (
+                "epochs = 2",
+                f'optimizer = "{name}"\noptimizer_options = {{{option}}}',
+                told,
+            )
+            for name, option, told in [
+                ("adam", 'amsgrad = "no"', "amsgrad = 'no'; it is true or false"),
+                ("rmsprop", "centered = [0]", "centered = [0]; it is true or false"),
+                ("adam", "eps = true", "eps = True; it is a number, at least 0"),
+                ("adam", 'eps = "a"', "eps = 'a'; it is a number"),
+                ("adagrad", "eps = -1", "eps = -1; it is a number, at least 0"),
+                ("adam", "betas = [0.9]", "betas = [0.9]; it is two numbers"),
+                ("adam", "betas = 0.9", "betas = 0.9; it is two numbers"),
+                ("adamw", "betas = [0.9, 0.9, 0.5]", "it is two numbers from 0"),
+                ("adamw", "betas = [0.9, 1]", "it is two numbers from 0"),
+                ("rmsprop", "alpha = 2.0", "alpha = 2.0; it is a number from 0 up to"),
+                ("rmsprop", "alpha = nan", "alpha = nan; it is a number from 0 up to"),
+            ]
+        ],
         (
             "epochs = 2",
             "optimizer_options = {eps = 0.1}",
@@ -129,6 +149,12 @@ def test_wrong_keys_and_values_name_the_place(write, old, new, message):
         config.read(write(TEXT.replace(old, new)))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_whole_numbers_of_an_option_become_floats(write):
+    words = 'optimizer = "adam"\noptimizer_options = {betas = [0, 0.9]}'
+    train = config.read(write(TEXT.replace("epochs = 2", words))).train
+    assert [type(beta) for beta in train.optimizer_options["betas"]] == [float, float]
 
 
 @pytest.mark.parametrize(

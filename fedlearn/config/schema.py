@@ -23,6 +23,9 @@ from fedlearn.config.optimizers import (
     OPTIONS,
     RATES,
     WITH_MOMENTUM,
+    as_numbers,
+    check_options,
+    is_sound,
 )
 from fedlearn.config.values import Values, flat_values
 from fedlearn.names import nearest
@@ -227,6 +230,10 @@ class TrainSection(Section):
         if not isinstance(name, str):
             return values
         filled = dict(values)
+        options = values.get("optimizer_options")
+        # A wrong value stays as it is, for the check that names it.
+        if isinstance(options, dict) and is_sound(name, options):
+            filled["optimizer_options"] = as_numbers(name, options)
         if name in RATES:
             filled.setdefault("lr", RATES[name])
         if name in DECAYS:
@@ -245,17 +252,10 @@ class TrainSection(Section):
 
     @model_validator(mode="after")
     def _check_options(self) -> TrainSection:
-        # What a user's own class takes, only the class knows.
+        check_options(self.optimizer, self.optimizer_options)
         if self.optimizer not in OPTIONS:
             return self
         known = OPTIONS[self.optimizer]
-        for key in self.optimizer_options:
-            if key not in known:
-                takes = f"it takes {', '.join(known)}" if known else "it takes none"
-                raise ValueError(
-                    f"optimizer_options: {self.optimizer} has no '{key}'."
-                    f"{nearest(key, known)} Beside lr, momentum and weight_decay {takes}"
-                )
         if self.momentum and self.optimizer not in WITH_MOMENTUM:
             other = ", and betas in optimizer_options" if "betas" in known else ""
             raise ValueError(
