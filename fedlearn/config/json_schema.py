@@ -13,15 +13,15 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def json_schema() -> dict[str, Any]:
     """Return the schema as JSON has it: each table and key with its meaning and default."""
-    found: dict[str, Any] = Tables.model_json_schema()
+    tables: dict[str, Any] = Tables.model_json_schema()
     descriptions = key_descriptions()
-    for name, table in found.get("$defs", {}).items():
+    for name, table in tables.get("$defs", {}).items():
         table["description"] = _line(getattr(schema, name).__doc__)
         for key, text in descriptions.get(name, {}).items():
             table["properties"].get(key, {})["description"] = text
     return {
         "$schema": DIALECT,
-        **found,
+        **tables,
         "title": "fedlearn experiment",
         "description": "A fedlearn experiment; every key has a default.",
     }
