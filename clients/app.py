@@ -244,9 +244,9 @@ class _Bench:
         # A record holds no tables: each method's number has a key of its own.
         for name, number in values.pop("methods").items():
             values[f"method.{name}"] = number
-        # Likewise each option of the optimiser; a list there has values of one kind.
+        # Likewise each option of the optimiser.
         for name, option in values.pop("optimizer_options").items():
-            values[f"optimizer.{name}"] = _uniform(option)
+            values[f"optimizer.{name}"] = option
         values["server-round"] = self.plan.round
         values["experiment"] = message.content.config_records[RECORD]["experiment"]
         # One record of each sort, as Flower's mods expect.
@@ -380,10 +380,3 @@ def _payload_reply(message: Message, payload: bytes) -> Message:
     config = ConfigRecord({"answer": True})
     records = RecordDict({RECORD: config, PAYLOADS: _to_record([payload])})
     return Message(records, reply_to=message)
-
-
-def _uniform(option: Any) -> Any:
-    """Return an option of an optimiser as a ConfigRecord takes it."""
-    if isinstance(option, list) and any(isinstance(value, float) for value in option):
-        return [float(value) for value in option]
-    return option

@@ -133,7 +133,7 @@ def test_what_is_written_reads_back_the_same(write):
         (
             "epochs = 2",
             "optimizer_options = {eps = 0.1}",
-            "optimizer_options: sgd has no 'eps'",
+            "mine.toml:7: 'train.optimizer_options': sgd has no 'eps'",
         ),
         (
             "lr = 0.05",
@@ -271,9 +271,9 @@ def test_every_shipped_experiment_is_valid():
 def test_what_a_shipped_experiment_expects_is_for_its_own_rounds(changes, accuracy):
     experiment = config.read("default", changes)
     assert experiment.expect.accuracy == accuracy
-    told = config.unjudged("default", experiment)
+    remark = config.unjudged("default", experiment)
     shortened = "experiment.rounds=3" in changes
-    assert told == (
+    assert remark == (
         "what 'default' expects is for its own 40 rounds, and is not judged after 3"
         if shortened
         else ""

@@ -15,7 +15,7 @@ from fedlearn.clients.infer.arrivals import Arrival, Kind, key_of
 from fedlearn.clients.infer.ledger import Ledger
 from fedlearn.clients.infer.pictures import SUFFIXES as PICTURES
 from fedlearn.clients.infer.pictures import read_picture
-from fedlearn.clients.infer.samples import loaded
+from fedlearn.data.stored import read_npy
 from fedlearn.errors import UserError
 
 _ARRAYS = (".npy",)
@@ -123,7 +123,7 @@ class FollowedFolder:
         path = self._folder / name
         if path.suffix.lower() in _ARRAYS:
             kind = Kind.ARRAY
-            read = partial(loaded, path)
+            read = partial(read_npy, path)
         else:
             kind = Kind.PICTURE
             read = partial(read_picture, path)

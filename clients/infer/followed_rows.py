@@ -14,10 +14,9 @@ import numpy as np
 
 from fedlearn.clients.infer.arrivals import Arrival, Kind, key_of
 from fedlearn.clients.infer.newest import Newest
-from fedlearn.clients.infer.samples import is_number
 from fedlearn.clients.infer.tensors import Array
 from fedlearn.errors import DataError, UserError
-from fedlearn.text import shortened
+from fedlearn.text import is_number, shortened
 
 # Seconds between two looks at a file's end.
 PAUSE_S = 0.5

@@ -17,8 +17,9 @@ from fedlearn.clients.infer.model import ServedModel
 from fedlearn.clients.infer.pictures import SUFFIXES as PICTURES
 from fedlearn.clients.infer.pictures import read_picture
 from fedlearn.clients.infer.tensors import Array
+from fedlearn.data.stored import read_npy
 from fedlearn.errors import DataError, UserError, reason_of
-from fedlearn.text import first_few
+from fedlearn.text import first_few, is_number
 
 FILES = (".npy", ".npz", ".csv", *PICTURES)
 # In a folder each file is one sample.
@@ -83,7 +84,7 @@ class SampleSource:
         try:
             if path.suffix.lower() in PICTURES:
                 return NamedSample(name, self._picture(path))
-            return NamedSample(name, self.form.checked(loaded(path), name))
+            return NamedSample(name, self.form.checked(read_npy(path), name))
         except (DataError, OSError) as error:
             return NamedSample(name, None, reason_of(error))
 
@@ -93,7 +94,7 @@ class SampleSource:
 
     def _of_array(self, kind: str) -> Array:
         """Return the samples (N, …) of a file of arrays."""
-        array = loaded(self.path) if kind == ".npy" else self._of_npz()
+        array = read_npy(self.path) if kind == ".npy" else self._of_npz()
         # One sample alone has no axis for more.
         if array.ndim == len(self.form.shape):
             array = array[None]
@@ -131,24 +132,6 @@ class SampleSource:
                 except (ValueError, OverflowError, DataError) as error:
                     reason = f"line {line}: {reason_of(error)}"
                     yield NamedSample(name, None, reason)
-
-
-def is_number(text: str) -> bool:
-    """Tell whether a text is a number, and no column's name."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def loaded(path: Path) -> Array:
-    """Return the array of a .npy file; raises DataError. No pickle is ever read."""
-    try:
-        array: Array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"'{path}' is no array of numpy: {reason_of(error)}") from None
-    return array
 
 
 def _opened(path: Path) -> Any:

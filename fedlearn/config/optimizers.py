@@ -37,35 +37,35 @@ RATES = {"adam": 0.001, "adamw": 0.001, "adagrad": 0.01, "rmsprop": 0.01}
 DECAYS = {"adamw": 0.01}
 
 
-def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Raise ValueError for an option that an optimiser of ours does not take as it is.
+def checked_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an optimiser's options as torch takes them: in a list with a float all are floats.
 
-    torch takes a text for true, and says of others in its own words what they are not. What a
-    user's own class takes, only the class knows.
+    Raises ValueError for an option that an optimiser of ours does not take as it is. torch takes
+    a text for true, and says of others in its own words what they are not. What a user's own
+    class takes, only the class knows.
     """
-    if name not in OPTIONS:
-        return
-    known = OPTIONS[name]
-    for key, value in options.items():
-        if key not in known:
-            takes = f"it takes {', '.join(known)}" if known else "it takes none"
-            raise ValueError(
-                f"optimizer_options: {name} has no '{key}'.{nearest(key, known)} Beside lr, "
-                f"momentum and weight_decay {takes}"
-            )
-        if not _fits(value, known[key]):
-            raise ValueError(
-                f"optimizer_options: {key} = {value!r:.60}; it is {known[key]}"
-            )
+    known = OPTIONS.get(name)
+    for key, value in options.items() if known is not None else ():
+        _check(name, key, value, known or {})
+    return {key: _uniform(value) for key, value in options.items()}
 
 
-def is_sound(name: str, options: Mapping[str, Any]) -> bool:
-    """Tell whether `check_options` takes the options."""
-    try:
-        check_options(name, options)
-    except ValueError:
-        return False
-    return True
+def _check(name: str, key: str, value: Any, kinds: Mapping[str, str]) -> None:
+    if key not in kinds:
+        takes = f"it takes {', '.join(kinds)}" if kinds else "it takes none"
+        raise ValueError(
+            f"{name} has no '{key}'.{nearest(key, kinds)} Beside lr, momentum and "
+            f"weight_decay {takes}"
+        )
+    if not _fits(value, kinds[key]):
+        raise ValueError(f"{key} = {value!r:.60}; it is {kinds[key]}")
+
+
+def _uniform(value: Any) -> Any:
+    """Return a list of numbers of one type: TOML's 0 is whole, and torch compares the types."""
+    if isinstance(value, list) and any(isinstance(number, float) for number in value):
+        return [float(number) for number in value]
+    return value
 
 
 def _fits(value: Any, kind: str) -> bool:
@@ -78,12 +78,3 @@ def _fits(value: Any, kind: str) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return 0 <= value < (1 if kind == SHARE else float("inf"))
-
-
-def as_numbers(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options with floats where torch asks for floats: TOML's 0 is a whole number."""
-    kinds = OPTIONS.get(name, {})
-    return {
-        key: [float(number) for number in value] if kinds.get(key) == SHARES else value
-        for key, value in options.items()
-    }

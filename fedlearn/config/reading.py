@@ -94,7 +94,7 @@ def read(config: ConfigSource, overrides: Overrides = ()) -> Experiment:
         )
     source = load(None if config is None else str(config))
     experiment = checked(source.table, str(source.path), source.text, overrides)
-    if not unjudged(config, experiment):
+    if not _unjudged(source, experiment):
         return experiment
     # What the user expects by an override stays.
     table = {name: keys for name, keys in source.table.items() if name != "expect"}
@@ -108,7 +108,10 @@ def unjudged(config: ConfigSource, experiment: Experiment) -> str:
     """
     if config is not None and not isinstance(config, str):
         return ""
-    source = load(config)
+    return _unjudged(load(config), experiment)
+
+
+def _unjudged(source: Source, experiment: Experiment) -> str:
     rounds = source.table.get("experiment", {}).get("rounds")
     # Resolved: in a checkout it is a link.
     is_shipped = source.path.resolve().parent == SHIPPED.resolve()

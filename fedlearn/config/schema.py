@@ -23,9 +23,7 @@ from fedlearn.config.optimizers import (
     OPTIONS,
     RATES,
     WITH_MOMENTUM,
-    as_numbers,
-    check_options,
-    is_sound,
+    checked_options,
 )
 from fedlearn.config.values import Values, flat_values
 from fedlearn.names import nearest
@@ -230,10 +228,6 @@ class TrainSection(Section):
         if not isinstance(name, str):
             return values
         filled = dict(values)
-        options = values.get("optimizer_options")
-        # A wrong value stays as it is, for the check that names it.
-        if isinstance(options, dict) and is_sound(name, options):
-            filled["optimizer_options"] = as_numbers(name, options)
         if name in RATES:
             filled.setdefault("lr", RATES[name])
         if name in DECAYS:
@@ -250,12 +244,21 @@ class TrainSection(Section):
             f"Known: {', '.join(OPTIONS)}, or one of your own as 'my_package:Name'"
         )
 
+    @field_validator("optimizer_options")
+    @classmethod
+    def _check_options(cls, options: Values, info: ValidationInfo) -> Values:
+        # Absent where the optimiser itself is wrong, which is told then.
+        name = info.data.get("optimizer", "")
+        return flat_values(
+            "optimizer_options", checked_options(name, options), with_lists=True
+        )
+
     @model_validator(mode="after")
-    def _check_options(self) -> TrainSection:
-        check_options(self.optimizer, self.optimizer_options)
-        if self.optimizer not in OPTIONS:
+    def _check_momentum(self) -> TrainSection:
+        known = OPTIONS.get(self.optimizer)
+        # Momentum of a user's own class is the class's.
+        if known is None:
             return self
-        known = OPTIONS[self.optimizer]
         if self.momentum and self.optimizer not in WITH_MOMENTUM:
             other = ", and betas in optimizer_options" if "betas" in known else ""
             raise ValueError(

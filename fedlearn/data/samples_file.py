@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from fedlearn.data.casts import Array
-from fedlearn.data.kinds_of_files import HEAD_BYTES, kind_of
-from fedlearn.data.stored import read_npz
+from fedlearn.data.stored import read_npy, read_npz
 from fedlearn.errors import DataError
+from fedlearn.text import is_number
 
 FIX = (
     "save the samples with numpy.savez(path, x=…) or numpy.save(path, x), or write a "
@@ -30,21 +30,8 @@ def read_samples(path: Path) -> Array:
     if path.suffix.lower() == ".csv":
         return _read_csv(path)
     if path.suffix.lower() == ".npy":
-        return _read_npy(path)
+        return read_npy(path)
     return read_npz(path, ("x",), FIX, ())["x"]
-
-
-def _read_npy(path: Path) -> Array:
-    try:
-        array: Array = np.load(path, allow_pickle=False)
-    # numpy's words would advise to unpickle.
-    except (OSError, ValueError, EOFError):
-        with path.open("rb") as file:
-            kind = kind_of(file.read(HEAD_BYTES))
-        raise DataError(
-            f"'{path}' cannot be read as an array of numbers: it {kind or 'is an npz'}; {FIX}"
-        ) from None
-    return array
 
 
 def _read_csv(path: Path) -> Array:
@@ -54,7 +41,7 @@ def _read_csv(path: Path) -> Array:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"'{path}' cannot be read as CSV: {error}") from None
     # A row without any number is the columns' names.
-    first = 1 if rows and not any(map(_is_number, rows[0])) else 0
+    first = 1 if rows and not any(map(_is_finite, rows[0])) else 0
     if len(rows) == first:
         raise DataError(f"'{path}' holds no sample; {FIX}")
     width = len(rows[first])
@@ -66,7 +53,7 @@ def _read_csv(path: Path) -> Array:
                 f"'{path}', row {line}: {len(row)} values, where row {first + 1} has {width}"
             )
         for column, text in enumerate(row):
-            if not _is_number(text):
+            if not _is_finite(text):
                 raise DataError(
                     f"'{path}', row {line}, column {column + 1}: '{text:.40}' is no number; "
                     "leave out the columns that the model was not trained on"
@@ -75,8 +62,5 @@ def _read_csv(path: Path) -> Array:
     return values
 
 
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
+def _is_finite(text: str) -> bool:
+    return is_number(text) and math.isfinite(float(text))

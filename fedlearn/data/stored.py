@@ -66,6 +66,30 @@ def read_npz(
         }
 
 
+def read_npy(path: Path) -> NDArray[Any]:
+    """Return the array of a .npy file; raises DataError. No pickle is ever read."""
+    try:
+        array: NDArray[Any] = np.load(path, allow_pickle=False)
+    # numpy's own words are of unpickling, whatever the file is.
+    except (ValueError, EOFError, OSError):
+        raise DataError(
+            f"'{path}' is no array of numpy, and cannot be read as an array of numbers: "
+            f"it {_fault_of_npy(path)}"
+        ) from None
+    return array
+
+
+def _fault_of_npy(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError as error:
+        return f"cannot be opened ({error.strerror})"
+    if head.startswith(b"\x93NUMPY"):
+        return "is cut short, or holds objects, which are never unpickled"
+    return kind_of(head) or "is a zip archive"
+
+
 def names_in(path: Path, fix: str) -> list[str]:
     """Return the names of an npz's arrays; raises DataError as `read_npz` does."""
     with _opened(path, fix) as archive:

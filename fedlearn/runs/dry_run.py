@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from fedlearn.config import ConfigSource, Overrides, read, to_toml
 from fedlearn.reporting.units import bytes_text, count_text
+from fedlearn.runs.manifest import codec_text
 from fedlearn.runs.names import check_names
 from fedlearn.runs.parts import Parts, build_parts
 from fedlearn.runs.settle import Settled, settled_anew
@@ -41,8 +42,7 @@ def _figures(settled: Settled, parts: Parts) -> Iterator[str]:
         f"rounds: {experiment.experiment.rounds} of {settled.cohort} clients each, "
         f"strategy {experiment.strategy.name}"
     )
-    reason = f" (auto: {settled.codec_reason})" if settled.codec_reason else ""
-    yield f"codec: {experiment.codec.up} up, {experiment.codec.down} down{reason}"
+    yield f"codec: {codec_text(settled)}"
     engine = experiment.engine
     workers = f", {engine.workers} workers" if engine.workers else ""
     yield f"engine: {engine.kind}{workers}"

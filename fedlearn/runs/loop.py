@@ -23,7 +23,6 @@ from fedlearn.records.names import MODEL_FILE, PATIENCE, SUMMARY_FILE
 from fedlearn.records.writing import RunFolder
 from fedlearn.reporting.devices import totals
 from fedlearn.runs import checkpoint
-from fedlearn.runs.baseline import baseline
 from fedlearn.runs.best import Best, check_patience, stalled
 from fedlearn.runs.callbacks import Watchers
 from fedlearn.runs.checkpointing import Checkpointer
@@ -96,8 +95,7 @@ class RunLoop:
             beside,
         )
         self._guard: Guarded
-        # What a constant answer reaches.
-        self._baseline = baseline(parts.population.test)
+        self._baseline = parts.baseline
         # Whether the strategy returned a model in the place of the last round's.
         self._is_returned = False
 
@@ -389,7 +387,7 @@ class RunLoop:
             "rounds": self.done,
             **score,
             "best_accuracy": max([score["accuracy"], *accuracies]),
-            "baseline": self._baseline,
+            "baseline": dict(self._baseline),
             **sums(self.lines),
             "engine": self.experiment.engine.kind,
             "clients": self.grid.clients,

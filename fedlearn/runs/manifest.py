@@ -16,7 +16,6 @@ import fedlearn
 from fedlearn import data
 from fedlearn.arrays import model_sha256
 from fedlearn.devices.machine import cores, processor
-from fedlearn.runs.baseline import baseline
 from fedlearn.runs.layers import Stack
 from fedlearn.runs.parts import Parts
 from fedlearn.runs.settle import Settled
@@ -31,9 +30,6 @@ def facts(settled: Settled, parts: Parts, stack: Stack) -> dict[str, Any]:
     experiment = settled.experiment
     kind = experiment.data.partition.kind
     partition = f" ({kind})" if kind else ""
-    codec = f"{experiment.codec.up} up, {experiment.codec.down} down"
-    if settled.codec_reason:
-        codec += f" (auto: {settled.codec_reason})"
     workers = stack.engine.workers
     engine = f"{experiment.engine.kind}, {workers} worker{'s' * (workers > 1)}"
     if experiment.engine.collapse:
@@ -44,9 +40,16 @@ def facts(settled: Settled, parts: Parts, stack: Stack) -> dict[str, Any]:
         "data": f"{parts.population.name}, {parts.clients:,} clients{partition}",
         "model": f"{experiment.model.name}, {parts.layout.trained:,} parameters",
         "strategy": experiment.strategy.name,
-        "codec": codec,
+        "codec": codec_text(settled),
         "engine": engine,
     }
+
+
+def codec_text(settled: Settled) -> str:
+    """Return both codecs, and why those, where "auto" chose."""
+    codec = settled.experiment.codec
+    reason = f" (auto: {settled.codec_reason})" if settled.codec_reason else ""
+    return f"{codec.up} up, {codec.down} down{reason}"
 
 
 def manifest(settled: Settled, parts: Parts, stack: Stack) -> dict[str, Any]:
@@ -134,7 +137,7 @@ def _data(parts: Parts) -> dict[str, Any]:
         "input_shape": list(population.input_shape),
         "clients": len(clients),
         "test_samples": len(population.test),
-        "baseline": baseline(population.test),
+        "baseline": dict(parts.baseline),
         "sizes": [int(sizes[0]), int(np.median(sizes)), int(sizes[-1])],
         # A resumed run compares them.
         **parts.fingerprints,

@@ -30,10 +30,11 @@ from fedlearn.engine import apps
 from fedlearn.errors import ClientError, ConfigError, ModelError, reason_of
 from fedlearn.models.resize import MisfitError
 from fedlearn.names import nearest
-from fedlearn.plan import Plan
 from fedlearn.runs import devices
+from fedlearn.runs.baseline import baseline
 from fedlearn.runs.weights import Weights, read_weights
 from fedlearn.strategies.build import build
+from fedlearn.strategies.plans import plan
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ class Parts:
     def fingerprints(self) -> Mapping[str, str | None]:
         """Return the fingerprints of the data, by their names in the manifest."""
         return fingerprints(self.population)
+
+    @cached_property
+    def baseline(self) -> Mapping[str, Any]:
+        """Return what a constant answer reaches on the held-out samples."""
+        return baseline(self.population.test)
 
 
 def build_parts(experiment: Experiment, agents: bool = False) -> Parts:
@@ -220,21 +226,11 @@ def _check_batches(
 
 def _check_optimizer(experiment: Experiment, module: torch.nn.Module) -> None:
     """Refuse an optimiser that cannot be built, before a client fails for it."""
-    train = experiment.train
-    if train.optimizer == "sgd":
+    if experiment.train.optimizer == "sgd":
         return
-    plan = Plan(
-        1,
-        0,
-        lr=train.lr,
-        momentum=train.momentum,
-        weight_decay=train.weight_decay,
-        optimizer=train.optimizer,
-        optimizer_options=train.optimizer_options,
-    )
     weights = [w for w in module.parameters() if w.requires_grad]
     try:
-        build_optimizer(plan, weights)
+        build_optimizer(plan(experiment, 1, {}), weights)
     except ClientError as error:
         raise ConfigError(f"[train] {error}") from error
 

@@ -37,6 +37,15 @@ def shortened(text: str, characters: int = REASON_CHARACTERS) -> str:
     return f"{line[: characters - end - 3]} … {line[-end:]}"
 
 
+def is_number(text: str) -> bool:
+    """Tell whether a text is a number, and no column's name."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def first_few(values: Iterable[object], limit: int = 8) -> str:
     """Return the first ``limit`` values separated by commas, and how many more there are."""
     texts = [str(value) for value in values]

@@ -108,9 +108,9 @@ def test_an_npy_of_objects_is_never_unpickled(table, tmp_path, capsys):
     path = tmp_path / "objects.npy"
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     assert main([str(table), str(path)]) == 2
-    told = capsys.readouterr().err
-    assert "cannot be read as an array of numbers" in told
-    assert "allow_pickle" not in told
+    message = capsys.readouterr().err
+    assert "cannot be read as an array of numbers" in message
+    assert "allow_pickle" not in message
 
 
 def test_a_folder_that_is_no_run_is_told(tmp_path, capsys):

@@ -30,9 +30,9 @@ def samples(targets):
 
 
 def test_the_most_frequent_class_counts():
-    found = baseline(samples([2, 0, 2, 1, 2]))
-    assert (found["label"], found["accuracy"]) == (2, 0.6)
-    assert found["noise"] == pytest.approx(math.sqrt(0.6 * 0.4 / 5))
+    constant = baseline(samples([2, 0, 2, 1, 2]))
+    assert (constant["label"], constant["accuracy"]) == (2, 0.6)
+    assert constant["noise"] == pytest.approx(math.sqrt(0.6 * 0.4 / 5))
 
 
 def test_of_several_the_lowest_and_padding_never():
